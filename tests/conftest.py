@@ -1,0 +1,23 @@
+"""Shared by all tests: strict promotion, no progress bars, and the folder of real data where given."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight simulated devices: what runs on one must run on several.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real videos, weights and split lists; its tests skip where there is none."""
+    folder = os.environ.get("VIDREC_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("VIDREC_TEST_DATA names no folder of real data")
+    return Path(folder)
