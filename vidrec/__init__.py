@@ -1,3 +1,37 @@
-"""Which recurrent video classifier is better, and by how much."""
+"""Which recurrent video classifier is better, and by how much.
+
+import vidrec
+cfg = vidrec.override(vidrec.load("experiments/motion.py"), {"scanner.kind": "gru"})
+result = vidrec.train(cfg, "runs")
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Loaded when first used, so that `import vidrec` costs nothing.
+_WHERE = {
+    "Config": "config",
+    "override": "config",
+    "UserError": "errors",
+    "Ablation": "ablation",
+    "Row": "ablation",
+    "load": "ablation",
+    "product": "ablation",
+    "zipped": "ablation",
+    "train": "grid",
+    "ablate": "grid",
+    "Classifier": "predict",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'vidrec' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"vidrec.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_WHERE]

@@ -85,9 +85,7 @@ class Frames:
 class Encoder:
     """A frame (or a clip, for c3d) to features."""
 
-    kind: (
-        Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile
-    ) = "cnn"
+    kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
     weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a run's folder
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
     readout: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
@@ -215,3 +213,268 @@ TRACED = (
 )
 # Where things lie and how often they are saved: never part of a trial's identity.
 PLACES = ("data.root", "data.strict", "train.save_seconds", "train.spread", "eval.batch_size")
+
+
+def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields (dotted name, declared type, value or default) of every leaf setting."""
+    hints = typing.get_type_hints(cfg if isinstance(cfg, type) else type(cfg), include_extras=True)
+    instance = cfg() if isinstance(cfg, type) else cfg
+    for entry in dataclasses.fields(instance):
+        value = getattr(instance, entry.name)
+        name = prefix + entry.name
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, name + ".")
+        else:
+            yield name, hints[entry.name], value
+
+
+def override(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+    """Returns `cfg` with dotted settings replaced; the only way to change one.
+
+    Raises:
+        UserError: an unknown name (with the nearest right one), or a value of another type or range.
+    """
+    known = {name: hint for name, hint, _ in fields(Config)}
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if name not in known:
+            raise UserError(f"unknown setting '{name}'{_nearest(name, known)}")
+        value = _checked(name, value, known[name])
+        section, dot, leaf = name.partition(".")
+        if dot:
+            sections.setdefault(section, {})[leaf] = value
+        else:
+            top[section] = value
+    for section, values in sections.items():
+        top[section] = dataclasses.replace(getattr(cfg, section), **values)
+    changed = dataclasses.replace(cfg, **top)
+    _check_together(changed)
+    return changed
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    leaves = {full.rpartition(".")[2]: full for full in known}
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, 1, 0.7)]
+    return f"; did you mean '{near[0]}'?" if near else f"; sections are {', '.join(_sections())}"
+
+
+def _sections() -> list[str]:
+    return [entry.name for entry in dataclasses.fields(Config)]
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value in its declared type, or a UserError that says what would be right."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _checked_choice(name, value, hint)
+    if typing.get_origin(hint) is Annotated:
+        base, bound = typing.get_args(hint)
+        value = _checked(name, value, base)
+        right = (
+            re.fullmatch(bound.regex, value)
+            if isinstance(bound, Pattern)
+            else bound.low <= value <= bound.high
+        )
+        if not right:
+            raise UserError(f"{name} = {value!r} should be {bound}")
+        return value
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            near = difflib.get_close_matches(str(value), typing.get_args(hint), 1)
+            guess = f" (did you mean '{near[0]}'?)" if near else ""
+            raise UserError(f"{name} = {value!r} should be {_words(hint)}{guess}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise UserError(f"{name} = {value!r} should be a list of values")
+        return tuple(_checked(name, each, element) for each in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{name} = {value!r} should be {_words(hint)}")
+    if hint is float and value != value:
+        raise UserError(f"{name} = {value!r} should be a number")
+    return value
+
+
+def _checked_choice(name: str, value: Any, hint: Any) -> Any:
+    for option in typing.get_args(hint):
+        try:
+            return _checked(name, value, option)
+        except UserError:
+            continue
+    named = next(o for o in typing.get_args(hint) if typing.get_origin(o) is Literal)
+    near = difflib.get_close_matches(str(value), typing.get_args(named), 1)
+    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    raise UserError(f"{name} = {value!r} should be {_words(hint)}{guess}")
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return ", or ".join(_words(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is Annotated:
+        return str(typing.get_args(hint)[1])
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    return names.get(hint, str(hint))
+
+
+def _check_together(cfg: Config) -> None:
+    """Contradictions between settings, found before anything is built."""
+
+    def refuse(condition: bool, line: str) -> None:
+        if condition:
+            raise UserError(line)
+
+    refuse(
+        bool(cfg.data.tfds) and cfg.data.kind != "tfds",
+        f"data.tfds = {cfg.data.tfds!r} is read only with data.kind = 'tfds', not {cfg.data.kind!r}",
+    )
+    refuse(
+        0 < cfg.train.reach < cfg.train.truncation,
+        f"train.reach = {cfg.train.reach} should be at least train.truncation = "
+        f"{cfg.train.truncation}: the gradient of a window reaches back over all of it",
+    )
+    refuse(
+        cfg.train.reach > 0 and cfg.train.truncation == 0,
+        f"train.reach = {cfg.train.reach} needs train.truncation: how often to update",
+    )
+    refuse(
+        cfg.train.truncation > 0 and cfg.head.kind != "every",
+        f"train.truncation = {cfg.train.truncation} needs head.kind = 'every' (a loss in every "
+        f"window), not {cfg.head.kind!r}",
+    )
+    refuse(
+        cfg.train.truncation > 0 and cfg.scanner.bidirectional != "no",
+        "train.truncation cannot be used with scanner.bidirectional = "
+        f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
+    )
+    refuse(
+        cfg.eval.inference != "once" and cfg.head.kind != "every",
+        f"eval.inference = {cfg.eval.inference!r} needs head.kind = 'every', not {cfg.head.kind!r}",
+    )
+    refuse(
+        cfg.data.fold > 0 and cfg.data.folds > 0 and cfg.data.fold > cfg.data.folds,
+        f"data.fold = {cfg.data.fold} should be at most data.folds = {cfg.data.folds}",
+    )
+    refuse(
+        cfg.loss.kind == "keras_cross_entropy" and cfg.head.kind == "every",
+        "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'every' has many",
+    )
+
+
+def parse(name: str, text: str) -> Any:
+    """A setting's value from the command line's text, in its declared type."""
+    hints = {full: hint for full, hint, _ in fields(Config)}
+    if name not in hints:
+        raise UserError(f"unknown setting '{name}'{_nearest(name, hints)}")
+    return _parsed(name, text, hints[name])
+
+
+def _parsed(name: str, text: str, hint: Any) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        parts = [part for part in re.split(r"[,\s]+", text.strip("()[] ")) if part]
+        return tuple(_parsed(name, part, element) for part in parts)
+    if hint is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in words:
+            raise UserError(f"{name} = {text!r} should be True or False")
+        return words[text.lower()]
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise UserError(f"{name} = {text!r} should be {_words(hint)}") from None
+    return text
+
+
+def to_dict(cfg: Config) -> dict[str, Any]:
+    """Nested plain dict, as in config.json."""
+    return dataclasses.asdict(cfg)
+
+
+def from_dict(nested: Mapping[str, Any]) -> Config:
+    """The Config of a config.json; unknown or ill-typed entries raise UserError."""
+    flat: dict[str, Any] = {}
+    for section, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{section}.{leaf}": each for leaf, each in value.items()})
+        else:
+            flat[section] = value
+    return override(Config(), flat)
+
+
+def get(cfg: Config, name: str) -> Any:
+    """Value of one dotted setting."""
+    section, dot, leaf = name.partition(".")
+    return getattr(getattr(cfg, section), leaf) if dot else getattr(cfg, section)
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same text for the same values, on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(*parts: Any, length: int = 8) -> str:
+    """Short hash of values; also the ID8 of a folder's name."""
+    text = "\x00".join(part if isinstance(part, str) else canonical(part) for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
+    """The settings that make a trial what it is, dotted; user files count by their content."""
+    settings = {}
+    for name, _, value in fields(cfg):
+        if name in without:
+            continue
+        if name.endswith(".kind") and ".py:" in str(value):
+            path, _, attribute = value.rpartition(":")
+            value = f"{digest(_text_of(path), length=16)}:{attribute}"
+        settings[name] = value
+    return settings
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def signature(cfg: Config) -> str:
+    """Equal for configs that one compiled program can train together."""
+    scoring = tuple(name for name, _, _ in fields(cfg) if name.startswith("eval."))
+    return digest(identity(cfg, PLACES + TRACED + scoring), length=16)
+
+
+def cache_dir() -> Path:
+    """Where data sets, features and compiled programs are kept between runs."""
+    import os
+
+    if "VIDREC_CACHE" in os.environ:
+        return Path(os.environ["VIDREC_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vidrec"
+
+
+def load_user(spec: str) -> Any:
+    """The object that 'path.py:Name' means."""
+    import importlib.util
+
+    path, _, attribute = spec.rpartition(":")
+    text = _text_of(path)
+    module_spec = importlib.util.spec_from_file_location(f"vidrec_user_{digest(text)}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} cannot be imported ({line})") from error
+    if not hasattr(module, attribute):
+        raise UserError(f"{path} has no '{attribute}'{_nearest(attribute, vars(module))}")
+    return getattr(module, attribute)

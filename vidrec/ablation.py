@@ -1,0 +1,233 @@
+"""A question put as a table: rows of settings, seeds, and the figures that others published."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vidrec.config import Config, canonical, get, load_user, override
+from vidrec.errors import UserError
+
+ROOMS = (Path(__file__).parent, Path(__file__).parent.parent)  # installed wheel, source checkout
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of a table.
+
+    Attributes:
+        overrides: dotted settings that differ from the base.
+        published: figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
+        doubtful: columns whose published figure is marked and gets no difference.
+        name: what the table calls it; empty: its overrides.
+    """
+
+    overrides: Mapping[str, Any]
+    published: Mapping[str, float] | None = None
+    doubtful: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question, the settings that answer it, and what to read.
+
+    Attributes:
+        base: a Config, or the experiment file that defines it.
+        control: index of the row that the others are compared with.
+        seeds: seeds 0 … seeds-1 for every row.
+        on_memory: with `--on motion`, run on motion/memory with the published lengths.
+        source: where published figures come from.
+    """
+
+    name: str
+    base: Config | str
+    rows: Sequence[Row | Mapping[str, Any]]
+    question: str = ""
+    control: int = 0
+    seeds: int = 1
+    read: tuple[str, ...] = ("test_accuracy",)
+    source: str = ""
+    on_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row with one seed, ready to train."""
+
+    row: int
+    seed: int
+    config: Config
+    overrides: Mapping[str, Any]
+    published: Mapping[str, float] | None
+    doubtful: tuple[str, ...] = ()
+    name: str = ""
+
+
+def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Overrides for every combination; the first axis varies slowest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Overrides for the axes taken side by side."""
+    lengths = {name: len(values) for name, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"zipped axes need equally many values, not {lengths}")
+    return [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
+
+
+def rows(ablation: Ablation) -> list[Row]:
+    """The rows as Row objects; plain overrides are rows without published figures."""
+    return [row if isinstance(row, Row) else Row(dict(row)) for row in ablation.rows]
+
+
+def axes(ablation: Ablation) -> list[str]:
+    """Dotted names that any row changes, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows(ablation) for name in row.overrides))
+
+
+def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
+    """The table times axes given on the command line."""
+    crossed = [
+        replace(row, overrides={**row.overrides, **extra}, name="")
+        for row in rows(ablation)
+        for extra in product(more)
+    ]
+    return replace(ablation, rows=_distinct(crossed))
+
+
+def _distinct(table: list[Row]) -> list[Row]:
+    seen = {}
+    for row in table:
+        seen.setdefault(canonical(dict(row.overrides)), row)
+    return list(seen.values())
+
+
+def base_config(ablation: Ablation) -> Config:
+    """The control's surroundings: the Config that rows override."""
+    return load(ablation.base) if isinstance(ablation.base, str) else ablation.base
+
+
+def trials(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[Trial]:
+    """Rows in the table's order, seeds innermost.
+
+    Args:
+        overrides: settings for every trial, from the command line.
+        on: "motion" runs the table on the embedded data (see `on_motion`).
+    """
+    base = override(base_config(ablation), overrides or {})
+    table = []
+    for index, row in enumerate(rows(ablation)):
+        settings = dict(row.overrides)
+        config = override(base, settings)
+        if on:
+            config = on_motion(config, memory=ablation.on_memory)
+            # What the rule changed of this row, so that the table shows what really ran.
+            settings = {name: get(config, name) for name in settings}
+        first = config.seed
+        table += [
+            Trial(
+                index,
+                seed,
+                override(config, {"seed": seed}),
+                settings,
+                row.published,
+                row.doubtful,
+                row.name,
+            )
+            for seed in range(first, first + ablation.seeds)
+        ]
+    return table
+
+
+def on_motion(cfg: Config, memory: bool = False) -> Config:
+    """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
+
+    Data, encoder and classes are replaced; units are divided by 4, epochs capped at 10, batch at
+    50. Frame lengths keep their published values on motion/memory and are capped at the clips'
+    30 frames on motion, windows of truncation with them. Every other value stays.
+    """
+    from vidrec.config import Data, Encoder
+
+    length = cfg.frames.length if memory else min(cfg.frames.length, 30)
+    keeps_maps = cfg.encoder.readout == "map"
+    moved = replace(
+        cfg,
+        data=Data(
+            kind="tfds",
+            tfds="motion/memory" if memory else "motion",
+            split="random" if cfg.data.split == "random" else "group",
+            split_seed=cfg.data.split_seed,
+            val_by=cfg.data.val_by,
+            root=cfg.data.root if cfg.data.kind == "tfds" else "",
+        ),
+        encoder=_pixels(cfg.encoder)
+        if cfg.encoder.trainable != "none"
+        else Encoder(readout="map")
+        if keeps_maps
+        else Encoder(standardise=True, components=32),
+    )
+    return override(
+        moved,
+        {
+            "frames.length": length,
+            "scanner.units": max(1, cfg.scanner.units // 4),
+            "train.epochs": min(cfg.train.epochs, 10),
+            "train.batch_size": min(cfg.train.batch_size, 50),
+            "train.truncation": min(cfg.train.truncation, length),
+            "train.reach": min(cfg.train.reach, length),
+        },
+    )
+
+
+def _pixels(encoder: Any) -> Any:
+    """A trained encoder keeps its kind; only its weights file and image size give way."""
+    return replace(encoder, weights="random", size=min(encoder.size, 64))
+
+
+def load(path: str | Path) -> Any:
+    """The Config or Ablation of a file, found by path or by bare name.
+
+    Raises:
+        UserError: no such file, or one without `config()` or `ablation()`.
+    """
+    file = find(path)
+    for maker in ("config", "ablation"):
+        try:
+            make = load_user(f"{file}:{maker}")
+        except UserError as error:
+            if "has no" not in str(error):
+                raise
+            continue
+        made = make()
+        if not isinstance(made, Config | Ablation):
+            raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
+        return made
+    raise UserError(f"{file} should define config() -> Config or ablation() -> Ablation")
+
+
+def find(path: str | Path) -> Path:
+    """A file as given, else the one of that name that came with vidrec."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    for room in ROOMS:
+        for folder in ("", "experiments", "ablations"):
+            candidate = room / folder / path
+            if candidate.with_suffix(".py").is_file() and not candidate.is_dir():
+                return candidate.with_suffix(".py")
+    shipped = sorted(
+        f"{folder}/{file.name}"
+        for folder in ("experiments", "ablations")
+        for room in ROOMS[1:] + ROOMS[:1]
+        for file in (room / folder).glob("*.py")
+    )
+    import difflib
+
+    near = difflib.get_close_matches(str(path), shipped, 1, 0.5)
+    guess = f"; did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"no file {path}{guess}")
