@@ -148,12 +148,10 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
     """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
 
     Data, encoder and classes are replaced; units are divided by 4, epochs capped at 10, batch at
-    50. Frame lengths keep their published values on motion/memory and are capped at the clips'
-    30 frames on motion, windows of truncation with them. Every other value stays.
+    50; every other published value stays, lengths too (shorter clips are continued).
     """
     from vidrec.config import Data, Encoder
 
-    length = cfg.frames.length if memory else min(cfg.frames.length, 30)
     keeps_maps = cfg.encoder.readout == "map"
     moved = replace(
         cfg,
@@ -174,12 +172,9 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
     return override(
         moved,
         {
-            "frames.length": length,
             "scanner.units": max(1, cfg.scanner.units // 4),
             "train.epochs": min(cfg.train.epochs, 10),
             "train.batch_size": min(cfg.train.batch_size, 50),
-            "train.truncation": min(cfg.train.truncation, length),
-            "train.reach": min(cfg.train.reach, length),
         },
     )
 

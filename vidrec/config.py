@@ -1,7 +1,7 @@
 """Every setting of a run: frozen dataclasses, one flat section a stage of the flow.
 
-Dimension letters of the whole code: B clips, T frames, H W C pixels, D features, U units, K classes,
-N trials. A *row* is one setting of an ablation, a *trial* a row with one seed.
+Dimension letters of the whole code: B clips, T frames, H W C pixels, D features, U units,
+K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with one seed.
 """
 
 import dataclasses
@@ -232,7 +232,7 @@ def override(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     """Returns `cfg` with dotted settings replaced; the only way to change one.
 
     Raises:
-        UserError: an unknown name (with the nearest right one), or a value of another type or range.
+        UserError: an unknown name (with the nearest right one), or a value out of type or range.
     """
     known = {name: hint for name, hint, _ in fields(Config)}
     sections: dict[str, dict[str, Any]] = {}
@@ -331,7 +331,7 @@ def _check_together(cfg: Config) -> None:
 
     refuse(
         bool(cfg.data.tfds) and cfg.data.kind != "tfds",
-        f"data.tfds = {cfg.data.tfds!r} is read only with data.kind = 'tfds', not {cfg.data.kind!r}",
+        f"data.tfds = {cfg.data.tfds!r} needs data.kind = 'tfds', not {cfg.data.kind!r}",
     )
     refuse(
         0 < cfg.train.reach < cfg.train.truncation,
