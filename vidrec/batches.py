@@ -1,0 +1,116 @@
+"""Which clips make a batch, as a pure function of (seed, epoch, step); and their frames.
+
+An epoch of `batches_per_epoch` = 0 is one pass over the training clips, the last batch padded.
+Otherwise batches run through one pass after another, each shuffled anew.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vidrec import frames
+from vidrec.config import Config
+
+# Streams of random numbers, folded into a trial's key.
+ORDER, SEGMENT, SHUFFLE, DROPOUT, INIT = range(5)
+
+
+class Resident(NamedTuple):
+    """Clips on the device, flat: clip i is `values[offsets[i] : offsets[i] + lengths[i]]`.
+
+    Attributes:
+        values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all clips in a row.
+        offsets, lengths, labels: (n,) int32.
+        train, val: indices of the clips of a split, int32.
+        frozen: variables that no trial trains.
+    """
+
+    values: jax.Array
+    offsets: jax.Array
+    lengths: jax.Array
+    labels: jax.Array
+    train: jax.Array
+    val: jax.Array
+    frozen: Any
+
+
+class Batch(NamedTuple):
+    """One batch. `keys_B` is one dropout key a clip; `valid_B` is False where it is padding."""
+
+    inputs: jax.Array  # (B, T, ...)
+    mask_BT: jax.Array
+    labels_B: jax.Array
+    keys_B: jax.Array
+    valid_B: jax.Array
+
+
+def stream(seed: jax.Array, *path: jax.Array | int) -> jax.Array:
+    """The key of (seed, purpose, epoch, clip …): folded, never threaded."""
+    key = jax.random.key(seed)
+    for step in path:
+        key = jax.random.fold_in(key, step)
+    return key
+
+
+def steps_per_epoch(clips: int, batch_size: int, batches_per_epoch: int) -> int:
+    """Batches an epoch has."""
+    return batches_per_epoch or -(-clips // batch_size)
+
+
+def order(
+    seed: jax.Array, epoch: jax.Array, clips: int, batch_size: int, batches_per_epoch: int
+) -> tuple[jax.Array, jax.Array]:
+    """Places in the training list, (S, B) int32, and which of them are no padding, (S, B) bool."""
+    steps = steps_per_epoch(clips, batch_size, batches_per_epoch)
+    size = steps * batch_size
+    shape = (steps, batch_size)
+    if not batches_per_epoch:
+        shuffled = jax.random.permutation(stream(seed, ORDER, epoch), clips)
+        padded = jnp.zeros(size, jnp.int32).at[:clips].set(shuffled.astype(jnp.int32))
+        return padded.reshape(shape), (jnp.arange(size) < clips).reshape(shape)
+    # Passes follow each other without a gap, so an epoch may begin and end inside a pass.
+    first = epoch * size
+    passes = first // clips + jnp.arange(-(-size // clips) + 1)
+    shuffled = jax.vmap(lambda each: jax.random.permutation(stream(seed, ORDER, each), clips))(
+        passes
+    )
+    chosen = lax.dynamic_slice_in_dim(shuffled.reshape(-1), first % clips, size)
+    return chosen.astype(jnp.int32).reshape(shape), jnp.ones(shape, bool)
+
+
+def gather(
+    data: Resident,
+    clips_B: jax.Array,
+    valid_B: jax.Array,
+    cfg: Config,
+    length: int,
+    seed: jax.Array,
+    epoch: jax.Array | None,
+) -> Batch:
+    """The batch of these clips: random segments in training, centre ones where epoch is None."""
+    lengths_B = data.lengths[clips_B]
+    indices_BT, mask_BT = jax.vmap(lambda clip, n: _indices(clip, n, cfg, length, seed, epoch))(
+        clips_B, lengths_B
+    )
+    inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    passed = 0 if epoch is None else epoch
+    keys_B = jax.vmap(lambda clip: stream(seed, DROPOUT, passed, clip))(clips_B)
+    return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
+
+
+def _indices(
+    clip: jax.Array,
+    n: jax.Array,
+    cfg: Config,
+    length: int,
+    seed: jax.Array,
+    epoch: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    key = None if epoch is None else stream(seed, SEGMENT, epoch, clip)
+    # Scoring shuffles a clip the same way every time, whatever the trial's seed.
+    shuffle = stream(0, SHUFFLE, clip) if epoch is None else stream(seed, SHUFFLE, epoch, clip)
+    return frames.indices(
+        n, length, cfg.frames.rule, order=cfg.frames.order, key=key, shuffle_key=shuffle
+    )

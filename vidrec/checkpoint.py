@@ -1,0 +1,252 @@
+"""Trees of arrays on disk through orbax, whole or not at all.
+
+Orbax writes each tree into a folder of its own; around it stand three rules that it lacks. A folder
+gets its final name only when it is complete. Every file's SHA-256 is written beside, so a flipped
+byte is noticed (orbax restores it as a wrong value) and the save before it is used. Shapes and
+types must match exactly (orbax casts in silence).
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidrec.errors import UserError
+
+Tree = Any
+SUMS = "checksums.json"
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose files are not the ones that were written."""
+
+
+def write(folder: Path, tree: Tree, meta: Mapping[str, Any]) -> None:
+    """Saves a tree of host arrays and its description as `folder`, replacing what was there.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there stays.
+    """
+    folder = Path(folder).absolute()
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _save_arrays(partial / "arrays", _flat(tree))
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        (partial / SUMS).write_text(json.dumps(_checksums(partial), indent=1))
+        _replace(partial, folder)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot save {folder}: {_reason(error)}") from error
+
+
+def read(folder: Path, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
+    """The tree and its description; with `like`, in its structure, shapes and types.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or changed.
+        UserError: the tree is not `like`; the message names the first array that differs.
+    """
+    folder = Path(folder).absolute()
+    meta = read_meta(folder)
+    flat = _load_arrays(folder / "arrays")
+    if like is None:
+        return _nested(flat), meta
+    return _fitted(flat, like, folder), meta
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The description alone, after checking every file of the checkpoint."""
+    folder = Path(folder)
+    try:
+        expected = json.loads((folder / SUMS).read_text())
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{folder} is no complete checkpoint: {SUMS} is missing") from None
+    except ValueError:
+        raise DamagedCheckpoint(f"{folder / SUMS} is damaged") from None
+    found = _checksums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            what = "missing" if name not in found else "changed since it was written"
+            raise DamagedCheckpoint(f"{folder / name} is {what}: this checkpoint is not used")
+    return json.loads((folder / "meta.json").read_text())
+
+
+class Checkpoints:
+    """Numbered saves of one training, written by a thread while training goes on.
+
+    Attributes:
+        keep: how many of the latest stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = Path(folder), keep
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def save(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
+        """Saves a tree of host arrays that nobody changes; an earlier failure is raised here."""
+        self.wait()
+        self._pending = self._writer.submit(self._write, step, tree, meta)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits for the last save and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
+        """The latest whole save as (step, tree, description); damaged ones are passed over."""
+        for step in sorted(self.steps(), reverse=True):
+            try:
+                tree, meta = read(self.folder / str(step), like)
+                return step, tree, meta
+            except DamagedCheckpoint as error:
+                log.warning("%s; going back to the save before it", error)
+        return None
+
+    def steps(self) -> list[int]:
+        """Numbers of the saves on disk."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
+
+    def _write(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
+        write(self.folder / str(step), tree, meta)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / str(old), ignore_errors=True)
+        for stale in self.folder.glob("*.partial-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _save_arrays(folder: Path, flat: dict[str, np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    if not flat:
+        return folder.mkdir()
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler(**_alone())) as saver:
+        saver.save(folder, args=ocp.args.StandardSave(flat))
+
+
+def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    if not any(folder.iterdir()):
+        return {}
+    try:
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler(**_alone())) as loader:
+            described = loader.metadata(folder).item_metadata
+            like = {
+                name: np.zeros(entry.shape, entry.dtype) for name, entry in dict(described).items()
+            }
+            return dict(loader.restore(folder, args=ocp.args.StandardRestore(like)))
+    except Exception as error:
+        raise DamagedCheckpoint(f"{folder} cannot be read: {_reason(error)}") from error
+
+
+def _alone() -> dict[str, Any]:
+    """With several processes the first saves for all; the others must not be waited for."""
+    if jax.process_count() == 1:
+        return {}
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    return {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"vidrec{me}"
+        )
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of what is done on purpose here (arrays without sharding)."""
+    loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+def _flat(tree: Tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _fitted(flat: dict[str, np.ndarray], like: Tree, folder: Path) -> Tree:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for name in [*wanted, *flat]:
+        if name not in flat or name not in wanted:
+            state = "lacks" if name not in flat else "holds an unknown"
+            raise UserError(f"{folder} {state} {name}: it was saved by another configuration")
+        found, right = flat[name], wanted[name]
+        if found.shape != tuple(right.shape) or found.dtype != right.dtype:
+            raise UserError(
+                f"{folder}: {name} is {found.dtype}{list(found.shape)}, this configuration "
+                f"needs {right.dtype}{list(right.shape)}"
+            )
+    return jax.tree_util.tree_unflatten(structure, [flat[name] for name in wanted])
+
+
+def _nested(flat: dict[str, np.ndarray]) -> Tree:
+    """Dicts from keys such as ['params']['dense']; other keys stay as they are."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.removeprefix("['").removesuffix("']").split("']['")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != SUMS
+    }
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Gives a complete folder its name; until then the old one is what readers find."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.partial-old-{os.getpid()}")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(folder)
+
+
+def _reason(error: BaseException) -> str:
+    words = getattr(error, "strerror", None) or str(error)
+    return words.splitlines()[0] if words else type(error).__name__

@@ -1,0 +1,444 @@
+"""One trial's training and scoring as pure functions: no devices, no files, no other trials.
+
+What every trial of a group shares is in a `Plan` (static) and in `Resident` data; what differs is a
+dictionary `hyper` of traced numbers, named as in the configuration.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from vidrec import batches, losses, optim
+from vidrec.batches import Batch, Resident
+from vidrec.config import TRACED, Config, get
+
+Tree = Any
+RUNNING, FINISHED, STOPPED, TARGET, DIVERGED = range(5)
+STATUS = ("running", "done", "done", "done", "diverged")
+WHY = (
+    "",
+    "all epochs trained",
+    "no improvement within train.patience epochs",
+    "train.target reached",
+    "loss, gradient or parameters are not finite, or the loss is ten times the untrained model's",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before compiling.
+
+    Attributes:
+        length: frames of a clip that enter the model.
+        train_clips, val_clips: how many clips the splits hold.
+        axis_name: the devices' axis where a batch is spread over devices.
+    """
+
+    cfg: Config
+    model: nn.Module
+    length: int
+    train_clips: int
+    val_clips: int
+    axis_name: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        train = self.cfg.train
+        return batches.steps_per_epoch(self.train_clips, train.batch_size, train.batches_per_epoch)
+
+    @property
+    def updates(self) -> int:
+        """Parameter updates an epoch: one a batch, or one a window of it."""
+        every = self.cfg.train.truncation or self.length
+        return self.steps * -(-self.length // every)
+
+
+class Best(NamedTuple):
+    """The weights that validation liked most, and when."""
+
+    trained: Tree
+    stats: Tree
+    score: jax.Array
+    epoch: jax.Array
+
+
+class TrainState(NamedTuple):
+    """Everything that changes while a trial trains."""
+
+    trained: Tree
+    stats: Tree
+    opt_state: Tree
+    best: Best
+    epoch: jax.Array
+    wait: jax.Array
+    alive: jax.Array
+    status: jax.Array
+    untrained_loss: jax.Array
+
+
+def hyper(cfg: Config) -> dict[str, Any]:
+    """The traced numbers of a trial, by dotted name."""
+    numbers = {name: get(cfg, name) for name in TRACED}
+    numbers["loss.step_weights"] = float(cfg.loss.step_weights == "scaled")
+    return {
+        name: jnp.asarray(value, jnp.int32 if isinstance(value, int) else jnp.float32)
+        for name, value in numbers.items()
+    }
+
+
+def merge(fixed: Tree, trained: Tree) -> Tree:
+    """One tree of parameters from the frozen and the trained part."""
+    merged = dict(fixed)
+    for name, value in trained.items():
+        both = isinstance(value, dict) and name in merged
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
+
+
+def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
+    """An untrained trial, and the loss it has on its first batch."""
+    seed = numbers["seed"]
+    example = jnp.zeros((1, plan.length, *data.values.shape[1:]), data.values.dtype)
+    variables = plan.model.init(
+        batches.stream(seed, batches.INIT), example, jnp.ones((1, plan.length), bool)
+    )
+    fixed = data.frozen.get("fixed", {})
+    start = data.frozen.get("start", {})
+    trained = merge(_without(variables["params"], fixed), start)
+    stats = variables.get("batch_stats", {})
+    opt_state = _optimiser(plan, numbers).init(trained)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(
+        trained=trained,
+        stats=stats,
+        opt_state=opt_state,
+        best=Best(trained, stats, jnp.array(jnp.inf), zero),
+        epoch=zero,
+        wait=zero,
+        alive=jnp.array(True),
+        status=jnp.array(RUNNING, jnp.int32),
+        untrained_loss=jnp.array(jnp.inf),
+    )
+    clips_SB, valid_SB = _order(plan, seed, zero)
+    batch = _gather(plan, data, data.train[clips_SB[0]], valid_SB[0], numbers, epoch=None)
+    _, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
+    mean = _total(plan, losses_B * valid_SB[0]) / _total(plan, valid_SB[0])
+    return state._replace(untrained_loss=mean)
+
+
+def _without(params: Tree, fixed: Tree) -> Tree:
+    """`params` less what is frozen."""
+    kept = {}
+    for name, value in params.items():
+        if name not in fixed:
+            kept[name] = value
+        elif isinstance(value, dict) and (rest := _without(value, fixed[name])):
+            kept[name] = rest
+    return kept
+
+
+def epoch(
+    plan: Plan, state: TrainState, numbers: dict, data: Resident
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Trains one epoch, validates, and decides whether to go on."""
+    clips_SB, valid_SB = _order(plan, numbers["seed"], state.epoch)
+
+    def step(state: TrainState, places: tuple) -> tuple[TrainState, dict]:
+        clips_B, valid_B = places
+        batch = _gather(plan, data, data.train[clips_B], valid_B, numbers, state.epoch)
+        return train_step(plan, state, numbers, data.frozen, batch)
+
+    state, sums = lax.scan(step, state, (clips_SB, valid_SB))
+    record = summarise(plan, jax.tree.map(lambda leaf: leaf.sum(0), sums))
+    record |= validate(plan, state, numbers, data)
+    return decide(plan, state, numbers, record), record
+
+
+def train_step(
+    plan: Plan, state: TrainState, numbers: dict, frozen: Tree, batch: Batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One batch: one update, or one for each window of truncated back-propagation."""
+    every = plan.cfg.train.truncation
+    if not every:
+        state, sums, _ = _update(plan, state, numbers, frozen, batch, None, 0, batch.mask_BT)
+    else:
+        state, sums = _windows(plan, state, numbers, frozen, batch, every)
+    # Windows share the batch's clips: a clip counts once however many windows it has.
+    return state, sums | {"clips": batch.valid_B.sum().astype(jnp.float32)}
+
+
+def _windows(
+    plan: Plan, state: TrainState, numbers: dict, frozen: Tree, batch: Batch, every: int
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """An update every `every` steps, its gradient reaching back over `reach` of them.
+
+    Windows begin `reach - every` steps before what they score, so the clip is padded by as much on
+    the left; masked steps leave the carry alone.
+    """
+    reach = plan.cfg.train.reach or every
+    count = -(-plan.length // every)
+    before, after = reach - every, count * every - plan.length
+
+    def pad(leaf: jax.Array) -> jax.Array:
+        return jnp.pad(leaf, [(0, 0), (before, after)] + [(0, 0)] * (leaf.ndim - 2))
+
+    inputs, mask = pad(batch.inputs), pad(batch.mask_BT)
+    counted = jnp.arange(reach) >= before
+
+    def window(carried: tuple, index: jax.Array) -> tuple[tuple, dict]:
+        state, carry = carried
+
+        def cut(leaf: jax.Array) -> jax.Array:
+            return lax.dynamic_slice_in_dim(leaf, index * every, reach, 1)
+
+        # Dropout is drawn anew in each window.
+        keys_B = jax.vmap(lambda key: jax.random.fold_in(key, index))(batch.keys_B)
+        part = batch._replace(inputs=cut(inputs), mask_BT=cut(mask), keys_B=keys_B)
+        scored = part.mask_BT & counted[None]
+        offset = index * every - before
+        updated, sums, end = _update(plan, state, numbers, frozen, part, carry, offset, scored)
+        if before:
+            # The next window begins inside this one: the carry it starts from is the one reached
+            # after `every` steps, which masking the rest leaves untouched.
+            early = part.mask_BT & (jnp.arange(reach) < every)[None]
+            short = part._replace(mask_BT=early)
+            _, (end, _) = _loss(
+                state.trained, plan, state, numbers, frozen, short, carry, offset, early
+            )
+        some = _total(plan, scored) > 0
+        kept = jax.tree.map(lambda new, old: jnp.where(some, new, old), updated, state)
+        sums = jax.tree.map(lambda leaf: jnp.where(some, leaf, jnp.zeros_like(leaf)), sums)
+        return (kept, lax.stop_gradient(end)), sums
+
+    shape = jax.eval_shape(
+        lambda: _loss(
+            state.trained,
+            plan,
+            state,
+            numbers,
+            frozen,
+            batch._replace(inputs=inputs[:, :reach], mask_BT=mask[:, :reach]),
+            None,
+            0,
+            mask[:, :reach],
+        )[1][0]
+    )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    (state, _), sums = lax.scan(window, (state, zeros), jnp.arange(count))
+    return state, jax.tree.map(lambda leaf: leaf.sum(0), sums)
+
+
+def _update(
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    frozen: Tree,
+    batch: Batch,
+    carry: Tree,
+    offset: jax.Array | int,
+    scored_BT: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array], Tree]:
+    """One parameter update; sums over devices are taken before anything is divided."""
+    (loss, (carry, stats)), gradient = jax.value_and_grad(_loss, has_aux=True)(
+        state.trained, plan, state, numbers, frozen, batch, carry, offset, scored_BT
+    )
+    loss, gradient = _total(plan, loss), jax.tree.map(lambda g: _psum(plan, g), gradient)
+    clips = jnp.maximum(_total(plan, batch.valid_B), 1)
+    gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
+    norm = optax.global_norm(gradient)
+    changes, opt_state = _optimiser(plan, numbers).update(gradient, state.opt_state, state.trained)
+    updated = state._replace(
+        trained=optax.apply_updates(state.trained, changes), stats=stats, opt_state=opt_state
+    )
+    sums = {
+        "loss": loss,
+        "gradient_norm": norm,
+        "updates": jnp.ones(()),
+        "not_finite": 1.0 - (jnp.isfinite(loss) & jnp.isfinite(norm)),
+    }
+    return updated, sums, carry
+
+
+def _loss(
+    trained: Tree,
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    frozen: Tree,
+    batch: Batch,
+    carry: Tree,
+    offset: jax.Array | int,
+    scored_BT: jax.Array,
+) -> tuple[jax.Array, tuple[Tree, Tree]]:
+    """Sum of the valid clips' losses; and the carry and running statistics that came out."""
+    cfg = plan.cfg
+    clip = numbers["optim.clip_norm"] if cfg.optim.clip_at == "preactivation" else None
+    (logits, carry, _), changed = plan.model.apply(
+        _variables(frozen, trained, state.stats),
+        batch.inputs,
+        batch.mask_BT,
+        carry=carry,
+        train=True,
+        dropout=numbers["scanner.dropout"],
+        keys_B=batch.keys_B,
+        grad_clip=clip,
+        mutable=["batch_stats"],
+    )
+    losses_B = losses.per_clip(
+        logits,
+        batch.labels_B,
+        scored_BT,
+        cfg.loss.kind,
+        scaled=numbers["loss.step_weights"],
+        offset=offset,
+        length=plan.length,
+    )
+    total = jnp.where(batch.valid_B, losses_B, 0.0).sum()
+    return total, (carry, changed.get("batch_stats", {}))
+
+
+def score_batch(
+    plan: Plan, weights: TrainState | Best, numbers: dict, frozen: Tree, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Class scores (B, K), losses (B,), and which steps are right, (B, T) or (B, 0)."""
+    logits, _, _ = plan.model.apply(
+        _variables(frozen, weights.trained, weights.stats), batch.inputs, batch.mask_BT
+    )
+    losses_B = losses.per_clip(
+        logits,
+        batch.labels_B,
+        batch.mask_BT,
+        plan.cfg.loss.kind,
+        scaled=numbers["loss.step_weights"],
+        length=plan.length,
+    )
+    if logits.ndim == 2:
+        return logits, losses_B, jnp.zeros((len(losses_B), 0), bool)
+    right_BT = (logits.argmax(-1) == batch.labels_B[:, None]) & batch.mask_BT
+    return weighted_log_probability(logits, batch.mask_BT), losses_B, right_BT
+
+
+def weighted_log_probability(logits_BTK: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Report D's decision: the sum over steps of (j+1)/L · log p_j, (B, K)."""
+    steps = logits_BTK.shape[1]
+    weights_BT = losses.step_weights(1.0, 0, steps, steps)[None] * mask_BT
+    return (jax.nn.log_softmax(logits_BTK.astype(jnp.float32)) * weights_BT[..., None]).sum(1)
+
+
+def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
+    return {
+        "params": merge(frozen.get("fixed", {}), trained),
+        "batch_stats": stats,
+        **frozen.get("constants", {}),
+    }
+
+
+def validate(plan: Plan, state: TrainState, numbers: dict, data: Resident) -> dict[str, jax.Array]:
+    """Loss and accuracy on the validation clips, summed and divided once."""
+    if not plan.val_clips:
+        return {"val_loss": jnp.array(jnp.nan), "val_accuracy": jnp.array(jnp.nan)}
+    size = min(plan.cfg.eval.batch_size, plan.val_clips)
+    places = jnp.arange(-(-plan.val_clips // size) * size).reshape(-1, size)
+
+    def step(sums: tuple, places_B: jax.Array) -> tuple[tuple, None]:
+        valid_B = places_B < plan.val_clips
+        clips_B = data.val[jnp.minimum(places_B, plan.val_clips - 1)]
+        batch = _gather(plan, data, clips_B, valid_B, numbers, epoch=None)
+        logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
+        right_B = (logits.argmax(-1) == batch.labels_B) & valid_B
+        return (sums[0] + jnp.where(valid_B, losses_B, 0.0).sum(), sums[1] + right_B.sum()), None
+
+    zero = (jnp.zeros(()), jnp.zeros((), jnp.int32))
+    (loss, right), _ = lax.scan(step, zero, places)
+    return {"val_loss": loss / plan.val_clips, "val_accuracy": right / plan.val_clips}
+
+
+def score(
+    plan: Plan, best: Best, numbers: dict, clips_SB: jax.Array, data: Resident
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores (S, B, K), losses (S, B) and right steps (S, B, T) of clips, in scoring mode."""
+
+    def step(_: None, clips_B: jax.Array) -> tuple[None, tuple]:
+        batch = _gather(plan, data, clips_B, jnp.ones(clips_B.shape, bool), numbers, epoch=None)
+        return None, score_batch(plan, best, numbers, data.frozen, batch)
+
+    return lax.scan(step, None, clips_SB)[1]
+
+
+def summarise(plan: Plan, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """An epoch's training figures from its sums."""
+    clips = jnp.maximum(_psum(plan, sums["clips"]), 1)
+    updates = jnp.maximum(sums["updates"], 1)
+    return {
+        "train_loss": sums["loss"] / clips,
+        "gradient_norm": sums["gradient_norm"] / updates,
+        "not_finite": sums["not_finite"],
+    }
+
+
+def decide(plan: Plan, state: TrainState, numbers: dict, record: dict) -> TrainState:
+    """Keeps the best weights; stops at the target, the patience or the last epoch; spots failure.
+
+    Improvement is Keras': better than the best so far by more than `min_delta`; a figure that is
+    not a number is no improvement. Without validation clips the last epoch counts as best.
+    """
+    epoch = state.epoch + 1
+    accuracy = record["val_accuracy"]
+    figure = -accuracy if plan.cfg.train.monitor == "val_accuracy" else record["val_loss"]
+    if not plan.val_clips:
+        figure = -epoch.astype(jnp.float32)
+    loss = record["train_loss"]
+    finite = (record["not_finite"] == 0) & jnp.isfinite(optax.global_norm(state.trained))
+    diverged = ~finite | ~jnp.isfinite(loss) | (loss > 10 * state.untrained_loss)
+    improved = (figure < state.best.score - numbers["train.min_delta"]) & ~diverged
+    better = Best(state.trained, state.stats, figure, epoch)
+    best = jax.tree.map(lambda new, old: jnp.where(improved, new, old), better, state.best)
+    wait = jnp.where(improved, 0, state.wait + 1)
+    target, patience = numbers["train.target"], numbers["train.patience"]
+    status = jnp.select(
+        [
+            diverged,
+            (target > 0) & (accuracy >= target),
+            (patience > 0) & (wait >= patience),
+            epoch >= numbers["train.epochs"],
+        ],
+        [DIVERGED, TARGET, STOPPED, FINISHED],
+        RUNNING,
+    ).astype(jnp.int32)
+    return state._replace(best=best, epoch=epoch, wait=wait, status=status, alive=status == RUNNING)
+
+
+def _optimiser(plan: Plan, numbers: dict) -> optax.GradientTransformation:
+    return optim.build(plan.cfg.optim, numbers, plan.updates, numbers["train.epochs"])
+
+
+def _order(plan: Plan, seed: jax.Array, epoch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    train = plan.cfg.train
+    return batches.order(seed, epoch, plan.train_clips, train.batch_size, train.batches_per_epoch)
+
+
+def _gather(
+    plan: Plan,
+    data: Resident,
+    clips_B: jax.Array,
+    valid_B: jax.Array,
+    numbers: dict,
+    epoch: jax.Array | None,
+) -> Batch:
+    return batches.gather(data, clips_B, valid_B, plan.cfg, plan.length, numbers["seed"], epoch)
+
+
+def _psum(plan: Plan, value: jax.Array) -> jax.Array:
+    return lax.psum(value, plan.axis_name) if plan.axis_name else value
+
+
+def _total(plan: Plan, values: jax.Array) -> jax.Array:
+    return _psum(
+        plan, values.sum().astype(jnp.float32) if values.dtype != jnp.float64 else values.sum()
+    )
