@@ -1,0 +1,89 @@
+"""Which frames of a clip a model sees: index arithmetic only, for a traced clip length.
+
+A clip's length is data, so nothing here branches on it: one compiled program serves every clip, and
+another sequence length needs other indices of the same stored features, never another decoding.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def folded(position: Array, length: Array | int) -> Array:
+    """Frame shown at `position` of a clip played forwards, backwards, forwards, … without end.
+
+    0 … n-1, n-2 … 0, 1 … n-1, …: a triangle wave whose ends are not doubled; n = 1 repeats.
+    """
+    last = jnp.maximum(length, 1) - 1
+    period = jnp.maximum(2 * last, 1)
+    return (last - jnp.abs(position % period - last)).astype(jnp.int32)
+
+
+def continued(length: Array | int, L: int) -> Array:
+    """The first `L` frames of the clip, continued past its end: (L,) int32."""
+    return folded(jnp.arange(L), length)
+
+
+def window_indices(length: Array | int, start: Array | int, clip: int) -> Array:
+    """Frames `start` … `start + clip` of the clip, continued past its end: (clip,) int32."""
+    return folded(start + jnp.arange(clip), length)
+
+
+def indices(
+    length: Array | int,
+    L: int,
+    rule: str = "segment",
+    order: str = "kept",
+    key: Array | None = None,
+    shuffle_key: Array | None = None,
+) -> tuple[Array, Array]:
+    """Frames of one clip: (L,) int32 and which of them count, (L,) bool.
+
+    Args:
+      length: frames the clip has; a clip of none is masked whole.
+      L: frames wanted, static; for rule "whole" the longest clip's.
+      rule: "segment" (or "mean", a segment whose L is the training clips' mean length) takes L
+        frames in a row and continues a shorter clip; "uniform" spreads L evenly, repeating frames
+        of a shorter clip; "whole" starts at the first frame and masks what the clip lacks.
+      order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
+      key: draws the segment and the single frame (training); None takes the centre (scoring).
+      shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
+    """
+    index_L, mask_L = _by_rule(jnp.asarray(length), L, rule, key)
+    if order == "kept":
+        return index_L, mask_L
+    if order == "single":
+        return jnp.full((L,), _single(index_L, mask_L, key)), mask_L
+    if order != "shuffled":
+        raise ValueError(f"frames.order {order!r}: kept, shuffled or single")
+    if shuffle_key is None:
+        if key is None:
+            raise ValueError("frames.order shuffled: needs a shuffle_key where no key is given")
+        shuffle_key = jax.random.fold_in(key, 1)
+    # Frames that do not count draw infinity: they stay behind, so the mask still fits.
+    drawn_L = jnp.where(mask_L, jax.random.uniform(shuffle_key, (L,)), jnp.inf)
+    return index_L[jnp.argsort(drawn_L)], mask_L
+
+
+def _by_rule(length: Array, L: int, rule: str, key: Array | None) -> tuple[Array, Array]:
+    place_L = jnp.arange(L)
+    if rule == "uniform":
+        index_L = (2 * place_L + 1) * length // (2 * L)
+    elif rule == "whole":
+        index_L = jnp.clip(place_L, 0, jnp.maximum(length, 1) - 1)
+        return index_L.astype(jnp.int32), place_L < length
+    elif rule in ("segment", "mean"):
+        spare = jnp.maximum(length - L, 0)
+        start = spare // 2 if key is None else jax.random.randint(key, (), 0, spare + 1)
+        index_L = window_indices(length, start, L)
+    else:
+        raise ValueError(f"frames.rule {rule!r}: segment, mean, uniform or whole")
+    return index_L.astype(jnp.int32), jnp.broadcast_to(length > 0, (L,))
+
+
+def _single(index_L: Array, mask_L: Array, key: Array | None) -> Array:
+    """One of the frames that count: any in training, the centre one in scoring."""
+    count = jnp.maximum(mask_L.sum(), 1)
+    if key is None:
+        return index_L[count // 2]
+    return index_L[jax.random.randint(jax.random.fold_in(key, 2), (), 0, count)]

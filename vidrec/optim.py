@@ -1,0 +1,88 @@
+"""One optax chain: L2, clip, optimiser, schedule. Its numbers may be traced, so that trials which
+differ only in them share a compiled program."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vidrec import config
+from vidrec.errors import UserError
+
+# The step schedule multiplies the rate by STEP_FACTOR at these shares of the updates.
+STEPS_AT = (0.5, 0.75)
+STEP_FACTOR = 0.1
+
+
+def build(
+    cfg: config.Optim,
+    hyper: Mapping[str, Array | float],
+    updates_per_epoch: int,
+    epochs: Array | int,
+) -> optax.GradientTransformation:
+    """The gradient transformation of one trial; call it inside the traced step.
+
+    L2 joins the gradient before the clip, so a clipped update bounds the decay too; decoupled decay
+    follows the optimiser, scaled by the learning rate alone. What the state holds depends on `cfg`
+    only, never on a number.
+
+    Args:
+      hyper: the traced numbers by dotted name: optim.learning_rate, optim.momentum,
+        optim.weight_decay, optim.clip_norm (0: off). Momentum is also Adam's first decay.
+      updates_per_epoch: upper bound; the schedule counts the updates really made.
+      epochs: length of the schedule; may be traced.
+    """
+    decay = optax.add_decayed_weights(hyper["optim.weight_decay"])
+    return optax.chain(
+        optax.identity() if cfg.decoupled else decay,
+        _clip(cfg, hyper["optim.clip_norm"]),
+        _optimiser(cfg, hyper, decay),
+        optax.scale_by_schedule(_schedule(cfg, updates_per_epoch, epochs)),
+    )
+
+
+def _clip(cfg: config.Optim, norm: Array | float) -> optax.GradientTransformation:
+    if cfg.clip_at == "preactivation":  # the scanner clips derivatives where they arise
+        return optax.identity()
+    return optax.clip_by_global_norm(jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf))
+
+
+def _optimiser(
+    cfg: config.Optim,
+    hyper: Mapping[str, Array | float],
+    decay: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Gradient to update, sign and learning rate included."""
+    if ".py:" in cfg.kind:
+        if cfg.decoupled:
+            raise UserError(f"optim.decoupled: {cfg.kind} has to bring its own decay")
+        return config.load_user(cfg.kind)(cfg, hyper)
+    momentum = hyper["optim.momentum"]
+    rule = {
+        "sgd": optax.identity,
+        "momentum": lambda: optax.trace(momentum),
+        "adam": lambda: optax.scale_by_adam(b1=momentum, eps=cfg.epsilon),
+        # Chainer's and PyTorch's RMSProp add epsilon outside the root.
+        "rmsprop": lambda: optax.scale_by_rms(cfg.decay, cfg.epsilon, eps_in_sqrt=False),
+    }[cfg.kind]()
+    rate = optax.scale_by_learning_rate(hyper["optim.learning_rate"])
+    return optax.chain(rule, decay, rate) if cfg.decoupled else optax.chain(rule, rate)
+
+
+def _schedule(cfg: config.Optim, updates_per_epoch: int, epochs: Array | int) -> optax.Schedule:
+    """Factor on the learning rate after `count` updates: a linear warm-up, then the schedule."""
+    warm = cfg.warmup * updates_per_epoch
+    # optax's decays want a static end; a clock from 0 to 1 lets the number of epochs be traced.
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, decay_steps=1),
+        "step": optax.piecewise_constant_schedule(1.0, dict.fromkeys(STEPS_AT, STEP_FACTOR)),
+    }[cfg.schedule]
+
+    def factor(count: Array) -> Array:
+        updates = jnp.maximum(epochs * updates_per_epoch - warm, 1)
+        rate = after(jnp.maximum(count - warm, 0) / updates)
+        return jnp.minimum(rate, (count + 1) / warm) if warm else rate
+
+    return factor
