@@ -1,0 +1,230 @@
+"""A frame, or a clip, to features: encoders by name, their weights, and which of them train.
+
+Every encoder is a pure Flax module: `__call__(frames_BHWC, train=False)` takes pixels (uint8, or
+any dtype that counts from 0 to 255) and gives features (B,D) or (B,h,w,D) in float32;
+normalisation happens inside. Where `takes_clips`, it takes (B,T,H,W,C) and gives (B,1,D).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vidrec import config
+from vidrec.encoders import base
+from vidrec.encoders.base import count, trained_blocks
+from vidrec.encoders.preprocess import normalise, statistics
+from vidrec.errors import UserError
+
+__all__ = [
+    "build",
+    "count",
+    "extractor",
+    "feature_shape",
+    "features",
+    "init",
+    "is_frozen",
+    "merge",
+    "normalise",
+    "partition",
+    "shapes",
+    "statistics",
+    "trainable_mask",
+    "trained_blocks",
+]
+
+Tree = Mapping[str, Any]
+
+
+def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
+    """The module that the settings name.
+
+    `fields` are for what has no setting: `initialiser`, `form`, `channels`, `top` …
+
+    Raises:
+        UserError: the encoder has no such readout, or knows nothing of a setting that was changed.
+    """
+    kind = _kind(cfg.kind)
+    if cfg.kind == "none":
+        return kind()
+    known = {field.name for field in dataclasses.fields(kind)}
+    default = config.Encoder()
+    for name in ("readout", "width", "normalise", "trainable", "compute", "remat"):
+        value = getattr(cfg, name)
+        if name in known:
+            fields.setdefault(name, value)
+        elif value != getattr(default, name):
+            raise UserError(f"encoder.{name} = {value!r}: {cfg.kind} has no field '{name}'")
+    readouts = getattr(kind, "READOUTS", (cfg.readout,))
+    if cfg.readout not in readouts:
+        choices = ", ".join(readouts)
+        raise UserError(
+            f"encoder.readout = {cfg.readout!r} should be one of {choices} for {cfg.kind}"
+        )
+    return kind(**fields)
+
+
+def init(
+    module: nn.Module,
+    cfg: config.Encoder,
+    key: Array | None = None,
+    statistics: tuple[np.ndarray, np.ndarray] | None = None,
+    frame_shape: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """Variables: random from `cfg.seed` (or `key`), or from the weights that the settings name.
+
+    What the weights lack (a dense readout) stays random.
+
+    Args:
+        statistics: mean and deviation (C,) of the training split's pixels, for `standard`.
+        frame_shape: (H,W,C), or (T,H,W,C) where `takes_clips`; None: by `cfg.size`.
+    """
+    key = jax.random.key(cfg.seed) if key is None else key
+    frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
+    variables = jax.jit(module.init)(key, frames)
+    if "constants" in variables:
+        if statistics is None:
+            raise ValueError("encoder.normalise = 'standard' needs the training split's statistics")
+        mean_C, std_C = (jnp.asarray(each, jnp.float32) for each in statistics)
+        variables = {**variables, "constants": {"mean": mean_C, "std": std_C}}
+    if cfg.weights == "random":
+        return variables
+    from vidrec.encoders import pretrained
+
+    return {**variables, "params": pretrained.fill(cfg, variables["params"])}
+
+
+def shapes(
+    module: nn.Module, frame_shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """A frame's (or clip's) feature shape and the abstract variables; computes nothing."""
+    frames = jax.ShapeDtypeStruct((1, *frame_shape), jnp.uint8)
+    out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), frames)
+    return out.shape[1:], variables
+
+
+def feature_shape(
+    cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    """Shape of one frame's features, or of one clip's where the encoder takes clips."""
+    module = build(cfg)
+    return shapes(module, _shape(module, cfg, frame_shape))[0]
+
+
+def features(module: nn.Module, variables: Tree, frames_BTHWC: Array, train: bool = False) -> Array:
+    """Features (B,T,…) of clips; T is 1 where the encoder takes clips."""
+    if module.takes_clips:
+        return module.apply(variables, frames_BTHWC, train=train)
+    clips, steps = frames_BTHWC.shape[:2]
+    frames = frames_BTHWC.reshape(clips * steps, *frames_BTHWC.shape[2:])
+    out = module.apply(variables, frames, train=train)
+    return out.reshape(clips, steps, *out.shape[1:])
+
+
+def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Frames (n,H,W,C), or clips, to features on the host: one program, compiled once a size.
+
+    Any n is taken `batch` at a time, and what is left over is padded to a whole batch.
+    """
+    forward = jax.jit(module.apply)
+    variables = jax.device_put(variables)
+
+    def extract(frames: np.ndarray) -> np.ndarray:
+        done = []
+        for start in range(0, len(frames), batch):
+            part = frames[start : start + batch]
+            padding = [(0, batch - len(part))] + [(0, 0)] * (part.ndim - 1)
+            done.append(np.asarray(forward(variables, np.pad(part, padding)))[: len(part)])
+        return np.concatenate(done)
+
+    return extract
+
+
+def trainable_mask(encoder: nn.Module | config.Encoder, params: Tree) -> dict[str, Any]:
+    """True for each array that trains, in the structure of `params`."""
+    module = build(encoder) if isinstance(encoder, config.Encoder) else encoder
+    trainable = getattr(module, "trainable", "none")
+    blocks = getattr(module, "blocks", ())
+    if not blocks and trainable not in ("none", "all"):
+        name = type(module).__name__
+        raise UserError(f"encoder.trainable = {trainable!r}: {name} names no 'blocks'; say none")
+    trained = trained_blocks(trainable, blocks)
+    mask = {}
+    for name, part in params.items():
+        trains = name in trained if name in blocks else trainable != "none"
+        mask[name] = jax.tree.map(lambda _, trains=trains: trains, part)
+    return mask
+
+
+def is_frozen(cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None) -> bool:
+    """Whether nothing in the encoder trains, so that its features can be kept."""
+    if cfg.trainable == "none":
+        return True
+    module = build(cfg)
+    _, variables = shapes(module, _shape(module, cfg, frame_shape))
+    return not any(jax.tree.leaves(trainable_mask(module, variables.get("params", {}))))
+
+
+def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Frozen and trained arrays apart, as nested dicts without empty branches."""
+    frozen, trained = {}, {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            halves = partition(value, mask[name])
+        else:
+            halves = (None, value) if mask[name] else (value, None)
+        for tree, half in zip((frozen, trained), halves, strict=True):
+            if half is not None and not (isinstance(half, Mapping) and not half):
+                tree[name] = half
+    return frozen, trained
+
+
+def merge(frozen: Tree, trained: Tree) -> dict[str, Any]:
+    """Undoes `partition`."""
+    both = {**frozen, **trained}
+    for name in frozen.keys() & trained.keys():
+        both[name] = merge(frozen[name], trained[name])
+    return both
+
+
+def _kind(name: str) -> type[nn.Module]:
+    """The class of an encoder; each is imported when it is asked for."""
+    if name == "none":
+        return base.Given
+    if name == "cnn":
+        from vidrec.encoders.cnn import Cnn
+
+        return Cnn
+    if name == "cnn3":
+        from vidrec.encoders.cnn3 import CNN3
+
+        return CNN3
+    if name == "c3d":
+        from vidrec.encoders.c3d import C3D
+
+        return C3D
+    if name in ("vgg9", "vgg16"):
+        from vidrec.encoders import vgg
+
+        return vgg.VGG9 if name == "vgg9" else vgg.VGG16
+    if name == "squeezenet":
+        from vidrec.encoders.squeezenet import SqueezeNet
+
+        return SqueezeNet
+    return config.load_user(name)
+
+
+def _shape(
+    module: nn.Module, cfg: config.Encoder, frame_shape: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Parameters of a clip's dense layers depend on its length, so that is never guessed."""
+    if frame_shape is not None:
+        return frame_shape
+    if module.takes_clips:
+        raise ValueError("an encoder of clips needs frame_shape: (T, H, W, C)")
+    return (cfg.size, cfg.size, 3)
