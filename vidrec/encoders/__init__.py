@@ -6,7 +6,7 @@ normalisation happens inside. Where `takes_clips`, it takes (B,T,H,W,C) and give
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ __all__ = [
     "extractor",
     "feature_shape",
     "features",
+    "fit_normalisation",
     "init",
     "is_frozen",
     "merge",
@@ -69,29 +70,40 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
     return kind(**fields)
 
 
+def fit_normalisation(
+    module: nn.Module,
+    frames_FHWC: np.ndarray,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+    clips: Iterable[int],
+) -> nn.Module:
+    """The module with the statistics of these clips' pixels, where it normalises by them.
+
+    Clip i is `frames_FHWC[offsets[i] : offsets[i] + lengths[i]]`; name the training clips alone.
+    """
+    if getattr(module, "normalise", "") != "standard":
+        return module
+    parts = (frames_FHWC[offsets[i] : offsets[i] + lengths[i]] for i in clips)
+    mean_C, std_C = statistics(part for part in parts if len(part))
+    return module.clone(mean=tuple(mean_C.tolist()), std=tuple(std_C.tolist()))
+
+
 def init(
     module: nn.Module,
     cfg: config.Encoder,
     key: Array | None = None,
-    statistics: tuple[np.ndarray, np.ndarray] | None = None,
     frame_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """Variables: random from `cfg.seed` (or `key`), or from the weights that the settings name.
 
-    What the weights lack (a dense readout) stays random.
-
-    Args:
-        statistics: mean and deviation (C,) of the training split's pixels, for `standard`.
-        frame_shape: (H,W,C), or (T,H,W,C) where `takes_clips`; None: by `cfg.size`.
+    What the weights lack (a dense readout) stays random. `frame_shape` is (H,W,C), or (T,H,W,C)
+    where the encoder takes clips; None: by `cfg.size`.
     """
+    if getattr(module, "normalise", "") == "standard" and not module.mean:
+        raise ValueError("normalise is 'standard': call fit_normalisation first")
     key = jax.random.key(cfg.seed) if key is None else key
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
     variables = jax.jit(module.init)(key, frames)
-    if "constants" in variables:
-        if statistics is None:
-            raise ValueError("encoder.normalise = 'standard' needs the training split's statistics")
-        mean_C, std_C = (jnp.asarray(each, jnp.float32) for each in statistics)
-        variables = {**variables, "constants": {"mean": mean_C, "std": std_C}}
     if cfg.weights == "random":
         return variables
     from vidrec.encoders import pretrained
@@ -145,10 +157,12 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
     return extract
 
 
-def trainable_mask(encoder: nn.Module | config.Encoder, params: Tree) -> dict[str, Any]:
-    """True for each array that trains, in the structure of `params`."""
+def trainable_mask(
+    encoder: nn.Module | config.Encoder, params: Tree, trainable: str | None = None
+) -> dict[str, Any]:
+    """True for each array that trains, in the structure of `params`; None: as the encoder says."""
     module = build(encoder) if isinstance(encoder, config.Encoder) else encoder
-    trainable = getattr(module, "trainable", "none")
+    trainable = trainable or getattr(module, "trainable", "none")
     blocks = getattr(module, "blocks", ())
     if not blocks and trainable not in ("none", "all"):
         name = type(module).__name__

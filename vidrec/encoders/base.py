@@ -98,12 +98,13 @@ class Encoder(nn.Module):
         readout: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
         width: of the dense readout.
         normalise: a mode of `preprocess.normalise`; "standard" keeps its statistics in the
-            collection "constants", which are not a number until `encoders.init` is given them.
+            collection "constants", so that they are saved with the parameters.
         trainable: which blocks are differentiated when `train`.
         form: of convolutions that are differentiated; the others are always `lax`.
         initialiser: "he", or "report": normal(0, 0.1), as report C has it.
         compute: dtype of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
+        mean, std: what "constants" start from, a number a channel; not a number where unknown.
     """
 
     readout: str = "average"
@@ -114,6 +115,8 @@ class Encoder(nn.Module):
     initialiser: str = "he"
     compute: str = "float32"
     remat: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     VERSION: ClassVar[int] = 1
     READOUTS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
@@ -136,9 +139,9 @@ class Encoder(nn.Module):
     def pixels(self, frames: Array) -> Array:
         mean_C = std_C = None
         if self.normalise == "standard":
-            unset = jnp.full(frames.shape[-1:], jnp.nan)
-            mean_C = self.variable("constants", "mean", lambda: unset).value
-            std_C = self.variable("constants", "std", lambda: unset).value
+            unknown = (jnp.nan,) * frames.shape[-1]
+            mean_C = self.variable("constants", "mean", jnp.asarray, self.mean or unknown).value
+            std_C = self.variable("constants", "std", jnp.asarray, self.std or unknown).value
         return preprocess.normalise(frames, self.normalise, mean_C, std_C).astype(self.dtype)
 
     def read(self, maps: Array) -> Array:

@@ -1,7 +1,7 @@
 """Convolution and pooling, in the form that is quick where it runs.
 
 On a CPU the kernel gradient of `lax.conv` is over twenty times slower inside a scan than outside,
-and under vmap it becomes a grouped convolution, which is slow there too. Cutting the patches out and
+and under vmap it becomes a grouped convolution, which is slow there too. Cutting patches out and
 taking one matrix product costs more memory and is quick in all these places.
 """
 
