@@ -1,0 +1,232 @@
+"""How good a set of class scores is: sums inside compiled steps, full summaries on the host.
+
+Inside a step only sums and counts are taken (`sums`), merged over batches and devices, and divided
+once (`divide`): a mean of batch means is wrong as soon as batches are unequal.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidrec.errors import UserError
+
+TOP = (5, 10)
+
+
+def sums(logits_BK: jax.Array, labels_B: jax.Array, valid_B: jax.Array) -> dict[str, jax.Array]:
+    """Sums over the valid clips of a batch; padding may hold anything, NaN included.
+
+    Returns:
+      loss_sum (float32 cross-entropy, nats), correct and count (int32), each a scalar.
+    """
+    # Padding is replaced before the softmax, so that it cannot reach a gradient either.
+    logits_BK = jnp.where(valid_B[:, None], logits_BK.astype(_wide(logits_BK)), 0)
+    labels_B = jnp.where(valid_B, labels_B, 0)
+    logp_BK = jax.nn.log_softmax(logits_BK)
+    loss_B = -jnp.take_along_axis(logp_BK, labels_B[:, None], axis=1)[:, 0]
+    # argmax calls the first NaN the largest: a diverged model would look right.
+    right_B = (jnp.argmax(logits_BK, axis=1) == labels_B) & ~jnp.isnan(logits_BK).any(axis=1)
+    return {
+        "loss_sum": jnp.sum(jnp.where(valid_B, loss_B, 0)),
+        "correct": jnp.sum(right_B & valid_B, dtype=jnp.int32),
+        "count": jnp.sum(valid_B, dtype=jnp.int32),
+    }
+
+
+def merge(a: Mapping[str, jax.Array], b: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Sums of two batches together."""
+    return {name: a[name] + b[name] for name in a}
+
+
+def divide(total: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Mean loss and accuracy of merged sums; NaN where no clip was valid."""
+    return {
+        "loss": total["loss_sum"] / total["count"],
+        "accuracy": total["correct"] / total["count"],
+    }
+
+
+def clip_scores(logits: jax.Array) -> jax.Array:
+    """One score a class and clip, (B, K): the sum over steps j of (j+1)/T · log p_j.
+
+    Args:
+      logits: (B, T, K), or (B, K) of a head with one output a clip, whose only weight is 1.
+    """
+    logits_BTK = logits[:, None] if logits.ndim == 2 else logits
+    logp_BTK = jax.nn.log_softmax(logits_BTK.astype(_wide(logits_BTK)))
+    steps = logits_BTK.shape[1]
+    weight_T = jnp.arange(1, steps + 1, dtype=logp_BTK.dtype) / steps
+    return jnp.einsum("t,btk->bk", weight_T, logp_BTK, precision=jax.lax.Precision.HIGHEST)
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place (0 is first) of each clip's true class among its logits (n, K).
+
+    Equal logits rank by class index, as argmax does. A row with NaN ranks its true class last.
+    """
+    logits = np.asarray(logits)
+    labels = np.asarray(labels)
+    true = np.take_along_axis(logits, labels[:, None], axis=1)
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > true) | ((logits == true) & before)).sum(axis=1)
+    return np.where(np.isnan(logits).any(axis=1), logits.shape[1], rank)
+
+
+def predictions(logits: np.ndarray) -> np.ndarray:
+    """Class of the largest logit; -1 where a logit is NaN."""
+    bad = np.isnan(logits).any(axis=1)
+    return np.where(bad, -1, np.argmax(logits, axis=1))
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Clips of true class (row) taken for class (column); a prediction of -1 is in no column."""
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    seen = predicted >= 0
+    cells = labels[seen].astype(np.int64) * num_classes + predicted[seen]
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def summary(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Every figure of one split, as plain Python values.
+
+    Args:
+      logits: (n, K).
+      labels: (n,), index into `classes`.
+
+    Returns:
+      clips; accuracy (equal to top1); loss (mean cross-entropy, nats); top1, top5 and top10 (left
+      out where K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the
+      classes that have clips; absent, the names of those that have none; confusion counts;
+      calibration_error; and nonfinite, clips with a NaN among their logits, which are never right.
+
+    Raises:
+      UserError: no clips, or shapes that do not fit.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    _check(logits, labels, classes)
+    predicted = predictions(logits)
+    counts = confusion(labels, predicted, len(classes))
+    support = np.bincount(labels, minlength=len(classes))
+    f1 = _f1(counts, support)
+    rank = ranks(logits, labels)
+    tops = {f"top{k}": float(np.mean(rank < k)) for k in (1, *TOP) if k < len(classes) or k == 1}
+    return {
+        "clips": len(labels),
+        "accuracy": tops["top1"],
+        "loss": float(-np.mean(_true_log_probs(logits, labels))),
+        "avg_f1": float(np.mean(f1[support > 0])),
+        **tops,
+        "f1": {c: float(f) if s else None for c, f, s in zip(classes, f1, support, strict=True)},
+        "absent": [c for c, s in zip(classes, support, strict=True) if not s],
+        "confusion": counts.tolist(),
+        "calibration_error": calibration_error(logits, labels),
+        "nonfinite": int(np.sum(predicted < 0)),
+    }
+
+
+def _check(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    if len(labels) == 0:
+        raise UserError("labels: the split has no clips to score; give it at least one")
+    if logits.shape != (len(labels), len(classes)):
+        raise UserError(
+            f"logits: shape {logits.shape} does not fit {len(labels)} labels and "
+            f"{len(classes)} classes; expected ({len(labels)}, {len(classes)})"
+        )
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise UserError(
+            f"labels: {labels.min()} … {labels.max()} reach outside the {len(classes)} classes; "
+            f"expected 0 … {len(classes) - 1}"
+        )
+
+
+def _f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
+    # 2tp / (true + predicted); 0 for a class that was neither found nor named.
+    total = support + counts.sum(axis=0)
+    return 2 * np.diag(counts) / np.maximum(total, 1)
+
+
+def _log_probs(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _true_log_probs(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(_log_probs(logits), labels[:, None], axis=1)[:, 0]
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over equal bins of confidence, by clips."""
+    confidence = np.exp(_log_probs(np.asarray(logits, np.float64))).max(axis=1)
+    right = predictions(logits) == labels
+    seen = ~np.isnan(confidence)
+    place = np.minimum((confidence[seen] * bins).astype(int), bins - 1)
+    gap = np.bincount(place, weights=right[seen] - confidence[seen], minlength=bins)
+    # A clip without a confidence counts as a gap of 1.
+    return float((np.abs(gap).sum() + np.sum(~seen)) / len(labels))
+
+
+def most_confused(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    names: Sequence[str] = (),
+    labels: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+    top: int = 10,
+) -> list[dict[str, Any]]:
+    """Pairs of classes by how often the first was taken for the second, most frequent first.
+
+    Args:
+      counts: (K, K) of `confusion`.
+      names, labels, predicted: (n,); where given, each pair lists its clips.
+
+    Returns:
+      `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`.
+    """
+    counts = np.array(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(counts, 0)
+    # A stable sort keeps class order among equals, so that two runs print the same table.
+    order = np.argsort(-counts.ravel(), kind="stable")[: min(top, np.count_nonzero(counts))]
+    pairs = []
+    for i, j in zip(*np.unravel_index(order, counts.shape), strict=True):
+        here = (labels == i) & (predicted == j) if len(names) else np.zeros(0, bool)
+        pairs.append(
+            {
+                "true": classes[i],
+                "predicted": classes[j],
+                "count": int(counts[i, j]),
+                "share": float(share[i, j]),
+                "clips": [str(names[n]) for n in np.flatnonzero(here)],
+            }
+        )
+    return pairs
+
+
+def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Classes whose every clip was right; one without clips is in neither list."""
+    counts = np.asarray(counts)
+    support = counts.sum(axis=1)
+    return [classes[k] for k in np.flatnonzero((np.diag(counts) == support) & (support > 0))]
+
+
+def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Classes with clips, none of which was right."""
+    counts = np.asarray(counts)
+    return [classes[k] for k in np.flatnonzero((np.diag(counts) == 0) & (counts.sum(axis=1) > 0))]
+
+
+def step_accuracy(right_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:
+    """Accuracy at each time step (L,), over the clips that reach it; NaN where none does."""
+    right_nL = np.asarray(right_nL, bool)
+    mask_nL = np.ones_like(right_nL) if mask_nL is None else np.asarray(mask_nL, bool)
+    reached_L = mask_nL.sum(axis=0)
+    return np.where(
+        reached_L > 0, (right_nL & mask_nL).sum(axis=0) / np.maximum(reached_L, 1), np.nan
+    )
