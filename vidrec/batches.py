@@ -100,6 +100,18 @@ def gather(
     return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
 
 
+def gather_windows(data: Resident, windows_B2: jax.Array, clip: int) -> Batch:
+    """Windows of `clip` frames from (clip, first frame), continued where the video ends."""
+    clips_B, starts_B = windows_B2[:, 0], windows_B2[:, 1]
+    indices_BT = jax.vmap(lambda n, start: frames.window_indices(n, start, clip))(
+        data.lengths[clips_B], starts_B
+    )
+    inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    all_B = jnp.ones(clips_B.shape, bool)
+    keys_B = jax.vmap(lambda clip: stream(0, DROPOUT, clip))(clips_B)
+    return Batch(inputs, jnp.ones(indices_BT.shape, bool), data.labels[clips_B], keys_B, all_B)
+
+
 def _indices(
     clip: jax.Array,
     n: jax.Array,

@@ -15,7 +15,7 @@ from jax import lax
 
 from vidrec import batches, losses, optim
 from vidrec.batches import Batch, Resident
-from vidrec.config import TRACED, Config, get
+from vidrec.config import TRACED, Config, digest, get, identity
 
 Tree = Any
 RUNNING, FINISHED, STOPPED, TARGET, DIVERGED = range(5)
@@ -90,6 +90,12 @@ def hyper(cfg: Config) -> dict[str, Any]:
         name: jnp.asarray(value, jnp.int32 if isinstance(value, int) else jnp.float32)
         for name, value in numbers.items()
     }
+
+
+def training_id(cfg: Config) -> str:
+    """Equal for trials that differ in scoring only: they are trained once."""
+    settings = identity(cfg)
+    return digest({name: each for name, each in settings.items() if not name.startswith("eval.")})
 
 
 def merge(fixed: Tree, trained: Tree) -> Tree:
@@ -369,6 +375,21 @@ def score(
         return None, score_batch(plan, best, numbers, data.frozen, batch)
 
     return lax.scan(step, None, clips_SB)[1]
+
+
+def score_windows(
+    plan: Plan, best: Best, numbers: dict, windows_SB2: jax.Array, data: Resident
+) -> jax.Array:
+    """Weighted log-probabilities (S, B, K) of (clip, first frame) windows, from zero carries."""
+
+    def step(_: None, windows_B2: jax.Array) -> tuple[None, jax.Array]:
+        batch = batches.gather_windows(data, windows_B2, plan.cfg.eval.clip)
+        logits_BTK, _, _ = plan.model.apply(
+            _variables(data.frozen, best.trained, best.stats), batch.inputs, batch.mask_BT
+        )
+        return None, weighted_log_probability(logits_BTK, batch.mask_BT)
+
+    return lax.scan(step, None, windows_SB2)[1]
 
 
 def summarise(plan: Plan, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,0 +1,245 @@
+"""From settings to arrays: the clips of a data set, split, encoded or decoded, ready for a device.
+
+What is prepared depends on the data, the encoder and the frames' rule only, so all trials of a
+table that agree in these share it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from vidrec import datasets, encoders, features
+from vidrec.config import Config, canonical, digest, identity
+from vidrec.datasets.source import Source
+from vidrec.datasets.splits import Split
+from vidrec.encoders import pretrained
+from vidrec.errors import UserError
+
+Tree = Any
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a group of trials trains on, as host arrays.
+
+    Attributes:
+        values, offsets, lengths: clips in a row (see features.Features): features, or uint8 frames
+            where the encoder is trained.
+        readable: (n,) bool.
+        encoder: the module that is trained with the scanner; None after a frozen one.
+        fixed, start: parameters of `encoder` that stay, and those that trials begin from.
+        constants: other collections of `encoder`.
+        kept: what predicting needs besides the trained model: arrays, saved with it.
+        length: frames of a clip that enter the model.
+    """
+
+    source: Source
+    split: Split
+    values: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    unreadable: list[tuple[int, str, str]]
+    length: int
+    encoder: nn.Module | None = None
+    fixed: Tree = field(default_factory=dict)
+    start: Tree = field(default_factory=dict)
+    constants: Tree = field(default_factory=dict)
+    kept: Tree = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.source.classes)
+
+    def clips(self, part: str) -> np.ndarray:
+        """Indices of the readable clips of a split."""
+        chosen = getattr(self.split, part)
+        return chosen[self.lengths[chosen] > 0].astype(np.int32)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Clips expected, scored and unreadable in each split."""
+        return {
+            part: {
+                "expected": len(getattr(self.split, part)),
+                "scored": len(self.clips(part)),
+                "unreadable": len(getattr(self.split, part)) - len(self.clips(part)),
+            }
+            for part in SPLITS
+        }
+
+
+def key(cfg: Config) -> str:
+    """Equal for configs that share what is prepared."""
+    settings = identity(cfg)
+    rooms = ("data.", "encoder.", "frames.")
+    return canonical({name: value for name, value in settings.items() if name.startswith(rooms)})
+
+
+def prepare(
+    cfg: Config,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: features.Progress | None = None,
+    source: Source | None = None,
+) -> Prepared:
+    """Loads, splits and encodes a data set.
+
+    Args:
+        tell: called with each line that a user should read.
+        progress: called while clips are decoded or encoded.
+        source: clips to take instead of those that `cfg.data` names.
+    """
+    source = source or datasets.load(cfg.data)
+    split = datasets.splits.make(source, cfg.data)
+    for line in datasets.describe(source, split):
+        tell(line)
+    if source.is_features:
+        return _finished(cfg, source, split, _ready_made(source, cfg.data.strict))
+    module = encoders.build(cfg.encoder)
+    if cfg.encoder.trainable != "none":
+        return _with_pixels(cfg, source, split, module, progress)
+    variables = encoders.init(module, cfg.encoder)
+    store = features.Store.of(features.about(cfg, pretrained.digest(variables), module.VERSION))
+    frames = frames_a_batch(cfg.encoder.size)
+    encode = encoders.extractor(module, variables, frames)
+    unreadable = features.extract(
+        source,
+        store,
+        encode,
+        cfg.encoder.size,
+        frames,
+        strict=cfg.data.strict,
+        progress=progress,
+    )
+    found = features.load(source, store, unreadable)
+    return _finished(cfg, source, split, found, kept={"encoder": variables})
+
+
+def frames_a_batch(size: int) -> int:
+    """Frames encoded at once: 32 of 224x224, more of smaller ones."""
+    return int(np.clip(32 * (224 / size) ** 2, 8, 512))
+
+
+def _finished(
+    cfg: Config, source: Source, split: Split, found: features.Features, kept: Tree | None = None
+) -> Prepared:
+    """Standardises features by the training split, where asked."""
+    kept = dict(kept or {})
+    readable = split.train[found.lengths[split.train] > 0]
+    if not len(readable):
+        raise UserError(f"no training clip of {source.name} can be read")
+    values = found.values
+    if cfg.encoder.standardise or cfg.encoder.components:
+        projection = features.fit_projection(found, readable, cfg.encoder.components)
+        values = projection(values)
+        kept["projection"] = {"mean": projection.mean, "matrix": projection.matrix}
+    return Prepared(
+        source,
+        split,
+        values,
+        found.offsets,
+        found.lengths,
+        found.unreadable,
+        length=_length(cfg, found.lengths, readable),
+        kept=kept,
+    )
+
+
+def _ready_made(source: Source, strict: bool) -> features.Features:
+    clips: list[np.ndarray | None] = []
+    unreadable = []
+    for clip in range(len(source.names)):
+        try:
+            clips.append(source.features(clip))
+        except datasets.source.UnreadableClip as error:
+            if strict:
+                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
+            clips.append(None)
+            unreadable.append((clip, str(error.path), error.reason))
+    return features.ragged(clips, unreadable)
+
+
+def _with_pixels(
+    cfg: Config,
+    source: Source,
+    split: Split,
+    module: nn.Module,
+    progress: features.Progress | None,
+) -> Prepared:
+    """Frames for a trained encoder, decoded once and kept in memory."""
+    size = cfg.encoder.size
+    needed = int(source.lengths.astype(np.int64).sum()) * size * size * 3
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
+    if needed > room:
+        raise UserError(
+            f"the frames of {source.name} at {size}x{size} take {needed / 1e9:.0f} GB; this "
+            f"machine can hold {room / 1e9:.0f}: lower encoder.size or freeze the encoder "
+            "(encoder.trainable none), whose features are small"
+        )
+    clips: list[np.ndarray | None] = [None] * len(source.names)
+    unreadable = []
+    order = range(len(clips))
+    for done, (clip, chunks) in enumerate(features.decoded(source, order, size)):
+        try:
+            clips[clip] = np.concatenate(list(chunks))
+        except datasets.source.UnreadableClip as error:
+            if cfg.data.strict:
+                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
+            unreadable.append((clip, str(error.path), error.reason))
+        if progress:
+            progress(done + 1, len(clips))
+    found = features.ragged(clips, unreadable)
+    readable = split.train[found.lengths[split.train] > 0]
+    module = encoders.fit_normalisation(
+        module, found.values, found.offsets, found.lengths, readable
+    )
+    variables = encoders.init(module, cfg.encoder)
+    mask = encoders.trainable_mask(module, variables["params"], cfg.encoder.trainable)
+    fixed, start = encoders.partition(variables["params"], mask)
+    constants = {name: each for name, each in variables.items() if name != "params"}
+    pretrained_weights = cfg.encoder.weights != "random"
+    return Prepared(
+        source,
+        split,
+        found.values,
+        found.offsets,
+        found.lengths,
+        unreadable,
+        length=_length(cfg, found.lengths, readable),
+        encoder=module,
+        fixed=_under_encoder(fixed),
+        # Random weights are drawn anew for each seed; those of a file are where all begin.
+        start=_under_encoder(start) if pretrained_weights else {},
+        constants={name: _under_encoder(each) for name, each in constants.items()},
+    )
+
+
+def _under_encoder(tree: Mapping[str, Any]) -> Tree:
+    """Where the model keeps its encoder's variables."""
+    return {"encoder": dict(tree)} if tree else {}
+
+
+def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
+    if cfg.frames.rule == "mean":
+        return max(1, round(float(lengths[train].mean())))
+    if cfg.frames.rule == "whole":
+        return int(lengths.max())
+    return cfg.frames.length
+
+
+def data_fingerprint(cfg: Config) -> str:
+    """Of the data set that is there, or "absent"; part of a trial's id."""
+    try:
+        return datasets.load(cfg.data).fingerprint()
+    except UserError:
+        return "absent"
+
+
+def trial_id(cfg: Config, fingerprint: str) -> str:
+    """The id of a trial: what it is, on which data."""
+    return digest(identity(cfg), fingerprint, length=16)

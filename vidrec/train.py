@@ -1,0 +1,391 @@
+"""`fit`: trains a group of trials together. The loop only orders effects: run an epoch, write its
+figures, save. Everything that is computed is in `steps`; every device is behind `parallel`.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from vidrec import __version__, evaluate, metrics, model, parallel, steps
+from vidrec.batches import Resident
+from vidrec.checkpoint import Checkpoints, write
+from vidrec.config import Config, override, to_dict
+from vidrec.errors import UserError
+from vidrec.prepare import SPLITS, Prepared
+
+Tree = Any
+METRICS = "metrics.jsonl"
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; what is on disk goes on from there."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial of a group: its settings, and the folder that its results go to."""
+
+    id: str
+    config: Config
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Watcher(Protocol):
+    """Is told how a group goes on; all it does is show it."""
+
+    def compiled(self, seconds: float) -> None: ...
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None: ...
+
+    def should_stop(self) -> bool: ...
+
+
+class Silent:
+    """Shows nothing and never stops."""
+
+    def compiled(self, seconds: float) -> None:
+        """The group's program is ready."""
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None:
+        """Figures of the trials that trained this epoch, by id."""
+
+    def should_stop(self) -> bool:
+        """True ends training after a save."""
+        return False
+
+
+def fit(
+    members: Sequence[Member],
+    data: Prepared,
+    folder: Path,
+    *,
+    how: parallel.How | None = None,
+    watcher: Watcher | None = None,
+) -> list[dict[str, Any]]:
+    """Trains trials of one signature, or goes on where a killed run stopped; scores them.
+
+    Writes checkpoints and metrics of the group into `folder`, and what each trial gave into its
+    own; returns the contents of the trials' result.json.
+
+    Raises:
+        Interrupted: the watcher asked to stop; the state is saved.
+        UserError: the data does not fit the model, or a file cannot be written.
+    """
+    return _Group(members, data, Path(folder), how, watcher or Silent()).run()
+
+
+class _Group:
+    """The state of one call of `fit`."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        data: Prepared,
+        folder: Path,
+        how: parallel.How | None,
+        watcher: Watcher,
+    ):
+        self.members, self.data, self.folder, self.watcher = members, data, folder, watcher
+        self.cfg = members[0].config
+        fitted = override(self.cfg, {"frames.length": data.length})
+        self.model = model.build(fitted, len(data.classes), encoder=data.encoder)
+        self.plan = steps.Plan(
+            self.cfg, self.model, data.length, len(data.clips("train")), len(data.clips("val"))
+        )
+        # Variants that differ in scoring only are trained once.
+        self.trained = {steps.training_id(each.config): each.config for each in members}
+        self.over = parallel.Trials(len(self.trained), how)
+        self.seconds = {"compile": 0.0, "train": 0.0}
+        self.resumed_epoch = 0
+
+    def run(self) -> list[dict[str, Any]]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.resident = self.over.share_all(resident(self.data))
+        numbers = [steps.hyper(config) for config in self.trained.values()]
+        self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        try:
+            state = self._start(checkpoints)
+            state = self._train(state, checkpoints)
+        finally:
+            checkpoints.close()
+        return self._score(state)
+
+    def _start(self, checkpoints: Checkpoints) -> Tree:
+        """The untrained group, or the saved one."""
+        began = time.perf_counter()
+        state = self.over.map(partial(_init, self.plan))(self.numbers, self.resident)
+        host = self.over.gather(state)
+        if saved := checkpoints.restore(host):
+            _, host, meta = saved
+            self.seconds |= meta["seconds"]
+            self.resumed_epoch = meta["epoch"]
+            state = self.over.spread(host)
+        self.host = host
+        _cut_back(self.folder / METRICS, self.resumed_epoch)
+        self.seconds["compile"] += time.perf_counter() - began
+        return state
+
+    def _train(self, state: Tree, checkpoints: Checkpoints) -> Tree:
+        if not self.host.alive.any():
+            return state
+        step, seconds = self.over.compile(
+            partial(steps.epoch, self.plan), state, self.numbers, self.resident
+        )
+        self.seconds["compile"] += seconds
+        self.watcher.compiled(seconds)
+        saved_at = time.monotonic()
+        ids = list(self.trained)
+        while self.host.alive.any():
+            began = time.perf_counter()
+            alive, epoch = self.host.alive, int(self.host.epoch[self.host.alive].max())
+            state, records = step(state, self.numbers, self.resident)
+            self.host, records = self.over.gather((state, records))
+            self.seconds["train"] += time.perf_counter() - began
+            lines = _lines(ids, alive, epoch + 1, records, self.host.status)
+            with (self.folder / METRICS).open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+            self.watcher.epoch(epoch + 1, {line["trial"]: line for line in lines})
+            stop = self.watcher.should_stop()
+            due = time.monotonic() - saved_at >= self.cfg.train.save_seconds
+            if due or stop or not self.host.alive.any():
+                meta = {"epoch": epoch + 1, "seconds": self.seconds, "trials": ids}
+                checkpoints.save(epoch + 1, self.host, meta)
+                saved_at = time.monotonic()
+            if stop and self.host.alive.any():
+                checkpoints.wait()
+                raise Interrupted(f"stopped after epoch {epoch + 1}; the same command goes on")
+        return state
+
+    def _score(self, state: Tree) -> list[dict[str, Any]]:
+        """Scores every clip with each trial's best weights, and writes the trials' folders."""
+        scores = self._all_scores(state)
+        ids = list(self.trained)
+        results = []
+        for member in self.members:
+            place = ids.index(steps.training_id(member.config))
+            own = {name: each[place] for name, each in scores.items()}
+            results.append(self._finish(member, place, own))
+        return results
+
+    def _all_scores(self, state: Tree) -> dict[str, np.ndarray]:
+        """Scores of all readable clips: logits (N, n, K), losses (N, n), steps (N, n, T)."""
+        clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
+        size = min(self.cfg.eval.batch_size, len(clips))
+        padded = np.resize(clips, (-(-len(clips) // size), size))
+        score = self.over.map(partial(_score_once, self.plan))
+        shared = self.over.share_all({"clips": padded})
+        outputs = self.over.gather(
+            score(state.best, self.numbers, shared | {"data": self.resident})
+        )
+        names = ("logits", "losses", "steps")
+        scores = {}
+        for name, leaf in zip(names, outputs, strict=True):
+            flat = leaf.reshape(len(self.trained), -1, *leaf.shape[3:])[:, : len(clips)]
+            scores[name] = np.zeros(
+                (len(flat), len(self.data.lengths), *flat.shape[2:]), flat.dtype
+            )
+            scores[name][:, clips] = flat
+        if any(each.config.eval.inference != "once" for each in self.members):
+            scores["windows"] = self._window_scores(state, clips)
+        return scores
+
+    def _window_scores(self, state: Tree, clips: np.ndarray) -> np.ndarray:
+        """Weighted log-probabilities of each clip window: (N, windows, K)."""
+        starts = window_table(self.data.lengths, clips, self.cfg)
+        size = min(self.cfg.eval.batch_size, len(starts))
+        padded = np.resize(starts, (-(-len(starts) // size), size, 2))
+        score = self.over.map(partial(_score_windows, self.plan))
+        shared = self.over.share_all({"windows": padded})
+        logits = self.over.gather(score(state.best, self.numbers, shared | {"data": self.resident}))
+        return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
+
+    def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> dict:
+        """Writes one trial's folder; result.json last, since it says that the rest is there."""
+        logits = self._decided(member.config, scores)
+        predictions, figures = {}, {}
+        for part in SPLITS:
+            clips = self.data.clips(part)
+            predictions |= {
+                f"{part}_logits": logits[clips],
+                f"{part}_labels": self.data.source.labels[clips],
+                f"{part}_names": np.asarray(self.data.source.names)[clips],
+                f"{part}_groups": np.asarray(self.data.source.groups)[clips],
+            }
+            if scores["steps"].shape[-1]:
+                predictions[f"{part}_steps"] = scores["steps"][clips]
+            if len(clips):
+                labels = self.data.source.labels[clips]
+                figures[part] = metrics.summary(logits[clips], labels, self.data.classes)
+                if member.config.eval.inference == "once":
+                    figures[part]["loss"] = float(scores["losses"][clips].mean())
+        best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
+        status = int(self.host.status[place])
+        folder = member.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_model(member, best)
+        np.savez_compressed(folder / "predictions.npz", **predictions)
+        ids = list(self.trained)
+        _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
+        (folder / "config.json").write_text(json.dumps(to_dict(member.config), indent=1))
+        result = {
+            "id": member.id,
+            **member.about,
+            "seed": member.config.seed,
+            "status": steps.STATUS[status],
+            "why": steps.WHY[status],
+            "counts": self.data.counts(),
+            "unreadable": [
+                {"path": path, "reason": reason} for _, path, reason in self.data.unreadable
+            ],
+            "metrics": figures,
+            "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
+            "epochs": int(self.host.epoch[place]),
+            "best_epoch": int(best.epoch),
+            "resumed_epoch": self.resumed_epoch,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "trials_in_group": len(self.trained),
+            "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
+            "classes": list(self.data.classes),
+            "data": {"name": self.data.source.name, "about": self.data.source.about},
+            "versions": versions(),
+            "dir": str(folder),
+        }
+        write_json(folder / "result.json", result)
+        return result
+
+    def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores of whole videos, (n, K), as the trial's inference reads them."""
+        if config.eval.inference == "once":
+            return scores["logits"]
+        clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
+        video = window_table(self.data.lengths, clips, self.cfg)[:, 0]
+        decide = evaluate.average if config.eval.inference == "clips" else evaluate.vote
+        return decide(scores["windows"], video, len(self.data.lengths))
+
+    def _write_model(self, member: Member, best: steps.Best) -> None:
+        tree = {
+            "trained": best.trained,
+            "stats": best.stats,
+            "fixed": self.data.fixed,
+            "constants": self.data.constants,
+            **self.data.kept,
+        }
+        about = {
+            "id": member.id,
+            "config": to_dict(member.config),
+            "classes": list(self.data.classes),
+            "length": self.data.length,
+            "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
+            "train_clips": np.asarray(self.data.source.names)[self.data.split.train].tolist(),
+            "epoch": int(best.epoch),
+            "vidrec": __version__,
+        }
+        write(member.folder / "model", jax.tree.map(np.asarray, tree), about)
+
+
+def resident(data: Prepared) -> Resident:
+    """The arrays that all trials of a group read."""
+    frozen = {"fixed": data.fixed, "start": data.start, "constants": data.constants}
+    return Resident(
+        values=data.values,
+        offsets=data.offsets,
+        lengths=data.lengths,
+        labels=np.asarray(data.source.labels, np.int32),
+        train=data.clips("train"),
+        val=data.clips("val"),
+        frozen={name: tree for name, tree in frozen.items() if tree},
+    )
+
+
+def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndarray:
+    """(clip, first frame) of every window that clip inference scores, (windows, 2) int32."""
+    rows = [
+        (clip, start)
+        for clip in clips
+        for start in evaluate.windows(int(lengths[clip]), cfg.eval.clip, cfg.eval.stride)
+    ]
+    return np.asarray(rows, np.int32)
+
+
+def _init(plan: steps.Plan, numbers: Tree, shared: Tree) -> Tree:
+    return steps.init(plan, numbers, shared)
+
+
+def _score_once(plan: steps.Plan, best: Tree, numbers: Tree, shared: Tree) -> Tree:
+    return steps.score(plan, best, numbers, shared["clips"], shared["data"])
+
+
+def _score_windows(plan: steps.Plan, best: Tree, numbers: Tree, shared: Tree) -> Tree:
+    return steps.score_windows(plan, best, numbers, shared["windows"], shared["data"])
+
+
+def _lines(
+    ids: Sequence[str], alive: np.ndarray, epoch: int, records: Tree, status: np.ndarray
+) -> list[dict[str, Any]]:
+    """An epoch's figures, one line a trial that trained; not-a-numbers become null."""
+    names = {
+        "train_loss": "train/loss",
+        "val_loss": "val/loss",
+        "val_accuracy": "val/accuracy",
+        "gradient_norm": "grad/norm",
+    }
+    lines = []
+    for place in np.flatnonzero(alive):
+        figures = {new: float(records[old][place]) for old, new in names.items()}
+        finite = {name: x if np.isfinite(x) else None for name, x in figures.items()}
+        state = steps.STATUS[int(status[place])]
+        lines.append({"trial": ids[place], "epoch": epoch, **finite, "status": state})
+    return lines
+
+
+def _cut_back(file: Path, epoch: int) -> None:
+    """Drops lines of epochs that will be trained again."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["epoch"] <= epoch:
+                kept.append(line)
+        except ValueError:  # half a line, written when the process was killed
+            continue
+    file.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> None:
+    lines = [json.loads(line) for line in group.read_text().splitlines()]
+    mine = [line | {"trial": trial} for line in lines if line["trial"] in (trained, trial)]
+    own.write_text("".join(json.dumps(line) + "\n" for line in mine))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """A whole file or none."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
+
+
+def versions() -> dict[str, str]:
+    """Of everything that figures depend on."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "vidrec": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+        "device": f"{len(jax.local_devices())} x {device.device_kind} ({device.platform})",
+    }
