@@ -20,7 +20,7 @@ _WHERE = {
     "load": "ablation",
     "product": "ablation",
     "zipped": "ablation",
-    "train": "grid",
+    "train": "grid:run",
     "ablate": "grid",
     "Classifier": "predict",
 }
@@ -30,7 +30,8 @@ __all__ = sorted(_WHERE)
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'vidrec' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"vidrec.{_WHERE[name]}"), name)
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(importlib.import_module(f"vidrec.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ table that agree in these share it.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -71,6 +71,18 @@ class Prepared:
             }
             for part in SPLITS
         }
+
+
+class Abstract(NamedTuple):
+    """A trial without data: its model, and the shape and type of one frame that enters it."""
+
+    model: nn.Module
+    frame: tuple[int, ...]
+    dtype: Any
+    classes: int
+    fixed: Tree
+    start: Tree
+    constants: Tree
 
 
 def key(cfg: Config) -> str:
@@ -243,3 +255,67 @@ def data_fingerprint(cfg: Config) -> str:
 def trial_id(cfg: Config, fingerprint: str) -> str:
     """The id of a trial: what it is, on which data."""
     return digest(identity(cfg), fingerprint, length=16)
+
+
+def abstract(cfg: Config) -> Abstract:
+    """Model and data of a trial as shapes and types alone: needs no data set and computes nothing.
+
+    Where only the data would tell (classes of a user's folder, clips in a split), small numbers
+    stand in.
+    """
+    from vidrec import model
+
+    classes = class_count(cfg)
+    if cfg.data.kind == "features" or cfg.encoder.trainable == "none":
+        frame, dtype, encoder = feature_shape(cfg), np.float32, None
+        fixed = start = constants = {}
+    else:
+        frame, dtype = (cfg.encoder.size, cfg.encoder.size, 3), np.uint8
+        encoder = encoders.build(cfg.encoder)
+        whole = (cfg.frames.length, *frame) if encoder.takes_clips else frame
+        variables = encoders.shapes(encoder, whole)[1]
+        mask = encoders.trainable_mask(encoder, variables["params"])
+        fixed, start = (_under_encoder(t) for t in encoders.partition(variables["params"], mask))
+        start = start if cfg.encoder.weights != "random" else {}
+        constants = {n: _under_encoder(t) for n, t in variables.items() if n != "params"}
+    built = model.build(cfg, classes, encoder=encoder)
+    return Abstract(built, frame, dtype, classes, fixed, start, constants)
+
+
+def feature_shape(cfg: Config) -> tuple[int, ...]:
+    """(D,) or (h, w, D) of one frame's features, without data and without weights."""
+    if cfg.data.kind == "features":
+        return (cfg.encoder.width,)
+    size = cfg.encoder.size
+    shape = encoders.feature_shape(cfg.encoder, (size, size, 3))
+    return (*shape[:-1], cfg.encoder.components) if cfg.encoder.components else shape
+
+
+def class_count(cfg: Config) -> int:
+    """Classes of the data: as named in the settings, as published, or as found."""
+    if cfg.data.classes:
+        return len(cfg.data.classes)
+    known = {"ucf101": 101, "ucf11": 11}
+    if cfg.data.kind in known:
+        return known[cfg.data.kind]
+    if cfg.data.kind == "tfds":
+        return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)
+    try:
+        return len(datasets.load(cfg.data).classes)
+    except UserError:
+        return 2
+
+
+def count_params(cfg: Config) -> int:
+    """How many numbers a trial trains, by shapes alone; running statistics are none."""
+    import math
+
+    import jax
+
+    made = abstract(cfg)
+    clip = jax.ShapeDtypeStruct((1, cfg.frames.length, *made.frame), made.dtype)
+    params = jax.eval_shape(made.model.init, jax.random.key(0), clip).get("params", {})
+    frozen = jax.tree.leaves(made.fixed)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) - sum(
+        math.prod(leaf.shape) for leaf in frozen
+    )

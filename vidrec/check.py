@@ -1,0 +1,52 @@
+"""Builds a configuration and traces one epoch of it: computes nothing and needs no data."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidrec import prepare, steps
+from vidrec.batches import Resident
+from vidrec.config import Config
+
+# Clips that stand in for a data set: a whole batch of training, a ragged end in validation.
+TRAIN, VAL = 8, 3
+
+
+def check(cfg: Config) -> int:
+    """Traces initialisation, one epoch and scoring of a trial; returns its parameters.
+
+    Raises:
+        UserError: the settings do not fit each other.
+    """
+    made = prepare.abstract(cfg)
+    plan = steps.Plan(cfg, made.model, cfg.frames.length, TRAIN, VAL)
+    numbers = jax.eval_shape(lambda: steps.hyper(cfg))
+    data = _stand_in(cfg, made)
+    state = jax.eval_shape(partial(steps.init, plan), numbers, data)
+    jax.eval_shape(partial(steps.epoch, plan), state, numbers, data)
+    clips = jax.ShapeDtypeStruct((1, 2), np.int32)
+    jax.eval_shape(partial(steps.score, plan), state.best, numbers, clips, data)
+    if cfg.eval.inference != "once":
+        windows = jax.ShapeDtypeStruct((1, 2, 2), np.int32)
+        jax.eval_shape(partial(steps.score_windows, plan), state.best, numbers, windows, data)
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.trained))
+
+
+def _stand_in(cfg: Config, made: prepare.Abstract) -> Resident:
+    clips, frames = TRAIN + VAL, (TRAIN + VAL) * cfg.frames.length
+
+    def integers(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, np.int32)
+
+    frozen = {"fixed": made.fixed, "start": made.start, "constants": made.constants}
+    return Resident(
+        values=jax.ShapeDtypeStruct((frames, *made.frame), made.dtype),
+        offsets=integers(clips),
+        lengths=integers(clips),
+        labels=integers(clips),
+        train=integers(TRAIN),
+        val=integers(VAL),
+        frozen={name: tree for name, tree in frozen.items() if tree},
+    )

@@ -1,0 +1,297 @@
+"""From a question to a filled table: an ablation becomes trials, trials become groups that compile
+to one program each, and groups are trained one after another. A single run is a table of one trial.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidrec import ablation as tables
+from vidrec import prepare, train
+from vidrec.ablation import Ablation, Row, Trial
+from vidrec.config import Config, canonical, digest, signature
+from vidrec.datasets.source import Source
+from vidrec.errors import UserError
+
+
+class Screen(Protocol):
+    """What the engine says while it works; `Quiet` says nothing."""
+
+    def say(self, line: str) -> None: ...
+
+    def extracting(self, done: int, total: int) -> None: ...
+
+    def group(self, name: str, members: Sequence[train.Member]) -> train.Watcher: ...
+
+
+class Quiet:
+    """For use from Python: nothing is printed."""
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+
+    def extracting(self, done: int, total: int) -> None:
+        """Clips decoded and encoded so far."""
+
+    def group(self, name: str, members: Sequence[train.Member]) -> train.Watcher:
+        """The watcher of a group that starts."""
+        return train.Silent()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table.
+
+    Attributes:
+        folder: where everything lies.
+        trials: the result.json of every trial, in the table's order.
+    """
+
+    folder: Path
+    trials: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary a trial, with the columns of table.csv."""
+        from vidrec import report
+
+        columns, rows = report.table(self.folder)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def frame(self) -> Any:
+        """The rows as a pandas frame (pandas is not installed with vidrec)."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+
+def ablate(
+    ablation: Ablation,
+    workdir: str | Path = "runs",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    on: str = "",
+    retry: str = "",
+    screen: Screen | None = None,
+    source: Source | None = None,
+) -> Table:
+    """Trains every trial of a table that is not finished yet, and writes its report.
+
+    Args:
+        overrides: dotted settings for every trial.
+        on: "motion" runs the table on the embedded data.
+        retry: "failed" trains failed and diverged trials anew.
+        source: clips from Python instead of those that the settings name.
+    """
+    screen = screen or Quiet()
+    trials = tables.trials(ablation, overrides, on)
+    sources = {} if source is None else {"": source}
+    ids = _ids(trials, source)
+    folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
+    _describe(ablation, trials, ids, folder, on)
+    members = [
+        train.Member(
+            ids[place],
+            trial.config,
+            folder / "trials" / ids[place],
+            {
+                "name": ablation.name,
+                "row": trial.row,
+                "row_name": trial.name,
+                "overrides": dict(trial.overrides),
+                "published": trial.published,
+                "doubtful": list(trial.doubtful),
+            },
+        )
+        for place, trial in enumerate(trials)
+    ]
+    if retry == "failed":
+        _forget_failed(members, folder)
+    _fill(members, lambda name: folder / "groups" / name, screen, sources.get(""))
+    results = [json.loads((member.folder / "result.json").read_text()) for member in members]
+    _finish(folder, screen)
+    return Table(folder, results)
+
+
+def run(
+    cfg: Config,
+    workdir: str | Path = "runs",
+    *,
+    name: str = "run",
+    screen: Screen | None = None,
+    source: Source | None = None,
+) -> dict[str, Any]:
+    """Trains one configuration, or returns the result of the finished run; see `ablate`."""
+    screen = screen or Quiet()
+    [trial] = tables.trials(Ablation(name, cfg, [Row({})]))
+    [id_] = _ids([trial], source)
+    folder = Path(workdir) / f"{name}-{id_[:8]}"
+    member = train.Member(id_, trial.config, folder, {"name": name})
+    _fill([member], lambda _: folder, screen, source)
+    _finish(folder, screen)
+    return json.loads((folder / "result.json").read_text())
+
+
+def dry_run(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[dict[str, Any]]:
+    """What `ablate` would train, with each model's parameters; needs no data set."""
+    trials = tables.trials(ablation, overrides, on)
+    ids = _ids(trials, None)
+    counted: dict[str, int] = {}
+    plan = []
+    for place, trial in enumerate(trials):
+        code = group_name(trial.config)
+        if code not in counted:
+            counted[code] = prepare.count_params(trial.config)
+        plan.append(
+            {
+                "id": ids[place],
+                "row": trial.row,
+                "seed": trial.seed,
+                "overrides": dict(trial.overrides),
+                "params": counted[code],
+                "group": code,
+                "published": trial.published is not None,
+            }
+        )
+    return plan
+
+
+def group_name(cfg: Config) -> str:
+    """Equal for trials that are compiled and trained together."""
+    return digest(signature(cfg), prepare.key(cfg))
+
+
+def groups(members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
+    """Members by group, in the table's order."""
+    found: dict[str, list[train.Member]] = {}
+    for member in members:
+        found.setdefault(group_name(member.config), []).append(member)
+    return found
+
+
+def _ids(trials: Sequence[Trial], source: Source | None) -> list[str]:
+    fingerprints: dict[str, str] = {}
+
+    def fingerprint(cfg: Config) -> str:
+        if source is not None:
+            return source.fingerprint()
+        code = canonical({"data": repr(cfg.data)})
+        if code not in fingerprints:
+            fingerprints[code] = prepare.data_fingerprint(cfg)
+        return fingerprints[code]
+
+    return [prepare.trial_id(trial.config, fingerprint(trial.config)) for trial in trials]
+
+
+def _fill(
+    members: Sequence[train.Member],
+    place: Callable[[str], Path],
+    screen: Screen,
+    source: Source | None,
+) -> None:
+    """Trains what is not finished; groups that need the same data share it."""
+    shared: dict[str, prepare.Prepared] = {}
+    for name, group in groups(members).items():
+        if all((member.folder / "result.json").exists() for member in group):
+            continue
+        code = prepare.key(group[0].config)
+        if code not in shared:
+            shared.clear()  # one data set in memory at a time
+            shared[code] = prepare.prepare(
+                group[0].config, tell=screen.say, progress=screen.extracting, source=source
+            )
+        folder = place(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        _environment(folder)
+        _hold(folder, group)
+        train.fit(group, shared[code], folder, watcher=screen.group(name, group))
+
+
+def _hold(folder: Path, group: Sequence[train.Member]) -> None:
+    """Members and their order are fixed before the first step, and the same on every resume."""
+    file = folder / "group.json"
+    members = [member.id for member in group]
+    if not file.exists():
+        train.write_json(file, {"members": members})
+    elif json.loads(file.read_text())["members"] != members:
+        raise UserError(
+            f"{folder} belongs to other trials; take another --workdir or remove that folder"
+        )
+
+
+def _forget_failed(members: Sequence[train.Member], folder: Path) -> None:
+    """Failed trials lose their results, so that they are trained anew in a group of their own."""
+    import shutil
+
+    for member in members:
+        file = member.folder / "result.json"
+        if file.exists() and json.loads(file.read_text())["status"] in ("failed", "diverged"):
+            file.unlink()
+            shutil.rmtree(folder / "groups" / group_name(member.config), ignore_errors=True)
+
+
+def _describe(
+    ablation: Ablation, trials: Sequence[Trial], ids: Sequence[str], folder: Path, on: str
+) -> None:
+    """ablation.json: the question and the plan, all that a report needs besides the results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    made = [
+        {
+            "id": ids[place],
+            "row": trial.row,
+            "row_name": trial.name,
+            "seed": trial.seed,
+            "overrides": dict(trial.overrides),
+            "published": trial.published,
+            "doubtful": list(trial.doubtful),
+            "group": group_name(trial.config),
+        }
+        for place, trial in enumerate(trials)
+    ]
+    train.write_json(
+        folder / "ablation.json",
+        {
+            "name": ablation.name,
+            "question": ablation.question,
+            "source": ablation.source,
+            "axes": tables.axes(ablation),
+            "control": ablation.control,
+            "seeds": ablation.seeds,
+            "read": list(ablation.read),
+            "on": on,
+            "command": " ".join(sys.argv),
+            "trials": made,
+        },
+    )
+
+
+def _environment(folder: Path) -> None:
+    train.write_json(
+        folder / "environment.json",
+        {
+            "versions": train.versions(),
+            "platform": platform.platform(),
+            "command": " ".join(sys.argv),
+        },
+    )
+
+
+def _finish(folder: Path, screen: Screen) -> None:
+    from vidrec import report
+
+    path = report.build(folder)
+    screen.say(f"report: {path}")
+
+
+def with_seeds(ablation: Ablation, seeds: int) -> Ablation:
+    """The table with another number of seeds a row."""
+    return replace(ablation, seeds=seeds)
