@@ -1,0 +1,59 @@
+"""Reports of a run, of an ablation, and of two compared: from their folders alone."""
+
+from pathlib import Path
+from typing import Any
+
+from vidrec.report import tables
+from vidrec.report.results import Ablation, read
+
+
+def build(folder: str | Path) -> Path:
+    """Rebuilds report.html, table.csv, table.md, table.tex and figures/ of a run or an ablation.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    from vidrec.report import page
+
+    folder = Path(folder)
+    found = read(folder)
+    files = {"csv": tables.as_csv, "md": tables.as_markdown, "tex": tables.as_tex}
+    for end, write in files.items():
+        _write(folder / f"table.{end}", write(found))
+    return _write(folder / "report.html", page.render(found, folder / "figures"))
+
+
+def table(folder: str | Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and lines of table.csv: a line a trial, values as numbers."""
+    return tables.trials(read(folder))
+
+
+def terminal(folder: str | Path) -> Any:
+    """A rich renderable of the table, plain where the output is no terminal."""
+    return tables.Terminal(read(folder))
+
+
+def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
+    """Writes the page that sets two runs side by side; of an ablation, its best row.
+
+    Raises:
+        UserError: a folder holds nothing scored, or their classes differ.
+    """
+    from vidrec.report import comparison
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    return _write(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
+
+
+def _write(file: Path, text: str) -> Path:
+    """Whole or not at all: a reader never sees half a report."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(file)
+
+
+__all__ = ["Ablation", "build", "compare", "read", "table", "terminal"]

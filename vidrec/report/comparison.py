@@ -1,0 +1,171 @@
+"""Two runs set side by side: what the difference is worth, and which classes it comes from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidrec.errors import UserError
+from vidrec.report import figures, markup, page, tables
+from vidrec.report.markup import Cell
+from vidrec.report.results import Ablation, Row, difference, read, row_of
+
+MOVED = 15  # confusions listed
+
+
+def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
+    """The page for B against A.
+
+    Raises:
+        UserError: nothing scored there, or different classes.
+    """
+    a, b = row_of(dir_a), row_of(dir_b)
+    if a.done[0].classes != b.done[0].classes:
+        raise UserError(
+            f"{dir_a} and {dir_b} know different classes: compare runs on the same data"
+        )
+    if a.name == b.name:
+        a, b = replace(a, name=f"{a.name} (A)"), replace(b, name=f"{b.name} (B)")
+    b = replace(b, difference=difference(b, a))
+    draw = page.Drawer(pictures)
+    sections = [
+        _numbers(a, b),
+        _classes(a, b, {**_published(dir_a), **_published(dir_b)}, draw),
+        _moved(a, b),
+        page.curves([a, b], a, b, draw),
+        page.steps([a, b], a, b, draw),
+        _settings(a, b),
+    ]
+    lead = [f'<p class="warn">{markup.text(line)}</p>' for line in page.warnings([a, b])]
+    lead.append(f'<p class="answer">{markup.text(_answer(a, b))}</p>')
+    lead.append(markup.definitions([("A", f"{a.name}: {dir_a}"), ("B", f"{b.name}: {dir_b}")]))
+    foot = 'Figures lie in <a href="figures/">figures/</a>.'
+    return markup.page(f"{b.name} against {a.name}", "\n".join(lead), sections, foot)
+
+
+def _published(folder: str | Path) -> Mapping[str, Sequence[float]]:
+    """Changes of classes between two models that a report published: {class: (before, after)}."""
+    found = read(folder)
+    of = found.meta if isinstance(found, Ablation) else found.result
+    return (of.get("published") or {}).get("class_changes") or {}
+
+
+def _answer(a: Row, b: Row) -> str:
+    if b.difference is None:
+        return f"{a.name} and {b.name} scored no clip in common, so nothing can be said."
+    d = b.difference
+    side = "above" if d.mean >= 0 else "below"
+    told = f"{b.name} is {abs(100 * d.mean):.1f} points {side} {a.name}"
+    told += f" on the same clips ({tables.points(d.low, d.high)}), "
+    if b.within_noise:
+        return told + "which is within noise." + page.needed(d)
+    return told + "more than noise." + page.note(d)
+
+
+def _numbers(a: Row, b: Row) -> str:
+    columns = {
+        "test accuracy": "test_accuracy",
+        "average F1": "test_avg_f1",
+        "top-5": "test_top5",
+        "validation accuracy": "val_accuracy",
+        "training accuracy": "train_accuracy",
+    }
+    body = []
+    for name, column in columns.items():
+        before, after = a.mean(column), b.mean(column)
+        gap = tables.points(after - before) if after == after and before == before else "–"
+        body.append([name, tables.percent(before), tables.percent(after), gap])
+    body.append(
+        ["95 % interval of the test accuracy", tables.span(a.interval), tables.span(b.interval), ""]
+    )
+    for name, column, style in (
+        ("parameters", "params", tables.whole),
+        ("epochs", "epochs", tables.whole),
+        ("seconds of training", "seconds_train", tables.seconds),
+    ):
+        body.append([name, style(a.mean(column)), style(b.mean(column)), ""])
+    body.append(["seeds", tables.seeds(a), tables.seeds(b), ""])
+    heads = ["", a.name, b.name, "difference, points"]
+    heads[0] = "figure"
+    table = markup.table("Means over seeds", heads, body)
+    return markup.section("Results", "results", table)
+
+
+def _recall(row: Row) -> np.ndarray:
+    """Share of each class's clips that are right, all seeds together; 0 where it has no clip."""
+    counts_KK = page.confusion(row)
+    return counts_KK.diagonal() / np.maximum(counts_KK.sum(1), 1)
+
+
+def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -> str:
+    classes, before_K, after_K = a.done[0].classes, _recall(a), _recall(b)
+    order = np.argsort(before_K - after_K, kind="stable")
+    change_K = after_K - before_K
+    body = []
+    for k in order:
+        word = "improved" if change_K[k] > 0 else "worsened" if change_K[k] < 0 else "stayed"
+        kind = {"improved": "better", "worsened": "worse", "stayed": "noise"}[word]
+        line = [classes[k], tables.percent(before_K[k]), tables.percent(after_K[k])]
+        line += [tables.points(change_K[k]), Cell(word, f"text {kind}")]
+        if theirs:
+            given = theirs.get(classes[k])
+            line.append(
+                f"{tables.percent(given[0])} → {tables.percent(given[1])}" if given else "–"
+            )
+        body.append(line)
+    counts = [(change_K > 0).sum(), (change_K < 0).sum(), (change_K == 0).sum()]
+    said = "{} classes improved, {} worsened, {} stayed.".format(*counts)
+    heads = ["class", a.name, b.name, "change, points", "verdict"]
+    heads += ["published"] if theirs else []
+    table = markup.table(
+        f"Share of each class that is right. {said}", heads, body, tall=len(body) > 24
+    )
+    # Of many classes the figure shows those that moved most, in either direction.
+    most = order if len(order) <= 40 else np.concatenate([order[:20], order[-20:]])
+    picture = draw(
+        "changes",
+        f"Recall of each class in {a.name} and {b.name}; the figures stand in the table.",
+        f"From {a.name} (open) to {b.name} (filled)"
+        + ("." if len(most) == len(order) else ": the twenty largest gains and losses."),
+        figures.changes,
+        *([classes[k] for k in most], before_K[most], after_K[most]),
+    )
+    return markup.section("Classes", "classes", f"<p>{said}</p>", picture, table)
+
+
+def _moved(a: Row, b: Row) -> str:
+    """Confusions that became fewer or more, by clips a seed."""
+    classes = a.done[0].classes
+    mean_a_KK, mean_b_KK = (page.confusion(row) / len(row.done) for row in (a, b))
+    moved_KK = (mean_b_KK - mean_a_KK) * (1 - np.eye(len(classes)))
+    pairs = sorted(np.argwhere(moved_KK), key=lambda at: -abs(moved_KK[tuple(at)]))[:MOVED]
+    body = [
+        [
+            classes[i],
+            Cell(markup.text(classes[j]), "text"),
+            f"{mean_a_KK[i, j]:.3g}",
+            f"{mean_b_KK[i, j]:.3g}",
+            Cell(
+                f"{moved_KK[i, j]:+.3g}".replace("-", "−"),
+                "better" if moved_KK[i, j] < 0 else "worse",
+            ),
+        ]
+        for i, j in pairs
+    ]
+    heads = ["class", "taken for", f"clips, {a.name}", f"clips, {b.name}", "change"]
+    table = markup.table("Confusions that moved most, clips a seed", heads, body)
+    return markup.section("Confusions", "confusions", table) if body else ""
+
+
+def _settings(a: Row, b: Row) -> str:
+    """Only the settings in which the two differ."""
+    mine, other = (dict(page.flat(row.done[0].config)) for row in (a, b))
+    body = [
+        [Cell(f"<code>{markup.text(name)}</code>"), mine.get(name, "–"), other.get(name, "–")]
+        for name in dict.fromkeys([*mine, *other])
+        if mine.get(name) != other.get(name) and name != "seed"
+    ]
+    table = markup.table("Settings that differ", ["setting", a.name, b.name], body)
+    return markup.section("Settings", "settings", table if body else "<p>None differ.</p>")

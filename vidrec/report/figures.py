@@ -1,0 +1,344 @@
+"""Figures as matplotlib figures; one drawing serves the page (both themes), SVG and PNG files."""
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidrec.report.results import Row, Run
+from vidrec.report.tables import percent
+
+# Mid tones, told apart by colour-blind readers (after Okabe and Ito), 3:1 on white and on black.
+PALETTE = ("#0b7bc1", "#d55e00", "#009e73", "#c2649a", "#b98200", "#7b6fd0", "#6b8e23")
+INK = "#1b1f24"  # replaced by the page's own text colour
+GREY = "#8a8f98"
+DASHES = ("-", "--", ":", "-.")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: selectable, in the page's font
+    "svg.hashsalt": "vidrec",  # the same figure gives the same file
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GREY,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+MANY_ROWS = 7  # more than this and only the best and the control keep a colour
+NUMBERED = 24  # classes up to which a cell has room for its number in a normal size
+
+
+def draw(paint: Callable[..., Any], *args: Any) -> Any:
+    """Calls a painter of this file under the house style; no global state is left changed."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return paint(*args)
+
+
+def save(figure: Any, file: Path) -> str:
+    """Writes FILE.svg and FILE.png, dark on white; returns the SVG, which has no background."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(STYLE):
+        svg = _svg(figure)
+        # The places found by the layout stay: finding them is what takes time.
+        figure.set_layout_engine("none")
+        FigureCanvasAgg(figure)
+        figure.savefig(file.with_suffix(".png"), dpi=120, facecolor="white")
+    white = re.sub("<svg ", '<svg style="background:white" ', svg, count=1)
+    file.with_suffix(".svg").write_text(white, encoding="utf-8")
+    return svg
+
+
+def inline(svg: str, name: str, alt: str, width: float) -> str:
+    """SVG for the page: in the text's colour, ids its own, described for those who hear it.
+
+    Args:
+        width: natural width in CSS pixels; the page never draws it wider.
+    """
+    text = svg[svg.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    # Several figures stand in one page: an id must not repeat.
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace(INK, "currentColor")
+    described = f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:{width:.0f}px"'
+    return text.replace("<svg", described, 1)
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colours(rows: Sequence[Row], control: Row | None, best: Row | None) -> dict[Row, str]:
+    """A colour a row; of a long table only the best and the control stand out."""
+    if len(rows) <= MANY_ROWS:
+        return {row: PALETTE[i % len(PALETTE)] for i, row in enumerate(rows)}
+    marked = {control: PALETTE[1], best: PALETTE[0]}
+    return {row: marked.get(row, GREY) for row in rows}
+
+
+def forest(rows: Sequence[Row], control: Row | None) -> Any:
+    """Rows with their intervals, each seed a tick, published figures as open diamonds."""
+    figure = _figure(7.6, 0.9 + 0.34 * len(rows))
+    axes = figure.add_subplot()
+    hue = colours(rows, control, None)
+    for y, row in enumerate(rows):
+        if row.interval is None:
+            axes.text(0.01, y, "not scored", transform=axes.get_yaxis_transform(), va="center")
+            continue
+        low, mean, high = (100 * getattr(row.interval, x) for x in ("low", "mean", "high"))
+        colour = PALETTE[0] if len(rows) > MANY_ROWS else hue[row]
+        axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(mean, y, "o", color=colour, markersize=7)
+        each = [100 * run.metric("test_accuracy") for run in row.done]
+        axes.plot(each, [y + 0.26] * len(each), "|", color=GREY, markersize=6)
+    shown = [r for r in rows if "test_accuracy" in r.published]
+    for row in shown:
+        style = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 7}
+        dubious = "test_accuracy" in row.doubtful
+        x, y = 100 * row.published["test_accuracy"], rows.index(row)
+        axes.plot(x, y, "D", alpha=0.4 if dubious else 1, **style)
+        if dubious:
+            axes.annotate("†", (x, y), (6, 3), textcoords="offset points")
+    if control is not None and control.interval is not None:
+        axes.axvline(100 * control.interval.mean, color=GREY, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel("test accuracy, %")
+    return figure
+
+
+def curves(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
+    """Losses and validation accuracy over epochs, a line a trial, its kept epoch a dot."""
+    figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
+    hue = colours(rows, control, best)
+    if len(rows) == 1 and len(rows[0].runs) == 1:
+        return _own_curves(figure, rows[0].runs[0])
+    panels = figure.subplot_mosaic([["train/loss", "val/loss"], ["val/accuracy", "names"]])
+    titles = {"train/loss": "training loss", "val/loss": "validation loss"}
+    for name, axes in panels.items():
+        if name == "names":
+            continue
+        scale = 100 if name == "val/accuracy" else 1
+        axes.set_title(titles.get(name, "validation accuracy, %"))
+        for row in sorted(rows, key=lambda r: hue[r] != GREY):
+            for i, run in enumerate(row.runs):
+                _curve(axes, run, name, scale, color=hue[row], linestyle=DASHES[i % 4])
+        _epochs_axis(axes)
+    _names(panels["names"], rows, hue)
+    return figure
+
+
+def _own_curves(figure: Any, run: Run) -> Any:
+    left, right = figure.subplots(1, 2)
+    _curve(left, run, "train/loss", 1, color=PALETTE[1], linestyle="--", label="training")
+    _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
+    _curve(right, run, "val/accuracy", 100, color=PALETTE[0], linestyle="-")
+    left.set_title("loss")
+    right.set_title("validation accuracy, %")
+    left.legend()
+    for axes in (left, right):
+        _epochs_axis(axes)
+    return figure
+
+
+def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
+    """A curve, its kept epoch as a dot, and a cross where a diverged one ends."""
+    values = scale * run.curve(name)
+    epochs = np.array([line.get("epoch", i + 1) for i, line in enumerate(run.epochs)])
+    axes.plot(epochs, values, **({"linewidth": 1.3, "alpha": 0.9} | style))
+    finite = np.isfinite(values)
+    if run.done and run.best_epoch is not None:
+        kept = (epochs == run.best_epoch) & finite
+        axes.plot(epochs[kept], values[kept], "o", color=style["color"], markersize=5)
+    elif finite.any():
+        axes.plot(epochs[finite][-1], values[finite][-1], "x", color=style["color"], markersize=6)
+
+
+def _epochs_axis(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
+    if axes.get_title(loc="left").endswith("%"):
+        axes.set_ylim(0, 100)
+    elif axes.lines:
+        axes.set_ylim(bottom=0)
+
+
+def _names(axes: Any, rows: Sequence[Row], hue: dict[Row, str]) -> None:
+    """A panel that only names the colours."""
+    from matplotlib.lines import Line2D
+
+    axes.set_axis_off()
+    named = [row for row in rows if hue[row] != GREY]
+    handles = [Line2D([], [], color=hue[row], linewidth=2.2) for row in named]
+    names = [row.name for row in named]
+    if len(named) < len(rows):
+        handles.append(Line2D([], [], color=GREY, linewidth=2.2))
+        names.append(f"{len(rows) - len(named)} other rows")
+    handles.append(Line2D([], [], color=GREY, marker="o", linestyle=""))
+    names.append("kept epoch")
+    if any(not run.done for row in rows for run in row.runs):
+        handles.append(Line2D([], [], color=GREY, marker="x", linestyle=""))
+        names.append("diverged or stopped here")
+    axes.legend(handles, names, loc="upper left")
+
+
+def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Any:
+    """Row: the clip's class, column: what it was taken for; numbers in every cell that has any."""
+    num = len(classes)
+    side = 0.3 if num <= NUMBERED else 0.17
+    font = 8 if num <= NUMBERED else 5.5
+    figure = _figure(2.2 + side * num, 1.9 + side * num)
+    axes = figure.add_subplot()
+    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    # One colour by its opacity is readable on a white page and on a black one.
+    pixels = np.zeros((num, num, 4))
+    pixels[..., :3] = [int(PALETTE[0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    pixels[..., 3] = 0.75 * np.sqrt(shares_KK)
+    axes.imshow(pixels, interpolation="none")
+    numbers = np.rint(100 * shares_KK).astype(int) if shares else counts_KK
+    for y, x in np.argwhere(numbers > 0):
+        axes.text(x, y, str(numbers[y, x]), ha="center", va="center", fontsize=font)
+    axes.set_xticks(range(num), classes, rotation=90, fontsize=font + 0.5)
+    axes.set_yticks(range(num), classes, fontsize=font + 0.5)
+    axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
+    axes.grid(which="minor", linewidth=0.3)
+    axes.tick_params(which="both", length=0)
+    axes.set(ylabel="class of the clip", xlabel="recognised as")
+    axes.xaxis.set_label_position("top")
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def f1(run: Run) -> Any:
+    """F1 of each class as bars, best on top."""
+    scores = run.result["metrics"]["test"]["f1"]
+    names = sorted(scores, key=lambda name: scores[name])
+    figure = _figure(6, 0.8 + 0.19 * len(names))
+    axes = figure.add_subplot()
+    axes.barh(names, [scores[name] for name in names], color=PALETTE[0], height=0.7)
+    axes.set(xlabel="F1, test split", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.grid(axis="x")
+    return figure
+
+
+def steps(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
+    """Share of clips that are right at each step, mean over seeds."""
+    figure = _figure(7.6, 3.4)
+    axes = figure.add_subplot()
+    hue = colours(rows, control, best)
+    for row in rows:
+        each = [p.steps_BT.mean(0) for p in map(_test, row.done) if p and p.steps_BT is not None]
+        if not each:
+            continue
+        mean_T = 100 * np.mean([curve for curve in each if len(curve) == len(each[0])], 0)
+        axes.plot(np.arange(1, len(mean_T) + 1), mean_T, color=hue[row], label=row.name)
+    axes.set(xlabel="step", ylabel="accuracy at this step, %", ylim=(0, 100))
+    axes.grid(axis="y")
+    if len(rows) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _test(run: Run) -> Any:
+    return run.predictions("test")
+
+
+def has_steps(rows: Sequence[Row]) -> bool:
+    kept = (_test(run) for row in rows for run in row.done)
+    return any(p is not None and p.steps_BT is not None for p in kept)
+
+
+def cost(rows: Sequence[Row]) -> Any:
+    """Accuracy against parameters and against seconds of training."""
+    figure = _figure(7.6, 3.4)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, column in zip(panels, ("params", "seconds_train"), strict=True):
+        for i, row in enumerate(rows):
+            x, y = row.mean(column), 100 * row.mean("test_accuracy")
+            if math.isnan(x) or math.isnan(y):
+                continue
+            colour = PALETTE[i % len(PALETTE)] if len(rows) <= MANY_ROWS else PALETTE[0]
+            if row.interval is not None:
+                bar = [100 * row.interval.low, 100 * row.interval.high]
+                axes.plot([x, x], bar, color=colour, linewidth=1.2, alpha=0.7)
+            axes.plot(x, y, "o", color=colour, markersize=6)
+            if len(rows) <= 2 * MANY_ROWS:
+                axes.annotate(row.name, (x, y), (6, 4), textcoords="offset points", fontsize=8)
+        drawn = [row.mean(column) for row in rows]
+        drawn = [x for x in drawn if x > 0]
+        if drawn and max(drawn) > 10 * min(drawn):
+            axes.set_xscale("log")
+        axes.margins(x=0.2)
+        axes.grid()
+    panels[0].set(xlabel="trained parameters", ylabel="test accuracy, %")
+    panels[1].set(xlabel="seconds of training, compiling apart")
+    return figure
+
+
+def changes(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> Any:
+    """Recall of each class in two runs, the largest changes on the outside."""
+    figure = _figure(7.6, 0.9 + 0.2 * len(names))
+    axes = figure.add_subplot()
+    for y, (a, b) in enumerate(zip(100 * before, 100 * after, strict=True)):
+        colour = PALETTE[2] if b > a else PALETTE[1] if b < a else GREY
+        axes.plot([a, b], [y, y], color=colour, linewidth=2)
+        axes.plot(a, y, "o", markerfacecolor="none", markeredgecolor=colour, markersize=5)
+        axes.plot(b, y, "o", color=colour, markersize=5)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="clips of the class that are right, %", xlim=(-3, 103))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    return figure
+
+
+def alt_forest(rows: Sequence[Row]) -> str:
+    """The forest plot in words."""
+    told = [
+        f"{row.name} {percent(row.interval.mean)} "
+        f"({percent(row.interval.low)} to {percent(row.interval.high)})"
+        for row in rows
+        if row.interval is not None
+    ]
+    return "Test accuracy with 95 % intervals: " + "; ".join(told) + "."

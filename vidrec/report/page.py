@@ -1,0 +1,537 @@
+"""The report of a run or of an ablation as one self-contained HTML page."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidrec import metrics
+from vidrec.report import figures, markup, tables
+from vidrec.report.markup import Cell
+from vidrec.report.results import SPLITS, Ablation, Row, Run, alone, shown
+
+WORST = 12  # confusions listed
+STRIPS = 12  # film strips shown
+
+
+def render(found: Run | Ablation, pictures: Path) -> str:
+    """The page; every figure in it is also written under `pictures` as SVG and PNG."""
+    rows = list(found.rows) if isinstance(found, Ablation) else [alone(found)]
+    control = found.control if isinstance(found, Ablation) else None
+    best = found.best if isinstance(found, Ablation) else rows[0]
+    best = best if best is not None and best.done else None
+    run = _typical(best) if best else None
+    draw = Drawer(pictures)
+    sections = [
+        _table(found, rows, best),
+        _forest(rows, control, draw) if len(rows) > 1 else "",
+        curves(rows, control, best, draw),
+        _classes(rows, run, draw),
+        _confusions(best, run, draw),
+        _clips(found.folder, run),
+        steps(rows, control, best, draw),
+        _cost(rows, draw) if len(rows) > 1 else "",
+        _model(run or next((r for row in rows for r in row.runs), None)),
+        _counts(rows),
+        _settings(found, run or next((r for row in rows for r in row.runs), None)),
+    ]
+    title = _title(found)
+    return markup.page(title, _lead(found, rows, control, best), sections, _foot(found))
+
+
+class Drawer:
+    """Draws a figure once: into the page, and as files beside it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> str:
+        figure = figures.draw(paint, *args)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        width = 96 * figure.get_figwidth()
+        svg = figures.inline(figures.save(figure, self.folder / name), name, alt, width)
+        kind = "matrix-figure" if paint is figures.confusion else ""
+        return markup.figure(svg, caption, kind, width)
+
+
+def _title(found: Run | Ablation) -> str:
+    if isinstance(found, Ablation):
+        return f"Ablation: {found.meta.get('name', found.folder.name)}"
+    return f"Run: {found.result.get('name') or found.folder.name}"
+
+
+def _typical(row: Row) -> Run:
+    """The seed whose test accuracy is the median: neither the lucky nor the unlucky one."""
+    ordered = sorted(row.done, key=lambda run: run.metric("test_accuracy"))
+    return ordered[(len(ordered) - 1) // 2]
+
+
+# ---- what was asked, and the answer
+
+
+def _lead(found: Any, rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
+    meta = found.meta if isinstance(found, Ablation) else {}
+    parts = (
+        [f'<p class="question">{markup.text(meta["question"])}</p>'] if meta.get("question") else []
+    )
+    parts += [f'<p class="warn">{markup.text(line)}</p>' for line in warnings(rows)]
+    parts.append(f'<p class="answer">{markup.text(answer(rows, control, best))}</p>')
+    parts.append(markup.definitions(_asked(found, rows)))
+    return "\n".join(parts)
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    runs = [run for row in rows for run in row.runs]
+    told = []
+    if any(run.leaked is True for run in runs):
+        told.append(
+            "Leaked: clips cut from one source stand in training and in test, so these figures "
+            "are too high for new videos and cannot be set beside those of a split by source."
+        )
+    elif any(run.leaked == "unknown" for run in runs):
+        told.append(
+            "The sources of the clips are unknown: siblings may stand in training and in test."
+        )
+    if len({run.result.get("split", {}).get("id") for run in runs if run.done}) > 1:
+        told.append("Trials were scored on different splits: differences are over shared clips.")
+    return told
+
+
+def answer(rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
+    """What the table says, in a sentence or two."""
+    if best is None:
+        return "No trial has finished yet, so there is no answer."
+    count = len(best.done)
+    accuracy = tables.percent(best.mean("test_accuracy"))
+    where = f" (95 % interval {tables.span(best.interval)} %)" if best.interval else ""
+    of = f"{count} seed{'s' if count != 1 else ''}"
+    if len(rows) == 1:
+        return f"{best.name}: {accuracy} of the test clips{where}, {of}."
+    told = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"
+    if best is control:
+        return f"{told}. It is the control: no other setting did better on validation." + _top(
+            rows, best
+        )
+    if best.difference is None:
+        return told + "." + _top(rows, best)
+    d = best.difference
+    side = "above" if d.mean >= 0 else "below"
+    gap = f"{abs(100 * d.mean):.1f} points {side} the control {control.name}"
+    told += f"; {gap} ({tables.points(d.low, d.high)})"
+    if best.within_noise:
+        told += ", which is within noise." + needed(d)
+    else:
+        told += ", more than noise." + note(d)
+    return told + _top(rows, best)
+
+
+def needed(difference: Any) -> str:
+    needed = getattr(difference, "seeds_needed", None)
+    if needed is None or not math.isfinite(needed):
+        return note(difference)
+    return f" About {needed:.0f} seeds a row would settle a difference of this size."
+
+
+def note(difference: Any) -> str:
+    note = getattr(difference, "note", "")
+    return f" {note[0].upper()}{note[1:].rstrip('.')}." if note else ""
+
+
+def _top(rows: Sequence[Row], best: Row) -> str:
+    """Says so when the test split would have chosen another row."""
+    scored = [row for row in rows if not math.isnan(row.mean("test_accuracy"))]
+    top = max(scored, key=lambda row: row.mean("test_accuracy"), default=best)
+    if top is best or top.mean("test_accuracy") <= best.mean("test_accuracy"):
+        return ""
+    return f" Highest on test: {top.name}, {tables.percent(top.mean('test_accuracy'))}."
+
+
+def _asked(found: Any, rows: Sequence[Row]) -> list[tuple[str, Any]]:
+    runs = [run for row in rows for run in row.runs]
+    if isinstance(found, Ablation):
+        meta = found.meta
+        pairs = [("base", meta.get("base")), ("axes", ", ".join(found.axes))]
+        pairs.append(("control", found.control.name if found.control else None))
+        planned = sum(len(row.planned) for row in rows)
+        pairs.append(("trials", f"{planned} ({len(rows)} rows), {_statuses(rows)}"))
+        pairs.append(("published figures from", meta.get("source")))
+        pairs.append(("data", _data(meta.get("data"), meta.get("on"))))
+    else:
+        config = found.config.get("data", {})
+        named = config.get("tfds") if config.get("kind") == "tfds" else config.get("kind")
+        pairs = [("setting", rows[0].name), ("seed", found.result.get("seed"))]
+        pairs.append(("data", _data(found.result.get("data"), None) or named))
+        pairs.append(("status", _status(found)))
+    splits = {(r.result.get("split", {}).get("id"), str(r.leaked)) for r in runs}
+    pairs += [("split", f"{i}, leaked: {leaked.lower()}") for i, leaked in sorted(splits, key=str)]
+    return [(name, value) for name, value in pairs if value not in (None, "")]
+
+
+def _status(run: Run) -> str:
+    why = run.result.get("why")
+    return run.result.get("status", "unknown") + (f": {why}" if why else "")
+
+
+def _statuses(rows: Sequence[Row]) -> str:
+    found = [run.result.get("status", "unknown") for row in rows for run in row.runs]
+    found += ["missing"] * (sum(len(row.planned) for row in rows) - len(found))
+    return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
+
+
+def _data(data: Mapping[str, Any] | None, on: str | None) -> str:
+    """The data that was really used, with the values that say how difficult it is."""
+    if not data:
+        return on or ""
+    rest = ", ".join(f"{name} {shown(v)}" for name, v in data.items() if name != "name")
+    return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
+
+
+# ---- the table
+
+
+def _table(found: Any, rows: Sequence[Row], best: Row | None) -> str:
+    heads, lines = tables.lines(found)
+    body = []
+    for row, cells in zip(rows, lines, strict=True):
+        name = markup.text(cells[0])
+        name += '<span class="badge">control</span>' if "control" in cells[1:] else ""
+        name += '<span class="badge">best</span>' if row is best and len(rows) > 1 else ""
+        body.append([Cell(name), *(_verdict(row, cell) for cell in cells[1:])])
+    marked = rows.index(best) if best in rows and len(rows) > 1 else None
+    caption = "Means over seeds; training figures are measured in evaluation mode"
+    told = [f'<p class="small soft">{markup.text(note)}</p>' for note in tables.notes(found)]
+    if len(rows) > 1:
+        told.append(
+            '<p class="small soft">Within noise: p of the difference on the same seeds and clips, '
+            "after Holm's correction for the number of rows, exceeds 0.05. The best row is chosen "
+            "by validation accuracy.</p>"
+        )
+    lost = [run for row in rows for run in row.runs if not run.done]
+    failed = (
+        markup.table(
+            "Trials without scores",
+            ["trial", "setting", "seed", "status"],
+            [
+                [
+                    r.result.get("id", ""),
+                    r.result.get("row", ""),
+                    r.result.get("seed", ""),
+                    Cell(markup.text(_status(r)), "wrap"),
+                ]
+                for r in lost
+            ],
+        )
+        if lost
+        else ""
+    )
+    return markup.section(
+        "Results", "results", markup.table(caption, heads, body, marked=marked), *told, failed
+    )
+
+
+def _verdict(row: Row, cell: str) -> Any:
+    """The difference with its verdict as a badge, so that it is seen without reading."""
+    word = tables.verdict(row)
+    if not word or not cell.endswith(", " + word):
+        return cell
+    kind = {"within noise": "noise"}.get(word, word)
+    figure = markup.text(cell.removesuffix(", " + word))
+    return Cell(f'{figure}<span class="badge {kind}">{word}</span>')
+
+
+def _forest(rows: Sequence[Row], control: Row | None, draw: Drawer) -> str:
+    caption = "Test accuracy: mean over seeds and 95 % interval, each seed a tick"
+    caption += "; dashed: the control" if control else ""
+    if any("test_accuracy" in row.published for row in rows):
+        caption += "; open diamonds: published"
+    picture = draw(
+        "intervals", figures.alt_forest(rows), caption + ".", figures.forest, rows, control
+    )
+    return markup.section("Intervals", "intervals", picture)
+
+
+def curves(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> str:
+    if not any(run.epochs for row in rows for run in row.runs):
+        return ""
+    told = [
+        f"{row.name}: kept epoch {', '.join(str(run.best_epoch) for run in row.done)}"
+        for row in rows
+        if row.done
+    ]
+    alt = "Training loss, validation loss and validation accuracy over epochs. " + "; ".join(told)
+    caption = "A line a trial, a dot at the epoch whose weights were kept."
+    picture = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
+    return markup.section("Training", "training", picture)
+
+
+# ---- classes
+
+
+def _classes(rows: Sequence[Row], run: Run | None, draw: Drawer) -> str:
+    scored = [row for row in rows if row.done and _f1(row)]
+    if run is None or not scored:
+        return ""
+    figure = figures.draw(figures.f1, run)
+    draw.folder.mkdir(parents=True, exist_ok=True)
+    figures.save(figure, draw.folder / "f1")
+    body = _one_row(scored[0], run) if len(scored) == 1 else _many_rows(scored, run)
+    return markup.section("Classes", "classes", body)
+
+
+def _f1(row: Row) -> dict[str, float]:
+    """F1 of each class, mean over seeds."""
+    each = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
+    values = {name: [f[name] for f in each if f.get(name) is not None] for name in each[0]}
+    return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
+
+
+def _one_row(row: Row, run: Run) -> str:
+    counts_KK = confusion(row)
+    theirs = row.published.get("test_f1") or {}
+    body = []
+    for k, (name, score) in enumerate(_f1(row).items()):
+        hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
+        bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
+        line = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips), f"{score:.3f}"]
+        body.append([*line, Cell(bar), *([_fixed(theirs.get(name))] if theirs else [])])
+    body.sort(key=lambda line: line[4])
+    heads = ["class", "clips", "precision", "recall", "F1", ""] + ["published F1"] * bool(theirs)
+    heads[5] = "F1 as a bar"
+    caption = "Each class on the test split, the weakest first"
+    return markup.table(caption, heads, body, tall=len(body) > 24)
+
+
+def _ratio(part: int, total: int) -> str:
+    return f"{part / total:.3f}" if total else "–"
+
+
+def _fixed(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _many_rows(rows: Sequence[Row], run: Run) -> str:
+    scores = {row: _f1(row) for row in rows}
+    names = sorted(run.classes, key=lambda name: np.mean([s.get(name, 0) for s in scores.values()]))
+    body = [
+        [name, *(Cell(_fixed(scores[row].get(name)), heat=scores[row].get(name)) for row in rows)]
+        for name in names
+    ]
+    caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
+    heads = ["class", *(row.name for row in rows)]
+    return markup.table(caption, heads, body, tall=len(names) > 24)
+
+
+def confusion(row: Row) -> np.ndarray:
+    """Counts (K, K) summed over seeds: row the class, column the prediction."""
+    each = [run.result["metrics"]["test"].get("confusion") for run in row.done]
+    return np.sum([np.asarray(c) for c in each if c is not None], axis=0).astype(int)
+
+
+def _confusions(row: Row | None, run: Run | None, draw: Drawer) -> str:
+    if row is None or run is None or "confusion" not in run.result["metrics"].get("test", {}):
+        return ""
+    counts_KK = np.asarray(run.result["metrics"]["test"]["confusion"], int)
+    whose = f"{row.name}, seed {run.result.get('seed', 0)}"
+    parts = []
+    for shares in (False, True):
+        name = "confusion_shares" if shares else "confusion_counts"
+        what = "share of the class in %" if shares else "number of clips"
+        caption = f"Confusions of {whose}: {what}; a row is a class, a column what it was taken for"
+        alt = f"Confusion matrix as {what}; the largest confusions are listed in a table below."
+        picture = draw(name, alt, caption, figures.confusion, counts_KK, run.classes, shares)
+        small = len(run.classes) <= figures.NUMBERED
+        parts.append(_matrix(caption, counts_KK, run.classes, shares) if small else picture)
+    parts.append(_worst(run, counts_KK))
+    return markup.section("Confusions", "confusions", *parts)
+
+
+def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
+    """The matrix as a table, which a screen reader can walk."""
+    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    body = []
+    for name, counts_K, shares_K in zip(classes, counts_KK, shares_KK, strict=True):
+        said = [
+            f"{100 * s:.0f}" if shares else str(c) for c, s in zip(counts_K, shares_K, strict=True)
+        ]
+        cells = [
+            Cell(t, heat=math.sqrt(s)) if s else "" for t, s in zip(said, shares_K, strict=True)
+        ]
+        body.append([name, *cells])
+    return markup.table(caption, ["class", *classes], body, kind="matrix")
+
+
+def _worst(run: Run, counts_KK: np.ndarray) -> str:
+    """Largest confusions with the surest of their clips."""
+    p = run.predictions()
+    named = (p.names_B, p.labels_B, p.predicted_B) if p is not None else ((), None, None)
+    pairs = metrics.most_confused(counts_KK, run.classes, *named, top=WORST)
+    if not pairs:
+        return "<p>No clip of the test split was confused.</p>"
+    sure = dict(zip(p.names_B.tolist(), p.confidence_B, strict=True)) if p is not None else {}
+    body = []
+    for pair in pairs:
+        clips = sorted(pair["clips"], key=lambda name: -sure[name])[:3]
+        told = ", ".join(f"{name} ({sure[name]:.0%})" for name in clips)
+        share = f"{100 * pair['share']:.0f} %"
+        taken = Cell(markup.text(pair["predicted"]), "text")
+        body.append([pair["true"], taken, pair["count"], share, Cell(markup.text(told), "wrap")])
+    heads = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
+    return markup.table("Largest confusions", heads, body)
+
+
+def _clips(folder: Path, run: Run | None) -> str:
+    """Film strips with what was predicted, the wrong ones first."""
+    if run is None:
+        return ""
+    samples = run.samples or Run(folder, {}).samples
+    p = run.predictions()
+    if samples is None or p is None:
+        return ""
+    place = {name: i for i, name in enumerate(p.names_B.tolist())}
+    shots = [
+        (place[n], frames)
+        for n, frames in zip(samples.names.tolist(), samples.frames, strict=True)
+        if n in place
+    ]
+    shots.sort(key=lambda shot: bool(p.correct_B[shot[0]]))
+    items = []
+    for i, frames in shots[:STRIPS]:
+        label, said = run.classes[p.labels_B[i]], run.classes[p.predicted_B[i]]
+        right, sure = bool(p.correct_B[i]), f"{p.confidence_B[i]:.0%}"
+        alt = f"{len(frames)} frames of {p.names_B[i]}: {label}, predicted {said} at {sure}"
+        sign = "✓ right" if right else f"✗ wrong, it is {label}"
+        items.append(
+            f'<li>{markup.strip(frames, alt)}<div class="said"><b>{markup.text(said)}</b> {sure} '
+            f'<span class="{"right" if right else "wrong"}">{markup.text(sign)}</span><br>'
+            f'<span class="small soft">{markup.text(p.names_B[i])}</span></div></li>'
+        )
+    note = '<p class="small soft">Frames in order, with the predicted class and its confidence.</p>'
+    strips = f'<ul class="strips">{"".join(items)}</ul>' if items else ""
+    return markup.section("Clips", "clips", note, strips) if items else ""
+
+
+# ---- time, cost, model
+
+
+def steps(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> str:
+    if not figures.has_steps(rows):
+        return ""
+    caption = "Share of test clips that are right after each step, mean over seeds."
+    return markup.section(
+        "Accuracy against time step",
+        "steps",
+        draw("steps", caption, caption, figures.steps, rows, control, best),
+    )
+
+
+def _cost(rows: Sequence[Row], draw: Drawer) -> str:
+    if not any(row.done for row in rows):
+        return ""
+    caption = "Test accuracy with its 95 % interval against trained parameters and seconds."
+    alt = caption + " The figures stand in the table of results."
+    return markup.section("Cost", "cost", draw("cost", alt, caption, figures.cost, rows))
+
+
+def _model(run: Run | None) -> str:
+    if run is None or not run.layers:
+        return ""
+    boxes, body = [], []
+    for layer in run.layers:
+        count = layer.get("params") or 0
+        weights = f"{tables.whole(count)} trained" if count else "nothing trained"
+        frozen = "" if count else ' class="frozen"'
+        boxes.append(
+            f"<li><div{frozen}><b>{markup.text(layer.get('name', ''))}</b>"
+            f"{markup.text(layer.get('kind', ''))}<br>"
+            f'<span class="soft">{weights}</span></div></li>'
+        )
+        shapes = [
+            Cell(markup.text(_shape(layer.get(end, ""))), "text") for end in ("input", "output")
+        ]
+        kind = Cell(markup.text(layer.get("kind", "")), "text")
+        body.append([layer.get("name", ""), kind, *shapes, tables.whole(count)])
+    total = sum(layer.get("params") or 0 for layer in run.layers)
+    body.append(["all", "", "", "", tables.whole(total)])
+    heads = ["layer", "kind", "input", "output", "trained parameters"]
+    drawn = f'<ol class="flow" aria-label="The model, layer after layer">{"".join(boxes)}</ol>'
+    caption = f"Layers of {run.result.get('row') or 'the model'}"
+    return markup.section("Model", "model", drawn, markup.table(caption, heads, body))
+
+
+def _shape(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# ---- what was scored, and with what
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """Clips expected and scored, worst case over the trials, and those that could not be read."""
+    runs = [run for row in rows for run in row.runs]
+    body = []
+    for split in SPLITS:
+        counts = [
+            run.result["counts"][split] for run in runs if split in run.result.get("counts", {})
+        ]
+        if counts:
+            scored = [c["scored"] for c, run in zip(counts, runs, strict=False) if run.done] or [0]
+            few, most = min(scored), max(scored)
+            span = str(few) if few == most else f"{few} to {most}"
+            unread = max(c["unreadable"] for c in counts)
+            body.append([split, max(c["expected"] for c in counts), span, unread])
+    parts = [
+        markup.table("Clips of each split", ["split", "expected", "scored", "unreadable"], body)
+    ]
+    bad = {u["path"]: u["reason"] for run in runs for u in run.result.get("unreadable", ())}
+    if bad:
+        lines = [
+            [Cell(f"<code>{markup.text(p)}</code>"), Cell(markup.text(r), "wrap")]
+            for p, r in bad.items()
+        ]
+        parts.append(markup.table("Clips that could not be read", ["clip", "reason"], lines))
+    return markup.section("Clips scored", "counts", *parts) if body else ""
+
+
+def _settings(found: Any, run: Run | None) -> str:
+    if run is None:
+        return ""
+    whose = "of this run"
+    if isinstance(found, Ablation):
+        whose = f"of the trial {run.result.get('row')}, seed {run.result.get('seed')}"
+    lines = [[Cell(f"<code>{n}</code>"), Cell(markup.text(v), "wrap")] for n, v in flat(run.config)]
+    config = markup.table(f"Settings {whose}", ["setting", "value"], lines)
+    environment = run.environment
+    command = found.meta.get("command") if isinstance(found, Ablation) else None
+    command = command or environment.get("command")
+    if isinstance(command, list):
+        command = " ".join(map(str, command))
+    pairs = [("command", command)] if command else []
+    versions = run.result.get("versions") or environment.get("versions") or {}
+    pairs += [(name, shown(value)) for name, value in versions.items()]
+    pairs += [
+        (name, shown(value) if not isinstance(value, dict) else json.dumps(value))
+        for name, value in environment.items()
+        if name not in ("command", "versions")
+    ]
+    details = f"<details><summary>All settings</summary>{config}</details>" if lines else ""
+    return markup.section("How to repeat it", "repeat", markup.definitions(pairs), details)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines = []
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            lines += flat(value, f"{prefix}{name}.")
+        else:
+            lines.append((prefix + name, shown(value)))
+    return lines
+
+
+def _foot(found: Any) -> str:
+    files = ["table.csv", "table.md", "table.tex", "figures/"]
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in files)
+    rebuild = f"<code>vidrec report {markup.text(found.folder.name)}</code>"
+    return f"Beside this page: {links}. Rebuilt by {rebuild}."

@@ -1,0 +1,392 @@
+"""What a folder holds: a run, or an ablation as rows of runs with their statistics."""
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec import evaluate, metrics
+from vidrec.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class Predictions(NamedTuple):
+    """Saved scores of one split, a clip a line."""
+
+    logits_BK: np.ndarray
+    labels_B: np.ndarray
+    names_B: np.ndarray
+    groups_B: np.ndarray
+    steps_BT: np.ndarray | None  # right at each step, where the head scores every step
+
+    @property
+    def predicted_B(self) -> np.ndarray:
+        """Class of the largest score; -1 where a score is NaN."""
+        return metrics.predictions(self.logits_BK)
+
+    @property
+    def correct_B(self) -> np.ndarray:
+        return self.predicted_B == self.labels_B
+
+    @property
+    def confidence_B(self) -> np.ndarray:
+        """Softmax of the predicted class."""
+        shifted_BK = self.logits_BK - self.logits_BK.max(1, keepdims=True)
+        return 1 / np.exp(shifted_BK.astype(np.float64)).sum(1)
+
+
+class Samples(NamedTuple):
+    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from."""
+
+    frames: np.ndarray
+    names: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One trained trial, read from its folder."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    _read: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Has scores: finished, or stopped after a first checkpoint."""
+        return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.result.get("classes", ()))
+
+    @property
+    def leaked(self) -> Any:
+        return self.result.get("split", {}).get("leaked", "unknown")
+
+    def metric(self, column: str) -> float:
+        """A figure by its column of table.csv; NaN where there is none."""
+        split, _, name = column.partition("_")
+        if split in SPLITS:
+            value = self.result.get("metrics", {}).get(split, {}).get(name)
+        elif split == "seconds":
+            value = self.result.get("seconds", {}).get(name)
+        else:
+            value = self.result.get(column)
+        return math.nan if value is None else float(value)
+
+    @functools.cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, an epoch each; a last line cut short is left out."""
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return list(_parsed(lines))
+
+    def curve(self, name: str) -> np.ndarray:
+        """One figure over epochs; NaN where it was not finite or not measured."""
+        values = [line.get(name) for line in self.epochs]
+        return np.array([math.nan if v is None else v for v in values], float)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch whose weights were kept, counted as metrics.jsonl counts."""
+        best = self.result.get("best_epoch")
+        return None if best is None else int(best)
+
+    def predictions(self, split: str = "test") -> Predictions | None:
+        """Saved scores of a split, read once; None where there are none."""
+        if split not in self._read:
+            self._read[split] = self._predictions(split)
+        return self._read[split]
+
+    def _predictions(self, split: str) -> Predictions | None:
+        file = self.folder / "predictions.npz"
+        if not file.is_file():
+            return None
+        with np.load(file) as arrays:
+            if f"{split}_logits" not in arrays:
+                return None
+            named = (f"{split}_{part}" for part in ("logits", "labels", "names", "groups"))
+            steps = f"{split}_steps"
+            return Predictions(*(arrays[name] for name in named), arrays.get(steps))
+
+    @functools.cached_property
+    def samples(self) -> Samples | None:
+        file = self.folder / "samples.npz"
+        if not file.is_file():
+            return None
+        with np.load(file) as arrays:
+            return Samples(arrays["frames"], arrays["names"])
+
+    @functools.cached_property
+    def layers(self) -> list[dict[str, Any]]:
+        for file in (self.folder / "model.json", self.folder / "model" / "model.json"):
+            if file.is_file():
+                return _json(file).get("layers", [])
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One setting with all its seeds, and what its difference to the control is worth."""
+
+    key: Any
+    name: str
+    planned: tuple[dict[str, Any], ...]
+    runs: tuple[Run, ...]
+    published: Mapping[str, float]
+    doubtful: tuple[str, ...]
+    interval: Any = None  # evaluate.Interval of test accuracy
+    difference: Any = None  # evaluate.Difference to the control, judged after Holm's correction
+
+    @property
+    def done(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.done)
+
+    def mean(self, column: str) -> float:
+        """Mean over the seeds that have the figure; NaN where none has."""
+        values = [run.metric(column) for run in self.done or self.runs]
+        values = [value for value in values if not math.isnan(value)]
+        return float(np.mean(values)) if values else math.nan
+
+    @property
+    def within_noise(self) -> bool | None:
+        """None for the control and where nothing could be compared."""
+        return None if self.difference is None else bool(self.difference.within_noise)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """A table of runs, read from its folder."""
+
+    folder: Path
+    meta: dict[str, Any]
+    rows: tuple[Row, ...]
+    control: Row | None
+
+    @property
+    def axes(self) -> list[str]:
+        named = list(self.meta.get("axes") or ())
+        used = [name for row in self.rows for t in row.planned for name in t["overrides"]]
+        return list(dict.fromkeys(named + used))
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for row in self.rows for run in row.runs]
+
+    @property
+    def scored(self) -> list[Row]:
+        return [row for row in self.rows if row.done]
+
+    @property
+    def best(self) -> Row | None:
+        """Best on validation: choosing by the test split would flatter the winner."""
+        return best(self.scored)
+
+
+def best(rows: list[Row]) -> Row | None:
+    """Row of the highest mean validation accuracy; by test accuracy where nothing validated."""
+    for column in ("val_accuracy", "test_accuracy"):
+        measured = [row for row in rows if not math.isnan(row.mean(column))]
+        if measured:
+            return max(measured, key=lambda row: row.mean(column))
+    return None
+
+
+def read(folder: str | Path) -> Run | Ablation:
+    """Reads a run or an ablation, by what the folder holds.
+
+    Raises:
+        UserError: neither result.json nor ablation.json there, or one that is no JSON.
+    """
+    folder = Path(folder)
+    if (folder / "ablation.json").is_file():
+        return _ablation(folder)
+    if (folder / "result.json").is_file():
+        return _run(folder)
+    raise UserError(
+        f"{folder} holds no result.json and no ablation.json: name a run or an ablation"
+    )
+
+
+def row_of(folder: str | Path) -> Row:
+    """A run as a row of one seed; of an ablation the row best on validation, all its seeds.
+
+    Raises:
+        UserError: nothing there is scored.
+    """
+    found = read(folder)
+    row = found.best if isinstance(found, Ablation) else alone(found)
+    if row is None or not row.done:
+        raise UserError(f"{folder} holds no finished run: train it before it is compared")
+    return row
+
+
+def alone(run: Run) -> Row:
+    """A run on its own, as a row of one seed."""
+    result = run.result
+    name = _label(result) or result.get("name") or run.folder.name
+    row = Row(
+        key=result.get("row", 0),
+        name=name,
+        planned=({"overrides": {}, **result},),
+        runs=(run,),
+        published=_published(result),
+        doubtful=_doubtful(result),
+    )
+    return _with_interval(row)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): run the training again") from None
+
+
+def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for i, line in enumerate(lines):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if i + 1 < len(lines):
+                raise UserError(f"metrics.jsonl, line {i + 1}: not JSON") from None
+
+
+def _run(folder: Path) -> Run:
+    optional = {
+        name: _json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
+        for name in ("config", "environment")
+    }
+    return Run(folder, _json(folder / "result.json"), **optional)
+
+
+def _label(trial: Mapping[str, Any]) -> str:
+    """What the table calls a row: its own name, else what it sets."""
+    if isinstance(trial.get("row"), str) and trial["row"]:
+        return trial["row"]
+    changes = trial.get("overrides") or {}
+    return ", ".join(f"{name.rpartition('.')[2]}={shown(v)}" for name, v in changes.items())
+
+
+def shown(value: Any) -> str:
+    """A setting as a reader would write it."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    return str(value)
+
+
+def _published(trial: Mapping[str, Any]) -> dict[str, float]:
+    """Figures by column of table.csv; `accuracy` alone means the test split's."""
+    short = {name: f"test_{name}" for name in ("accuracy", "avg_f1", "top5", "top10", "loss", "f1")}
+    given = trial.get("published") or {}
+    return {short.get(name, name): v for name, v in given.items() if name != "doubtful"}
+
+
+def _doubtful(trial: Mapping[str, Any]) -> tuple[str, ...]:
+    given = trial.get("doubtful") or (trial.get("published") or {}).get("doubtful") or ()
+    return tuple(_published({"published": dict.fromkeys(given)}))
+
+
+def _ablation(folder: Path) -> Ablation:
+    meta = _json(folder / "ablation.json")
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for trial in meta.get("trials", ()):
+        grouped.setdefault(json.dumps(trial["row"]), []).append(trial)
+    rows = [_row(folder, trials) for trials in grouped.values()]
+    control = _control(rows, meta.get("control"))
+    return Ablation(folder, meta, tuple(_with_differences(rows, control)), control)
+
+
+def _row(folder: Path, trials: list[dict[str, Any]]) -> Row:
+    places = [folder / "trials" / str(trial["id"]) for trial in trials]
+    first = trials[0]
+    row = Row(
+        key=first["row"],
+        name=first.get("name") or _label(first) or "base",
+        planned=tuple(trials),
+        runs=tuple(_run(place) for place in places if (place / "result.json").is_file()),
+        published=_published(first),
+        doubtful=_doubtful(first),
+    )
+    return _with_interval(row)
+
+
+def _control(rows: list[Row], control: Any) -> Row | None:
+    """The row named, or counted from 0."""
+    for i, row in enumerate(rows):
+        if control in (row.key, row.name) or (control == i and not isinstance(control, bool)):
+            return row
+    return None
+
+
+class Correct(NamedTuple):
+    """Right or wrong on the clips that all seeds scored."""
+
+    right_Sn: np.ndarray
+    groups: np.ndarray
+    names: np.ndarray
+
+
+def correct(runs: Sequence[Run]) -> Correct | None:
+    """Answers of runs to the test split, clips in the order of their names."""
+    scored = [p for p in (run.predictions() for run in runs) if p is not None]
+    if not scored:
+        return None
+    names = functools.reduce(np.intersect1d, [p.names_B for p in scored])
+    picked = []
+    for p in scored:
+        order = np.argsort(p.names_B)
+        picked.append(order[np.searchsorted(p.names_B, names, sorter=order)])
+    right = np.stack([p.correct_B[i] for p, i in zip(scored, picked, strict=True)])
+    return Correct(right, scored[0].groups_B[picked[0]], names)
+
+
+def _with_interval(row: Row) -> Row:
+    found = correct(row.done)
+    if found is None or not found.right_Sn.size:
+        return row
+    return replace(row, interval=evaluate.accuracy_interval(found.right_Sn, found.groups))
+
+
+def difference(row: Row, control: Row) -> Any:
+    """Difference in test accuracy over the seeds and clips that both scored, or None."""
+    mine, other = (correct(runs) for runs in _same_seeds(row.done, control.done))
+    if mine is None or other is None:
+        return None
+    names, i, j = np.intersect1d(mine.names, other.names, return_indices=True)
+    if not len(names):
+        return None
+    return evaluate.paired(mine.right_Sn[:, i], other.right_Sn[:, j], mine.groups[i])
+
+
+def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
+    """Runs of the seeds that both have; where they share none, as many as both have."""
+    by_seed_a, by_seed_b = ({run.result.get("seed"): run for run in runs} for runs in (a, b))
+    shared = [seed for seed in by_seed_a if seed in by_seed_b]
+    if not shared:
+        count = min(len(a), len(b))
+        return a[:count], b[:count]
+    return [by_seed_a[seed] for seed in shared], [by_seed_b[seed] for seed in shared]
+
+
+def _with_differences(rows: list[Row], control: Row | None) -> list[Row]:
+    """Differences to the control, judged together: of many rows some differ by luck."""
+    if control is None:
+        return rows
+    found = {row: difference(row, control) for row in rows if row is not control}
+    compared = [row for row, gap in found.items() if gap is not None]
+    judged = evaluate.corrected([found[row] for row in compared])
+    of_row = dict(zip(compared, judged, strict=True))
+    return [replace(row, difference=of_row[row]) if row in of_row else row for row in rows]

@@ -1,0 +1,291 @@
+"""The table of a folder: a line a trial as CSV, a line a row for people."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vidrec.report.results import Ablation, Row, Run, alone, shown
+
+MEASURED = (
+    *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
+    *("params", "epochs", "seconds_compile", "seconds_train"),
+    *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch"),
+)
+WHOLE = ("params", "epochs", "best_epoch")
+DAGGER = "†"
+
+
+def trials(found: Run | Ablation) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and lines of table.csv, a line a trial, in the table's order."""
+    rows = found.rows if isinstance(found, Ablation) else [alone(found)]
+    axes = found.axes if isinstance(found, Ablation) else []
+    columns = ["id", "row", "seed", "status", *axes, *MEASURED, "leaked"]
+    return columns, [_trial(row, plan, axes) for row in rows for plan in row.planned]
+
+
+def _trial(row: Row, plan: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    run = next((run for run in row.runs if run.result.get("id") == plan.get("id")), None)
+    line = {"id": plan.get("id", ""), "row": plan.get("row", ""), "seed": plan.get("seed", "")}
+    line["status"] = run.result.get("status", "") if run else "missing"
+    line |= {axis: _setting(run, plan, axis) for axis in axes}
+    if run is None:
+        return line | dict.fromkeys((*MEASURED, "leaked"), None) | {"params": plan.get("params")}
+    measured = {name: run.metric(name) for name in MEASURED}
+    for name in WHOLE:
+        measured[name] = None if math.isnan(measured[name]) else int(measured[name])
+    return line | measured | {"leaked": run.leaked}
+
+
+def _setting(run: Run | None, plan: Mapping[str, Any], axis: str) -> Any:
+    """What the trial ran with: its override, else the base's value from its config."""
+    if axis in plan["overrides"]:
+        return plan["overrides"][axis]
+    value: Any = run.config if run else {}
+    for part in axis.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _cell(value: Any) -> str:
+    """A value of table.csv: floats with 9 significant digits, nothing for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return format(value, ".9g")
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
+    return str(value)
+
+
+def as_csv(found: Run | Ablation) -> str:
+    columns, lines = trials(found)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(line[column]) for column in columns] for line in lines)
+    return text.getvalue()
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage, a dash where there is none."""
+    if share is None or math.isnan(share):
+        return "–"
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(low: float, high: float | None = None) -> str:
+    """A signed difference of shares, or an interval of them, in percentage points."""
+    signed = [f"{100 * x:+.1f}".replace("-", "−") for x in (low, high) if x is not None]
+    return " to ".join(signed)
+
+
+def span(interval: Any) -> str:
+    if interval is None or math.isnan(interval.low):
+        return "–"
+    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+
+
+def whole(value: float) -> str:
+    """A count with thousands apart by a narrow space."""
+    return "–" if math.isnan(value) else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def seconds(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.1f}" if value < 100 else whole(value)
+
+
+def verdict(row: Row) -> str:
+    """What the difference to the control is worth, in words."""
+    if row.within_noise is None:
+        return ""
+    if row.within_noise:
+        return "within noise"
+    return "better" if row.difference.mean > 0 else "worse"
+
+
+def _versus_control(row: Row, control: Row | None) -> str:
+    if row is control:
+        return "control"
+    if row.difference is None:
+        return "–"
+    d = row.difference
+    return f"{points(d.mean)} ({points(d.low, d.high)}), {verdict(row)}"
+
+
+def published(row: Row, column: str = "test_accuracy", style: Any = percent) -> str:
+    """A published figure, with a dagger where its own report contradicts it."""
+    value = row.published.get(column)
+    if value is None:
+        return "–"
+    return style(value) + (f" {DAGGER}" if column in row.doubtful else "")
+
+
+def versus_published(row: Row, column: str = "test_accuracy") -> str:
+    """Ours less theirs; none for a doubtful figure."""
+    theirs, ours = row.published.get(column), row.mean(column)
+    if theirs is None or column in row.doubtful or math.isnan(ours):
+        return "–"
+    return points(ours - theirs)
+
+
+def seeds(row: Row) -> str:
+    """How many seeds were scored, of how many, and what became of the others."""
+    lost = [run.result.get("status", "") for run in row.runs if not run.done]
+    lost += ["missing"] * (len(row.planned) - len(row.runs))
+    if not lost:
+        return str(len(row.done))
+    kinds = ", ".join(f"{lost.count(kind)} {kind}" for kind in dict.fromkeys(lost))
+    return f"{len(row.done)} of {len(row.planned)} ({kinds})"
+
+
+def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the table for people, a line a row of the ablation."""
+    rows = list(found.rows) if isinstance(found, Ablation) else [alone(found)]
+    control = found.control if isinstance(found, Ablation) else None
+    theirs = any("test_accuracy" in row.published for row in rows)
+    heads = ["setting"]
+    heads += ["published"] if theirs else []
+    heads += ["test accuracy", "95 % interval"]
+    heads += ["to the control (95 % interval), points"] if control and len(rows) > 1 else []
+    heads += ["to published, points"] if theirs else []
+    heads += ["average F1", "top-5", "validation", "training", "test loss", "val. loss"]
+    heads += ["train loss", "seeds", "parameters", "epochs", "compile, s", "train, s"]
+    body = []
+    for row in rows:
+        cells = [row.name]
+        cells += [published(row)] if theirs else []
+        cells += [percent(row.mean("test_accuracy")), span(row.interval)]
+        cells += [_versus_control(row, control)] if control and len(rows) > 1 else []
+        cells += [versus_published(row)] if theirs else []
+        cells += [_with_published(row, name) for name in ("test_avg_f1", "test_top5")]
+        cells += [percent(row.mean(name)) for name in ("val_accuracy", "train_accuracy")]
+        cells += [_loss(row.mean(f"{split}_loss")) for split in ("test", "val", "train")]
+        cells += [seeds(row), whole(_params(row)), whole(row.mean("epochs"))]
+        cells += [seconds(row.mean(f"seconds_{part}")) for part in ("compile", "train")]
+        body.append(cells)
+    return heads, body
+
+
+def _with_published(row: Row, column: str) -> str:
+    ours = percent(row.mean(column))
+    return ours if column not in row.published else f"{ours} (theirs {published(row, column)})"
+
+
+def _params(row: Row) -> float:
+    measured = row.mean("params")
+    planned = row.planned[0].get("params") if row.planned else None
+    return float(planned) if math.isnan(measured) and planned is not None else measured
+
+
+def _loss(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def notes(found: Run | Ablation) -> list[str]:
+    """What a reader of the bare table must know."""
+    runs = found.runs if isinstance(found, Ablation) else [found]
+    rows = found.rows if isinstance(found, Ablation) else [alone(found)]
+    told = []
+    if any(run.leaked is True for run in runs):
+        told.append("Leaked: clips of one source stand in training and in test.")
+    if any(row.doubtful for row in rows):
+        told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
+    return told
+
+
+def as_markdown(found: Run | Ablation) -> str:
+    heads, body = lines(found)
+    clean = [[cell.replace("|", "\\|") for cell in line] for line in [heads, *body]]
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    table = ["| " + " | ".join(line) + " |" for line in [clean[0], rule, *clean[1:]]]
+    return "\n".join(table + [f"\n{note}" for note in notes(found)]) + "\n"
+
+
+_TEX = {
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    DAGGER: r"$^\dagger$",
+    "−": "$-$",
+    "–": "--",
+    "\u202f": r"\,",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(sign, sign) for sign in text)
+
+
+def as_tex(found: Run | Ablation) -> str:
+    """A tabular with booktabs' rules, to be input into a paper."""
+    heads, body = lines(found)
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(map(_tex, cells)) + r" \\"
+
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            *(f"% {note}" for note in notes(found)),
+            r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
+            *(r"\toprule", line(heads), r"\midrule"),
+            *map(line, body),
+            *(r"\bottomrule", r"\end{tabular}", ""),
+        ]
+    )
+
+
+class Terminal:
+    """The table at the end of a run: ruled and coloured on a terminal, plain elsewhere."""
+
+    def __init__(self, found: Run | Ablation):
+        self.found = found
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+        rows = self.found.rows if isinstance(self.found, Ablation) else [alone(self.found)]
+        control = self.found.control if isinstance(self.found, Ablation) else None
+        heads = ["test acc.", "95 % interval", "to control", "avg F1", "params", "epochs", "s"]
+        table.add_column("setting", overflow="fold")
+        for head in heads:
+            table.add_column(head, justify="right", no_wrap=head != "to control")
+        for row in rows:
+            against = "control" if row is control else _terse(row)
+            colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
+            table.add_row(
+                Text(row.name, style="bold" if row is control else ""),
+                percent(row.mean("test_accuracy")),
+                span(row.interval),
+                Text(against, style=colour),
+                percent(row.mean("test_avg_f1")),
+                whole(_params(row)),
+                whole(row.mean("epochs")),
+                seconds(row.mean("seconds_train")),
+            )
+        yield table
+        for note in [*notes(self.found), *_lost(rows)]:
+            yield Text(note, style="yellow")
+
+
+def _terse(row: Row) -> str:
+    if row.difference is None:
+        return "–"
+    noise = ", within noise" if row.within_noise else ""
+    return points(row.difference.mean) + noise
+
+
+def _lost(rows: Iterable[Row]) -> list[str]:
+    return [f"{row.name}: {seeds(row)} seeds" for row in rows if len(row.done) < len(row.planned)]
+
+
+__all__ = ["Terminal", "as_csv", "as_markdown", "as_tex", "shown", "trials"]
