@@ -21,12 +21,16 @@ class Row:
         published: figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
         doubtful: columns whose published figure is marked and gets no difference.
         name: what the table calls it; empty: its overrides.
+        base, on_memory: as of the ablation; None: the table's own (rows of joined tables have
+            theirs).
     """
 
     overrides: Mapping[str, Any]
     published: Mapping[str, float] | None = None
     doubtful: tuple[str, ...] = ()
     name: str = ""
+    base: Config | str | None = None
+    on_memory: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,21 @@ def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
     return replace(ablation, rows=_distinct(crossed))
 
 
+def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation:
+    """The table without the rows that have all values of one of the points."""
+    kept = [
+        row
+        for row in rows(ablation)
+        if not any(
+            all(row.overrides.get(name) == value for name, value in point.items())
+            for point in points
+        )
+    ]
+    if not kept:
+        raise UserError("the exclusions leave no row")
+    return replace(ablation, rows=kept)
+
+
 def _distinct(table: list[Row]) -> list[Row]:
     seen = {}
     for row in table:
@@ -105,9 +124,26 @@ def _distinct(table: list[Row]) -> list[Row]:
     return list(seen.values())
 
 
-def base_config(ablation: Ablation) -> Config:
-    """The control's surroundings: the Config that rows override."""
-    return load(ablation.base) if isinstance(ablation.base, str) else ablation.base
+def join(tables: Sequence[Ablation]) -> Ablation:
+    """One table of several: they share data, features and the report; the first's control stays."""
+    joined = [
+        replace(
+            row,
+            base=row.base or table.base,
+            on_memory=table.on_memory if row.on_memory is None else row.on_memory,
+            name=f"{table.name}: {row.name}" if row.name else "",
+        )
+        for table in tables
+        for row in rows(table)
+    ]
+    return replace(
+        tables[0],
+        name="+".join(table.name for table in tables),
+        question=" ".join(table.question for table in tables),
+        source="; ".join(dict.fromkeys(table.source for table in tables if table.source)),
+        rows=joined,
+        seeds=max(table.seeds for table in tables),
+    )
 
 
 def trials(
@@ -119,13 +155,17 @@ def trials(
         overrides: settings for every trial, from the command line.
         on: "motion" runs the table on the embedded data (see `on_motion`).
     """
-    base = override(base_config(ablation), overrides or {})
+    bases: dict[str, Config] = {}
     table = []
     for index, row in enumerate(rows(ablation)):
         settings = dict(row.overrides)
-        config = override(base, settings)
+        base = row.base or ablation.base
+        if isinstance(base, str):
+            base = bases.setdefault(base, bases.get(base) or load(base))
+        config = override(base, {**(overrides or {}), **settings})
         if on:
-            config = on_motion(config, memory=ablation.on_memory)
+            memory = ablation.on_memory if row.on_memory is None else row.on_memory
+            config = on_motion(config, memory=memory)
             # What the rule changed of this row, so that the table shows what really ran.
             settings = {name: get(config, name) for name in settings}
         first = config.seed

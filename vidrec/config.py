@@ -366,6 +366,12 @@ def _check_together(cfg: Config) -> None:
     )
 
 
+def takes_many(name: str) -> bool:
+    """True for settings that are a list of values."""
+    hints = {full: hint for full, hint, _ in fields(Config)}
+    return typing.get_origin(hints.get(name)) is tuple
+
+
 def parse(name: str, text: str) -> Any:
     """A setting's value from the command line's text, in its declared type."""
     hints = {full: hint for full, hint, _ in fields(Config)}
