@@ -168,14 +168,20 @@ def spread(total_SG: np.ndarray, size_G: np.ndarray) -> Spread:
     effective = (weight_G**2).sum() ** 2 / (weight_G**4).sum()
     return Spread(
         mean=mean,
-        var_seeds=np.asarray(var_seeds),
-        var_groups=np.asarray(var_groups),
-        var_both=np.asarray(var_both),
+        var_seeds=_rounded(var_seeds),
+        var_groups=_rounded(var_groups),
+        var_both=_rounded(var_both),
         df_seeds=max(seeds - 1, 1),
         df_groups=max(effective - 1, 1),
         seeds=seeds,
         groups=groups,
     )
+
+
+def _rounded(variance: np.ndarray) -> np.ndarray:
+    # Sums of shares of groups leave about 1e-32 where all values are equal; one clip of a million
+    # leaves 1e-14.
+    return np.where(variance < 1e-20, 0.0, variance)
 
 
 def accuracy_bounds(found: Spread) -> tuple[np.ndarray, np.ndarray]:
