@@ -1,0 +1,32 @@
+"""Report D: does batch normalisation between layers help?
+
+Test time uses running statistics.
+"""
+
+from vidrec.ablation import Ablation, Row
+
+COLUMNS = ("test_accuracy", "test_top5", "test_top10")
+# On: top-1, top-5, top-10
+PUBLISHED = {
+    True: (0.6565, 0.8835, 0.9335),
+    False: (0.643, 0.876, 0.94),
+}
+
+
+def row(value: bool, figures: tuple[float, ...]) -> Row:
+    return Row(
+        {"scanner.batch_norm": value},
+        published=dict(zip(COLUMNS, figures, strict=True)),
+    )
+
+
+def ablation() -> Ablation:
+    return Ablation(
+        name="batch_norm",
+        question="Does batch normalisation between layers help?",
+        base="experiments/ucf101_lstm.py",
+        rows=[row(*each) for each in PUBLISHED.items()],
+        control=0,
+        read=COLUMNS,
+        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 3",
+    )

@@ -1,0 +1,16 @@
+"""How much does report D's baseline move between UCF-101's three official splits?
+
+No report did this: all use one split. Any other table takes the axis too: `--axis data.fold=1,2,3`.
+"""
+
+from vidrec.ablation import Ablation, Row
+
+
+def ablation() -> Ablation:
+    return Ablation(
+        name="folds_ucf101",
+        question="How much does the baseline move between the official splits?",
+        base="experiments/ucf101_lstm.py",
+        rows=[Row({"data.fold": fold}, name=f"split {fold}") for fold in (1, 2, 3)],
+        read=("test_accuracy", "test_top5", "test_top10"),
+    )

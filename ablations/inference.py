@@ -1,0 +1,33 @@
+"""Report D: how should a video be decided from its frames?
+
+Clips of 60 frames at stride 30, the carry reset for each: their step log-probabilities, weighted
+(j+1)/60, are averaged (clips), or each clip votes (vote). Its listing leaves the last step out and
+does not cut a video that is longer than 60 frames but shorter than the clip's end; both are slips,
+and not repeated here. A row of ours: one pass over the clip, as all other tables do. One training
+serves the three.
+"""
+
+from vidrec.ablation import Ablation, Row
+
+COLUMNS = ("test_accuracy", "test_top5", "test_top10")
+# Inference: top-1, top-5, top-10
+PUBLISHED = {
+    "clips": (0.6367, 0.8766, 0.935),
+    "vote": (0.659, 0.881, 0.94),
+}
+
+
+def ablation() -> Ablation:
+    published = [
+        Row({"eval.inference": value}, published=dict(zip(COLUMNS, figures, strict=True)))
+        for value, figures in PUBLISHED.items()
+    ]
+    return Ablation(
+        name="inference",
+        question="How should a video be decided from its frames?",
+        base="experiments/ucf101_lstm.py",
+        rows=[*published, Row({"eval.inference": "once"}, name="one pass")],
+        control=2,
+        read=COLUMNS,
+        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 12",
+    )

@@ -1,0 +1,32 @@
+"""Report D: should late steps weigh more in the loss?
+
+Step j of L weighs (j+1)/L (scaled), or all weigh the same (sum).
+"""
+
+from vidrec.ablation import Ablation, Row
+
+COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
+# Weights: top-1, top-5, top-10, training accuracy, batch loss
+PUBLISHED = {
+    "sum": (0.659, 0.886, 0.9372, 0.975, 0.446),
+    "scaled": (0.6566, 0.8835, 0.9335, 0.958, 0.549),
+}
+
+
+def row(value: str, figures: tuple[float, ...]) -> Row:
+    return Row(
+        {"loss.step_weights": value},
+        published=dict(zip(COLUMNS, figures, strict=True)),
+    )
+
+
+def ablation() -> Ablation:
+    return Ablation(
+        name="loss_weights",
+        question="Should late steps weigh more in the loss?",
+        base="experiments/ucf101_lstm.py",
+        rows=[row(*each) for each in PUBLISHED.items()],
+        control=1,
+        read=COLUMNS,
+        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 10",
+    )

@@ -1,0 +1,18 @@
+"""Does a model need to see order, and is an LSTM or a GRU better at it?
+
+The mean over frames is the control: on motions in pairs that are each other's reversal it can name
+the pair and no more. No report did this; it is what `launch.py` runs without arguments.
+"""
+
+from vidrec.ablation import Ablation, Row
+
+
+def ablation() -> Ablation:
+    return Ablation(
+        name="scanners",
+        question="Does a model need to see order, and which recurrence sees it best?",
+        base="experiments/motion.py",
+        rows=[Row({"scanner.kind": kind}) for kind in ("mean", "lstm", "gru")],
+        seeds=3,
+        read=("test_accuracy", "test_avg_f1", "test_loss", "params", "epochs", "seconds_train"),
+    )
