@@ -162,10 +162,13 @@ def trials(
         base = row.base or ablation.base
         if isinstance(base, str):
             base = bases.setdefault(base, bases.get(base) or load(base))
-        config = override(base, {**(overrides or {}), **settings})
+        config = override(base, settings)
         if on:
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory=memory)
+        rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
+        config = override(config, rest)
+        if on:
             # What the rule changed of this row, so that the table shows what really ran.
             settings = {name: get(config, name) for name in settings}
         first = config.seed
