@@ -1,0 +1,45 @@
+"""Where clips come from: `load` gives a `Source`, `splits.make` divides it.
+
+Importing this makes the TFDS builders `motion` and `ucf11` known.
+"""
+
+from vidrec.config import Data, load_user
+from vidrec.datasets import motion, source, splits
+from vidrec.datasets.source import Source, UnreadableClip
+from vidrec.datasets.splits import Split, describe
+from vidrec.errors import UserError
+
+__all__ = ["Source", "Split", "UnreadableClip", "describe", "load", "motion", "source", "splits"]
+
+
+def load(data: Data) -> Source:
+    """The data set that the settings name, with the classes they keep.
+
+    Raises:
+        UserError: it is not there, or not as it should be; says what to do.
+    """
+    return _load(data).keep_classes(data.classes)
+
+
+def _load(data: Data) -> Source:
+    # Imported as needed: each kind brings its own libraries.
+    if data.kind == "tfds":
+        from vidrec.datasets import tfds_source
+
+        return tfds_source.load(data)
+    if data.kind in ("videos", "images"):
+        from vidrec.datasets import folders
+
+        return folders.load(data)
+    if data.kind in ("ucf101", "ucf11"):
+        from vidrec.datasets import ucf
+
+        return ucf.load(data)
+    if data.kind == "features":
+        from vidrec.datasets import arrays
+
+        return arrays.load(data)
+    made = load_user(data.kind)(data)
+    if not isinstance(made, Source):
+        raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Source")
+    return made

@@ -1,0 +1,310 @@
+"""Which clips train, validate and test: by recording, so that no split holds a sibling of another.
+
+Everything is drawn from hashes of names and `data.split_seed`, so a split does not depend on the
+order in which files are found, nor on the machine.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vidrec.config import Data, digest
+from vidrec.datasets.source import PARTS, Source
+from vidrec.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices of the clips of each part.
+
+    Attributes:
+        id: hash of the clip names of each part.
+        leaked: True if a group stands in two parts; "unknown" where groups are only file names.
+        how: how it was made, in words.
+        shared: pairs of parts that share a group, such as "train/val".
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    id: str
+    leaked: bool | Literal["unknown"]
+    how: str
+    shared: tuple[str, ...] = ()
+
+
+def make(source: Source, data: Data) -> Split:
+    """The split that the settings name.
+
+    Raises:
+        UserError: the data cannot be split so, and what would be right.
+    """
+    if len(source.classes) < 2:
+        raise UserError(
+            f"{source.name} has one class ({''.join(source.classes)}): a classifier needs two"
+        )
+    if data.split == "given":
+        train, val, test, how = _given(source, data)
+    elif data.split == "random":
+        train, test = _by_clip(source, np.arange(len(source)), data.test, data, "test")
+        val, how = None, "at random by clip"
+    elif data.folds:
+        train, test, how = _fold(source, data)
+        val = None
+    elif data.fold:
+        train, test, how = _leave_one_out(source, data)
+        val = None
+    else:
+        train, test = _by_group(source, np.arange(len(source)), data.test, data, "test")
+        val, how = None, "by source" if source.groups_known else "by file"
+    if val is None:
+        by_clip = data.val_by == "clip" or data.split == "random"
+        carve = _by_clip if by_clip else _by_group
+        train, val = carve(source, train, data.val, data, "val")
+        if data.val_by == "clip" and data.split != "random":
+            how += ", validation at random by clip"
+    return _finished(source, data, (train, val, test), how)
+
+
+def _finished(source: Source, data: Data, parts: Sequence[np.ndarray], how: str) -> Split:
+    parts = [np.sort(np.asarray(part, np.int64)) for part in parts]
+    shared = tuple(_shared(source, parts))
+    leaked: bool | Literal["unknown"] = bool(shared) or data.split == "random"
+    if not source.groups_known and not leaked:
+        leaked = "unknown"
+    names = [sorted(source.names[i] for i in part) for part in parts]
+    return Split(*parts, digest(*names, length=16), leaked, how, shared)
+
+
+def _shared(source: Source, parts: Sequence[np.ndarray]) -> Iterable[str]:
+    groups = [set(source.groups[part].tolist()) for part in parts]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        if groups[a] & groups[b]:
+            yield f"{PARTS[a]}/{PARTS[b]}"
+
+
+def _given(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
+    """The data set's own lists, refused where they share a group."""
+    given = source.given
+    if given is None or not len(given.get("train", ())) or not len(given.get("test", ())):
+        raise UserError(
+            f"data.split given: {source.name} comes without lists of training and test clips; "
+            "give folders train and test or a column split in labels.csv, or use data.split group"
+        )
+    parts = {part: np.asarray(indices) for part, indices in given.items() if len(indices)}
+    if source.groups_known:
+        _refuse_shared(source, parts)
+    train, test = parts["train"], parts["test"]
+    how = "as given"
+    if data.swapped:
+        train, test, how = test, train, "as given, training and test exchanged"
+    return train, parts.get("val"), test, how
+
+
+def _refuse_shared(source: Source, parts: dict[str, np.ndarray]) -> None:
+    owner: dict[str, str] = {}
+    for part, indices in parts.items():
+        for group in sorted(set(source.groups[indices].tolist())):
+            if owner.setdefault(group, part) != part:
+                raise UserError(
+                    f"the split of {source.name} leaks: group {group!r} stands in both "
+                    f"{owner[group]} and {part}; move its clips to one of them, or use data.split "
+                    "group (data.split random shares groups on purpose and labels figures leaked)"
+                )
+
+
+def _wanted(share: float, clips: int) -> float:
+    """Clips that a share (below 1) or a number (1 and above) means."""
+    return share * clips if share < 1 else share
+
+
+def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """Names in an order drawn from the seed, whatever order they come in."""
+    return sorted(set(names), key=lambda name: (digest(purpose, seed, name, length=32), name))
+
+
+def _by_clip(
+    source: Source, pool: np.ndarray, share: float, data: Data, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn): exactly as many as asked for, spread over the classes as evenly as can be."""
+    count = round(_wanted(share, len(pool)))
+    if count >= len(pool):
+        raise UserError(f"data.{part} = {share:g} asks for {count} of {len(pool)} clips")
+    labels = source.labels[pool]
+    quota = _quotas(np.bincount(labels, minlength=len(source.classes)), count)
+    drawn = []
+    for label, take in enumerate(quota):
+        by_name = {source.names[i]: int(i) for i in pool[labels == label]}
+        if len(by_name) <= take and take:
+            raise _too_few(source, label, f"{len(by_name)} clips", "clips", part)
+        drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
+    return np.setdiff1d(pool, drawn), np.array(drawn, int)
+
+
+def _quotas(counts: np.ndarray, total: int) -> list[int]:
+    """`total` shared out in proportion to `counts`, by largest remainders."""
+    exact = counts * (total / max(1, counts.sum()))
+    quota = np.floor(exact).astype(int)
+    behind = np.argsort(quota - exact, kind="stable")[: total - quota.sum()]
+    quota[behind] += 1
+    return quota.tolist()
+
+
+def _by_group(
+    source: Source, pool: np.ndarray, share: float, data: Data, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, drawn): whole groups, each class as near to its share as they allow."""
+    if share == 0:
+        return pool, np.zeros(0, int)
+    members, counts = _groups(source, pool)
+    total = sum(counts.values())
+    if _wanted(share, len(pool)) >= len(pool):
+        raise UserError(f"data.{part} = {share:g} asks for all {len(pool)} clips")
+    target = total * (_wanted(share, len(pool)) / len(pool))
+    order = _shuffled(members, data.split_seed, f"group {part}")
+    chosen, have = [], np.zeros(len(source.classes))
+    for group in order:
+        gain = ((have - target) ** 2).sum() - ((have + counts[group] - target) ** 2).sum()
+        if gain > 0:
+            chosen.append(group)
+            have = have + counts[group]
+    chosen = _complete(
+        source, order, chosen, counts, part, spare=1 + (part == "test") * (data.val > 0)
+    )
+    drawn = np.concatenate([members[group] for group in chosen])
+    return np.setdiff1d(pool, drawn), drawn
+
+
+def _groups(source: Source, pool: np.ndarray) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
+    """Clips of each group, and how many of each class."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i in pool.tolist():
+        members[str(source.groups[i])].append(i)
+    counts = {
+        group: np.bincount(source.labels[clips], minlength=len(source.classes))
+        for group, clips in members.items()
+    }
+    return dict(members), counts
+
+
+def _complete(
+    source: Source,
+    order: list[str],
+    chosen: list[str],
+    counts: dict[str, np.ndarray],
+    part: str,
+    spare: int,
+) -> list[str]:
+    """Sees that each class is drawn at least once and keeps at least `spare` groups undrawn."""
+    taken = set(chosen)
+    for label in range(len(source.classes)):
+        having = [group for group in order if counts[group][label]]
+        if len(having) < 1 + spare:
+            known = "sources" if source.groups_known else "clips"
+            raise _too_few(source, label, f"{len(having)} {known}", known, part, 1 + spare)
+        if not taken & set(having):
+            taken.add(min(having, key=lambda group: counts[group].sum()))
+        while len(set(having) - taken) < spare:
+            # Giving back the smallest group costs the fewest clips.
+            ours = [group for group in having if group in taken]
+            if len(ours) < 2:
+                raise UserError(
+                    f"class {source.classes[label]!r} shares its sources with other classes so "
+                    f"that no {part} split by source exists: choose another data.split_seed"
+                )
+            taken.remove(min(ours, key=lambda group: counts[group].sum()))
+    return [group for group in order if group in taken]
+
+
+def _too_few(
+    source: Source, label: int, has: str, what: str, part: str, needed: int = 2
+) -> UserError:
+    return UserError(
+        f"class {source.classes[label]!r} of {source.name} has {has}, too few to split off "
+        f"{part}: it needs at least {needed} {what}"
+    )
+
+
+def _fold(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
+    """Group k-fold: groups dealt to folds, each to the one that lacks its classes most."""
+    if data.folds < 2:
+        raise UserError(f"data.folds = {data.folds} should be at least 2")
+    members, counts = _groups(source, np.arange(len(source)))
+    if len(members) < data.folds:
+        raise UserError(
+            f"data.folds = {data.folds}, but {source.name} has only {len(members)} sources"
+        )
+    order = _shuffled(members, data.split_seed, "fold")
+    order.sort(key=lambda group: -counts[group].sum())
+    have = np.zeros((data.folds, len(source.classes)))
+    dealt: list[list[int]] = [[] for _ in range(data.folds)]
+    for group in order:
+        # Squares make an unequal class cost more than unequal totals do.
+        cost = [
+            (((have[f] + counts[group]) ** 2).sum() - (have[f] ** 2).sum())
+            for f in range(data.folds)
+        ]
+        sizes = have.sum(1)
+        fold = min(range(data.folds), key=lambda f: (cost[f], sizes[f], f))
+        have[fold] += counts[group]
+        dealt[fold] += members[group]
+    fold = max(1, data.fold)
+    kind = "sources" if source.groups_known else "files"
+    test = np.array(sorted(dealt[fold - 1]))
+    return _rest(source, test), test, f"fold {fold} of {data.folds} by {kind}"
+
+
+def _leave_one_out(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
+    blocks = source.groups if source.blocks is None else source.blocks
+    names = sorted(set(blocks.tolist()))
+    if not source.groups_known:
+        raise UserError(
+            f"data.fold = {data.fold} leaves one source out, but the clips of {source.name} carry "
+            "no source: give groups.csv or data.groups, or data.folds for folds by file"
+        )
+    if data.fold > len(names):
+        raise UserError(f"data.fold = {data.fold}: {source.name} has {len(names)} sources")
+    left_out = names[data.fold - 1]
+    test = np.flatnonzero(blocks == left_out)
+    return _rest(source, test), test, f"source {left_out} left out"
+
+
+def _rest(source: Source, test: np.ndarray) -> np.ndarray:
+    return np.setdiff1d(np.arange(len(source)), test)
+
+
+def describe(source: Source, split: Split) -> list[str]:
+    """Classes, clips, minutes and parts, and whatever else to know before work starts."""
+    lines = [_overview(source)]
+    parts = (getattr(split, part) for part in PARTS)
+    counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
+    lines.append(f"split {split.how}: {counted} (id {split.id})")
+    if split.leaked is True:
+        why = ", ".join(split.shared) or "clips drawn without regard to their source"
+        lines.append(f"warning: this split leaks ({why}): its figures are too high")
+    elif split.leaked == "unknown":
+        lines.append(
+            f"warning: the clips of {source.name} carry no source, so siblings may stand in two "
+            "splits: name sources in groups.csv or by data.groups"
+        )
+    unused = len(source) - sum(len(getattr(split, part)) for part in PARTS)
+    if unused:
+        lines.append(f"{unused} clips stand in no list and are not used")
+    return lines + source.notes
+
+
+def _overview(source: Source) -> str:
+    text = f"{source.name}: {len(source.classes)} classes, {len(source)} clips"
+    if source.fps is not None:
+        known = source.fps > 0
+        seconds = float((source.lengths[known] / source.fps[known]).sum())
+        text += f", {seconds / 60:.1f} minutes of video"
+    if source.groups_known:
+        text += f", {len(set(source.groups.tolist()))} sources"
+    if (empty := int((source.lengths == 0).sum())) and math.isfinite(empty):
+        text += f", {empty} that cannot be opened"
+    return text

@@ -1,0 +1,307 @@
+"""Any TFDS data set that holds a video (or an image) and a label, by name.
+
+Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/memory`,
+`motion/clips=400,difficulty=1.0`. Sets stored as array_record need no TensorFlow.
+"""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidrec.config import Data, cache_dir, digest
+from vidrec.datasets.source import PARTS, Source
+from vidrec.errors import UserError
+from vidrec.video import UnreadableClip
+
+# Names of a TFDS set's own splits, and the part each is.
+SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
+
+
+@dataclass(eq=False)
+class TfdsSource(Source):
+    """Clips of a prepared TFDS set.
+
+    Attributes:
+        builder: of the set.
+        places: of each clip, (split, index in it).
+        declared: frames of each clip.
+        content: hash of what all clips were generated from.
+        video: name of the feature that holds frames.
+    """
+
+    builder: Any = None
+    places: tuple[tuple[str, int], ...] = field(default=(), metadata={"per_clip": True})
+    declared: tuple[int, ...] = field(default=(), metadata={"per_clip": True})
+    content: str = ""
+    video: str = "video"
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return _open(self.builder)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array(self.declared, np.int32)
+
+    def key(self, clip: int) -> str:
+        return digest(self.content, *self.places[clip], length=32)
+
+    def sizes(self) -> list[Any]:
+        return [self.content]
+
+    def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        frames = self._frames(clip)
+        return _resized(frames[np.minimum(np.asarray(frame_indices, int), len(frames) - 1)], size)
+
+    def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        frames = self._frames(clip)
+        for start in range(0, len(frames), chunk):
+            yield _resized(frames[start : start + chunk], size)
+
+    def _frames(self, clip: int) -> np.ndarray:
+        split, index = self.places[clip]
+        try:
+            value = self._data[split][index][self.video]
+        except Exception as error:
+            raise UnreadableClip(self.names[clip], f"{type(error).__name__}: {error}") from error
+        frames = np.stack(value) if isinstance(value, list | tuple) else np.asarray(value)
+        frames = frames[None] if frames.ndim == 3 else frames
+        if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
+            raise UnreadableClip(self.names[clip], f"not a video: an array of {frames.shape}")
+        return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8, copy=False)
+
+
+def _resized(frames: np.ndarray, size: int) -> np.ndarray:
+    """(T, H, W, 3) to (T, size, size, 3)."""
+    if frames.shape[1:3] == (size, size):
+        return np.ascontiguousarray(frames)
+    from PIL import Image
+
+    kind = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(f).resize((size, size), kind)) for f in frames])
+
+
+def load(data: Data) -> TfdsSource:
+    """The set `data.tfds`, prepared on first use in `data.root` or the cache.
+
+    Raises:
+        UserError: no such set, it cannot be prepared here, or it lacks a video or a label.
+    """
+    name = data.tfds or "motion"
+    with _quiet():
+        builder = _builder(name, data.root)
+        _prepare(builder, name)
+    features = builder.info.features
+    video, label = _feature_names(name, features)
+    index = _index(builder, video, label)
+    classes = tuple(features[label].names)
+    names = tuple(index["names"])
+    groups, known = _groups(index, names, data.groups)
+    return TfdsSource(
+        name=builder.info.full_name if "=" in name else name,
+        classes=classes,
+        names=names,
+        labels=np.array(index["labels"], np.int32),
+        groups=np.array(groups, str),
+        groups_known=known,
+        given=_given(index["places"]),
+        about=_about(builder),
+        notes=list(index["notes"]),
+        builder=builder,
+        places=tuple((split, int(i)) for split, i in index["places"]),
+        declared=tuple(index["lengths"]),
+        content=_content(builder),
+        video=video,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS's own remarks: stdout is for results, and its warnings are about itself."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _builder(name: str, root: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    folder = root or str(cache_dir() / "data")
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"data.tfds = {name!r}: TFDS knows no data set of this name") from None
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise _needs_tensorflow(name, error) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"data.tfds = {name!r}: {_first_line(error)}") from None
+    return builder
+
+
+def _prepare(builder: Any, name: str) -> None:
+    if not builder.is_prepared():
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        try:
+            builder.download_and_prepare(file_format=_file_format(builder))
+        except UserError:
+            raise
+        except ModuleNotFoundError as error:
+            raise _needs_tensorflow(name, error) from None
+        except (OSError, AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
+                f"{_first_line(error)}; `python launch.py ablate ABLATION --on motion` runs now"
+            ) from error
+    if (
+        "record" in str(builder.info.file_format).lower()
+        and "array" not in str(builder.info.file_format).lower()
+    ):
+        raise UserError(
+            f"data.tfds = {name!r} is stored as {builder.info.file_format.value}, which cannot be "
+            "read clip by clip: prepare it as array_record (tfds build --file_format=array_record)"
+        )
+
+
+def _file_format(builder: Any) -> str | None:
+    """Only array_record can be read clip by clip; a set that chose its format keeps it."""
+    return None if "array" in str(builder.info.file_format).lower() else "array_record"
+
+
+def _needs_tensorflow(name: str, error: Exception) -> UserError:
+    missing = getattr(error, "name", None) or _first_line(error)
+    return UserError(
+        f"data.tfds = {name!r} needs {missing}: pip install 'vidrec[tensorflow]'; "
+        "`python launch.py ablate ABLATION --on motion` runs without"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
+    """The features that hold frames and class."""
+    import tensorflow_datasets as tfds
+
+    def is_video(feature: Any) -> bool:
+        shape = getattr(feature, "shape", None) or ()
+        return len(shape) in (3, 4) and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
+
+    videos = [n for n in ("video", "image", *features) if n in features and is_video(features[n])]
+    labels = [
+        n
+        for n in ("label", *features)
+        if n in features and isinstance(features[n], tfds.features.ClassLabel)
+    ]
+    if not videos or not labels:
+        raise UserError(
+            f"data.tfds = {name!r} has features {', '.join(features)}: it needs a video or image "
+            "of uint8 and a class label"
+        )
+    return videos[0], labels[0]
+
+
+def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
+    try:
+        return builder.as_data_source(decoders=decoders)
+    except ModuleNotFoundError as error:
+        raise _needs_tensorflow(builder.name, error) from None
+
+
+def _index(builder: Any, video: str, label: str) -> dict[str, list]:
+    """Everything but the frames, for all clips; kept in the cache, since reading takes a while."""
+    file = cache_dir() / "data" / "index" / f"{_content(builder)}.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = _read_index(builder, video, label)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(index), encoding="utf-8")
+        part.replace(file)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return index
+
+
+def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
+    index: dict[str, list] = {
+        key: [] for key in ("names", "labels", "groups", "lengths", "places", "notes")
+    }
+    for split, clips in sorted(_open(builder).items()):
+        for place in range(len(clips)):
+            example = clips[place]
+            index["names"].append(_text(example.get("name")) or f"{split}/{place:06d}")
+            index["labels"].append(int(example[label]))
+            index["groups"].append(_text(example.get("group")))
+            frames = example[video]
+            still = len(builder.info.features[video].shape) == 3
+            index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
+            index["places"].append((split, place))
+    if len(set(index["names"])) < len(index["names"]):
+        pairs = zip(index["places"], index["names"], strict=True)
+        index["names"] = [f"{split}/{place:06d} {name}" for (split, place), name in pairs]
+    return index
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value or ""
+
+
+def _groups(index: dict[str, list], names: Sequence[str], rule: str) -> tuple[list[str], bool]:
+    from vidrec.datasets import folders
+
+    if not rule and all(index["groups"]):
+        return index["groups"], True
+    return folders.groups_of(names, rule)
+
+
+def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
+    parts = np.array([SPLIT_NAMES.get(split, "") for split, _ in places])
+    given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
+    return given if {"train", "test"} <= set(given) else None
+
+
+def _about(builder: Any) -> dict[str, Any]:
+    """The generator's parameters where it states them."""
+    about = {"tfds": builder.info.full_name}
+    return about | {k: v for k, v in dict(builder.info.metadata or {}).items()}
+
+
+def _content(builder: Any) -> str:
+    """Hash of what was generated: the set's full name, version, parameters and stored sizes."""
+    splits = {
+        name: [list(map(int, info.shard_lengths)), int(info.num_bytes)]
+        for name, info in sorted(builder.info.splits.items())
+    }
+    files = sorted(
+        (path.name, path.stat().st_size)
+        for path in Path(builder.data_path).iterdir()
+        if "record" in path.name
+    )
+    return digest(builder.info.full_name, splits, [list(f) for f in files], length=32)
+
+
+def has_tensorflow() -> bool:
+    """Whether the extra that some TFDS builders need is installed."""
+    return importlib.util.find_spec("tensorflow") is not None
