@@ -59,8 +59,7 @@ class Table:
         """One dictionary a trial, with the columns of table.csv."""
         from vidrec import report
 
-        columns, rows = report.table(self.folder)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return report.table(self.folder)[1]
 
     def frame(self) -> Any:
         """The rows as a pandas frame (pandas is not installed with vidrec)."""
@@ -89,7 +88,6 @@ def ablate(
     """
     screen = screen or Quiet()
     trials = tables.trials(ablation, overrides, on)
-    sources = {} if source is None else {"": source}
     ids = _ids(trials, source)
     folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
     _describe(ablation, trials, ids, folder, on)
@@ -111,9 +109,9 @@ def ablate(
     ]
     if retry == "failed":
         _forget_failed(members, folder)
-    _fill(members, lambda name: folder / "groups" / name, screen, sources.get(""))
+    trained = _fill(members, lambda name: folder / "groups" / name, screen, source)
+    _report(folder, trained)
     results = [json.loads((member.folder / "result.json").read_text()) for member in members]
-    _finish(folder, screen)
     return Table(folder, results)
 
 
@@ -131,8 +129,8 @@ def run(
     [id_] = _ids([trial], source)
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
-    _fill([member], lambda _: folder, screen, source)
-    _finish(folder, screen)
+    trained = _fill([member], lambda _: folder, screen, source)
+    _report(folder, trained)
     return json.loads((folder / "result.json").read_text())
 
 
@@ -194,8 +192,8 @@ def _fill(
     place: Callable[[str], Path],
     screen: Screen,
     source: Source | None,
-) -> None:
-    """Trains what is not finished; groups that need the same data share it."""
+) -> bool:
+    """Trains what is not finished, and says if anything was; groups share the data they need."""
     shared: dict[str, prepare.Prepared] = {}
     for name, group in groups(members).items():
         if all((member.folder / "result.json").exists() for member in group):
@@ -211,6 +209,7 @@ def _fill(
         _environment(folder)
         _hold(folder, group)
         train.fit(group, shared[code], folder, watcher=screen.group(name, group))
+    return bool(shared)
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:
@@ -285,11 +284,12 @@ def _environment(folder: Path) -> None:
     )
 
 
-def _finish(folder: Path, screen: Screen) -> None:
-    from vidrec import report
+def _report(folder: Path, trained: bool) -> None:
+    """A report of what was trained just now, or of a finished run that has none."""
+    if trained or not (folder / "report.html").exists():
+        from vidrec import report
 
-    path = report.build(folder)
-    screen.say(f"report: {path}")
+        report.build(folder)
 
 
 def with_seeds(ablation: Ablation, seeds: int) -> Ablation:

@@ -100,7 +100,7 @@ class Trials:
 
         def fetch(leaf: jax.Array) -> np.ndarray:
             leaf = np.asarray(leaf)
-            return leaf.reshape((-1, *leaf.shape[2:]))[: self.count]
+            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[: self.count]
 
         return jax.tree.map(fetch, tree)
 

@@ -191,7 +191,7 @@ class _Group:
         names = ("logits", "losses", "steps")
         scores = {}
         for name, leaf in zip(names, outputs, strict=True):
-            flat = leaf.reshape(len(self.trained), -1, *leaf.shape[3:])[:, : len(clips)]
+            flat = leaf.reshape(len(leaf), padded.size, *leaf.shape[3:])[:, : len(clips)]
             scores[name] = np.zeros(
                 (len(flat), len(self.data.lengths), *flat.shape[2:]), flat.dtype
             )
