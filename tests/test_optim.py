@@ -106,8 +106,9 @@ def by_torch(make, params, gradients, clip=0.0):
 
 
 TORCH = {
-    "adam": lambda t, w: t.optim.Adam(w, 0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1),
-    "rmsprop": lambda t, w: t.optim.RMSprop(w, 0.01, alpha=0.99, eps=1e-8, weight_decay=0.1),
+    # An epsilon this large shows where it is added.
+    "adam": lambda t, w: t.optim.Adam(w, 0.01, betas=(0.9, 0.999), eps=0.3, weight_decay=0.1),
+    "rmsprop": lambda t, w: t.optim.RMSprop(w, 0.01, alpha=0.99, eps=0.3, weight_decay=0.1),
     "momentum": lambda t, w: t.optim.SGD(w, 0.01, momentum=0.9, weight_decay=0.1),
 }
 
@@ -115,7 +116,8 @@ TORCH = {
 @pytest.mark.parametrize("kind", TORCH)
 def test_equals_torch_with_l2(problem, kind):
     want = by_torch(TORCH[kind], *problem)
-    got = ours(config.Optim(kind=kind), numbers(learning_rate=0.01, weight_decay=0.1), *problem)
+    hyper = numbers(learning_rate=0.01, weight_decay=0.1)
+    got = ours(config.Optim(kind=kind, epsilon=0.3), hyper, *problem)
     chex.assert_trees_all_close(got[-1], want, rtol=1e-4, atol=1e-5)
 
 

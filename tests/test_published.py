@@ -9,6 +9,7 @@ import pytest
 import vidrec
 from vidrec.ablation import rows, trials
 from vidrec.config import get, override
+from vidrec.model import count_params
 
 ROOT = Path(__file__).parent.parent
 ABLATIONS = sorted(path.stem for path in (ROOT / "ablations").glob("*.py"))
@@ -73,6 +74,15 @@ def load(name):
 
 def published(name):
     return [row for row in rows(load(name)) if row.published is not None]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("units_keras", 4), ("units_torch", 11)])
+def test_published_parameter_counts(name, classes):
+    for trial in trials(load(name)):
+        if trial.published:
+            maps = trial.config.encoder.readout == "map"
+            shape = (7, 7, 512) if maps else (512,)
+            assert count_params(trial.config, shape, classes) == trial.published["params"]
 
 
 @pytest.fixture(scope="module")
