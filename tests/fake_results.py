@@ -137,6 +137,7 @@ def run(
 ) -> Path:
     """One trial's folder. Higher skill, fewer errors; a diverged trial has curves and no scores."""
     config = dataclasses.asdict(Config(seed=seed))
+    config["data"]["tfds"] = "motion"
     for name, value in (overrides or {}).items():
         section, field = name.split(".")
         config[section][field] = value

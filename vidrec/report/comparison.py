@@ -1,5 +1,6 @@
 """Two runs set side by side: what the difference is worth, and which classes it comes from."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from vidrec import evaluate
 from vidrec.errors import UserError
 from vidrec.report import figures, markup, page, tables
 from vidrec.report.markup import Cell
-from vidrec.report.results import Ablation, Row, difference, read, row_of
+from vidrec.report.results import Ablation, Row, difference, read, row_of, shared
 
 MOVED = 15  # confusions listed
+ENDS = 20  # classes drawn from either end of a long table
 
 
 def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
@@ -93,46 +96,52 @@ def _numbers(a: Row, b: Row) -> str:
     return markup.section("Results", "results", table)
 
 
-def _recall(row: Row) -> np.ndarray:
-    """Share of each class's clips that are right, all seeds together; 0 where it has no clip."""
-    counts_KK = page.confusion(row)
-    return counts_KK.diagonal() / np.maximum(counts_KK.sum(1), 1)
-
-
 def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -> str:
-    classes, before_K, after_K = a.done[0].classes, _recall(a), _recall(b)
-    order = np.argsort(before_K - after_K, kind="stable")
-    change_K = after_K - before_K
-    body = []
-    for k in order:
-        word = "improved" if change_K[k] > 0 else "worsened" if change_K[k] < 0 else "stayed"
-        kind = {"improved": "better", "worsened": "worse", "stayed": "noise"}[word]
-        line = [classes[k], tables.percent(before_K[k]), tables.percent(after_K[k])]
-        line += [tables.points(change_K[k]), Cell(word, f"text {kind}")]
-        if theirs:
-            given = theirs.get(classes[k])
-            line.append(
-                f"{tables.percent(given[0])} → {tables.percent(given[1])}" if given else "–"
-            )
-        body.append(line)
-    counts = [(change_K > 0).sum(), (change_K < 0).sum(), (change_K == 0).sum()]
-    said = "{} classes improved, {} worsened, {} stayed.".format(*counts)
-    heads = ["class", a.name, b.name, "change, points", "verdict"]
-    heads += ["published"] if theirs else []
-    table = markup.table(
-        f"Share of each class that is right. {said}", heads, body, tall=len(body) > 24
+    both = shared(a, b)
+    if both is None:
+        return ""
+    classes, (before, after) = a.done[0].classes, both
+    found = evaluate.class_changes(
+        before.predicted_Sn, after.predicted_Sn, before.labels, classes, before.groups
     )
+    changes = sorted(itertools.chain(*found), key=lambda c: c.before - c.after)
+    judged = evaluate.corrected([change.difference for change in changes])
+    body = [_change(c, d, theirs) for c, d in zip(changes, judged, strict=True)]
+    said = "{} classes improved, {} worsened, {} stayed.".format(*map(len, found))
+    beyond = sum(not d.within_noise for d in judged)
+    said += f" Of all changes {beyond} {'is' if beyond == 1 else 'are'} more than noise."
+    heads = ["class", "clips", a.name, b.name, "change, points", "verdict"]
+    heads += ["published"] if theirs else []
+    caption = "Share of each class that is right, over the seeds and clips that both scored"
+    table = markup.table(caption, heads, body, tall=len(body) > 24)
     # Of many classes the figure shows those that moved most, in either direction.
-    most = order if len(order) <= 40 else np.concatenate([order[:20], order[-20:]])
+    most = changes if len(changes) <= 2 * ENDS else changes[:ENDS] + changes[-ENDS:]
     picture = draw(
         "changes",
         f"Recall of each class in {a.name} and {b.name}; the figures stand in the table.",
         f"From {a.name} (open) to {b.name} (filled)"
-        + ("." if len(most) == len(order) else ": the twenty largest gains and losses."),
+        + ("." if len(most) == len(changes) else f": the first and last {ENDS} of the table."),
         figures.changes,
-        *([classes[k] for k in most], before_K[most], after_K[most]),
+        [c.name for c in most],
+        [c.before for c in most],
+        [c.after for c in most],
     )
     return markup.section("Classes", "classes", f"<p>{said}</p>", picture, table)
+
+
+def _change(change: Any, judged: Any, theirs: Mapping[str, Sequence[float]]) -> list[Any]:
+    """A class's line, with the published change beside ours where there is one."""
+    gap = change.after - change.before
+    word = "improved" if gap > 0 else "worsened" if gap < 0 else "stayed"
+    kind = {"improved": "better", "worsened": "worse", "stayed": "noise"}[word]
+    if gap and judged.within_noise:
+        word, kind = f"{word}, within noise", "noise"
+    line = [change.name, change.clips, *map(tables.percent, (change.before, change.after))]
+    line += [tables.points(gap), Cell(word, f"text {kind}")]
+    if theirs:
+        given = theirs.get(change.name)
+        line.append(" → ".join(map(tables.percent, given)) if given else "–")
+    return line
 
 
 def _moved(a: Row, b: Row) -> str:

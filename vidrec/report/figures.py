@@ -23,6 +23,7 @@ STYLE = {
     "svg.hashsalt": "vidrec",  # the same figure gives the same file
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -53,8 +54,25 @@ def draw(paint: Callable[..., Any], *args: Any) -> Any:
         return paint(*args)
 
 
+def width(figure: Any) -> float:
+    """Natural width in CSS pixels."""
+    if isinstance(figure, str):
+        return float(re.search(r'width="([\d.]+)', figure).group(1))
+    return 96 * figure.get_figwidth()
+
+
 def save(figure: Any, file: Path) -> str:
-    """Writes FILE.svg and FILE.png, dark on white; returns the SVG, which has no background."""
+    """Writes FILE.svg and FILE.png, dark on white; returns the SVG, which has no background.
+
+    A figure that is SVG already is written as such alone.
+    """
+    svg = figure if isinstance(figure, str) else _save_png(figure, file.with_suffix(".png"))
+    white = svg.replace("<svg ", '<svg style="background:white" ', 1)
+    file.with_suffix(".svg").write_text(white, encoding="utf-8")
+    return svg
+
+
+def _save_png(figure: Any, file: Path) -> str:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -63,9 +81,7 @@ def save(figure: Any, file: Path) -> str:
         # The places found by the layout stay: finding them is what takes time.
         figure.set_layout_engine("none")
         FigureCanvasAgg(figure)
-        figure.savefig(file.with_suffix(".png"), dpi=120, facecolor="white")
-    white = re.sub("<svg ", '<svg style="background:white" ', svg, count=1)
-    file.with_suffix(".svg").write_text(white, encoding="utf-8")
+        figure.savefig(file, dpi=120, facecolor="white")
     return svg
 
 
@@ -148,6 +164,7 @@ def curves(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:
         return _own_curves(figure, rows[0].runs[0])
+    figure.get_layout_engine().set(h_pad=0.12)
     panels = figure.subplot_mosaic([["train/loss", "val/loss"], ["val/accuracy", "names"]])
     titles = {"train/loss": "training loss", "val/loss": "validation loss"}
     for name, axes in panels.items():
@@ -220,38 +237,50 @@ def _names(axes: Any, rows: Sequence[Row], hue: dict[Row, str]) -> None:
     axes.legend(handles, names, loc="upper left")
 
 
-def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Any:
-    """Row: the clip's class, column: what it was taken for; numbers in every cell that has any."""
-    num = len(classes)
-    side = 0.3 if num <= NUMBERED else 0.17
-    font = 8 if num <= NUMBERED else 5.5
-    figure = _figure(2.2 + side * num, 1.9 + side * num)
-    axes = figure.add_subplot()
+def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
+    """SVG; row: the clip's class, column: what it was taken for; a number in every cell with any.
+
+    Written by hand: a hundred classes make thousands of texts, which matplotlib lays out in
+    half a minute.
+    """
+    num, side = len(classes), 16 if len(classes) > NUMBERED else 26
+    font = 7.5 if num > NUMBERED else 11
+    edge = 14 + 0.62 * (font + 1) * max(map(len, classes))
+    size = edge + side * num + 4
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    # One colour by its opacity is readable on a white page and on a black one.
-    pixels = np.zeros((num, num, 4))
-    pixels[..., :3] = [int(PALETTE[0][i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    pixels[..., 3] = 0.75 * np.sqrt(shares_KK)
-    axes.imshow(pixels, interpolation="none")
-    numbers = np.rint(100 * shares_KK).astype(int) if shares else counts_KK
-    for y, x in np.argwhere(numbers > 0):
-        axes.text(x, y, str(numbers[y, x]), ha="center", va="center", fontsize=font)
-    axes.set_xticks(range(num), classes, rotation=90, fontsize=font + 0.5)
-    axes.set_yticks(range(num), classes, fontsize=font + 0.5)
-    axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
-    axes.grid(which="minor", linewidth=0.3)
-    axes.tick_params(which="both", length=0)
-    axes.set(ylabel="class of the clip", xlabel="recognised as")
-    axes.xaxis.set_label_position("top")
-    axes.xaxis.tick_top()
-    axes.spines[:].set_visible(False)
-    return figure
+    numbers_KK = np.rint(100 * shares_KK).astype(int) if shares else counts_KK
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size:.0f} {size:.0f}" '
+        f'width="{size:.0f}" height="{size:.0f}" font-family="sans-serif" fill="{INK}">'
+    ]
+    for y, x in np.argwhere(counts_KK):
+        # One colour by its opacity is readable on a white page and on a black one.
+        left, top = edge + side * x, edge + side * y
+        parts.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{side}" height="{side}" '
+            f'fill="{PALETTE[0]}" fill-opacity="{0.6 * math.sqrt(shares_KK[y, x]):.2f}"/>'
+            f'<text x="{left + side / 2:.1f}" y="{top + side / 2 + font / 3:.1f}" '
+            f'font-size="{font}" text-anchor="middle">{numbers_KK[y, x]}</text>'
+        )
+    far = edge + side * num
+    grid = "".join(
+        f"M{edge:.1f} {at:.1f}H{far:.1f}M{at:.1f} {edge:.1f}V{far:.1f}"
+        for at in edge + side * np.arange(num + 1)
+    )
+    parts.append(f'<path d="{grid}" stroke="{GREY}" stroke-opacity="0.35" stroke-width="0.5"/>')
+    for k, name in enumerate(map(html.escape, classes)):
+        at = edge + side * (k + 0.5) + font / 3
+        parts.append(
+            f'<text x="{edge - 5:.1f}" y="{at:.1f}" font-size="{font + 1}" text-anchor="end">'
+            f'{name}</text><text transform="translate({at:.1f} {edge - 5:.1f}) rotate(-90)" '
+            f'font-size="{font + 1}">{name}</text>'
+        )
+    return "\n".join([*parts, "</svg>"])
 
 
 def f1(run: Run) -> Any:
     """F1 of each class as bars, best on top."""
-    scores = run.result["metrics"]["test"]["f1"]
+    scores = {name: s for name, s in run.result["metrics"]["test"]["f1"].items() if s is not None}
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
     axes = figure.add_subplot()
@@ -302,25 +331,26 @@ def cost(rows: Sequence[Row]) -> Any:
             if row.interval is not None:
                 bar = [100 * row.interval.low, 100 * row.interval.high]
                 axes.plot([x, x], bar, color=colour, linewidth=1.2, alpha=0.7)
-            axes.plot(x, y, "o", color=colour, markersize=6)
-            if len(rows) <= 2 * MANY_ROWS:
-                axes.annotate(row.name, (x, y), (6, 4), textcoords="offset points", fontsize=8)
-        drawn = [row.mean(column) for row in rows]
-        drawn = [x for x in drawn if x > 0]
+            axes.plot(x, y, "o", color=colour, markersize=6, label=row.name)
+            if len(rows) > MANY_ROWS:
+                axes.annotate(row.name, (x, y), (5, 3), textcoords="offset points", fontsize=7)
+        drawn = [x for x in (row.mean(column) for row in rows) if x > 0]
         if drawn and max(drawn) > 10 * min(drawn):
             axes.set_xscale("log")
         axes.margins(x=0.2)
         axes.grid()
     panels[0].set(xlabel="trained parameters", ylabel="test accuracy, %")
     panels[1].set(xlabel="seconds of training, compiling apart")
+    if len(rows) <= MANY_ROWS:
+        panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-def changes(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> Any:
+def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
     """Recall of each class in two runs, the largest changes on the outside."""
     figure = _figure(7.6, 0.9 + 0.2 * len(names))
     axes = figure.add_subplot()
-    for y, (a, b) in enumerate(zip(100 * before, 100 * after, strict=True)):
+    for y, (a, b) in enumerate(zip(100 * np.array(before), 100 * np.array(after), strict=True)):
         colour = PALETTE[2] if b > a else PALETTE[1] if b < a else GREY
         axes.plot([a, b], [y, y], color=colour, linewidth=2)
         axes.plot(a, y, "o", markerfacecolor="none", markeredgecolor=colour, markersize=5)

@@ -33,6 +33,14 @@ def _td(cell: Any) -> str:
     return f"<td{kind}{style}>{cell.markup}</td>"
 
 
+def _head(head: str, column: Sequence[Any]) -> str:
+    """A column's head, on the side on which its cells stand."""
+    words = any(
+        isinstance(cell, Cell) and cell.kind.split()[:1] in (["text"], ["wrap"]) for cell in column
+    )
+    return f'<th scope="col"{" class=text" if words else ""}>{text(head)}</th>'
+
+
 def table(
     caption: str,
     heads: Sequence[str],
@@ -49,13 +57,14 @@ def table(
         tall: the box scrolls downwards too.
         marked: number of the line to set off.
     """
+    rows = list(rows)
     body = []
     for i, row in enumerate(rows):
         first = row[0].markup if isinstance(row[0], Cell) else text(row[0])
         cells = f'<th scope="row">{first}</th>' + "".join(map(_td, row[1:]))
         kind_of_line = ' class="best"' if i == marked else ""
         body.append(f"<tr{kind_of_line}>{cells}</tr>")
-    top = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    top = "".join(_head(head, [row[i] for row in rows]) for i, head in enumerate(heads))
     style = f' class="{kind}"' if kind else ""
     return (
         f'<div class="scroll{" tall" if tall else ""}" role="region" tabindex="0" '
@@ -88,7 +97,9 @@ def strip(frames_THWC: np.ndarray, alt: str, height: int = 96) -> str:
     """Frames side by side as one picture."""
     from PIL import Image
 
-    film = np.concatenate(list(frames_THWC), axis=1)
+    # A thin grey edge parts the frames on any background.
+    edge = np.full((*frames_THWC.shape[1:2], 2, 3), 128, np.uint8)
+    film = np.concatenate([part for frame in frames_THWC for part in (frame, edge)][:-1], axis=1)
     picture = Image.fromarray(film)
     if picture.height > height:
         picture = picture.resize((round(picture.width * height / picture.height), height))

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import metrics
+from vidrec import evaluate, metrics
 from vidrec.report import figures, markup, tables
 from vidrec.report.markup import Cell
-from vidrec.report.results import SPLITS, Ablation, Row, Run, alone, shown
+from vidrec.report.results import SPLITS, Ablation, Row, Run, alone, best_of, difference, shown
 
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
+LEAKS = {
+    "True": "leaked: one source in training and in test",
+    "False": "no source in two splits",
+    "unknown": "sources unknown",
+}
 
 
 def render(found: Run | Ablation, pictures: Path) -> str:
@@ -51,7 +56,7 @@ class Drawer:
     def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> str:
         figure = figures.draw(paint, *args)
         self.folder.mkdir(parents=True, exist_ok=True)
-        width = 96 * figure.get_figwidth()
+        width = figures.width(figure)
         svg = figures.inline(figures.save(figure, self.folder / name), name, alt, width)
         kind = "matrix-figure" if paint is figures.confusion else ""
         return markup.figure(svg, caption, kind, width)
@@ -106,7 +111,7 @@ def answer(rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
         return "No trial has finished yet, so there is no answer."
     count = len(best.done)
     accuracy = tables.percent(best.mean("test_accuracy"))
-    where = f" (95 % interval {tables.span(best.interval)} %)" if best.interval else ""
+    where = f" (95 % interval {tables.span(best.interval)}\u00a0%)" if best.interval else ""
     of = f"{count} seed{'s' if count != 1 else ''}"
     if len(rows) == 1:
         return f"{best.name}: {accuracy} of the test clips{where}, {of}."
@@ -125,7 +130,19 @@ def answer(rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
         told += ", which is within noise." + needed(d)
     else:
         told += ", more than noise." + note(d)
-    return told + _top(rows, best)
+    return told + _runner_up(rows, best, control) + _top(rows, best)
+
+
+def _runner_up(rows: Sequence[Row], best: Row, control: Row) -> str:
+    """Whether the winner can be told from the second on validation."""
+    others = [row for row in rows if row is not best and row.done]
+    second = best_of(others)
+    gap = difference(best, second) if second not in (None, control) else None
+    if gap is None:
+        return ""
+    told = f" To {second.name}, second on validation: {tables.points(gap.mean)} points"
+    told += f" ({tables.points(gap.low, gap.high)}), "
+    return told + ("within noise." if gap.within_noise else "more than noise.")
 
 
 def needed(difference: Any) -> str:
@@ -166,7 +183,9 @@ def _asked(found: Any, rows: Sequence[Row]) -> list[tuple[str, Any]]:
         pairs.append(("data", _data(found.result.get("data"), None) or named))
         pairs.append(("status", _status(found)))
     splits = {(r.result.get("split", {}).get("id"), str(r.leaked)) for r in runs}
-    pairs += [("split", f"{i}, leaked: {leaked.lower()}") for i, leaked in sorted(splits, key=str)]
+    pairs += [
+        ("split", f"{i}, {LEAKS.get(leaked, leaked)}") for i, leaked in sorted(splits, key=str)
+    ]
     return [(name, value) for name, value in pairs if value not in (None, "")]
 
 
@@ -194,14 +213,18 @@ def _data(data: Mapping[str, Any] | None, on: str | None) -> str:
 
 def _table(found: Any, rows: Sequence[Row], best: Row | None) -> str:
     heads, lines = tables.lines(found)
-    body = []
+    body, fitted = [], []
+    split = heads.index(tables.FITTED[0])
+    fit_end = split + len(tables.FITTED)
     for row, cells in zip(rows, lines, strict=True):
+        fitted.append([cells[0], *cells[split:fit_end]])
         name = markup.text(cells[0])
         name += '<span class="badge">control</span>' if "control" in cells[1:] else ""
         name += '<span class="badge">best</span>' if row is best and len(rows) > 1 else ""
-        body.append([Cell(name), *(_verdict(row, cell) for cell in cells[1:])])
+        body.append([Cell(name), *(_verdict(row, cell) for cell in cells[1:split])])
     marked = rows.index(best) if best in rows and len(rows) > 1 else None
-    caption = "Means over seeds; training figures are measured in evaluation mode"
+    caption = "Test split, means over seeds"
+    fit = "Fit: the training figures, too, are measured in evaluation mode at the kept epoch"
     told = [f'<p class="small soft">{markup.text(note)}</p>' for note in tables.notes(found)]
     if len(rows) > 1:
         told.append(
@@ -209,27 +232,28 @@ def _table(found: Any, rows: Sequence[Row], best: Row | None) -> str:
             "after Holm's correction for the number of rows, exceeds 0.05. The best row is chosen "
             "by validation accuracy.</p>"
         )
-    lost = [run for row in rows for run in row.runs if not run.done]
-    failed = (
-        markup.table(
-            "Trials without scores",
-            ["trial", "setting", "seed", "status"],
-            [
-                [
-                    r.result.get("id", ""),
-                    r.result.get("row", ""),
-                    r.result.get("seed", ""),
-                    Cell(markup.text(_status(r)), "wrap"),
-                ]
-                for r in lost
-            ],
-        )
-        if lost
-        else ""
-    )
+    beside_heads, beside_body = tables.beside(rows)
+    beside = markup.table("Ours beside the published", beside_heads, beside_body)
+    failed = [
+        [r.result.get("id", ""), Cell(markup.text(row.name), "text"), r.result.get("seed"), _why(r)]
+        for row in rows
+        for r in row.runs
+        if not r.done
+    ]
+    without = markup.table("Trials without scores", ["trial", "setting", "seed", "status"], failed)
     return markup.section(
-        "Results", "results", markup.table(caption, heads, body, marked=marked), *told, failed
+        "Results",
+        "results",
+        markup.table(caption, heads[:split], body, marked=marked),
+        *told,
+        markup.table(fit, [heads[0], *tables.FITTED], fitted),
+        beside if len(beside_heads) > 1 else "",
+        without if failed else "",
     )
+
+
+def _why(run: Run) -> Cell:
+    return Cell(markup.text(_status(run)), "wrap")
 
 
 def _verdict(row: Row, cell: str) -> Any:
@@ -344,8 +368,9 @@ def _confusions(row: Row | None, run: Run | None, draw: Drawer) -> str:
         picture = draw(name, alt, caption, figures.confusion, counts_KK, run.classes, shares)
         small = len(run.classes) <= figures.NUMBERED
         parts.append(_matrix(caption, counts_KK, run.classes, shares) if small else picture)
-    parts.append(_worst(run, counts_KK))
-    return markup.section("Confusions", "confusions", *parts)
+    kind = "pair" if len(run.classes) <= figures.NUMBERED else "stack"
+    both = f'<div class="{kind}">{"".join(parts)}</div>'
+    return markup.section("Confusions", "confusions", both, _worst(run, counts_KK))
 
 
 def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
@@ -374,12 +399,24 @@ def _worst(run: Run, counts_KK: np.ndarray) -> str:
     body = []
     for pair in pairs:
         clips = sorted(pair["clips"], key=lambda name: -sure[name])[:3]
-        told = ", ".join(f"{name} ({sure[name]:.0%})" for name in clips)
+        told = ", ".join(f"{name} ({tables.percent(sure[name], 0)})" for name in clips)
         share = f"{100 * pair['share']:.0f} %"
         taken = Cell(markup.text(pair["predicted"]), "text")
         body.append([pair["true"], taken, pair["count"], share, Cell(markup.text(told), "wrap")])
     heads = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
-    return markup.table("Largest confusions", heads, body)
+    return markup.table("Largest confusions", heads, body) + _types(counts_KK, run.classes)
+
+
+def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
+    """How many confusions stay within one action type, where the classes are UCF-101's."""
+    found = evaluate.confusions_by_type(counts_KK, classes)
+    if found is None:
+        return ""
+    within, across = (sum(pair["count"] for pair in found[kind]) for kind in ("within", "across"))
+    return (
+        f"<p>{within} of {within + across} confused clips were taken for a class of the same "
+        "action type, which is easily understood; the others across types.</p>"
+    )
 
 
 def _clips(folder: Path, run: Run | None) -> str:
@@ -400,7 +437,7 @@ def _clips(folder: Path, run: Run | None) -> str:
     items = []
     for i, frames in shots[:STRIPS]:
         label, said = run.classes[p.labels_B[i]], run.classes[p.predicted_B[i]]
-        right, sure = bool(p.correct_B[i]), f"{p.confidence_B[i]:.0%}"
+        right, sure = bool(p.correct_B[i]), tables.percent(p.confidence_B[i], 0)
         alt = f"{len(frames)} frames of {p.names_B[i]}: {label}, predicted {said} at {sure}"
         sign = "✓ right" if right else f"✗ wrong, it is {label}"
         items.append(
@@ -512,12 +549,16 @@ def _settings(found: Any, run: Run | None) -> str:
     versions = run.result.get("versions") or environment.get("versions") or {}
     pairs += [(name, shown(value)) for name, value in versions.items()]
     pairs += [
-        (name, shown(value) if not isinstance(value, dict) else json.dumps(value))
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else _plain(value))
         for name, value in environment.items()
         if name not in ("command", "versions")
     ]
     details = f"<details><summary>All settings</summary>{config}</details>" if lines else ""
     return markup.section("How to repeat it", "repeat", markup.definitions(pairs), details)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else shown(value)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -188,10 +188,10 @@ class Ablation:
     @property
     def best(self) -> Row | None:
         """Best on validation: choosing by the test split would flatter the winner."""
-        return best(self.scored)
+        return best_of(self.scored)
 
 
-def best(rows: list[Row]) -> Row | None:
+def best_of(rows: list[Row]) -> Row | None:
     """Row of the highest mean validation accuracy; by test accuracy where nothing validated."""
     for column in ("val_accuracy", "test_accuracy"):
         measured = [row for row in rows if not math.isnan(row.mean(column))]
@@ -331,44 +331,57 @@ def _control(rows: list[Row], control: Any) -> Row | None:
     return None
 
 
-class Correct(NamedTuple):
-    """Right or wrong on the clips that all seeds scored."""
+class Answers(NamedTuple):
+    """What S seeds said of the n clips that all of them scored, in the order of their names."""
 
-    right_Sn: np.ndarray
+    predicted_Sn: np.ndarray
+    labels: np.ndarray
     groups: np.ndarray
     names: np.ndarray
 
+    @property
+    def right_Sn(self) -> np.ndarray:
+        return self.predicted_Sn == self.labels
 
-def correct(runs: Sequence[Run]) -> Correct | None:
-    """Answers of runs to the test split, clips in the order of their names."""
+    def only(self, index: np.ndarray) -> "Answers":
+        """The clips at these places."""
+        return Answers(self.predicted_Sn[:, index], *(each[index] for each in self[1:]))
+
+
+def answers(runs: Sequence[Run]) -> Answers | None:
+    """Answers of runs to the test split; None where none was saved."""
     scored = [p for p in (run.predictions() for run in runs) if p is not None]
     if not scored:
         return None
     names = functools.reduce(np.intersect1d, [p.names_B for p in scored])
-    picked = []
-    for p in scored:
-        order = np.argsort(p.names_B)
-        picked.append(order[np.searchsorted(p.names_B, names, sorter=order)])
-    right = np.stack([p.correct_B[i] for p, i in zip(scored, picked, strict=True)])
-    return Correct(right, scored[0].groups_B[picked[0]], names)
+    places = [np.intersect1d(p.names_B, names, return_indices=True)[1] for p in scored]
+    predicted = [p.predicted_B[place] for p, place in zip(scored, places, strict=True)]
+    first, place = scored[0], places[0]
+    return Answers(np.stack(predicted), first.labels_B[place], first.groups_B[place], names)
 
 
 def _with_interval(row: Row) -> Row:
-    found = correct(row.done)
-    if found is None or not found.right_Sn.size:
+    found = answers(row.done)
+    if found is None or not len(found.names):
         return row
     return replace(row, interval=evaluate.accuracy_interval(found.right_Sn, found.groups))
 
 
+def shared(a: Row, b: Row) -> tuple[Answers, Answers] | None:
+    """Answers of both rows to the clips, and of the seeds, that both have."""
+    both = [answers(runs) for runs in _same_seeds(a.done, b.done)]
+    if None in both:
+        return None
+    names, i, j = np.intersect1d(both[0].names, both[1].names, return_indices=True)
+    return (both[0].only(i), both[1].only(j)) if len(names) else None
+
+
 def difference(row: Row, control: Row) -> Any:
-    """Difference in test accuracy over the seeds and clips that both scored, or None."""
-    mine, other = (correct(runs) for runs in _same_seeds(row.done, control.done))
-    if mine is None or other is None:
+    """evaluate.Difference in test accuracy over what both scored; None where that is nothing."""
+    both = shared(row, control)
+    if both is None:
         return None
-    names, i, j = np.intersect1d(mine.names, other.names, return_indices=True)
-    if not len(names):
-        return None
-    return evaluate.paired(mine.right_Sn[:, i], other.right_Sn[:, j], mine.groups[i])
+    return evaluate.paired(both[0].right_Sn, both[1].right_Sn, both[0].groups)
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:

@@ -15,6 +15,13 @@ MEASURED = (
     *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch"),
 )
 WHOLE = ("params", "epochs", "best_epoch")
+FITTED = [
+    "validation accuracy",
+    "training accuracy",
+    "training loss",
+    "validation loss",
+    "test loss",
+]
 DAGGER = "†"
 
 
@@ -73,7 +80,7 @@ def percent(share: float | None, digits: int = 1) -> str:
     """A share as a percentage, a dash where there is none."""
     if share is None or math.isnan(share):
         return "–"
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def points(low: float, high: float | None = None) -> str:
@@ -85,7 +92,7 @@ def points(low: float, high: float | None = None) -> str:
 def span(interval: Any) -> str:
     if interval is None or math.isnan(interval.low):
         return "–"
-    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+    return f"{100 * interval.low:.1f}\u00a0–\u00a0{100 * interval.high:.1f}"
 
 
 def whole(value: float) -> str:
@@ -147,14 +154,14 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the table for people, a line a row of the ablation."""
     rows = list(found.rows) if isinstance(found, Ablation) else [alone(found)]
     control = found.control if isinstance(found, Ablation) else None
-    theirs = any("test_accuracy" in row.published for row in rows)
+    theirs, others = any("test_accuracy" in row.published for row in rows), also_published(rows)
     heads = ["setting"]
     heads += ["published"] if theirs else []
     heads += ["test accuracy", "95 % interval"]
     heads += ["to the control (95 % interval), points"] if control and len(rows) > 1 else []
     heads += ["to published, points"] if theirs else []
-    heads += ["average F1", "top-5", "validation", "training", "test loss", "val. loss"]
-    heads += ["train loss", "seeds", "parameters", "epochs", "compile, s", "train, s"]
+    heads += ["average F1", "top-5", "seeds", "parameters", "epochs", "compile, s", "train, s"]
+    heads += [*FITTED, *(f"published {_plain_name(name)}" for name in others)]
     body = []
     for row in rows:
         cells = [row.name]
@@ -162,18 +169,48 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
         cells += [percent(row.mean("test_accuracy")), span(row.interval)]
         cells += [_versus_control(row, control)] if control and len(rows) > 1 else []
         cells += [versus_published(row)] if theirs else []
-        cells += [_with_published(row, name) for name in ("test_avg_f1", "test_top5")]
-        cells += [percent(row.mean(name)) for name in ("val_accuracy", "train_accuracy")]
-        cells += [_loss(row.mean(f"{split}_loss")) for split in ("test", "val", "train")]
+        cells += [percent(row.mean(name)) for name in ("test_avg_f1", "test_top5")]
         cells += [seeds(row), whole(_params(row)), whole(row.mean("epochs"))]
         cells += [seconds(row.mean(f"seconds_{part}")) for part in ("compile", "train")]
+        cells += [percent(row.mean(f"{split}_accuracy")) for split in ("val", "train")]
+        cells += [_loss(row.mean(f"{split}_loss")) for split in ("train", "val", "test")]
+        cells += [published(row, name, _style(name)) for name in others]
         body.append(cells)
     return heads, body
 
 
-def _with_published(row: Row, column: str) -> str:
-    ours = percent(row.mean(column))
-    return ours if column not in row.published else f"{ours} (theirs {published(row, column)})"
+def also_published(rows: Iterable[Row]) -> list[str]:
+    """Columns of table.csv, test accuracy apart, for which a report gave figures."""
+    named = dict.fromkeys(name for row in rows for name in row.published)
+    return [name for name in named if name in MEASURED and name != "test_accuracy"]
+
+
+def beside(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Every published figure beside ours: heads and a line a row that has any."""
+    columns = also_published(rows)
+    heads = ["setting"]
+    for name in columns:
+        heads += [_plain_name(name), "published"]
+    body = []
+    for row in rows:
+        cells = [row.name]
+        for name in columns:
+            cells += [_style(name)(row.mean(name)), published(row, name, _style(name))]
+        body.append(cells)
+    return heads, body
+
+
+def _plain_name(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _style(column: str) -> Any:
+    """How a column's figures are written."""
+    if column.startswith("seconds"):
+        return seconds
+    if column.endswith("loss"):
+        return _loss
+    return whole if column in WHOLE else percent
 
 
 def _params(row: Row) -> float:
@@ -215,6 +252,7 @@ _TEX = {
     "−": "$-$",
     "–": "--",
     "\u202f": r"\,",
+    "\u00a0": "~",
 }
 
 
@@ -256,7 +294,8 @@ class Terminal:
         rows = self.found.rows if isinstance(self.found, Ablation) else [alone(self.found)]
         control = self.found.control if isinstance(self.found, Ablation) else None
         heads = ["test acc.", "95 % interval", "to control", "avg F1", "params", "epochs", "s"]
-        table.add_column("setting", overflow="fold")
+        longest = max((len(row.name) for row in rows), default=0)
+        table.add_column("setting", overflow="fold", min_width=min(longest, 24))
         for head in heads:
             table.add_column(head, justify="right", no_wrap=head != "to control")
         for row in rows:
