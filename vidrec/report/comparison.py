@@ -11,6 +11,7 @@ import numpy as np
 from vidrec import evaluate
 from vidrec.errors import UserError
 from vidrec.report import figures, markup, page, tables
+from vidrec.report.classes import confusion
 from vidrec.report.markup import Cell
 from vidrec.report.results import Ablation, Row, difference, read, row_of, shared
 
@@ -147,7 +148,7 @@ def _change(change: Any, judged: Any, theirs: Mapping[str, Sequence[float]]) -> 
 def _moved(a: Row, b: Row) -> str:
     """Confusions that became fewer or more, by clips a seed."""
     classes = a.done[0].classes
-    mean_a_KK, mean_b_KK = (page.confusion(row) / len(row.done) for row in (a, b))
+    mean_a_KK, mean_b_KK = (confusion(row) / len(row.done) for row in (a, b))
     moved_KK = (mean_b_KK - mean_a_KK) * (1 - np.eye(len(classes)))
     pairs = sorted(np.argwhere(moved_KK), key=lambda at: -abs(moved_KK[tuple(at)]))[:MOVED]
     body = [

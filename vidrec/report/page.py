@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vidrec import evaluate, metrics
-from vidrec.report import figures, markup, tables
+from vidrec.report import classes, figures, markup, tables
 from vidrec.report.markup import Cell
 from vidrec.report.results import SPLITS, Ablation, Row, Run, alone, best_of, difference, shown
 
-WORST = 12  # confusions listed
-STRIPS = 12  # film strips shown
 LEAKS = {
     "True": "leaked: one source in training and in test",
     "False": "no source in two splits",
@@ -34,9 +29,9 @@ def render(found: Run | Ablation, pictures: Path) -> str:
         _table(found, rows, best),
         _forest(rows, control, draw) if len(rows) > 1 else "",
         curves(rows, control, best, draw),
-        _classes(rows, run, draw),
-        _confusions(best, run, draw),
-        _clips(found.folder, run),
+        classes.scores(rows, run, draw),
+        classes.confusions(best, run, draw),
+        classes.clips(found.folder, run),
         steps(rows, control, best, draw),
         _cost(rows, draw) if len(rows) > 1 else "",
         _model(run or next((r for row in rows for r in row.runs), None)),
@@ -289,165 +284,6 @@ def curves(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Dra
     caption = "A line a trial, a dot at the epoch whose weights were kept."
     picture = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
     return markup.section("Training", "training", picture)
-
-
-# ---- classes
-
-
-def _classes(rows: Sequence[Row], run: Run | None, draw: Drawer) -> str:
-    scored = [row for row in rows if row.done and _f1(row)]
-    if run is None or not scored:
-        return ""
-    figure = figures.draw(figures.f1, run)
-    draw.folder.mkdir(parents=True, exist_ok=True)
-    figures.save(figure, draw.folder / "f1")
-    body = _one_row(scored[0], run) if len(scored) == 1 else _many_rows(scored, run)
-    return markup.section("Classes", "classes", body)
-
-
-def _f1(row: Row) -> dict[str, float]:
-    """F1 of each class, mean over seeds."""
-    each = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
-    values = {name: [f[name] for f in each if f.get(name) is not None] for name in each[0]}
-    return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
-
-
-def _one_row(row: Row, run: Run) -> str:
-    counts_KK = confusion(row)
-    theirs = row.published.get("test_f1") or {}
-    body = []
-    for k, (name, score) in enumerate(_f1(row).items()):
-        hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
-        bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
-        line = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips), f"{score:.3f}"]
-        body.append([*line, Cell(bar), *([_fixed(theirs.get(name))] if theirs else [])])
-    body.sort(key=lambda line: line[4])
-    heads = ["class", "clips", "precision", "recall", "F1", ""] + ["published F1"] * bool(theirs)
-    heads[5] = "F1 as a bar"
-    caption = "Each class on the test split, the weakest first"
-    return markup.table(caption, heads, body, tall=len(body) > 24)
-
-
-def _ratio(part: int, total: int) -> str:
-    return f"{part / total:.3f}" if total else "–"
-
-
-def _fixed(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _many_rows(rows: Sequence[Row], run: Run) -> str:
-    scores = {row: _f1(row) for row in rows}
-    names = sorted(run.classes, key=lambda name: np.mean([s.get(name, 0) for s in scores.values()]))
-    body = [
-        [name, *(Cell(_fixed(scores[row].get(name)), heat=scores[row].get(name)) for row in rows)]
-        for name in names
-    ]
-    caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
-    heads = ["class", *(row.name for row in rows)]
-    return markup.table(caption, heads, body, tall=len(names) > 24)
-
-
-def confusion(row: Row) -> np.ndarray:
-    """Counts (K, K) summed over seeds: row the class, column the prediction."""
-    each = [run.result["metrics"]["test"].get("confusion") for run in row.done]
-    return np.sum([np.asarray(c) for c in each if c is not None], axis=0).astype(int)
-
-
-def _confusions(row: Row | None, run: Run | None, draw: Drawer) -> str:
-    if row is None or run is None or "confusion" not in run.result["metrics"].get("test", {}):
-        return ""
-    counts_KK = np.asarray(run.result["metrics"]["test"]["confusion"], int)
-    whose = f"{row.name}, seed {run.result.get('seed', 0)}"
-    parts = []
-    for shares in (False, True):
-        name = "confusion_shares" if shares else "confusion_counts"
-        what = "share of the class in %" if shares else "number of clips"
-        caption = f"Confusions of {whose}: {what}; a row is a class, a column what it was taken for"
-        alt = f"Confusion matrix as {what}; the largest confusions are listed in a table below."
-        picture = draw(name, alt, caption, figures.confusion, counts_KK, run.classes, shares)
-        small = len(run.classes) <= figures.NUMBERED
-        parts.append(_matrix(caption, counts_KK, run.classes, shares) if small else picture)
-    kind = "pair" if len(run.classes) <= figures.NUMBERED else "stack"
-    both = f'<div class="{kind}">{"".join(parts)}</div>'
-    return markup.section("Confusions", "confusions", both, _worst(run, counts_KK))
-
-
-def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
-    """The matrix as a table, which a screen reader can walk."""
-    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    body = []
-    for name, counts_K, shares_K in zip(classes, counts_KK, shares_KK, strict=True):
-        said = [
-            f"{100 * s:.0f}" if shares else str(c) for c, s in zip(counts_K, shares_K, strict=True)
-        ]
-        cells = [
-            Cell(t, heat=math.sqrt(s)) if s else "" for t, s in zip(said, shares_K, strict=True)
-        ]
-        body.append([name, *cells])
-    return markup.table(caption, ["class", *classes], body, kind="matrix")
-
-
-def _worst(run: Run, counts_KK: np.ndarray) -> str:
-    """Largest confusions with the surest of their clips."""
-    p = run.predictions()
-    named = (p.names_B, p.labels_B, p.predicted_B) if p is not None else ((), None, None)
-    pairs = metrics.most_confused(counts_KK, run.classes, *named, top=WORST)
-    if not pairs:
-        return "<p>No clip of the test split was confused.</p>"
-    sure = dict(zip(p.names_B.tolist(), p.confidence_B, strict=True)) if p is not None else {}
-    body = []
-    for pair in pairs:
-        clips = sorted(pair["clips"], key=lambda name: -sure[name])[:3]
-        told = ", ".join(f"{name} ({tables.percent(sure[name], 0)})" for name in clips)
-        share = f"{100 * pair['share']:.0f} %"
-        taken = Cell(markup.text(pair["predicted"]), "text")
-        body.append([pair["true"], taken, pair["count"], share, Cell(markup.text(told), "wrap")])
-    heads = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
-    return markup.table("Largest confusions", heads, body) + _types(counts_KK, run.classes)
-
-
-def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
-    """How many confusions stay within one action type, where the classes are UCF-101's."""
-    found = evaluate.confusions_by_type(counts_KK, classes)
-    if found is None:
-        return ""
-    within, across = (sum(pair["count"] for pair in found[kind]) for kind in ("within", "across"))
-    return (
-        f"<p>{within} of {within + across} confused clips were taken for a class of the same "
-        "action type, which is easily understood; the others across types.</p>"
-    )
-
-
-def _clips(folder: Path, run: Run | None) -> str:
-    """Film strips with what was predicted, the wrong ones first."""
-    if run is None:
-        return ""
-    samples = run.samples or Run(folder, {}).samples
-    p = run.predictions()
-    if samples is None or p is None:
-        return ""
-    place = {name: i for i, name in enumerate(p.names_B.tolist())}
-    shots = [
-        (place[n], frames)
-        for n, frames in zip(samples.names.tolist(), samples.frames, strict=True)
-        if n in place
-    ]
-    shots.sort(key=lambda shot: bool(p.correct_B[shot[0]]))
-    items = []
-    for i, frames in shots[:STRIPS]:
-        label, said = run.classes[p.labels_B[i]], run.classes[p.predicted_B[i]]
-        right, sure = bool(p.correct_B[i]), tables.percent(p.confidence_B[i], 0)
-        alt = f"{len(frames)} frames of {p.names_B[i]}: {label}, predicted {said} at {sure}"
-        sign = "✓ right" if right else f"✗ wrong, it is {label}"
-        items.append(
-            f'<li>{markup.strip(frames, alt)}<div class="said"><b>{markup.text(said)}</b> {sure} '
-            f'<span class="{"right" if right else "wrong"}">{markup.text(sign)}</span><br>'
-            f'<span class="small soft">{markup.text(p.names_B[i])}</span></div></li>'
-        )
-    note = '<p class="small soft">Frames in order, with the predicted class and its confidence.</p>'
-    strips = f'<ul class="strips">{"".join(items)}</ul>' if items else ""
-    return markup.section("Clips", "clips", note, strips) if items else ""
 
 
 # ---- time, cost, model
