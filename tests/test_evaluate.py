@@ -335,6 +335,16 @@ def test_a_table_is_judged_by_the_corrected_p():
     assert all(j.seeds_needed is None or j.seeds_needed > 4 for j in noisy)
 
 
+def test_more_comparisons_take_more_seeds():
+    rng = np.random.default_rng(7)
+    a, groups = experiment(rng, seeds=3, groups=30)
+    one = evaluate.paired(a, a & (rng.random(a.shape) > [[0.001], [0.06], [0.1]]), groups)
+    assert one.within_noise
+    (alone,), among = evaluate.corrected([one]), evaluate.corrected([one] * 12)
+    assert alone == one
+    assert 3 < one.seeds_needed < among[0].seeds_needed
+
+
 def replace_p(one):
     """The same difference, nearly within noise."""
     return dataclasses.replace(one, p=0.04)
