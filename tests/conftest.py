@@ -1,4 +1,4 @@
-"""Shared by all tests: strict promotion, no progress bars, and the folder of real data where given."""
+"""Shared by all tests: strict promotion, simulated devices, the folder of real data."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,6 @@
 """A question put as a table: rows of settings, seeds, and the figures that others published."""
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 from vidrec.config import Config, canonical, get, load_user, override
 from vidrec.errors import UserError
 
+SHIPPED = ("experiments", "ablations")
 ROOMS = (Path(__file__).parent, Path(__file__).parent.parent)  # installed wheel, source checkout
 
 
@@ -190,18 +192,23 @@ def trials(
 def on_motion(cfg: Config, memory: bool = False) -> Config:
     """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
 
-    Data, encoder and classes are replaced; units are divided by 4, epochs capped at 10, batch at
-    50; every other published value stays, lengths too (shorter clips are continued).
+    Data, encoder and classes are replaced (folds stay folds); units are divided by 4, epochs
+    capped at 10, batch at 50; every other published value stays, lengths too (shorter clips are
+    continued).
     """
     from vidrec.config import Data, Encoder
 
     keeps_maps = cfg.encoder.readout == "map"
+    # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
+    folds = cfg.data.folds or (25 if cfg.data.kind == "ucf11" else 3)
     moved = replace(
         cfg,
         data=Data(
             kind="tfds",
             tfds="motion/memory" if memory else "motion",
             split="random" if cfg.data.split == "random" else "group",
+            fold=cfg.data.fold,
+            folds=folds if cfg.data.fold else 0,
             split_seed=cfg.data.split_seed,
             val_by=cfg.data.val_by,
             root=cfg.data.root if cfg.data.kind == "tfds" else "",
@@ -253,19 +260,16 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    for room in ROOMS:
-        for folder in ("", "experiments", "ablations"):
-            candidate = room / folder / path
-            if candidate.with_suffix(".py").is_file() and not candidate.is_dir():
-                return candidate.with_suffix(".py")
+    folders = SHIPPED if len(path.parts) == 1 else ("",)
+    for candidate in (room / folder / path for room in ROOMS for folder in folders):
+        if candidate.parent.name in SHIPPED and candidate.with_suffix(".py").is_file():
+            return candidate.with_suffix(".py")
     shipped = sorted(
         f"{folder}/{file.name}"
-        for folder in ("experiments", "ablations")
-        for room in ROOMS[1:] + ROOMS[:1]
+        for folder in SHIPPED
+        for room in ROOMS
         for file in (room / folder).glob("*.py")
     )
-    import difflib
-
     near = difflib.get_close_matches(str(path), shipped, 1, 0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
     raise UserError(f"no file {path}{guess}")

@@ -5,11 +5,12 @@ Machine-readable answers (`--json`) go to stdout, everything else then to stderr
 saved (a scheduler may start it again).
 """
 
+import contextlib
 import difflib
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -25,7 +26,7 @@ from vidrec.config import Config
 from vidrec.errors import UserError
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h
-Settings = Annotated[Config, tyro.conf.arg(name="")]
+Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
@@ -115,6 +116,7 @@ COMMANDS = {
 }
 # A union made from a table of commands has no other spelling.
 _CHOICE = Union[tuple(Annotated[kind, tyro.conf.subcommand(n)] for n, kind in COMMANDS.items())]  # noqa: UP007
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 OVERVIEW = (
     "Which recurrent video classifier is better, and by how much. "
     "Without a command: the table of scanners on the embedded data, to a report."
@@ -125,8 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parses, works, and leaves with the status that the module's text names."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        command, settings = parse(argv or ["ablate", "ablations/scanners.py"])
-        status = WORK[type(command)](command, settings)
+        command, settings = parse(argv)
+        with _only_answers_on_stdout(command):
+            status = WORK[type(command)](command, settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -138,6 +141,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str]) -> tuple[Any, dict[str, Any]]:
     """The command, and the settings that were given, by dotted name."""
+    if not argv or (argv[0].startswith("--") and argv[0] not in ("--help", *COMPLETION)):
+        argv = ["ablate", "ablations/scanners.py", *argv]  # the default job
     name = argv[0]
     if name not in COMMANDS and not name.startswith("-"):
         near = difflib.get_close_matches(name, COMMANDS, 1)
@@ -151,7 +156,6 @@ def parse(argv: list[str]) -> tuple[Any, dict[str, Any]]:
         args=rest,
         prog="launch.py",
         description=OVERVIEW,
-        config=(FlagConversionOff,),
         return_unknown_args=True,
     )
     if unknown:
@@ -187,6 +191,13 @@ def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, settings
 
 
+@contextlib.contextmanager
+def _only_answers_on_stdout(command: Common) -> Iterator[None]:
+    """With --json, whatever a library prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
+        yield
+
+
 def _console(command: Common) -> Console:
     """Where people read: stdout, or stderr when stdout is for a machine."""
     return Console(stderr=command.json)
@@ -194,7 +205,7 @@ def _console(command: Common) -> Console:
 
 def _answer(command: Common, content: Any) -> None:
     if command.json:
-        print(json.dumps(content, ensure_ascii=False))
+        print(json.dumps(content, ensure_ascii=False), file=sys.__stdout__)
 
 
 def _screen(command: Common) -> Any:

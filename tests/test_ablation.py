@@ -1,0 +1,120 @@
+"""Tables: products, zipped axes, seeds, exclusions, and the rule of --on motion."""
+
+import pytest
+
+import vidrec
+from vidrec import ablation as tables
+from vidrec.ablation import Ablation, Row, product, zipped
+from vidrec.config import Config, override
+from vidrec.errors import UserError
+
+
+def table(**changes):
+    rows = [Row(each) for each in product({"scanner.kind": ["lstm", "gru"]})]
+    return Ablation("table", Config(), rows, **changes)
+
+
+def test_product_varies_the_last_axis_fastest():
+    assert product({"scanner.units": [1, 2], "seed": [3, 4]}) == [
+        {"scanner.units": 1, "seed": 3},
+        {"scanner.units": 1, "seed": 4},
+        {"scanner.units": 2, "seed": 3},
+        {"scanner.units": 2, "seed": 4},
+    ]
+
+
+def test_zipped_takes_axes_side_by_side():
+    assert zipped({"scanner.units": [1, 2], "seed": [3, 4]}) == [
+        {"scanner.units": 1, "seed": 3},
+        {"scanner.units": 2, "seed": 4},
+    ]
+    with pytest.raises(UserError, match="equally many"):
+        zipped({"scanner.units": [1, 2], "seed": [3]})
+
+
+def test_seeds_are_innermost():
+    made = tables.trials(table(seeds=2))
+    assert [(each.row, each.seed, each.config.scanner.kind) for each in made] == [
+        (0, 0, "lstm"),
+        (0, 1, "lstm"),
+        (1, 0, "gru"),
+        (1, 1, "gru"),
+    ]
+    assert all(each.config.seed == each.seed for each in made)
+
+
+def test_a_row_wins_over_the_command_line():
+    made = tables.trials(table(), {"scanner.kind": "mean", "scanner.units": 7})
+    assert [each.config.scanner.kind for each in made] == ["lstm", "gru"]
+    assert {each.config.scanner.units for each in made} == {7}
+
+
+def test_axes_of_the_command_line_multiply_and_exclusions_remove():
+    crossed = tables.cross(table(), {"scanner.units": [4, 8]})
+    kept = tables.exclude(crossed, [{"scanner.kind": "gru", "scanner.units": 8}])
+    assert [dict(row.overrides) for row in tables.rows(kept)] == [
+        {"scanner.kind": "lstm", "scanner.units": 4},
+        {"scanner.kind": "lstm", "scanner.units": 8},
+        {"scanner.kind": "gru", "scanner.units": 4},
+    ]
+    with pytest.raises(UserError, match="no row"):
+        tables.exclude(table(), [{}])
+
+
+def test_joined_tables_keep_their_own_base():
+    wide = Ablation("wide", override(Config(), {"scanner.units": 99}), [Row({"seed": 0})])
+    made = tables.trials(tables.join([table(), wide]))
+    assert [each.config.scanner.units for each in made] == [64, 64, 99]
+    assert [each.row for each in made] == [0, 1, 2]
+
+
+def test_on_motion_changes_what_its_rule_says_and_nothing_else():
+    published = override(
+        Config(),
+        {
+            "data.kind": "ucf101",
+            "encoder.kind": "vgg16",
+            "encoder.readout": "average",
+            "frames.length": 120,
+            "scanner.units": 512,
+            "head.kind": "every",
+            "train.truncation": 30,
+            "train.epochs": 25,
+            "train.batch_size": 128,
+            "optim.learning_rate": 3e-4,
+        },
+    )
+    [trial] = tables.trials(Ablation("a", published, [Row({})]), on="motion")
+    moved = trial.config
+    assert (moved.data.kind, moved.data.tfds, moved.encoder.kind) == ("tfds", "motion", "cnn")
+    assert (moved.scanner.units, moved.train.epochs, moved.train.batch_size) == (128, 10, 50)
+    assert (moved.frames.length, moved.train.truncation) == (120, 30)
+    assert (moved.optim, moved.head, moved.loss, moved.eval) == (
+        published.optim,
+        published.head,
+        published.loss,
+        published.eval,
+    )
+    memory = Ablation("a", published, [Row({})], on_memory=True)
+    assert tables.trials(memory, on="motion")[0].config.data.tfds == "motion/memory"
+
+
+def test_overrides_shown_are_those_after_the_rule():
+    units = Ablation("a", Config(), [Row({"scanner.units": 200})])
+    assert tables.trials(units, on="motion")[0].overrides == {"scanner.units": 50}
+
+
+def test_files_are_found_by_path_and_by_bare_name(tmp_path):
+    by_name = vidrec.load("scanners")
+    assert by_name == vidrec.load("ablations/scanners.py")
+    file = tmp_path / "mine.py"
+    file.write_text("from vidrec import Config\ndef config():\n    return Config(seed=5)\n")
+    assert vidrec.load(file).seed == 5
+    file.write_text("x = 1\n")
+    with pytest.raises(UserError, match="should define config"):
+        vidrec.load(file)
+    file.write_text("def config():\n    return 3\n")
+    with pytest.raises(UserError, match="should return a Config"):
+        vidrec.load(file)
+    with pytest.raises(UserError, match=r"did you mean 'ablations/scanners\.py'"):
+        vidrec.load("ablations/scaners.py")

@@ -1,0 +1,113 @@
+"""Settings: names, types and ranges are checked, and a mistake gets one line."""
+
+import dataclasses
+import json
+
+import pytest
+
+from vidrec import config
+from vidrec.config import Config, override
+from vidrec.errors import UserError
+
+
+def test_override_changes_only_what_it_names():
+    changed = override(Config(), {"scanner.kind": "gru", "seed": 3, "scanner.dense": [8, 4]})
+    assert (changed.scanner.kind, changed.seed, changed.scanner.dense) == ("gru", 3, (8, 4))
+    back = {"scanner.kind": "lstm", "seed": 0, "scanner.dense": ()}
+    assert override(changed, back) == Config()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"scaner.kind": "gru"}, "did you mean 'scanner.kind'"),
+        ({"units": 3}, "did you mean 'scanner.units'"),
+        ({"zzz.qqq": 3}, "unknown setting 'zzz.qqq'"),
+        ({"scanner.kind": "gruu"}, "did you mean 'gru'"),
+        ({"frames.rule": "segmnt"}, "did you mean 'segment'"),
+        ({"scanner.units": 0}, "should be at least 1"),
+        ({"scanner.units": 1.5}, "should be a whole number"),
+        ({"scanner.units": True}, "should be a whole number"),
+        ({"scanner.dropout": 1.5}, "should be between 0 and 1"),
+        ({"optim.learning_rate": float("nan")}, "should be"),
+        ({"optim.learning_rate": "fast"}, "should be a number"),
+        ({"data.classes": "Diving"}, "should be a list"),
+        ({"data.strict": "yes"}, "should be True or False"),
+        ({"data.kind": "videos", "data.tfds": "motion"}, "needs data.kind = 'tfds'"),
+        ({"train.truncation": 5}, "needs head.kind = 'every'"),
+        ({"head.kind": "every", "train.truncation": 5, "train.reach": 3}, "at least"),
+        ({"train.reach": 3}, "needs train.truncation"),
+        ({"eval.inference": "vote"}, "needs head.kind = 'every'"),
+        ({"data.fold": 6, "data.folds": 5}, "at most data.folds"),
+    ],
+)
+def test_a_mistake_gets_one_line(overrides, words):
+    with pytest.raises(UserError) as caught:
+        override(Config(), overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncation_refuses_both_directions_by_name():
+    settings = {"head.kind": "every", "train.truncation": 5, "scanner.bidirectional": "sum"}
+    with pytest.raises(UserError, match=r"scanner\.bidirectional = 'sum'"):
+        override(Config(), settings)
+
+
+def test_every_setting_survives_json_and_the_command_line():
+    changed = override(Config(), {"data.classes": ["Diving", "Skiing"], "optim.clip_norm": 5})
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(changed)))) == changed
+    for name, _, value in config.fields(changed):
+        if value == () or value == "":
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert config.parse(name, text) == value, name
+
+
+def test_fields_are_all_of_them():
+    flat = [name for name, _, _ in config.fields(Config)]
+    nested = sum(len(v) if isinstance(v, dict) else 1 for v in config.to_dict(Config()).values())
+    assert len(flat) == len(set(flat)) == nested
+    for name in (*config.TRACED, *config.PLACES):
+        assert name in flat, f"{name} is no setting any more"
+
+
+@pytest.mark.parametrize("name", config.TRACED)
+def test_numbers_share_a_program(name):
+    other = {"loss.step_weights": "sum", "train.epochs": 7, "train.patience": 3, "seed": 9}
+    changed = override(Config(), {name: other.get(name, 0.25)})
+    assert config.signature(changed) == config.signature(Config())
+    assert config.identity(changed) != config.identity(Config())
+
+
+@pytest.mark.parametrize(
+    "change", [{"scanner.units": 65}, {"head.kind": "mean"}, {"train.batch_size": 7}]
+)
+def test_shapes_and_code_do_not_share_a_program(change):
+    assert config.signature(override(Config(), change)) != config.signature(Config())
+
+
+def test_places_are_no_part_of_a_trial():
+    moved = override(Config(), {"data.root": "/elsewhere", "train.save_seconds": 1})
+    assert config.identity(moved) == config.identity(Config())
+
+
+def test_a_users_file_counts_by_its_content(tmp_path):
+    file = tmp_path / "mine.py"
+    spec = f"{file}:Cell"
+    file.write_text("class Cell: pass\n")
+    before = config.identity(override(Config(), {"scanner.kind": spec}))
+    assert config.load_user(spec).__name__ == "Cell"
+    file.write_text("class Cell: size = 2\n")
+    assert config.identity(override(Config(), {"scanner.kind": spec})) != before
+    assert config.load_user(spec).size == 2
+    with pytest.raises(UserError, match="has no 'Cel'"):
+        config.load_user(f"{file}:Cel")
+    file.write_text("import nothing_of_that_name\n")
+    with pytest.raises(UserError, match=r"mine\.py cannot be imported"):
+        config.load_user(spec)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 3
