@@ -69,20 +69,16 @@ class Trials:
         lowered = self.carry(step, donate=True).lower(state, hyper, shared)
         return lowered.compile(), time.perf_counter() - began
 
-    def map(self, fn: Callable) -> Callable:
+    def map(self, fn: Callable, trees: int = 1) -> Callable:
         """`fn(*trial_trees, shared) -> out` for one trial, over all of them, stopped or not."""
 
         def many(*arguments: Tree) -> Tree:
-            *trees, shared = arguments
+            *each, shared = arguments
             if self.how == "vmap":
-                return jax.vmap(lambda each: fn(*each, shared))(tuple(trees))
-            return lax.map(lambda each: fn(*each, shared), tuple(trees))
+                return jax.vmap(lambda each: fn(*each, shared))(tuple(each))
+            return lax.map(lambda each: fn(*each, shared), tuple(each))
 
-        def spread_call(*arguments: Tree) -> Tree:
-            axes = (0,) * (len(arguments) - 1) + (None,)
-            return jax.pmap(many, in_axes=axes, devices=self.devices)(*arguments)
-
-        return spread_call
+        return jax.pmap(many, in_axes=(0,) * trees + (None,), devices=self.devices)
 
     def spread(self, tree: Tree) -> Tree:
         """(N, …) host arrays to (devices, trials a device, …) on the devices."""

@@ -183,7 +183,7 @@ class _Group:
         clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
         size = min(self.cfg.eval.batch_size, len(clips))
         padded = np.resize(clips, (-(-len(clips) // size), size))
-        score = self.over.map(partial(_score_once, self.plan))
+        score = self.over.map(partial(_score_once, self.plan), trees=2)
         shared = self.over.share_all({"clips": padded})
         outputs = self.over.gather(
             score(state.best, self.numbers, shared | {"data": self.resident})
@@ -205,7 +205,7 @@ class _Group:
         starts = window_table(self.data.lengths, clips, self.cfg)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
-        score = self.over.map(partial(_score_windows, self.plan))
+        score = self.over.map(partial(_score_windows, self.plan), trees=2)
         shared = self.over.share_all({"windows": padded})
         logits = self.over.gather(score(state.best, self.numbers, shared | {"data": self.resident}))
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
