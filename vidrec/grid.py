@@ -14,8 +14,12 @@ from vidrec import ablation as tables
 from vidrec import prepare, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, signature
-from vidrec.datasets.source import Source
+from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
+
+
+SAMPLES = 12  # clips whose frames a report shows
+SAMPLE_FRAMES = 8
 
 
 class Screen(Protocol):
@@ -109,7 +113,7 @@ def ablate(
     ]
     if retry == "failed":
         _forget_failed(members, folder)
-    trained = _fill(members, lambda name: folder / "groups" / name, screen, source)
+    trained = _fill(members, folder, lambda name: folder / "groups" / name, screen, source)
     _report(folder, trained)
     results = [json.loads((member.folder / "result.json").read_text()) for member in members]
     return Table(folder, results)
@@ -129,7 +133,7 @@ def run(
     [id_] = _ids([trial], source)
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
-    trained = _fill([member], lambda _: folder, screen, source)
+    trained = _fill([member], folder, lambda _: folder, screen, source)
     _report(folder, trained)
     return json.loads((folder / "result.json").read_text())
 
@@ -189,6 +193,7 @@ def _ids(trials: Sequence[Trial], source: Source | None) -> list[str]:
 
 def _fill(
     members: Sequence[train.Member],
+    top: Path,
     place: Callable[[str], Path],
     screen: Screen,
     source: Source | None,
@@ -209,7 +214,35 @@ def _fill(
         _environment(folder)
         _hold(folder, group)
         train.fit(group, shared[code], folder, watcher=screen.group(name, group))
+        _samples(top, group, shared[code])
     return bool(shared)
+
+
+def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepared) -> None:
+    """Frames of a few test clips for the report: those that trials got wrong most, and others."""
+    import numpy as np
+
+    if data.source.is_features or (folder / "samples.npz").exists():
+        return
+    clips = data.clips("test")
+    wrong = np.zeros(len(clips))
+    for member in members:
+        with np.load(member.folder / "predictions.npz") as saved:
+            wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
+    hardest = np.argsort(-wrong, kind="stable")[: SAMPLES // 2]
+    spread = np.linspace(0, len(clips) - 1, min(SAMPLES, len(clips))).astype(int)
+    shown = clips[list(dict.fromkeys([*hardest, *spread]))[:SAMPLES]]
+    size = min(max(members[0].config.encoder.size, 64), 112)
+    frames, names = [], []
+    for clip in shown:
+        places = np.linspace(0, data.lengths[clip] - 1, SAMPLE_FRAMES).astype(int)
+        try:
+            frames.append(data.source.read(int(clip), places, size))
+        except UnreadableClip:
+            continue
+        names.append(data.source.names[clip])
+    if names:
+        np.savez_compressed(folder / "samples.npz", frames=np.stack(frames), names=np.array(names))
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:

@@ -205,3 +205,43 @@ def count_params(cfg: Config, feature_shape: tuple[int, ...], num_classes: int) 
     variables = jax.eval_shape(model.init, jax.random.key(0), frames)
     leaves = jax.tree.leaves(variables.get("params", {}))
     return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any]]:
+    """The layers of a model in the order of their calls: what a reader's table shows.
+
+    `inputs` is the shape and type of a batch; nothing is computed. Each entry has `name`, `kind`,
+    `input` and `output` (shapes without the batch's axis) and `params` (its own, without those of
+    the modules inside it).
+    """
+    called: list[dict[str, Any]] = []
+
+    def record(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__" and args:
+            array = next((each for each in jax.tree.leaves(out) if hasattr(each, "shape")), None)
+            entry = {"name": "/".join(context.module.path), "kind": type(context.module).__name__}
+            shapes = {"input": list(args[0].shape[1:]), "output": list(array.shape[1:])}
+            called.append(entry | shapes)
+        return out
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    owned = _owned(variables.get("params", {}))
+    outer = {name.rpartition("/")[0] for name in (each["name"] for each in called)}
+    # What only calls other modules is told by these.
+    return [
+        each | {"params": owned.get(each["name"], 0)}
+        for each in called
+        if each["name"] and (each["name"] in owned or each["name"] not in outer)
+    ]
+
+
+def _owned(params: Any, path: str = "") -> dict[str, int]:
+    """Numbers that each module itself holds, by its path."""
+    own = sum(math.prod(leaf.shape) for leaf in params.values() if hasattr(leaf, "shape"))
+    found = {path: own} if own else {}
+    for name, branch in params.items():
+        if not hasattr(branch, "shape"):
+            found |= _owned(branch, f"{path}/{name}".lstrip("/"))
+    return found

@@ -237,6 +237,7 @@ class _Group:
         np.savez_compressed(folder / "predictions.npz", **predictions)
         ids = list(self.trained)
         _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
+        write_json(folder / "model.json", {"layers": self.layers()})
         (folder / "config.json").write_text(json.dumps(to_dict(member.config), indent=1))
         result = {
             "id": member.id,
@@ -263,6 +264,12 @@ class _Group:
         }
         write_json(folder / "result.json", result)
         return result
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Layers of the model that was trained, by shapes alone."""
+        values = self.data.values
+        clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
+        return model.layers(self.model, clip)
 
     def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores of whole videos, (n, K), as the trial's inference reads them."""
