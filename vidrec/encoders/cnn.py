@@ -1,12 +1,10 @@
 """A small convolutional network to be used frozen at random: one frame to one vector.
 
-What makes it of use without training is its readout. A spatial softmax turns each channel's map
-into a cloud of points whose moments say *where* in the frame the channel answers and how far that
-spreads. Positions survive a random projection and few clips; flattened maps of the same network
-overfit.
+What makes it of use without training is its readout, which says *where* in the frame each channel
+answers, how far that spreads, and what is seen at the most lively place. Positions survive a random
+projection and few clips; flattened maps of the same network overfit.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -17,13 +15,13 @@ from jax import Array
 from vidrec.encoders import base, conv
 
 SIDE = 32  # frames are shrunk to about this before the filters, which so see the same at any size
-SHARPNESS = (
-    2.0  # of the spatial softmax: weights are exp(SHARPNESS * answer / its root mean square)
-)
+STRIDE = 2  # of the filters
+NEARBY = 1.5  # places of the map over which energy is blurred
+CALM = 1e-6  # added to mean squares: a blank frame has no answers to divide by
 
 
 class Filters(nn.Module):
-    """One convolution at stride 2; its two signs become two channels."""
+    """One convolution without bias."""
 
     channels: int
     window: int
@@ -33,20 +31,20 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        start = _initialiser(self.initialiser)
+        start = _smooth if self.initialiser == "smooth" else base.INITIALISERS[self.initialiser]
         shape = (self.window, self.window, x.shape[-1], self.channels)
         kernel = self.param("kernel", start, shape).astype(self.dtype)
-        y = conv.conv2d(x, kernel, None, 2, "SAME", self.form)
-        return jnp.concatenate([nn.relu(y), nn.relu(-y)], axis=-1)
+        return conv.conv2d(x, kernel, None, STRIDE, "SAME", self.form)
 
 
 class Cnn(base.Encoder):
-    """Random filters on a frame less its mean colour.
+    """Random filters on a frame less its mean colour; answers of either sign are told apart.
 
     Attributes:
-        readout: moments (B,16*channels), see `moments`; or as the other encoders.
-        initialiser: "smooth": noise blurred over neighbours, mostly grey; or as the others.
-        channels: filters, each of which makes two channels of the map.
+        readout: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps
+            hold each filter's positive answers, then the negative ones: (B,h,w,2*channels).
+        initialiser: "smooth": noise slightly blurred, mostly grey; or as the other encoders.
+        channels: filters.
         window: of a filter, in pixels of the shrunk frame.
     """
 
@@ -69,29 +67,58 @@ class Cnn(base.Encoder):
     def read(self, maps: Array) -> Array:
         if self.readout == "moments":
             return moments(maps.astype(jnp.float32))
-        return super().read(maps)
+        return super().read(_signs(maps))
 
 
-def moments(maps_BHWD: Array, sharpness: float = SHARPNESS) -> Array:
-    """Where each channel answers, and how much: (B, 8*D) in float32.
+def moments(answers_BHWC: Array) -> Array:
+    """Where each filter answers, how much, and what all answer at the liveliest place.
 
-    A channel's answers over their root mean square, times `sharpness`, go through a softmax over
-    places. Its features are the mean of x, y, x², y² and xy under these weights (-1 to 1 across the
-    frame), the logarithm of the root mean square, the largest answer over it, and the logarithm of
-    how many places share that (the sum of the weights over the largest).
+    Energy is the mean square of all answers, blurred over nearby places, over its mean. A shape of
+    several tones has more of it than a texture, whose tones lie further apart. The answers of one
+    sign, over their root mean square, plus the energy go through a softmax over places; a channel's
+    features are the means of x, y, x², y² and xy under these weights (-1 to 1 across the frame),
+    and logarithms of the sum of weights over the largest, the largest, and the root mean square.
+    To these (B, 16*C) come each filter's answer and the energy where the energy is largest, and
+    the logarithm of its mean: (B, C+2).
     """
-    size, height, width, channels = maps_BHWD.shape
-    answers_BPD = maps_BHWD.reshape(size, height * width, channels)
-    # A blank frame has no answers: the small number makes its weights even.
-    scale_BD = jnp.sqrt((answers_BPD**2).mean(axis=1) + 1e-6)
-    answers_BPD = answers_BPD / scale_BD[:, None]
-    peak_BD = answers_BPD.max(axis=1)
-    weights_BPD = jnp.exp(sharpness * (answers_BPD - peak_BD[:, None]))
+    size, height, width, channels = answers_BHWC.shape
+    energy_BP, level_B = _energy(answers_BHWC)
+    answers_BPC = answers_BHWC.reshape(size, height * width, channels)
+    signs_BPD = _signs(answers_BPC)
+    scale_BD = jnp.sqrt((signs_BPD**2).mean(axis=1) + CALM)
+    salience_BPD = signs_BPD / scale_BD[:, None] + energy_BP[..., None]
+    peak_BD = salience_BPD.max(axis=1)
+    weights_BPD = jnp.exp(salience_BPD - peak_BD[:, None])
     sums_BDM = jnp.einsum("bpd,pm->bdm", weights_BPD, _powers(height, width))
     total_BD = sums_BDM[..., 0]
-    means_BDM = sums_BDM[..., 1:] / total_BD[..., None]
-    strength = [jnp.log(scale_BD), peak_BD, jnp.log(total_BD)]
-    return jnp.concatenate([means_BDM.reshape(size, -1), *strength], axis=-1)
+    places_BDM = sums_BDM[..., 1:] / total_BD[..., None]
+    # Sharp enough to look at one place, whose answers tell how the shape there is turned.
+    liveliest_BP = jax.nn.softmax(4 * energy_BP, axis=1)
+    seen_BC = jnp.einsum("bp,bpc->bc", liveliest_BP, answers_BPC) / jnp.sqrt(level_B)[:, None]
+    parts = (
+        places_BDM.reshape(size, -1),
+        jnp.log(total_BD),
+        peak_BD,
+        jnp.log(scale_BD),
+        seen_BC,
+        energy_BP.max(axis=1, keepdims=True),
+        jnp.log(level_B)[:, None],
+    )
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _signs(x: Array) -> Array:
+    return jnp.concatenate([nn.relu(x), nn.relu(-x)], axis=-1)
+
+
+def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
+    """Energy at every place over its mean (B, H*W), and that mean (B,)."""
+    power_BHW = (answers_BHWC**2).mean(axis=-1)
+    rows, columns = (_blur(n, NEARBY) for n in power_BHW.shape[1:])
+    nearby = jnp.einsum("yi,xj,bij->byx", rows, columns, power_BHW)
+    nearby = nearby.reshape(len(nearby), -1) + CALM
+    level_B = nearby.mean(axis=1)
+    return nearby / level_B[:, None], level_B
 
 
 def _powers(height: int, width: int) -> Array:
@@ -114,29 +141,28 @@ def _shrink(x_BHWC: Array, factor: int) -> Array:
 
 
 def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32) -> Array:
-    """Random kernels (h, w, in, out) of unit norm that pixel noise passes badly.
+    """Random kernels (h, w, in, out) of unit norm that fade towards the window's edges.
 
-    Noise, four fifths of it common to the colours, is blurred over neighbours by a Gaussian and
-    fades towards the window's edges.
+    The colours have most of the noise in common, as light and dark tell more than tints.
     """
-    height, width, colours, _ = shape
+    height, width, colours, filters = shape
     grey, tint = (
-        jax.random.normal(half, (height, width, inputs, shape[-1]), dtype)
+        jax.random.normal(half, (height, width, inputs, filters))
         for half, inputs in zip(jax.random.split(key), (1, colours), strict=True)
     )
-    rows, columns = _blur(height), _blur(width)
-    kernel = jnp.einsum("ai,bj,ijcd->abcd", rows, columns, 0.8 * grey + 0.6 * tint)
-    return (
-        kernel / jnp.linalg.norm(kernel.reshape(-1, shape[-1]), axis=0)[None, None, None]
-    ).astype(dtype)
+    rows, columns = (_fade(n)[:, None] * _blur(n, 0.5) for n in (height, width))
+    kernel = jnp.einsum("yi,xj,ijco->yxco", rows, columns, 0.8 * grey + 0.6 * tint)
+    norm = jnp.sqrt((kernel**2).sum(axis=(0, 1, 2), keepdims=True))
+    return (kernel / norm).astype(dtype)
 
 
-def _blur(window: int) -> Array:
-    """Blur by a deviation of 1, then fade by one of a quarter of the window, (window, window)."""
+def _fade(window: int) -> Array:
+    """A Gaussian whose deviation is a quarter of the window, (window,)."""
     place = jnp.arange(window) - (window - 1) / 2
-    blur = jnp.exp(-((place[:, None] - place[None]) ** 2) / 2)
-    return jnp.exp(-((4 * place / window) ** 2) / 2)[:, None] * blur
+    return jnp.exp(-((4 * place / window) ** 2) / 2)
 
 
-def _initialiser(name: str) -> Callable:
-    return _smooth if name == "smooth" else base.INITIALISERS[name]
+def _blur(places: int, deviation: float) -> Array:
+    """Blur along an axis by a Gaussian, (places, places), each row of sum 1."""
+    place = jnp.arange(places)
+    return jax.nn.softmax(-(((place[:, None] - place[None]) / deviation) ** 2) / 2, axis=1)
