@@ -10,7 +10,6 @@ G = gates · U.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -73,16 +72,17 @@ def matmul(x: Array, kernel: Array, compute: str = "float32") -> Array:
     return jnp.matmul(x, kernel)
 
 
-@partial(jax.checkpoint, static_argnums=(2, 3))
-def convolve(x_BHWD: Array, kernel: Array, compute: str, form: Form) -> Array:
-    """Convolution that keeps height and width, in the form that this platform is quick at.
-
-    Its inside is recomputed in the backward pass: patches, kept for every frame of a scan, would be
-    as many times the input's size as the kernel has places.
-    """
+def convolve(x_BHWD: Array, kernel: Array, compute: str = "float32", form: Form = "auto") -> Array:
+    """Convolution that keeps height and width, in the form that this platform is quick at."""
     dtype = jnp.bfloat16 if compute == "bfloat16" else x_BHWD.dtype
-    y = conv2d(x_BHWD.astype(dtype), kernel.astype(dtype), form=form)
-    return y.astype(x_BHWD.dtype)
+
+    # Recomputed in the backward pass: patches, kept for every frame of a scan, would be as many
+    # times the input's size as the kernel has places.
+    @jax.checkpoint
+    def product(x: Array, kernel: Array) -> Array:
+        return conv2d(x.astype(dtype), kernel.astype(dtype), form=form)
+
+    return product(x_BHWD, kernel).astype(x_BHWD.dtype)
 
 
 @dataclass(frozen=True)
