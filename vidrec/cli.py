@@ -8,6 +8,7 @@ saved (a scheduler may start it again).
 import contextlib
 import difflib
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -205,7 +206,16 @@ def _console(command: Common) -> Console:
 
 def _answer(command: Common, content: Any) -> None:
     if command.json:
-        print(json.dumps(content, ensure_ascii=False), file=sys.__stdout__)
+        print(json.dumps(_jsonable(content), ensure_ascii=False), file=sys.__stdout__)
+
+
+def _jsonable(content: Any) -> Any:
+    """Standard JSON knows no NaN: null says that a figure does not exist."""
+    if isinstance(content, dict):
+        return {str(name): _jsonable(each) for name, each in content.items()}
+    if isinstance(content, list | tuple):
+        return [_jsonable(each) for each in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _screen(command: Common) -> Any:

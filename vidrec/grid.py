@@ -17,7 +17,6 @@ from vidrec.config import Config, canonical, digest, signature
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 
-
 SAMPLES = 12  # clips whose frames a report shows
 SAMPLE_FRAMES = 8
 
