@@ -113,8 +113,11 @@ def ablate(
     if retry == "failed":
         _forget_failed(members, folder)
     trained = _fill(members, folder, lambda name: folder / "groups" / name, screen, source)
-    _report(folder, trained)
     results = [json.loads((member.folder / "result.json").read_text()) for member in members]
+    if trained:
+        described = json.loads((folder / "ablation.json").read_text())
+        train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
+    _report(folder, trained)
     return Table(folder, results)
 
 

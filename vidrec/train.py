@@ -258,7 +258,7 @@ class _Group:
             "trials_in_group": len(self.trained),
             "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
             "classes": list(self.data.classes),
-            "data": {"name": self.data.source.name, "about": self.data.source.about},
+            "data": {"name": self.data.source.name, **self.data.source.about},
             "versions": versions(),
             "dir": str(folder),
         }
