@@ -144,6 +144,26 @@ def table(results: list[tuple[Case, Found]]) -> str:
     return "\n".join(lines)
 
 
+def one_seed(draws: int, seed: int) -> dict[float, dict[int, float]]:
+    """Coverage of the interval over groups alone that one seed gets, by spread of seeds, groups."""
+    shares: dict[float, dict[int, float]] = {spread: {} for spread in SPREADS}
+    for spread, groups in itertools.product(SPREADS, GROUPS):
+        case = Case(1, groups, "equal", spread, 0.4, 0.0, 0.66)
+        answers = right(case, draws, np.random.default_rng((seed, groups)))
+        low, high = evaluate.accuracy_bounds(evaluate.spread(answers, case.size_G()))
+        truth = case.truth()
+        shares[spread][groups] = float(np.mean((low <= truth) & (truth <= high)))
+    return shares
+
+
+def one_seed_table(shares: dict[float, dict[int, float]]) -> str:
+    """Coverage with one seed, a line for each spread of seeds."""
+    lines = ["| spread of seeds | 25 groups | 100 groups |", "|---|---|---|"]
+    for spread, found in shares.items():
+        lines.append(f"| {spread:g} | {100 * found[25]:.1f} % | {100 * found[100]:.1f} % |")
+    return "\n".join(lines)
+
+
 def misses(found: Found) -> bool:
     """Whether a case falls short of what the docs promise."""
     return min(found.coverage, found.difference_coverage) < 0.93 or found.false_alarms > 0.07
@@ -168,10 +188,14 @@ def main() -> int:
     missed = [(c, f) for c, f in results if misses(f)]
     if args.json:
         rows = [asdict(c) | asdict(f) for c, f in results]
-        print(json.dumps({"draws": args.draws, "cases": rows, "missed": len(missed)}))
+        alone = one_seed(args.draws, args.seed)
+        answer = {"draws": args.draws, "cases": rows, "one_seed": alone, "missed": len(missed)}
+        print(json.dumps(answer))
     else:
         print(f"{len(results)} cases, {args.draws} draws each; widths in points of accuracy\n")
         print(table(results))
+        print("\none seed, accuracy 0.66, spread of groups 0.4: coverage\n")
+        print(one_seed_table(one_seed(args.draws, args.seed)))
         for c, f in missed:
             print(f"missed: {c} {f}")
         print(f"\n{len(missed)} cases missed (coverage under 93 % or false alarms over 7 %)")
