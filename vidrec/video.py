@@ -7,6 +7,7 @@ is noted, not hidden. Everything else raises `UnreadableClip` with a plain reaso
 
 import bisect
 import functools
+import itertools
 import os
 import stat
 import time
@@ -19,19 +20,23 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
 MAX_SECONDS = 60.0  # without a frame, for decoders that turn in circles
 MAX_GAP = 60.0  # seconds between two frames; timestamps further apart are not believed
 SEEK_GAP = 250  # frames skipped at once before looking for a key frame pays
+# What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own slips.
+FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+DAMAGED = "damaged, or not a video"
 # Containers whose timestamps stay the same after a seek.
 EXACT_SEEK = ("mov", "matroska")
 # Text and pictures that the demuxers take for videos, and lists of other files.
 NO_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp", "rtsp", "lavfi", "ffmetadata")
 # Bit-exact and accurate: the same pixels on every machine, at no cost that could be measured.
-SCALING = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
+# (libswscale's flags BILINEAR, ACCURATE_RND, BITEXACT; older PyAV names only the first.)
+SCALING = 0x2 | 0x40000 | 0x80000
 
 
 class UnreadableClip(Exception):
@@ -67,14 +72,16 @@ class Probe:
 
 
 @dataclass
-class _Damage:
-    """What went wrong while a file was decoded."""
+class _Record:
+    """What happened while a file was decoded."""
 
-    packets: int = 0
+    frames: int = 0
+    seconds: float = 0.0  # at which the last frame is shown
+    lost_packets: int = 0
     reason: str = ""
     ended_early: bool = False
 
-    def note(self, error: Exception) -> None:
+    def blame(self, error: Exception) -> None:
         self.reason = self.reason or _plain(error)
 
 
@@ -98,10 +105,10 @@ def probe(path: str | os.PathLike) -> Probe:
     with _opened(path) as (container, stream):
         frames = sum(1 for _ in _packets(container, stream))
     with _opened(path) as (container, stream):
-        damage = _Damage()
-        first = next(_frames(container, stream, damage), None)
+        record = _Record()
+        first = next(_frames(container, stream, record), None)
         if first is None:
-            raise UnreadableClip(path, _no_frame(damage))
+            raise UnreadableClip(path, _no_frame(record))
         rate = _rate(stream)
         return Probe(frames, rate, first.width, first.height, first.rotation, frames / rate)
 
@@ -122,24 +129,26 @@ def stream(
     Raises:
         UnreadableClip: no frame can be decoded.
     """
-    shrink, block, total, damage = _Shrinker(size), [], 0, _Damage()
+    shrink, total, record = _Shrinker(size), 0, _Record()
+    block, filled = np.empty((chunk, size, size, 3), np.uint8), 0
     with _opened(path) as (container, source):
-        promised = source.frames if not fps else 0
-        for frame, repeats in _paced(_frames(container, source, damage), source, fps):
+        promised = _promised(container, source)
+        for frame, repeats in _paced(_frames(container, source, record), source, fps):
             picture = _shrunk(path, shrink, frame)
             for _ in range(repeats):
-                block.append(picture)
-                if len(block) == chunk:
+                block[filled] = picture
+                filled += 1
+                if filled == chunk:
+                    yield block
                     total += chunk
-                    yield np.stack(block)
-                    block = []
-        if block:
-            total += len(block)
-            yield np.stack(block)
+                    block, filled = np.empty_like(block), 0
+    if filled:
+        total += filled
+        yield block[:filled]
     if not total:
-        raise UnreadableClip(path, _no_frame(damage))
+        raise UnreadableClip(path, _no_frame(record))
     if notes is not None:
-        notes += _lacking(total, promised, damage)
+        notes += _lacking(promised, record)
 
 
 def read(
@@ -171,11 +180,11 @@ def read(
 def _read_in_order(
     path: Any, needed: list[int], size: int, fps: float, notes: list[str] | None
 ) -> dict[int, np.ndarray]:
-    shrink, found, damage, last, position = _Shrinker(size), {}, _Damage(), None, 0
+    shrink, found, record, last, position = _Shrinker(size), {}, _Record(), None, 0
     places = iter(needed)
     place: int | None = next(places)
     with _opened(path) as (container, source):
-        for frame, repeats in _paced(_frames(container, source, damage), source, fps):
+        for frame, repeats in _paced(_frames(container, source, record), source, fps):
             position += repeats
             while place is not None and place < position:
                 found[place] = _shrunk(path, shrink, frame)
@@ -184,7 +193,7 @@ def _read_in_order(
                 return found
             last = frame
         if last is None:
-            raise UnreadableClip(path, _no_frame(damage))
+            raise UnreadableClip(path, _no_frame(record))
         picture = _shrunk(path, shrink, last)
     found |= dict.fromkeys([place, *places], picture)
     if notes is not None:
@@ -219,7 +228,7 @@ def _read_by_seeking(path: Any, needed: list[int], size: int) -> dict[int, np.nd
                         break
                 if position != index:
                     raise _Inexact
-    except (_Inexact, av.FFmpegError, UnreadableClip):
+    except (_Inexact, UnreadableClip, *FAULTS):
         return None
     return found
 
@@ -263,12 +272,12 @@ def _ranked(
     container: Any, stream: Any, table: _Timestamps, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(place, frame) from `start` on; raises _Inexact where a place is missing or unknown."""
-    damage, expected = _Damage(), start
-    for frame in _frames(container, stream, damage):
+    record, expected = _Record(), start
+    for frame in _frames(container, stream, record):
         place = table.rank.get(frame.pts, -1)
         if 0 <= place < start:
             continue  # leading pictures of an open group, which need what lies before
-        if place != expected or damage.packets:
+        if place != expected or record.lost_packets:
             raise _Inexact
         yield place, frame
         expected += 1
@@ -285,7 +294,7 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
             metadata_errors="replace",
             options={"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"},
         )
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+    except FAULTS as error:
         raise UnreadableClip(path, _plain(error)) from None
     with container:
         kind = container.format.name
@@ -294,7 +303,8 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
         video = [s for s in container.streams.video if not _is_cover(s)]
         if not video:
             kinds = sorted({s.type for s in container.streams})
-            raise UnreadableClip(path, f"no video in it, only {' and '.join(kinds) or 'nothing'}")
+            reason = f"no video in it, only {' and '.join(kinds)}" if kinds else DAMAGED
+            raise UnreadableClip(path, reason)
         stream = video[0]
         context = stream.codec_context
         if context is None:
@@ -331,16 +341,19 @@ def _check_file(path: str) -> None:
         raise UnreadableClip(path, error.strerror or str(error)) from None
 
 
-def _packets(container: Any, stream: Any, damage: _Damage | None = None) -> Iterator[Any]:
+def _packets(container: Any, stream: Any, record: _Record | None = None) -> Iterator[Any]:
     """Packets with content; ends where the file cannot be read on."""
     packets, empty = container.demux(stream), 0
     while empty < MAX_SILENCE:
         try:
             packet = next(packets, None)
-        except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-            if damage is not None:
-                damage.note(error)
-                damage.ended_early = True
+        except IndexError:  # a stream that the head did not announce begins here
+            packets, empty = container.demux(stream), empty + 1
+            continue
+        except FAULTS as error:
+            if record is not None:
+                record.blame(error)
+                record.ended_early = True
             return
         if packet is None:
             return
@@ -352,37 +365,39 @@ def _packets(container: Any, stream: Any, damage: _Damage | None = None) -> Iter
             empty += 1
 
 
-def _frames(container: Any, stream: Any, damage: _Damage) -> Iterator[av.VideoFrame]:
+def _frames(container: Any, stream: Any, record: _Record) -> Iterator[av.VideoFrame]:
     """All frames that can be decoded, in order; packets that cannot are skipped and counted."""
     silence, since = 0, time.monotonic()
-    for packet in _packets(container, stream, damage):
-        frames = _decode(stream, packet, damage)
-        silence, since = (0, time.monotonic()) if frames else (silence + 1, since)
-        yield from frames
-        if frames:
-            since = time.monotonic()  # the reader's time is not the decoder's
+    for packet in itertools.chain(_packets(container, stream, record), (None,)):
+        frames = _decode(stream, packet, record)
+        for frame in frames:
+            record.frames += 1
+            record.seconds = max(record.seconds, frame.time or 0.0)
+            yield frame
+        silence = 0 if frames else silence + 1
+        # The reader's time is not the decoder's: the clock starts when the reader comes back.
+        since = time.monotonic() if frames else since
         if silence > MAX_SILENCE or time.monotonic() - since > MAX_SECONDS:
-            damage.reason = damage.reason or "the decoder yields no more frames"
-            damage.ended_early = True
+            record.reason = record.reason or "the decoder yields no more frames"
+            record.ended_early = True
             return
-    yield from _decode(stream, None, damage)
 
 
-def _decode(stream: Any, packet: Any, damage: _Damage) -> list[av.VideoFrame]:
+def _decode(stream: Any, packet: Any, record: _Record) -> list[av.VideoFrame]:
     try:
         return [f for f in stream.codec_context.decode(packet) if f.width and f.height]
     except EOFError:
         return []
-    except (av.FFmpegError, ValueError, MemoryError, RuntimeError) as error:
-        damage.packets += packet is not None
-        damage.note(error)
+    except FAULTS as error:
+        record.lost_packets += packet is not None
+        record.blame(error)
         return []
 
 
 def _rate(stream: Any) -> float:
     """Frames a second as declared; 25 where the file says nothing that can be true."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate is not None and 0 < float(rate) <= 1000:
+        if rate is not None and 0.01 <= float(rate) <= 1000:
             return float(rate)
     return 25.0
 
@@ -442,32 +457,42 @@ class _Shrinker:
 def _shrunk(path: Any, shrink: _Shrinker, frame: av.VideoFrame) -> np.ndarray:
     try:
         return shrink(frame)
-    except (av.FFmpegError, ValueError, MemoryError) as error:
+    except FAULTS as error:
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
 
 
-def _lacking(total: int, promised: int, damage: _Damage) -> list[str]:
+def _promised(container: Any, stream: Any) -> tuple[int, float]:
+    """(frames, seconds) that the container declares; 0 for what it does not."""
+    alone = len(container.streams) == 1  # else its duration may be the sound's
+    return max(0, stream.frames), (container.duration or 0) / av.time_base if alone else 0.0
+
+
+def _lacking(promised: tuple[int, float], record: _Record) -> list[str]:
     """Lines on what a readable file lacks."""
-    lines = []
-    if damage.packets:
-        lines.append(f"{damage.packets} damaged packets were skipped ({damage.reason})")
-    if total < promised:
-        lines.append(f"truncated after {total} of {promised} frames")
-    elif damage.ended_early:
-        lines.append(f"cannot be read on after {total} frames ({damage.reason})")
-    elif total > promised > 0:
-        lines.append(f"declares {promised} frames, holds {total}")
+    lines, total = [], record.frames
+    frames, seconds = promised
+    if record.lost_packets:
+        lines.append(f"damaged packets skipped: {record.lost_packets} ({record.reason})")
+    # Encoders that pack frames (Xvid, so UCF-101) miscount by one.
+    if total < frames - 1:
+        lines.append(f"truncated after {total} of {frames} frames")
+    elif record.ended_early:
+        lines.append(f"cannot be read on after {total} frames ({record.reason})")
+    elif total > frames + 1 > 1:
+        lines.append(f"declares {frames} frames, holds {total}")
+    elif not frames and record.seconds < 0.8 * seconds - 0.5:
+        lines.append(f"truncated after {record.seconds:.1f} of {seconds:.1f} seconds")
     return lines
 
 
-def _no_frame(damage: _Damage) -> str:
-    return "no frame can be decoded" + (f" ({damage.reason})" if damage.reason else "")
+def _no_frame(record: _Record) -> str:
+    return "no frame can be decoded" + (f" ({record.reason})" if record.reason else "")
 
 
 def _plain(error: Exception) -> str:
     """A decoder's error in words for people."""
     if isinstance(error, av.InvalidDataError):
-        return "damaged, or not a video"
+        return DAMAGED
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]
 

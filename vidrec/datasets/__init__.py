@@ -4,12 +4,22 @@ Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
-from vidrec.datasets import motion, source, splits
+from vidrec.datasets import motion, source, splits, ucf
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.datasets.splits import Split, describe
 from vidrec.errors import UserError
 
-__all__ = ["Source", "Split", "UnreadableClip", "describe", "load", "motion", "source", "splits"]
+__all__ = [
+    "Source",
+    "Split",
+    "UnreadableClip",
+    "describe",
+    "load",
+    "motion",
+    "source",
+    "splits",
+    "ucf",
+]
 
 
 def load(data: Data) -> Source:
@@ -32,8 +42,6 @@ def _load(data: Data) -> Source:
 
         return folders.load(data)
     if data.kind in ("ucf101", "ucf11"):
-        from vidrec.datasets import ucf
-
         return ucf.load(data)
     if data.kind == "features":
         from vidrec.datasets import arrays

@@ -5,10 +5,11 @@ Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/
 """
 
 import contextlib
-import importlib.util
+import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def load(data: Data) -> TfdsSource:
     name = data.tfds or "motion"
     with _quiet():
         builder = _builder(name, data.root)
-        _prepare(builder, name)
+        _prepare(builder, name, data.root)
     features = builder.info.features
     video, label = _feature_names(name, features)
     index = _index(builder, video, label)
@@ -116,7 +117,7 @@ def load(data: Data) -> TfdsSource:
         groups_known=known,
         given=_given(index["places"]),
         about=_about(builder),
-        notes=list(index["notes"]),
+        notes=_unreadable_line(builder),
         builder=builder,
         places=tuple((split, int(i)) for split, i in index["places"]),
         declared=tuple(index["lengths"]),
@@ -132,38 +133,47 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
 
 
 def _builder(name: str, root: str) -> Any:
+    builder = _made(name, root or str(cache_dir() / "data"))
+    if root and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not builder.is_prepared():
+        # Then the root is what a user has unpacked, and nothing is written into it.
+        if not Path(root).expanduser().is_dir():
+            raise UserError(f"data.root = {root} does not exist: it should hold what {name} needs")
+        return _made(name, str(cache_dir() / "data"))
+    return builder
+
+
+def _made(name: str, folder: str) -> Any:
     import tensorflow_datasets as tfds
 
-    folder = root or str(cache_dir() / "data")
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        return tfds.builder(name, data_dir=os.path.expanduser(folder))
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"data.tfds = {name!r}: TFDS knows no data set of this name") from None
-    except UserError:
-        raise
     except ModuleNotFoundError as error:
         raise _needs_tensorflow(name, error) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"data.tfds = {name!r}: {_first_line(error)}") from None
-    return builder
 
 
-def _prepare(builder: Any, name: str) -> None:
+def _prepare(builder: Any, name: str, root: str) -> None:
+    import tensorflow_datasets as tfds
+
     if not builder.is_prepared():
-        import tensorflow_datasets as tfds
-
         tfds.disable_progress_bar()
+        print(f"preparing {name}, once, in {builder.data_path}", file=sys.stderr)
+        manual = os.path.expanduser(root) if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         try:
-            builder.download_and_prepare(file_format=_file_format(builder))
-        except UserError:
-            raise
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=manual or None),
+                file_format=_file_format(builder),
+            )
         except ModuleNotFoundError as error:
             raise _needs_tensorflow(name, error) from None
         except (OSError, AssertionError, ValueError, RuntimeError) as error:
@@ -171,31 +181,31 @@ def _prepare(builder: Any, name: str) -> None:
                 f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
                 f"{_first_line(error)}; `python launch.py ablate ABLATION --on motion` runs now"
             ) from error
-    if (
-        "record" in str(builder.info.file_format).lower()
-        and "array" not in str(builder.info.file_format).lower()
-    ):
+    stored = builder.info.file_format.value
+    if stored != "array_record":
         raise UserError(
-            f"data.tfds = {name!r} is stored as {builder.info.file_format.value}, which cannot be "
-            "read clip by clip: prepare it as array_record (tfds build --file_format=array_record)"
+            f"data.tfds = {name!r} is stored as {stored}, which cannot be read clip by clip: "
+            "prepare it as array_record (tfds build --file_format=array_record)"
         )
 
 
 def _file_format(builder: Any) -> str | None:
-    """Only array_record can be read clip by clip; a set that chose its format keeps it."""
-    return None if "array" in str(builder.info.file_format).lower() else "array_record"
+    """Only array_record can be read clip by clip; a set that chose it keeps its choice."""
+    return None if builder.info.file_format.value == "array_record" else "array_record"
 
 
 def _needs_tensorflow(name: str, error: Exception) -> UserError:
-    missing = getattr(error, "name", None) or _first_line(error)
+    module = re.search(r"No module named '([\w.]+)'", str(error))
     return UserError(
-        f"data.tfds = {name!r} needs {missing}: pip install 'vidrec[tensorflow]'; "
-        "`python launch.py ablate ABLATION --on motion` runs without"
+        f"data.tfds = {name!r} needs {module[1] if module else 'tensorflow'}: pip install "
+        "'vidrec[tensorflow]'; `python launch.py ablate ABLATION --on motion` runs without"
     )
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Of an error's text, without the prefix that TFDS puts before it."""
+    text = re.sub(r"^Failed to construct dataset .*?}\"?: ", "", str(error).strip())
+    return (text or type(error).__name__).splitlines()[0]
 
 
 def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
@@ -245,9 +255,7 @@ def _index(builder: Any, video: str, label: str) -> dict[str, list]:
 
 
 def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
-    index: dict[str, list] = {
-        key: [] for key in ("names", "labels", "groups", "lengths", "places", "notes")
-    }
+    index: dict[str, list] = {key: [] for key in ("names", "labels", "groups", "lengths", "places")}
     for split, clips in sorted(_open(builder).items()):
         for place in range(len(clips)):
             example = clips[place]
@@ -284,8 +292,16 @@ def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
 
 def _about(builder: Any) -> dict[str, Any]:
     """The generator's parameters where it states them."""
-    about = {"tfds": builder.info.full_name}
-    return about | {k: v for k, v in dict(builder.info.metadata or {}).items()}
+    return {"tfds": builder.info.full_name, **(builder.info.metadata or {})}
+
+
+def _unreadable_line(builder: Any) -> list[str]:
+    """Clips that a builder of ours could not read while it prepared the set."""
+    lost = (builder.info.metadata or {}).get("unreadable", [])
+    if not lost:
+        return []
+    first = f"{lost[0]['path']}: {lost[0]['reason']}"
+    return [f"{len(lost)} clips could not be read when {builder.name} was prepared: {first}"]
 
 
 def _content(builder: Any) -> str:
@@ -300,8 +316,3 @@ def _content(builder: Any) -> str:
         if "record" in path.name
     )
     return digest(builder.info.full_name, splits, [list(f) for f in files], length=32)
-
-
-def has_tensorflow() -> bool:
-    """Whether the extra that some TFDS builders need is installed."""
-    return importlib.util.find_spec("tensorflow") is not None

@@ -1,0 +1,286 @@
+"""Decoding: exact frames, upright, at the right time; and a plain outcome for every broken file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fuzz_video
+import hostile
+import numpy as np
+import pytest
+from hostile import FRAMES, clip, encoded, moving
+
+from vidrec import video
+from vidrec.video import UnreadableClip
+
+HERE = Path(__file__).parent
+
+
+def decoded(path, size=32, **options) -> np.ndarray:
+    return np.concatenate(list(video.stream(path, size, **options)))
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory) -> Path:
+    """900 frames in groups of 50, with pictures that lie out of order."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    make = encoded(path.name, "libx264", options={"g": "50", "bf": "2"}, frames=moving(900))
+    return make(path.parent)
+
+
+@pytest.mark.parametrize("name", hostile.CASES)
+def test_every_file_is_handled_or_named(name, tmp_path):
+    make, outcome, *note = hostile.CASES[name]
+    path, notes = make(tmp_path), []
+    if isinstance(outcome, str):
+        with pytest.raises(UnreadableClip, match=outcome) as caught:
+            decoded(path)
+        assert caught.value.path == str(path)
+        with pytest.raises(UnreadableClip, match=outcome):
+            video.read(path, [0], 32)
+        return
+    frames = decoded(path, notes=notes)
+    assert len(frames) in outcome if isinstance(outcome, range) else len(frames) == outcome
+    assert (note[0] in "; ".join(notes)) if note else not notes
+    np.testing.assert_array_equal(video.read(path, [len(frames) - 1, 0], 32), frames[[-1, 0]])
+    # Resampling by time holds at least one frame, and no more than the timestamps allow.
+    assert 1 <= len(decoded(path, fps=5)) <= 5 * video.MAX_GAP + FRAMES
+
+
+def test_there_are_enough_cases():
+    assert len(hostile.CASES) >= 60
+
+
+def test_no_permission(tmp_path):
+    path = clip()(tmp_path)
+    path.chmod(0)
+    as_root = os.geteuid() == 0
+    if as_root:
+        for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+            folder.chmod(0o755)
+        os.seteuid(65534)  # nobody: root may read everything
+    try:
+        with pytest.raises(UnreadableClip, match="permission"):
+            decoded(path)
+    finally:
+        if as_root:
+            os.seteuid(0)
+
+
+def test_read_is_stream_indexed(tmp_path):
+    path = clip(count=50)(tmp_path)
+    frames = decoded(path)
+    for wanted in ([0], [49, 0, 7, 7], [3, 4, 5], list(range(49, -1, -1))):
+        np.testing.assert_array_equal(video.read(path, wanted, 32), frames[wanted])
+    assert video.read(path, [], 32).shape == (0, 32, 32, 3)
+    with pytest.raises(ValueError, match="from 0 on"):
+        video.read(path, [-1], 32)
+
+
+def test_frames_past_the_end_show_the_last_and_are_noted(tmp_path):
+    path, notes = clip()(tmp_path), []
+    read = video.read(path, [5, FRAMES + 9, FRAMES], 32, notes=notes)
+    np.testing.assert_array_equal(read, decoded(path)[[5, -1, -1]])
+    assert notes == [f"frame {FRAMES + 9} was asked for, but it ends after {FRAMES}"]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, FRAMES, 99])
+def test_chunks_hold_every_frame_once(tmp_path, chunk):
+    chunks = list(video.stream(clip()(tmp_path), 16, chunk))
+    assert [len(each) for each in chunks[:-1]] == [chunk] * (len(chunks) - 1)
+    np.testing.assert_array_equal(np.concatenate(chunks), decoded(tmp_path / "clip.mp4", 16))
+
+
+def test_seeking_gives_the_frames_of_reading_through(long_clip, monkeypatch):
+    frames = decoded(long_clip)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        wanted = rng.integers(0, 900, 4)
+        np.testing.assert_array_equal(video.read(long_clip, wanted, 32), frames[wanted])
+    # That was by seeking: reading through would now fail.
+    monkeypatch.setattr(video, "_read_in_order", None)
+    np.testing.assert_array_equal(video.read(long_clip, [870, 600], 32), frames[[870, 600]])
+
+
+def test_seeking_decodes_less(long_clip, monkeypatch):
+    shown = []
+    plain = video._decode
+    monkeypatch.setattr(video, "_decode", lambda *a: shown.extend(f := plain(*a)) or f)
+    video.read(long_clip, [870], 32)
+    assert len(shown) < 100
+
+
+def test_a_seek_that_lies_is_found_out(long_clip, monkeypatch):
+    frames = decoded(long_clip)
+    table = video._timestamps(long_clip)
+    moved = [t + 1 for t in table.all]
+    lying = video._Timestamps(moved, table.keys, {t: k for k, t in enumerate(moved)})
+    monkeypatch.setattr(video, "_timestamps", lambda path: lying)
+    assert video._read_by_seeking(long_clip, [870], 32) is None
+    np.testing.assert_array_equal(video.read(long_clip, [870], 32), frames[[870]])
+
+
+def test_frames_are_resized_as_pillow_does(tmp_path):
+    from PIL import Image
+
+    frames = np.random.default_rng(1).integers(0, 256, (3, 9, 12, 3), np.uint8)
+    frames = frames.repeat(20, 1).repeat(20, 2)
+    path = encoded("exact.mkv", "ffv1", "bgr0", frames=frames)(tmp_path)
+    for size in (32, 200):
+        plain = [Image.fromarray(f).resize((size, size), Image.Resampling.BILINEAR) for f in frames]
+        np.testing.assert_allclose(decoded(path, size).astype(int), np.stack(plain), atol=4)
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
+def test_phones_turn_their_videos(tmp_path, degrees, turns):
+    path = clip()(tmp_path)
+    plain, turned = decoded(path), tmp_path / "turned.mp4"
+    turned.write_bytes(hostile.turned(degrees)(path.read_bytes()))
+    assert video.probe(turned).rotation % 360 == (-degrees) % 360
+    # np.rot90 turns anticlockwise, phones say clockwise.
+    np.testing.assert_array_equal(decoded(turned), np.rot90(plain, turns, (1, 2)))
+
+
+def shown_at(seconds: np.ndarray, fps: float, last: float) -> list[int]:
+    """Plain truth: the frame on screen at 0, 1/fps, 2/fps, … until the last one has been shown."""
+    ticks = [k / fps for k in range(10_000) if k / fps < seconds[-1] + last - 1e-6]
+    return [max(i for i, t in enumerate(seconds) if t <= tick + 1e-6) for tick in ticks]
+
+
+@pytest.mark.parametrize("fps", [1, 5, 12.5, 25, 30, 60])
+@pytest.mark.parametrize("stamps", [[40 * t for t in range(FRAMES)], hostile.VARIABLE])
+def test_resampling_follows_the_clock(tmp_path, fps, stamps):
+    path = encoded("v.mkv", "ffv1", "bgr0", stamps=stamps)(tmp_path)
+    frames = decoded(path)
+    usual = 1 / video.declared(path)[1]
+    expected = shown_at(np.array(stamps) / 1000, fps, usual)
+    np.testing.assert_array_equal(decoded(path, fps=fps), frames[expected])
+    wanted = [len(expected) - 1, 0]
+    np.testing.assert_array_equal(video.read(path, wanted, 32, fps), frames[expected][wanted])
+
+
+def test_probe_and_declared(tmp_path):
+    path = clip("clip.mpg", 50, (36, 48), 25)(tmp_path)
+    probe = video.probe(path)
+    assert (probe.frames, probe.fps, probe.width, probe.height) == (50, 25, 48, 36)
+    assert (probe.rotation, probe.seconds) == (0, 2)
+    assert video.declared(path) == (50, 25)
+
+
+def test_written_videos_come_back(tmp_path):
+    frames = moving(10, 64, 64)
+    for name in ("a.mp4", "a.avi", "a.mkv", "a.webm"):
+        video.write(tmp_path / name, frames, 12.5)
+        back = decoded(tmp_path / name, 64)
+        assert np.abs(back.astype(int) - frames).mean() < 8, name
+        assert video.declared(tmp_path / name)[1] == 12.5
+    with pytest.raises(ValueError, match="at least one frame"):
+        video.write(tmp_path / "none.mp4", [])
+
+
+def test_a_decoder_that_never_yields_is_given_up(monkeypatch):
+    packets = iter(lambda: SimpleNamespace(size=1), None)
+    container = SimpleNamespace(demux=lambda stream: packets)
+    stream = SimpleNamespace(codec_context=SimpleNamespace(decode=lambda packet: []))
+    record = video._Record()
+    assert list(video._frames(container, stream, record)) == []
+    assert record.reason == "the decoder yields no more frames"
+    monkeypatch.setattr(video, "MAX_SILENCE", 10**9)
+    monkeypatch.setattr(video, "MAX_SECONDS", 0.05)
+    assert list(video._frames(container, stream, video._Record())) == []
+    empty = iter(lambda: SimpleNamespace(size=0), None)
+    monkeypatch.setattr(video, "MAX_SILENCE", 100)
+    assert list(video._packets(SimpleNamespace(demux=lambda stream: empty), stream)) == []
+
+
+def test_frames_too_large_for_the_memory_are_refused(tmp_path, monkeypatch):
+    path = clip()(tmp_path)
+    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 36 - 1)
+    with pytest.raises(UnreadableClip, match="48x36 are too large"):
+        decoded(path)
+    # A head that says less does not help: the decoder knows the limit too.
+    small = tmp_path / "small.avi"
+    small.write_bytes(hostile.avi_size(16, 16)(hostile.AVI(tmp_path).read_bytes()))
+    with pytest.raises(UnreadableClip, match="too large|no frame"):
+        decoded(small)
+
+
+def test_the_error_survives_a_process_border():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(UnreadableClip("a.mp4", "empty file")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
+
+
+def test_damaged_bytes_never_crash(tmp_path):
+    """A short fuzz in this process; the long one is below."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    for name in ("mp4", "avi", "mkv", "mpg"):
+        folder = tmp_path / name
+        folder.mkdir()
+        contents[f"x.{name}"] = hostile.CASES[name][0](folder).read_bytes()
+    seen = set()
+    for number in range(150):
+        name = list(contents)[number % len(contents)]
+        (tmp_path / name).write_bytes(fuzz_video.damaged(contents[name], rng))
+        seen.add(fuzz_video.outcome(tmp_path / name, 10.0 * (number % 2), rng))
+    assert seen == {"sound", "noted", "unreadable"}
+
+
+@pytest.mark.slow
+def test_minutes_of_damaged_clips(tmp_path, real_data):
+    """Real clips and every container, damaged at random, decoded in a process of its own."""
+    files = sorted(real_data.glob("skyrim_human_actions/*/*_1.mp4"))
+    for name, (make, outcome, *_) in hostile.CASES.items():
+        if outcome == FRAMES:
+            folder = tmp_path / str(len(files))
+            folder.mkdir()
+            file = make(folder)
+            if file.suffix and not file.is_symlink() and name != "no utf-8":
+                files.append(file)
+    seconds = 240
+    result = subprocess.run(
+        [sys.executable, HERE / "fuzz_video.py", str(seconds), "0", *files],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 90,
+    )
+    assert result.returncode == 0, f"copy {result.stderr.split()[-1]}: {result.stderr[-2000:]}"
+    counts = json.loads(result.stdout)
+    assert min(counts["sound"], counts["noted"], counts["unreadable"]) > 10
+    assert counts["slowest"] < 60
+
+
+MEMORY = """
+import resource, sys
+from vidrec import video
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+chunks = video.stream(sys.argv[1], 224)
+next(chunks); next(chunks); start = peak()
+frames = 128 + sum(len(c) for c in chunks)
+print(frames, (peak() - start) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_ten_minutes_take_no_more_memory_than_ten_seconds(tmp_path):
+    path, loop = tmp_path / "long.avi", moving(300, 72, 96)
+    video.write(path, (loop[t % 300] for t in range(18_000)), 30)
+    out = subprocess.run(
+        [sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True
+    )
+    frames, grown = map(int, out.stdout.split())
+    assert frames == 18_000
+    assert grown < 40, f"{grown} MB more"
+
+
+def test_real_clips_hold_what_they_declare(real_data):
+    files = sorted(real_data.glob("skyrim_human_actions/*/*_1.mp4"))
+    for file in files:
+        notes = []
+        assert len(decoded(file, 16, notes=notes)) == video.declared(file)[0]
+        assert not notes
