@@ -1,0 +1,143 @@
+"""The command line as a user meets it: answers, mistakes, exit statuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidrec import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def launch(*words, **options):
+    """Runs launch.py as a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        **options,
+    )
+
+
+def fails(capsys, *words) -> str:
+    """The one line that a mistake gets."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(words))
+    assert left.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "experiments/motion.py", "--scaner.kind", "gru"], "'scanner.kind'"),
+        (["train", "experiments/motion.py", "--scanner.units", "many"], "a whole number"),
+        (["train", "experiments/motion.py", "--scanner.kind", "gruu"], "did you mean 'gru'"),
+        (["train", "experiments/motion.py", "--scanner.units"], "needs a value"),
+        (["train", "experiments/motoin.py"], "did you mean 'experiments/motion.py'"),
+        (["train", "ablations/scanners.py"], "use 'launch.py ablate"),
+        (["trian", "experiments/motion.py"], "did you mean 'train'"),
+        (["ablate", "ablations/scanners.py", "--dry-rn"], "did you mean '--dry-run'"),
+        (["ablate", "ablations/scanners.py", "--axis", "optim"], "should be like"),
+        (["ablate", "scanners", "--axis", "optm.momentum=1"], "'optim.momentum'"),
+        (["report", "--scanner.units", "3"], "takes no settings"),
+        (["report"], "needs the folder"),
+        (["train", "my_videos", "--data.root", "/nowhere", "--json"], "/nowhere"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2(capsys, words, line):
+    assert line in fails(capsys, *words)
+
+
+def test_settings_are_read_by_their_type():
+    words = "train motion --scanner.dense 8 4 --data.classes=a,b --seed 3 --optim.learning-rate 1"
+    _, settings = cli.parse(words.split())
+    assert settings == {
+        "scanner.dense": (8, 4),
+        "data.classes": ("a", "b"),
+        "seed": 3,
+        "optim.learning_rate": 1.0,
+    }
+
+
+def test_without_a_command_it_is_the_table_of_scanners():
+    command, settings = cli.parse([])
+    assert (command.files, settings) == (("ablations/scanners.py",), {})
+    command, _ = cli.parse(["--workdir", "elsewhere", "--seeds", "1"])
+    assert (str(command.workdir), command.seeds) == ("elsewhere", 1)
+
+
+def test_dry_run_lists_trials_without_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["ablate", "ablations/layers.py", "--dry-run", "--json", "--seeds", "2"])
+    assert left.value.code == 0
+
+
+def test_json_stands_alone_on_stdout(tmp_path):
+    done = launch(
+        "ablate", "ablations/layers.py", "--dry-run", "--json", "--seeds", 2, "--workdir", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert [(each["row"], each["seed"]) for each in plan[:3]] == [(0, 0), (0, 1), (1, 0)]
+    assert all(
+        set(each) == {"id", "row", "seed", "overrides", "params", "group", "published"}
+        for each in plan
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_teaches():
+    done = launch("--help")
+    assert done.returncode == 0
+    for command in ("train", "ablate", "report", "check"):
+        assert command in done.stdout
+    done = launch("train", "--help")
+    assert "Example" in done.stdout
+    assert "--scanner.kind" in done.stdout
+
+
+@pytest.mark.slow
+def test_check_passes_on_everything_that_ships():
+    files = sorted((ROOT / "experiments").glob("*.py")) + sorted((ROOT / "ablations").glob("*.py"))
+    done = launch("check", *files)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_my_videos_with_odd_names_and_a_corrupt_file(tmp_path):
+    import numpy as np
+
+    from vidrec import video
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "mes vidéos 動画"
+    for label, (size, rate) in enumerate([((64, 48), 25), ((96, 64), 30)]):
+        folder = root / f"class {label} é"
+        folder.mkdir(parents=True)
+        for clip in range(8):
+            frames = rng.integers(0, 255, (20, size[1], size[0], 3), np.uint8)
+            frames[..., label] = 255
+            video.write(folder / f"clip {clip} ü.mp4", frames, rate)
+    (root / "class 0 é" / "broken.mp4").write_bytes(b"this is no video" * 100)
+    words = ["train", "experiments/my_videos.py", "--data.root", root, "--json"]
+    words += ["--workdir", tmp_path / "runs", "--train.epochs", 2]
+    done = launch(*words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [Path(each["path"]).name for each in result["unreadable"]] == ["broken.mp4"]
+    counts = result["counts"].values()
+    assert sum(each["expected"] for each in counts) == 17
+    assert sum(each["unreadable"] for each in counts) == 1
+    strict = launch(*words, "--data.strict", "True")
+    assert strict.returncode == 2
+    assert "broken.mp4" in strict.stderr
