@@ -223,7 +223,7 @@ class _Writer:
 
 
 def decoded(
-    source: Source, clips: Sequence[int], size: int, workers: int | None
+    source: Source, clips: Sequence[int], size: int, workers: int | None = None
 ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """(clip, its frames in chunks), in order, decoded ahead by threads with bounded memory."""
     workers = workers or min(4, os.cpu_count() or 1)
@@ -256,18 +256,22 @@ def decoded(
             except Exception as error:  # carried to the consumer, who knows the clip
                 put(lanes[clip], error)
 
-    def chunks(lane: queue.Queue) -> Iterator[np.ndarray]:
-        while (item := lane.get()) is not None:
+    def chunks(clip: int) -> Iterator[np.ndarray]:
+        some = False
+        while (item := lanes[clip].get()) is not None:
             if isinstance(item, Exception):
                 raise item
+            some = some or len(item) > 0
             yield item
+        if not some:
+            raise UnreadableClip(source.path(clip), "holds no frame")
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
     try:
         for clip in clips:
-            yield clip, chunks(lanes[clip])
+            yield clip, chunks(clip)
             del lanes[clip]
             ahead.release()
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from vidrec import datasets, encoders, features
@@ -115,14 +116,16 @@ def prepare(
     module = encoders.build(cfg.encoder)
     if cfg.encoder.trainable != "none":
         return _with_pixels(cfg, source, split, module, progress)
+    _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
     store = features.Store.of(features.about(cfg, pretrained.digest(variables), module.VERSION))
     frames = frames_a_batch(cfg.encoder.size)
     encode = encoders.extractor(module, variables, frames)
+    precision = jnp.dtype(cfg.encoder.precision)
     unreadable = features.extract(
         source,
         store,
-        encode,
+        lambda frames: encode(frames).astype(precision),
         cfg.encoder.size,
         frames,
         strict=cfg.data.strict,
@@ -130,6 +133,20 @@ def prepare(
     )
     found = features.load(source, store, unreadable)
     return _finished(cfg, source, split, found, kept={"encoder": variables})
+
+
+def _check_frozen(cfg: Config, module: nn.Module) -> None:
+    """What only an encoder that trains can do."""
+    if getattr(module, "takes_clips", False):
+        raise UserError(
+            f"encoder.kind = {cfg.encoder.kind!r} sees a whole clip at once, so no frame has "
+            "features to keep: encoder.trainable should be all"
+        )
+    if cfg.encoder.normalise == "standard":
+        raise UserError(
+            "encoder.normalise = 'standard' depends on the training clips, features in the store "
+            "must not: take unit, or train the encoder (encoder.trainable all)"
+        )
 
 
 def frames_a_batch(size: int) -> int:
@@ -210,7 +227,10 @@ def _with_pixels(
     module = encoders.fit_normalisation(
         module, found.values, found.offsets, found.lengths, readable
     )
-    variables = encoders.init(module, cfg.encoder)
+    length = _length(cfg, found.lengths, readable)
+    shape = (size, size, 3)
+    whole = (length, *shape) if getattr(module, "takes_clips", False) else shape
+    variables = encoders.init(module, cfg.encoder, frame_shape=whole)
     mask = encoders.trainable_mask(module, variables["params"], cfg.encoder.trainable)
     fixed, start = encoders.partition(variables["params"], mask)
     constants = {name: each for name, each in variables.items() if name != "params"}
@@ -222,7 +242,7 @@ def _with_pixels(
         found.offsets,
         found.lengths,
         unreadable,
-        length=_length(cfg, found.lengths, readable),
+        length=length,
         encoder=module,
         fixed=_under_encoder(fixed),
         # Random weights are drawn anew for each seed; those of a file are where all begin.

@@ -1,0 +1,367 @@
+"""The feature store: extracted once, whole or not at all, the same bits whatever happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sources import features as ready_made
+from sources import pixels, prepared, settings
+
+from vidrec import features, prepare
+from vidrec.config import override
+from vidrec.errors import UserError
+from vidrec.features import Store
+
+SIZE = 8
+
+
+def encode(frames):
+    """Features that depend on each frame alone: (batch, 4)."""
+    assert frames.dtype == np.uint8
+    flat = frames.reshape(len(frames), -1).astype(np.float32)
+    return np.stack([flat.mean(1), flat.std(1), flat[:, 0], flat[:, -1]], 1)
+
+
+def extract(source, store, batch=7, **options):
+    return features.extract(source, store, encode, SIZE, batch, **options)
+
+
+def stored(store):
+    """Every file of a store and its bytes."""
+    return {
+        file.relative_to(store.folder): file.read_bytes()
+        for file in sorted(store.folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.of({"encoder": "means"}, tmp_path)
+
+
+def test_stored_features_are_those_of_each_frame_alone(store):
+    source = pixels(broken=(3,))
+    unreadable = extract(source, store)
+    assert unreadable == [(3, "clip_003", "is empty")]
+    found = features.load(source, store, unreadable)
+    for clip, frames in enumerate(source.arrays):
+        start = found.offsets[clip]
+        own = found.values[start : start + found.lengths[clip]]
+        alone = [encode(frame[None])[0] for frame in frames]
+        assert np.array_equal(own, np.array(alone).reshape(own.shape))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_neither_batch_nor_number_of_threads_changes_a_bit(store, tmp_path, batch):
+    source = pixels(broken=(0, 5, 11))
+    extract(source, store)
+    other = Store.of({"encoder": "means"}, tmp_path / "other")
+    extract(source, other, batch=batch, workers=1)
+    assert stored(other) == stored(store)
+
+
+def test_a_filled_store_is_not_extracted_again(store):
+    source = pixels()
+    extract(source, store)
+    assert len(source.streamed) == len(source)
+    source.streamed.clear()
+    extract(source, store)
+    assert source.streamed == []
+
+
+def test_equal_clips_are_encoded_once(store):
+    source = pixels()
+    source.arrays = (*source.arrays[:4], source.arrays[0], *source.arrays[5:])
+    extract(source, store)
+    assert "clip_000" in source.streamed
+    assert "clip_004" not in source.streamed
+    found = features.load(source, store, [])
+    ours = [found.values[found.offsets[i] :][: found.lengths[i]] for i in (0, 4)]
+    assert np.array_equal(*ours)
+
+
+class Breaks(Exception):
+    """Ends an extraction in the middle."""
+
+
+def test_an_extraction_that_ended_in_the_middle_goes_on_to_the_same_bits(store, tmp_path):
+    source = pixels()
+    whole = Store.of({"encoder": "means"}, tmp_path / "whole")
+    extract(source, whole)
+
+    def progress(done, total):
+        if done == 5:
+            raise Breaks
+
+    with pytest.raises(Breaks):
+        extract(source, store, progress=progress)
+    before = stored(store)
+    assert 1 < len(before) < len(stored(whole))
+    extract(source, store)
+    assert stored(store) == stored(whole)
+
+
+KILLED = """
+    import pathlib, sys, time
+    sys.path[:0] = {path!r}
+    from test_features import encode
+    from sources import pixels
+    from vidrec import features
+    def slow(frames):
+        time.sleep(0.05)
+        return encode(frames)
+    store = features.Store.of({{"encoder": "means"}}, pathlib.Path(sys.argv[1]))
+    print("begun", flush=True)
+    features.extract(pixels(clips=40), store, slow, 8, 7)
+    print("done", flush=True)
+"""
+
+
+def script(store):
+    here = Path(__file__).parent
+    code = textwrap.dedent(KILLED).format(path=[str(here), str(here.parent)])
+    command = [sys.executable, "-c", code, str(store.folder.parent)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_and_shared_by_two_processes_it_ends_with_the_same_bits(store, tmp_path):
+    whole = Store.of({"encoder": "means"}, tmp_path / "whole")
+    extract(pixels(clips=40), whole)
+    killed = script(store)
+    assert killed.stdout.readline() == "begun\n"
+    while len(stored(store)) < 6:
+        assert killed.poll() is None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert len(stored(store)) < len(stored(whole))
+    two = [script(store), script(store)]
+    for each in two:
+        assert "done" in each.communicate()[0]
+        assert each.returncode == 0
+    kept = {file: content for file, content in stored(store).items() if file.suffix == ".npy"}
+    assert kept == {f: content for f, content in stored(whole).items() if f.suffix == ".npy"}
+
+
+def test_two_threads_of_one_process_share_a_store(store, tmp_path):
+    whole = Store.of({"encoder": "means"}, tmp_path / "whole")
+    extract(pixels(), whole)
+    threads = [threading.Thread(target=extract, args=(pixels(), store)) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert stored(store) == stored(whole)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "grow"])
+def test_a_damaged_file_is_noticed_and_made_again(store, harm):
+    source = pixels()
+    extract(source, store)
+    good = stored(store)
+    file = store._file(source.key(4))
+    content = bytearray(file.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 1
+    file.write_bytes(
+        {"flip": content, "cut": content[:-9], "empty": b"", "grow": content + b"x"}[harm]
+    )
+    with pytest.raises(UserError, match=r"features of clip_004 are missing or damaged"):
+        features.load(source, store, [])
+    extract(source, store)
+    assert stored(store) == good
+    assert len(features.load(source, store, []).lengths) == len(source)
+
+
+def test_strict_refuses_an_unreadable_clip(store):
+    with pytest.raises(UserError, match=r"clip_003 cannot be read: is empty"):
+        extract(pixels(broken=(3,)), store, strict=True)
+
+
+def test_a_clip_that_streams_nothing_is_unreadable(store):
+    source = pixels()
+    stream = source.stream
+    source.stream = lambda clip, size, chunk=64: iter(()) if clip == 2 else stream(clip, size)
+    assert [(clip, path) for clip, path, _ in extract(source, store)] == [(2, "clip_002")]
+
+
+def test_a_bug_in_a_source_is_raised_and_not_taken_for_a_bad_clip(store):
+    source = pixels()
+    source.stream = lambda clip, size, chunk=64: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        extract(source, store)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file():
+    full = Path("/dev/shm") / f"vidrec-full-{os.getpid()}"
+    done = _in_full_file_system(full)
+    if done is None:
+        pytest.skip("no small file system can be mounted here")
+    message, left = done
+    assert "cannot write" in message
+    assert "No space left" in message
+    assert left == []
+
+
+def _in_full_file_system(folder):
+    """Extracts into a file system of 32 KiB, as another process; None where that is refused."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        folder.rmdir()
+        return None
+    try:
+        store = Store.of({"encoder": "means"}, folder)
+        with pytest.raises(UserError) as failed:
+            extract(pixels(clips=40), store)
+        return str(failed.value), list(folder.rglob("*.partial"))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write features to .*file"):
+        Store.of({"encoder": "means"}, tmp_path / "file")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_precision_comes_back_to_the_bit(store, dtype):
+    there = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(dtype)
+    store.put("abcd", there)
+    back = store.get("abcd")
+    assert back.dtype == dtype
+    assert np.array_equal(back, there)
+    assert store.get("missing") is None
+
+
+def clips_of(rng, width, lengths=(30, 50, 20, 40)):
+    values = [rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) + 3 for n in lengths]
+    return features.ragged([each.astype(np.float32) for each in values], [])
+
+
+def test_components_are_those_of_scikit_learn_over_training_frames_alone():
+    found = clips_of(np.random.default_rng(1), 6)
+    train = np.array([0, 2])
+    projection = features.fit_projection(found, train, 3)
+    rows = np.r_[0:30, 80:100]
+    seen = found.values[rows].astype(np.float64)
+    scaled = (found.values - seen.mean(0)) / seen.std(0)
+    pca = PCA(3).fit(scaled[rows])
+    theirs = pca.transform(scaled)
+    theirs /= theirs[rows].std(0)[0]
+    ours = projection(found.values)
+    assert ours.dtype == np.float32
+    signs = np.sign((ours * theirs).sum(0))
+    assert np.allclose(ours, theirs * signs, atol=2e-5)
+
+
+def test_standardised_features_have_mean_0_and_deviation_1_in_training():
+    found = clips_of(np.random.default_rng(2), 4)
+    values = found.values.copy()
+    values[:, 1] = 7  # a feature that never changes is left out, not divided by nothing
+    found = found._replace(values=values)
+    made = features.fit_projection(found, np.array([1]), 0)(found.values)
+    inside = made[30:80]
+    assert np.allclose(inside.mean(0), 0, atol=1e-5)
+    assert np.allclose(inside.std(0), [1, 0, 1, 1], atol=1e-5)
+    assert not np.allclose(made[:30].mean(0), 0, atol=1e-2)
+
+
+def test_more_components_than_features_are_refused():
+    found = clips_of(np.random.default_rng(2), 4)
+    with pytest.raises(UserError, match=r"encoder.components = 5 is more than the 4"):
+        features.fit_projection(found, np.array([0]), 5)
+
+
+def test_nothing_readable_is_one_line():
+    with pytest.raises(UserError, match=r"no clip can be read; the first: a: torn"):
+        features.ragged([None], [(0, "a", "torn")])
+
+
+def test_ready_made_features_and_unreadable_clips_are_counted():
+    source = ready_made(broken=(1,))
+    data = prepare.prepare(settings(), source=source)
+    assert isinstance(data.values, np.ndarray)
+    assert data.unreadable == [(1, "clip_001", "is empty")]
+    counts = data.counts()
+    assert sum(each["unreadable"] for each in counts.values()) == 1
+    assert sum(each["expected"] for each in counts.values()) == len(source)
+    part = next(name for name, each in counts.items() if each["unreadable"])
+    assert 1 not in data.clips(part)
+    assert 1 in getattr(data.split, part)
+
+
+def test_frames_of_a_trained_encoder_stay_frames():
+    cfg = settings(encoder__trainable="all", encoder__size=8)
+    data = prepared(cfg, pixels(broken=(3,)))
+    assert data.values.dtype == np.uint8
+    assert data.values.shape[1:] == (8, 8, 3)
+    assert data.lengths[3] == 0
+    assert data.encoder is not None
+
+
+def test_a_clip_encoder_is_shaped_by_the_clips_it_sees():
+    cfg = settings(encoder__kind="c3d", encoder__trainable="all", encoder__size=16)
+    cfg = override(cfg, {"encoder.readout": "flatten", "frames.length": 16, "scanner.kind": "none"})
+    data = prepared(cfg, pixels(size=16))
+    assert data.encoder.takes_clips
+    with pytest.raises(UserError, match=r"encoder.trainable should be all"):
+        prepared(override(cfg, {"encoder.trainable": "none"}), pixels(size=16))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cache):
+    cfg = settings(encoder__size=16)
+    whole, few = pixels(size=16), pixels(size=16)
+    few.arrays = (few.arrays[0][:1], *few.arrays[1:])  # all later clips move by some frames
+    one, other = prepared(cfg, whole), prepare.prepare(cfg, source=few)
+    assert len(few.streamed) == 1
+    again = pixels(size=16)
+    for file in cache.rglob("*.npy"):
+        file.unlink()
+    again.arrays = few.arrays
+    other = prepare.prepare(cfg, source=again)
+    for clip in range(1, len(whole)):
+        ours = [d.values[d.offsets[clip] :][: d.lengths[clip]] for d in (one, other)]
+        assert np.array_equal(*ours)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_features_are_kept_in_the_precision_asked_for(cache, precision):
+    half = prepared(settings(encoder__size=16, encoder__precision=precision), pixels(size=16))
+    full = prepared(settings(encoder__size=16), pixels(size=16))
+    assert half.values.dtype == precision
+    assert np.array_equal(half.values, full.values.astype(precision))
+
+
+def test_normalising_by_the_training_clips_needs_an_encoder_that_trains(cache):
+    with pytest.raises(UserError, match=r"encoder.normalise = 'standard' depends on the training"):
+        prepared(settings(encoder__normalise="standard"), pixels())
+
+
+def test_features_are_extracted_once_for_every_length(cache):
+    source = pixels(size=16)
+    base = {"encoder__size": 16}
+    one = prepare.prepare(settings(frames__length=3, **base), source=source)
+    assert len(source.streamed) == len(source)
+    other = prepare.prepare(settings(frames__length=7, **base), source=source)
+    assert len(source.streamed) == len(source)
+    assert (one.length, other.length) == (3, 7)
+    assert np.array_equal(one.values, other.values)
