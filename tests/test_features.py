@@ -312,6 +312,7 @@ def test_frames_of_a_trained_encoder_stay_frames():
     assert data.encoder is not None
 
 
+@pytest.mark.slow
 def test_a_clip_encoder_is_shaped_by_the_clips_it_sees():
     cfg = settings(encoder__kind="c3d", encoder__trainable="all", encoder__size=16)
     cfg = override(cfg, {"encoder.readout": "flatten", "frames.length": 16, "scanner.kind": "none"})
@@ -321,14 +322,34 @@ def test_a_clip_encoder_is_shaped_by_the_clips_it_sees():
         prepared(override(cfg, {"encoder.trainable": "none"}), pixels(size=16))
 
 
+TINY = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, frames, train=False):
+        return SCALE * nn.Dense(4)(frames.reshape(len(frames), -1) / 255)
+    takes_clips = False
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A user's own encoder, quick to compile."""
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY.replace("SCALE", "1"))
+    return f"{file}:Tiny"
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
     return tmp_path
 
 
-def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cache):
-    cfg = settings(encoder__size=16)
+def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cache, tiny):
+    cfg = settings(encoder__kind=tiny, encoder__size=16)
     whole, few = pixels(size=16), pixels(size=16)
     few.arrays = (few.arrays[0][:1], *few.arrays[1:])  # all later clips move by some frames
     one, other = prepared(cfg, whole), prepare.prepare(cfg, source=few)
@@ -344,24 +365,36 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_features_are_kept_in_the_precision_asked_for(cache, precision):
-    half = prepared(settings(encoder__size=16, encoder__precision=precision), pixels(size=16))
-    full = prepared(settings(encoder__size=16), pixels(size=16))
+def test_features_are_kept_in_the_precision_asked_for(cache, tiny, precision):
+    half = prepared(
+        settings(encoder__kind=tiny, encoder__size=16, encoder__precision=precision),
+        pixels(size=16),
+    )
+    full = prepared(settings(encoder__kind=tiny, encoder__size=16), pixels(size=16))
     assert half.values.dtype == precision
     assert np.array_equal(half.values, full.values.astype(precision))
 
 
-def test_normalising_by_the_training_clips_needs_an_encoder_that_trains(cache):
+def test_normalising_by_the_training_clips_needs_an_encoder_that_trains():
     with pytest.raises(UserError, match=r"encoder.normalise = 'standard' depends on the training"):
         prepared(settings(encoder__normalise="standard"), pixels())
 
 
-def test_features_are_extracted_once_for_every_length(cache):
+def test_features_are_extracted_once_for_every_length(cache, tiny):
     source = pixels(size=16)
-    base = {"encoder__size": 16}
+    base = {"encoder__kind": tiny, "encoder__size": 16}
     one = prepare.prepare(settings(frames__length=3, **base), source=source)
     assert len(source.streamed) == len(source)
     other = prepare.prepare(settings(frames__length=7, **base), source=source)
     assert len(source.streamed) == len(source)
     assert (one.length, other.length) == (3, 7)
     assert np.array_equal(one.values, other.values)
+
+
+def test_an_edited_encoder_fills_another_store(cache, tiny):
+    cfg = settings(encoder__kind=tiny, encoder__size=16)
+    once = prepared(cfg, pixels(size=16))
+    file = Path(tiny.partition(":")[0])
+    file.write_text(TINY.replace("SCALE", "2"))
+    twice = prepared(cfg, pixels(size=16))
+    assert np.allclose(twice.values, 2 * once.values, atol=1e-5)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.config import Config, cache_dir, canonical, digest
+from vidrec.config import Config, cache_dir, canonical, digest, identity
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 
@@ -122,6 +122,7 @@ def about(cfg: Config, weights: str, version: int) -> dict[str, Any]:
     encoder = cfg.encoder
     names = ("kind", "readout", "width", "size", "normalise", "precision", "compute")
     settings = {name: getattr(encoder, name) for name in names}
+    settings["kind"] = identity(cfg)["encoder.kind"]  # a user's file counts by its content
     return settings | {"weights": weights, "version": version, "fps": cfg.data.fps}
 
 
