@@ -129,15 +129,21 @@ def published(row: Row, column: str = "test_accuracy", style: Any = percent) -> 
     value = row.published.get(column)
     if value is None:
         return "–"
-    return style(value) + (f" {DAGGER}" if column in row.doubtful else "")
+    # As many digits as were published: 0.6565 is 65.65 %.
+    digits = 1 if math.isclose(1000 * value, round(1000 * value), abs_tol=1e-6) else 2
+    text = percent(value, digits) if style is percent else style(value)
+    return text + (f" {DAGGER}" if column in row.doubtful else "")
 
 
 def versus_published(row: Row, column: str = "test_accuracy") -> str:
-    """Ours less theirs; none for a doubtful figure."""
+    """Ours less theirs, with our interval about it; none for a doubtful figure."""
     theirs, ours = row.published.get(column), row.mean(column)
     if theirs is None or column in row.doubtful or math.isnan(ours):
         return "–"
-    return points(ours - theirs)
+    interval = row.interval if column == "test_accuracy" else None
+    if interval is None or math.isnan(interval.low):
+        return points(ours - theirs)
+    return f"{points(ours - theirs)} ({points(interval.low - theirs, interval.high - theirs)})"
 
 
 def seeds(row: Row) -> str:
