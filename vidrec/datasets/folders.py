@@ -158,7 +158,8 @@ def listing(root: Path, wanted, what: str) -> Listing:
     tops = {path.relative_to(root).parts[0].lower() for path in clips if path.parent != root}
     split_folders = bool(tops) and tops <= set(SPLIT_NAMES) and {"train", "training"} & tops
     depth = 2 if split_folders else 1
-    for path in clips:
+    # In the order of names, which is the same however a disk spells its letters.
+    for path in sorted(clips, key=lambda path: clip_name(path, root)):
         parts = path.relative_to(root).parts
         if len(parts) <= depth:
             ignored.append(path)

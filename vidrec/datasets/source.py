@@ -1,9 +1,10 @@
 """What a data set is to everything else: names, labels, groups, lengths and frames of clips."""
 
 import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from vidrec import video
-from vidrec.config import digest
+from vidrec.config import cache_dir, digest
 from vidrec.errors import UserError
 from vidrec.video import UnreadableClip
 
-__all__ = ["Files", "Source", "UnreadableClip", "nearest"]
+__all__ = ["Files", "Source", "UnreadableClip", "nearest", "remembered"]
 
 PARTS = ("train", "val", "test")
+REMEMBERED = 500  # files from which on their declared lengths are kept between runs
 
 
 @dataclass(eq=False)
@@ -156,6 +158,12 @@ class Files(Source):
 
     @cached_property
     def _declared(self) -> list[tuple[int, float]]:
+        if len(self) < REMEMBERED:
+            return self._declare_all()
+        stamps = [_stamp(path) for path in self.paths]
+        return remembered(digest(list(self.names), stamps, self.rate), self._declare_all)
+
+    def _declare_all(self) -> list[tuple[int, float]]:
         # Opening waits for the disk more than for the processor.
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(self._declare, self.paths))
@@ -183,7 +191,7 @@ class Files(Source):
         return str(self.paths[clip])
 
     def sizes(self) -> list[int]:
-        return [_size(path) for path in self.paths]
+        return [_stamp(path)[0] for path in self.paths]
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         notes: list[str] = []
@@ -201,30 +209,48 @@ class Files(Source):
             self.damage[self.names[clip]] = "; ".join(notes)
 
 
-_hashes: dict[tuple[str, int, int], str] = {}
+_hashes: dict[tuple[str, tuple[int, ...]], str] = {}
 
 
 def _content(path: Path) -> str:
     """Hash of a file's bytes, remembered while the file stays the same; "" if unreadable."""
-    try:
-        status = os.stat(path)
-        known = (str(path), status.st_size, status.st_mtime_ns)
-        if known not in _hashes:
-            if not os.path.isfile(path):
+    known = (str(path), tuple(_stamp(path)))
+    if known not in _hashes:
+        try:
+            if not path.is_file():  # a pipe would wait for ever
                 return ""
             with open(path, "rb") as file:
                 hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-            _hashes[known] = hashed.hexdigest()
-        return _hashes[known]
-    except OSError:
-        return ""
+        except OSError:
+            return ""
+        _hashes[known] = hashed.hexdigest()
+    return _hashes[known]
 
 
-def _size(path: Path) -> int:
+def _stamp(path: Path) -> list[int]:
+    """Size and times of change: equal while a file stays the same on this machine."""
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except OSError:
-        return -1
+        return [-1]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def remembered(name: str, make: Callable[[], Any]) -> Any:
+    """A JSON-able value from the cache, made and kept there on first use."""
+    file = cache_dir() / "data" / "index" / f"{name}.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = make()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(value), encoding="utf-8")
+        part.replace(file)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ Everything is drawn from hashes of names and `data.split_seed`, so a split does 
 order in which files are found, nor on the machine.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -140,7 +139,7 @@ def _by_clip(
     for label, take in enumerate(quota):
         by_name = {source.names[i]: int(i) for i in pool[labels == label]}
         if len(by_name) <= take and take:
-            raise _too_few(source, label, f"{len(by_name)} clips", "clips", part)
+            raise _too_few(source, label, len(by_name), "clips", part, take + 1)
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
     return np.setdiff1d(pool, drawn), np.array(drawn, int)
 
@@ -160,23 +159,22 @@ def _by_group(
     """(rest, drawn): whole groups, each class as near to its share as they allow."""
     if share == 0:
         return pool, np.zeros(0, int)
-    members, counts = _groups(source, pool)
-    total = sum(counts.values())
     if _wanted(share, len(pool)) >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for all {len(pool)} clips")
-    target = total * (_wanted(share, len(pool)) / len(pool))
+    members, counts = _groups(source, pool)
     order = _shuffled(members, data.split_seed, f"group {part}")
-    chosen, have = [], np.zeros(len(source.classes))
+    target = sum(counts.values()) * (_wanted(share, len(pool)) / len(pool))
+    drawn, have = set(), np.zeros(len(source.classes))
     for group in order:
-        gain = ((have - target) ** 2).sum() - ((have + counts[group] - target) ** 2).sum()
-        if gain > 0:
-            chosen.append(group)
+        # Taken where it brings the classes nearer to their share than leaving it would.
+        if ((have + counts[group] - target) ** 2).sum() < ((have - target) ** 2).sum():
+            drawn.add(group)
             have = have + counts[group]
-    chosen = _complete(
-        source, order, chosen, counts, part, spare=1 + (part == "test") * (data.val > 0)
-    )
-    drawn = np.concatenate([members[group] for group in chosen])
-    return np.setdiff1d(pool, drawn), drawn
+    # What is left after testing must still yield validation and training.
+    spare = 2 if part == "test" and data.val > 0 else 1
+    drawn = _complete(source, order, drawn, counts, part, spare)
+    clips = np.array(sorted(clip for group in drawn for clip in members[group]))
+    return np.setdiff1d(pool, clips), clips
 
 
 def _groups(source: Source, pool: np.ndarray) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
@@ -194,35 +192,41 @@ def _groups(source: Source, pool: np.ndarray) -> tuple[dict[str, list[int]], dic
 def _complete(
     source: Source,
     order: list[str],
-    chosen: list[str],
+    drawn: set[str],
     counts: dict[str, np.ndarray],
     part: str,
     spare: int,
-) -> list[str]:
-    """Sees that each class is drawn at least once and keeps at least `spare` groups undrawn."""
-    taken = set(chosen)
-    for label in range(len(source.classes)):
-        having = [group for group in order if counts[group][label]]
-        if len(having) < 1 + spare:
-            known = "sources" if source.groups_known else "clips"
-            raise _too_few(source, label, f"{len(having)} {known}", known, part, 1 + spare)
-        if not taken & set(having):
-            taken.add(min(having, key=lambda group: counts[group].sum()))
-        while len(set(having) - taken) < spare:
-            # Giving back the smallest group costs the fewest clips.
-            ours = [group for group in having if group in taken]
-            if len(ours) < 2:
-                raise UserError(
-                    f"class {source.classes[label]!r} shares its sources with other classes so "
-                    f"that no {part} split by source exists: choose another data.split_seed"
-                )
-            taken.remove(min(ours, key=lambda group: counts[group].sum()))
-    return [group for group in order if group in taken]
+) -> set[str]:
+    """Changes what was drawn so that each class has a group drawn and `spare` groups left."""
+    having = [[g for g in order if counts[g][label]] for label in range(len(source.classes))]
+    small_first = sorted(order, key=lambda group: counts[group].sum())
+    for label, groups in enumerate(having):
+        if len(groups) < 1 + spare:
+            what = "sources" if source.groups_known else "clips"
+            raise _too_few(source, label, len(groups), what, part, 1 + spare)
+    drawn = set(drawn)
+    for groups in having:
+        if not drawn & set(groups):
+            drawn.add(next(group for group in small_first if group in groups))
+    for groups in having:
+        for group in small_first:
+            if len(set(groups) - drawn) >= spare:
+                break
+            if group in groups and all(drawn & set(each) - {group} for each in having):
+                drawn.discard(group)
+    for label, groups in enumerate(having):
+        if not drawn & set(groups) or len(set(groups) - drawn) < spare:
+            raise UserError(
+                f"class {source.classes[label]!r} shares its sources with other classes so that "
+                f"no {part} split by source was found: choose another data.split_seed"
+            )
+    return drawn
 
 
 def _too_few(
-    source: Source, label: int, has: str, what: str, part: str, needed: int = 2
+    source: Source, label: int, count: int, what: str, part: str, needed: int
 ) -> UserError:
+    has = f"{count} {what if count != 1 else what[:-1]}"
     return UserError(
         f"class {source.classes[label]!r} of {source.name} has {has}, too few to split off "
         f"{part}: it needs at least {needed} {what}"
@@ -230,30 +234,26 @@ def _too_few(
 
 
 def _fold(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
-    """Group k-fold: groups dealt to folds, each to the one that lacks its classes most."""
+    """Group k-fold: groups dealt to folds, large ones first, each to where its classes lack."""
     if data.folds < 2:
         raise UserError(f"data.folds = {data.folds} should be at least 2")
     members, counts = _groups(source, np.arange(len(source)))
+    kind = "sources" if source.groups_known else "files"
     if len(members) < data.folds:
         raise UserError(
-            f"data.folds = {data.folds}, but {source.name} has only {len(members)} sources"
+            f"data.folds = {data.folds}, but {source.name} has only {len(members)} {kind}"
         )
     order = _shuffled(members, data.split_seed, "fold")
     order.sort(key=lambda group: -counts[group].sum())
     have = np.zeros((data.folds, len(source.classes)))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
     for group in order:
-        # Squares make an unequal class cost more than unequal totals do.
-        cost = [
-            (((have[f] + counts[group]) ** 2).sum() - (have[f] ** 2).sum())
-            for f in range(data.folds)
-        ]
-        sizes = have.sum(1)
-        fold = min(range(data.folds), key=lambda f: (cost[f], sizes[f], f))
+        # The rise of the sum of squares: least where the group's classes are fewest.
+        cost = have @ counts[group]
+        fold = min(range(data.folds), key=lambda f: (cost[f], have[f].sum()))
         have[fold] += counts[group]
         dealt[fold] += members[group]
     fold = max(1, data.fold)
-    kind = "sources" if source.groups_known else "files"
     test = np.array(sorted(dealt[fold - 1]))
     return _rest(source, test), test, f"fold {fold} of {data.folds} by {kind}"
 
@@ -305,6 +305,6 @@ def _overview(source: Source) -> str:
         text += f", {seconds / 60:.1f} minutes of video"
     if source.groups_known:
         text += f", {len(set(source.groups.tolist()))} sources"
-    if (empty := int((source.lengths == 0).sum())) and math.isfinite(empty):
+    if empty := int((source.lengths == 0).sum()):
         text += f", {empty} that cannot be opened"
     return text

@@ -6,7 +6,6 @@ Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/
 
 import contextlib
 import io
-import json
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vidrec.config import Data, cache_dir, digest
-from vidrec.datasets.source import PARTS, Source
+from vidrec.datasets.source import PARTS, Source, remembered
 from vidrec.errors import UserError
 from vidrec.video import UnreadableClip
 
@@ -205,7 +204,8 @@ def _needs_tensorflow(name: str, error: Exception) -> UserError:
 def _first_line(error: Exception) -> str:
     """Of an error's text, without the prefix that TFDS puts before it."""
     text = re.sub(r"^Failed to construct dataset .*?}\"?: ", "", str(error).strip())
-    return (text or type(error).__name__).splitlines()[0]
+    first = (text or type(error).__name__).splitlines()[0]
+    return re.sub(r" Here are \d+ BuilderConfigs.*", "", first)
 
 
 def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
@@ -238,20 +238,8 @@ def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
 
 
 def _index(builder: Any, video: str, label: str) -> dict[str, list]:
-    """Everything but the frames, for all clips; kept in the cache, since reading takes a while."""
-    file = cache_dir() / "data" / "index" / f"{_content(builder)}.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = _read_index(builder, video, label)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(index), encoding="utf-8")
-        part.replace(file)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return index
+    """Everything but the frames, for all clips; kept, since reading takes a while."""
+    return remembered(_content(builder), lambda: _read_index(builder, video, label))
 
 
 def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:

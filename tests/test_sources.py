@@ -1,0 +1,491 @@
+"""Folders of videos, images and features, and TFDS sets: the same interface, nothing dropped."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+from hostile import FRAMES, as_nobody, clip, moving
+
+from vidrec import datasets, video
+from vidrec.config import Data
+from vidrec.datasets import UnreadableClip, source, splits
+from vidrec.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Data sets are prepared once a session, away from the user's."""
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def one_clip(tmp_path_factory) -> bytes:
+    return clip()(tmp_path_factory.mktemp("one")).read_bytes()
+
+
+def lay(root: Path, content: bytes, names) -> Path:
+    """Writes files, each with the same frames but content of its own."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content + bytes([number % 256, number // 256]))
+    return root
+
+
+def videos(root: Path, **options) -> Data:
+    return Data(kind="videos", root=str(root), **options)
+
+
+def test_a_folder_a_class(tmp_path, one_clip):
+    names = [f"{kind}/{kind}_{i}.mp4" for kind in ("run", "Dance", "fly") for i in range(5)]
+    data = datasets.load(videos(lay(tmp_path / "moves", one_clip, names)))
+    assert data.name == "moves"
+    assert data.classes == ("Dance", "fly", "run")
+    assert sorted(names) == sorted(data.names)
+    assert [data.classes[label] for label in data.labels] == [n.split("/")[0] for n in data.names]
+    assert data.lengths.tolist() == [FRAMES] * 15
+    assert data.fps.tolist() == [25] * 15
+    assert not data.groups_known
+    assert data.groups.tolist() == list(data.names)
+    assert data.given is None
+    frames = data.read(0, [3, 0], 32)
+    assert frames.shape == (2, 32, 32, 3)
+    whole = np.concatenate(list(data.stream(0, 32, 7)))
+    np.testing.assert_array_equal(frames, whole[[3, 0]])
+
+
+def test_names_and_ids_do_not_depend_on_where_it_lies(tmp_path, one_clip):
+    names = [f"{kind}/sub/{i}.mp4" for kind in "ab" for i in range(4)]
+    here = datasets.load(videos(lay(tmp_path / "x" / "set", one_clip, names)))
+    there = datasets.load(videos(lay(tmp_path / "y" / "other name", one_clip, names[::-1])))
+    again = datasets.load(videos(lay(tmp_path / "z" / "set", one_clip, names)))
+    assert here.names == there.names
+    assert here.fingerprint() == again.fingerprint() == there.fingerprint()
+    assert [here.key(i) for i in range(8)] == [again.key(i) for i in range(8)]
+    assert len({here.key(i) for i in range(8)}) == 8
+    (tmp_path / "z/set/a/sub/0.mp4").write_bytes(one_clip)
+    changed = datasets.load(videos(tmp_path / "z/set"))
+    assert changed.fingerprint() != here.fingerprint()
+    assert changed.key(0) != here.key(0)
+    assert changed.key(1) == here.key(1)
+
+
+def test_any_folder_of_a_users(tmp_path, one_clip):
+    """Spaces, scripts, sizes, rates, containers, one corrupt file: all there, one named."""
+    root = tmp_path / "My vidéos – 视频"
+    (root / "Läufe am Tag").mkdir(parents=True)
+    (root / "танец").mkdir()
+    for folder in root.iterdir():
+        clip("small 1.mp4", 10, (36, 48), 12)(folder)
+        clip("größer.avi", 20, (90, 120), 30)(folder)
+        clip("ñ.webm", 15, (23, 37), 25)(folder)
+        clip("四.mkv", 12, (64, 64), 60)(folder)
+    (root / "танец" / "broken.mp4").write_bytes(b"no video at all")
+    data = datasets.load(videos(root))
+    assert data.classes == ("Läufe am Tag", "танец")
+    assert len(data) == 9
+    broken = data.names.index("танец/broken.mp4")
+    outcomes = {}
+    for i, name in enumerate(data.names):
+        try:
+            outcomes[name] = sum(len(chunk) for chunk in data.stream(i, 32))
+        except UnreadableClip as error:
+            outcomes[name] = error.reason
+    assert outcomes.pop("танец/broken.mp4") == "damaged, or not a video"
+    assert sorted(outcomes.values()) == [10, 10, 12, 12, 15, 15, 20, 20]
+    assert data.lengths[broken] == 0
+    assert data.path(broken) == str(root / "танец" / "broken.mp4")
+    lines = splits.describe(data, splits.make(data, videos(root)))
+    assert lines[0].endswith("2 classes, 9 clips, 0.1 minutes of video, 1 that cannot be opened")
+
+
+def test_composed_and_decomposed_names_are_the_same(tmp_path, one_clip):
+    import unicodedata
+
+    names = ["é/a.mp4", "é/b.mp4", "o/a.mp4"]
+    composed = lay(tmp_path / "a", one_clip, [unicodedata.normalize("NFC", n) for n in names])
+    apart = lay(tmp_path / "b", one_clip, [unicodedata.normalize("NFD", n) for n in names])
+    assert datasets.load(videos(composed)).names == datasets.load(videos(apart)).names
+
+
+def test_what_is_no_video_is_left_out_by_name(tmp_path, one_clip):
+    root = lay(tmp_path / "set", one_clip, ["a/1.mp4", "a/2", "b/3.mp4", "b/deep/er/4.MOV"])
+    for name in ("a/notes.txt", "a/thumb.jpg", "a/Thumbs.db", "a/.hidden.mp4", "b/data.unknown"):
+        (root / name).write_bytes(b"not a video, really\n" * 9)
+    (root / "LICENSE").write_text("Apache")
+    (root / "stray.mp4").write_bytes(one_clip)
+    data = datasets.load(videos(root))
+    # A file without an extension that opens as a video is one.
+    assert data.names == ("a/1.mp4", "a/2", "b/3.mp4", "b/deep/er/4.MOV")
+    assert data.notes == [
+        "4 files are not taken for videos: stray.mp4, a/notes.txt, a/thumb.jpg, …"
+    ]
+
+
+def test_links_are_followed_once(tmp_path, one_clip):
+    root = lay(tmp_path / "set", one_clip, ["a/1.mp4", "b/2.mp4"])
+    lay(tmp_path / "elsewhere", one_clip, ["3.mp4"])
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "loop").symlink_to(root)
+    assert datasets.load(videos(root)).classes == ("a", "b", "c")
+
+
+def test_ready_parts(tmp_path, one_clip):
+    names = [
+        f"{part}/{kind}/{i}.mp4"
+        for part, count in (("train", 6), ("Validation", 2), ("test", 3))
+        for kind in "ab"
+        for i in range(count)
+    ]
+    data = datasets.load(videos(lay(tmp_path / "set", one_clip, names)))
+    assert data.classes == ("a", "b")
+    assert {part: len(clips) for part, clips in data.given.items()} == {
+        "train": 12,
+        "val": 4,
+        "test": 6,
+    }
+    split = splits.make(data, videos(tmp_path, split="given"))
+    assert all(data.names[i].startswith("test/") for i in split.test)
+    assert (len(split.train), len(split.val), len(split.test)) == (12, 4, 6)
+    assert "data.split given uses them" in data.notes[0]
+
+
+def test_a_table_of_labels(tmp_path, one_clip):
+    root = lay(tmp_path / "set", one_clip, [f"all/{i} x.mp4" for i in range(8)])
+    rows = ["path,label,group,split"]
+    rows += [
+        f"all/{i} x.mp4,{'yes' if i % 2 else 'no'},g{i // 2},{'test' if i > 5 else 'train'}"
+        for i in range(8)
+    ]
+    (root / "labels.csv").write_text("\ufeff" + "\r\n".join(rows) + "\r\n", encoding="utf-8")
+    data = datasets.load(videos(root))
+    assert data.classes == ("no", "yes")
+    assert data.labels.tolist() == [0, 1] * 4
+    assert data.groups.tolist() == [f"g{i // 2}" for i in range(8)]
+    assert data.groups_known
+    assert data.given["test"].tolist() == [6, 7]
+    # A line whose file is missing stays expected.
+    (root / "all" / "3 x.mp4").unlink()
+    again = datasets.load(videos(root))
+    assert len(again) == 8
+    assert again.lengths[3] == 0
+    with pytest.raises(UnreadableClip, match="no such file"):
+        again.read(3, [0], 32)
+    assert again.key(3) != again.key(2)
+    # The part column alone leaks nothing here; one clip moved does, and is refused by name.
+    text = (root / "labels.csv").read_text(encoding="utf-8-sig")
+    (root / "labels.csv").write_text(text.replace("5 x.mp4,yes,g2,train", "5 x.mp4,yes,g2,test"))
+    with pytest.raises(UserError, match="group 'g2' stands in both train and test"):
+        splits.make(datasets.load(videos(root)), videos(root, split="given"))
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("", "no column path"),
+        ("file,label\na,b\n", "no column path"),
+        ("path,class\na,b\n", "no column label"),
+        ("path,label\n", "lists no clips"),
+        ("path,label\na.mp4,\n", "line 2: path, label should not be empty"),
+        ("path,label\na.mp4,x\na.mp4,x\n", "lists a.mp4 twice"),
+        ("path,label,split\na.mp4,x,trian\n", "line 2: split 'trian' should be train, val or test"),
+        ("path,label,group\na.mp4,x,g\nb.mp4,y,\n", "1 lines have no group"),
+    ],
+)
+def test_tables_that_say_too_little(tmp_path, table, line):
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=line):
+        datasets.load(videos(tmp_path))
+
+
+def test_semicolons_and_backslashes(tmp_path, one_clip):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "a/2.mp4"])
+    (root / "labels.csv").write_text("Path;Label\na\\1.mp4;x\na\\2.mp4;y\n")
+    assert datasets.load(videos(root)).names == ("a/1.mp4", "a/2.mp4")
+
+
+def test_groups_by_rule_table_or_name(tmp_path, one_clip):
+    names = [f"{k}/v_{k}_g{g:02d}_c{c:02d}.mp4" for k in "ab" for g in (1, 2, 3) for c in (1, 2)]
+    root = lay(tmp_path / "set", one_clip, names)
+    by_name = datasets.load(videos(root))
+    assert by_name.groups_known
+    assert by_name.groups[0] == "v_a_g01"
+    assert len(set(by_name.groups)) == 6
+    by_rule = datasets.load(videos(root, groups=r"_(g\d+)_"))
+    assert sorted(set(by_rule.groups)) == ["g01", "g02", "g03"]
+    with pytest.raises(UserError, match=r"does not name the source of a/v_a_g01_c01\.mp4"):
+        datasets.load(videos(root, groups="(nothing)"))
+    with pytest.raises(UserError, match="no regular expression"):
+        datasets.load(videos(root, groups="("))
+    rows = [f"{name},tape {i // 4}" for i, name in enumerate(names)]
+    (root / "groups.csv").write_text("path,group\n" + "\n".join(rows))
+    by_table = datasets.load(videos(root))
+    assert sorted(set(by_table.groups)) == ["tape 0", "tape 1", "tape 2"]
+    (root / "groups.csv").write_text("path,group\n" + "\n".join(rows[1:]))
+    with pytest.raises(UserError, match=f"no group for 1 clips, such as {names[0]}"):
+        datasets.load(videos(root))
+
+
+def test_one_name_without_a_source_makes_all_unknown(tmp_path, one_clip):
+    root = lay(tmp_path / "set", one_clip, ["a/v_a_g01_c01.mp4", "a/v_a_g02_c01.mp4", "b/x.mp4"])
+    assert not datasets.load(videos(root)).groups_known
+
+
+def test_folders_that_hold_nothing(tmp_path, one_clip):
+    cases = [
+        (Data(kind="videos"), "data.root should name the folder"),
+        (videos(tmp_path / "none"), "does not exist"),
+        (videos(lay(tmp_path / "file", one_clip, ["x"]) / "x"), "is a file"),
+    ]
+    (tmp_path / "empty").mkdir()
+    cases.append((videos(tmp_path / "empty"), "the folder is empty"))
+    cases.append(
+        (videos(lay(tmp_path / "flat", one_clip, ["1.mp4", "2.mp4"])), "2 videos lie outside")
+    )
+    (tmp_path / "texts" / "a").mkdir(parents=True)
+    (tmp_path / "texts" / "a" / "x.txt").write_text("x")
+    cases.append((videos(tmp_path / "texts"), "no videos among the 1 files"))
+    for data, line in cases:
+        with pytest.raises(UserError, match=line) as caught:
+            datasets.load(data)
+        assert "\n" not in str(caught.value)
+    single = datasets.load(videos(lay(tmp_path / "single", one_clip, ["a/1.mp4", "a/2.mp4"])))
+    with pytest.raises(UserError, match="one class"):
+        splits.make(single, Data())
+
+
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(tmp_path, one_clip):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/1.mp4"])
+    (root / "b").chmod(0)
+    with as_nobody(tmp_path), pytest.raises(UserError, match="cannot be listed"):
+        datasets.load(videos(root))
+
+
+def test_classes_are_chosen_by_name(tmp_path, one_clip):
+    names = [f"{k}/{i}.mp4" for k in ("run", "fly", "swim") for i in range(3)]
+    root = lay(tmp_path, one_clip, names)
+    data = datasets.load(videos(root, classes=("swim", "fly")))
+    assert data.classes == ("fly", "swim")
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.names[0] == "fly/0.mp4"
+    assert data.read(0, [0], 16).shape == (1, 16, 16, 3)
+    with pytest.raises(UserError, match="no class 'swm'; did you mean 'swim'"):
+        datasets.load(videos(root, classes=("swm", "fly")))
+
+
+def test_resampled_videos_say_so(tmp_path, one_clip):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/1.mp4"])
+    data = datasets.load(videos(root, fps=5))
+    assert data.lengths.tolist() == [5, 5]
+    assert data.fps.tolist() == [5, 5]
+    assert len(np.concatenate(list(data.stream(0, 16)))) == 5
+
+
+def test_damage_is_remembered(tmp_path):
+    (tmp_path / "a").mkdir()
+    hostile.CASES["cut mp4"][0](tmp_path / "a")
+    data = datasets.load(videos(tmp_path))
+    clip_at = data.names.index("a/clip.mp4")
+    list(data.stream(clip_at, 16))
+    assert "truncated after" in data.damage["a/clip.mp4"]
+
+
+def test_declared_lengths_are_kept_between_runs(tmp_path, one_clip, monkeypatch):
+    monkeypatch.setattr(source, "REMEMBERED", 2)
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/1.mp4"])
+    assert datasets.load(videos(root)).lengths.tolist() == [FRAMES] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "declared", None)
+        assert datasets.load(videos(root)).lengths.tolist() == [FRAMES] * 2
+    clip("1.mp4", 7)(root / "b")
+    assert datasets.load(videos(root)).lengths.tolist() == [FRAMES, 7]
+
+
+def test_images(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / part / kind).mkdir(parents=True)
+            for i in range(3):
+                frame = moving(3, 40, 60)[i]
+                Image.fromarray(frame).save(tmp_path / part / kind / f"{i}.png")
+    folder = tmp_path / "train" / "a"
+    Image.fromarray(moving(1)[0][:, :, 0]).save(folder / "grey.png")
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    Image.fromarray(moving(1)[0]).save(folder / "phone.jpg", exif=sideways)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    data = datasets.load(Data(kind="images", root=str(tmp_path)))
+    assert data.classes == ("a", "b")
+    assert set(data.given) == {"train", "test"}
+    assert data.lengths.tolist() == [1] * len(data)
+    at = {name.rpartition("/")[2]: i for i, name in enumerate(data.names)}
+    assert data.read(0, [0, 0], 24).shape == (2, 24, 24, 3)
+    assert next(data.stream(at["grey.png"], 24)).shape == (1, 24, 24, 3)
+    upright = np.asarray(Image.fromarray(np.rot90(moving(1)[0], 3)).resize((24, 24), 2))
+    assert np.abs(data.read(at["phone.jpg"], [0], 24)[0].astype(int) - upright).mean() < 5
+    with pytest.raises(UnreadableClip, match="damaged"):
+        data.read(at["broken.png"], [0], 24)
+
+
+def test_ready_made_features(tmp_path):
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    made = {}
+    for kind in "ab":
+        (tmp_path / kind).mkdir()
+        for i in range(3):
+            made[f"{kind}/{i}.npy"] = rng.normal(size=(5 + i, 8)).astype(np.float16)
+            np.save(tmp_path / kind / f"{i}.npy", made[f"{kind}/{i}.npy"])
+        made[f"{kind}/s.safetensors"] = rng.normal(size=(4, 8)).astype(np.float32)
+        save_file(
+            {"features": made[f"{kind}/s.safetensors"], "other": np.zeros(2)},
+            tmp_path / kind / "s.safetensors",
+        )
+    bad = {
+        "nan": np.full((3, 8), np.nan),
+        "width": np.zeros((3, 9)),
+        "text": np.array(["a", "b"]),
+        "deep": np.zeros((1, 2, 3)),
+        "none": np.zeros((0, 8)),
+        "objects": np.array([None, 1], object),
+    }
+    for name, value in bad.items():
+        np.save(tmp_path / "a" / f"{name}.npy", value, allow_pickle=True)
+    (tmp_path / "a" / "cut.npy").write_bytes((tmp_path / "a" / "2.npy").read_bytes()[:-9])
+    (tmp_path / "a" / "junk.safetensors").write_bytes(b"junk")
+    data = datasets.load(Data(kind="features", root=str(tmp_path)))
+    assert data.is_features
+    assert data.shape == (8,)
+    assert len(data) == 8 + len(bad) + 2
+    for i, name in enumerate(data.names):
+        if name in made:
+            assert data.lengths[i] == len(made[name])
+            np.testing.assert_array_equal(data.features(i), made[name].astype(np.float32))
+            assert data.features(i).dtype == np.float32
+        else:
+            with pytest.raises(UnreadableClip) as caught:
+                data.features(i)
+            assert caught.value.path.endswith(name)
+    single = np.ones(8, np.float32)
+    np.save(tmp_path / "b" / "single.npy", single)
+    again = datasets.load(Data(kind="features", root=str(tmp_path)))
+    assert again.features(again.names.index("b/single.npy")).shape == (1, 8)
+
+
+def test_a_users_own_source(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from vidrec.datasets.source import Files\n"
+        "def Mine(data):\n"
+        "    return Files('mine', ('a', 'b'), ('x', 'y'), np.array([0, 1], np.int32),\n"
+        "                 np.array(['x', 'y']), paths=('x', 'y'))\n"
+        "def Wrong(data):\n    return 3\n"
+    )
+    assert datasets.load(Data(kind=f"{file}:Mine")).names == ("x", "y")
+    with pytest.raises(UserError, match="should give a vidrec Source"):
+        datasets.load(Data(kind=f"{file}:Wrong"))
+
+
+SMALL = "motion/clips=60,frames=6,size=16"
+
+
+def test_a_tfds_set_by_name():
+    data = datasets.load(Data(kind="tfds", tfds=SMALL))
+    assert len(data.classes) == 10
+    assert len(data) == 60
+    assert len(set(data.names)) == 60
+    assert data.groups_known
+    assert set(data.given) == {"train", "test"}
+    assert data.lengths.tolist() == [6] * 60
+    assert data.about["difficulty"] == 3.0
+    assert [n.partition("/")[0] for n in data.names] == [data.classes[k] for k in data.labels]
+    split = splits.make(data, Data(split="given", val=0))
+    assert split.leaked is False
+    whole = np.concatenate(list(data.stream(7, 16, 4)))
+    assert whole.shape == (6, 16, 16, 3)
+    np.testing.assert_array_equal(data.read(7, [5, 1], 16), whole[[5, 1]])
+    assert data.read(7, [0], 24).shape == (1, 24, 24, 3)
+    again = datasets.load(Data(kind="tfds", tfds=SMALL))
+    assert again.fingerprint() == data.fingerprint()
+    assert [again.key(i) for i in range(60)] == [data.key(i) for i in range(60)]
+    assert len({data.key(i) for i in range(60)}) == 60
+    other = datasets.load(Data(kind="tfds", tfds="motion/clips=60,frames=6,size=16,seed=1"))
+    assert not {other.key(i) for i in range(60)} & {data.key(i) for i in range(60)}
+
+
+def test_frames_are_those_that_were_generated():
+    from vidrec.datasets import motion
+
+    data = datasets.load(Data(kind="tfds", tfds=SMALL))
+    settings = motion.Settings(clips=60, frames=6, size=16)
+    for i in (0, 17, 59):
+        label, _, seed = data.names[i].rpartition("/")[2].rpartition("_")
+        np.testing.assert_array_equal(
+            np.concatenate(list(data.stream(i, 16))), motion.clip(int(seed), label, settings)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("nosuchset", "TFDS knows no data set of this name"),
+        ("motion/nosuchconfig", "nosuchconfig"),
+        ("motion/clips=-3", "clips"),
+    ],
+)
+def test_tfds_names_that_are_wrong(name, line):
+    with pytest.raises(UserError, match=line) as caught:
+        datasets.load(Data(kind="tfds", tfds=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_sets_that_need_tensorflow_say_so():
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(
+            UserError, match=r"needs tensorflow: pip install 'vidrec\[tensorflow\]'"
+        ):
+            datasets.load(Data(kind="tfds", tfds="ucf101"))
+    else:
+        pytest.skip("TensorFlow is installed")
+
+
+PLAIN_TFDS = """
+import sys
+import vidrec.datasets
+import tensorflow_datasets as tfds
+builder = tfds.builder("motion", clips=40, frames=4, size=8, data_dir=sys.argv[1])
+builder.download_and_prepare()
+info = builder.info
+data = builder.as_data_source()
+assert info.splits["train"].num_examples + info.splits["test"].num_examples == 40
+assert len(data["train"]) == info.splits["train"].num_examples
+assert data["train"][0]["video"].shape == (4, 8, 8, 3)
+assert info.citation and info.features["label"].num_classes == 10
+assert tfds.builder("ucf11").info.features["video"].shape == (30, 64, 64, 3)
+assert "tensorflow" not in sys.modules and "torch" not in sys.modules
+"""
+
+
+def test_plain_tfds_knows_our_builders_without_tensorflow(tmp_path):
+    subprocess.run([sys.executable, "-c", PLAIN_TFDS, tmp_path], check=True, capture_output=True)
+
+
+def test_real_clips_split_with_a_warning(real_data):
+    how = videos(real_data / "skyrim_human_actions")
+    data = datasets.load(how)
+    assert (len(data), len(data.classes)) == (100, 10)
+    assert data.classes == tuple(sorted(data.classes))
+    assert data.lengths.min() == 86
+    assert data.lengths.max() == 150
+    split = splits.make(data, how)
+    assert split.leaked == "unknown"
+    assert [len(getattr(split, part)) for part in ("train", "val", "test")] == [60, 20, 20]
