@@ -14,7 +14,7 @@ import fake_results
 import numpy as np
 import pytest
 
-from vidrec import report
+from vidrec import evaluate, report
 from vidrec.errors import UserError
 from vidrec.report import page as page_of
 from vidrec.report import tables
@@ -205,7 +205,11 @@ def test_markdown_sets_ours_beside_theirs(folders):
     ]
     accuracy = np.mean([(a["test_logits"].argmax(1) == a["test_labels"]).mean() for a in right])
     assert rows[1]["test accuracy"] == f"{100 * accuracy:.1f} %"
-    assert rows[1]["to published, points"] == f"{100 * (accuracy - 0.6565):+.1f}".replace("-", "−")
+    correct = np.array([a["test_logits"].argmax(1) == a["test_labels"] for a in right])
+    ours = evaluate.accuracy_interval(correct, right[0]["test_groups"])
+    shown = [f"{100 * (x - 0.6565):+.1f}" for x in (accuracy, ours.low, ours.high)]
+    expected = f"{shown[0]} ({shown[1]} to {shown[2]})".replace("-", "−")
+    assert rows[1]["to published, points"] == expected
     assert rows[1]["to the control (95 % interval), points"] == "control"
     assert rows[1]["seeds"] == "3"
     assert rows[0]["published test top5"] == "86.9 %"
