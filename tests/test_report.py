@@ -219,7 +219,7 @@ def test_doubtful_figures_are_marked_and_get_no_difference(folders):
     row = cells((folders["rates"] / "table.md").read_text(encoding="utf-8"))[2]
     assert row["published"] == "95.8 % †"
     assert row["to published, points"] == "–"
-    assert row["published test top5"] == "87.7 %"
+    assert row["published test top5"] == "87.74 %"
     assert "doubtful" in (folders["rates"] / "table.md").read_text(encoding="utf-8")
 
 
