@@ -3,6 +3,7 @@ to one program each, and groups are trained one after another. A single run is a
 """
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from vidrec import ablation as tables
 from vidrec import prepare, train
 from vidrec.ablation import Ablation, Row, Trial
-from vidrec.config import Config, canonical, digest, signature
+from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 
@@ -89,7 +90,23 @@ def ablate(
         retry: "failed" trains failed and diverged trials anew.
         source: clips from Python instead of those that the settings name.
     """
-    screen = screen or Quiet()
+    folder, members = plan(
+        ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
+    )
+    trained = _fill(members, folder, _group_folder(folder), screen or Quiet(), source)
+    return collect(folder, trained)
+
+
+def plan(
+    ablation: Ablation,
+    workdir: str | Path = "runs",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    on: str = "",
+    retry: str = "",
+    source: Source | None = None,
+) -> tuple[Path, list[train.Member]]:
+    """The table's folder, with its ablation.json, and its trials; see `ablate`."""
     trials = tables.trials(ablation, overrides, on)
     ids = _ids(trials, source)
     folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
@@ -112,13 +129,57 @@ def ablate(
     ]
     if retry == "failed":
         _forget_failed(members, folder)
-    trained = _fill(members, folder, lambda name: folder / "groups" / name, screen, source)
-    results = [json.loads((member.folder / "result.json").read_text()) for member in members]
+    return folder, members
+
+
+def collect(folder: Path, trained: bool = True) -> Table:
+    """The results of a table whose trials are finished; `trained` writes its report anew."""
+    described = json.loads((folder / "ablation.json").read_text())
+    files = [folder / "trials" / trial["id"] / "result.json" for trial in described["trials"]]
+    results = [json.loads(file.read_text()) for file in files]
     if trained:
-        described = json.loads((folder / "ablation.json").read_text())
         train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
     _report(folder, trained)
     return Table(folder, results)
+
+
+def hold_groups(folder: Path, members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
+    """Writes the groups of a table that are not finished, so that others can train them."""
+    todo = {name: group for name, group in groups(members).items() if not _finished(group)}
+    for name, group in todo.items():
+        _hold(_group_folder(folder)(name), group)
+    return todo
+
+
+def held(folder: Path, name: str) -> list[train.Member]:
+    """The members of a group that `hold_groups` wrote, from the table's folder alone."""
+    file = _group_folder(folder)(name) / "group.json"
+    try:
+        trials = json.loads(file.read_text())["trials"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no group {name}: {file} is missing") from None
+    return [
+        train.Member(
+            trial["id"],
+            from_dict(trial["config"]),
+            Path(os.path.normpath(file.parent / trial["folder"])),
+            trial["about"],
+        )
+        for trial in trials
+    ]
+
+
+def train_group(folder: Path, name: str, screen: Screen | None = None) -> None:
+    """Trains one held group of a table, or goes on with it."""
+    _fill(held(folder, name), folder, _group_folder(folder), screen or Quiet(), None)
+
+
+def _group_folder(folder: Path) -> Callable[[str], Path]:
+    return lambda name: folder / "groups" / name
+
+
+def _finished(group: Sequence[train.Member]) -> bool:
+    return all((member.folder / "result.json").exists() for member in group)
 
 
 def run(
@@ -203,7 +264,7 @@ def _fill(
     """Trains what is not finished, and says if anything was; groups share the data they need."""
     shared: dict[str, prepare.Prepared] = {}
     for name, group in groups(members).items():
-        if all((member.folder / "result.json").exists() for member in group):
+        if _finished(group):
             continue
         code = prepare.key(group[0].config)
         if code not in shared:
@@ -212,9 +273,8 @@ def _fill(
                 group[0].config, tell=screen.say, progress=screen.extracting, source=source
             )
         folder = place(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        _environment(folder)
         _hold(folder, group)
+        _environment(folder)
         train.fit(group, shared[code], folder, watcher=screen.group(name, group))
         _samples(top, group, shared[code])
     return bool(shared)
@@ -244,7 +304,10 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
             continue
         names.append(data.source.names[clip])
     if names:
-        np.savez_compressed(folder / "samples.npz", frames=np.stack(frames), names=np.array(names))
+        # Whole or not at all: groups may be trained by several processes at once.
+        partial = folder / f"samples.{platform.node()}-{os.getpid()}.partial.npz"
+        np.savez_compressed(partial, frames=np.stack(frames), names=np.array(names))
+        partial.replace(folder / "samples.npz")
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:
@@ -252,7 +315,17 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
     file = folder / "group.json"
     members = [member.id for member in group]
     if not file.exists():
-        train.write_json(file, {"members": members})
+        trials = [
+            {
+                "id": member.id,
+                "config": to_dict(member.config),
+                "folder": os.path.relpath(member.folder, folder),
+                "about": dict(member.about),
+            }
+            for member in group
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        train.write_json(file, {"members": members, "trials": trials})
     elif json.loads(file.read_text())["members"] != members:
         raise UserError(
             f"{folder} belongs to other trials; take another --workdir or remove that folder"
