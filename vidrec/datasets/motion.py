@@ -40,7 +40,7 @@ NOISE_TABLE = 1 << 20  # values of pixel noise, read from a random place for eve
 class Settings:
     """What a data set of motions is generated from."""
 
-    clips: int = 1000
+    clips: int = 1200
     frames: int = 30  # of every clip; with memory of the longest
     size: int = 64  # height and width in pixels
     difficulty: float = 3.0  # 1 is the least: see `nuisances`
@@ -131,7 +131,7 @@ def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[_Pos
     rest = {
         "x": rng.uniform(-0.11, 0.11),
         "y": rng.uniform(-0.11, 0.11),
-        "radius": rng.uniform(0.13, 0.17),
+        "radius": rng.uniform(0.15, 0.19),
         "angle": rng.uniform(-0.35, 0.35),
         "opacity": 1.0,
     }
