@@ -87,7 +87,7 @@ def hyper(cfg: Config) -> dict[str, Any]:
     numbers = {name: get(cfg, name) for name in TRACED}
     numbers["loss.step_weights"] = float(cfg.loss.step_weights == "scaled")
     return {
-        name: jnp.asarray(value, jnp.int32 if isinstance(value, int) else jnp.float32)
+        name: jnp.asarray(value, jnp.int32 if isinstance(value, int) else float)
         for name, value in numbers.items()
     }
 
@@ -116,8 +116,8 @@ def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
     )
     fixed = data.frozen.get("fixed", {})
     start = data.frozen.get("start", {})
-    trained = merge(_without(variables["params"], fixed), start)
-    stats = variables.get("batch_stats", {})
+    trained = _full(merge(_without(variables["params"], fixed), start))
+    stats = _full(variables.get("batch_stats", {}))
     opt_state = _optimiser(plan, numbers).init(trained)
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
@@ -136,6 +136,11 @@ def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
     _, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
     mean = _total(plan, losses_B * valid_SB[0]) / _total(plan, valid_SB[0])
     return state._replace(untrained_loss=mean)
+
+
+def _full(tree: Tree) -> Tree:
+    """In JAX's own precision: float32, or float64 throughout where that is enabled."""
+    return jax.tree.map(lambda leaf: leaf.astype(float), tree)
 
 
 def _without(params: Tree, fixed: Tree) -> Tree:
@@ -257,7 +262,7 @@ def _update(
     loss, gradient = _total(plan, loss), jax.tree.map(lambda g: _psum(plan, g), gradient)
     clips = jnp.maximum(_total(plan, batch.valid_B), 1)
     gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     changes, opt_state = _optimiser(plan, numbers).update(gradient, state.opt_state, state.trained)
     updated = state._replace(
         trained=optax.apply_updates(state.trained, changes), stats=stats, opt_state=opt_state
@@ -358,7 +363,8 @@ def validate(plan: Plan, state: TrainState, numbers: dict, data: Resident) -> di
         batch = _gather(plan, data, clips_B, valid_B, numbers, epoch=None)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
         right_B = (logits.argmax(-1) == batch.labels_B) & valid_B
-        return (sums[0] + jnp.where(valid_B, losses_B, 0.0).sum(), sums[1] + right_B.sum()), None
+        right = right_B.sum(dtype=jnp.int32)
+        return (sums[0] + jnp.where(valid_B, losses_B, 0.0).sum(), sums[1] + right), None
 
     zero = (jnp.zeros(()), jnp.zeros((), jnp.int32))
     (loss, right), _ = lax.scan(step, zero, places)
@@ -413,9 +419,9 @@ def decide(plan: Plan, state: TrainState, numbers: dict, record: dict) -> TrainS
     accuracy = record["val_accuracy"]
     figure = -accuracy if plan.cfg.train.monitor == "val_accuracy" else record["val_loss"]
     if not plan.val_clips:
-        figure = -epoch.astype(jnp.float32)
+        figure = -epoch.astype(float)
     loss = record["train_loss"]
-    finite = (record["not_finite"] == 0) & jnp.isfinite(optax.global_norm(state.trained))
+    finite = (record["not_finite"] == 0) & jnp.isfinite(optax.tree.norm(state.trained))
     diverged = ~finite | ~jnp.isfinite(loss) | (loss > 10 * state.untrained_loss)
     improved = (figure < state.best.score - numbers["train.min_delta"]) & ~diverged
     better = Best(state.trained, state.stats, figure, epoch)
