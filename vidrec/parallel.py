@@ -38,14 +38,15 @@ class Trials:
     """Carries functions of one trial over a group of trials, spread over this host's devices.
 
     Trees of the group have a leading axis (devices, trials a device); `spread` and `gather` go
-    between that and the plain trials' axis. The last places are filled with copies of the first
+    between that and the plain trials' axis. The last places are filled with copies of the last
     trial where the group does not divide evenly.
     """
 
     def __init__(self, count: int, how: How | None = None, devices: list | None = None):
-        self.devices = (devices or jax.local_devices())[:count]
+        devices = devices or jax.local_devices()
         self.count = count
-        self.share = -(-count // len(self.devices))
+        self.share = -(-count // len(devices))
+        self.devices = devices[: -(-count // self.share)]
         self.how = how or default_how()
 
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
