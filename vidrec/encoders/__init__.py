@@ -99,16 +99,16 @@ def init(
     What the weights lack (a dense readout) stays random. `frame_shape` is (H,W,C), or (T,H,W,C)
     where the encoder takes clips; None: by `cfg.size`.
     """
-    if getattr(module, "normalise", "") == "standard" and not module.mean:
-        raise ValueError("normalise is 'standard': call fit_normalisation first")
     key = jax.random.key(cfg.seed) if key is None else key
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
     variables = jax.jit(module.init)(key, frames)
-    if cfg.weights == "random":
-        return variables
-    from vidrec.encoders import pretrained
+    if cfg.weights != "random":
+        from vidrec.encoders import pretrained
 
-    return {**variables, "params": pretrained.fill(cfg, variables["params"])}
+        variables = pretrained.fill(cfg, variables)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables.get("constants", {}))):
+        raise ValueError("normalise is 'standard': call fit_normalisation first")
+    return variables
 
 
 def shapes(
@@ -141,14 +141,14 @@ def features(module: nn.Module, variables: Tree, frames_BTHWC: Array, train: boo
 def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """Frames (n,H,W,C), or clips, to features on the host: one program, compiled once a size.
 
-    Any n is taken `batch` at a time, and what is left over is padded to a whole batch.
+    Any n (0 too) is taken `batch` at a time, and what is left over is padded to a whole batch.
     """
     forward = jax.jit(module.apply)
     variables = jax.device_put(variables)
 
     def extract(frames: np.ndarray) -> np.ndarray:
         done = []
-        for start in range(0, len(frames), batch):
+        for start in range(0, max(len(frames), 1), batch):
             part = frames[start : start + batch]
             padding = [(0, batch - len(part))] + [(0, 0)] * (part.ndim - 1)
             done.append(np.asarray(forward(variables, np.pad(part, padding)))[: len(part)])

@@ -139,22 +139,29 @@ def load(kind: str, source: str | Path, like: Tree) -> Weights:
     return _from_file(NETS[kind], Path(source).expanduser(), like)
 
 
-def fill(cfg: config.Encoder, params: Tree) -> dict[str, Any]:
-    """`params` with what the settings' weights hold in place of what was drawn at random.
+def fill(cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
+    """The variables, with what the settings' weights hold in place of what was drawn at random.
+
+    A run's folder brings all of its encoder, statistics of pixels included.
 
     Raises:
         UserError: the weights do not fit, or belong to another preprocessing.
     """
     folder = Path(cfg.weights).expanduser()
     if folder.is_dir():
-        return _from_run(folder, params)
-    found = load(cfg.kind, cfg.weights, params)
-    if found.normalise != cfg.normalise:
+        return _from_run(folder, cfg, variables)
+    found = load(cfg.kind, cfg.weights, variables["params"])
+    _same_preprocessing(cfg, found.normalise)
+    params = _nested({**_flat(variables["params"]), **_flat(found.params)})
+    return {**variables, "params": params}
+
+
+def _same_preprocessing(cfg: config.Encoder, normalise: str) -> None:
+    if normalise != cfg.normalise:
         raise UserError(
-            f"encoder.normalise = {cfg.normalise!r} should be {found.normalise!r}, to which the "
+            f"encoder.normalise = {cfg.normalise!r} should be {normalise!r}, to which the "
             f"weights {cfg.weights} belong"
         )
-    return _merged(params, found.params)
 
 
 def digest(variables: Tree) -> str:
@@ -362,29 +369,28 @@ def _through_keras(net: Net, with_top: bool) -> dict[str, Tensor]:
     return found
 
 
-def _from_run(folder: Path, params: Tree) -> dict[str, Any]:
-    """The encoder that a run trained, which must be this one to the last array."""
+def _from_run(folder: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
+    """The encoder that a run trained or used, which must be this one to the last array."""
     from vidrec import checkpoint
 
-    tree, _ = checkpoint.read(folder / "model")
-    found = tree.get("params", {}).get("encoder")
-    if not found:
-        raise UserError(f"encoder.weights: the run {folder} trained no encoder")
-    ours, theirs = _flat(params), _flat(found)
-    odd = [
-        name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape
+    tree, about = checkpoint.read(folder / "model")
+    _same_preprocessing(cfg, about["config"]["encoder"]["normalise"])
+    # An encoder that never trained is saved whole; one that did, with the model it was part of.
+    parts = [
+        *({"params": tree.get(part, {}).get("encoder", {})} for part in ("fixed", "trained")),
+        *({name: each.get("encoder", {})} for name, each in tree.get("constants", {}).items()),
+        tree.get("encoder", {}),
     ]
-    if odd:
-        raise UserError(
-            f"encoder.weights: the encoder of {folder} is another one; they differ in {odd[0]}"
-        )
+    theirs = {name: leaf for part in parts for name, leaf in _flat(part).items()}
+    ours = _flat(variables)
+    if not theirs:
+        raise UserError(f"encoder.weights: the run {folder} has no encoder")
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
+            raise UserError(
+                f"encoder.weights: the encoder of {folder} is another one; they differ in {name}"
+            )
     return _nested(theirs)
-
-
-def _merged(params: Tree, found: Tree) -> dict[str, Any]:
-    return _nested({**_flat(params), **_flat(found)})
 
 
 def _flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
