@@ -151,7 +151,7 @@ class Group:
         state = self._init(numbers, self.shared)
         if self._epoch is None:
             step = partial(steps.epoch, self.plan)
-            self._epoch, _ = self.over.compile(step, state, numbers, self.shared)
+            self._epoch = self.over.compile(step, state, numbers, self.shared)
         records = []
         while self.over.gather(state.alive).any() and len(records) != epochs:
             state, record = self._epoch(state, numbers, self.shared)

@@ -321,7 +321,7 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
         rows = [dict(row) for row in filled.rows]
         _answer(command, {"dir": str(filled.folder), "rows": rows, "trials": filled.trials})
     _show(command, filled.folder)
-    return 0
+    return int(any(trial["status"] == "failed" for trial in filled.trials))
 
 
 def _work(command: Common, work: Callable[[Any], Any]) -> Any:

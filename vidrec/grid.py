@@ -2,11 +2,14 @@
 to one program each, and groups are trained one after another. A single run is a table of one trial.
 """
 
+import itertools
 import json
 import os
 import platform
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +21,7 @@ from vidrec.config import Config, canonical, digest, from_dict, signature, to_di
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 
+AHEAD = 2  # programs compiled while others train
 SAMPLES = 12  # clips whose frames a report shows
 SAMPLE_FRAMES = 8
 
@@ -262,22 +266,48 @@ def _fill(
     source: Source | None,
 ) -> bool:
     """Trains what is not finished, and says if anything was; groups share the data they need."""
-    shared: dict[str, prepare.Prepared] = {}
-    for name, group in groups(members).items():
-        if _finished(group):
-            continue
-        code = prepare.key(group[0].config)
-        if code not in shared:
-            shared.clear()  # one data set in memory at a time
-            shared[code] = prepare.prepare(
-                group[0].config, tell=screen.say, progress=screen.extracting, source=source
-            )
-        folder = place(name)
-        _hold(folder, group)
-        _environment(folder)
-        train.fit(group, shared[code], folder, watcher=screen.group(name, group))
-        _samples(top, group, shared[code])
-    return bool(shared)
+    todo = [(name, group) for name, group in groups(members).items() if not _finished(group)]
+    for _, chosen in itertools.groupby(todo, key=lambda each: prepare.key(each[1][0].config)):
+        # One data set in memory at a time.
+        named = list(chosen)
+        cfg = named[0][1][0].config
+        data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+        for name, group in named:
+            _hold(place(name), group)
+            _environment(place(name))
+        _train([(name, group, place(name)) for name, group in named], data, screen)
+        _samples(top, [each for _, group in named for each in group], data)
+    return bool(todo)
+
+
+def _train(
+    named: Sequence[tuple[str, list[train.Member], Path]], data: prepare.Prepared, screen: Screen
+) -> None:
+    """Trains groups one after another, while the next ones compile.
+
+    What goes wrong in one of several groups is recorded, and the others go on.
+    """
+
+    def ready(members: list[train.Member], folder: Path) -> train.Group:
+        group = train.Group(members, data, folder)
+        group.ready()
+        return group
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        coming = deque(pool.submit(ready, *each[1:]) for each in named[:AHEAD])
+        for place, (name, members, _) in enumerate(named):
+            if place + AHEAD < len(named):
+                coming.append(pool.submit(ready, *named[place + AHEAD][1:]))
+            try:
+                coming.popleft().result().run(screen.group(name, members))
+            except train.Interrupted:
+                pool.shutdown(cancel_futures=True)
+                raise
+            except Exception as error:
+                if len(named) == 1:
+                    raise
+                screen.say(f"group {name} failed: {error}")
+                train.record_failure(members, data, error)
 
 
 def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepared) -> None:
@@ -289,7 +319,10 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
     clips = data.clips("test")
     wrong = np.zeros(len(clips))
     for member in members:
-        with np.load(member.folder / "predictions.npz") as saved:
+        file = member.folder / "predictions.npz"
+        if not file.exists():
+            continue
+        with np.load(file) as saved:
             wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
     hardest = np.argsort(-wrong, kind="stable")[: SAMPLES // 2]
     spread = np.linspace(0, len(clips) - 1, min(SAMPLES, len(clips))).astype(int)

@@ -6,7 +6,6 @@ Two ways to use several devices, both through `jax.pmap`, on one device as on ma
 * batch over devices: one trial, whose batches are cut into shares; sums and counts are `psum`med.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -62,13 +61,9 @@ class Trials:
             donate_argnums=(0,) if donate else (),
         )
 
-    def compile(
-        self, step: Callable, state: Tree, hyper: Tree, shared: Tree
-    ) -> tuple[Callable, float]:
-        """`carry(step)` compiled for these arrays, its state donated; and the seconds it took."""
-        began = time.perf_counter()
-        lowered = self.carry(step, donate=True).lower(state, hyper, shared)
-        return lowered.compile(), time.perf_counter() - began
+    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
+        """`carry(step)` compiled for these arrays, its state donated."""
+        return self.carry(step, donate=True).lower(state, hyper, shared).compile()
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
         """`fn(*trial_trees, shared) -> out` for one trial, over all of them, stopped or not."""
@@ -106,6 +101,12 @@ class Trials:
         return jax.tree.map(
             lambda leaf: jax.device_put(np.asarray(leaf), self._sharding(split=False)), tree
         )
+
+    def share_once(self, tree: Tree, placed: dict[int, Tree]) -> Tree:
+        """`share_all`, remembered in `placed` by the number of devices."""
+        if len(self.devices) not in placed:
+            placed[len(self.devices)] = self.share_all(tree)
+        return placed[len(self.devices)]
 
     def _sharding(self, split: bool) -> jax.sharding.Sharding:
         mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))

@@ -37,6 +37,7 @@ class Prepared:
         constants: other collections of `encoder`.
         kept: what predicting needs besides the trained model: arrays, saved with it.
         length: frames of a clip that enter the model.
+        placed: the arrays on devices, by their number: groups share them.
     """
 
     source: Source
@@ -51,6 +52,7 @@ class Prepared:
     start: Tree = field(default_factory=dict)
     constants: Tree = field(default_factory=dict)
     kept: Tree = field(default_factory=dict)
+    placed: dict[int, Tree] = field(default_factory=dict, compare=False)
 
     @property
     def classes(self) -> tuple[str, ...]:

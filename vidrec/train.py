@@ -5,7 +5,7 @@ figures, save. Everything that is computed is in `steps`; every device is behind
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -81,21 +81,21 @@ def fit(
         Interrupted: the watcher asked to stop; the state is saved.
         UserError: the data does not fit the model, or a file cannot be written.
     """
-    return _Group(members, data, Path(folder), how, watcher or Silent()).run()
+    return Group(members, data, folder, how=how).run(watcher)
 
 
-class _Group:
-    """The state of one call of `fit`."""
+class Group:
+    """Trials that compile to one program. `ready` may be called ahead, in another thread."""
 
     def __init__(
         self,
         members: Sequence[Member],
         data: Prepared,
         folder: Path,
-        how: parallel.How | None,
-        watcher: Watcher,
+        *,
+        how: parallel.How | None = None,
     ):
-        self.members, self.data, self.folder, self.watcher = members, data, folder, watcher
+        self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
         fitted = override(self.cfg, {"frames.length": data.length})
         self.model = model.build(fitted, len(data.classes), encoder=data.encoder)
@@ -107,65 +107,67 @@ class _Group:
         self.over = parallel.Trials(len(self.trained), how)
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
+        self.step: Callable | None = None
 
-    def run(self) -> list[dict[str, Any]]:
+    def ready(self) -> None:
+        """Takes the untrained group or the saved one, and compiles its epoch."""
+        began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.resident = self.over.share_all(resident(self.data))
+        self.resident = self.over.share_once(resident(self.data), self.data.placed)
         numbers = [steps.hyper(config) for config in self.trained.values()]
         self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        checkpoints = Checkpoints(self.folder / "checkpoints")
-        try:
-            state = self._start(checkpoints)
-            state = self._train(state, checkpoints)
-        finally:
-            checkpoints.close()
-        return self._score(state)
-
-    def _start(self, checkpoints: Checkpoints) -> Tree:
-        """The untrained group, or the saved one."""
-        began = time.perf_counter()
-        state = self.over.map(partial(_init, self.plan))(self.numbers, self.resident)
-        host = self.over.gather(state)
-        if saved := checkpoints.restore(host):
-            _, host, meta = saved
+        self.state = self.over.map(partial(_init, self.plan))(self.numbers, self.resident)
+        self.host = self.over.gather(self.state)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        if saved := self.checkpoints.restore(self.host):
+            _, self.host, meta = saved
             self.seconds |= meta["seconds"]
             self.resumed_epoch = meta["epoch"]
-            state = self.over.spread(host)
-        self.host = host
-        _cut_back(self.folder / METRICS, self.resumed_epoch)
+            self.state = self.over.spread(self.host)
+        if self.host.alive.any():
+            self.step = self.over.compile(
+                partial(steps.epoch, self.plan), self.state, self.numbers, self.resident
+            )
         self.seconds["compile"] += time.perf_counter() - began
-        return state
 
-    def _train(self, state: Tree, checkpoints: Checkpoints) -> Tree:
-        if not self.host.alive.any():
-            return state
-        step, seconds = self.over.compile(
-            partial(steps.epoch, self.plan), state, self.numbers, self.resident
-        )
-        self.seconds["compile"] += seconds
-        self.watcher.compiled(seconds)
+    def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
+        """Trains, scores, and writes what `fit` says."""
+        if not hasattr(self, "state"):
+            self.ready()
+        try:
+            if self.step:
+                self._train(watcher or Silent())
+        finally:
+            self.checkpoints.close()
+        return self._score(self.state)
+
+    def _train(self, watcher: Watcher) -> None:
+        watcher.compiled(self.seconds["compile"])
+        _cut_back(self.folder / METRICS, self.resumed_epoch)
         saved_at = time.monotonic()
-        ids = list(self.trained)
-        while self.host.alive.any():
+        ids, alive, epoch = list(self.trained), self.host.alive, self.resumed_epoch
+        while alive.any():
             began = time.perf_counter()
-            alive, epoch = self.host.alive, int(self.host.epoch[self.host.alive].max())
-            state, records = step(state, self.numbers, self.resident)
-            self.host, records = self.over.gather((state, records))
+            self.state, records = self.step(self.state, self.numbers, self.resident)
+            trained, epoch = alive, epoch + 1
+            alive, status, records = self.over.gather(
+                (self.state.alive, self.state.status, records)
+            )
             self.seconds["train"] += time.perf_counter() - began
-            lines = _lines(ids, alive, epoch + 1, records, self.host.status)
+            lines = _lines(ids, trained, epoch, records, status)
             with (self.folder / METRICS).open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
-            self.watcher.epoch(epoch + 1, {line["trial"]: line for line in lines})
-            stop = self.watcher.should_stop()
+            watcher.epoch(epoch, {line["trial"]: line for line in lines})
+            stop = watcher.should_stop()
             due = time.monotonic() - saved_at >= self.cfg.train.save_seconds
-            if due or stop or not self.host.alive.any():
-                meta = {"epoch": epoch + 1, "seconds": self.seconds, "trials": ids}
-                checkpoints.save(epoch + 1, self.host, meta)
+            if due or stop or not alive.any():
+                self.host = self.over.gather(self.state)
+                meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": ids}
+                self.checkpoints.save(epoch, self.host, meta)
                 saved_at = time.monotonic()
-            if stop and self.host.alive.any():
-                checkpoints.wait()
-                raise Interrupted(f"stopped after epoch {epoch + 1}; the same command goes on")
-        return state
+            if stop and alive.any():
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped after epoch {epoch}; the same command goes on")
 
     def _score(self, state: Tree) -> list[dict[str, Any]]:
         """Scores every clip with each trial's best weights, and writes the trials' folders."""
@@ -238,7 +240,7 @@ class _Group:
         ids = list(self.trained)
         _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
         write_json(folder / "model.json", {"layers": self.layers()})
-        (folder / "config.json").write_text(json.dumps(to_dict(member.config), indent=1))
+        write_json(folder / "config.json", to_dict(member.config))
         result = {
             "id": member.id,
             **member.about,
@@ -299,6 +301,32 @@ class _Group:
             "vidrec": __version__,
         }
         write(member.folder / "model", jax.tree.map(np.asarray, tree), about)
+
+
+def record_failure(members: Sequence[Member], data: Prepared, error: Exception) -> None:
+    """Results of trials that could not be trained: the reason, and no figures."""
+    for member in members:
+        member.folder.mkdir(parents=True, exist_ok=True)
+        write_json(member.folder / "config.json", to_dict(member.config))
+        result = {
+            "id": member.id,
+            **member.about,
+            "seed": member.config.seed,
+            "status": "failed",
+            "why": f"{type(error).__name__}: {error}".splitlines()[0],
+            "counts": data.counts(),
+            "unreadable": [],
+            "metrics": {},
+            "params": 0,
+            "epochs": 0,
+            "seconds": {"compile": 0.0, "train": 0.0},
+            "split": {"id": data.split.id, "leaked": data.split.leaked},
+            "classes": list(data.classes),
+            "data": {"name": data.source.name, **data.source.about},
+            "versions": versions(),
+            "dir": str(member.folder),
+        }
+        write_json(member.folder / "result.json", result)
 
 
 def resident(data: Prepared) -> Resident:
