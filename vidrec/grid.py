@@ -97,7 +97,7 @@ def ablate(
     folder, members = plan(
         ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
     )
-    trained = _fill(members, folder, _group_folder(folder), screen or Quiet(), source)
+    trained = _fill(groups(members), folder, _group_folder(folder), screen or Quiet(), source)
     return collect(folder, trained)
 
 
@@ -141,7 +141,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
     described = json.loads((folder / "ablation.json").read_text())
     files = [folder / "trials" / trial["id"] / "result.json" for trial in described["trials"]]
     results = [json.loads(file.read_text()) for file in files]
-    if trained:
+    if trained or "data" not in described:
         train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
     _report(folder, trained)
     return Table(folder, results)
@@ -174,8 +174,9 @@ def held(folder: Path, name: str) -> list[train.Member]:
 
 
 def train_group(folder: Path, name: str, screen: Screen | None = None) -> None:
-    """Trains one held group of a table, or goes on with it."""
-    _fill(held(folder, name), folder, _group_folder(folder), screen or Quiet(), None)
+    """Trains one held group of a table, or goes on with it; what goes wrong is recorded."""
+    named = {name: held(folder, name)}
+    _fill(named, folder, _group_folder(folder), screen or Quiet(), None, record=True)
 
 
 def _group_folder(folder: Path) -> Callable[[str], Path]:
@@ -200,7 +201,7 @@ def run(
     [id_] = _ids([trial], source)
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
-    trained = _fill([member], folder, lambda _: folder, screen, source)
+    trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
     _report(folder, trained)
     return json.loads((folder / "result.json").read_text())
 
@@ -259,14 +260,20 @@ def _ids(trials: Sequence[Trial], source: Source | None) -> list[str]:
 
 
 def _fill(
-    members: Sequence[train.Member],
+    table: Mapping[str, list[train.Member]],
     top: Path,
     place: Callable[[str], Path],
     screen: Screen,
     source: Source | None,
+    record: bool = False,
 ) -> bool:
-    """Trains what is not finished, and says if anything was; groups share the data they need."""
-    todo = [(name, group) for name, group in groups(members).items() if not _finished(group)]
+    """Trains groups that are not finished, and says if any was; they share the data they need.
+
+    What goes wrong in one of several groups is recorded, and the others go on; in one alone it is
+    raised, unless `record`.
+    """
+    todo = [(name, group) for name, group in table.items() if not _finished(group)]
+    record = record or len(todo) > 1
     for _, chosen in itertools.groupby(todo, key=lambda each: prepare.key(each[1][0].config)):
         # One data set in memory at a time.
         named = list(chosen)
@@ -275,18 +282,18 @@ def _fill(
         for name, group in named:
             _hold(place(name), group)
             _environment(place(name))
-        _train([(name, group, place(name)) for name, group in named], data, screen)
+        _train([(name, group, place(name)) for name, group in named], data, screen, record)
         _samples(top, [each for _, group in named for each in group], data)
     return bool(todo)
 
 
 def _train(
-    named: Sequence[tuple[str, list[train.Member], Path]], data: prepare.Prepared, screen: Screen
+    named: Sequence[tuple[str, list[train.Member], Path]],
+    data: prepare.Prepared,
+    screen: Screen,
+    record: bool,
 ) -> None:
-    """Trains groups one after another, while the next ones compile.
-
-    What goes wrong in one of several groups is recorded, and the others go on.
-    """
+    """Trains groups one after another, while the next ones compile."""
 
     def ready(members: list[train.Member], folder: Path) -> train.Group:
         group = train.Group(members, data, folder)
@@ -304,7 +311,7 @@ def _train(
                 pool.shutdown(cancel_futures=True)
                 raise
             except Exception as error:
-                if len(named) == 1:
+                if not record:
                     raise
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(members, data, error)
