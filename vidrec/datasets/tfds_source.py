@@ -25,6 +25,13 @@ from vidrec.video import UnreadableClip
 
 # Names of a TFDS set's own splits, and the part each is.
 SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
+# Training and test clips of the official lists.
+UCF101_CLIPS = {
+    "ucf101/ucf101_1_256": (9537, 3783),
+    "ucf101/ucf101_1": (9537, 3783),
+    "ucf101/ucf101_2": (9586, 3734),
+    "ucf101/ucf101_3": (9624, 3696),
+}
 
 
 @dataclass(eq=False)
@@ -116,7 +123,7 @@ def load(data: Data) -> TfdsSource:
         groups_known=known,
         given=_given(index["places"]),
         about=_about(builder),
-        notes=_unreadable_line(builder),
+        notes=_unreadable_line(builder) + _skipped_line(builder),
         builder=builder,
         places=tuple((split, int(i)) for split, i in index["places"]),
         declared=tuple(index["lengths"]),
@@ -290,6 +297,20 @@ def _unreadable_line(builder: Any) -> list[str]:
         return []
     first = f"{lost[0]['path']}: {lost[0]['reason']}"
     return [f"{len(lost)} clips could not be read when {builder.name} was prepared: {first}"]
+
+
+def _skipped_line(builder: Any) -> list[str]:
+    """TFDS's ucf101 leaves out files it does not find, so what it made is counted."""
+    expected = UCF101_CLIPS.get(builder.info.full_name.rpartition("/")[0])
+    if expected is None:
+        return []
+    made = tuple(builder.info.splits[part].num_examples for part in ("train", "test"))
+    if made == expected:
+        return []
+    return [
+        "TFDS made {} training and {} test clips; ".format(*made)
+        + "the official lists have {} and {}: it skips files it does not find".format(*expected)
+    ]
 
 
 def _content(builder: Any) -> str:
