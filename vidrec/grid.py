@@ -141,7 +141,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
     described = json.loads((folder / "ablation.json").read_text())
     files = [folder / "trials" / trial["id"] / "result.json" for trial in described["trials"]]
     results = [json.loads(file.read_text()) for file in files]
-    if trained or "data" not in described:
+    if trained:
         train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
     _report(folder, trained)
     return Table(folder, results)
@@ -404,9 +404,12 @@ def _describe(
         }
         for place, trial in enumerate(trials)
     ]
+    file = folder / "ablation.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
     train.write_json(
-        folder / "ablation.json",
-        {
+        file,
+        {name: each for name, each in known.items() if name == "data"}
+        | {
             "name": ablation.name,
             "question": ablation.question,
             "source": ablation.source,

@@ -1,0 +1,12 @@
+"""One job of a local pool: `python -m vidrec.cluster FOLDER GROUP`."""
+
+import sys
+
+from vidrec.cluster.job import Job
+from vidrec.errors import UserError
+
+if __name__ == "__main__":
+    try:
+        Job(*sys.argv[1:])()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,155 @@
+"""What a table's folder tells of its groups and of their jobs."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vidrec import train
+from vidrec.cluster.options import Handle
+from vidrec.errors import UserError
+
+DONE = "the job is done"  # the last line of one that did its work
+TAIL = 8192  # bytes of a log that are read
+UNSHARED = "--workdir should be on a file system that all nodes share"
+# States of a job that has a node or will get one: its group must not be started a second time.
+ALIVE = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "RESIZING",
+    "RESV_DEL_HOLD",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+)
+
+
+def trials(folder: Path) -> list[dict[str, Any]]:
+    """The trials of ablation.json.
+
+    Raises:
+        UserError: the folder holds no table.
+    """
+    try:
+        return json.loads((folder / "ablation.json").read_text())["trials"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} holds no table: {folder / 'ablation.json'} is missing") from None
+
+
+def groups(folder: Path) -> dict[str, list[str]]:
+    """Ids of the trials of each group."""
+    found: dict[str, list[str]] = {}
+    for trial in trials(folder):
+        found.setdefault(trial["group"], []).append(trial["id"])
+    return found
+
+
+def results(folder: Path, ids: Sequence[str]) -> list[Path]:
+    """The result.json files that are there."""
+    files = [folder / "trials" / each / "result.json" for each in ids]
+    return [file for file in files if file.exists()]
+
+
+def new_logs(folder: Path) -> Path:
+    """A folder for the logs of one submission: a cluster's ids may start anew."""
+    number = 1
+    while (folder / "jobs" / str(number)).exists():
+        number += 1
+    logs = folder / "jobs" / str(number)
+    logs.mkdir(parents=True)
+    return logs
+
+
+def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
+    """The engine and the latest job of each group; ("", []) where there were none."""
+    try:
+        content = json.loads((folder / "jobs.json").read_text())
+    except FileNotFoundError:
+        return "", []
+    return content["engine"], [Handle(**each) for each in content["jobs"]]
+
+
+def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
+    """Adds jobs, which replace earlier ones of their groups."""
+    known = {handle.group: handle for handle in [*read_jobs(folder)[1], *handles]}
+    content = {"engine": engine, "jobs": [asdict(each) for each in known.values()]}
+    train.write_json(folder / "jobs.json", content)
+
+
+def is_alive(state: str) -> bool:
+    """True for a job that waits, runs or is ending; `state` may carry a reason."""
+    return state.split(" ")[0].upper() in ALIVE
+
+
+def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
+    """A job in `status`: its state, and why it ended where that is no success."""
+    state = states.get(handle.job, "").lower()
+    last = last_line(handle.log)
+    if not is_alive(state) and last == DONE:
+        state = "completed"
+    state = state or "lost"
+    why = "" if is_alive(state) or state in ("completed", "unknown") else last
+    if not why and state in ("failed", "lost", "node_fail"):
+        why = f"it left no log: {UNSHARED}"
+    return {"job": handle.job, "state": state, "log": handle.log, "why": why}
+
+
+def last_line(log: str) -> str:
+    """What a job said last; what a scheduler says of its end is less than that."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
+    own = [line for line in said if not line.startswith("submitit ")]
+    return (own or said or ["its log is empty"])[-1]
+
+
+def group_line(
+    folder: Path, name: str, ids: Sequence[str], job: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A group in `status`."""
+    found = [json.loads(file.read_text()) for file in results(folder, ids)]
+    shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
+    if len(found) == len(ids):
+        shown |= {"state": "done", "why": ""}
+    return {
+        "group": name,
+        "trials": len(ids),
+        "finished": len(found),
+        "failed": sum(result["status"] in ("failed", "diverged") for result in found),
+        **_progress(folder / "groups" / name),
+        **shown,
+    }
+
+
+def _progress(group: Path) -> dict[str, Any]:
+    """Epoch, trials alive in it, and the best validation accuracy so far."""
+    epoch, epochs, alive, scores = 0, None, None, []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        held = json.loads((group / "group.json").read_text())["trials"]
+        epochs = max(trial["config"]["train"]["epochs"] for trial in held)
+    with contextlib.suppress(OSError):
+        for line in (group / train.METRICS).read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # half a line, being written
+                continue
+            if record["epoch"] != epoch:
+                epoch, alive = record["epoch"], 0
+            alive += record["status"] == "running"
+            scores.append(record["val/accuracy"])
+    best = max((score for score in scores if score is not None), default=None)
+    return {"epoch": epoch, "epochs": epochs, "alive": alive, "best": best}
