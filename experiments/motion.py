@@ -7,7 +7,7 @@ No report did this. Clips are generated, so nothing is downloaded, and no frame 
 frames tells a class from its partner: what cannot see order stands at chance within a pair.
 
 The encoder is a small random CNN that never trains: it tells where in the frame each of its
-channels answers. Its features are centred by the training split's statistics and reduced to 32
+channels answers. Its features are centred by the training split's statistics and reduced to 48
 components, then kept, so that training takes seconds.
 """
 
@@ -18,8 +18,8 @@ def config() -> Config:
     return Config(
         data=Data(kind="tfds", tfds="motion", split="group"),
         frames=Frames(length=30),
-        encoder=Encoder(kind="cnn", readout="moments", size=64, standardise=True, components=32),
+        encoder=Encoder(kind="cnn", readout="moments", size=64, standardise=True, components=48),
         scanner=Scanner(kind="lstm", units=64),
-        optim=Optim(kind="adam", learning_rate=3e-3, clip_norm=1.0),
-        train=Train(epochs=30, batch_size=50, monitor="val_loss", patience=8),
+        optim=Optim(kind="adam", learning_rate=1e-2, clip_norm=1.0),
+        train=Train(epochs=30, batch_size=32, monitor="val_loss", patience=10),
     )

@@ -217,7 +217,7 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
         if cfg.encoder.trainable != "none"
         else Encoder(readout="map")
         if keeps_maps
-        else Encoder(standardise=True, components=32),
+        else Encoder(standardise=True, components=48),
     )
     return override(
         moved,
