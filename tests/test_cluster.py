@@ -1,0 +1,530 @@
+"""Groups as jobs: what is asked of a cluster, signals inside of a job, a pool of devices; and a
+real SLURM of one host, where one can be started.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vidrec import cluster, grid, train
+from vidrec.ablation import Ablation, product
+from vidrec.cluster import folders, job
+from vidrec.cluster.options import DATA
+from vidrec.cluster.pool import Pool
+from vidrec.config import Config, override
+from vidrec.errors import UserError
+
+LAB = Path(__file__).with_name("slurm_lab.sh")
+TINY = {
+    "data.kind": "tfds",
+    "data.tfds": "motion/clips=60,frames=8,size=16",
+    "encoder.size": 16,
+    "frames.length": 4,
+    "scanner.kind": "mean",
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.save_seconds": 0.5,
+}
+
+
+def tiny(groups: int = 2, **settings) -> Ablation:
+    """A table of so many programs (batch sizes change shapes), two trials in each."""
+    base = override(Config(), TINY | settings)
+    axes = {"train.batch_size": [5 + k for k in range(groups)]}
+    return Ablation("tiny", base, product(axes | {"optim.learning_rate": [1e-3, 1e-2]}))
+
+
+def absent(groups: int = 3) -> Ablation:
+    """A table whose data is not here: it can be planned, not trained."""
+    base = override(Config(), {"data.kind": "videos", "data.root": "/nowhere/at/all"})
+    return Ablation("absent", base, product({"scanner.units": list(range(4, 4 + groups))}))
+
+
+def rows(folder: Path) -> list[dict]:
+    """Lines of the table, without seconds."""
+    found = cluster.grid.collect(folder, trained=False).rows
+    return [{n: v for n, v in row.items() if not n.startswith("seconds_")} for row in found]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A data set and features, made once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("VIDREC_CACHE")
+    os.environ["VIDREC_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["VIDREC_CACHE"]
+    else:
+        os.environ["VIDREC_CACHE"] = before
+
+
+# --------------------------------------------------------------------------------------- options
+
+
+def test_a_site_file_gives_defaults_and_the_command_line_wins(tmp_path):
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'partition = "gpu"\nminutes = 90\ngpus = 2\nsetup = ["module load cuda"]\n'
+        '[sbatch]\naccount = "vision"\nqos = "long"\n'
+    )
+    given = {"minutes": 30, "gpus": None, "sbatch": cluster.parse_sbatch(["qos=short", "--x"])}
+    options = cluster.read_options(site, given)
+    assert (options.partition, options.minutes, options.gpus) == ("gpu", 30, 2)
+    assert options.sbatch == {"account": "vision", "qos": "short", "x": True}
+    assert options.setup == ("module load cuda",)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('partitoin = "gpu"', "unknown option 'partitoin'; did you mean 'partition'?"),
+        ('minutes = "long"', "minutes = 'long' should be a int"),
+        ("minutes = 0", "minutes = 0 should be a whole number, 1 or more"),
+        ("minutes = ", "is no TOML"),
+        (None, "No such file"),
+    ],
+)
+def test_a_wrong_site_file_is_one_line(tmp_path, text, line):
+    site = tmp_path / "site.toml"
+    if text is not None:
+        site.write_text(text)
+    with pytest.raises(UserError, match=line.replace("?", r"\?")) as error:
+        cluster.read_options(site)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dry_run_shows_both_scripts_and_writes_nothing(tmp_path):
+    pytest.importorskip("submitit")
+    options = cluster.Options(
+        partition="gpu",
+        minutes=90,
+        gpus=1,
+        mem="8G",
+        sbatch={"mail-user": "a@b", "exclusive": True},
+    )
+    data, array = cluster.dry_run(absent(3), tmp_path / "runs", options)
+    for script in (data, array):
+        for line in ("partition=gpu", "time=90", "gpus-per-node=1", "mem=8G", "mail-user=a@b"):
+            assert f"#SBATCH --{line}\n" in script
+        assert "#SBATCH --exclusive\n" in script
+        assert "export VIDREC_CACHE=" in script
+    assert "--array" not in data
+    assert "--dependency" not in data
+    assert "#SBATCH --array=0-2%3\n" in array
+    assert "#SBATCH --dependency=afterok:DATA_JOB\n" in array
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in array
+    assert not (tmp_path / "runs").exists()
+
+
+# ----------------------------------------------------------------- a scheduler made of three words
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """Programs that answer like SLURM's from files, and note how they were called."""
+    pytest.importorskip("submitit")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    answers = {
+        "sbatch": 'n=$(ls "$HERE"/script.* 2>/dev/null | wc -l); cp "$1" "$HERE/script.$n"\n'
+        'if [ -f "$HERE/refuse" ]; then cat "$HERE/refuse" >&2; exit 1; fi\n'
+        'echo "Submitted batch job $((41 + n))"',
+        "squeue": 'cat "$HERE/queue" 2>/dev/null',
+        "scancel": 'echo "$@" >>"$HERE/cancelled"',
+        "sinfo": "echo main; echo urgent",
+        "sacct": "exit 1",
+        "srun": "exit 1",
+    }
+    for name, body in answers.items():
+        program = programs / name
+        program.write_text(f"#!/bin/sh\nHERE={tmp_path}\n{body}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_one_job_makes_the_data_and_an_array_waits_for_it(scheduler):
+    told = []
+    folder = cluster.launch(absent(3), scheduler / "runs", tell=told.append)
+    scripts = [(scheduler / f"script.{k}").read_text() for k in range(2)]
+    assert "--array" not in scripts[0]
+    assert "--array=0-2%3" in scripts[1]
+    assert "--dependency=afterok:41" in scripts[1]
+    noted = json.loads((folder / "jobs.json").read_text())
+    assert [each["job"] for each in noted["jobs"]] == ["41", "42_0", "42_1", "42_2"]
+    assert [each["group"] for each in noted["jobs"]] == [DATA, *folders.groups(folder)]
+    assert any("sacct does not answer" in line for line in told)
+    # What a job trains lies in the folder.
+    for name, ids in folders.groups(folder).items():
+        assert [member.id for member in grid.held(folder, name)] == ids
+
+
+def test_a_started_group_is_not_started_again_and_an_ended_one_is(scheduler):
+    folder = cluster.launch(absent(3), scheduler / "runs")
+    queue = scheduler / "queue"
+    queue.write_text(
+        "41|COMPLETED|None\n42_0|RUNNING|None\n42_1|PENDING|Resources\n42_2|NODE_FAIL|NodeDown\n"
+    )
+    cluster.launch(absent(3), scheduler / "runs")
+    noted = {each.group: each.job for each in folders.read_jobs(folder)[1]}
+    assert list(noted.values()) == ["43", "42_0", "42_1", "44"]
+    assert "--array" not in (scheduler / "script.3").read_text()
+    with pytest.raises(UserError, match="has jobs that run"):
+        cluster.launch(absent(3), scheduler / "runs", retry="failed")
+
+
+def test_status_tells_states_reasons_and_logs(scheduler):
+    folder = cluster.launch(absent(4), scheduler / "runs")
+    log = Path(folders.read_jobs(folder)[1][2].log)
+    log.write_text("group 1\nvidrec.errors.UserError: no such data\nsrun: error: task 0: Exited\n")
+    (scheduler / "queue").write_text(
+        "41|RUNNING|None\n42_0|PENDING|Dependency\n42_1|FAILED|NonZeroExitCode\n"
+        "42_2|FAILED|NonZeroExitCode\n"
+    )
+    shown = cluster.status(folder)
+    assert shown["data"]["state"] == "running"
+    states = [(each["job"], each["state"]) for each in shown["groups"]]
+    assert states == [
+        ("42_0", "pending (Dependency)".lower()),
+        ("42_1", "failed"),
+        ("42_2", "failed"),
+        ("42_3", "lost"),
+    ]
+    assert shown["groups"][1]["why"] == "vidrec.errors.UserError: no such data"
+    assert "file system that all nodes share" in shown["groups"][2]["why"]
+    assert (shown["finished"], shown["trials"], shown["report"]) == (0, 4, None)
+
+
+def test_cancel_ends_the_jobs_that_live_and_no_others(scheduler):
+    folder = cluster.launch(absent(3), scheduler / "runs")
+    (scheduler / "queue").write_text(
+        "41|COMPLETED|None\n42_0|RUNNING|None\n42_1|COMPLETED|None\n42_2|PENDING|Priority\n7|RUNNING|\n"
+    )
+    assert cluster.cancel(folder) == ["42_0", "42_2"]
+    assert (scheduler / "cancelled").read_text() == "42_0 42_2\n"
+
+
+def test_a_queue_that_does_not_answer_starts_nothing_twice(scheduler):
+    folder = cluster.launch(absent(2), scheduler / "runs")
+    (scheduler / "bin" / "squeue").write_text("#!/bin/sh\necho 'no controller' >&2; exit 1\n")
+    assert cluster.status(folder)["note"] == "squeue does not answer: no controller"
+    with pytest.raises(UserError, match="squeue does not answer: no controller"):
+        cluster.launch(absent(2), scheduler / "runs")
+    assert not (scheduler / "script.2").exists()
+
+
+def test_a_refused_partition_names_those_there_are(scheduler):
+    said = "sbatch: error: invalid partition specified: gpuu\nsbatch: error: Batch job failed\n"
+    (scheduler / "refuse").write_text(said)
+    with pytest.raises(UserError) as error:
+        cluster.launch(absent(2), scheduler / "runs", cluster.Options(partition="gpuu"))
+    line = "--partition gpuu: invalid partition specified: gpuu; there are main urgent"
+    assert str(error.value) == line
+
+
+def test_without_slurm_one_line_says_where_to_go(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="needs sbatch, which is not on this machine's PATH"):
+        cluster.launch(absent(2), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_submitit_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'vidrec\[cluster\]'"):
+        cluster.Slurm().check(cluster.Options())
+
+
+def test_a_folder_without_a_table_is_one_line(tmp_path):
+    for command in (cluster.status, cluster.cancel):
+        with pytest.raises(UserError, match=r"holds no table: .*ablation\.json is missing"):
+            command(tmp_path)
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"does not see .*file system that all nodes share"):
+        job.Job(str(tmp_path / "elsewhere"), "g")()
+
+
+# ------------------------------------------------------------------------- signals inside of a job
+
+COUNTER = '''
+import json, sys, time
+from pathlib import Path
+from vidrec import train
+from vidrec.cluster import job
+
+class Counter(job.Job):
+    """Counts to 30 in a file instead of training, and stops as `fit` does."""
+    def work(self):
+        file = Path(self.folder) / "count"
+        number = int(file.read_text()) if file.exists() else 0
+        with (Path(self.folder) / "starts").open("a") as starts:
+            starts.write(f"{number}\\n")
+        while number < 30:
+            if self._log.stop.is_set():
+                raise train.Interrupted(f"stopped at {number}")
+            time.sleep(0.1)
+            number += 1
+            self._log.advanced = self.group != "fruitless"
+            file.write_text(str(number))
+    def checkpoint(self):
+        again = super().checkpoint()
+        if again:
+            again.function = Counter(self.folder, self.group, again.function.fruitless)
+        return again
+
+if __name__ == "__main__":
+    Counter(*sys.argv[1:])()
+'''
+
+
+@pytest.fixture
+def counter(tmp_path, monkeypatch):
+    """A module with a job that counts, for processes that this one starts."""
+    (tmp_path / "counter.py").write_text(COUNTER)
+    (tmp_path / "ablation.json").write_text("{}")
+    path = f"{tmp_path}:{Path(cluster.__file__).parents[2]}"
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def wait_for(what, seconds: float = 120.0):
+    """The first true value of `what()`; fails when time is up."""
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def task_of(controller: int) -> int:
+    """The process of the task that submitit's local controller started."""
+    children = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    return int(children[0])
+
+
+def test_a_preempted_job_saves_is_requeued_and_goes_on(counter):
+    submitit = pytest.importorskip("submitit")
+    import importlib
+
+    executor = submitit.LocalExecutor(counter / "logs")
+    executor.update_parameters(timeout_min=60)
+    started = executor.submit(importlib.import_module("counter").Counter(str(counter), "g"))
+    count = counter / "count"
+    wait_for(lambda: count.exists() and count.read_text() not in ("", "0"))
+    os.kill(task_of(int(started.job_id)), signal.SIGUSR2)
+    starts = counter / "starts"
+    wait_for(lambda: len(starts.read_text().split()) == 2)
+    wait_for(started.done)
+    assert started.exception() is None
+    assert count.read_text() == "30"
+    first, second = map(int, starts.read_text().split())
+    assert first == 0
+    assert second > 0  # it went on, and did not begin anew
+    assert folders.DONE in started.stdout().splitlines()
+
+
+def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(counter):
+    submitit = pytest.importorskip("submitit")
+    import importlib
+
+    last = importlib.import_module("counter").Counter(str(counter), "fruitless", job.FRUITLESS)
+    executor = submitit.LocalExecutor(counter / "logs")
+    executor.update_parameters(timeout_min=60)
+    started = executor.submit(last)
+    wait_for(lambda: (counter / "starts").exists())
+    os.kill(task_of(int(started.job_id)), signal.SIGUSR2)
+    wait_for(started.done)
+    assert "--minutes is too short" in started.stdout()
+    assert len((counter / "starts").read_text().split()) == 1
+
+
+def test_term_outside_of_a_scheduler_saves_and_leaves(counter):
+    process = subprocess.Popen([sys.executable, counter / "counter.py", counter, "g"])
+    wait_for(lambda: (counter / "count").exists())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == job.STOPPED
+
+
+# ---------------------------------------------------------------------------------- a local pool
+
+STUB = """
+import json, os, sys, time
+folder, group = sys.argv[1:]
+began = time.time()
+time.sleep(0.3)
+line = [group, os.environ["CUDA_VISIBLE_DEVICES"], began, time.time()]
+open(f"{folder}/ran", "a").write(json.dumps(line) + "\\n")
+if group == "bad":
+    sys.exit("error: out of memory")
+"""
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """A pool whose jobs note device and time."""
+    (tmp_path / "stub.py").write_text(STUB)
+    made = Pool()
+    made.command = (sys.executable, str(tmp_path / "stub.py"))
+    return made
+
+
+def ran(folder: Path) -> list[list]:
+    return [json.loads(line) for line in (folder / "ran").read_text().splitlines()]
+
+
+def test_a_pool_gives_each_job_a_device_of_its_own(pool, tmp_path):
+    noted = []
+    groups = [f"g{k}" for k in range(5)]
+    options = cluster.Options(engine="local", devices=("3", "7"))
+    pool.submit(tmp_path, groups, options, noted.extend)
+    lines = ran(tmp_path)
+    assert lines[0][0] == DATA
+    assert sorted(line[0] for line in lines[1:]) == groups
+    assert {line[1] for line in lines[1:]} == {"3", "7"}
+    assert min(line[2] for line in lines[1:]) >= lines[0][3]  # the data was there before
+    for device in ("3", "7"):
+        times = sorted((begin, end) for _, own, begin, end in lines if own == device)
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(times))
+    assert [handle.group for handle in noted] == [DATA, *groups]
+    assert pool.states(noted) == {}
+
+
+def test_a_pool_goes_on_when_a_job_fails_and_says_which(pool, tmp_path):
+    options = cluster.Options(engine="local", devices=("0",))
+    with pytest.raises(UserError, match="1 of 3 jobs failed; the first, bad: error: out of memory"):
+        pool.submit(tmp_path, ["a", "bad", "c"], options, lambda handles: None)
+    assert [line[0] for line in ran(tmp_path)] == [DATA, "a", "bad", "c"]
+
+
+def test_a_pool_asked_to_stop_starts_nothing_more(pool, tmp_path):
+    def interrupt(handles):
+        if handles[0].group == "a":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = cluster.Options(engine="local", devices=("0",))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(train.Interrupted):
+        pool.submit(tmp_path, ["a", "b"], options, interrupt)
+    assert [line[0] for line in ran(tmp_path)] == [DATA]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("devices", [(), ("0", "0")])
+def test_a_pool_needs_different_devices(devices):
+    with pytest.raises(UserError, match="should name each device once"):
+        Pool().check(cluster.Options(engine="local", devices=devices))
+
+
+# ------------------------------------------------------------------------------- tables, in the end
+
+
+def test_jobs_fill_the_table_that_one_process_fills(cache, tmp_path):
+    table = tiny(2)
+    alone = grid.ablate(table, tmp_path / "alone")
+    folder = cluster.launch(table, tmp_path / "jobs", cluster.Options(engine="debug"))
+    assert rows(folder) == rows(alone.folder)
+    assert folder.name == alone.folder.name
+    shown = cluster.status(folder)
+    assert (shown["finished"], shown["trials"]) == (4, 4)
+    assert [each["state"] for each in shown["groups"]] == ["done", "done"]
+    assert [each["epoch"] for each in shown["groups"]] == [2, 2]
+    assert Path(shown["report"]).exists()
+    about = [json.loads((each / "ablation.json").read_text()) for each in (folder, alone.folder)]
+    assert about[0]["data"] == about[1]["data"]
+    # A finished table starts no job, and a report that is gone is written again.
+    Path(shown["report"]).unlink()
+    (folder / "jobs.json").unlink()
+    cluster.launch(table, tmp_path / "jobs", cluster.Options(engine="debug"))
+    assert not (folder / "jobs.json").exists()
+    assert (folder / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A SLURM of this host, ended when the tests have."""
+    pytest.importorskip("submitit")
+    lab = tmp_path_factory.mktemp("lab")
+    environment = os.environ | {"SLURM_LAB": str(lab), "SLURM_LAB_PORT": "17917"}
+    up = subprocess.run([LAB, "up"], env=environment, capture_output=True, text=True)
+    if up.returncode:
+        pytest.skip(f"no SLURM can be started here: {up.stderr.strip().splitlines()[-1]}")
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(lab / "slurm.conf")
+    yield lab
+    subprocess.run([LAB, "down"], env=environment, check=True)
+    os.environ.pop("SLURM_CONF")
+    if before:
+        os.environ["SLURM_CONF"] = before
+
+
+def by_group(folder: Path) -> dict[str, dict]:
+    return {each["group"]: each for each in cluster.status(folder)["groups"]}
+
+
+def ended(folder: Path):
+    """The status of a table none of whose jobs waits or runs."""
+    shown = cluster.status(folder)
+    lines = [shown["data"], *shown["groups"]]
+    return None if any(folders.is_alive(line["state"]) for line in lines) else shown
+
+
+@pytest.mark.slow
+def test_a_real_cluster_fills_the_same_table_although_a_job_is_preempted(slurm, cache, tmp_path):
+    table = tiny(4, **{"train.epochs": 400})
+    options = cluster.Options(partition="main", minutes=60, cpus=1)
+    folder = cluster.launch(table, tmp_path / "slurm", options)
+
+    def training():
+        return next((g for g, line in by_group(folder).items() if 5 < line["epoch"] < 300), None)
+
+    victim = wait_for(training, 600)
+    line = by_group(folder)[victim]
+    subprocess.run(["scontrol", "requeue", line["job"]], check=True)
+    shown = wait_for(lambda: ended(folder), 900)
+    assert [each["state"] for each in shown["groups"]] == ["done"] * 4, shown
+    assert Path(line["log"]).read_text().count(f"{victim} of {folder}") == 2  # started twice
+    results = [json.loads(file.read_text()) for file in (folder / "trials").glob("*/result.json")]
+    mine = [each for each in results if each["id"] in folders.groups(folder)[victim]]
+    assert all(each["resumed_epoch"] > 0 for each in mine)
+    assert (folder / "report.html").exists()
+    # The report is the last job's; the table is the one that a process alone fills.
+    alone = grid.ablate(table, tmp_path / "alone")
+    assert rows(folder) == rows(alone.folder)
+
+
+@pytest.mark.slow
+def test_a_cancelled_table_goes_on_with_the_same_command(slurm, cache, tmp_path):
+    table = tiny(2, **{"train.epochs": 2000})
+    options = cluster.Options(partition="main", minutes=60, cpus=1)
+    folder = cluster.launch(table, tmp_path / "slurm", options)
+    wait_for(lambda: all(line["epoch"] > 5 for line in by_group(folder).values()), 600)
+    ids = cluster.cancel(folder)
+    assert sorted(ids) == sorted(line["job"] for line in by_group(folder).values())
+    shown = wait_for(lambda: ended(folder), 120)
+    assert [each["state"] for each in shown["groups"]] == ["cancelled"] * 2
+    cluster.launch(table, tmp_path / "slurm", options)
+    shown = wait_for(lambda: ended(folder), 900)
+    assert [each["state"] for each in shown["groups"]] == ["done"] * 2, shown
+    results = [json.loads(file.read_text()) for file in (folder / "trials").glob("*/result.json")]
+    assert all(each["resumed_epoch"] > 0 for each in results)
+
+
+@pytest.mark.slow
+def test_an_array_whose_data_cannot_be_made_does_not_wait_for_ever(slurm, tmp_path):
+    folder = cluster.launch(absent(2), tmp_path / "slurm", cluster.Options(minutes=5))
+    shown = wait_for(lambda: ended(folder), 180)
+    assert shown["data"]["state"] == "failed"
+    assert "/nowhere/at/all" in shown["data"]["why"]
+    assert {each["state"] for each in shown["groups"]} <= {"cancelled", "failed", "lost"}
