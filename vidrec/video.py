@@ -226,7 +226,7 @@ def _read_by_seeking(path: Any, needed: list[int], size: int) -> dict[int, np.nd
                     if position == index:
                         found[index] = _shrunk(path, shrink, frame)
                         break
-                if position != index:
+                if index not in found:
                     raise _Inexact
     except (_Inexact, UnreadableClip, *FAULTS):
         return None
@@ -246,6 +246,7 @@ class _Timestamps:
 
 
 def _timestamps(path: Any) -> _Timestamps | None:
+    _check_file(os.path.abspath(path))
     status = os.stat(path)
     return _timestamps_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -256,8 +257,10 @@ def _timestamps_of(path: str, size: int, changed: int) -> _Timestamps | None:
     with _opened(path) as (container, stream):
         if not container.format.name.startswith(EXACT_SEEK):
             return None
-        packets = list(_packets(container, stream))
-        times = [(p.pts, p.is_keyframe, p.is_corrupt or p.is_discard) for p in packets]
+        times = [
+            (packet.pts, packet.is_keyframe, packet.is_corrupt or packet.is_discard)
+            for packet in _packets(container, stream)
+        ]
     if not times or any(pts is None or bad for pts, _, bad in times):
         return None
     times.sort()
