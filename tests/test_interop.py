@@ -174,7 +174,7 @@ def test_equals_pytorch(shape, kind, layers, bidirectional, bias, seed, ours_fir
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(2, 9)] * 4),
     seed=seeds,
@@ -316,7 +316,7 @@ def test_masked_conv_lstm_equals_keras_on_each_clip_cut():
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(2, 7)] * 4),
     seed=seeds,

@@ -86,7 +86,10 @@ def test_shapes_are_known_without_data(name):
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    ["lstm", "mean", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bigru", "convlstm"))],
+)
 def test_transformations_compose(name):
     """pmap of vmap of grad of jit equals the plain gradient of each trial."""
     run, (x, mask, keys) = train(name), inputs(name)
