@@ -69,6 +69,11 @@ class Cnn(base.Encoder):
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 
+    def dense(self, width: int, name: str) -> base.Dense:
+        # Smoothness is of places, which a dense layer does not know.
+        start = "he" if self.initialiser == "smooth" else self.initialiser
+        return base.Dense(width, start, self.dtype, name=name)
+
 
 def moments(answers_BHWC: Array) -> Array:
     """Where each filter answers, how much, and what all answer at the liveliest place.
