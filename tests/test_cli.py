@@ -59,7 +59,7 @@ def test_a_mistake_gets_one_line_and_status_2(capsys, words, line):
 
 def test_settings_are_read_by_their_type():
     words = "train motion --scanner.dense 8 4 --data.classes=a,b --seed 3 --optim.learning-rate 1"
-    _, settings = cli.parse(words.split())
+    _, _, settings = cli.parse(words.split())
     assert settings == {
         "scanner.dense": (8, 4),
         "data.classes": ("a", "b"),
@@ -69,9 +69,9 @@ def test_settings_are_read_by_their_type():
 
 
 def test_without_a_command_it_is_the_table_of_scanners():
-    command, settings = cli.parse([])
+    _, command, settings = cli.parse([])
     assert (command.files, settings) == (("ablations/scanners.py",), {})
-    command, _ = cli.parse(["--workdir", "elsewhere", "--seeds", "1"])
+    _, command, _ = cli.parse(["--workdir", "elsewhere", "--seeds", "1"])
     assert (str(command.workdir), command.seeds) == ("elsewhere", 1)
 
 
@@ -99,7 +99,7 @@ def test_json_stands_alone_on_stdout(tmp_path):
 def test_help_teaches():
     done = launch("--help")
     assert done.returncode == 0
-    for command in ("train", "ablate", "report", "check"):
+    for command in ("train", "ablate", "predict", "check"):
         assert command in done.stdout
     done = launch("train", "--help")
     assert "Example" in done.stdout

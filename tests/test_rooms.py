@@ -40,6 +40,7 @@ ROOMS = [
     "predict",
     "export",
     "progress",
+    "commands",
     "cli",
 ]
 # A cycle that a function breaks by importing late, with its reason.

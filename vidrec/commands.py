@@ -1,0 +1,576 @@
+"""What each command takes and does: a dataclass for its words, a function for its work."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import FlagConversionOff, Positional, UseAppendAction
+
+from vidrec import ablation, config
+from vidrec.ablation import Ablation, Row, load
+from vidrec.config import Config
+from vidrec.errors import UserError
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h
+Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Common to all commands."""
+
+    workdir: Path = Path("runs")  # where runs are kept
+    json: Flag = False  # machine-readable result on stdout, everything else on stderr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train one experiment.
+
+    Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
+    """
+
+    experiment: Positional[str] = "experiments/motion.py"  # a file with config(), or its bare name
+    settings: Settings = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate(Common):
+    """Fill a table: every row with every seed, many trials in one program.
+
+    Example: python launch.py ablate ablations/learning_rate.py --on motion --seeds 5
+    """
+
+    files: Positional[tuple[str, ...]] = ("ablations/scanners.py",)  # ablations or experiments
+    seeds: Annotated[int, config.Range(0)] = 0  # seeds a row; 0: as the file says
+    dry_run: Flag = False  # list the trials, train nothing
+    on: Literal["", "motion"] = ""  # run on the embedded data instead
+    axis: UseAppendAction[tuple[str, ...]] = ()  # optim.learning_rate=1e-3,1e-4 (repeatable)
+    exclude: UseAppendAction[tuple[str, ...]] = ()  # scanner.kind=gru,scanner.units=50
+    retry: Literal["", "failed"] = ""  # train failed trials anew
+    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
+    partition: str | None = None  # of SLURM; this and the following replace the site's
+    minutes: int | None = None  # time limit of a job; one that needs more goes on in another
+    gpus: int | None = None
+    cpus: int | None = None
+    mem: str | None = None
+    sbatch: UseAppendAction[tuple[str, ...]] = ()  # account=vision, exclusive (repeatable)
+    site: Path | None = None  # TOML file of defaults: partition, minutes, gpus, sbatch, setup …
+    devices: tuple[str, ...] | None = None  # of the pool, as CUDA_VISIBLE_DEVICES names them
+    settings: Settings = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Common):
+    """Rebuild the report of a run or an ablation from its folder alone."""
+
+    folders: Positional[tuple[Path, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """Which classes improve from one run to another, and what the difference is worth."""
+
+    first: Positional[Path]
+    second: Positional[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract(Common):
+    """Fill the feature store only."""
+
+    experiment: Positional[str]
+    settings: Settings = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Common):
+    """Check every clip of a data set: names, counts, decoding, duplicates, leaks."""
+
+    experiment: Positional[str]
+    settings: Settings = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Common):
+    """Build every configuration of these files and trace one step: needs no data."""
+
+    files: Positional[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Common):
+    """How an ablation on a cluster fills: groups, jobs, logs."""
+
+    folder: Positional[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel(Common):
+    """End an ablation's own jobs; the same ablate command goes on later."""
+
+    folder: Positional[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Common):
+    """What a trained model sees in videos, folders or a camera.
+
+    FOLDER is a run's, or an ablation's: then its setting best on validation answers.
+
+    Example: python launch.py predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
+    """
+
+    folder: Positional[Path]
+    videos: Positional[tuple[str, ...]]
+    stream: Flag = False  # an answer a frame, the recurrent state kept
+    every: float = 0.0  # seconds between windows; 0: half a window
+    overlay: Path | None = None  # write the video with the answer drawn on it
+    csv: Path | None = None  # write a line a file; a folder writes predictions.csv anyway
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Common):
+    """Score a trained run on another split or data set; the run itself stays as it is.
+
+    Example: python launch.py evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
+    """
+
+    folder: Positional[Path]
+    part: Literal["test", "val", "train", "all"] = "test"
+    force: Flag = False  # score clips that the model was trained on too
+    settings: Settings = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Write a trained model as StableHLO with a loader that needs only JAX and NumPy."""
+
+    folder: Positional[Path]
+    out: Positional[Path]
+
+
+def _console(command: Common) -> Console:
+    """Where people read: stdout, or stderr when stdout is for a machine."""
+    return Console(stderr=command.json)
+
+
+def _answer(command: Common, content: Any) -> None:
+    if command.json:
+        print(json.dumps(_jsonable(content), ensure_ascii=False), file=sys.__stdout__)
+
+
+def _jsonable(content: Any) -> Any:
+    """Standard JSON knows no NaN: null says that a figure does not exist."""
+    if isinstance(content, dict):
+        return {str(name): _jsonable(each) for name, each in content.items()}
+    if isinstance(content, list | tuple):
+        return [_jsonable(each) for each in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _screen(command: Common) -> Any:
+    """Progress on the console; Ctrl-C and SIGTERM save and leave."""
+    from vidrec.progress import Screen
+
+    screen = Screen(_console(command))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, screen.stop)
+    return screen
+
+
+def _prepare_jax() -> None:
+    """Programs compiled once are kept; a processor with several cores trains several trials."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(config.cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _experiment(path: str, settings: dict[str, Any]) -> Config:
+    found = load(path)
+    if not isinstance(found, Config):
+        raise UserError(f"{path} is an ablation: use 'launch.py ablate {path}'")
+    return config.override(found, settings)
+
+
+def _table(command: Ablate) -> Ablation:
+    """The files' rows one after another, crossed with the command line's axes."""
+    if not command.files:
+        raise UserError("ablate needs a file, for example ablations/scanners.py")
+    tables = [_as_ablation(path) for path in command.files]
+    table = tables[0] if len(tables) == 1 else ablation.join(tables)
+    if command.axis:
+        table = ablation.cross(table, dict(_axis(text) for text in command.axis))
+    if command.exclude:
+        table = ablation.exclude(table, [_point(text) for text in command.exclude])
+    return replace(table, seeds=command.seeds) if command.seeds else table
+
+
+def _as_ablation(path: str) -> Ablation:
+    found = load(path)
+    if isinstance(found, Ablation):
+        return found
+    return Ablation(Path(path).stem, found, [Row({})])
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise UserError(f"--axis {text}: should be like optim.learning_rate=1e-3,1e-4")
+    return name, [config.parse(name, value) for value in values.split(",")]
+
+
+def _point(text: str) -> dict[str, Any]:
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        raise UserError(f"--exclude {text}: should be like scanner.kind=gru,scanner.units=50")
+    return {name: config.parse(name, value) for name, _, value in parts}
+
+
+def train(command: Train, settings: dict[str, Any]) -> int:
+    """One experiment, to a report."""
+    cfg = _experiment(command.experiment, settings)
+    _prepare_jax()
+    from vidrec import grid
+
+    def work(screen: Any) -> Any:
+        name = Path(command.experiment).stem
+        return grid.run(cfg, command.workdir, name=name, screen=screen)
+
+    result = _work(command, work)
+    if result is None:
+        return STOPPED
+    _answer(command, result)
+    _show(command, Path(result["dir"]))
+    return 0 if result["status"] == "done" else 1
+
+
+def ablate(command: Ablate, settings: dict[str, Any]) -> int:
+    """A table, to a report."""
+    table = _table(command)
+    if command.launcher != "local":
+        return _launch(command, table, settings)
+    if command.dry_run:
+        return _dry_run(command, table, settings)
+    _prepare_jax()
+    from vidrec import grid
+
+    def work(screen: Any) -> Any:
+        return grid.ablate(
+            table,
+            command.workdir,
+            overrides=settings,
+            on=command.on,
+            retry=command.retry,
+            screen=screen,
+        )
+
+    filled = _work(command, work)
+    if filled is None:
+        return STOPPED
+    if command.json:
+        rows = [dict(row) for row in filled.rows]
+        _answer(command, {"dir": str(filled.folder), "rows": rows, "trials": filled.trials})
+    _show(command, filled.folder)
+    return int(any(trial["status"] == "failed" for trial in filled.trials))
+
+
+def _work(command: Common, work: Callable[[Any], Any]) -> Any:
+    """What `work` returns; None when it was asked to stop and has saved."""
+    from vidrec.train import Interrupted
+
+    screen = _screen(command)
+    try:
+        return work(screen)
+    except Interrupted as stop:
+        screen.say(str(stop))
+        return None
+    finally:
+        screen.close()
+
+
+def _show(command: Common, folder: Path) -> None:
+    """The table for people, and last the report's path."""
+    from vidrec import report
+
+    console = _console(command)
+    console.print(report.terminal(folder))
+    console.print(str(folder / "report.html"), highlight=False, soft_wrap=True, markup=False)
+
+
+def _dry_run(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
+    from vidrec import grid
+
+    plan = grid.dry_run(table, settings, command.on)
+    _answer(command, plan)
+    if not command.json:
+        shown = Table("row", "seed", "settings", "parameters", "group", title=table.question)
+        for trial in plan:
+            words = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+            cells = (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
+            shown.add_row(*map(str, cells))
+        console = _console(command)
+        console.print(shown)
+        groups = len({trial["group"] for trial in plan})
+        console.print(f"{len(plan)} trials in {groups} programs")
+    return 0
+
+
+def report(command: Report, settings: dict[str, Any]) -> int:
+    """Rebuilds reports from folders."""
+    from vidrec import report as reports
+
+    if not command.folders:
+        raise UserError("report needs the folder of a run or of an ablation")
+    built = [str(reports.build(folder)) for folder in command.folders]
+    _answer(command, {"reports": built})
+    if not command.json:
+        for folder in command.folders:
+            _show(command, folder)
+    return 0
+
+
+def compare(command: Compare, settings: dict[str, Any]) -> int:
+    """Two runs side by side."""
+    from vidrec import report as reports
+
+    out = reports.compare(command.first, command.second, command.workdir)
+    _answer(command, {"report": str(out)})
+    _console(command).print(str(out), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def extract(command: Extract, settings: dict[str, Any]) -> int:
+    """Features of a data set, into the store."""
+    cfg = _experiment(command.experiment, settings)
+    _prepare_jax()
+    from vidrec import prepare
+
+    if cfg.encoder.trainable != "none":
+        raise UserError("encoder.trainable should be none: a trained encoder has no features yet")
+    screen = _screen(command)
+    data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
+    screen.close()
+    counts = data.counts()
+    unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
+    _answer(command, {"counts": counts, "unreadable": unreadable, "frames": len(data.values)})
+    for line in unreadable:
+        _console(command).print(f"unreadable: {line['path']}: {line['reason']}", markup=False)
+    return 0
+
+
+def doctor(command: Doctor, settings: dict[str, Any]) -> int:
+    """Every clip of a data set, checked."""
+    cfg = _experiment(command.experiment, settings)
+    from vidrec import datasets
+    from vidrec.datasets import doctor as clinic
+
+    screen = _screen(command)
+    findings = clinic.examine(datasets.load(cfg.data), cfg.data, screen.extracting)
+    screen.close()
+    _answer(command, findings)
+    if not command.json:
+        for line in clinic.lines(findings):
+            screen.say(line)
+    return 0 if findings["healthy"] else 1
+
+
+def check(command: Check, settings: dict[str, Any]) -> int:
+    """Every configuration of the files, built and traced."""
+    from vidrec import check as checks
+    from vidrec import grid
+
+    console, done, failed = _console(command), {}, []
+    for path in command.files:
+        table, rows = _as_ablation(path), []
+        for trial in ablation.trials(replace(table, seeds=1)):
+            code = grid.group_name(trial.config)
+            try:
+                if code not in done:
+                    done[code] = checks.check(trial.config)
+                rows.append({"overrides": dict(trial.overrides), "params": done[code]})
+            except UserError as error:
+                failed.append(f"{path} {dict(trial.overrides)}: {error}")
+        console.print(f"{path}: {len(rows)} settings", highlight=False, markup=False)
+    _answer(command, {"files": len(command.files), "programs": len(done), "failed": failed})
+    if failed:
+        raise UserError("; ".join(failed))
+    return 0
+
+
+def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
+    """The table as jobs of a cluster, or of a pool of this machine's devices."""
+    from vidrec import cluster
+    from vidrec.train import Interrupted
+
+    given = {name: getattr(command, name) for name in ("partition", "minutes", "gpus", "cpus")}
+    given |= {"mem": command.mem, "devices": command.devices}
+    given |= {"engine": "slurm" if command.launcher == "slurm" else "local"}
+    given |= {"sbatch": cluster.parse_sbatch(command.sbatch)}
+    options = cluster.read_options(command.site, given)
+    console = _console(command)
+    if command.dry_run:
+        scripts = cluster.dry_run(
+            table, command.workdir, options, overrides=settings, on=command.on
+        )
+        _answer(command, {"scripts": scripts})
+        console.print("\n".join(scripts), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    try:
+        folder = cluster.launch(
+            table,
+            command.workdir,
+            options,
+            overrides=settings,
+            on=command.on,
+            retry=command.retry,
+            tell=_screen(command).say,
+        )
+    except Interrupted as stop:
+        console.print(str(stop))
+        return STOPPED
+    return _show_status(command, cluster.status(folder))
+
+
+def status(command: Status, settings: dict[str, Any]) -> int:
+    """How a table fills."""
+    from vidrec import cluster
+
+    return _show_status(command, cluster.status(command.folder))
+
+
+def _show_status(command: Common, found: dict[str, Any]) -> int:
+    _answer(command, found)
+    console = _console(command)
+    if found["note"]:
+        console.print(found["note"], highlight=False, markup=False)
+    shown = Table("group", "trials", "epoch", "best", "job", "state", "log", "why")
+    for group in found["groups"]:
+        best = "" if group["best"] is None else f"{group['best']:.3f}"
+        trials = f"{group['finished']} of {group['trials']}"
+        epochs = f"{group['epoch']} of {group['epochs']}"
+        cells = (group["group"], trials, epochs, best, group["job"], group["state"])
+        shown.add_row(*(str(each or "") for each in (*cells, group["log"], group["why"])))
+    console.print(shown)
+    console.print(f"{found['finished']} of {found['trials']} trials finished", highlight=False)
+    last = found["report"] or found["dir"]
+    console.print(str(last), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def cancel(command: Cancel, settings: dict[str, Any]) -> int:
+    """Ends a table's jobs."""
+    from vidrec import cluster
+
+    ended = cluster.cancel(command.folder)
+    _answer(command, {"cancelled": ended})
+    _console(command).print(f"cancelled: {', '.join(ended) or 'no job was running'}")
+    return 0
+
+
+def predict(command: Predict, settings: dict[str, Any]) -> int:
+    """Answers for files; with --json a line a window and a last line a file."""
+    if not command.videos:
+        raise UserError("predict needs a video, a folder or a camera after the run's folder")
+    _prepare_jax()
+    from vidrec import predict as answers
+
+    model = answers.Classifier.load(command.folder)
+    console = _console(command)
+    if model.chosen:
+        console.print(model.chosen, highlight=False, markup=False)
+    if command.overlay:
+        if len(command.videos) != 1:
+            raise UserError("--overlay draws on one video: name one")
+        options = {"stream": command.stream, "every": command.every}
+        told = [answers.overlay(model, command.videos[0], command.overlay, **options)]
+    else:
+        told = answers.lines(model, command.videos, stream=command.stream, every=command.every)
+    files = []
+    for line in told:
+        if command.json:
+            print(json.dumps(_jsonable(line), ensure_ascii=False), file=sys.__stdout__, flush=True)
+        else:
+            console.print(answers.as_text(line), highlight=False, markup=False, soft_wrap=True)
+        if "start" not in line:
+            files.append(line)
+    out = command.csv
+    if out is None and any(Path(path).is_dir() for path in command.videos):
+        out = Path("predictions.csv")
+    if out:
+        with _writable(out) as file:
+            answers.write_csv(files, file)
+    for written in filter(None, (out, command.overlay)):
+        console.print(str(written), highlight=False, soft_wrap=True, markup=False)
+    return int(any(line["class"] is None for line in files))
+
+
+def _writable(path: Path) -> TextIO:
+    try:
+        return path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
+    """A trained run on another split or data set."""
+    _prepare_jax()
+    from vidrec.predict import score
+
+    screen = _screen(command)
+    result = score(
+        command.folder,
+        settings,
+        part=command.part,
+        force=command.force,
+        tell=screen.say,
+        progress=screen.extracting,
+    )
+    screen.close()
+    _answer(command, result)
+    figures = result["metrics"][command.part]
+    counts = result["counts"][command.part]
+    screen.say(
+        f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} expected), "
+        f"average F1 {figures['avg_f1']:.3f}"
+    )
+    screen.say(result["dir"])
+    return 0
+
+
+def export(command: Export, settings: dict[str, Any]) -> int:
+    """A trained model for machines without vidrec."""
+    from vidrec.export import export as write
+
+    about = write(command.folder, command.out)
+    _answer(command, about)
+    _console(command).print(str(command.out), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+# Each command by name: its arguments, and what it does; returns the exit status.
+COMMANDS: dict[str, tuple[type, Callable[[Any, dict[str, Any]], int]]] = {
+    "train": (Train, train),
+    "ablate": (Ablate, ablate),
+    "evaluate": (Evaluate, evaluate),
+    "report": (Report, report),
+    "compare": (Compare, compare),
+    "predict": (Predict, predict),
+    "extract": (Extract, extract),
+    "doctor": (Doctor, doctor),
+    "check": (Check, check),
+    "status": (Status, status),
+    "cancel": (Cancel, cancel),
+    "export": (Export, export),
+}
