@@ -113,7 +113,7 @@ class Scanner:
     bias: Literal["single", "double"] = "single"  # Keras has one bias vector a gate, PyTorch two
     reset_after: bool = True  # GRU: the reset gate acts after the recurrent product
     init: Literal["keras", "torch", "normal"] = "keras"
-    forget_bias: float = 1.0  # added to the LSTM's forget gate at the start
+    forget_bias: float | None = None  # LSTM's at the start; None: 1 as Keras has it, else 0
     batch_norm: bool = False  # after every layer, the last included
     dropout: Share = 0.0  # share dropped after every layer, the last included
     compute: Literal["float32", "bfloat16"] = "float32"
@@ -290,6 +290,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise UserError(f"{name} = {value!r} should be a list of values")
         return tuple(_checked(name, each, element) for each in value)
+    if hint is type(None) and value is not None:
+        raise UserError(f"{name} = {value!r} should be None")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -305,8 +307,9 @@ def _checked_choice(name: str, value: Any, hint: Any) -> Any:
             return _checked(name, value, option)
         except UserError:
             continue
-    named = next(o for o in typing.get_args(hint) if typing.get_origin(o) is Literal)
-    near = difflib.get_close_matches(str(value), typing.get_args(named), 1)
+    named = [o for o in typing.get_args(hint) if typing.get_origin(o) is Literal]
+    choices = [choice for option in named for choice in typing.get_args(option)]
+    near = difflib.get_close_matches(str(value), choices, 1)
     guess = f" (did you mean '{near[0]}'?)" if near else ""
     raise UserError(f"{name} = {value!r} should be {_words(hint)}{guess}")
 
@@ -318,7 +321,13 @@ def _words(hint: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is Annotated:
         return str(typing.get_args(hint)[1])
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    names = {
+        type(None): "None",
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "text",
+    }
     return names.get(hint, str(hint))
 
 
@@ -381,6 +390,9 @@ def parse(name: str, text: str) -> Any:
 
 
 def _parsed(name: str, text: str, hint: Any) -> Any:
+    if type(None) in typing.get_args(hint):
+        [hint] = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if text.lower() == "none" else _parsed(name, text, hint)
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
