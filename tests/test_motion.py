@@ -253,10 +253,12 @@ def test_tfds_builder_of_memory(tmp_path):
 def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"no class 'sideways'.*anticlockwise"):
         motion.clip(0, "sideways", SMALL)
-    with pytest.raises(UserError, match="clips must be at least 30, got 12"):
+    with pytest.raises(UserError, match=r"clips must be from 30 to .*, got 12"):
         motion.Settings(clips=12)
-    with pytest.raises(UserError, match="size must be at least 8"):
+    with pytest.raises(UserError, match="size must be from 8 to 512"):
         motion.Settings(size=4)
+    with pytest.raises(UserError, match=r"frames must be .* got 7.5"):
+        motion.Settings(frames=7.5)
     with pytest.raises(UserError, match=r"no configuration 'memroy'.*plain, memory"):
         motion.Motion(config="memroy", clips=40)
 

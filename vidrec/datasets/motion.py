@@ -2,8 +2,8 @@
 
 `clip(seed, partner)` is `clip(seed, class)` played backwards, bit for bit, so neither a frame nor
 an unordered set of frames tells a class from its partner: a model blind to order stands at chance
-within a pair. Importing this module makes `tfds.builder("motion")` and
-`tfds.builder("motion/memory")` known.
+within a pair. A source, that is a shape and a background, has two clips of every class. Importing
+this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
 """
 
 import collections
@@ -48,17 +48,18 @@ class Settings:
     memory: bool = False  # the motion is a cue in the first third of a long clip
 
     def __post_init__(self) -> None:
-        least = {
-            "clips": 30,
-            "frames": 9 if self.memory else 2,
-            "size": 8,
-            "difficulty": 0,
-            "seed": 0,
+        ranges = {
+            "clips": (30, 10**7),
+            "frames": (27 if self.memory else 2, 10**4),
+            "size": (8, 512),  # larger frames would hold more pixels than the table of noise
+            "difficulty": (0, 20),
+            "seed": (0, 2**31),
         }
-        for name, low in least.items():
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if not low <= value < 2**31:
-                raise UserError(f"motion: {name} must be at least {low}, got {value}")
+            kinds = (int, float) if name == "difficulty" else int
+            if not isinstance(value, kinds) or not low <= value <= high:
+                raise UserError(f"motion: {name} must be from {low} to {high}, got {value!r}")
 
     @property
     def nuisances(self) -> dict[str, float]:
@@ -102,8 +103,10 @@ def _rng(settings: Settings, *place: int) -> np.random.Generator:
 
 def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]:
     """Frames of a pair's first class and which of them show the motion."""
+    # A clip is the same in a larger set, and what it is made of is cached alike.
+    settings = dataclasses.replace(settings, clips=30)
     rng = _rng(settings, 1, seed, pair)
-    scene = _scene(seed // TAKES, dataclasses.replace(settings, clips=30))
+    scene = _scene(seed // TAKES, settings)
     pose, cue = _pose(rng, pair, settings)
     frames_THWC = _background(rng, scene, pose, settings)
     _draw_shape(frames_THWC, scene, pose)
@@ -160,11 +163,12 @@ def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
 
 def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int) -> None:
     """Swing everything that a cue would change, less far and to and fro."""
-    swing = {"x": 0.08, "y": 0.08, "radius": 0.02, "angle": 0.4, "opacity": 0.0}
+    swing = {"x": 0.08, "y": 0.08, "radius": 0.02, "angle": 0.4}
     for name, size in swing.items():
         period, phase = rng.uniform(16, 40), rng.uniform(0, 2 * np.pi)
         path[name] += size * np.sin(2 * np.pi * np.arange(length) / period + phase)
-    path["opacity"] -= 0.25 * (1 + np.sin(2 * np.pi * np.arange(length) / rng.uniform(16, 40))) / 2
+    dimmed = 1 + np.sin(2 * np.pi * np.arange(length) / rng.uniform(16, 40))
+    path["opacity"] -= 0.125 * dimmed
 
 
 def _motion(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.ndarray]:
@@ -342,7 +346,7 @@ def _noise_table(settings: Settings) -> np.ndarray:
 
 def _add_noise(rng: np.random.Generator, frames_THWC: np.ndarray, settings: Settings) -> None:
     """Pixel noise from a table: drawing each value anew would take longer than all the rest."""
-    table = _noise_table(dataclasses.replace(settings, clips=30))
+    table = _noise_table(settings)
     values = frames_THWC[0].size
     starts = rng.integers(0, len(table) - values, len(frames_THWC))
     noisy = np.stack([table[start : start + values] for start in starts])
@@ -359,7 +363,8 @@ Generated clips of one marked shape that moves left or right, up or down, grows 
 clockwise or anticlockwise, appears or vanishes, in front of a textured, cluttered, noisy and
 shaking background. The ten classes are five motions and their time reversals, drawn from the same
 seeds: no frame, and no unordered set of frames, tells a class from its partner. Clips of one group
-share shape and background; the splits divide groups. """
+share shape and background; the splits divide groups. How strong texture, noise, shaking and clutter
+are stands in the metadata. """
 CITATION = """\
 @misc{vidrec_motion,
   title = {Motion: ten classes in five pairs of time reversals},
@@ -466,7 +471,7 @@ def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
             raise UserError(f"motion: no configuration {config!r}; there are {', '.join(named)}")
         config = named[config or PLAIN.name]
     settings = dataclasses.replace(config.settings, **changed)
-    texts = [f"{k}{v}" for k, v in changed.items() if v != getattr(config.settings, k)]
+    texts = [f"{k}{v:g}" for k, v in changed.items() if v != getattr(config.settings, k)]
     name = "-".join([config.name, *texts])
     return dataclasses.replace(config, name=name, settings=settings) if texts else config
 
