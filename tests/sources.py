@@ -175,8 +175,9 @@ def same(a, b) -> bool:
 
 
 def furthest(a, b) -> float:
-    """Largest difference between two trees."""
+    """Largest difference between two trees; equal infinities do not differ."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(
-        float(np.abs(np.asarray(x, float) - np.asarray(y, float)).max(initial=0)) for x, y in pairs
+        float(np.where(x == y, 0, np.abs(x - np.where(np.isinf(x), 0, y))).max(initial=0))
+        for x, y in ((np.asarray(x, float), np.asarray(y, float)) for x, y in pairs)
     )

@@ -1,0 +1,222 @@
+"""A trial in a group is the trial alone: to the bit under map, to 1e-9 in float64 under vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sources import Group, furthest, one, prepared, same, settings
+
+from vidrec import parallel, steps
+
+EPOCHS = 3
+
+
+def sixteen():
+    """Different in every number that may differ; they stop at different epochs."""
+    rng = np.random.default_rng(0)
+    return [
+        settings(
+            seed=trial,
+            scanner__batch_norm=True,
+            optim__learning_rate=float(rng.choice([0.01, 0.1, 0.5])),
+            optim__momentum=float(rng.choice([0.0, 0.5, 0.9])),
+            optim__weight_decay=float(rng.choice([0.0, 0.01])),
+            optim__clip_norm=float(rng.choice([0.0, 0.3])),
+            scanner__dropout=float(rng.choice([0.0, 0.2, 0.5])),
+            train__epochs=3 + trial % 4,
+            train__patience=trial % 3,
+        )
+        for trial in range(16)
+    ]
+
+
+CONFIGS = sixteen()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepared(CONFIGS[0])
+
+
+@pytest.fixture(scope="module")
+def grouped(data):
+    """The group of 16, and its last state and records."""
+    group = Group(CONFIGS, data)
+    return group, *group.train(CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    """The program of one trial."""
+    return Group(CONFIGS[:1], data)
+
+
+def test_a_mapped_trial_is_the_trial_alone_to_the_bit(grouped, alone):
+    _, states, records = grouped
+    assert len(set(states.epoch.tolist())) > 2
+    assert set(states.status.tolist()) == {steps.FINISHED, steps.STOPPED}
+    for place in range(0, 16, 3):
+        state, history = alone.train([CONFIGS[place]])
+        assert same(one(state, 0), one(states, place))
+        for epoch, record in enumerate(history):
+            assert same(one(record, 0), one(records[epoch], place))
+
+
+def test_a_stopped_trial_keeps_its_state_and_gives_zeros(grouped):
+    group, states, records = grouped
+    first = int(states.epoch.argmin())
+    ended = int(states.epoch[first])
+    assert ended < len(records)
+    early, _ = group.train(CONFIGS, epochs=ended)
+    assert same(one(early, first), one(states, first))
+    assert all(leaf == 0 for leaf in jax.tree.leaves(one(records[ended], first)))
+
+
+def test_trials_that_diverge_leave_the_others_alone(grouped):
+    """One clipped rate of 1e6, which stays finite, and one that gives NaN, in the middle."""
+    group, states, _ = grouped
+    wild = list(CONFIGS)
+    wild[5] = settings(scanner__batch_norm=True, optim__learning_rate=1e6, optim__clip_norm=1.0)
+    wild[8] = settings(scanner__batch_norm=True, optim__learning_rate=1e38)
+    found, records = group.train(wild)
+    for place in range(16):
+        if place not in (5, 8):
+            assert same(one(found, place), one(states, place))
+    assert found.status[[5, 8]].tolist() == [steps.DIVERGED] * 2
+    assert found.epoch[[5, 8]].tolist() == [1, 1]
+    assert np.isfinite(records[0]["train_loss"][5])
+    assert not np.isfinite(records[0]["train_loss"][8])
+    # What is kept of them is the best before, here the untrained weights: finite.
+    assert all(np.isfinite(leaf[[5, 8]]).all() for leaf in jax.tree.leaves(found.best.trained))
+
+
+def in_float64(how):
+    """16 trials after three epochs, then to their ends."""
+    with jax.enable_x64(True):
+        data = prepared(CONFIGS[0])
+        group = Group(CONFIGS, data, how)
+        state = group.train(CONFIGS, EPOCHS)[0]
+        assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(state.trained))
+        return state, group.train(CONFIGS)[0]
+
+
+@pytest.fixture(scope="module")
+def mapped64():
+    return in_float64("map")
+
+
+def test_batched_trials_in_float64_are_those_alone(mapped64):
+    state, ended = in_float64("vmap")
+    assert furthest(state.trained, mapped64[0].trained) < 1e-9
+    assert furthest(state.stats, mapped64[0].stats) < 1e-9
+    for name in ("epoch", "status", "wait"):
+        assert np.array_equal(getattr(ended, name), getattr(mapped64[1], name))
+    assert np.array_equal(ended.best.epoch, mapped64[1].best.epoch)
+    assert furthest(ended.best.trained, mapped64[1].best.trained) < 1e-9
+
+
+def ten_over(devices, how="map"):
+    """Ten trials to their ends, in float64."""
+    with jax.enable_x64(True):
+        ten = CONFIGS[:10]
+        group = Group(ten, prepared(ten[0]), how, jax.devices()[:devices])
+        assert len(group.over.devices) == -(-10 // group.over.share)
+        return group.train(ten)[0]
+
+
+def ten_alike(mapped64, state):
+    _, ended = mapped64
+    for name in ("epoch", "status", "wait"):
+        assert np.array_equal(getattr(state, name), getattr(ended, name)[:10])
+    assert furthest(state, jax.tree.map(lambda leaf: leaf[:10], ended)) < 1e-9
+
+
+def test_ten_trials_over_four_devices_are_ten_on_one(mapped64):
+    """XLA compiles for several devices otherwise than for one: float32 differs in the last bit."""
+    ten_alike(mapped64, ten_over(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "how"), [(2, "map"), (8, "map"), (4, "vmap")])
+def test_ten_trials_over_other_numbers_of_devices(mapped64, devices, how):
+    ten_alike(mapped64, ten_over(devices, how))
+
+
+@pytest.mark.slow
+def test_several_devices_agree_to_the_bit_and_with_one_to_the_last(grouped, data):
+    ten = CONFIGS[:10]
+    two, eight = (Group(ten, data, devices=jax.devices()[:n]).train(ten, EPOCHS)[0] for n in (2, 8))
+    assert same(two, eight)
+    one_device = grouped[0].train(CONFIGS, EPOCHS)[0]
+    away = furthest(two.trained, jax.tree.map(lambda leaf: leaf[:10], one_device.trained))
+    print(f"float32, several devices against one after {EPOCHS} epochs: {away:.1e}")
+    assert away < 1e-3
+
+
+@pytest.mark.slow
+def test_batched_trials_in_float32_stay_near(grouped, data, record_property):
+    group = Group(CONFIGS, data, "vmap")
+    state, _ = group.train(CONFIGS, EPOCHS)
+    away = furthest(state.trained, grouped[0].train(CONFIGS, EPOCHS)[0].trained)
+    record_property("float32_difference", away)
+    print(f"float32, vmap against map after {EPOCHS} epochs: {away:.1e}")
+    assert away < 1e-3
+    wild = list(CONFIGS)
+    wild[5] = settings(scanner__batch_norm=True, optim__learning_rate=1e38)
+    ordinary, found = group.train(CONFIGS)[0], group.train(wild)[0]
+    for place in range(16):
+        assert same(one(found, place), one(ordinary, place)) == (place != 5)
+
+
+def counting(over, trees=1):
+    """A carried step that adds, and how often it was traced."""
+    traced = []
+
+    def step(state, hyper, shared):
+        traced.append(1)
+        moved = state._replace(epoch=state.epoch + hyper + shared)
+        return moved, moved.epoch
+
+    return over.carry(step), traced
+
+
+@pytest.mark.parametrize("how", ["map", "vmap"])
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_groups_of_any_size_go_over_devices_and_back(how, count):
+    over = parallel.Trials(count, how, jax.devices())
+    assert over.share * len(over.devices) >= count
+    assert over.share * (len(over.devices) - 1) < count, "a device without a trial"
+    state = steps.TrainState(
+        *[np.arange(count, dtype=np.int32) * (place + 1) for place in range(9)]
+    )
+    state = state._replace(alive=np.arange(count) % 3 != 0)
+    there = over.spread(state)
+    assert all(len(leaf.sharding.device_set) == len(over.devices) for leaf in there)
+    assert same(over.gather(there), state)
+    run, traced = counting(over)
+    add = over.spread(np.arange(count, dtype=np.int32))
+    shared = over.share_all(np.int32(7))
+    for _ in range(3):
+        stepped, out = run(there, add, shared)
+    assert len(traced) <= 2  # a conditional is traced for its shapes, too
+    moved = state.epoch + np.arange(count) + 7
+    assert np.array_equal(over.gather(stepped.epoch), np.where(state.alive, moved, state.epoch))
+    assert np.array_equal(over.gather(out), np.where(state.alive, moved, 0))
+
+
+def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
+    """The host's copy is saved by a thread while the next epoch writes into the donated state."""
+    over = parallel.Trials(2, "map", jax.devices()[:1])
+
+    def step(state, hyper, shared):
+        return state._replace(trained=state.trained * 2 + shared), jnp.zeros(())
+
+    zero = np.zeros(2, np.int32)
+    state = steps.TrainState(np.ones((2, 4096), np.float32), *[zero] * 8)._replace(alive=zero == 0)
+    state, shared = over.spread(state), over.share_all(np.float32(1))
+    run = over.compile(step, state, over.spread(zero), shared)
+    seen = []
+    for _ in range(5):
+        seen.append(over.gather(state))
+        state, _ = run(state, over.spread(zero), shared)
+    assert [each.trained[0, 0] for each in seen] == [1, 3, 7, 15, 31]
