@@ -105,6 +105,22 @@ def test_splits_share_no_source():
     assert not train & test
 
 
+def test_a_source_is_one_background_and_one_shape():
+    """Without noise or texture a background has one colour, and a shape its light and dark one."""
+    settings = motion.Settings(difficulty=0.0, size=40, frames=3)
+
+    def colours(seed: int, label: str) -> np.ndarray:
+        pixels = motion.clip(seed, label, settings)[1].reshape(-1, 3)
+        grey = pixels.mean(axis=-1)
+        background = np.median(pixels, axis=0)
+        return np.concatenate([background, *(pixels[grey.argsort()[i]] for i in (3, -4))])
+
+    np.testing.assert_allclose(colours(0, "left"), colours(1, "up"), atol=40)
+    assert np.array_equal(colours(0, "left")[:3], colours(1, "up")[:3])
+    backgrounds = {tuple(colours(seed, "left")[:3]) for seed in range(10)}
+    assert len(backgrounds) == 5
+
+
 def test_number_of_workers_changes_nothing(monkeypatch):
     def all_frames() -> list[bytes]:
         return [frames.tobytes() for *_, frames in motion.generate(SMALL, test=False)]
