@@ -90,18 +90,21 @@ def test_both_forms_are_the_definition(size, window, stride, padding, form):
     np.testing.assert_allclose(found, loop_conv(x, kernel, stride, padding) + bias, atol=1e-4)
 
 
-def test_gradients_of_both_forms_agree():
+@pytest.mark.parametrize("window", [(3, 3), (3, 2, 3)])
+def test_gradients_of_both_forms_agree(window):
     rng = np.random.default_rng(2)
-    x, kernel, weigh = (
-        jnp.asarray(rng.normal(size=shape), jnp.float32)
-        for shape in ((2, 7, 6, 3), (3, 3, 3, 4), (2, 4, 3, 4))
-    )
+    x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[: len(window)], 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32)
+    convolve = conv.conv2d if len(window) == 2 else conv.conv3d
 
     def score(x, kernel, form):
-        return (conv.conv2d(x, kernel, stride=2, form=form) * weigh).sum()
+        return (convolve(x, kernel, stride=2, form=form) ** 2).sum()
 
-    found, expected = (jax.grad(score, (0, 1))(x, kernel, form) for form in ("patches", "lax"))
-    chex.assert_trees_all_close(found, expected, atol=1e-4)
+    found, expected = (
+        jax.jit(jax.grad(score, (0, 1)), static_argnums=2)(x, kernel, form)
+        for form in ("patches", "lax")
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("window", "stride"), [((2, 2), None), ((3, 3), (2, 2)), ((1, 2), None)])
@@ -368,7 +371,7 @@ def test_bytes_and_floats_are_the_same_pixels(kind):
 
 @pytest.mark.parametrize(
     ("kind", "trainable"),
-    [("cnn3", "all"), ("vgg9", "all"), ("c3d", "all"), ("squeezenet", "last_block")],
+    [("vgg9", "all"), ("c3d", "last_block"), ("squeezenet", "last_block")],
 )
 def test_form_and_remat_change_no_gradient(kind, trainable):
     module, shape = SMALL[kind]
