@@ -1,0 +1,136 @@
+"""Answers for files and folders, one JSON-able line after another."""
+
+import csv
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from vidrec.datasets import arrays, folders
+from vidrec.errors import UserError
+from vidrec.predict import clips
+from vidrec.predict.classifier import Answer, Classifier
+from vidrec.video import UnreadableClip
+
+Line = dict[str, Any]
+
+
+def lines(
+    model: Classifier,
+    paths: Iterable[str | os.PathLike],
+    *,
+    stream: bool = False,
+    every: float = 0.0,
+) -> Iterator[Line]:
+    """A line a window, {"path", "start", "end", "class", "confidence", "topk"}; then one a file.
+
+    A file's line has no "start". Where it cannot be read, its class is None and "error" says why.
+
+    Args:
+        paths: files, folders (all videos and pictures below), or one camera (/dev/video0), which
+            is streamed without end.
+        stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
+        every: as of `Classifier.predict`.
+    """
+    for path in listed(paths, model):
+        try:
+            if stream or clips.is_camera(path):
+                yield from _streamed(model, path)
+            else:
+                yield from _judged(model, path, every)
+        except UnreadableClip as error:
+            yield {"path": str(path), "class": None, "confidence": None, "error": error.reason}
+
+
+def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
+    """The files that are meant, folders gone through.
+
+    Raises:
+        UserError: nothing there.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [each for each in folders.walk(path) if _wanted(each, model)]
+        if not inside:
+            raise UserError(f"{path} holds no videos")
+        found += inside
+    return found
+
+
+def write_csv(answered: Iterable[Line], file: TextIO) -> None:
+    """The files' lines as a table; windows are left out."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", "class", "confidence", "second", "second_confidence", "error"])
+    for line in answered:
+        if "start" in line:
+            continue
+        second = (line.get("topk") or [])[1:2]
+        shares = [each["confidence"] for each in second]
+        writer.writerow(
+            [
+                line["path"],
+                line["class"] or "",
+                "" if line["confidence"] is None else f"{line['confidence']:.6f}",
+                *([each["class"] for each in second] or [""]),
+                *([f"{share:.6f}" for share in shares] or [""]),
+                line.get("error", ""),
+            ]
+        )
+
+
+def as_text(line: Line) -> str:
+    """A line for people."""
+    if line["class"] is None:
+        return f"{line['path']}: cannot be read: {line['error']}"
+    where = f"{line['start']:8.2f} – {line['end']:.2f} s" if "start" in line else line["path"]
+    others = ", ".join(f"{each['class']} {each['confidence']:.0%}" for each in line["topk"][1:3])
+    notes = "".join(f"; {note}" for note in line.get("notes", ()))
+    return f"{where}  {line['class']} {line['confidence']:.0%}  ({others}){notes}"
+
+
+def _wanted(path: Path, model: Classifier) -> bool:
+    if model.network.takes_features:
+        return path.suffix.lower() in arrays.EXTENSIONS
+    return clips.is_picture(path) or folders.is_video(path)
+
+
+def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
+    found = model.predict(path, every=every)
+    for window in found.windows:
+        yield {"path": found.path, "start": window.start, "end": window.end, **window.as_dict()}
+    line = {"path": found.path, **found.as_dict(), "frames": found.frames, "seconds": found.seconds}
+    yield line | ({"notes": found.notes} if found.notes else {})
+
+
+def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
+    stream, answer, end = model.stream(), None, 0.0
+    for start, end, frame in _frames(model, path):
+        probabilities_K = stream.push(frame)
+        answer = Answer(stream.classes, probabilities_K, probabilities_K).as_dict()
+        yield {"path": str(path), "start": start, "end": end, **answer}
+    if answer:
+        yield {"path": str(path), **answer, "frames": stream.frames, "seconds": end}
+
+
+def _frames(model: Classifier, path: Path) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(start, end, frame) in seconds; of a camera, when it was seen."""
+    if clips.is_camera(path):
+        began, before = time.monotonic(), 0.0
+        for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
+            now = time.monotonic() - began
+            yield before, now, frame
+            before = now
+        return
+    clip, place = model.open(path), 0
+    for chunk in clip.chunks():
+        for frame in chunk:
+            yield place / clip.fps, (place + 1) / clip.fps, frame
+            place += 1

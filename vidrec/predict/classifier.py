@@ -1,0 +1,360 @@
+"""A trained model, and what it says of a clip: as a whole, and over time."""
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidrec import checkpoint, encoders, evaluate, features, prepare
+from vidrec.config import Eval, from_dict
+from vidrec.errors import UserError
+from vidrec.predict import clips, windows
+from vidrec.predict.clips import Clip
+from vidrec.predict.network import Network
+from vidrec.predict.streams import Stream
+
+TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says.
+
+    Attributes:
+        scores_K: as evaluation ranks the classes.
+        probabilities_K: their softmax; where scores add up log-probabilities of steps or windows,
+            that of their mean, so that a long clip is not surer than a short one for its length.
+    """
+
+    classes: tuple[str, ...]
+    scores_K: np.ndarray
+    probabilities_K: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """Name of the class."""
+        return self.classes[int(self.scores_K.argmax())]
+
+    @property
+    def confidence(self) -> float:
+        """Probability of that class."""
+        return float(self.probabilities_K[int(self.scores_K.argmax())])
+
+    @property
+    def topk(self) -> list[tuple[str, float]]:
+        """The five best classes and their probabilities."""
+        best = np.argsort(-self.scores_K, kind="stable")[:TOP]
+        return [(self.classes[k], float(self.probabilities_K[k])) for k in best]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        topk = [{"class": name, "confidence": share} for name, share in self.topk]
+        return {"class": self.label, "confidence": self.confidence, "topk": topk}
+
+
+@dataclass(frozen=True, eq=False)
+class Window(Answer):
+    """The answer for a stretch of a clip, in seconds from its first frame."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Answer):
+    """The answer for a whole clip, which is evaluation's for that clip; and that over time.
+
+    Attributes:
+        frames, seconds: how many were read, and how long they last.
+        notes: what the file was found lacking.
+    """
+
+    path: str
+    windows: list[Window]
+    frames: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+class Scored(NamedTuple):
+    """Scores (K,), the probabilities that they mean, and the weight of what they add up."""
+
+    scores_K: np.ndarray
+    probabilities_K: np.ndarray
+    weight: float
+
+
+class Classifier:
+    """A trained model.
+
+    >>> model = vidrec.Classifier.load("runs/my_videos-1a2b3c4d")
+    >>> answer = model.predict("new.mp4")
+    >>> answer.label, answer.confidence
+
+    Attributes:
+        classes: their names.
+        chosen: which trial it is of an ablation, and why; empty for a run.
+        meta: what was saved with the model.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], meta: Mapping[str, Any], chosen: str = ""):
+        self.meta, self.chosen = dict(meta), chosen
+        self.classes = tuple(meta["classes"])
+        self.network = Network.of(
+            from_dict(meta["config"]), meta["length"], len(self.classes), tree
+        )
+        self.cfg = self.network.cfg
+        self._score = jax.jit(self.network.score)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Classifier":
+        """The model of a run's or a trial's folder; of an ablation's, the best on validation.
+
+        Raises:
+            UserError: the folder holds no trained model, or a damaged one.
+        """
+        trial, chosen = choose(Path(folder))
+        tree, meta = checkpoint.read(trial / "model")
+        return cls(tree, meta, chosen)
+
+    def predict(
+        self,
+        clip: str | os.PathLike | np.ndarray,
+        *,
+        every: float = 0.0,
+        fps: float = 25.0,
+    ) -> Prediction:
+        """Class and confidence of a clip, however long, and of windows along it.
+
+        The whole clip's answer is evaluation's: of its centre segment, of frames spread over it,
+        or of all windows together, as the model was trained and scored.
+
+        Args:
+            clip: a file, frames uint8 (T, H, W, 3), or features where the model was trained on such
+                (an array, a .npy or .safetensors file).
+            every: seconds from one window to the next; 0: half a window (with clip inference,
+                eval.stride).
+            fps: frames a second of an array.
+
+        Raises:
+            UserError: it does not fit the model.
+            UnreadableClip: no frame of the file can be decoded.
+        """
+        return self.judge(self.open(clip, fps), every)
+
+    def stream(self) -> Stream:
+        """Takes frames one by one and keeps the recurrent carry: one step a frame.
+
+        Raises:
+            UserError: the model needs the whole clip at once; says why.
+        """
+        return Stream(self.network, self.classes)
+
+    def judge(self, clip: Clip, every: float = 0.0) -> Prediction:
+        """See `predict`."""
+        plan = self._plan(clip, every)
+        places: list[tuple[int, int]] = []
+        scored: list[Scored] = []
+        if plan is None:
+            total = sum(len(chunk) for chunk in clip.chunks())
+        else:
+            slider = windows.Slider(plan)
+            for chunk in clip.chunks():
+                self._take(slider.add(self.encode(chunk)), places, scored)
+            self._take(slider.end(), places, scored)
+            total = slider.total
+        if self.cfg.eval.inference != "once":
+            whole = self._joined(scored)
+        elif len(scored) == 1:
+            whole = scored[0]
+        else:
+            whole = self._once(lambda indices: self.encode(clip.read(indices)), total)
+        if plan is None:
+            places, scored = [(0, total)], [whole]
+        along = [
+            Window(
+                self.classes, each.scores_K, each.probabilities_K, start / clip.fps, end / clip.fps
+            )
+            for (start, end), each in zip(places, scored, strict=True)
+        ]
+        return Prediction(
+            self.classes,
+            whole.scores_K,
+            whole.probabilities_K,
+            clip.path,
+            along,
+            total,
+            total / clip.fps,
+            list(clip.notes),
+        )
+
+    def scores(self, inputs_T: np.ndarray) -> np.ndarray:
+        """Evaluation's scores (K,) of a clip from what `encode` gives of all its frames."""
+        if self.cfg.eval.inference == "once":
+            return self._once(lambda indices: inputs_T[indices], len(inputs_T)).scores_K
+        plan, scored = self._clip_plan(), []
+        for start in plan.starts(len(inputs_T)):
+            index_L, mask_L = plan.indices(len(inputs_T), start)
+            scored.append(self._scored(inputs_T[index_L], mask_L))
+        return self._joined(scored).scores_K
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (n, size, size, 3) to what the model scans, (n, D…), as in training."""
+        return self.project(self.extract(frames))
+
+    @cached_property
+    def extract(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Frames to the encoder's features, as they are stored; what needs no encoder passes."""
+        encoder = self.network.encoder
+        if encoder is None:
+            return np.asarray
+        batch = min(clips.CHUNK, prepare.frames_a_batch(self.cfg.encoder.size))
+        forward = encoders.extractor(encoder, self.network.variables["encoder"], batch)
+        dtype = jnp.dtype(self.cfg.encoder.precision)
+        return lambda frames: forward(frames).astype(dtype)
+
+    @cached_property
+    def project(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Stored features to what the model scans: standardised, where it was trained so."""
+        fitted = self.network.variables["projection"]
+        if not fitted:
+            return np.asarray
+        return features.Projection(np.asarray(fitted["mean"]), np.asarray(fitted["matrix"]))
+
+    def with_eval(self, settings: Eval) -> "Classifier":
+        """The same model, which decides clips in another way."""
+        other = copy.copy(self)
+        other.network = replace(self.network, cfg=replace(self.cfg, eval=settings))
+        other.cfg = other.network.cfg
+        return other
+
+    def open(self, clip: Any, fps: float = 25.0) -> Clip:
+        """Anything that can be predicted, behind one interface."""
+        if isinstance(clip, np.ndarray):
+            if self.network.takes_features:
+                return clips.of_features(clip, "array", fps)
+            return clips.of_array(clip, self.cfg, fps)
+        if not self.network.takes_features:
+            return clips.of_file(clip, self.cfg)
+        return clips.of_feature_file(clip, fps)
+
+    def _plan(self, clip: Clip, every: float) -> windows.Plan | None:
+        """How a clip's windows lie; None: it is one window, however long."""
+        if every < 0:
+            raise UserError(f"every = {every:g}: seconds between windows should be positive")
+        if self.cfg.eval.inference != "once":
+            if every:
+                raise UserError(
+                    f"every = {every:g}: eval.inference = {self.cfg.eval.inference!r} has its own "
+                    "windows (eval.clip, eval.stride)"
+                )
+            return self._clip_plan()
+        span = self.cfg.frames.length
+        if self.cfg.frames.rule == "uniform":
+            # Frames spread over a clip are as far apart as in training only if it is as long.
+            span = self.meta.get("clip_frames", 0)
+            if not span:
+                return None
+        stride = round(every * clip.fps) if every else span // 2
+        return windows.Plan(self.cfg, span, max(1, stride))
+
+    def _clip_plan(self) -> windows.Plan:
+        settings = self.cfg.eval
+        return windows.Plan(self.cfg, settings.clip, settings.stride, clips=True)
+
+    def _take(
+        self, found: Iterable[windows.Shown], places: list[tuple[int, int]], scored: list[Scored]
+    ) -> None:
+        """Scores windows as they come: only their answers are kept."""
+        for window in found:
+            places.append((window.start, window.end))
+            scored.append(self._scored(window.inputs, window.mask_L))
+
+    def _once(self, read: Callable[[np.ndarray], np.ndarray], n: int) -> Scored:
+        index_L, mask_L = windows.whole(self.cfg, n)
+        return self._scored(read(index_L), mask_L)
+
+    def _scored(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
+        """What the model says of the frames that it sees."""
+        try:
+            found = self._score(self.network.variables, inputs[None], mask_L[None])
+        except flax.errors.ScopeParamShapeError:
+            raise UserError(
+                f"features of shape {list(inputs.shape[1:])} a frame are not what the model was "
+                "trained on"
+            ) from None
+        scores_K, weight = np.asarray(found[0][0], np.float64), float(found[1][0])
+        return Scored(scores_K, _softmax(scores_K / weight), weight)
+
+    def _joined(self, scored: Sequence[Scored]) -> Scored:
+        """A video's scores from its windows', as evaluation joins them."""
+        scores_MK = np.stack([each.scores_K for each in scored])
+        place_M, weight = np.zeros(len(scored), int), sum(each.weight for each in scored)
+        if self.cfg.eval.inference == "vote":
+            scores_K = evaluate.vote(scores_MK, place_M, 1)[0]
+            # The whole part counts votes, the rest only orders equal numbers of them.
+            return Scored(scores_K, np.floor(scores_K) / len(scored), weight)
+        scores_K = evaluate.average(scores_MK, place_M, 1)[0]
+        return Scored(scores_K, _softmax(scores_K / weight), weight)
+
+
+def _softmax(x_K: np.ndarray) -> np.ndarray:
+    raised_K = np.exp(x_K - x_K.max())
+    return raised_K / raised_K.sum()
+
+
+def choose(folder: Path) -> tuple[Path, str]:
+    """The folder with the model to take, and why it is that one where there was a choice.
+
+    Raises:
+        UserError: no trained model there.
+    """
+    if (folder / "model").is_dir():
+        return folder, ""
+    file = folder / "ablation.json"
+    if not file.is_file():
+        there = "holds no trained model" if folder.is_dir() else "does not exist"
+        raise UserError(
+            f"{folder} {there}: give the folder of a finished run, of a trial, or of an ablation"
+        )
+    trials = json.loads(file.read_text())["trials"]
+    rows: dict[int, list[tuple[float, dict]]] = {}
+    for trial in trials:
+        accuracy = _validated(folder / "trials" / trial["id"])
+        if accuracy is not None:
+            rows.setdefault(trial["row"], []).append((accuracy, trial))
+    if not rows:
+        raise UserError(
+            f"{folder} has no finished trial with validation clips to choose by: name a trial's "
+            f"folder, such as {folder / 'trials' / trials[0]['id']}"
+        )
+    # Of equals the earliest row, and the earliest seed.
+    row = max(rows, key=lambda each: (np.mean([score for score, _ in rows[each]]), -each))
+    score, trial = max(rows[row], key=lambda each: (each[0], -each[1]["seed"]))
+    mean, count = np.mean([each for each, _ in rows[row]]), len({t["row"] for t in trials})
+    settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+    text = (
+        f"row {row} of {count} ({settings or 'as the base'}), the best by mean validation accuracy "
+        f"({mean:.4f} over {len(rows[row])} seeds); of it seed {trial['seed']} ({score:.4f})"
+    )
+    return folder / "trials" / trial["id"], text
+
+
+def _validated(trial: Path) -> float | None:
+    """Validation accuracy of a trial that can be taken; None of any other."""
+    file = trial / "result.json"
+    if not file.is_file() or not (trial / "model").is_dir():
+        return None
+    result = json.loads(file.read_text())
+    if result["status"] != "done":
+        return None
+    return result["metrics"].get("val", {}).get("accuracy")

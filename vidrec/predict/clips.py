@@ -1,0 +1,171 @@
+"""What can be predicted, behind one interface: files of video, pictures, arrays and cameras."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from vidrec import video
+from vidrec.config import Config
+from vidrec.datasets import arrays, folders
+from vidrec.datasets.source import Files
+from vidrec.errors import UserError
+from vidrec.video import UnreadableClip
+
+CHUNK = 64  # frames in memory at once
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames, or features, that can be gone through and looked up.
+
+    Attributes:
+        path: what answers call it.
+        fps: frames a second, of the frames that `chunks` gives.
+        chunks: the whole clip in order, arrays of at most 64 frames; raises UnreadableClip.
+        read: frames by their indices.
+        notes: what was found lacking while it was read.
+    """
+
+    path: str
+    fps: float
+    chunks: Callable[[], Iterator[np.ndarray]]
+    read: Callable[[np.ndarray], np.ndarray]
+    notes: list[str] = field(default_factory=list)
+
+
+def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
+    """A video or a picture, its frames as the model was trained to see them.
+
+    Raises:
+        UnreadableClip: it cannot be opened.
+    """
+    size, rate, notes = cfg.encoder.size, cfg.data.fps, []
+    if is_picture(path):
+        whole = _alone(folders.ImageFiles, path)
+        return Clip(
+            str(path),
+            1.0,
+            lambda: whole.stream(0, size),
+            lambda indices: whole.read(0, indices, size),
+        )
+    fps = rate or video.declared(path)[1]
+    return Clip(
+        str(path),
+        fps,
+        lambda: video.stream(path, size, CHUNK, rate, notes),
+        lambda indices: video.read(path, indices, size, rate),
+        notes,
+    )
+
+
+def _alone(kind: type[Files], path: str | os.PathLike) -> Any:
+    """A data set of one file and no classes."""
+    name = str(path)
+    label, group = np.zeros(1, np.int32), np.array([name])
+    return kind(name, (), (name,), label, group, paths=(Path(path),))
+
+
+def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
+    """Frames uint8 (T, H, W, 3) of any size.
+
+    Raises:
+        UserError: another shape or type, or no frame.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise UserError(
+            f"frames should be uint8 (T, H, W, 3), RGB; got {frames.dtype}{list(frames.shape)}"
+        )
+    resize = Resizer(cfg.encoder.size)
+    return _of_rows("array", fps, frames, lambda part: np.stack([resize(each) for each in part]))
+
+
+def of_feature_file(path: str | os.PathLike, fps: float) -> Clip:
+    """A .npy or .safetensors file of features, read as training reads them."""
+    if Path(path).suffix.lower() not in arrays.EXTENSIONS:
+        raise UserError(
+            f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
+            f"an array (T, D) or a file ({', '.join(arrays.EXTENSIONS)})"
+        )
+    return of_features(_alone(arrays.ArrayFiles, path).features(0), str(path), fps)
+
+
+def of_features(features: np.ndarray, name: str, fps: float) -> Clip:
+    """Features (T, D…), made by whatever made those that the model was trained on."""
+    if features.ndim not in (2, 4) or features.dtype.kind != "f":
+        raise UserError(
+            f"{name}: features should be float (T, D) or (T, h, w, D), as in training; got "
+            f"{features.dtype}{list(features.shape)}"
+        )
+    return _of_rows(name, fps, features, lambda part: np.asarray(part, np.float32))
+
+
+def _of_rows(
+    name: str, fps: float, rows: np.ndarray, prepared: Callable[[np.ndarray], np.ndarray]
+) -> Clip:
+    if not len(rows):
+        raise UserError(f"{name}: a clip needs at least one frame")
+    starts = range(0, len(rows), CHUNK)
+    return Clip(
+        name,
+        fps,
+        lambda: (prepared(rows[start : start + CHUNK]) for start in starts),
+        lambda indices: prepared(rows[indices]),
+    )
+
+
+class Resizer:
+    """RGB frames of any size to squares, by the scaler that files are decoded with."""
+
+    def __init__(self, size: int):
+        self.size, self.scaler = size, VideoReformatter()
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        if frame_HWC.shape[:2] == (self.size, self.size):
+            return frame_HWC
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+        return self.scaler.reformat(
+            frame, self.size, self.size, "rgb24", interpolation=video.SCALING
+        ).to_ndarray()
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """By extension; a .gif counts as a video."""
+    suffix = Path(path).suffix.lower()
+    return suffix in folders.IMAGES and suffix != ".gif"
+
+
+def is_camera(path: str | os.PathLike) -> bool:
+    """True for a device such as /dev/video0."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.ndarray]:
+    """Frames of a Video4Linux device as they come, uint8 (size, size, 3), without end.
+
+    Unproven: written without a camera to try it on. With `fps`, frames that come sooner than that
+    are passed over.
+
+    Raises:
+        UnreadableClip: no such device, or it gives no video.
+    """
+    resize, due = Resizer(size), 0.0
+    try:
+        with av.open(os.fspath(device), format="v4l2") as container:
+            for frame in container.decode(video=0):
+                now = frame.time if frame.time is not None else due
+                if fps and now < due:
+                    continue
+                due = max(due, now - 1 / fps) + 1 / fps if fps else now
+                yield resize(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise UnreadableClip(device, str(error)) from None

@@ -1,0 +1,129 @@
+"""A video with the prediction drawn on it."""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vidrec import video
+from vidrec.errors import UserError
+from vidrec.predict import answers, clips
+from vidrec.predict.answers import Line
+from vidrec.predict.classifier import Classifier
+
+LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
+BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
+SHADE = 190  # of 255: how much of the picture the panel hides
+
+
+def overlay(
+    model: Classifier,
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    stream: bool = False,
+    every: float = 0.0,
+) -> Line:
+    """Writes `out`: the video with class and confidence on every frame; returns the file's line.
+
+    A frame shows the window whose middle is nearest, or with `stream` what was known by then. The
+    sound is left out. No more than a few frames are in memory at once.
+
+    Raises:
+        UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
+        UnreadableClip: no frame can be decoded.
+    """
+    path, out = Path(path), Path(out)
+    if clips.is_picture(path) or clips.is_camera(path) or path.is_dir():
+        raise UserError(f"{path}: --overlay draws on one video file")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise UserError(f"--overlay {out} would replace the video itself: name another file")
+    *along, whole = answers.lines(model, [path], stream=stream, every=every)
+    if whole["class"] is None:
+        raise video.UnreadableClip(path, whole["error"])
+    _, fps = video.declared(path)
+    try:
+        video.write(out, _drawn(path, along, fps), fps)
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    return whole
+
+
+def _drawn(path: Path, along: list[Line], fps: float) -> Iterator[np.ndarray]:
+    middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
+    # Half-way between two middles the nearest window changes.
+    changes = (middles[1:] + middles[:-1]) / 2
+    for place, frame in enumerate(_pictures(path)):
+        line = along[int(np.searchsorted(changes, (place + 0.5) / fps))]
+        yield with_panel(frame, line["class"], line["confidence"])
+
+
+def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:
+    """The frame with a panel along its lower edge: class, percent, and a bar as long as that."""
+    height, width = frame_HWC.shape[:2]
+    panel_HWC = _panel(width, max(52, height // 6), label, round(100 * confidence))
+    drawn = frame_HWC.copy()
+    below = drawn[-len(panel_HWC) :]
+    shade = panel_HWC[..., 3:].astype(np.uint16)
+    mixed = below * (255 - shade) + panel_HWC[..., :3] * shade
+    drawn[-len(panel_HWC) :] = (mixed // 255).astype(np.uint8)
+    return drawn
+
+
+@functools.lru_cache(maxsize=128)
+def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
+    """Uint8 (height, width, 4): colours and how much they hide."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))
+    draw = ImageDraw.Draw(image)
+    margin, font = height // 6, _font(int(height * 0.4))
+    share = f"{percent} %"
+    share_width = draw.textlength(share, font)
+    room = width - 3 * margin - share_width
+    text = label
+    while text and draw.textlength(text, font) > room:
+        text = text.removesuffix("…")[:-1] + "…" if len(text.removesuffix("…")) > 1 else ""
+    draw.text((margin, margin * 0.6), text, (255, 255, 255, 255), font)
+    draw.text((width - margin - share_width, margin * 0.6), share, (255, 255, 255, 255), font)
+    top, bottom = int(height * 0.72), int(height * 0.86)
+    long = width - 2 * margin
+    draw.rectangle((margin, top, margin + long, bottom), (*TRACK, 255))
+    if percent:
+        draw.rectangle((margin, top, margin + long * percent / 100, bottom), (*FILL, 255))
+    return np.asarray(image)
+
+
+@functools.cache
+def _font(size: int):
+    """DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
+    )
+
+
+def _pictures(path: Path) -> Iterator[np.ndarray]:
+    """Upright RGB frames in their own proportions, all of one size that text can be read on."""
+    with av.open(os.fspath(path), metadata_errors="replace") as container:
+        source, size = container.streams.best("video"), None
+        for packet in container.demux(source):
+            try:
+                frames = source.codec_context.decode(packet if packet.size else None)
+            except (av.FFmpegError, EOFError):  # what prediction skipped is skipped here
+                continue
+            for frame in frames:
+                size = size or _scaled(frame.width, frame.height)
+                picture = frame.reformat(*size, "rgb24").to_ndarray()
+                yield np.rot90(picture, round(frame.rotation / 90) % 4)
+
+
+def _scaled(width: int, height: int) -> tuple[int, int]:
+    """Even numbers near the frame's own, within LONGEST and SHORTEST."""
+    factor = min(LONGEST / max(width, height), max(1.0, SHORTEST / min(width, height)))
+    return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

@@ -1,0 +1,255 @@
+"""A trained run scored on another split or data set; the run itself stays as it is."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vidrec import datasets, features, metrics, train
+from vidrec.config import Config, digest, identity, override, to_dict
+from vidrec.datasets.source import Source, UnreadableClip
+from vidrec.encoders import pretrained
+from vidrec.errors import UserError
+from vidrec.predict.classifier import Classifier
+
+Part = Literal["test", "val", "train", "all"]
+
+
+def score(
+    folder: str | os.PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    part: Part = "test",
+    force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: features.Progress = lambda done, total: None,
+    source: Source | None = None,
+) -> dict[str, Any]:
+    """Scores a trained run on the clips that the settings name; classes are matched by name.
+
+    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID and returns the
+    result; what was scored before is only read.
+
+    Args:
+        overrides: dotted settings of the data and of `eval`; the rest belongs to the model.
+        part: of the data's split; "all" takes every clip and makes no split.
+        force: score clips that the model was trained on; the result says how many.
+        source: clips from Python instead of those that the settings name.
+
+    Raises:
+        UserError: a setting of the model, no class in common, or clips of the training.
+    """
+    model = Classifier.load(folder)
+    cfg = _settings(model, overrides or {})
+    model = model.with_eval(cfg.eval)
+    source = source or datasets.load(cfg.data)
+    clips, split = _clips(source, cfg, part)
+    clips, left_out = _known(source, clips, model.classes)
+    overlap = _overlap(model, source, clips, force)
+    code = digest(model.meta["id"], identity(cfg), source.fingerprint(), part)
+    out = Path(folder) / "evaluations" / code
+    if (out / "result.json").exists():
+        return json.loads((out / "result.json").read_text())
+    for class_name, count in left_out.items():
+        tell(f"{count} clips of {class_name} are left out: the model does not know that class")
+    logits_MK, unreadable = _scored(model, cfg, source, clips, progress)
+    unread = {clip for clip, _, _ in unreadable}
+    readable = [place for place, clip in enumerate(clips) if clip not in unread]
+    if not readable:
+        raise UserError(f"no clip of {source.name} can be read, such as {unreadable[0][1]}")
+    scored, logits_MK = clips[readable], logits_MK[readable]
+    # From the data set's numbers of classes to the model's.
+    place_of = {name: place for place, name in enumerate(model.classes)}
+    labels = np.array([place_of[source.classes[i]] for i in source.labels[scored]], np.int32)
+    names = np.asarray(source.names)
+    _write(
+        out,
+        cfg,
+        {
+            f"{part}_logits": logits_MK.astype(np.float32),
+            f"{part}_labels": labels,
+            f"{part}_names": names[scored],
+            f"{part}_groups": np.asarray(source.groups)[scored],
+        },
+        {
+            "id": code,
+            "status": "done",
+            "model": {
+                "id": model.meta["id"],
+                "folder": str(folder),
+                "chosen": model.chosen,
+                "split": model.meta["split"],
+            },
+            "counts": {
+                part: {
+                    "expected": len(clips),
+                    "scored": len(scored),
+                    "unreadable": len(unreadable),
+                }
+            },
+            "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
+            "left_out": left_out,
+            "metrics": {part: metrics.summary(logits_MK, labels, model.classes)},
+            "split": {"id": split, "part": part, **overlap},
+            "classes": list(model.classes),
+            "data": {"name": source.name, "about": source.about},
+            "versions": train.versions(),
+            "dir": str(out),
+        },
+    )
+    return json.loads((out / "result.json").read_text())
+
+
+def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
+    wrong = [name for name in overrides if not name.startswith(("data.", "eval."))]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} belongs to the trained model: evaluate changes settings of data and eval"
+        )
+    moved = {"data.kind", "data.tfds", "data.root"} & set(overrides)
+    if moved and "data.classes" not in overrides and model.cfg.data.classes:
+        # Which classes to keep was said of the old data; here, those that the model knows.
+        overrides = {**overrides, "data.classes": ()}
+    if overrides.get("data.kind", "tfds") != "tfds" and "data.tfds" not in overrides:
+        overrides = {**overrides, "data.tfds": ""}
+    return override(model.cfg, overrides)
+
+
+def _clips(source: Source, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
+    """Indices of the clips to score, and the id of the split that they are a part of."""
+    if part == "all":
+        return np.arange(len(source)), digest(sorted(source.names), length=16)
+    split = datasets.splits.make(source, cfg.data)
+    return getattr(split, part), split.id
+
+
+def _known(
+    source: Source, clips: np.ndarray, classes: Sequence[str]
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The clips whose class the model knows, and how many of which class it does not."""
+    names = np.array([source.classes[label] for label in source.labels[clips]])
+    known = np.isin(names, classes)
+    if not known.any():
+        raise UserError(
+            f"the model knows none of the classes of {source.name} ({', '.join(source.classes)}); "
+            f"it knows {', '.join(classes)}"
+        )
+    return clips[known], dict(Counter(names[~known].tolist()))
+
+
+def _overlap(model: Classifier, source: Source, clips: np.ndarray, force: bool) -> dict[str, Any]:
+    """How these clips and those of the training meet; refuses clips of the training itself."""
+    trained = set(model.meta["train_clips"])
+    shared = [source.names[clip] for clip in clips if source.names[clip] in trained]
+    if shared and not force:
+        raise UserError(
+            f"{len(shared)} of {len(clips)} clips were trained on, such as {shared[0]}: the figure "
+            "would say nothing about new ones; take another split or --part, or --force"
+        )
+    places = [place for place, name in enumerate(source.names) if name in trained]
+    groups = set(source.groups[places].tolist())
+    siblings = [clip for clip in clips if source.groups[clip] in groups]
+    leaked: bool | str = bool(shared or siblings)
+    if not leaked and places and not source.groups_known:
+        leaked = "unknown"
+    return {"leaked": leaked, "trained_on": len(shared)}
+
+
+def _scored(
+    model: Classifier,
+    cfg: Config,
+    source: Source,
+    clips: np.ndarray,
+    progress: features.Progress,
+) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    """Scores (M, K) of clips, not a number where unreadable; and those as (clip, path, reason)."""
+    logits_MK = np.full((len(clips), len(model.classes)), np.nan)
+    unreadable = []
+    for place, (clip, inputs) in enumerate(_inputs(model, cfg, source, clips, progress)):
+        if isinstance(inputs, UnreadableClip):
+            if cfg.data.strict:
+                raise UserError(f"{inputs.path} cannot be read: {inputs.reason}")
+            unreadable.append((clip, inputs.path, inputs.reason))
+        else:
+            logits_MK[place] = model.scores(inputs)
+        progress(place + 1, len(clips))
+    return logits_MK, unreadable
+
+
+def _inputs(
+    model: Classifier,
+    cfg: Config,
+    source: Source,
+    clips: np.ndarray,
+    progress: features.Progress,
+) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
+    """(clip, what the model scans of all its frames), in order, or why there is none."""
+    if source.is_features != model.network.takes_features:
+        wanted = "features made elsewhere" if model.network.takes_features else "frames"
+        raise UserError(f"{source.name}: the model was trained on {wanted}, these are not")
+    if source.is_features:
+        for clip in clips.tolist():
+            yield clip, _or_error(lambda clip=clip: source.features(clip))
+        return
+    store = _store(model, cfg)
+    if store is None:
+        yield from _decoded(model.encode, source, clips.tolist(), model.cfg.encoder.size)
+        return
+    broken = {}
+    missing = [clip for clip in clips.tolist() if not store.has(source.key(clip))]
+    found_missing = _decoded(model.extract, source, missing, model.cfg.encoder.size)
+    for done, (clip, found) in enumerate(found_missing):
+        progress(done + 1, len(missing))
+        if isinstance(found, UnreadableClip):
+            broken[clip] = found
+        else:
+            store.put(source.key(clip), found)
+    for clip in clips.tolist():
+        stored = None if clip in broken else store.get(source.key(clip))
+        if stored is None and clip not in broken:
+            raise UserError(f"features of {source.names[clip]} are damaged: run the command again")
+        yield clip, broken[clip] if stored is None else model.project(stored)
+
+
+def _store(model: Classifier, cfg: Config) -> features.Store | None:
+    """Where training keeps this encoder's features; None where the encoder was trained itself."""
+    network = model.network
+    if cfg.encoder.trainable != "none" or network.encoder is None:
+        return None
+    weights = pretrained.digest(network.variables["encoder"])
+    return features.Store.of(features.about(cfg, weights, network.encoder.VERSION))
+
+
+def _decoded(
+    encode: Callable[[np.ndarray], np.ndarray], source: Source, clips: list[int], size: int
+) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
+    """(clip, its encoded frames), decoded ahead."""
+    for clip, chunks in features.decoded(source, clips, size, None):
+        yield (
+            clip,
+            _or_error(lambda chunks=chunks: np.concatenate([encode(part) for part in chunks])),
+        )
+
+
+def _or_error(read: Callable[[], np.ndarray]) -> np.ndarray | UnreadableClip:
+    try:
+        return read()
+    except UnreadableClip as error:
+        return error
+
+
+def _write(
+    out: Path, cfg: Config, predictions: Mapping[str, np.ndarray], result: Mapping[str, Any]
+) -> None:
+    """The folder of an evaluation; result.json last, since it says that the rest is there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(out / "predictions.npz", **predictions)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    train.write_json(out / "config.json", to_dict(cfg))
+    train.write_json(out / "result.json", result)
