@@ -199,7 +199,11 @@ def _data(data: Mapping[str, Any] | None, on: str | None) -> str:
     """The data that was really used, with the values that say how difficult it is."""
     if not data:
         return on or ""
-    rest = ", ".join(f"{name} {shown(v)}" for name, v in data.items() if name != "name")
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= value if isinstance(value, Mapping) else {name: value}
+    values = ((n, f"{v:.4g}" if isinstance(v, float) else shown(v)) for n, v in flat.items())
+    rest = ", ".join(f"{name} {value}" for name, value in values if name != "name")
     return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
 
 
