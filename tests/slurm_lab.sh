@@ -35,8 +35,8 @@ SlurmctldPort=$port
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job waits until its credential has expired: 120 s, were it not for this.
-AuthInfo=socket=$lab/munge/socket,cred_expire=4
+# A requeued job waits until its credential has expired: 120 s unless told (5 is the least).
+AuthInfo=socket=$lab/munge/socket,cred_expire=5
 StateSaveLocation=$lab/state
 SlurmdSpoolDir=$lab/spool
 SlurmctldPidFile=$lab/pids/slurmctld

@@ -254,6 +254,17 @@ def test_without_submitit_one_line_says_what_to_install(monkeypatch):
         cluster.Slurm().check(cluster.Options())
 
 
+def test_a_log_speaks_for_its_job_not_for_the_scheduler(tmp_path):
+    log = tmp_path / "log"
+    tail = "submitit INFO (x) - Exiting\nINFO:submitit:Exiting\nsrun: error: task 0: Exited\n\n"
+    log.write_text("one\n" * 10_000 + f"{folders.DONE}\n{tail}")
+    assert folders.last_line(str(log)) == folders.DONE
+    log.write_text(tail)
+    assert folders.last_line(str(log)).endswith("Exiting")
+    log.write_text("")
+    assert folders.last_line(str(log)) == "its log is empty"
+
+
 def test_a_folder_without_a_table_is_one_line(tmp_path):
     for command in (cluster.status, cluster.cancel):
         with pytest.raises(UserError, match=r"holds no table: .*ablation\.json is missing"):
@@ -487,24 +498,37 @@ def ended(folder: Path):
     return None if any(folders.is_alive(line["state"]) for line in lines) else shown
 
 
+def starts(folder: Path, line: dict) -> int:
+    """How often a group's job was started."""
+    return Path(line["log"]).read_text().count(f"{line['group']} of {folder}")
+
+
 @pytest.mark.slow
-def test_a_real_cluster_fills_the_same_table_although_a_job_is_preempted(slurm, cache, tmp_path):
-    table = tiny(4, **{"train.epochs": 400})
+def test_a_real_cluster_fills_the_same_table_although_jobs_are_preempted(slurm, cache, tmp_path):
+    table = tiny(4, **{"train.epochs": 1000})
     options = cluster.Options(partition="main", minutes=60, cpus=1)
     folder = cluster.launch(table, tmp_path / "slurm", options)
 
-    def training():
-        return next((g for g, line in by_group(folder).items() if 5 < line["epoch"] < 300), None)
+    def restarted():
+        return [line for line in by_group(folder).values() if starts(folder, line) > 1]
 
-    victim = wait_for(training, 600)
-    line = by_group(folder)[victim]
-    subprocess.run(["scontrol", "requeue", line["job"]], check=True)
+    wait_for(lambda: all(line["epoch"] > 5 for line in by_group(folder).values()), 600)
+    # The four jobs fill the node, so an urgent one takes the place of one of them, which hears
+    # USR2 and asks to be requeued; another is requeued by hand and hears TERM alone.
+    subprocess.run(["sbatch", "-p", "urgent", "-o", "/dev/null", "--wrap", "sleep 1"], check=True)
+    [preempted] = wait_for(restarted, 300)
+    running = [each for each in by_group(folder).values() if each["state"] == "running"]
+    victim = next(each for each in running if each["group"] != preempted["group"])
+    subprocess.run(["scontrol", "requeue", victim["job"]], check=True)
     shown = wait_for(lambda: ended(folder), 900)
     assert [each["state"] for each in shown["groups"]] == ["done"] * 4, shown
-    assert Path(line["log"]).read_text().count(f"{victim} of {folder}") == 2  # started twice
-    results = [json.loads(file.read_text()) for file in (folder / "trials").glob("*/result.json")]
-    mine = [each for each in results if each["id"] in folders.groups(folder)[victim]]
-    assert all(each["resumed_epoch"] > 0 for each in mine)
+    assert "Requeued job" in Path(preempted["log"]).read_text()
+    assert "Requeued job" not in Path(victim["log"]).read_text()
+    names = [preempted["group"], victim["group"]]
+    assert {line["group"] for line in restarted()} == set(names)
+    for trial in [trial for name in names for trial in folders.groups(folder)[name]]:
+        result = json.loads((folder / "trials" / trial / "result.json").read_text())
+        assert 0 < result["resumed_epoch"] < result["epochs"]
     wait_for(lambda: cluster.status(folder)["report"])
     alone = grid.ablate(table, tmp_path / "alone")
     assert rows(folder) == rows(alone.folder)

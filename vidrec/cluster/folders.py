@@ -113,7 +113,7 @@ def last_line(log: str) -> str:
     except OSError:
         return ""
     said = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
-    own = [line for line in said if not line.startswith("submitit ")]
+    own = [line for line in said if not line.startswith(("submitit ", "INFO:submitit:"))]
     return (own or said or ["its log is empty"])[-1]
 
 
