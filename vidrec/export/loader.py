@@ -1,0 +1,89 @@
+"""Runs an exported video classifier. Needs jax, numpy and flatbuffers; nothing else.
+
+    import loader
+    model = loader.load("FOLDER")                      the folder that this file lies in
+    frames_THWC = model.pick(video_THWC)               as many frames as it was trained on
+    probabilities_K = model(frames_THWC[None])[0]
+    print(model.classes[probabilities_K.argmax()])
+
+Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import jax
+import ml_dtypes  # comes with jax
+import numpy as np
+from jax import export
+
+TYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
+
+
+class Model:
+    """Frames (B, T, H, W, 3) to class probabilities (B, K).
+
+    Attributes:
+        classes: their names.
+        meta: the content of meta.json.
+    """
+
+    def __init__(self, program, weights, meta):
+        self.meta, self.classes = meta, meta["classes"]
+        self._weights = jax.device_put(weights)
+        self._call = jax.jit(program.call)
+
+    def __call__(self, frames):
+        """Any number of clips, each of as many frames as any other in the batch."""
+        wanted = self.meta["input"]
+        frames = np.asarray(frames)
+        if frames.dtype != wanted["dtype"] or list(frames.shape[2:]) != wanted["frame"]:
+            raise ValueError(
+                f"frames should be {wanted['dtype']} (B, T, "
+                f"{', '.join(map(str, wanted['frame']))}), not {frames.dtype} {frames.shape}"
+            )
+        return np.asarray(self._call(self._weights, frames))
+
+    def pick(self, frames):
+        """The frames of a clip that scoring in one pass sees: (T, ...) to (L, ...)."""
+        rule, length, n = self.meta["frames"]["rule"], self.meta["frames"]["length"], len(frames)
+        place = np.arange(length)
+        if rule == "uniform":
+            return frames[(2 * place + 1) * n // (2 * length)]
+        if rule == "whole":
+            return frames[:length]
+        # A shorter clip is played forwards, backwards, forwards, ...
+        start, last = max(0, n - length) // 2, n - 1
+        return frames[last - np.abs((start + place) % max(1, 2 * last) - last)]
+
+
+def load(folder=None):
+    """The model of an export's folder; by default the one that this file lies in."""
+    folder = Path(folder or Path(__file__).parent)
+    program = export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return Model(program, read_weights(folder / "weights.safetensors"), meta)
+
+
+def read_weights(file):
+    """A .safetensors file: the head's length, the head as JSON, then all arrays in a row."""
+    content = Path(file).read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    head = json.loads(content[8 : 8 + size])
+    head.pop("__metadata__", None)
+    data, weights = content[8 + size :], {}
+    for name, entry in head.items():
+        begin, end = entry["data_offsets"]
+        array = np.frombuffer(data[begin:end], TYPES[entry["dtype"]])
+        weights[name] = array.reshape(entry["shape"])
+    return weights
