@@ -51,7 +51,8 @@ def variables(name, scanner=None):
     """Random everywhere, biases and running statistics too: zeros would hide mistakes."""
     shapes = jax.eval_shape((scanner or ALL[name]).init, jax.random.key(0), features(name))
     rng = np.random.default_rng(5)
-    return jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.2, 0.9, s.shape), s.dtype), shapes)
+    # NumPy arrays: what is first asked for under jit must not leave a tracer in the cache.
+    return jax.tree.map(lambda s: rng.uniform(0.2, 0.9, s.shape).astype(s.dtype), shapes)
 
 
 def raw(scanner, train=False):
