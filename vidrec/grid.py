@@ -8,8 +8,8 @@ import os
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from vidrec.config import Config, canonical, digest, from_dict, signature, to_di
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 
+OF_A_ROW = ("row", "row_name", "overrides", "published", "doubtful")
 AHEAD = 2  # programs compiled while others train
 SAMPLES = 12  # clips whose frames a report shows
 SAMPLE_FRAMES = 8
@@ -114,7 +115,7 @@ def plan(
     trials = tables.trials(ablation, overrides, on)
     ids = _ids(trials, source)
     folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
-    _describe(ablation, trials, ids, folder, on)
+    known = _known(folder)
     members = [
         train.Member(
             ids[place],
@@ -127,12 +128,16 @@ def plan(
                 "overrides": dict(trial.overrides),
                 "published": trial.published,
                 "doubtful": list(trial.doubtful),
+                "group": known.get(ids[place]) or group_name(trial.config),
             },
         )
         for place, trial in enumerate(trials)
     ]
-    if retry == "failed":
-        _forget_failed(members, folder)
+    failed = _failed(members) if retry == "failed" else []
+    members = [_again(member, failed) for member in members]
+    _describe(ablation, members, folder, on)
+    for member in failed:
+        (member.folder / "result.json").unlink(missing_ok=True)
     return folder, members
 
 
@@ -140,7 +145,11 @@ def collect(folder: Path, trained: bool = True) -> Table:
     """The results of a table whose trials are finished; `trained` writes its report anew."""
     described = json.loads((folder / "ablation.json").read_text())
     files = [folder / "trials" / trial["id"] / "result.json" for trial in described["trials"]]
-    results = [json.loads(file.read_text()) for file in files]
+    # Rows that came out equal share a trial; each keeps what its own row says.
+    results = [
+        json.loads(file.read_text()) | {name: trial[name] for name in OF_A_ROW}
+        for file, trial in zip(files, described["trials"], strict=True)
+    ]
     if trained:
         train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
     _report(folder, trained)
@@ -241,7 +250,8 @@ def groups(members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
     """Members by group, in the table's order."""
     found: dict[str, list[train.Member]] = {}
     for member in members:
-        found.setdefault(group_name(member.config), []).append(member)
+        name = member.about.get("group") or group_name(member.config)
+        found.setdefault(name, []).append(member)
     return found
 
 
@@ -307,14 +317,20 @@ def _train(
                 coming.append(pool.submit(ready, *named[place + AHEAD][1:]))
             try:
                 coming.popleft().result().run(screen.group(name, members))
-            except train.Interrupted:
-                pool.shutdown(cancel_futures=True)
-                raise
             except Exception as error:
-                if not record:
+                if not record or isinstance(error, train.Interrupted | train.Busy):
+                    _leave(pool, coming)
                     raise
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(members, data, error)
+
+
+def _leave(pool: ThreadPoolExecutor, coming: Iterable[Future]) -> None:
+    """Gives back the groups that were made ready and will not be trained now."""
+    pool.shutdown(cancel_futures=True)
+    for each in coming:
+        if not each.cancelled() and not each.exception():
+            each.result().close()
 
 
 def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepared) -> None:
@@ -372,20 +388,36 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
         )
 
 
-def _forget_failed(members: Sequence[train.Member], folder: Path) -> None:
-    """Failed trials lose their results, so that they are trained anew in a group of their own."""
-    import shutil
-
-    for member in members:
-        file = member.folder / "result.json"
-        if file.exists() and json.loads(file.read_text())["status"] in ("failed", "diverged"):
-            file.unlink()
-            shutil.rmtree(folder / "groups" / group_name(member.config), ignore_errors=True)
+def _known(folder: Path) -> dict[str, str]:
+    """Group of each trial of a table that was begun before: groups are fixed then."""
+    try:
+        trials = json.loads((folder / "ablation.json").read_text())["trials"]
+    except FileNotFoundError:
+        return {}
+    return {trial["id"]: trial["group"] for trial in trials}
 
 
-def _describe(
-    ablation: Ablation, trials: Sequence[Trial], ids: Sequence[str], folder: Path, on: str
-) -> None:
+def _failed(members: Sequence[train.Member]) -> list[train.Member]:
+    """Members of finished groups that failed or diverged."""
+    ended = [member for group in groups(members).values() if _finished(group) for member in group]
+    return [
+        member
+        for member in ended
+        if json.loads((member.folder / "result.json").read_text())["status"]
+        in ("failed", "diverged")
+    ]
+
+
+def _again(member: train.Member, failed: Sequence[train.Member]) -> train.Member:
+    """A failed member moves, with those that failed beside it, to a group of their own."""
+    ids = [each.id for each in failed if each.about["group"] == member.about["group"]]
+    if member.id not in ids:
+        return member
+    group = digest(member.about["group"], *ids)
+    return replace(member, about={**member.about, "group": group})
+
+
+def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path, on: str) -> None:
     """ablation.json: the question and the plan, all that a report needs besides the results."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -393,16 +425,11 @@ def _describe(
         raise UserError(f"cannot write {folder}: {error.strerror}") from None
     made = [
         {
-            "id": ids[place],
-            "row": trial.row,
-            "row_name": trial.name,
-            "seed": trial.seed,
-            "overrides": dict(trial.overrides),
-            "published": trial.published,
-            "doubtful": list(trial.doubtful),
-            "group": group_name(trial.config),
+            "id": member.id,
+            "seed": member.config.seed,
+            **{name: member.about[name] for name in (*OF_A_ROW, "group")},
         }
-        for place, trial in enumerate(trials)
+        for member in members
     ]
     file = folder / "ablation.json"
     known = json.loads(file.read_text()) if file.exists() else {}

@@ -2,15 +2,18 @@
 figures, save. Everything that is computed is in `steps`; every device is behind `parallel`.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import jax
 import numpy as np
@@ -28,6 +31,10 @@ METRICS = "metrics.jsonl"
 
 class Interrupted(Exception):
     """Training was asked to stop; what is on disk goes on from there."""
+
+
+class Busy(UserError):
+    """The folder is being trained by another process."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ def fit(
 
     Raises:
         Interrupted: the watcher asked to stop; the state is saved.
+        Busy: another process trains in this folder.
         UserError: the data does not fit the model, or a file cannot be written.
     """
     return Group(members, data, folder, how=how).run(watcher)
@@ -108,17 +116,27 @@ class Group:
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
         self.step: Callable | None = None
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self._claimed: IO | None = None
 
     def ready(self) -> None:
         """Takes the untrained group or the saved one, and compiles its epoch."""
+        with _plainly(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._claimed = _claim(self.folder)
+        try:
+            self._ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _ready(self) -> None:
         began = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.resident = self.over.share_once(resident(self.data), self.data.placed)
         numbers = [steps.hyper(config) for config in self.trained.values()]
         self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
         self.state = self.over.map(partial(_init, self.plan))(self.numbers, self.resident)
         self.host = self.over.gather(self.state)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
         if saved := self.checkpoints.restore(self.host):
             _, self.host, meta = saved
             self.seconds |= meta["seconds"]
@@ -132,14 +150,23 @@ class Group:
 
     def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
         """Trains, scores, and writes what `fit` says."""
-        if not hasattr(self, "state"):
+        if not self._claimed:
             self.ready()
         try:
-            if self.step:
-                self._train(watcher or Silent())
+            with _plainly(self.folder):
+                if self.step:
+                    self._train(watcher or Silent())
+                self.checkpoints.wait()
+                return self._score(self.state)
         finally:
-            self.checkpoints.close()
-        return self._score(self.state)
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        if self._claimed:
+            self._claimed.close()
+            self._claimed = None
+        self.checkpoints.close()
 
     def _train(self, watcher: Watcher) -> None:
         watcher.compiled(self.seconds["compile"])
@@ -198,16 +225,17 @@ class Group:
                 (len(flat), len(self.data.lengths), *flat.shape[2:]), flat.dtype
             )
             scores[name][:, clips] = flat
-        if any(each.config.eval.inference != "once" for each in self.members):
-            scores["windows"] = self._window_scores(state, clips)
+        for cfg in (each.config for each in self.members):
+            if cfg.eval.inference != "once" and _windows(cfg) not in scores:
+                scores[_windows(cfg)] = self._window_scores(state, clips, cfg)
         return scores
 
-    def _window_scores(self, state: Tree, clips: np.ndarray) -> np.ndarray:
+    def _window_scores(self, state: Tree, clips: np.ndarray, cfg: Config) -> np.ndarray:
         """Weighted log-probabilities of each clip window: (N, windows, K)."""
-        starts = window_table(self.data.lengths, clips, self.cfg)
+        starts = window_table(self.data.lengths, clips, cfg)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
-        score = self.over.map(partial(_score_windows, self.plan), trees=2)
+        score = self.over.map(partial(_score_windows, replace(self.plan, cfg=cfg)), trees=2)
         shared = self.over.share_all({"windows": padded})
         logits = self.over.gather(score(state.best, self.numbers, shared | {"data": self.resident}))
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
@@ -279,9 +307,12 @@ class Group:
         if config.eval.inference == "once":
             return scores["logits"]
         clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
-        video = window_table(self.data.lengths, clips, self.cfg)[:, 0]
+        video = window_table(self.data.lengths, clips, config)[:, 0]
         decide = evaluate.average if config.eval.inference == "clips" else evaluate.vote
-        return decide(scores["windows"], video, len(self.data.lengths))
+        decided = decide(scores[_windows(config)], np.searchsorted(clips, video), len(clips))
+        logits = np.zeros((len(self.data.lengths), *decided.shape[1:]), decided.dtype)
+        logits[clips] = decided  # an unreadable clip has no window
+        return logits
 
     def _write_model(self, member: Member, best: steps.Best) -> None:
         tree = {
@@ -344,6 +375,11 @@ def resident(data: Prepared) -> Resident:
     )
 
 
+def _windows(cfg: Config) -> str:
+    """What the scores of clip windows are called: trials of a group may cut them differently."""
+    return f"windows {cfg.eval.clip} {cfg.eval.stride}"
+
+
 def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndarray:
     """(clip, first frame) of every window that clip inference scores, (windows, 2) int32."""
     rows = [
@@ -396,23 +432,53 @@ def _cut_back(file: Path, epoch: int) -> None:
                 kept.append(line)
         except ValueError:  # half a line, written when the process was killed
             continue
-    file.write_text("".join(f"{line}\n" for line in kept))
+    _write_whole(file, "".join(f"{line}\n" for line in kept))
 
 
 def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> None:
     lines = [json.loads(line) for line in group.read_text().splitlines()]
     mine = [line | {"trial": trial} for line in lines if line["trial"] in (trained, trial)]
-    own.write_text("".join(json.dumps(line) + "\n" for line in mine))
+    _write_whole(own, "".join(json.dumps(line) + "\n" for line in mine))
 
 
 def write_json(file: Path, content: Any) -> None:
     """A whole file or none."""
-    partial = file.with_name(f"{file.name}.partial")
+    _write_whole(file, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _write_whole(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        partial.write_text(text, encoding="utf-8")
         partial.replace(file)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _claim(folder: Path) -> IO:
+    """Keeps other processes out of a folder until the file is closed or this process ends."""
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Busy(
+            f"{folder} is being trained by another process: wait for it, or take another --workdir"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+@contextlib.contextmanager
+def _plainly(folder: Path) -> Iterator[None]:
+    """A full disk or a folder that cannot be written, in one line."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from error
 
 
 def versions() -> dict[str, str]:
