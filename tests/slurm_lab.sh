@@ -84,8 +84,18 @@ start() {
   fail "it did not come up, see $lab/slurmctld.log and $lab/slurmd.log"
 }
 
+# Jobs first: the steps of a job outlive the daemons and would wait for them.
+end_jobs() {
+  timeout 3 scancel -p main 2>/dev/null && timeout 3 scancel -p urgent 2>/dev/null || return 0
+  for _ in $(seq 60); do
+    [ -z "$(timeout 3 squeue -h 2>/dev/null)" ] && return
+    sleep 0.3
+  done
+}
+
 stop() {
   local file pid
+  [ -f "$lab/pids/slurmctld" ] && end_jobs
   for file in "$lab"/pids/*; do
     [ -f "$file" ] || continue
     pid=$(cat "$file")

@@ -145,7 +145,8 @@ def scheduler(tmp_path, monkeypatch):
     programs.mkdir()
     answers = {
         "sbatch": 'n=$(ls "$HERE"/script.* 2>/dev/null | wc -l); cp "$1" "$HERE/script.$n"\n'
-        'if [ -f "$HERE/refuse" ]; then cat "$HERE/refuse" >&2; exit 1; fi\n'
+        'if [ -f "$HERE/refuse" ] && grep -q -e "$(cat "$HERE/refused" 2>/dev/null)" "$1"; then\n'
+        'cat "$HERE/refuse" >&2; exit 1; fi\n'
         'echo "Submitted batch job $((41 + n))"',
         "squeue": 'cat "$HERE/queue" 2>/dev/null',
         "scancel": 'echo "$@" >>"$HERE/cancelled"',
@@ -238,6 +239,14 @@ def test_a_refused_partition_names_those_there_are(scheduler):
         cluster.launch(absent(2), scheduler / "runs", cluster.Options(partition="gpuu"))
     line = "--partition gpuu: invalid partition specified: gpuu; there are main urgent"
     assert str(error.value) == line
+
+
+def test_no_job_is_left_behind_when_the_array_is_refused(scheduler):
+    (scheduler / "refuse").write_text("sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
+    (scheduler / "refused").write_text("--array=")
+    with pytest.raises(UserError, match="sbatch refused the job: QOSMaxSubmitJobPerUserLimit"):
+        cluster.launch(absent(2), scheduler / "runs")
+    assert (scheduler / "cancelled").read_text() == "41\n"
 
 
 def test_without_slurm_one_line_says_where_to_go(monkeypatch, tmp_path):

@@ -168,7 +168,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
         job, state, reason = line.split("|", 2)
         waits = state == "PENDING" and reason not in ("None", "")
         found[job] = f"{state} ({reason})" if waits else state
-    return {job: state for job, state in found.items() if job in ids}
+    return found
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
