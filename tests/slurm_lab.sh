@@ -115,6 +115,7 @@ case ${1:-} in
     chmod 755 "$lab"; chmod 700 "$lab/munge"
     install_packages
     stop
+    trap '[ $? = 0 ] || stop' EXIT # no daemon stays behind a lab that did not come up
     configure
     start
     echo "export SLURM_CONF=$SLURM_CONF"

@@ -2,10 +2,12 @@
 real SLURM of one host, where one can be started.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -481,12 +483,23 @@ def test_jobs_fill_the_table_that_one_process_fills(cache, tmp_path):
     assert (folder / "report.html").exists()
 
 
+def free_ports() -> int:
+    """The first of two neighbouring ports that nobody listens on."""
+    for port in range(17000 + os.getpid() % 1000 * 10, 32000, 2):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("", port))
+            two.bind(("", port + 1))
+            return port
+    raise OSError("no free ports")
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A SLURM of this host, ended when the tests have."""
     pytest.importorskip("submitit")
     lab = tmp_path_factory.mktemp("lab")
-    environment = os.environ | {"SLURM_LAB": str(lab), "SLURM_LAB_PORT": "17917"}
+    # Other workers of the same run have labs of their own.
+    environment = os.environ | {"SLURM_LAB": str(lab), "SLURM_LAB_PORT": str(free_ports())}
     up = subprocess.run([LAB, "up"], env=environment, capture_output=True, text=True)
     if up.returncode:
         pytest.skip(f"no SLURM can be started here: {up.stderr.strip().splitlines()[-1]}")

@@ -484,6 +484,21 @@ def test_the_overlay_shows_on_every_frame_what_was_predicted(table, runs, tmp_pa
         assert bar(frame) == pytest.approx(line["confidence"], abs=0.03)
 
 
+def test_a_frame_shows_the_window_whose_middle_is_nearest(table, tmp_path, monkeypatch):
+    video.write(tmp_path / "film.mp4", moving(12, True, 1), 10)
+    said = [(0.0, 0.2, 0.1), (0.1, 0.5, 0.9), (0.5, 0.7, 0.3), (0.6, 1.2, 1.0)]
+    made = [{"start": a, "end": b, "class": "left", "confidence": c} for a, b, c in said]
+    whole = {"class": "left", "confidence": 0.5}
+    monkeypatch.setattr(drawing.answers, "lines", lambda *_, **__: iter([*made, whole]))
+    predict.overlay(table, tmp_path / "film.mp4", tmp_path / "out.mp4")
+    # Middles 0.1, 0.3, 0.6, 0.9; frames at 0.05, 0.15, …
+    expected = [0.1] * 2 + [0.9] * 2 + [0.3] * 3 + [1.0] * 5
+    shown = [bar(frame) for frame in decoded(tmp_path / "out.mp4")]
+    np.testing.assert_allclose(
+        np.delete(shown, [4, 7]), np.delete(expected, [4, 7]), atol=0.03
+    )  # two frames lie half-way between two middles
+
+
 def test_a_panel_tells_classes_apart_and_fits_any_name():
     frame = moving(1, True, 0, 360, 480)[0]
     left, right = (drawing.with_panel(frame, name, 0.7) for name in ("left", "right"))

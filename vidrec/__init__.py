@@ -22,6 +22,8 @@ _WHERE = {
     "zipped": "ablation",
     "train": "grid:run",
     "ablate": "grid",
+    "read": "report",
+    "parameters": "grid",
     "Classifier": "predict",
 }
 __all__ = sorted(_WHERE)

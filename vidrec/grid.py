@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import prepare, train
+from vidrec import checkpoint, prepare, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -215,6 +215,11 @@ def run(
     return json.loads((folder / "result.json").read_text())
 
 
+def parameters(folder: str | Path) -> Any:
+    """Arrays of a trained trial by name: what was trained, statistics, and what stayed fixed."""
+    return checkpoint.read(Path(folder) / "model")[0]
+
+
 def dry_run(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
@@ -288,7 +293,15 @@ def _fill(
         # One data set in memory at a time.
         named = list(chosen)
         cfg = named[0][1][0].config
-        data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+        try:
+            data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+        except Exception as error:
+            if not record:
+                raise
+            for name, group in named:
+                screen.say(f"group {name} failed: {error}")
+                train.record_failure(group, None, error)
+            continue
         for name, group in named:
             _hold(place(name), group)
             _environment(place(name))
@@ -392,7 +405,7 @@ def _known(folder: Path) -> dict[str, str]:
     """Group of each trial of a table that was begun before: groups are fixed then."""
     try:
         trials = json.loads((folder / "ablation.json").read_text())["trials"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return {trial["id"]: trial["group"] for trial in trials}
 

@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import platform
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -335,8 +337,20 @@ class Group:
         write(member.folder / "model", jax.tree.map(np.asarray, tree), about)
 
 
-def record_failure(members: Sequence[Member], data: Prepared, error: Exception) -> None:
-    """Results of trials that could not be trained: the reason, and no figures."""
+def record_failure(members: Sequence[Member], data: Prepared | None, error: Exception) -> None:
+    """Results of trials that could not be trained: the reason, and no figures.
+
+    `data` is None where not even that could be prepared.
+    """
+    known = {}
+    if data:
+        known = {
+            "counts": data.counts(),
+            "split": {"id": data.split.id, "leaked": data.split.leaked},
+            "classes": list(data.classes),
+            "data": {"name": data.source.name, **data.source.about},
+        }
+    nothing = {"counts": {}, "split": {"id": "", "leaked": "unknown"}, "classes": [], "data": {}}
     for member in members:
         member.folder.mkdir(parents=True, exist_ok=True)
         write_json(member.folder / "config.json", to_dict(member.config))
@@ -346,15 +360,13 @@ def record_failure(members: Sequence[Member], data: Prepared, error: Exception) 
             "seed": member.config.seed,
             "status": "failed",
             "why": f"{type(error).__name__}: {error}".splitlines()[0],
-            "counts": data.counts(),
             "unreadable": [],
+            **nothing,
+            **known,
             "metrics": {},
             "params": 0,
             "epochs": 0,
             "seconds": {"compile": 0.0, "train": 0.0},
-            "split": {"id": data.split.id, "leaked": data.split.leaked},
-            "classes": list(data.classes),
-            "data": {"name": data.source.name, **data.source.about},
             "versions": versions(),
             "dir": str(member.folder),
         }
@@ -491,3 +503,15 @@ def versions() -> dict[str, str]:
         **{name: metadata.version(name) for name in names},
         "device": f"{len(jax.local_devices())} x {device.device_kind} ({device.platform})",
     }
+
+
+class _Callable(types.ModuleType):
+    """Importing this module puts it where `vidrec.train(cfg, workdir)` stood: it trains, too."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        from vidrec import grid
+
+        return grid.run(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable
