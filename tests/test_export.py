@@ -18,8 +18,6 @@ from vidrec.errors import UserError
 from vidrec.export import loader
 from vidrec.predict import Classifier
 
-pytest.importorskip("flatbuffers", reason="jax.export writes and reads by flatbuffers")
-
 # Small, and together all that a program may hold.
 MODELS = {
     "both directions": {

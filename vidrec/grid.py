@@ -99,6 +99,7 @@ def ablate(
         ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
     )
     trained = _fill(groups(members), folder, _group_folder(folder), screen or Quiet(), source)
+    _strictly(members)
     return collect(folder, trained)
 
 
@@ -211,8 +212,21 @@ def run(
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
     trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
+    _strictly([member])
     _report(folder, trained)
     return json.loads((folder / "result.json").read_text())
+
+
+def _strictly(members: Sequence[train.Member]) -> None:
+    """Refuses results without an unreadable clip that was tolerated when they were trained."""
+    for member in members:
+        if not member.config.data.strict:
+            continue
+        for clip in json.loads((member.folder / "result.json").read_text())["unreadable"]:
+            raise UserError(
+                f"{clip['path']}: {clip['reason']} (data.strict is set, and {member.folder} was "
+                "trained without this clip)"
+            )
 
 
 def parameters(folder: str | Path) -> Any:
@@ -375,8 +389,9 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
     if names:
         # Whole or not at all: groups may be trained by several processes at once.
         partial = folder / f"samples.{platform.node()}-{os.getpid()}.partial.npz"
-        np.savez_compressed(partial, frames=np.stack(frames), names=np.array(names))
-        partial.replace(folder / "samples.npz")
+        with train.plainly(folder):
+            np.savez_compressed(partial, frames=np.stack(frames), names=np.array(names))
+            partial.replace(folder / "samples.npz")
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:
@@ -393,7 +408,7 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
             }
             for member in group
         ]
-        folder.mkdir(parents=True, exist_ok=True)
+        train.make(folder)
         train.write_json(file, {"members": members, "trials": trials})
     elif json.loads(file.read_text())["members"] != members:
         raise UserError(
@@ -432,10 +447,7 @@ def _again(member: train.Member, failed: Sequence[train.Member]) -> train.Member
 
 def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path, on: str) -> None:
     """ablation.json: the question and the plan, all that a report needs besides the results."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    train.make(folder)
     made = [
         {
             "id": member.id,

@@ -123,8 +123,8 @@ class Group:
 
     def ready(self) -> None:
         """Takes the untrained group or the saved one, and compiles its epoch."""
-        with _plainly(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with plainly(self.folder):
+            make(self.folder)
             self._claimed = _claim(self.folder)
         try:
             self._ready()
@@ -155,7 +155,7 @@ class Group:
         if not self._claimed:
             self.ready()
         try:
-            with _plainly(self.folder):
+            with plainly(self.folder):
                 if self.step:
                     self._train(watcher or Silent())
                 self.checkpoints.wait()
@@ -264,7 +264,7 @@ class Group:
         best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
         status = int(self.host.status[place])
         folder = member.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
         self._write_model(member, best)
         np.savez_compressed(folder / "predictions.npz", **predictions)
         ids = list(self.trained)
@@ -352,7 +352,7 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
         }
     nothing = {"counts": {}, "split": {"id": "", "leaked": "unknown"}, "classes": [], "data": {}}
     for member in members:
-        member.folder.mkdir(parents=True, exist_ok=True)
+        make(member.folder)
         write_json(member.folder / "config.json", to_dict(member.config))
         result = {
             "id": member.id,
@@ -453,6 +453,12 @@ def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> None:
     _write_whole(own, "".join(json.dumps(line) + "\n" for line in mine))
 
 
+def make(folder: Path) -> None:
+    """A folder and those above it, which may be there already."""
+    with plainly(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_json(file: Path, content: Any) -> None:
     """A whole file or none."""
     _write_whole(file, json.dumps(content, indent=1, ensure_ascii=False))
@@ -484,7 +490,7 @@ def _claim(folder: Path) -> IO:
 
 
 @contextlib.contextmanager
-def _plainly(folder: Path) -> Iterator[None]:
+def plainly(folder: Path) -> Iterator[None]:
     """A full disk or a folder that cannot be written, in one line."""
     try:
         yield

@@ -45,7 +45,7 @@ def export(
     encoder of clips) fixes the frames.
 
     Raises:
-        UserError: no model there, `out` holds something else, or flatbuffers is not installed.
+        UserError: no model there or `out` holds something else.
     """
     classifier = model if isinstance(model, Classifier) else Classifier.load(model)
     out = Path(out)
@@ -99,11 +99,7 @@ def _serialised(
     exported = exporting.export(program, platforms=list(platforms))(
         weights, jax.ShapeDtypeStruct(shape, dtype)
     )
-    try:
-        content = bytes(exported.serialize())
-    except ImportError:
-        raise UserError("export needs the package flatbuffers: pip install flatbuffers") from None
-    return content, {"frame": list(frame), "dtype": np.dtype(dtype).name}
+    return bytes(exported.serialize()), {"frame": list(frame), "dtype": np.dtype(dtype).name}
 
 
 def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
