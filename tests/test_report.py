@@ -356,11 +356,30 @@ def test_compare_tells_difference_classes_and_settings(folders, tmp_path):
     assert "on the same clips" in text
     assert re.search(r"\d+ classes improved, \d+ worsened, \d+ stayed", text)
     assert "Leaked:" in text
-    changes = {"class_changes": {"grows": [0.18, 0.36]}}
-    a = fake_results.run(tmp_path / "a", samples=0, published=changes)
-    b = fake_results.run(tmp_path / "b", samples=0, skill=1.5)
+    assert "report D" not in text
+
+
+def test_compare_of_ucf101_shows_report_ds_changes_and_sorts_confusions_by_type(tmp_path):
+    """18 % → 36 % of ApplyEyeMakeup is report D's, whatever ours are."""
+    named = {"classes": ("ApplyEyeMakeup", "ApplyLipstick", "HighJump"), "samples": 0}
+    ucf = {"data.kind": "ucf101", "data.tfds": ""}
+    a = fake_results.run(tmp_path / "a", overrides=ucf | {"scanner.kind": "none"}, **named)
+    b = fake_results.run(tmp_path / "b", overrides=ucf | {"scanner.kind": "lstm"}, **named, skill=2)
     page = Page(report.compare(a, b, tmp_path / "out"))
     assert "18.0 % → 36.0 %" in page.text
+    assert "18.9 % → 33.0 %" in page.text
+    counts = [
+        np.array(json.loads((run / "result.json").read_text())["metrics"]["test"]["confusion"])
+        for run in (a, b)
+    ]
+    within = [each[0, 1] + each[1, 0] for each in counts]
+    across = [each.sum() - each.trace() - n for each, n in zip(counts, within, strict=True)]
+    for side, (before, after) in (("within", within), ("across", across)):
+        assert f"Confused {side} action types: {before} clips a seed in" in page.text
+        assert f", {after} in" in page.text
+    # Reversed, or on other data, they are no answer to report D's.
+    for first, second in ((b, a), (fake_results.run(tmp_path / "c", **named), b)):
+        assert "report D" not in Page(report.compare(first, second, tmp_path / "other")).text
 
 
 def test_compare_with_itself_is_noise(folders, tmp_path):

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import evaluate
+from vidrec import ablation, config, evaluate
+from vidrec.datasets import ucf_types
 from vidrec.errors import UserError
 from vidrec.report import figures, markup, page, tables
 from vidrec.report.classes import confusion
 from vidrec.report.markup import Cell
-from vidrec.report.results import Ablation, Row, difference, read, row_of, shared
+from vidrec.report.results import Row, difference, row_of, shared
 
+# Where report D's changes of classes stand, from its frame CNN to its LSTM.
+CHANGES = "experiments/ucf101_lstm.py"
 MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
@@ -36,7 +39,7 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
     draw = page.Drawer(pictures)
     sections = [
         _numbers(a, b),
-        _classes(a, b, {**_published(dir_a), **_published(dir_b)}, draw),
+        _classes(a, b, _published(a, b), draw),
         _moved(a, b),
         page.curves([a, b], a, b, draw),
         page.steps([a, b], a, b, draw),
@@ -49,11 +52,21 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
     return markup.page(f"{b.name} against {a.name}", "\n".join(lead), sections, foot)
 
 
-def _published(folder: str | Path) -> Mapping[str, Sequence[float]]:
-    """Changes of classes between two models that a report published: {class: (before, after)}."""
-    found = read(folder)
-    of = found.meta if isinstance(found, Ablation) else found.result
-    return (of.get("published") or {}).get("class_changes") or {}
+def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
+    """Report D's {class: (before, after)}, where a and b are what it set side by side.
+
+    That is a model of single frames and an LSTM, both of UCF-101; elsewhere nothing.
+    """
+    settings = [row.done[0].config for row in (a, b)]
+    scanners = [each["scanner"]["kind"] for each in settings]
+    if scanners != ["none", "lstm"] or not all(map(_of_ucf101, settings)):
+        return {}
+    return config.load_user(f"{ablation.find(CHANGES)}:PUBLISHED")["class_changes"]
+
+
+def _of_ucf101(settings: Mapping[str, Any]) -> bool:
+    data = settings["data"]
+    return data["kind"] == "ucf101" or data["tfds"].startswith("ucf101")
 
 
 def _answer(a: Row, b: Row) -> str:
@@ -112,7 +125,7 @@ def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -
     beyond = sum(not d.within_noise for d in judged)
     said += f" Of all changes {beyond} {'is' if beyond == 1 else 'are'} more than noise."
     heads = ["class", "clips", a.name, b.name, "change, points", "verdict"]
-    heads += ["published"] if theirs else []
+    heads += ["report D, frame CNN → LSTM"] if theirs else []
     caption = "Share of each class that is right, over the seeds and clips that both scored"
     table = markup.table(caption, heads, body, tall=len(body) > 24)
     # Of many classes the figure shows those that moved most, in either direction.
@@ -146,12 +159,42 @@ def _change(change: Any, judged: Any, theirs: Mapping[str, Sequence[float]]) -> 
 
 
 def _moved(a: Row, b: Row) -> str:
-    """Confusions that became fewer or more, by clips a seed."""
+    """Confusions that became fewer or more; of UCF-101 within and across its action types."""
     classes = a.done[0].classes
-    mean_a_KK, mean_b_KK = (confusion(row) / len(row.done) for row in (a, b))
-    moved_KK = (mean_b_KK - mean_a_KK) * (1 - np.eye(len(classes)))
+    means = [confusion(row) / len(row.done) for row in (a, b)]
+    off_KK = 1 - np.eye(len(classes))
+    types = np.array([ucf_types.type_of(name) or "" for name in classes])
+    if not all(types):
+        body = _moves(means, off_KK, classes)
+        told = _moved_table("Confusions that moved most, clips a seed", body, a, b)
+        return markup.section("Confusions", "confusions", told) if body else ""
+    parts = []
+    within_KK = types[:, None] == types
+    for side, which_KK in (("within", within_KK), ("across", ~within_KK)):
+        before, after = (float((mean_KK * off_KK * which_KK).sum()) for mean_KK in means)
+        parts.append(
+            f"<p>Confused {side} action types: {before:.4g} clips a seed in {markup.text(a.name)}, "
+            f"{after:.4g} in {markup.text(b.name)}.</p>"
+        )
+        if body := _moves(means, off_KK * which_KK, classes):
+            caption = f"Confusions {side} action types that moved most, clips a seed"
+            parts.append(_moved_table(caption, body, a, b))
+    return markup.section("Confusions", "confusions", *parts)
+
+
+def _moved_table(caption: str, body: list[list[Any]], a: Row, b: Row) -> str:
+    heads = ["class", "taken for", f"clips, {a.name}", f"clips, {b.name}", "change"]
+    return markup.table(caption, heads, body)
+
+
+def _moves(
+    means: Sequence[np.ndarray], which_KK: np.ndarray, classes: Sequence[str]
+) -> list[list[Any]]:
+    """Lines of the confusions that moved most between two mean matrices."""
+    mean_a_KK, mean_b_KK = means
+    moved_KK = (mean_b_KK - mean_a_KK) * which_KK
     pairs = sorted(np.argwhere(moved_KK), key=lambda at: -abs(moved_KK[tuple(at)]))[:MOVED]
-    body = [
+    return [
         [
             classes[i],
             Cell(markup.text(classes[j]), "text"),
@@ -164,9 +207,6 @@ def _moved(a: Row, b: Row) -> str:
         ]
         for i, j in pairs
     ]
-    heads = ["class", "taken for", f"clips, {a.name}", f"clips, {b.name}", "change"]
-    table = markup.table("Confusions that moved most, clips a seed", heads, body)
-    return markup.section("Confusions", "confusions", table) if body else ""
 
 
 def _settings(a: Row, b: Row) -> str:
