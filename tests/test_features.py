@@ -16,6 +16,7 @@ from sources import features as ready_made
 from sources import pixels, prepared, settings
 
 from vidrec import features, prepare
+from vidrec.ablation import load, rows
 from vidrec.config import override
 from vidrec.errors import UserError
 from vidrec.features import Store
@@ -389,6 +390,21 @@ def test_features_are_extracted_once_for_every_length(cache, tiny):
     assert len(source.streamed) == len(source)
     assert (one.length, other.length) == (3, 7)
     assert np.array_equal(one.values, other.values)
+
+
+def test_the_table_of_lengths_decodes_no_frame_of_a_filled_store(cache, tiny):
+    """Its lengths are indices of what is stored, the mean length and the whole video too."""
+    base = settings(encoder__kind=tiny, encoder__size=16)
+    first, again = pixels(size=16), pixels(size=16)
+    filled = prepare.prepare(base, source=first)
+    assert len(first.streamed) == len(first)
+    lengths = set()
+    for row in rows(load("ablations/sequence_length.py")):
+        found = prepare.prepare(override(base, row.overrides), source=again)
+        assert np.array_equal(found.values, filled.values)
+        lengths.add(found.length)
+    assert lengths >= {30, 60, 120, 150, 180, int(again.lengths.max())}
+    assert not again.streamed
 
 
 def test_an_edited_encoder_fills_another_store(cache, tiny):

@@ -49,6 +49,12 @@ def source():
     return features(clips=32, width=4, lengths=(1, 13), seed=4)
 
 
+@pytest.fixture(scope="module")
+def long():
+    """10 clips of 14 to 120 frames to train: report D's length, in unequal clips."""
+    return features(clips=16, width=4, lengths=(9, 121), seed=10)
+
+
 @pytest.fixture(autouse=True)
 def float64():
     with jax.enable_x64(True):
@@ -240,15 +246,23 @@ def compare(cfg, source, least_updates):
     return found, literal
 
 
-def test_windows_of_5_of_12_frames(source):
-    found, literal = compare(recipe(train__truncation=5), source, 20)
-    # Batches of short clips end early: fewer updates than windows.
-    assert literal.updates < found.data.clips("train").size // 6 * 3 * 3 + 9
+def test_windows_of_50_of_120_frames(long):
+    """Windows of 50, 50 and 20 frames; a clip that has ended is in none of the later ones."""
+    found, _ = compare(recipe(train__truncation=50), long, 10)
+    assert found.data.length == 120
 
 
 @pytest.mark.slow
-def test_the_last_window_is_shorter_and_steps_may_weigh_the_same(source):
-    compare(recipe(train__truncation=8, loss__step_weights="sum", optim__clip_norm=0.0), source, 10)
+@pytest.mark.parametrize("weights", ["scaled", "sum"])
+def test_windows_of_80_of_120_frames(long, weights):
+    changes = {"loss__step_weights": weights, "optim__clip_norm": 0.0 if weights == "sum" else 0.4}
+    compare(recipe(train__truncation=80, **changes), long, 10)
+
+
+def test_a_window_that_no_clip_of_the_batch_reaches_makes_no_update(source):
+    found, literal = compare(recipe(train__truncation=5), source, 20)
+    # Batches of short clips end early: fewer updates than windows.
+    assert literal.updates < found.data.clips("train").size // 6 * 3 * 3 + 9
 
 
 def test_the_gradient_reaches_back_further_than_updates_are_apart(source):

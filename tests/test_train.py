@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -313,26 +314,24 @@ def test_a_clock_that_jumps_back_changes_nothing(whole, data, tmp_path, monkeypa
     assert contents(tmp_path) == contents(whole[0])
 
 
-def test_a_group_compiles_one_program_whatever_its_data(data, tmp_path, monkeypatch):
-    """Ragged clips, ragged last batches, trials that end at different epochs: one trace each."""
-    traced = []
-    step = steps.train_step
+# How often one whole run may trace each, whatever its epochs and batches. The conditional that
+# skips stopped trials traces its branch twice, once for its shapes; scores are taken of the first
+# batch, of the validation clips and at the end; frames are chosen wherever a batch is gathered.
+TRACES = {(steps, "train_step"): 2, (steps, "score_batch"): 4, (batches.frames, "indices"): 6}
 
-    def counted(*arguments):
-        traced.append(1)
-        return step(*arguments)
 
-    monkeypatch.setattr(steps, "train_step", counted)
+def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypatch):
+    """Ragged clips, ragged last batches, trials that end at different epochs: no trace anew."""
+    for (room, name), most in TRACES.items():
+        limited = chex.assert_max_traces(getattr(room, name), most)
+        monkeypatch.setattr(room, name, limited)
     assert len(data.clips("train")) % CONFIGS[0].train.batch_size
     watch = Watch(stop=2)
     with pytest.raises(Interrupted):
         fit(tmp_path, data, watch)
-    once = len(traced)
     assert watch.compilations == 1
+    chex.clear_trace_counter()
     fit(tmp_path, data)
-    # The conditional that skips stopped trials traces its branch for its shapes, too.
-    assert once <= 4
-    assert len(traced) == 2 * once
 
 
 def test_a_trials_weights_are_drawn_from_its_seed_alone(data):
