@@ -123,23 +123,29 @@ def prepared(cfg: Config, source: Source | None = None) -> prepare.Prepared:
     return prepare.prepare(cfg, source=source or features())
 
 
-def plan(cfg: Config, data: prepare.Prepared) -> steps.Plan:
+def plan(cfg: Config, data: prepare.Prepared, axis_name=None, shares=1) -> steps.Plan:
     """As `fit` makes it."""
     fitted = override(cfg, {"frames.length": data.length})
-    built = model.build(fitted, len(data.classes), encoder=data.encoder)
-    return steps.Plan(cfg, built, data.length, len(data.clips("train")), len(data.clips("val")))
+    built = model.build(fitted, len(data.classes), axis_name, data.encoder)
+    clips = (len(data.clips("train")), len(data.clips("val")))
+    return steps.Plan(cfg, built, data.length, *clips, axis_name, shares)
 
 
 class Group:
     """Trials of one signature, trained in memory: no files, no scoring, one program.
 
-    The program fits every group of as many trials, so `train` may be called with others.
+    The program fits every group of as many trials, so `train` may be called with others. With
+    `how` "batch" it is one trial, whose batches are spread over the devices.
     """
 
     def __init__(self, configs, data=None, how="map", devices=None):
         data = data or prepared(configs[0])
-        self.plan = plan(configs[0], data)
-        self.over = parallel.Trials(len(configs), how, devices or jax.devices()[:1])
+        devices = devices or jax.devices()[:1]
+        if how == "batch":
+            self.over = parallel.Batches(devices)
+        else:
+            self.over = parallel.Trials(len(configs), how, devices)
+        self.plan = plan(configs[0], data, self.over.axis_name, self.over.shares)
         self.shared = self.over.share_all(train.resident(data))
         self._init = self.over.map(partial(steps.init, self.plan))
         self._epoch = None

@@ -1,12 +1,16 @@
 """A trial in a group is the trial alone: to the bit under map, to 1e-9 in float64 under vmap."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sources import Group, furthest, one, prepared, same, settings
+from sources import Group, furthest, one, plan, prepared, same, settings
 
 from vidrec import parallel, steps
+from vidrec.config import override
+from vidrec.errors import UserError
 
 EPOCHS = 3
 
@@ -220,3 +224,71 @@ def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
         seen.append(over.gather(state))
         state, _ = run(state, over.spread(zero), shared)
     assert [each.trained[0, 0] for each in seen] == [1, 3, 7, 15, 31]
+
+
+# Of 5 clips a batch the last of 4 devices gets none, and the last batch has 4 clips.
+SHARED = settings(
+    scanner__batch_norm=True,
+    scanner__dropout=0.3,
+    optim__clip_norm=0.2,
+    optim__weight_decay=0.01,
+    train__epochs=2,
+)
+
+
+def shared_by(devices, cfg=SHARED):
+    """A trial's state and records after two epochs in float64, and all its clips' scores."""
+    with jax.enable_x64(True):
+        data = prepared(cfg)
+        group = Group([cfg], data, "batch", jax.devices()[:devices])
+        state, records = group.train([cfg])
+        best = group.over.spread(state.best)
+        numbers = group.over.spread(jax.tree.map(lambda leaf: leaf[None], steps.hyper(cfg)))
+        rows = np.arange(33, dtype=np.int32).reshape(11, 3) % 32
+        scoring = partial(steps.score, plan(cfg, data))
+        return state, records, group.over.score(scoring, (best, numbers), rows, group.shared)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return shared_by(1)
+
+
+def test_a_batch_spread_over_four_devices_is_the_batch_on_one(on_one_device):
+    assert furthest(shared_by(4), on_one_device) < 1e-9
+
+
+def test_a_batch_on_one_device_is_the_trial_in_a_group(on_one_device):
+    with jax.enable_x64(True):
+        state, records = Group([SHARED]).train([SHARED])
+    assert furthest((state, records), on_one_device[:2]) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_batch_spread_over_other_numbers_of_devices(on_one_device, devices):
+    assert furthest(shared_by(devices), on_one_device) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"train__truncation": 4, "head__kind": "every"}, {"train__accumulate": 2}]
+)
+def test_windows_and_parts_of_a_spread_batch(changes):
+    cfg = settings(scanner__dropout=0.3, train__epochs=2, **changes)
+    assert furthest(shared_by(4, cfg), shared_by(1, cfg)) < 1e-9
+
+
+def test_parts_of_a_batch_add_up_to_the_batch():
+    """5 clips in 3 parts, the last padded; windows carry on within each part."""
+    for changes in ({}, {"train__truncation": 4, "head__kind": "every"}):
+        cfg = settings(scanner__dropout=0.3, optim__clip_norm=0.2, train__epochs=2, **changes)
+        whole = shared_by(1, cfg)[:2]
+        assert furthest(shared_by(1, override(cfg, {"train.accumulate": 3}))[:2], whole) < 1e-9
+
+
+def test_several_trials_cannot_share_a_batch():
+    with pytest.raises(UserError, match=r"train.spread = 'batch' trains one trial at a time"):
+        parallel.over(2, "batch")
+    assert isinstance(parallel.over(1), parallel.Batches)
+    assert isinstance(parallel.over(2), parallel.Trials)

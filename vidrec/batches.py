@@ -80,6 +80,18 @@ def order(
     return chosen.astype(jnp.int32).reshape(shape), jnp.ones(shape, bool)
 
 
+def share(
+    clips_B: jax.Array, valid_B: jax.Array, shares: int, place: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """One of `shares` equal parts of a batch, padded where it does not divide evenly."""
+    size = -(-len(clips_B) // shares)
+    more = (0, shares * size - len(clips_B))
+    return tuple(
+        lax.dynamic_slice_in_dim(jnp.pad(each, more), place * size, size)
+        for each in (clips_B, valid_B)
+    )
+
+
 def gather(
     data: Resident,
     clips_B: jax.Array,

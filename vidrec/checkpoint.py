@@ -142,7 +142,7 @@ def _save_arrays(folder: Path, flat: dict[str, np.ndarray]) -> None:
 
     if not flat:
         return folder.mkdir()
-    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler(**_alone())) as saver:
+    with _quiet(), _orbax() as saver:
         saver.save(folder, args=ocp.args.StandardSave(flat))
 
 
@@ -152,7 +152,7 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
     if not any(folder.iterdir()):
         return {}
     try:
-        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler(**_alone())) as loader:
+        with _quiet(), _orbax() as loader:
             described = loader.metadata(folder).item_metadata
             like = {
                 name: np.zeros(entry.shape, entry.dtype) for name, entry in dict(described).items()
@@ -162,18 +162,18 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
         raise DamagedCheckpoint(f"{folder} cannot be read: {_reason(error)}") from error
 
 
-def _alone() -> dict[str, Any]:
-    """With several processes the first saves for all; the others must not be waited for."""
-    if jax.process_count() == 1:
-        return {}
+def _orbax() -> Any:
+    """Saves and loads in this process; of several, none waits for the others."""
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
-    return {
+    alone = {
         "multiprocessing_options": ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"vidrec{me}"
         )
     }
+    options = alone if jax.process_count() > 1 else {}
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options)
 
 
 @contextlib.contextmanager

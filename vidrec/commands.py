@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -33,7 +34,19 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Common):
+class Joined(Common):
+    """Common to commands that several processes may work on; the tasks of a SLURM step join alone.
+
+    Each process gets the same command, with its own number.
+    """
+
+    coordinator: str = ""  # HOST:PORT that the first process listens on
+    processes: int = 0  # how many work together
+    process: int = -1  # which this one is, counted from 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Joined):
     """Train one experiment.
 
     Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
@@ -44,7 +57,7 @@ class Train(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate(Common):
+class Ablate(Joined):
     """Fill a table: every row with every seed, many trials in one program.
 
     Example: python launch.py ablate ablations/learning_rate.py --on motion --seeds 5
@@ -161,12 +174,21 @@ class Export(Common):
 
 def _console(command: Common) -> Console:
     """Where people read: stdout, or stderr when stdout is for a machine."""
-    return Console(stderr=command.json)
+    return Console(stderr=command.json, quiet=not _speaks(command))
+
+
+def _speaks(command: Common) -> bool:
+    """Of several processes the first one speaks."""
+    if not isinstance(command, Joined):
+        return True
+    from vidrec import parallel
+
+    return parallel.leads()
 
 
 def _answer(command: Common, content: Any) -> None:
-    if command.json:
-        print(json.dumps(_jsonable(content), ensure_ascii=False), file=sys.__stdout__)
+    if command.json and _speaks(command):
+        print(json.dumps(_jsonable(content), ensure_ascii=False), file=sys.__stdout__, flush=True)
 
 
 def _jsonable(content: Any) -> Any:
@@ -195,6 +217,17 @@ def _prepare_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(config.cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _join(command: Joined) -> None:
+    from vidrec import parallel
+
+    parallel.join(command.coordinator, command.processes, command.process)
+    if command.json and parallel.processes() > 1:
+        # Gloo, which carries messages between processors, writes to file 1 past Python.
+        answers = os.dup(1)
+        os.dup2(2, 1)
+        sys.__stdout__ = os.fdopen(answers, "w")
 
 
 def _experiment(path: str, settings: dict[str, Any]) -> Config:
@@ -242,6 +275,7 @@ def train(command: Train, settings: dict[str, Any]) -> int:
     """One experiment, to a report."""
     cfg = _experiment(command.experiment, settings)
     _prepare_jax()
+    _join(command)
     from vidrec import grid
 
     def work(screen: Any) -> Any:
@@ -264,6 +298,7 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
     if command.dry_run:
         return _dry_run(command, table, settings)
     _prepare_jax()
+    _join(command)
     from vidrec import grid
 
     def work(screen: Any) -> Any:
@@ -288,11 +323,14 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
 
 def _work(command: Common, work: Callable[[Any], Any]) -> Any:
     """What `work` returns; None when it was asked to stop and has saved."""
-    from vidrec.train import Interrupted
+    from vidrec.train import Interrupted, Lost
 
     screen = _screen(command)
     try:
         return work(screen)
+    except Lost as loss:
+        print(f"error: {loss}", file=sys.stderr, flush=True)
+        os._exit(STOPPED)  # an orderly end would wait for the process that is no more
     except Interrupted as stop:
         screen.say(str(stop))
         return None
@@ -355,6 +393,7 @@ def extract(command: Extract, settings: dict[str, Any]) -> int:
     """Features of a data set, into the store."""
     cfg = _experiment(command.experiment, settings)
     _prepare_jax()
+    _join(command)
     from vidrec import prepare
 
     if cfg.encoder.trainable != "none":

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, prepare, train
+from vidrec import checkpoint, parallel, prepare, steps, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -114,7 +115,7 @@ def plan(
 ) -> tuple[Path, list[train.Member]]:
     """The table's folder, with its ablation.json, and its trials; see `ablate`."""
     trials = tables.trials(ablation, overrides, on)
-    ids = _ids(trials, source)
+    ids = parallel.leader_first(lambda: _ids(trials, source))
     folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
     known = _known(folder)
     members = [
@@ -136,16 +137,18 @@ def plan(
     ]
     failed = _failed(members) if retry == "failed" else []
     members = [_again(member, failed) for member in members]
+    parallel.meet()  # what is there has been read by all
     _describe(ablation, members, folder, on)
     for member in failed:
-        (member.folder / "result.json").unlink(missing_ok=True)
+        (member.folder / train.RESULT).unlink(missing_ok=True)
+    parallel.meet()
     return folder, members
 
 
 def collect(folder: Path, trained: bool = True) -> Table:
     """The results of a table whose trials are finished; `trained` writes its report anew."""
     described = json.loads((folder / "ablation.json").read_text())
-    files = [folder / "trials" / trial["id"] / "result.json" for trial in described["trials"]]
+    files = [folder / "trials" / trial["id"] / train.RESULT for trial in described["trials"]]
     # Rows that came out equal share a trial; each keeps what its own row says.
     results = [
         json.loads(file.read_text()) | {name: trial[name] for name in OF_A_ROW}
@@ -194,7 +197,7 @@ def _group_folder(folder: Path) -> Callable[[str], Path]:
 
 
 def _finished(group: Sequence[train.Member]) -> bool:
-    return all((member.folder / "result.json").exists() for member in group)
+    return all((member.folder / train.RESULT).exists() for member in group)
 
 
 def run(
@@ -208,13 +211,13 @@ def run(
     """Trains one configuration, or returns the result of the finished run; see `ablate`."""
     screen = screen or Quiet()
     [trial] = tables.trials(Ablation(name, cfg, [Row({})]))
-    [id_] = _ids([trial], source)
+    [id_] = parallel.leader_first(lambda: _ids([trial], source))
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
     trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
     _strictly([member])
     _report(folder, trained)
-    return json.loads((folder / "result.json").read_text())
+    return json.loads((folder / train.RESULT).read_text())
 
 
 def _strictly(members: Sequence[train.Member]) -> None:
@@ -222,7 +225,7 @@ def _strictly(members: Sequence[train.Member]) -> None:
     for member in members:
         if not member.config.data.strict:
             continue
-        for clip in json.loads((member.folder / "result.json").read_text())["unreadable"]:
+        for clip in json.loads((member.folder / train.RESULT).read_text())["unreadable"]:
             raise UserError(
                 f"{clip['path']}: {clip['reason']} (data.strict is set, and {member.folder} was "
                 "trained without this clip)"
@@ -261,8 +264,12 @@ def dry_run(
 
 
 def group_name(cfg: Config) -> str:
-    """Equal for trials that are compiled and trained together."""
-    return digest(signature(cfg), prepare.key(cfg))
+    """Equal for trials that are compiled and trained together.
+
+    One whose batches are spread over the devices is trained alone.
+    """
+    alone = (steps.training_id(cfg),) if cfg.train.spread == "batch" else ()
+    return digest(signature(cfg), prepare.key(cfg), *alone)
 
 
 def groups(members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
@@ -308,7 +315,15 @@ def _fill(
         named = list(chosen)
         cfg = named[0][1][0].config
         try:
-            data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+            data = parallel.leader_first(
+                partial(
+                    prepare.prepare,
+                    cfg,
+                    tell=screen.say,
+                    progress=screen.extracting,
+                    source=source,
+                )
+            )
         except Exception as error:
             if not record:
                 raise
@@ -330,18 +345,22 @@ def _train(
     screen: Screen,
     record: bool,
 ) -> None:
-    """Trains groups one after another, while the next ones compile."""
+    """Trains groups one after another, while the next ones compile.
+
+    Several processes do one thing at a time, so that all do it in the same order.
+    """
+    ahead = AHEAD if parallel.processes() == 1 else 0
 
     def ready(members: list[train.Member], folder: Path) -> train.Group:
         group = train.Group(members, data, folder)
         group.ready()
         return group
 
-    with ThreadPoolExecutor(AHEAD) as pool:
-        coming = deque(pool.submit(ready, *each[1:]) for each in named[:AHEAD])
+    with ThreadPoolExecutor(max(ahead, 1)) as pool:
+        coming: deque[Future] = deque()
         for place, (name, members, _) in enumerate(named):
-            if place + AHEAD < len(named):
-                coming.append(pool.submit(ready, *named[place + AHEAD][1:]))
+            while len(coming) <= ahead and place + len(coming) < len(named):
+                coming.append(pool.submit(ready, *named[place + len(coming)][1:]))
             try:
                 coming.popleft().result().run(screen.group(name, members))
             except Exception as error:
@@ -364,7 +383,7 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
     """Frames of a few test clips for the report: those that trials got wrong most, and others."""
     import numpy as np
 
-    if data.source.is_features or (folder / "samples.npz").exists():
+    if data.source.is_features or (folder / "samples.npz").exists() or not parallel.leads():
         return
     clips = data.clips("test")
     wrong = np.zeros(len(clips))
@@ -431,7 +450,7 @@ def _failed(members: Sequence[train.Member]) -> list[train.Member]:
     return [
         member
         for member in ended
-        if json.loads((member.folder / "result.json").read_text())["status"]
+        if json.loads((member.folder / train.RESULT).read_text())["status"]
         in ("failed", "diverged")
     ]
 
@@ -489,7 +508,7 @@ def _environment(folder: Path) -> None:
 
 def _report(folder: Path, trained: bool) -> None:
     """A report of what was trained just now, or of a finished run that has none."""
-    if trained or not (folder / "report.html").exists():
+    if parallel.leads() and (trained or not (folder / "report.html").exists()):
         from vidrec import report
 
         report.build(folder)

@@ -1,11 +1,14 @@
 """The only file that knows of devices and processes. It takes functions and knows no model.
 
-Two ways to use several devices, both through `jax.pmap`, on one device as on many:
+Two ways to use several devices, both through `jax.pmap`, on one device as on many, in one process
+or in several that were joined:
 
-* trials over devices: every device trains its share of a group's trials, without communication;
-* batch over devices: one trial, whose batches are cut into shares; sums and counts are `psum`med.
+* `Trials`, trials over devices: each trains its share of a group's trials, without communication;
+* `Batches`, batch over devices: one trial, whose batches are cut into shares; sums and counts are
+  `psum`med over the axis AXIS.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,9 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vidrec.errors import UserError
+
 Tree = Any
 How = Literal["vmap", "map"]
+Spread = Literal["auto", "trials", "batch"]
 AXIS = "batch"
+# Seconds after which a process that says nothing counts as dead, and the others end.
+HEARTBEAT = 30
 
 
 def is_cpu() -> bool:
@@ -33,68 +41,105 @@ def default_how() -> How:
     return "map" if is_cpu() else "vmap"
 
 
-class Trials:
-    """Carries functions of one trial over a group of trials, spread over this host's devices.
+def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Makes this process one of several: as told, or as SLURM tells the tasks of a step.
 
-    Trees of the group have a leading axis (devices, trials a device); `spread` and `gather` go
-    between that and the plain trials' axis. The last places are filled with copies of the last
-    trial where the group does not divide evenly.
+    To be called before any array is made; alone, it does nothing.
+
+    Args:
+        coordinator: host:port that the first process listens on.
+        processes, process: how many there are, and which this one is.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if not coordinator and (processes or process >= 0):
+        raise UserError("several processes need --coordinator HOST:PORT, that of the first one")
+    if coordinator and not 0 <= process < processes:
+        raise UserError(
+            f"--processes {processes} --process {process}: processes are counted from 0, and each "
+            "is told how many there are"
+        )
+    if not coordinator and tasks < 2:
+        return
+    named = (
+        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        if coordinator
+        else {}
+    )
+    try:
+        jax.distributed.initialize(
+            **named, initialization_timeout=60, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    except RuntimeError as error:
+        raise UserError(f"the processes did not find each other: {error}") from error
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return jax.process_count()
+
+
+def leads() -> bool:
+    """True in the one process that writes files."""
+    return jax.process_index() == 0
+
+
+def meet() -> None:
+    """Waits until every process is here."""
+    any_says(False)
+
+
+def leader_first(work: Callable[[], Any]) -> Any:
+    """`work()` in the leading process, then in the others, for whom files then lie ready."""
+    made, failure = None, None
+    if leads():
+        try:
+            made = work()
+        except Exception as error:
+            failure = error
+    if any_says(failure is not None):
+        raise failure or UserError("the first process failed; its output says why")
+    return made if leads() else work()
+
+
+def any_says(mine: bool) -> bool:
+    """True in every process where one of them says so."""
+    if processes() == 1:
+        return mine
+    return bool(_from_all(np.full(jax.local_device_count(), mine)).any())
+
+
+def _from_all(rows: np.ndarray) -> np.ndarray:
+    """A row for each device of this process, to those of all processes."""
+    if processes() == 1:
+        return rows
+    gathered = jax.pmap(lambda row: lax.all_gather(row, AXIS), axis_name=AXIS)(rows)
+    return np.asarray(gathered.addressable_shards[0].data)[0]
+
+
+def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trials | Batches":
+    """How a group uses this machine's devices: one trial alone has its batches cut, else trials."""
+    if spread == "auto":
+        spread = "batch" if trials == 1 else "trials"
+    if spread == "trials":
+        return Trials(trials, how)
+    if trials > 1:
+        raise UserError(
+            f"train.spread = 'batch' trains one trial at a time, and this group has {trials}: it "
+            "was begun with another train.spread; take that, or another --workdir"
+        )
+    return Batches()
+
+
+class _Devices:
+    """Places trees of host arrays on devices, and fetches them.
+
+    What belongs to a group has a leading axis of this process's devices there.
     """
 
-    def __init__(self, count: int, how: How | None = None, devices: list | None = None):
-        devices = devices or jax.local_devices()
-        self.count = count
-        self.share = -(-count // len(devices))
-        self.devices = devices[: -(-count // self.share)]
-        self.how = how or default_how()
-
-    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
-        """`step(state, hyper, shared) -> (state, out)` for one trial, over all of them.
-
-        A trial with `state.alive` false keeps its state; its `out` is filled with zeros.
-        """
-        over = _vmapped if self.how == "vmap" else _mapped
-        return jax.pmap(
-            over(step),
-            in_axes=(0, 0, None),
-            devices=self.devices,
-            donate_argnums=(0,) if donate else (),
-        )
-
-    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
-        """`carry(step)` compiled for these arrays, its state donated."""
-        return self.carry(step, donate=True).lower(state, hyper, shared).compile()
-
-    def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """`fn(*trial_trees, shared) -> out` for one trial, over all of them, stopped or not."""
-
-        def many(*arguments: Tree) -> Tree:
-            *each, shared = arguments
-            if self.how == "vmap":
-                return jax.vmap(lambda each: fn(*each, shared))(tuple(each))
-            return lax.map(lambda each: fn(*each, shared), tuple(each))
-
-        return jax.pmap(many, in_axes=(0,) * trees + (None,), devices=self.devices)
-
-    def spread(self, tree: Tree) -> Tree:
-        """(N, …) host arrays to (devices, trials a device, …) on the devices."""
-        places = np.minimum(np.arange(len(self.devices) * self.share), self.count - 1)
-        shape = (len(self.devices), self.share)
-
-        def place(leaf: Any) -> jax.Array:
-            leaf = np.asarray(leaf)[places]
-            return jax.device_put(leaf.reshape(shape + leaf.shape[1:]), self._sharding(split=True))
-
-        return jax.tree.map(place, tree)
-
-    def gather(self, tree: Tree) -> Tree:
-        """(devices, trials a device, …) on the devices to (N, …) on the host."""
-
-        def fetch(leaf: jax.Array) -> np.ndarray:
-            leaf = np.asarray(leaf)
-            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[: self.count]
-
-        return jax.tree.map(fetch, tree)
+    def __init__(self, devices: list | None):
+        # pmap takes all devices of all processes; arrays are placed on this process's own.
+        self.everyone = devices or jax.devices()
+        self.devices = [d for d in self.everyone if d.process_index == jax.process_index()]
 
     def share_all(self, tree: Tree) -> Tree:
         """Arrays that every trial reads, one copy a device, placed once."""
@@ -108,10 +153,143 @@ class Trials:
             placed[len(self.devices)] = self.share_all(tree)
         return placed[len(self.devices)]
 
+    def _split(self, leaf: np.ndarray) -> jax.Array:
+        return jax.device_put(leaf, self._sharding(split=True))
+
     def _sharding(self, split: bool) -> jax.sharding.Sharding:
-        mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))
-        spec = jax.sharding.PartitionSpec("devices") if split else jax.sharding.PartitionSpec()
+        mesh = jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+        spec = jax.sharding.PartitionSpec(AXIS) if split else jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(mesh, spec)
+
+    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
+        raise NotImplementedError
+
+    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
+        """`carry(step)` compiled for these arrays, its state donated."""
+        carried = self.carry(step, donate=True)
+        if processes() > 1:
+            return carried  # compiled by its first call, which knows the others' arrays
+        return carried.lower(state, hyper, shared).compile()
+
+
+class Trials(_Devices):
+    """Carries functions of one trial over a group of trials, spread over the devices.
+
+    Trees of the group have leading axes (devices, trials a device); `spread` and `gather` go
+    between that and the plain trials' axis. The last places are filled with copies of the last
+    trial where the group does not divide evenly.
+    """
+
+    axis_name = None
+    shares = 1
+
+    def __init__(self, count: int, how: How | None = None, devices: list | None = None):
+        super().__init__(devices)
+        self.count = count
+        self.share = -(-count // len(self.everyone))
+        if processes() == 1:
+            self.everyone = self.devices = self.devices[: -(-count // self.share)]
+        self.how = how or default_how()
+
+    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
+        """`step(state, hyper, shared) -> (state, out)` for one trial, over all of them.
+
+        A trial with `state.alive` false keeps its state; its `out` is filled with zeros.
+        """
+        over = _vmapped if self.how == "vmap" else _mapped
+        return jax.pmap(
+            over(step),
+            in_axes=(0, 0, None),
+            devices=self.everyone,
+            donate_argnums=(0,) if donate else (),
+        )
+
+    def map(self, fn: Callable, trees: int = 1) -> Callable:
+        """`fn(*trial_trees, shared) -> out` for one trial, over all of them, stopped or not."""
+
+        def many(*arguments: Tree) -> Tree:
+            *each, shared = arguments
+            if self.how == "vmap":
+                return jax.vmap(lambda each: fn(*each, shared))(tuple(each))
+            return lax.map(lambda each: fn(*each, shared), tuple(each))
+
+        return jax.pmap(many, in_axes=(0,) * trees + (None,), devices=self.everyone)
+
+    def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
+        """`fn(*trial_trees, rows, shared)` for each trial: rows (S, …) to host arrays (N, S, …)."""
+        carried = self.map(lambda *each: fn(*each[:-1], *each[-1]), len(trees))
+        return self.gather(carried(*trees, (rows, shared)))
+
+    def spread(self, tree: Tree) -> Tree:
+        """(N, …) host arrays to (devices, trials a device, …) on the devices."""
+        places = np.minimum(np.arange(len(self.everyone) * self.share), self.count - 1)
+        places = places.reshape(len(self.everyone), self.share)
+        mine = places[[device in self.devices for device in self.everyone]]
+        return jax.tree.map(lambda leaf: self._split(np.asarray(leaf)[mine]), tree)
+
+    def gather(self, tree: Tree) -> Tree:
+        """(devices, trials a device, …) on the devices to (N, …) on the host of every process."""
+
+        def fetch(leaf: jax.Array) -> np.ndarray:
+            leaf = _from_all(np.asarray(leaf))
+            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[: self.count]
+
+        return jax.tree.map(fetch, tree)
+
+
+class Batches(_Devices):
+    """Carries functions of one trial whose batches are cut into shares, one a device.
+
+    Functions see the axis AXIS and add up over it what belongs to the whole batch; what they
+    return is then the same on every device. Trees of the trial have a leading axis (devices);
+    `spread` and `gather` go between that and a trials' axis of one.
+    """
+
+    axis_name = AXIS
+
+    def __init__(self, devices: list | None = None):
+        super().__init__(devices)
+        self.shares = len(self.everyone)
+
+    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
+        """`step(state, hyper, shared) -> (state, out)` of a batch's share, on every device."""
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(0, 0, None),
+            devices=self.everyone,
+            donate_argnums=(0,) if donate else (),
+        )
+
+    def map(self, fn: Callable, trees: int = 1) -> Callable:
+        """`fn(*trial_trees, shared) -> out`, on every device."""
+        return jax.pmap(fn, axis_name=AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
+
+    def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
+        """`fn(*trial_trees, rows, shared)`, each device its share of the rows: (1, S, …)."""
+        count = -(-len(rows) // self.shares)
+        padded = np.resize(rows, (self.shares, count, *rows.shape[1:]))
+
+        def share(*each: Tree) -> Tree:
+            *trees, (rows, shared) = each
+            out = fn(*trees, rows[lax.axis_index(AXIS)], shared)
+            return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), out)
+
+        scored = self.gather(self.map(share, len(trees))(*trees, (padded, shared)))
+        return jax.tree.map(lambda leaf: leaf[:, : len(rows)], scored)
+
+    def spread(self, tree: Tree) -> Tree:
+        """(1, …) host arrays to (devices, …) on the devices, the same on each."""
+
+        def place(leaf: Any) -> jax.Array:
+            leaf = np.asarray(leaf)
+            return self._split(np.broadcast_to(leaf, (len(self.devices), *leaf.shape[1:])))
+
+        return jax.tree.map(place, tree)
+
+    def gather(self, tree: Tree) -> Tree:
+        """The first device's arrays, (1, …) on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data), tree)
 
 
 def _vmapped(step: Callable) -> Callable:

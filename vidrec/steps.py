@@ -37,6 +37,7 @@ class Plan:
         length: frames of a clip that enter the model.
         train_clips, val_clips: how many clips the splits hold.
         axis_name: the devices' axis where a batch is spread over devices.
+        shares: how many devices that are.
     """
 
     cfg: Config
@@ -45,6 +46,7 @@ class Plan:
     train_clips: int
     val_clips: int
     axis_name: str | None = None
+    shares: int = 1
 
     @property
     def steps(self) -> int:
@@ -134,7 +136,7 @@ def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
     clips_SB, valid_SB = _order(plan, seed, zero)
     batch = _gather(plan, data, data.train[clips_SB[0]], valid_SB[0], numbers, epoch=None)
     _, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
-    mean = _total(plan, losses_B * valid_SB[0]) / _total(plan, valid_SB[0])
+    mean = _total(plan, losses_B * batch.valid_B) / _total(plan, batch.valid_B)
     return state._replace(untrained_loss=mean)
 
 
@@ -256,10 +258,11 @@ def _update(
     scored_BT: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array], Tree]:
     """One parameter update; sums over devices are taken before anything is divided."""
-    (loss, (carry, stats)), gradient = jax.value_and_grad(_loss, has_aux=True)(
-        state.trained, plan, state, numbers, frozen, batch, carry, offset, scored_BT
+    gradients = _accumulated if plan.cfg.train.accumulate > 1 else _gradient
+    loss, gradient, carry, stats = gradients(
+        plan, state, numbers, frozen, batch, carry, offset, scored_BT
     )
-    loss, gradient = _total(plan, loss), jax.tree.map(lambda g: _psum(plan, g), gradient)
+    loss, gradient = _total(plan, loss), _psum(plan, gradient)
     clips = jnp.maximum(_total(plan, batch.valid_B), 1)
     gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
     norm = optax.tree.norm(gradient)
@@ -274,6 +277,63 @@ def _update(
         "not_finite": 1.0 - (jnp.isfinite(loss) & jnp.isfinite(norm)),
     }
     return updated, sums, carry
+
+
+def _gradient(
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    frozen: Tree,
+    batch: Batch,
+    carry: Tree,
+    offset: jax.Array | int,
+    scored_BT: jax.Array,
+) -> tuple[jax.Array, Tree, Tree, Tree]:
+    """The summed loss of a batch, its gradient, and the carry and statistics that came out."""
+    (loss, (carry, stats)), gradient = jax.value_and_grad(_loss, has_aux=True)(
+        state.trained, plan, state, numbers, frozen, batch, carry, offset, scored_BT
+    )
+    return loss, gradient, carry, stats
+
+
+def _accumulated(
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    frozen: Tree,
+    batch: Batch,
+    carry: Tree,
+    offset: jax.Array | int,
+    scored_BT: jax.Array,
+) -> tuple[jax.Array, Tree, Tree, Tree]:
+    """As `_gradient`, by parts of the batch one after another: only one's activations are kept.
+
+    Batch normalisation takes each part's own statistics.
+    """
+    parts = plan.cfg.train.accumulate
+    size = len(batch.valid_B)
+    each = -(-size // parts)
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        padded = jnp.pad(leaf, [(0, parts * each - size)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(parts, each, *leaf.shape[1:])
+
+    def part(sums: tuple, given: tuple) -> tuple[tuple, Tree]:
+        loss, gradient, stats = sums
+        batch, carry, scored_BT = given
+        more, slope, carry, stats = _gradient(
+            plan, state._replace(stats=stats), numbers, frozen, batch, carry, offset, scored_BT
+        )
+        return (loss + more, jax.tree.map(jnp.add, gradient, slope), stats), carry
+
+    keys = jnp.resize(batch.keys_B, (parts * each,)).reshape(parts, each)
+    cuts = jax.tree.map(cut, batch._replace(keys_B=None))._replace(keys_B=keys)
+    nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trained), state.stats)
+    (loss, gradient, stats), carries = lax.scan(
+        part, nothing, (cuts, jax.tree.map(cut, carry), cut(scored_BT))
+    )
+    carry = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], carries)
+    return loss, gradient, carry, stats
 
 
 def _loss(
@@ -362,12 +422,13 @@ def validate(plan: Plan, state: TrainState, numbers: dict, data: Resident) -> di
         clips_B = data.val[jnp.minimum(places_B, plan.val_clips - 1)]
         batch = _gather(plan, data, clips_B, valid_B, numbers, epoch=None)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
-        right_B = (logits.argmax(-1) == batch.labels_B) & valid_B
+        right_B = (logits.argmax(-1) == batch.labels_B) & batch.valid_B
         right = right_B.sum(dtype=jnp.int32)
-        return (sums[0] + jnp.where(valid_B, losses_B, 0.0).sum(), sums[1] + right), None
+        return (sums[0] + jnp.where(batch.valid_B, losses_B, 0.0).sum(), sums[1] + right), None
 
     zero = (jnp.zeros(()), jnp.zeros((), jnp.int32))
-    (loss, right), _ = lax.scan(step, zero, places)
+    sums, _ = lax.scan(step, zero, places)
+    loss, right = _psum(plan, sums)
     return {"val_loss": loss / plan.val_clips, "val_accuracy": right / plan.val_clips}
 
 
@@ -458,10 +519,14 @@ def _gather(
     numbers: dict,
     epoch: jax.Array | None,
 ) -> Batch:
+    """The batch of these clips, or this device's share of it."""
+    if plan.axis_name:
+        place = lax.axis_index(plan.axis_name)
+        clips_B, valid_B = batches.share(clips_B, valid_B, plan.shares, place)
     return batches.gather(data, clips_B, valid_B, plan.cfg, plan.length, numbers["seed"], epoch)
 
 
-def _psum(plan: Plan, value: jax.Array) -> jax.Array:
+def _psum(plan: Plan, value: Tree) -> Tree:
     return lax.psum(value, plan.axis_name) if plan.axis_name else value
 
 

@@ -29,10 +29,15 @@ from vidrec.prepare import SPLITS, Prepared
 
 Tree = Any
 METRICS = "metrics.jsonl"
+RESULT = "result.json"
 
 
 class Interrupted(Exception):
     """Training was asked to stop; what is on disk goes on from there."""
+
+
+class Lost(Interrupted):
+    """Another process of this training has died."""
 
 
 class Busy(UserError):
@@ -108,15 +113,22 @@ class Group:
         self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
         fitted = override(self.cfg, {"frames.length": data.length})
-        self.model = model.build(fitted, len(data.classes), encoder=data.encoder)
-        self.plan = steps.Plan(
-            self.cfg, self.model, data.length, len(data.clips("train")), len(data.clips("val"))
-        )
         # Variants that differ in scoring only are trained once.
         self.trained = {steps.training_id(each.config): each.config for each in members}
-        self.over = parallel.Trials(len(self.trained), how)
+        self.over = parallel.over(len(self.trained), self.cfg.train.spread, how)
+        self.model = model.build(fitted, len(data.classes), self.over.axis_name, data.encoder)
+        self.plan = steps.Plan(
+            self.cfg,
+            self.model,
+            data.length,
+            len(data.clips("train")),
+            len(data.clips("val")),
+            self.over.axis_name,
+            self.over.shares,
+        )
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
+        self.state: Tree = None
         self.step: Callable | None = None
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._claimed: IO | None = None
@@ -125,7 +137,7 @@ class Group:
         """Takes the untrained group or the saved one, and compiles its epoch."""
         with plainly(self.folder):
             make(self.folder)
-            self._claimed = _claim(self.folder)
+            self._claimed = _claim(self.folder) if parallel.leads() else None
         try:
             self._ready()
         except BaseException:
@@ -137,7 +149,7 @@ class Group:
         self.resident = self.over.share_once(resident(self.data), self.data.placed)
         numbers = [steps.hyper(config) for config in self.trained.values()]
         self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        self.state = self.over.map(partial(_init, self.plan))(self.numbers, self.resident)
+        self.state = self.over.map(partial(steps.init, self.plan))(self.numbers, self.resident)
         self.host = self.over.gather(self.state)
         if saved := self.checkpoints.restore(self.host):
             _, self.host, meta = saved
@@ -152,7 +164,7 @@ class Group:
 
     def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
         """Trains, scores, and writes what `fit` says."""
-        if not self._claimed:
+        if self.state is None:
             self.ready()
         try:
             with plainly(self.folder):
@@ -160,6 +172,13 @@ class Group:
                     self._train(watcher or Silent())
                 self.checkpoints.wait()
                 return self._score(self.state)
+        except jax.errors.JaxRuntimeError as error:
+            if parallel.processes() == 1:
+                raise
+            raise Lost(
+                f"another process was lost ({str(error).splitlines()[0]}); the same command, "
+                "given to all of them, goes on from the last save"
+            ) from error
         finally:
             self.close()
 
@@ -184,15 +203,15 @@ class Group:
             )
             self.seconds["train"] += time.perf_counter() - began
             lines = _lines(ids, trained, epoch, records, status)
-            with (self.folder / METRICS).open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            _append(self.folder / METRICS, lines)
             watcher.epoch(epoch, {line["trial"]: line for line in lines})
-            stop = watcher.should_stop()
+            stop = parallel.any_says(watcher.should_stop())
             due = time.monotonic() - saved_at >= self.cfg.train.save_seconds
-            if due or stop or not alive.any():
+            if parallel.any_says(due or stop or not alive.any()):
                 self.host = self.over.gather(self.state)
                 meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": ids}
-                self.checkpoints.save(epoch, self.host, meta)
+                if parallel.leads():
+                    self.checkpoints.save(epoch, self.host, meta)
                 saved_at = time.monotonic()
             if stop and alive.any():
                 self.checkpoints.wait()
@@ -202,23 +221,21 @@ class Group:
         """Scores every clip with each trial's best weights, and writes the trials' folders."""
         scores = self._all_scores(state)
         ids = list(self.trained)
-        results = []
-        for member in self.members:
+        for member in self.members if parallel.leads() else ():
             place = ids.index(steps.training_id(member.config))
             own = {name: each[place] for name, each in scores.items()}
-            results.append(self._finish(member, place, own))
-        return results
+            self._finish(member, place, own)
+        parallel.meet()
+        return [json.loads((each.folder / RESULT).read_text()) for each in self.members]
 
     def _all_scores(self, state: Tree) -> dict[str, np.ndarray]:
         """Scores of all readable clips: logits (N, n, K), losses (N, n), steps (N, n, T)."""
         clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
         size = min(self.cfg.eval.batch_size, len(clips))
         padded = np.resize(clips, (-(-len(clips) // size), size))
-        score = self.over.map(partial(_score_once, self.plan), trees=2)
-        shared = self.over.share_all({"clips": padded})
-        outputs = self.over.gather(
-            score(state.best, self.numbers, shared | {"data": self.resident})
-        )
+        scoring = partial(steps.score, self._scoring())
+        trees = (state.best, self.numbers)
+        outputs = self.over.score(scoring, trees, padded, self.resident)
         names = ("logits", "losses", "steps")
         scores = {}
         for name, leaf in zip(names, outputs, strict=True):
@@ -232,17 +249,21 @@ class Group:
                 scores[_windows(cfg)] = self._window_scores(state, clips, cfg)
         return scores
 
+    def _scoring(self) -> steps.Plan:
+        """Each clip is scored whole, wherever it is."""
+        return replace(self.plan, axis_name=None, shares=1)
+
     def _window_scores(self, state: Tree, clips: np.ndarray, cfg: Config) -> np.ndarray:
         """Weighted log-probabilities of each clip window: (N, windows, K)."""
         starts = window_table(self.data.lengths, clips, cfg)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
-        score = self.over.map(partial(_score_windows, replace(self.plan, cfg=cfg)), trees=2)
-        shared = self.over.share_all({"windows": padded})
-        logits = self.over.gather(score(state.best, self.numbers, shared | {"data": self.resident}))
+        scoring = partial(steps.score_windows, replace(self._scoring(), cfg=cfg))
+        trees = (state.best, self.numbers)
+        logits = self.over.score(scoring, trees, padded, self.resident)
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
 
-    def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> dict:
+    def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> None:
         """Writes one trial's folder; result.json last, since it says that the rest is there."""
         logits = self._decided(member.config, scores)
         predictions, figures = {}, {}
@@ -295,8 +316,7 @@ class Group:
             "versions": versions(),
             "dir": str(folder),
         }
-        write_json(folder / "result.json", result)
-        return result
+        write_json(folder / RESULT, result)
 
     def layers(self) -> list[dict[str, Any]]:
         """Layers of the model that was trained, by shapes alone."""
@@ -370,7 +390,7 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
             "versions": versions(),
             "dir": str(member.folder),
         }
-        write_json(member.folder / "result.json", result)
+        write_json(member.folder / RESULT, result)
 
 
 def resident(data: Prepared) -> Resident:
@@ -402,18 +422,6 @@ def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndar
     return np.asarray(rows, np.int32)
 
 
-def _init(plan: steps.Plan, numbers: Tree, shared: Tree) -> Tree:
-    return steps.init(plan, numbers, shared)
-
-
-def _score_once(plan: steps.Plan, best: Tree, numbers: Tree, shared: Tree) -> Tree:
-    return steps.score(plan, best, numbers, shared["clips"], shared["data"])
-
-
-def _score_windows(plan: steps.Plan, best: Tree, numbers: Tree, shared: Tree) -> Tree:
-    return steps.score_windows(plan, best, numbers, shared["windows"], shared["data"])
-
-
 def _lines(
     ids: Sequence[str], alive: np.ndarray, epoch: int, records: Tree, status: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -431,6 +439,12 @@ def _lines(
         state = steps.STATUS[int(status[place])]
         lines.append({"trial": ids[place], "epoch": epoch, **finite, "status": state})
     return lines
+
+
+def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if parallel.leads():
+        with file.open("a") as opened:
+            opened.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def _cut_back(file: Path, epoch: int) -> None:
@@ -454,17 +468,21 @@ def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> None:
 
 
 def make(folder: Path) -> None:
-    """A folder and those above it, which may be there already."""
+    """A folder and those above it, which may be there already; several processes make it once."""
+    if not parallel.leads():
+        return
     with plainly(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(file: Path, content: Any) -> None:
-    """A whole file or none."""
+    """A whole file or none; of several processes the leading one writes."""
     _write_whole(file, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _write_whole(file: Path, text: str) -> None:
+    if not parallel.leads():
+        return
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
