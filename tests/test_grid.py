@@ -153,7 +153,8 @@ def test_a_finished_table_trains_nothing_and_reads_no_data(rates, monkeypatch):
 def test_a_trial_of_a_table_is_the_run_alone(rates, tmp_path):
     filled, _, _ = rates
     trial = filled.trials[7]
-    cfg = settings(**FAST, optim__learning_rate=RATES[1], seed=2)
+    # Alone its batches would be spread over these devices, which adds up in another order.
+    cfg = settings(**FAST, optim__learning_rate=RATES[1], seed=2, train__spread="trials")
     alone = grid.run(cfg, tmp_path, source=features())
     assert alone["id"] == trial["id"]
     assert alone["metrics"] == trial["metrics"]
@@ -315,6 +316,21 @@ def test_a_folder_of_other_trials_is_refused(tmp_path):
     (group / "group.json").write_text('{"members": ["other"]}')
     with pytest.raises(UserError, match="belongs to other trials; take another --workdir"):
         fill(table([{}]), tmp_path)
+
+
+def test_a_group_that_does_not_fit_in_memory_is_split_for_good(tmp_path):
+    four = table(product({"optim.learning_rate": [0.01, 0.05]}), seeds=2)
+    found, screen = fill(four, tmp_path, overrides={"train.memory_gb": 1e-6})
+    assert sum("is split" in line for line in screen.lines) == 3  # 4 trials, then 2 and 2
+    made = sorted(each.name for each in (found.folder / "groups").iterdir())
+    assert made == [made[0] + part for part in ("", "-1", "-1-1", "-1-2", "-2", "-2-1", "-2-2")]
+    assert [each["trials_in_group"] for each in found.trials] == [1] * 4
+    # With room again it stays as it was fixed; only what is missing is scored anew.
+    (found.folder / "trials" / found.trials[3]["id"] / "result.json").unlink()
+    again, screen = fill(four, tmp_path)
+    assert not screen.epochs
+    assert [each["trials_in_group"] for each in again.trials] == [1] * 4
+    assert [each["resumed_epoch"] for each in again.trials] == [0, 0, 0, 2]
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):

@@ -168,6 +168,7 @@ class Train:
     target: Share = 0.0  # stop when validation accuracy reaches this; 0: never
     accumulate: Count = 1  # gradient accumulation: parts of a batch
     spread: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
+    memory_gb: Positive = 0.0  # that a group may take of a device; 0: what the device has
     save_seconds: Positive = 20.0  # at least this long between two saves
 
 
@@ -212,7 +213,14 @@ TRACED = (
     "train.target",
 )
 # Where things lie and how often they are saved: never part of a trial's identity.
-PLACES = ("data.root", "data.strict", "train.save_seconds", "train.spread", "eval.batch_size")
+PLACES = (
+    "data.root",
+    "data.strict",
+    "train.spread",
+    "train.memory_gb",
+    "train.save_seconds",
+    "eval.batch_size",
+)
 
 
 def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from vidrec.errors import UserError
 
 OF_A_ROW = ("row", "row_name", "overrides", "published", "doubtful")
 AHEAD = 2  # programs compiled while others train
+Part = tuple[str, list[train.Member], Path]  # a group to train: its name, trials and folder
 SAMPLES = 12  # clips whose frames a report shows
 SAMPLE_FRAMES = 8
 
@@ -308,7 +309,12 @@ def _fill(
     What goes wrong in one of several groups is recorded, and the others go on; in one alone it is
     raised, unless `record`.
     """
-    todo = [(name, group) for name, group in table.items() if not _finished(group)]
+    todo = [
+        part
+        for name, group in table.items()
+        for part in _parts(name, group, place(name))
+        if not _finished(part[1])
+    ]
     record = record or len(todo) > 1
     for _, chosen in itertools.groupby(todo, key=lambda each: prepare.key(each[1][0].config)):
         # One data set in memory at a time.
@@ -327,20 +333,57 @@ def _fill(
         except Exception as error:
             if not record:
                 raise
-            for name, group in named:
+            for name, group, _ in named:
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(group, None, error)
             continue
-        for name, group in named:
-            _hold(place(name), group)
-            _environment(place(name))
-        _train([(name, group, place(name)) for name, group in named], data, screen, record)
-        _samples(top, [each for _, group in named for each in group], data)
+        for _, group, folder in named:
+            _hold(folder, group)
+            _environment(folder)
+        _train(named, data, screen, record)
+        _samples(top, [each for _, group, _ in named for each in group], data)
     return bool(todo)
 
 
+def _parts(name: str, group: list[train.Member], folder: Path) -> Iterator[Part]:
+    """A group, or what it was split into because it did not fit in memory."""
+    file = folder / "group.json"
+    count = json.loads(file.read_text()).get("parts", 1) if file.exists() else 1
+    if count == 1:
+        yield name, group, folder
+        return
+    for index, part in enumerate(_split(group, count)):
+        own = f"{name}-{index + 1}"
+        yield from _parts(own, part, folder.with_name(own))
+
+
+def _split(group: Sequence[train.Member], count: int) -> list[list[train.Member]]:
+    """Equal parts, in order; variants that differ in scoring only stay together."""
+    trained = list(dict.fromkeys(steps.training_id(member.config) for member in group))
+    share = -(-len(trained) // count)
+    return [
+        [m for m in group if steps.training_id(m.config) in trained[start : start + share]]
+        for start in range(0, len(trained), share)
+    ]
+
+
+def _train_parts(
+    part: Part, data: prepare.Prepared, screen: Screen, record: bool, why: train.TooLarge
+) -> None:
+    """Splits a group in two, for good, and trains both."""
+    name, group, folder = part
+    screen.say(f"group {name} is split: {why}")
+    content = json.loads((folder / "group.json").read_text())
+    train.write_json(folder / "group.json", content | {"parts": 2})
+    halves = list(_parts(name, group, folder))
+    for _, members, place in halves:
+        _hold(place, members)
+        _environment(place)
+    _train(halves, data, screen, record)
+
+
 def _train(
-    named: Sequence[tuple[str, list[train.Member], Path]],
+    named: Sequence[Part],
     data: prepare.Prepared,
     screen: Screen,
     record: bool,
@@ -358,11 +401,13 @@ def _train(
 
     with ThreadPoolExecutor(max(ahead, 1)) as pool:
         coming: deque[Future] = deque()
-        for place, (name, members, _) in enumerate(named):
+        for place, (name, members, folder) in enumerate(named):
             while len(coming) <= ahead and place + len(coming) < len(named):
                 coming.append(pool.submit(ready, *named[place + len(coming)][1:]))
             try:
                 coming.popleft().result().run(screen.group(name, members))
+            except train.TooLarge as error:
+                _train_parts((name, members, folder), data, screen, record, error)
             except Exception as error:
                 if not record or isinstance(error, train.Interrupted | train.Busy):
                     _leave(pool, coming)

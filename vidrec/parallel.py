@@ -116,6 +116,25 @@ def _from_all(rows: np.ndarray) -> np.ndarray:
     return np.asarray(gathered.addressable_shards[0].data)[0]
 
 
+def memory_limit() -> float:
+    """Bytes that one device's programs may take."""
+    [device, *_] = jax.local_devices()
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return 0.9 * stats["bytes_limit"]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0.8 * machine / jax.local_device_count()
+
+
+def memory_needed(compiled: Any) -> float:
+    """Bytes that a compiled program takes of a device, as the compiler says; 0 where it is mute."""
+    told = getattr(compiled, "memory_analysis", lambda: None)()
+    if told is None:
+        return 0.0
+    held = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+    return float(held + told.temp_size_in_bytes)
+
+
 def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trials | Batches":
     """How a group uses this machine's devices: one trial alone has its batches cut, else trials."""
     if spread == "auto":

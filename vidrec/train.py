@@ -40,6 +40,10 @@ class Lost(Interrupted):
     """Another process of this training has died."""
 
 
+class TooLarge(Exception):
+    """A group of several trials takes more memory than a device has."""
+
+
 class Busy(UserError):
     """The folder is being trained by another process."""
 
@@ -151,7 +155,8 @@ class Group:
         self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
         self.state = self.over.map(partial(steps.init, self.plan))(self.numbers, self.resident)
         self.host = self.over.gather(self.state)
-        if saved := self.checkpoints.restore(self.host):
+        saved = self.checkpoints.restore(self.host)
+        if saved:
             _, self.host, meta = saved
             self.seconds |= meta["seconds"]
             self.resumed_epoch = meta["epoch"]
@@ -160,7 +165,18 @@ class Group:
             self.step = self.over.compile(
                 partial(steps.epoch, self.plan), self.state, self.numbers, self.resident
             )
+            self._check_memory(begun=saved is not None)
         self.seconds["compile"] += time.perf_counter() - began
+
+    def _check_memory(self, begun: bool) -> None:
+        """Raises TooLarge for a group that may still be split: it has no save yet."""
+        limit = 1e9 * self.cfg.train.memory_gb or parallel.memory_limit()
+        needed = parallel.memory_needed(self.step)
+        if needed > limit and len(self.trained) > 1 and not begun:
+            raise TooLarge(
+                f"{len(self.trained)} trials take {needed / 1e9:.2f} GB of a device, and there are "
+                f"{limit / 1e9:.2f}"
+            )
 
     def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
         """Trains, scores, and writes what `fit` says."""
