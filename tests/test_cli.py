@@ -1,13 +1,15 @@
 """The command line as a user meets it: answers, mistakes, exit statuses."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from vidrec import cli
+from vidrec import cli, commands, parallel
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,3 +143,38 @@ def test_my_videos_with_odd_names_and_a_corrupt_file(tmp_path):
     strict = launch(*words, "--data.strict", "True")
     assert strict.returncode == 2
     assert "broken.mp4" in strict.stderr
+
+
+MINE = """
+import sys
+sys.path.insert(0, {tests!r})
+from sources import settings
+from vidrec.config import override
+
+def config():
+    mine = {{"data.kind": {tests!r} + "/sources.py:given", "scanner.kind": "mean"}}
+    return override(settings(train__epochs=1), mine)
+"""
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
+    """One run: its batches over devices, with an axis. A table: its trials over devices."""
+    some, pmap, seen = jax.devices()[:devices], jax.pmap, []
+
+    def counted(fn, **how):
+        seen.append((how.get("axis_name"), len(how["devices"])))
+        return pmap(fn, **how)
+
+    monkeypatch.setattr(commands, "_prepare_jax", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(jax, "devices", lambda: some)
+    monkeypatch.setattr(jax, "pmap", counted)
+    (tmp_path / "mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)))
+    for words in (["train"], ["ablate", "--seeds", "4"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main([words[0], str(tmp_path / "mine.py"), *words[1:], "--workdir", str(tmp_path)])
+        assert left.value.code == 0
+    assert {axis for axis, _ in seen} == {parallel.AXIS, None}
+    assert {count for _, count in seen} == {devices}
+    assert [axis for axis, _ in seen].count(None) >= 3  # initialised, trained, scored

@@ -1,0 +1,145 @@
+"""A table as one program, beside its trials one after another and beside a process for each.
+
+    python benchmarks/groups.py [--seeds 5] [--processes 3]
+
+The table is `ablate ablations/learning_rate.py --on motion --seeds 5`, reports and compiling
+included. Beside it, on the same features: each trial through `fit` in this process, whose programs
+are compiled already; and `launch.py train` once for each trial, timed for some and scaled up. Then
+an epoch of 16 trials, and of the same 16 when 12 have stopped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import jax
+import numpy as np
+
+from vidrec import ablation, commands, config, grid, model, parallel, prepare, steps, train
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 5  # epochs timed
+
+
+def table(seeds: int) -> ablation.Ablation:
+    """Five rates, some seeds of each."""
+    return grid.with_seeds(ablation.load(ROOT / "ablations" / "learning_rate.py"), seeds)
+
+
+def as_table(question: ablation.Ablation, folder: Path) -> float:
+    """Seconds of the whole table."""
+    began = time.perf_counter()
+    grid.ablate(question, folder, on="motion")
+    return time.perf_counter() - began
+
+
+def one_after_another(trials: list[ablation.Trial], folder: Path) -> float:
+    """Seconds of `fit` for each trial, in a process that has compiled its program before."""
+    data = prepare.prepare(trials[0].config)
+
+    def fit(place: int, name: str) -> None:
+        member = train.Member(f"{place:016d}", trials[place].config, folder / name)
+        train.fit([member], data, folder / name)
+
+    fit(0, "warm")
+    began = time.perf_counter()
+    for place in range(len(trials)):
+        fit(place, f"trial_{place}")
+    return time.perf_counter() - began
+
+
+ALONE = """
+import json
+from vidrec.config import from_dict
+
+def config():
+    return from_dict(json.loads({!r}))
+"""
+
+
+def as_processes(trials: list[ablation.Trial], folder: Path) -> float:
+    """Seconds of one `launch.py train`, the median of some."""
+    seconds = []
+    for place, trial in enumerate(trials):
+        experiment = folder / f"alone_{place}.py"
+        experiment.write_text(ALONE.format(json.dumps(config.to_dict(trial.config))))
+        words = ["train", experiment, "--workdir", folder]
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, ROOT / "launch.py", *words], check=True, stdout=subprocess.DEVNULL
+        )
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)
+
+
+def epochs(trials: list[ablation.Trial], stopped: int) -> tuple[float, float]:
+    """Milliseconds of an epoch of all trials, and of one when some have stopped."""
+    cfg = trials[0].config
+    data = prepare.prepare(cfg)
+    built = model.build(cfg, len(data.classes))
+    counts = (len(data.clips("train")), len(data.clips("val")))
+    plan = steps.Plan(cfg, built, data.length, *counts)
+    over = parallel.Trials(len(trials))
+    shared = over.share_all(train.resident(data))
+    numbers = [steps.hyper(trial.config) for trial in trials]
+    numbers = over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+    begun = over.gather(over.map(partial(steps.init, plan))(numbers, shared))
+    few = begun._replace(alive=np.arange(len(trials)) >= stopped)
+    state = over.spread(begun)
+    step = over.compile(partial(steps.epoch, plan), state, numbers, shared)
+
+    def timed(host: steps.TrainState) -> float:
+        state = over.spread(host)
+        began = time.perf_counter()
+        jax.block_until_ready(step(state, numbers, shared))
+        return 1e3 * (time.perf_counter() - began)
+
+    timed(begun)
+    pairs = [(timed(begun), timed(few)) for _ in range(ROUNDS)]
+    return median(a for a, _ in pairs), median(b for _, b in pairs)
+
+
+def main() -> None:
+    """Prints one JSON object."""
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--seeds", type=int, default=5)
+    words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
+    settings = words.parse_args()
+    commands._prepare_jax()
+    question = table(settings.seeds)
+    trials = ablation.trials(question, on="motion")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        prepare.prepare(trials[0].config)  # data set and features are there already
+        together = as_table(question, folder)
+        alone = one_after_another(trials, folder)
+        process = as_processes(trials[:: max(1, len(trials) // settings.processes)], folder)
+    sixteen = (trials * 16)[:16]
+    full, few = epochs(sixteen, stopped=12)
+    print(
+        json.dumps(
+            {
+                "device": train.versions()["device"],
+                "trials": len(trials),
+                "table_seconds": round(together, 1),
+                "one_after_another_seconds": round(alone, 1),
+                "separate_processes_seconds": round(process * len(trials), 1),
+                "table_to_one_after_another": round(together / alone, 2),
+                "table_to_separate_processes": round(together / (process * len(trials)), 2),
+                "epoch_of_16_ms": round(full, 1),
+                "epoch_with_12_stopped_ms": round(few, 1),
+                "stopped_to_full": round(few / full, 2),
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
