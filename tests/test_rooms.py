@@ -34,6 +34,7 @@ ROOMS = [
     "steps",
     "train",
     "check",
+    "cost",
     "grid",
     "cluster",
     "report",

@@ -20,10 +20,7 @@ def check(cfg: Config) -> int:
     Raises:
         UserError: the settings do not fit each other.
     """
-    made = prepare.abstract(cfg)
-    plan = steps.Plan(cfg, made.model, cfg.frames.length, TRAIN, VAL)
-    numbers = jax.eval_shape(lambda: steps.hyper(cfg))
-    data = _stand_in(cfg, made)
+    plan, numbers, data = stand_in(cfg, TRAIN, VAL, (TRAIN + VAL) * cfg.frames.length)
     state = jax.eval_shape(partial(steps.init, plan), numbers, data)
     jax.eval_shape(partial(steps.epoch, plan), state, numbers, data)
     clips = jax.ShapeDtypeStruct((1, 2), np.int32)
@@ -34,19 +31,25 @@ def check(cfg: Config) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.trained))
 
 
-def _stand_in(cfg: Config, made: prepare.Abstract) -> Resident:
-    clips, frames = TRAIN + VAL, (TRAIN + VAL) * cfg.frames.length
+def stand_in(
+    cfg: Config, train: int, val: int, frames: int
+) -> tuple[steps.Plan, dict[str, Any], Resident]:
+    """Plan, numbers and data of a trial as shapes: so many clips of each kind, frames in all."""
+    made = prepare.abstract(cfg)
+    plan = steps.Plan(cfg, made.model, cfg.frames.length, train, val)
+    numbers = jax.eval_shape(lambda: steps.hyper(cfg))
 
-    def integers(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, np.int32)
+    def integers(count: int) -> Any:
+        return jax.ShapeDtypeStruct((count,), np.int32)
 
     frozen = {"fixed": made.fixed, "start": made.start, "constants": made.constants}
-    return Resident(
+    data = Resident(
         values=jax.ShapeDtypeStruct((frames, *made.frame), made.dtype),
-        offsets=integers(clips),
-        lengths=integers(clips),
-        labels=integers(clips),
-        train=integers(TRAIN),
-        val=integers(VAL),
+        offsets=integers(train + val),
+        lengths=integers(train + val),
+        labels=integers(train + val),
+        train=integers(train),
+        val=integers(val),
         frozen={name: tree for name, tree in frozen.items() if tree},
     )
+    return plan, numbers, data

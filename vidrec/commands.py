@@ -360,9 +360,21 @@ def _dry_run(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
             shown.add_row(*map(str, cells))
         console = _console(command)
         console.print(shown)
+        console.print(_estimated(grid.estimates(table, settings, command.on)))
         groups = len({trial["group"] for trial in plan})
         console.print(f"{len(plan)} trials in {groups} programs")
     return 0
+
+
+def _estimated(groups: list[dict[str, Any]]) -> Table:
+    """Memory and time of each group, as far as the data set is there."""
+    shown = Table("group", "trials", "memory", "time at most", title="on this machine, about")
+    for group in groups:
+        memory, time = "data set not here", "–"
+        if group["seconds"] is not None:
+            memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
+        shown.add_row(group["group"], str(group["trials"]), memory, time)
+    return shown
 
 
 def report(command: Report, settings: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, parallel, prepare, steps, train
+from vidrec import checkpoint, cost, parallel, prepare, steps, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -243,7 +243,7 @@ def dry_run(
 ) -> list[dict[str, Any]]:
     """What `ablate` would train, with each model's parameters; needs no data set."""
     trials = tables.trials(ablation, overrides, on)
-    ids = _ids(trials, None)
+    ids = _ids(trials, None, make=False)
     counted: dict[str, int] = {}
     plan = []
     for place, trial in enumerate(trials):
@@ -264,6 +264,33 @@ def dry_run(
     return plan
 
 
+def estimates(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[dict[str, Any]]:
+    """For each group of a table: its trials, and bytes and seconds that it should take here.
+
+    Without the data set these are None. Bytes are those of trials and data; what a step needs for
+    its gradient comes on top, and a group for which that is too much is split before it trains.
+    """
+    trials = list({each.config: each for each in tables.trials(ablation, overrides, on)}.values())
+    chosen: dict[str, list[Config]] = {}
+    for trial in trials:
+        chosen.setdefault(group_name(trial.config), []).append(trial.config)
+    sizes = {prepare.key(cfg): cfg for cfg, *_ in chosen.values()}
+    known = {key: cost.known_size(cfg) for key, cfg in sizes.items()}
+    found = []
+    for name, [cfg, *others] in chosen.items():
+        estimate: dict[str, Any] = {"group": name, "trials": 1 + len(others)}
+        estimate |= {"bytes": None, "seconds": None}
+        if size := known[prepare.key(cfg)]:
+            each = cost.of(cfg, *size)
+            epochs = sum(one.train.epochs for one in [cfg, *others])
+            estimate["bytes"] = each.data + each.state * (1 + len(others))
+            estimate["seconds"] = cost.seconds(each, epochs, cost.measured_rate(cfg))
+        found.append(estimate)
+    return found
+
+
 def group_name(cfg: Config) -> str:
     """Equal for trials that are compiled and trained together.
 
@@ -282,7 +309,7 @@ def groups(members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
     return found
 
 
-def _ids(trials: Sequence[Trial], source: Source | None) -> list[str]:
+def _ids(trials: Sequence[Trial], source: Source | None, make: bool = True) -> list[str]:
     fingerprints: dict[str, str] = {}
 
     def fingerprint(cfg: Config) -> str:
@@ -290,7 +317,7 @@ def _ids(trials: Sequence[Trial], source: Source | None) -> list[str]:
             return source.fingerprint()
         code = canonical({"data": repr(cfg.data)})
         if code not in fingerprints:
-            fingerprints[code] = prepare.data_fingerprint(cfg)
+            fingerprints[code] = prepare.data_fingerprint(cfg, make)
         return fingerprints[code]
 
     return [prepare.trial_id(trial.config, fingerprint(trial.config)) for trial in trials]

@@ -271,10 +271,15 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
     return cfg.frames.length
 
 
-def data_fingerprint(cfg: Config) -> str:
-    """Of the data set that is there, or "absent"; part of a trial's id."""
+def data_fingerprint(cfg: Config, make: bool = True) -> str:
+    """Of the data set, or "absent"; part of a trial's id.
+
+    Args:
+        make: a set that can be generated or downloaded is, first.
+    """
     try:
-        return datasets.load(cfg.data).fingerprint()
+        source = datasets.load(cfg.data) if make else datasets.load_if_there(cfg.data)
+        return source.fingerprint() if source else "absent"
     except UserError:
         return "absent"
 

@@ -15,6 +15,7 @@ __all__ = [
     "UnreadableClip",
     "describe",
     "load",
+    "load_if_there",
     "motion",
     "source",
     "splits",
@@ -29,6 +30,19 @@ def load(data: Data) -> Source:
         UserError: it is not there, or not as it should be; says what to do.
     """
     return _load(data).keep_classes(data.classes)
+
+
+def load_if_there(data: Data) -> Source | None:
+    """As `load`; None where it would have to be generated or downloaded first, or is not there."""
+    if data.kind == "tfds":
+        from vidrec.datasets import tfds_source
+
+        if not tfds_source.is_prepared(data):
+            return None
+    try:
+        return load(data)
+    except UserError:
+        return None
 
 
 def _load(data: Data) -> Source:

@@ -132,6 +132,15 @@ def load(data: Data) -> TfdsSource:
     )
 
 
+def is_prepared(data: Data) -> bool:
+    """True where `load` has nothing to generate or to download."""
+    with _quiet():
+        try:
+            return _builder(data.tfds or "motion", data.root).is_prepared()
+        except UserError:
+            return False
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """TFDS's own remarks: stdout is for results, and its warnings are about itself."""

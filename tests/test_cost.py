@@ -1,0 +1,70 @@
+"""What a table would take is counted from shapes, as a plain sum counts it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from sources import features, settings
+
+from vidrec import cost, grid
+from vidrec.ablation import Ablation, product
+
+
+def counted(fn, *shapes):
+    return cost.operations(jax.make_jaxpr(fn)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+
+
+def test_products_convolutions_and_loops_are_counted():
+    assert counted(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert counted(lambda a, b: jnp.einsum("nij,njk->nik", a, b), (4, 3, 5), (4, 5, 7)) == 840
+    conv = counted(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        (2, 8, 8, 3),
+        (3, 3, 3, 6),
+    )
+    assert conv == 2 * 27 * (2 * 8 * 8 * 6)
+
+    def looped(a, b):
+        return jax.lax.scan(lambda x, _: (jax.nn.relu(x @ b), None), a, length=11)[0]
+
+    assert counted(jax.jit(looped), (3, 5), (5, 5)) == 11 * 2 * 3 * 5 * 5
+
+    def either(a, b):
+        return jax.lax.cond(a.sum() > 0, lambda: a @ b @ b, lambda: a @ b)
+
+    assert counted(either, (3, 5), (5, 5)) == 2 * 2 * 3 * 5 * 5
+
+
+def test_an_epoch_of_the_mean_is_a_product_forwards_and_two_back():
+    """The head alone computes: its gradient is one more product, as nothing lies before it."""
+    cfg = settings(
+        scanner__kind="mean", data__kind="features", encoder__width=7, data__classes=tuple("abc")
+    )
+    found = cost.of(cfg, train=15, val=7, frames=100)
+    head = 2 * 7 * 3
+    assert found.operations == 2 * 15 * head + 7 * head
+    assert found.data == 4 * (100 * 7 + 3 * 22 + 15 + 7)
+    assert found.state > 2 * 4 * (7 * 3 + 3)
+
+
+def test_time_grows_with_epochs_and_falls_with_the_rate():
+    one = cost.Cost(0, 0, 1e9)
+    assert cost.seconds(one, 20, 1e9) - cost.seconds(one, 10, 1e9) == pytest.approx(10 * cost.REST)
+    assert cost.measured_rate(settings()) > 1e6
+
+
+def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
+    here = settings(data__kind="tfds")
+    rows = [
+        Row(row) for row in product({"scanner.kind": ["mean", "gru"], "optim.clip_norm": [0, 1]})
+    ]
+    table = Ablation("table", here, rows)
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
+    assert [g["bytes"] for g in grid.estimates(table)] == [None] * 2
+    assert not list(tmp_path.rglob("*.array_record*"))  # nothing was generated to be counted
+    monkeypatch.setattr(cost.datasets, "load_if_there", lambda data: features())
+    mean, gru = grid.estimates(table)
+    assert mean["trials"] == gru["trials"] == 2
+    assert 0 < mean["bytes"] < gru["bytes"]
+    assert cost.COMPILE < mean["seconds"] < gru["seconds"]
