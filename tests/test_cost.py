@@ -56,10 +56,8 @@ def test_time_grows_with_epochs_and_falls_with_the_rate():
 
 def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     here = settings(data__kind="tfds")
-    rows = [
-        Row(row) for row in product({"scanner.kind": ["mean", "gru"], "optim.clip_norm": [0, 1]})
-    ]
-    table = Ablation("table", here, rows)
+    axes = {"scanner.kind": ["mean", "gru"], "optim.clip_norm": [0, 1]}
+    table = Ablation("table", here, product(axes))
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
     assert [g["bytes"] for g in grid.estimates(table)] == [None] * 2
     assert not list(tmp_path.rglob("*.array_record*"))  # nothing was generated to be counted
