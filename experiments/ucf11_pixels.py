@@ -31,7 +31,13 @@ def config() -> Config:
         data=Data(kind="tfds", tfds="ucf11", split="group", val=160),
         frames=Frames(length=30),
         encoder=Encoder(
-            kind="cnn3", trainable="all", readout="dense", width=256, size=64, normalise="unit"
+            kind="cnn3",
+            trainable="all",
+            readout="dense",
+            width=256,
+            size=64,
+            normalise="unit",
+            init="normal",
         ),
         scanner=Scanner(kind="lstm", units=128, init="normal"),
         head=Head(kind="flatten"),

@@ -438,13 +438,15 @@ def test_bfloat16_computes_coarsely_on_float32_parameters():
 
 def test_initialisers():
     module, shape = CNN3(channels=((40,), (60,), (50,))), (9, 12, 3)
-    he, report = (
+    he, normal = (
         module.clone(initialiser=name).init(jax.random.key(0), pixels(1, *shape))["params"]
-        for name in ("he", "report")
+        for name in ("he", "normal")
     )
-    for params in (report, he):
+    assert encoders.build(settings(kind="cnn3")).initialiser == "he"
+    assert encoders.build(settings(kind="cnn3", init="normal")).initialiser == "normal"
+    for params in (normal, he):
         assert not any(leaf.any() for leaf in jax.tree.leaves(params) if leaf.ndim == 1)
-    assert float(report["block2"]["conv1"]["kernel"].std()) == pytest.approx(0.1, rel=0.03)
+    assert float(normal["block2"]["conv1"]["kernel"].std()) == pytest.approx(0.1, rel=0.03)
     expected = (2 / (9 * 40)) ** 0.5
     assert float(he["block2"]["conv1"]["kernel"].std()) == pytest.approx(expected, rel=0.03)
 

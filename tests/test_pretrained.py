@@ -1,6 +1,7 @@
 """Weights of others give others' features, and a file that does not fit is told in one line."""
 
 import dataclasses
+import json
 import math
 import os
 import pickle
@@ -439,6 +440,7 @@ def test_encoder_of_a_run(tmp_path):
     }
     expected = {"params": params, "constants": constants}
     checkpoint.write(tmp_path / "model", tree, about)
+    (tmp_path / "result.json").write_text('{"id": "a"}')
     chex.assert_trees_all_equal(encoders.init(module, cfg), expected)
     checkpoint.write(tmp_path / "model", {"encoder": expected, "trained": {}}, about)
     chex.assert_trees_all_equal(encoders.init(module, cfg), expected)
@@ -451,6 +453,43 @@ def test_encoder_of_a_run(tmp_path):
     checkpoint.write(tmp_path / "model", {"trained": {"head": {"bias": np.ones(2)}}}, about)
     with pytest.raises(UserError, match="has no encoder"):
         encoders.init(module, cfg)
+
+
+def test_a_run_is_found_by_its_name(tmp_path):
+    def finished(name: str, id_: str) -> Path:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").write_text(json.dumps({"id": id_}))
+        return tmp_path / name
+
+    def complaint(name: str) -> str:
+        cfg = config.Encoder(kind="cnn3", readout="average", weights=str(tmp_path / name), size=8)
+        with pytest.raises(UserError) as caught:
+            encoders.init(encoders.build(cfg), cfg)
+        assert "\n" not in str(caught.value)
+        return str(caught.value).removeprefix(f"encoder.weights: {tmp_path}")
+
+    def known(name: str) -> str:
+        return config.identity(config.override(config.Config(), {"encoder.weights": name}))
+
+    assert "there is no file and no run" in complaint("frames")
+    first = finished("frames-1234", "a")
+    assert config.run_folder(tmp_path / "frames") == config.run_folder(first) == first
+    (tmp_path / "frames-5678").mkdir()  # another one is still in training
+    assert config.run_folder(tmp_path / "frames") == first
+    assert "frames-5678 is no finished run (result.json is missing)" in complaint("frames-5678")
+    # The same run by its name, by its folder and elsewhere; another run, and another file.
+    same = [str(tmp_path / "frames"), str(first), str(finished("moved", "a"))]
+    assert known(same[0]) == known(same[1]) == known(same[2])
+    assert known(same[0]) != known(str(finished("frames-9", "b")))
+    assert "may be" in complaint("frames")
+    (tmp_path / "frames-5678" / "ablation.json").touch()
+    assert "is an ablation: name one of its trials" in complaint("frames-5678")
+    files = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    files[0].write_bytes(b"1")
+    files[1].write_bytes(b"1")
+    assert known(str(files[0])) == known(str(files[1]))
+    files[1].write_bytes(b"22")
+    assert known(str(files[0])) != known(str(files[1]))
 
 
 # ------------------------------------------------------------------ ImageNet

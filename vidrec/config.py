@@ -6,6 +6,7 @@ K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -86,13 +87,14 @@ class Encoder:
     """A frame (or a clip, for c3d) to features."""
 
     kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
-    weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a run's folder
+    weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a finished run
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
     readout: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
     width: Count = 1024  # of the dense readout
     size: Count = 64  # height and width that frames are resized to
     normalise: Literal["unit", "standard", "caffe", "torch"] = "unit"
     seed: int = 0  # of random weights; a frozen encoder is shared by all seeds of a table
+    init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardise: bool = False  # centre and scale features by the training split's statistics
     components: Whole = 0  # then keep this many principal components; 0: all
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
@@ -454,7 +456,10 @@ def digest(*parts: Any, length: int = 8) -> str:
 
 
 def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
-    """The settings that make a trial what it is, dotted; user files count by their content."""
+    """The settings that make a trial what it is, dotted.
+
+    User files and weights count by their content, so that they may lie anywhere.
+    """
     settings = {}
     for name, _, value in fields(cfg):
         if name in without:
@@ -462,8 +467,51 @@ def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
         if name.endswith(".kind") and ".py:" in str(value):
             path, _, attribute = value.rpartition(":")
             value = f"{digest(_text_of(path), length=16)}:{attribute}"
-        settings[name] = value
+        settings[name] = _weights(value) if name == "encoder.weights" else value
     return settings
+
+
+def _weights(name: str) -> str:
+    """What weights are: a file's content, a run's id; what is not there, and words, stay."""
+    if name in ("random", "imagenet"):
+        return name
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            stat = path.stat()
+            return _content(path, stat.st_size, stat.st_mtime_ns)
+        return json.loads((run_folder(path) / "result.json").read_text())["id"]
+    except (OSError, UserError):
+        return name
+
+
+@functools.cache
+def _content(file: Path, size: int, changed: int) -> str:
+    """Hash of a file, read once for each time it was written."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a finished run: `path` itself, or the only `path-ID` there is.
+
+    Raises:
+        UserError: no such run, several, or one that did not finish.
+    """
+    found = [path] if path.is_dir() else sorted(path.parent.glob(f"{path.name}-*/"))
+    done = [folder for folder in found if (folder / "result.json").is_file()]
+    if len(done) > 1:
+        raise UserError(f"{path} may be {' or '.join(map(str, done))}: say which")
+    if done:
+        return done[0]
+    if not found:
+        raise UserError(f"there is no file and no run {path}")
+    whole = (found[0] / "ablation.json").is_file()
+    raise UserError(
+        f"{found[0]} is an ablation: name one of its trials, {found[0]}/trials/ID"
+        if whole
+        else f"{found[0]} is no finished run (result.json is missing): train it to its end first"
+    )
 
 
 def _text_of(path: str) -> str:

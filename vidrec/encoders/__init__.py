@@ -45,7 +45,7 @@ Tree = Mapping[str, Any]
 def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
     """The module that the settings name.
 
-    `fields` are for what has no setting: `initialiser`, `form`, `channels`, `top` …
+    `fields` are for what has no setting: `form`, `channels`, `top` …
 
     Raises:
         UserError: the encoder has no such readout, or knows nothing of a setting that was changed.
@@ -61,6 +61,10 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
             fields.setdefault(name, value)
         elif value != getattr(default, name):
             raise UserError(f"encoder.{name} = {value!r}: {cfg.kind} has no field '{name}'")
+    if cfg.init != "own":
+        if "initialiser" not in known:
+            raise UserError(f"encoder.init = {cfg.init!r}: {cfg.kind} has no field 'initialiser'")
+        fields.setdefault("initialiser", cfg.init)
     readouts = getattr(kind, "READOUTS", (cfg.readout,))
     if cfg.readout not in readouts:
         choices = ", ".join(readouts)

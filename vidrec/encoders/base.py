@@ -22,7 +22,7 @@ def _normal(key: Array, shape: tuple[int, ...], deviation: float) -> Array:
 # activations grow from layer to layer, where He's keeps their size.
 INITIALISERS = {
     "he": lambda key, shape: _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1]))),
-    "report": lambda key, shape: _normal(key, shape, 0.1),
+    "normal": lambda key, shape: _normal(key, shape, 0.1),
 }
 
 
@@ -108,7 +108,7 @@ class Encoder(nn.Module):
             collection "constants", so that they are saved with the parameters.
         trainable: which blocks are differentiated when `train`.
         form: of convolutions that are differentiated; the others are always `lax`.
-        initialiser: "he", or "report": normal(0, 0.1), as report C has it.
+        initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
         compute: dtype of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
         mean, std: what "constants" start from, a number a channel; not a number where unknown.

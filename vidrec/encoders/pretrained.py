@@ -142,14 +142,14 @@ def load(kind: str, source: str | Path, like: Tree) -> Weights:
 def fill(cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     """The variables, with what the settings' weights hold in place of what was drawn at random.
 
-    A run's folder brings all of its encoder, statistics of pixels included.
+    A run brings all of its encoder, statistics of pixels included; NAME is the only NAME-ID.
 
     Raises:
         UserError: the weights do not fit, or belong to another preprocessing.
     """
-    folder = Path(cfg.weights).expanduser()
-    if folder.is_dir():
-        return _from_run(folder, cfg, variables)
+    path = Path(cfg.weights).expanduser()
+    if cfg.weights != "imagenet" and not path.is_file():
+        return _from_run(path, cfg, variables)
     found = load(cfg.kind, cfg.weights, variables["params"])
     _same_preprocessing(cfg, found.normalise)
     params = _nested({**_flat(variables["params"]), **_flat(found.params)})
@@ -369,10 +369,14 @@ def _through_keras(net: Net, with_top: bool) -> dict[str, Tensor]:
     return found
 
 
-def _from_run(folder: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
+def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     """The encoder that a run trained or used, which must be this one to the last array."""
     from vidrec import checkpoint
 
+    try:
+        folder = config.run_folder(path)
+    except UserError as error:
+        raise UserError(f"encoder.weights: {error}") from None
     tree, about = checkpoint.read(folder / "model")
     _same_preprocessing(cfg, about["config"]["encoder"]["normalise"])
     # An encoder that never trained is saved whole; one that did, with the model it was part of.
