@@ -3,7 +3,8 @@
 The report's three, in its order: C3D "always converged in fewer than 5 epochs" to nothing, VGG9 was
 given up as too slow, CNN+LSTM was stopped at 75 % of validation clips. After them what it tried
 without a figure, VGG9 with its outputs averaged over the clip, and its draw of validation clips by
-clip, whose siblings are trained on, as a control of ours.
+clip, whose siblings are trained on, as a control of ours; and its two failures from weights whose
+size suits their layers (see the lab note).
 """
 
 from vidrec.ablation import Ablation, Row
@@ -43,6 +44,8 @@ def ablation() -> Ablation:
             ),
             Row({**VGG9, "head.kind": "mean"}, name="VGG9, outputs averaged"),
             Row({**CNN_LSTM, "data.val_by": "clip"}, name="CNN+LSTM, validation by clip"),
+            Row({**C3D, "encoder.init": "own"}, name="C3D from He's weights"),
+            Row({**VGG9, "encoder.init": "own"}, name="VGG9 from He's weights"),
         ),
         control=2,
         read=("val_accuracy", "train_loss", "test_accuracy"),

@@ -62,11 +62,11 @@ def measure(case: dict, steps: int, workdir: Path) -> dict:
     result = vidrec.train(vidrec.override(settings(steps), case), workdir)
     lines = (Path(result["dir"]) / "metrics.jsonl").read_text().splitlines()
     last = [json.loads(line) for line in lines][-SHOWN:]
-    levels = sorted({round(line["train/loss"], 3) for line in last if line["train/loss"]})
+    finite = [line for line in last if None not in (line["train/loss"], line["grad/norm"])]
     return {
         "case": case,
-        "levels": levels,
-        "gradient": float(np.median([line["grad/norm"] or np.inf for line in last])),
+        "levels": sorted({round(line["train/loss"], 3) for line in finite}),
+        "gradient": float(np.median([line["grad/norm"] for line in finite])),
         "train_accuracy": result["metrics"]["train"]["accuracy"],
         "status": result["status"],
     }
