@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from vidrec import model, parallel, prepare, steps, train
+from vidrec import feeds, model, parallel, prepare, steps
 from vidrec.config import Config, digest, override
 from vidrec.datasets.source import Source, UnreadableClip, per_clip
 
@@ -146,7 +146,7 @@ class Group:
         else:
             self.over = parallel.Trials(len(configs), how, devices)
         self.plan = plan(configs[0], data, self.over.axis_name, self.over.shares)
-        self.shared = self.over.share_all(train.resident(data))
+        self.shared = self.over.share_all(feeds.resident(data))
         self._init = self.over.map(partial(steps.init, self.plan))
         self._epoch = None
 

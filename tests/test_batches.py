@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sources import features, prepared, settings
 
-from vidrec import batches, train
+from vidrec import batches, feeds
 
 CLIPS = 13
 
@@ -83,7 +83,7 @@ def back_and_forth(n, start, length):
 
 
 def gathered(cfg, data, clips, seed=3, epoch=None):
-    resident = jax.tree.map(jnp.asarray, train.resident(data))
+    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
     clips = np.asarray(clips, np.int32)
     fetch = jax.jit(
         lambda seed, clips, valid, epoch: batches.gather(
@@ -143,7 +143,7 @@ def test_a_whole_clip_is_masked_where_it_ends_and_padding_is_masked_throughout()
     assert data.length == max(data.lengths)
     clips = np.arange(6, dtype=np.int32)
     valid = np.array([True] * 4 + [False] * 2)
-    resident = jax.tree.map(jnp.asarray, train.resident(data))
+    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
     batch = batches.gather(resident, clips, valid, cfg, data.length, 3, jnp.int32(0))
     for place, clip in enumerate(clips):
         n = data.lengths[clip] if valid[place] else 0
@@ -154,7 +154,7 @@ def test_a_whole_clip_is_masked_where_it_ends_and_padding_is_masked_throughout()
 def test_windows_are_slices_continued_where_the_clip_ends():
     cfg = settings()
     data = prepared(cfg, features(lengths=(1, 12)))
-    resident = jax.tree.map(jnp.asarray, train.resident(data))
+    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
     table = np.array([(0, 0), (0, 1), (3, 0), (5, data.lengths[5] - 1)], np.int32)
     batch = batches.gather_windows(resident, table, 5)
     for place, (clip, start) in enumerate(table):

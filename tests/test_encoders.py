@@ -171,12 +171,11 @@ def test_statistics_of_unequal_chunks():
 
 def test_statistics_come_from_the_named_clips_and_stay_with_the_variables():
     frames = np.concatenate([pixels(4, 8, 8, 3) // 4, pixels(5, 8, 8, 3, seed=1)])
-    offsets, lengths = np.array([0, 4]), np.array([4, 5])
     cfg = settings(kind="cnn3", normalise="standard", size=8)
     module = encoders.build(cfg)
     with pytest.raises(ValueError, match="fit_normalisation"):
         encoders.init(module, cfg)
-    module = encoders.fit_normalisation(module, frames, offsets, lengths, [1])
+    module = encoders.fit_normalisation(module, [frames[4:6], frames[:0], frames[6:]])
     variables = encoders.init(module, cfg)
     flat = frames[4:].reshape(-1, 3)
     np.testing.assert_allclose(variables["constants"]["mean"], flat.mean(0), rtol=1e-5)
@@ -186,7 +185,7 @@ def test_statistics_come_from_the_named_clips_and_stay_with_the_variables():
         encoders.build(cfg).apply(variables, frames), module.apply(variables, frames)
     )
     other = encoders.build(settings(kind="cnn3"))
-    assert encoders.fit_normalisation(other, frames, offsets, lengths, [1]) is other
+    assert encoders.fit_normalisation(other, [frames]) is other
 
 
 def layers(kind: str, shape: tuple[int, ...], **changes) -> dict[str, tuple[int, ...]]:

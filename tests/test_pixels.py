@@ -16,7 +16,7 @@ from sources import Group, one, pixels, plan, prepared, settings
 from tiny_runs import write_videos
 
 import vidrec
-from vidrec import batches, checkpoint, cli, encoders, steps, train
+from vidrec import batches, checkpoint, cli, encoders, feeds, steps
 from vidrec.config import override
 
 CNN3 = {
@@ -73,7 +73,7 @@ class Alone:
     def __init__(self, cfg):
         self.cfg, data = cfg, prepared(cfg, pixels())
         self.plan, self.numbers = plan(cfg, data), steps.hyper(cfg)
-        self.resident = jax.tree.map(jnp.asarray, train.resident(data))
+        self.resident = jax.tree.map(jnp.asarray, feeds.resident(data))
         self.state = jax.jit(partial(steps.init, self.plan))(self.numbers, self.resident)
         clips = self.resident.train[: cfg.train.batch_size]
         valid = jnp.ones(clips.shape, bool)

@@ -32,6 +32,7 @@ ROOMS = [
     "evaluate",
     "prepare",
     "steps",
+    "feeds",
     "train",
     "check",
     "cost",

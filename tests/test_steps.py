@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sources import features, furthest, plan, prepared, settings
 
-from vidrec import steps, train
+from vidrec import feeds, steps
 from vidrec.config import override
 
 torch = pytest.importorskip("torch", reason="the literal loop differentiates with PyTorch")
@@ -70,7 +70,7 @@ def ours(cfg, source):
     """Initial and final state, and the records, of three epochs by the engine."""
     data = prepared(cfg, source)
     how = plan(cfg, data)
-    resident = jax.tree.map(jnp.asarray, train.resident(data))
+    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
     numbers = steps.hyper(cfg)
     state = begun = quick(steps.init, how)(numbers, resident)
     epoch = quick(steps.epoch, how)

@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from sources import features, plan, prepared, same, settings
 
-from vidrec import batches, checkpoint, steps, train
+from vidrec import batches, checkpoint, feeds, steps, train
 from vidrec.errors import UserError
 from vidrec.train import METRICS, Busy, Group, Interrupted, Member
 
@@ -336,7 +336,7 @@ def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypat
 
 def test_a_trials_weights_are_drawn_from_its_seed_alone(data):
     cfg = settings(**BASE)
-    how, resident = plan(cfg, data), jax.tree.map(jnp.asarray, train.resident(data))
+    how, resident = plan(cfg, data), jax.tree.map(jnp.asarray, feeds.resident(data))
     begin = jax.jit(lambda numbers: steps.init(how, numbers, resident).trained)
     one, two = (begin(steps.hyper(settings(seed=seed, **BASE))) for seed in (0, 1))
     other = begin(steps.hyper(settings(seed=0, optim__learning_rate=9.0, **BASE)))

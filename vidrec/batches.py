@@ -80,16 +80,15 @@ def order(
     return chosen.astype(jnp.int32).reshape(shape), jnp.ones(shape, bool)
 
 
-def share(
-    clips_B: jax.Array, valid_B: jax.Array, shares: int, place: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """One of `shares` equal parts of a batch, padded where it does not divide evenly."""
-    size = -(-len(clips_B) // shares)
-    more = (0, shares * size - len(clips_B))
-    return tuple(
-        lax.dynamic_slice_in_dim(jnp.pad(each, more), place * size, size)
-        for each in (clips_B, valid_B)
-    )
+def share(batch: Any, shares: int, place: jax.Array) -> Any:
+    """One of `shares` equal parts of arrays (B, …), padded where they do not divide evenly."""
+
+    def part(leaf: jax.Array) -> jax.Array:
+        size = -(-len(leaf) // shares)
+        more = [(0, shares * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        return lax.dynamic_slice_in_dim(jnp.pad(leaf, more), place * size, size)
+
+    return jax.tree.map(part, batch)
 
 
 def gather(
@@ -100,28 +99,50 @@ def gather(
     length: int,
     seed: jax.Array,
     epoch: jax.Array | None,
+    inputs: jax.Array | None = None,
 ) -> Batch:
-    """The batch of these clips: random segments in training, centre ones where epoch is None."""
-    lengths_B = data.lengths[clips_B]
-    indices_BT, mask_BT = jax.vmap(lambda clip, n: _indices(clip, n, cfg, length, seed, epoch))(
-        clips_B, lengths_B
-    )
-    inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    """The batch of these clips: random segments in training, centre ones where epoch is None.
+
+    `inputs` are its frames, at `places`, where `data` does not hold them.
+    """
+    indices_BT, mask_BT = places(data.lengths[clips_B], clips_B, cfg, length, seed, epoch)
+    if inputs is None:
+        inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
     passed = 0 if epoch is None else epoch
     keys_B = jax.vmap(lambda clip: stream(seed, DROPOUT, passed, clip))(clips_B)
     return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
 
 
-def gather_windows(data: Resident, windows_B2: jax.Array, clip: int) -> Batch:
+def places(
+    lengths_B: jax.Array,
+    clips_B: jax.Array,
+    cfg: Config,
+    length: int,
+    seed: jax.Array,
+    epoch: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Which frames of each clip a batch holds, and which of them are no padding, (B, T)."""
+    return jax.vmap(lambda clip, n: _indices(clip, n, cfg, length, seed, epoch))(clips_B, lengths_B)
+
+
+def gather_windows(
+    data: Resident, windows_B2: jax.Array, clip: int, inputs: jax.Array | None = None
+) -> Batch:
     """Windows of `clip` frames from (clip, first frame), continued where the video ends."""
-    clips_B, starts_B = windows_B2[:, 0], windows_B2[:, 1]
-    indices_BT = jax.vmap(lambda n, start: frames.window_indices(n, start, clip))(
-        data.lengths[clips_B], starts_B
-    )
-    inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    clips_B = windows_B2[:, 0]
+    indices_BT = window_places(data.lengths[clips_B], windows_B2, clip)
+    if inputs is None:
+        inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
     all_B = jnp.ones(clips_B.shape, bool)
     keys_B = jax.vmap(lambda clip: stream(0, DROPOUT, clip))(clips_B)
     return Batch(inputs, jnp.ones(indices_BT.shape, bool), data.labels[clips_B], keys_B, all_B)
+
+
+def window_places(lengths_B: jax.Array, windows_B2: jax.Array, clip: int) -> jax.Array:
+    """Which frames of its clip each window holds, (B, clip)."""
+    return jax.vmap(lambda n, start: frames.window_indices(n, start, clip))(
+        lengths_B, windows_B2[:, 1]
+    )
 
 
 def _indices(

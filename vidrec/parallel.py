@@ -126,6 +126,12 @@ def memory_limit() -> float:
     return 0.8 * machine / jax.local_device_count()
 
 
+def room(gigabytes: float = 0.0) -> float:
+    """Bytes of data that may lie on each device, of so many gigabytes (0: of all it has)."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)
+
+
 def memory_needed(compiled: Any) -> float:
     """Bytes that a compiled program takes of a device, as the compiler says; 0 where it is mute."""
     told = getattr(compiled, "memory_analysis", lambda: None)()

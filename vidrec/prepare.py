@@ -4,8 +4,7 @@ What is prepared depends on the data, the encoder and the frames' rule only, so 
 table that agree in these share it.
 """
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vidrec import datasets, encoders, features
+from vidrec import datasets, encoders, features, parallel
 from vidrec.config import Config, canonical, digest, identity
 from vidrec.datasets.source import Source
 from vidrec.datasets.splits import Split
@@ -37,6 +36,7 @@ class Prepared:
         constants: other collections of `encoder`.
         kept: what predicting needs besides the trained model: arrays, saved with it.
         length: frames of a clip that enter the model.
+        streams: the frames are too many to be held, and `values` has only their shape and type.
         placed: the arrays on devices, by their number: groups share them.
     """
 
@@ -47,6 +47,7 @@ class Prepared:
     lengths: np.ndarray
     unreadable: list[tuple[int, str, str]]
     length: int
+    streams: bool = False
     encoder: nn.Module | None = None
     fixed: Tree = field(default_factory=dict)
     start: Tree = field(default_factory=dict)
@@ -207,33 +208,20 @@ def _with_pixels(
     module: nn.Module,
     progress: features.Progress | None,
 ) -> Prepared:
-    """Frames for a trained encoder, decoded once and kept in memory."""
+    """Frames for a trained encoder: kept in memory, or where they are too many only counted."""
     size = cfg.encoder.size
     needed = int(source.lengths.astype(np.int64).sum()) * size * size * 3
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
-    if needed > room:
-        raise UserError(
-            f"the frames of {source.name} at {size}x{size} take {needed / 1e9:.0f} GB; this "
-            f"machine can hold {room / 1e9:.0f}: lower encoder.size or freeze the encoder "
-            "(encoder.trainable none), whose features are small"
-        )
-    clips: list[np.ndarray | None] = [None] * len(source.names)
-    unreadable = []
-    order = range(len(clips))
-    for done, (clip, chunks) in enumerate(features.decoded(source, order, size)):
-        try:
-            clips[clip] = np.concatenate(list(chunks))
-        except datasets.source.UnreadableClip as error:
-            if cfg.data.strict:
-                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
-            unreadable.append((clip, str(error.path), error.reason))
-        if progress:
-            progress(done + 1, len(clips))
-    found = features.ragged(clips, unreadable)
+    streams = needed > parallel.room(cfg.train.memory_gb)
+    found = (_counted if streams else _decoded)(cfg, source, progress)
     readable = split.train[found.lengths[split.train] > 0]
-    module = encoders.fit_normalisation(
-        module, found.values, found.offsets, found.lengths, readable
-    )
+    if not len(readable):
+        raise UserError(f"no training clip of {source.name} can be read")
+    if streams:
+        parts = (np.concatenate(list(each)) for _, each in features.decoded(source, readable, size))
+    else:
+        starts = found.offsets
+        parts = (found.values[starts[i] : starts[i] + found.lengths[i]] for i in readable)
+    module = encoders.fit_normalisation(module, parts)
     length = _length(cfg, found.lengths, readable)
     shape = (size, size, 3)
     whole = (length, *shape) if getattr(module, "takes_clips", False) else shape
@@ -248,14 +236,67 @@ def _with_pixels(
         found.values,
         found.offsets,
         found.lengths,
-        unreadable,
+        found.unreadable,
         length=length,
+        streams=streams,
         encoder=module,
         fixed=_under_encoder(fixed),
         # Random weights are drawn anew for each seed; those of a file are where all begin.
         start=_under_encoder(start) if pretrained_weights else {},
         constants={name: _under_encoder(each) for name, each in constants.items()},
     )
+
+
+def _decoded(cfg: Config, source: Source, progress: features.Progress | None) -> features.Features:
+    """All frames of a data set."""
+    clips: list[np.ndarray | None] = [None] * len(source.names)
+
+    def keep(clip: int, chunks: Iterable[np.ndarray]) -> None:
+        clips[clip] = np.concatenate(list(chunks))
+
+    return features.ragged(clips, _each_clip(cfg, source, keep, progress))
+
+
+def _counted(cfg: Config, source: Source, progress: features.Progress | None) -> features.Features:
+    """Lengths of all clips, as decoded; containers promise other numbers. Remembered."""
+    size = cfg.encoder.size
+
+    def count() -> dict[str, Any]:
+        lengths = [0] * len(source.names)
+
+        def add(clip: int, chunks: Iterable[np.ndarray]) -> None:
+            lengths[clip] = sum(len(chunk) for chunk in chunks)
+
+        unreadable = _each_clip(cfg, source, add, progress)
+        return {"lengths": lengths, "unreadable": unreadable}
+
+    name = digest("lengths", source.fingerprint(), cfg.data.fps, length=32)
+    known = datasets.source.remembered(name, count)
+    lengths = np.array(known["lengths"], np.int32)
+    nothing = np.zeros((0, size, size, 3), np.uint8)
+    unreadable = [tuple(each) for each in known["unreadable"]]
+    return features.Features(nothing, np.zeros_like(lengths), lengths, unreadable)
+
+
+def _each_clip(
+    cfg: Config,
+    source: Source,
+    take: Callable[[int, Iterable[np.ndarray]], None],
+    progress: features.Progress | None,
+) -> list[tuple[int, str, str]]:
+    """Decodes every clip for `take`; returns those that cannot be read."""
+    unreadable = []
+    clips = range(len(source.names))
+    for done, (clip, chunks) in enumerate(features.decoded(source, clips, cfg.encoder.size)):
+        try:
+            take(clip, chunks)
+        except datasets.source.UnreadableClip as error:
+            if cfg.data.strict:
+                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
+            unreadable.append((clip, str(error.path), error.reason))
+        if progress:
+            progress(done + 1, len(clips))
+    return unreadable
 
 
 def _under_encoder(tree: Mapping[str, Any]) -> Tree:

@@ -4,6 +4,7 @@ What every trial of a group shares is in a `Plan` (static) and in `Resident` dat
 dictionary `hyper` of traced numbers, named as in the configuration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,8 +110,11 @@ def merge(fixed: Tree, trained: Tree) -> Tree:
     return merged
 
 
-def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
-    """An untrained trial, and the loss it has on its first batch."""
+def init(plan: Plan, numbers: dict, data: Resident, inputs: jax.Array | None = None) -> TrainState:
+    """An untrained trial, and the loss it has on its first batch.
+
+    Here and below, `inputs` are frames (B, T, H, W, C) of clips that `data` does not hold.
+    """
     seed = numbers["seed"]
     example = jnp.zeros((1, plan.length, *data.values.shape[1:]), data.values.dtype)
     variables = plan.model.init(
@@ -134,7 +138,7 @@ def init(plan: Plan, numbers: dict, data: Resident) -> TrainState:
         untrained_loss=jnp.array(jnp.inf),
     )
     clips_SB, valid_SB = _order(plan, seed, zero)
-    batch = _gather(plan, data, data.train[clips_SB[0]], valid_SB[0], numbers, epoch=None)
+    batch = _gather(plan, data, data.train[clips_SB[0]], valid_SB[0], numbers, None, inputs)
     _, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
     mean = _total(plan, losses_B * batch.valid_B) / _total(plan, batch.valid_B)
     return state._replace(untrained_loss=mean)
@@ -160,17 +164,54 @@ def epoch(
     plan: Plan, state: TrainState, numbers: dict, data: Resident
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Trains one epoch, validates, and decides whether to go on."""
-    clips_SB, valid_SB = _order(plan, numbers["seed"], state.epoch)
+    state, sums = _train(plan, state, numbers, data, _order(plan, numbers["seed"], state.epoch))
+    found = _validate(plan, state, numbers, data, validation(plan))
+    return conclude(plan, state, (numbers, [sums], found), data)
 
-    def step(state: TrainState, places: tuple) -> tuple[TrainState, dict]:
-        clips_B, valid_B = places
-        batch = _gather(plan, data, data.train[clips_B], valid_B, numbers, state.epoch)
+
+def train_chunk(
+    plan: Plan, state: TrainState, given: tuple, data: Resident
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Some steps of an epoch: `given` is (numbers, the first one's place, inputs (S, B, …))."""
+    numbers, first, inputs = given
+    order = _order(plan, numbers["seed"], state.epoch)
+    part = [lax.dynamic_slice_in_dim(each, first, len(inputs)) for each in order]
+    return _train(plan, state, numbers, data, part, inputs)
+
+
+def validate_chunk(plan: Plan, state: TrainState, given: tuple, data: Resident) -> tuple:
+    """Some batches of validation: `given` as of `train_chunk`, and the sums before them."""
+    numbers, first, inputs, sums = given
+    part = lax.dynamic_slice_in_dim(validation(plan), first, len(inputs))
+    return _validate(plan, state, numbers, data, part, inputs, sums)
+
+
+def conclude(
+    plan: Plan, state: TrainState, given: tuple, data: Resident
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Ends an epoch: `given` is (numbers, the steps' sums in chunks, those of validation)."""
+    numbers, chunks, found = given
+    record = summarise(plan, jax.tree.map(lambda *parts: jnp.concatenate(parts).sum(0), *chunks))
+    record |= _validated(plan, found)
+    return decide(plan, state, numbers, record), record
+
+
+def _train(
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    data: Resident,
+    order_SB: Sequence[jax.Array],
+    inputs: jax.Array | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Batch after batch; the steps' sums, (S,)."""
+
+    def step(state: TrainState, given: tuple) -> tuple[TrainState, dict]:
+        (clips_B, valid_B), inputs = given
+        batch = _gather(plan, data, data.train[clips_B], valid_B, numbers, state.epoch, inputs)
         return train_step(plan, state, numbers, data.frozen, batch)
 
-    state, sums = lax.scan(step, state, (clips_SB, valid_SB))
-    record = summarise(plan, jax.tree.map(lambda leaf: leaf.sum(0), sums))
-    record |= validate(plan, state, numbers, data)
-    return decide(plan, state, numbers, record), record
+    return lax.scan(step, state, (tuple(order_SB), inputs))
 
 
 def train_step(
@@ -410,53 +451,87 @@ def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
     }
 
 
-def validate(plan: Plan, state: TrainState, numbers: dict, data: Resident) -> dict[str, jax.Array]:
-    """Loss and accuracy on the validation clips, summed and divided once."""
-    if not plan.val_clips:
-        return {"val_loss": jnp.array(jnp.nan), "val_accuracy": jnp.array(jnp.nan)}
-    size = min(plan.cfg.eval.batch_size, plan.val_clips)
-    places = jnp.arange(-(-plan.val_clips // size) * size).reshape(-1, size)
+def validation(plan: Plan) -> jax.Array:
+    """Places in the list of validation clips by batches, (S, B); from `val_clips` on padding."""
+    size = max(1, min(plan.cfg.eval.batch_size, plan.val_clips))
+    return jnp.arange(-(-plan.val_clips // size) * size).reshape(-1, size)
 
-    def step(sums: tuple, places_B: jax.Array) -> tuple[tuple, None]:
+
+def _validate(
+    plan: Plan,
+    state: TrainState,
+    numbers: dict,
+    data: Resident,
+    places_SB: jax.Array,
+    inputs: jax.Array | None = None,
+    sums: tuple | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and right answers on validation clips, added to `sums`."""
+    if not plan.val_clips:
+        return nothing_validated()
+
+    def step(sums: tuple, given: tuple) -> tuple[tuple, None]:
+        places_B, inputs = given
         valid_B = places_B < plan.val_clips
         clips_B = data.val[jnp.minimum(places_B, plan.val_clips - 1)]
-        batch = _gather(plan, data, clips_B, valid_B, numbers, epoch=None)
+        batch = _gather(plan, data, clips_B, valid_B, numbers, None, inputs)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
         right_B = (logits.argmax(-1) == batch.labels_B) & batch.valid_B
         right = right_B.sum(dtype=jnp.int32)
         return (sums[0] + jnp.where(batch.valid_B, losses_B, 0.0).sum(), sums[1] + right), None
 
-    zero = (jnp.zeros(()), jnp.zeros((), jnp.int32))
-    sums, _ = lax.scan(step, zero, places)
+    return lax.scan(step, sums or nothing_validated(), (places_SB, inputs))[0]
+
+
+def nothing_validated() -> tuple[jax.Array, jax.Array]:
+    """The sums before the first batch of validation."""
+    return jnp.zeros(()), jnp.zeros((), jnp.int32)
+
+
+def _validated(plan: Plan, sums: tuple) -> dict[str, jax.Array]:
+    if not plan.val_clips:
+        return {"val_loss": jnp.array(jnp.nan), "val_accuracy": jnp.array(jnp.nan)}
     loss, right = _psum(plan, sums)
     return {"val_loss": loss / plan.val_clips, "val_accuracy": right / plan.val_clips}
 
 
 def score(
-    plan: Plan, best: Best, numbers: dict, clips_SB: jax.Array, data: Resident
+    plan: Plan,
+    best: Best,
+    numbers: dict,
+    clips_SB: jax.Array,
+    data: Resident,
+    inputs: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Scores (S, B, K), losses (S, B) and right steps (S, B, T) of clips, in scoring mode."""
 
-    def step(_: None, clips_B: jax.Array) -> tuple[None, tuple]:
-        batch = _gather(plan, data, clips_B, jnp.ones(clips_B.shape, bool), numbers, epoch=None)
+    def step(_: None, given: tuple) -> tuple[None, tuple]:
+        clips_B, inputs = given
+        valid_B = jnp.ones(clips_B.shape, bool)
+        batch = _gather(plan, data, clips_B, valid_B, numbers, None, inputs)
         return None, score_batch(plan, best, numbers, data.frozen, batch)
 
-    return lax.scan(step, None, clips_SB)[1]
+    return lax.scan(step, None, (clips_SB, inputs))[1]
 
 
 def score_windows(
-    plan: Plan, best: Best, numbers: dict, windows_SB2: jax.Array, data: Resident
+    plan: Plan,
+    best: Best,
+    numbers: dict,
+    windows_SB2: jax.Array,
+    data: Resident,
+    inputs: jax.Array | None = None,
 ) -> jax.Array:
     """Weighted log-probabilities (S, B, K) of (clip, first frame) windows, from zero carries."""
 
-    def step(_: None, windows_B2: jax.Array) -> tuple[None, jax.Array]:
-        batch = batches.gather_windows(data, windows_B2, plan.cfg.eval.clip)
+    def step(_: None, given: tuple) -> tuple[None, jax.Array]:
+        batch = batches.gather_windows(data, given[0], plan.cfg.eval.clip, given[1])
         logits_BTK, _, _ = plan.model.apply(
             _variables(data.frozen, best.trained, best.stats), batch.inputs, batch.mask_BT
         )
         return None, weighted_log_probability(logits_BTK, batch.mask_BT)
 
-    return lax.scan(step, None, windows_SB2)[1]
+    return lax.scan(step, None, (windows_SB2, inputs))[1]
 
 
 def summarise(plan: Plan, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -518,12 +593,15 @@ def _gather(
     valid_B: jax.Array,
     numbers: dict,
     epoch: jax.Array | None,
+    inputs: jax.Array | None = None,
 ) -> Batch:
     """The batch of these clips, or this device's share of it."""
+    batch = clips_B, valid_B, inputs
     if plan.axis_name:
-        place = lax.axis_index(plan.axis_name)
-        clips_B, valid_B = batches.share(clips_B, valid_B, plan.shares, place)
-    return batches.gather(data, clips_B, valid_B, plan.cfg, plan.length, numbers["seed"], epoch)
+        batch = batches.share(batch, plan.shares, lax.axis_index(plan.axis_name))
+    clips_B, valid_B, inputs = batch
+    seed = numbers["seed"]
+    return batches.gather(data, clips_B, valid_B, plan.cfg, plan.length, seed, epoch, inputs)
 
 
 def _psum(plan: Plan, value: Tree) -> Tree:

@@ -12,7 +12,6 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -20,8 +19,7 @@ from typing import IO, Any, Protocol
 import jax
 import numpy as np
 
-from vidrec import __version__, evaluate, metrics, model, parallel, steps
-from vidrec.batches import Resident
+from vidrec import __version__, evaluate, feeds, metrics, model, parallel, steps
 from vidrec.checkpoint import Checkpoints, write
 from vidrec.config import Config, override, to_dict
 from vidrec.errors import UserError
@@ -150,10 +148,11 @@ class Group:
 
     def _ready(self) -> None:
         began = time.perf_counter()
-        self.resident = self.over.share_once(resident(self.data), self.data.placed)
+        seeds = [config.seed for config in self.trained.values()]
+        self.feed = feeds.of(self.plan, self.over, self.data, seeds)
         numbers = [steps.hyper(config) for config in self.trained.values()]
         self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        self.state = self.over.map(partial(steps.init, self.plan))(self.numbers, self.resident)
+        self.state = self.feed.init(self.numbers)
         self.host = self.over.gather(self.state)
         saved = self.checkpoints.restore(self.host)
         if saved:
@@ -162,9 +161,7 @@ class Group:
             self.resumed_epoch = meta["epoch"]
             self.state = self.over.spread(self.host)
         if self.host.alive.any():
-            self.step = self.over.compile(
-                partial(steps.epoch, self.plan), self.state, self.numbers, self.resident
-            )
+            self.step = self.feed.compile(self.state, self.numbers)
             self._check_memory(begun=saved is not None)
         self.seconds["compile"] += time.perf_counter() - began
 
@@ -212,7 +209,7 @@ class Group:
         ids, alive, epoch = list(self.trained), self.host.alive, self.resumed_epoch
         while alive.any():
             began = time.perf_counter()
-            self.state, records = self.step(self.state, self.numbers, self.resident)
+            self.state, records = self.step(self.state, self.numbers, self.feed.shared)
             trained, epoch = alive, epoch + 1
             alive, status, records = self.over.gather(
                 (self.state.alive, self.state.status, records)
@@ -249,9 +246,8 @@ class Group:
         clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
         size = min(self.cfg.eval.batch_size, len(clips))
         padded = np.resize(clips, (-(-len(clips) // size), size))
-        scoring = partial(steps.score, self._scoring())
         trees = (state.best, self.numbers)
-        outputs = self.over.score(scoring, trees, padded, self.resident)
+        outputs = self.feed.score(steps.score, self._scoring(), trees, padded)
         names = ("logits", "losses", "steps")
         scores = {}
         for name, leaf in zip(names, outputs, strict=True):
@@ -274,9 +270,8 @@ class Group:
         starts = window_table(self.data.lengths, clips, cfg)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
-        scoring = partial(steps.score_windows, replace(self._scoring(), cfg=cfg))
-        trees = (state.best, self.numbers)
-        logits = self.over.score(scoring, trees, padded, self.resident)
+        plan, trees = replace(self._scoring(), cfg=cfg), (state.best, self.numbers)
+        logits = self.feed.score(steps.score_windows, plan, trees, padded)
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
 
     def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> None:
@@ -407,20 +402,6 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
             "dir": str(member.folder),
         }
         write_json(member.folder / RESULT, result)
-
-
-def resident(data: Prepared) -> Resident:
-    """The arrays that all trials of a group read."""
-    frozen = {"fixed": data.fixed, "start": data.start, "constants": data.constants}
-    return Resident(
-        values=data.values,
-        offsets=data.offsets,
-        lengths=data.lengths,
-        labels=np.asarray(data.source.labels, np.int32),
-        train=data.clips("train"),
-        val=data.clips("val"),
-        frozen={name: tree for name, tree in frozen.items() if tree},
-    )
 
 
 def _windows(cfg: Config) -> str:

@@ -74,20 +74,13 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
     return kind(**fields)
 
 
-def fit_normalisation(
-    module: nn.Module,
-    frames_FHWC: np.ndarray,
-    offsets: np.ndarray,
-    lengths: np.ndarray,
-    clips: Iterable[int],
-) -> nn.Module:
-    """The module with the statistics of these clips' pixels, where it normalises by them.
+def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Module:
+    """The module with the statistics of these pixels (n, H, W, C), where it normalises by them.
 
-    Clip i is `frames_FHWC[offsets[i] : offsets[i] + lengths[i]]`; name the training clips alone.
+    They are those of the training clips alone.
     """
     if getattr(module, "normalise", "") != "standard":
         return module
-    parts = (frames_FHWC[offsets[i] : offsets[i] + lengths[i]] for i in clips)
     mean_C, std_C = statistics(part for part in parts if len(part))
     return module.clone(mean=tuple(mean_C.tolist()), std=tuple(std_C.tolist()))
 
