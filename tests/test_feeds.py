@@ -55,7 +55,7 @@ def streamed(monkeypatch, tmp_path):
     """Nothing fits in memory, and a chunk has few steps."""
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(parallel, "room", lambda gigabytes: 0)
-    monkeypatch.setattr(feeds, "CHUNK", 4000)
+    monkeypatch.setattr(feeds, "CHUNK", 7000)
 
 
 def fit(configs, folder, watcher=None):
@@ -84,6 +84,14 @@ def test_a_stopped_stream_goes_on_to_the_same_bits(configs, held, streamed, tmp_
         fit(configs, tmp_path, Watch(stop=1))
     fit(configs, tmp_path)
     assert contents(tmp_path) == contents(held)
+
+
+def test_a_stream_whose_batches_are_spread_over_devices(configs, streamed, tmp_path, monkeypatch):
+    alone = [override(configs[0], {"train.spread": "batch", "train.epochs": 1})]
+    assert fit(alone, tmp_path / "streamed").streams
+    monkeypatch.setattr(parallel, "room", lambda gigabytes: 1e9)
+    assert not fit(alone, tmp_path / "held").streams
+    assert contents(tmp_path / "streamed") == contents(tmp_path / "held")
 
 
 def test_frames_come_in_order_whatever_the_threads(monkeypatch):

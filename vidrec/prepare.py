@@ -347,7 +347,7 @@ def abstract(cfg: Config) -> Abstract:
         encoder = encoders.build(cfg.encoder)
         whole = (cfg.frames.length, *frame) if encoder.takes_clips else frame
         variables = encoders.shapes(encoder, whole)[1]
-        mask = encoders.trainable_mask(encoder, variables["params"])
+        mask = encoders.trainable_mask(encoder, variables["params"], cfg.encoder.trainable)
         fixed, start = (_under_encoder(t) for t in encoders.partition(variables["params"], mask))
         start = start if cfg.encoder.weights != "random" else {}
         constants = {n: _under_encoder(t) for n, t in variables.items() if n != "params"}

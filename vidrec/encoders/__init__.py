@@ -59,7 +59,8 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
         value = getattr(cfg, name)
         if name in known:
             fields.setdefault(name, value)
-        elif value != getattr(default, name):
+        # What trains is chosen outside; the field only tells which form convolutions take.
+        elif name != "trainable" and value != getattr(default, name):
             raise UserError(f"encoder.{name} = {value!r}: {cfg.kind} has no field '{name}'")
     if cfg.init != "own":
         if "initialiser" not in known:
@@ -178,7 +179,8 @@ def is_frozen(cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None) -
         return True
     module = build(cfg)
     _, variables = shapes(module, _shape(module, cfg, frame_shape))
-    return not any(jax.tree.leaves(trainable_mask(module, variables.get("params", {}))))
+    mask = trainable_mask(module, variables.get("params", {}), cfg.trainable)
+    return not any(jax.tree.leaves(mask))
 
 
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
