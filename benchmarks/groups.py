@@ -21,7 +21,7 @@ from statistics import median
 import jax
 import numpy as np
 
-from vidrec import ablation, commands, config, grid, model, parallel, prepare, steps, train
+from vidrec import ablation, commands, config, feeds, grid, model, parallel, prepare, steps, train
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5  # epochs timed
@@ -86,7 +86,7 @@ def epochs(trials: list[ablation.Trial], stopped: int) -> tuple[float, float]:
     counts = (len(data.clips("train")), len(data.clips("val")))
     plan = steps.Plan(cfg, built, data.length, *counts)
     over = parallel.Trials(len(trials))
-    shared = over.share_all(train.resident(data))
+    shared = over.share_all(feeds.resident(data))
     numbers = [steps.hyper(trial.config) for trial in trials]
     numbers = over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
     begun = over.gather(over.map(partial(steps.init, plan))(numbers, shared))
