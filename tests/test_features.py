@@ -8,6 +8,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import hostile
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from sklearn.decomposition import PCA
 from sources import features as ready_made
 from sources import pixels, prepared, settings
 
-from vidrec import features, prepare
+from vidrec import datasets, features, prepare
 from vidrec.ablation import load, rows
-from vidrec.config import override
+from vidrec.config import Data, override
 from vidrec.errors import UserError
 from vidrec.features import Store
 
@@ -68,6 +69,43 @@ def test_neither_batch_nor_number_of_threads_changes_a_bit(store, tmp_path, batc
     other = Store.of({"encoder": "means"}, tmp_path / "other")
     extract(source, other, batch=batch, workers=1)
     assert stored(other) == stored(store)
+
+
+def test_what_a_file_lacked_is_known_though_its_features_are_only_read(store, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / "videos" / folder).mkdir(parents=True)
+        hostile.CASES["cut mp4"][0](tmp_path / "videos" / folder)
+    hostile.clip("whole.avi")(tmp_path / "videos" / "b")
+    damage = []
+    for _ in range(2):
+        source = datasets.load(Data(kind="videos", root=str(tmp_path / "videos")))
+        assert source.damage == {}
+        extract(source, store)
+        damage.append(source.damage)
+    assert set(damage[0]) == {"a/clip.mp4", "b/clip.mp4"}  # the second is the first's copy
+    assert "truncated after" in damage[0]["b/clip.mp4"]
+    assert damage[1] == damage[0]
+
+
+def test_size_and_time_are_told_beforehand(store):
+    source = pixels(broken=(0, 3))
+    source.arrays = (*source.arrays[:4], source.arrays[1], *source.arrays[5:])
+    expected = features.forecast(source, store, encode, SIZE, 7)
+    extract(source, store)
+    written = [file for file in stored(store) if file.suffix == ".npy"]
+    assert expected.clips == len(written) + 1  # unreadable ones, of equal content, are tried
+    assert expected.frames == sum(map(len, source.arrays)) - len(source.arrays[4])
+    head = features.HEAD_BYTES + features.DIGEST_BYTES
+    assert expected.bytes == sum(map(len, stored_arrays(store))) + head
+    assert 0 < expected.seconds < 10
+    assert f"{expected.clips} clips" in str(expected)
+    source = pixels()
+    extract(source, store)
+    assert features.forecast(source, store, encode, SIZE, 7) is None
+
+
+def stored_arrays(store):
+    return [content for file, content in stored(store).items() if file.suffix == ".npy"]
 
 
 def test_a_filled_store_is_not_extracted_again(store):
@@ -354,7 +392,7 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
     whole, few = pixels(size=16), pixels(size=16)
     few.arrays = (few.arrays[0][:1], *few.arrays[1:])  # all later clips move by some frames
     one, other = prepared(cfg, whole), prepare.prepare(cfg, source=few)
-    assert len(few.streamed) == 1
+    assert set(few.streamed) == {"clip_000"}
     again = pixels(size=16)
     for file in cache.rglob("*.npy"):
         file.unlink()
@@ -376,6 +414,15 @@ def test_features_are_kept_in_the_precision_asked_for(cache, tiny, precision):
     assert np.array_equal(half.values, full.values.astype(precision))
 
 
+def test_features_too_large_for_half_precision_are_refused_not_stored_as_infinite():
+    large = np.array([[1.0, 70000.0], [np.nan, -1.0]], np.float32)
+    with pytest.raises(UserError, match=r"'float16' cannot hold a feature of 70000: take bfloat16"):
+        features.narrowed(lambda _: large, "float16")(None)
+    held = features.narrowed(lambda _: large, "bfloat16")(None)
+    assert held.dtype == ml_dtypes.bfloat16
+    assert float(held[0, 1]) == pytest.approx(70000, rel=2**-8)
+
+
 def test_normalising_by_the_training_clips_needs_an_encoder_that_trains():
     with pytest.raises(UserError, match=r"encoder.normalise = 'standard' depends on the training"):
         prepared(settings(encoder__normalise="standard"), pixels())
@@ -385,9 +432,10 @@ def test_features_are_extracted_once_for_every_length(cache, tiny):
     source = pixels(size=16)
     base = {"encoder__kind": tiny, "encoder__size": 16}
     one = prepare.prepare(settings(frames__length=3, **base), source=source)
-    assert len(source.streamed) == len(source)
+    assert set(source.streamed) == set(source.names)
+    source.streamed.clear()
     other = prepare.prepare(settings(frames__length=7, **base), source=source)
-    assert len(source.streamed) == len(source)
+    assert source.streamed == []
     assert (one.length, other.length) == (3, 7)
     assert np.array_equal(one.values, other.values)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vidrec import checkpoint, config, encoders
+from vidrec import checkpoint, config, encoders, features
 from vidrec.encoders import preprocess, pretrained
 from vidrec.encoders.squeezenet import FIRES, SqueezeNet
 from vidrec.encoders.vgg import VGG16
@@ -190,6 +190,9 @@ def test_squeezenet_with_imagenet_weights_equals_keras_on_real_frames(keras, rea
     extract = encoders.extractor(module, encoders.init(module, cfg), batch=2)
     assert_close(extract(pixels), expected)
     assert np.ptp(expected, axis=0).max() > 0.1
+    for precision, step in (("bfloat16", 2**-8), ("float16", 2**-10)):
+        half = features.narrowed(extract, precision)(pixels).astype(np.float32)
+        np.testing.assert_allclose(half, extract(pixels), rtol=step, atol=1e-7)
 
 
 # ------------------------------------------------------------------ PyTorch

@@ -11,7 +11,8 @@ import io
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from vidrec.errors import UserError
 
 Progress = Callable[[int, int], None]
 DIGEST_BYTES = hashlib.sha256().digest_size
+HEAD_BYTES = 128  # of a .npy file
+TRIED = 8  # clips to time an extraction by, until one can be read
 
 
 class Features(NamedTuple):
@@ -64,12 +67,14 @@ class Store:
         """True when the clip's features are there."""
         return self._file(key).exists()
 
-    def put(self, key: str, features: np.ndarray) -> None:
-        """Stores a clip's features, (T, D…).
+    def put(self, key: str, features: np.ndarray, lacking: str = "") -> None:
+        """Stores a clip's features, (T, D…), and what its file was found to lack.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
+        if lacking:  # first, so that whoever finds the features finds this too
+            _write_whole(self._note(key), lacking.encode())
         buffer = io.BytesIO()
         np.save(buffer, _plain(features), allow_pickle=False)
         content = buffer.getvalue()
@@ -90,8 +95,18 @@ class Store:
             file.unlink(missing_ok=True)
             return None
 
+    def lacking(self, key: str) -> str:
+        """What the clip's file was found to lack when it was decoded; "" where it was whole."""
+        try:
+            return self._note(key).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"
+
+    def _note(self, key: str) -> Path:
+        return self._file(key).with_suffix(".lacking")
 
 
 def _plain(features: np.ndarray) -> np.ndarray:
@@ -139,6 +154,9 @@ def extract(
 ) -> list[tuple[int, str, str]]:
     """Fills the store with what it lacks of a source; returns the unreadable clips.
 
+    What the source's files were found to lack, now or when they were first read, is in its `damage`
+    afterwards.
+
     Args:
         encode: frames (batch, size, size, 3) uint8 to features (batch, D…).
         size: height and width of frames.
@@ -146,11 +164,9 @@ def extract(
         progress: called with clips done and clips to do.
     """
     keys = [source.key(clip) for clip in range(len(source.names))]
-    missing = [clip for clip in range(len(keys)) if not store.has(keys[clip])]
-    # The same content under two names is encoded once.
-    missing = list({keys[clip]: clip for clip in reversed(missing)}.values())[::-1]
+    missing = lacked(source, store)
     unreadable: list[tuple[int, str, str]] = []
-    writer = _Writer(store, encode, batch, keys)
+    writer = _Writer(store, encode, batch, source)
     for done, (clip, chunks) in enumerate(decoded(source, missing, size, workers)):
         try:
             for frames in chunks:
@@ -164,54 +180,142 @@ def extract(
         if progress:
             progress(done + 1, len(missing))
     writer.flush()
+    recall_damage(source, store, range(len(keys)))
     twins = {keys[clip]: (path, reason) for clip, path, reason in unreadable}
     return [(clip, *twins[key]) for clip, key in enumerate(keys) if key in twins]
+
+
+def lacked(source: Source, store: Store) -> list[int]:
+    """Clips that the store lacks, in order; the same content under two names counts once."""
+    keys = {clip: source.key(clip) for clip in range(len(source.names))}
+    first = {key: clip for clip, key in reversed(keys.items())}
+    return sorted(clip for key, clip in first.items() if not store.has(key))
+
+
+def recall_damage(source: Source, store: Store, clips: Iterable[int]) -> None:
+    """Adds to `source.damage` what the files of stored clips lacked when they were decoded."""
+    for clip in clips:
+        if lacking := store.lacking(source.key(clip)):
+            source.damage[source.names[clip]] = lacking
+
+
+def narrowed(
+    encode: Callable[[np.ndarray], np.ndarray], precision: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`encode` with its features in the store's precision.
+
+    Raises:
+        UserError: on a call whose features are finite, and too large for that precision.
+    """
+    import ml_dtypes  # makes bfloat16 known to NumPy
+
+    dtype = np.dtype(getattr(ml_dtypes, precision, precision))
+
+    def narrow(frames: np.ndarray) -> np.ndarray:
+        features = encode(frames)
+        with np.errstate(over="ignore"):
+            small = features.astype(dtype)
+        if not np.array_equal(np.isfinite(small), np.isfinite(features)):
+            raise UserError(
+                f"encoder.precision = {precision!r} cannot hold a feature of "
+                f"{np.abs(features[np.isfinite(features)]).max():.0f}: take bfloat16 or float32"
+            )
+        return small
+
+    return narrow
+
+
+class Forecast(NamedTuple):
+    """What an extraction will do: clips and frames (as declared) to go, bytes to write, seconds."""
+
+    clips: int
+    frames: int
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        time = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        return (
+            f"features of {self.clips} clips are to be extracted: {self.frames:,} frames, "
+            f"about {self.bytes / 1e6:,.1f} MB and {time}"
+        )
+
+
+def forecast(
+    source: Source,
+    store: Store,
+    encode: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    batch: int,
+    workers: int | None = None,
+) -> Forecast | None:
+    """Size and time of what the store lacks, from one batch; None where that is nothing.
+
+    Decoding and encoding go on side by side, so the slower one counts.
+    """
+    clips = lacked(source, store)
+    frames = int(source.lengths[clips].astype(np.int64).sum())
+    for clip in clips[:TRIED]:
+        began = time.perf_counter()
+        try:
+            chunk = next(source.stream(clip, size, batch))
+        except (UnreadableClip, StopIteration):
+            continue
+        decode_seconds = (time.perf_counter() - began) / len(chunk) / (workers or default_workers())
+        padded = np.resize(chunk, (batch, *chunk.shape[1:]))
+        encode(padded)  # compiles
+        began = time.perf_counter()
+        features = encode(padded)
+        encode_seconds = (time.perf_counter() - began) / batch
+        size_bytes = frames * features[0].nbytes + len(clips) * (HEAD_BYTES + DIGEST_BYTES)
+        return Forecast(
+            len(clips), frames, size_bytes, frames * max(decode_seconds, encode_seconds)
+        )
+    return None
 
 
 class _Writer:
     """Collects frames of consecutive clips into full batches and writes finished clips."""
 
-    def __init__(self, store: Store, encode: Callable, batch: int, keys: Sequence[str]):
-        self.store, self.encode, self.batch, self.keys = store, encode, batch, keys
-        self.frames: list[np.ndarray] = []
-        self.owners: list[int] = []
+    def __init__(self, store: Store, encode: Callable, batch: int, source: Source):
+        self.store, self.encode, self.batch, self.source = store, encode, batch, source
+        self.block: np.ndarray | None = None  # the frames of one batch, in place
+        self.owners: list[int] = []  # the clip of each frame in it
         self.parts: dict[int, list[np.ndarray]] = {}
         self.ended: dict[int, bool] = {}
 
     def add(self, clip: int, frames: np.ndarray) -> None:
-        self.frames.append(frames)
-        self.owners += [clip] * len(frames)
-        while len(self.owners) >= self.batch:
-            self._run(self.batch)
+        if self.block is None:
+            self.block = np.zeros((self.batch, *frames.shape[1:]), frames.dtype)
+        while len(frames):
+            start = len(self.owners)
+            part, frames = np.split(frames, [self.batch - start])
+            self.block[start : start + len(part)] = part
+            self.owners += [clip] * len(part)
+            if len(self.owners) == self.batch:
+                self._run()
 
     def end(self, clip: int) -> None:
         self.ended[clip] = True
         self._store_finished()
 
     def drop(self, clip: int) -> None:
-        """Forgets a clip that broke half-way."""
-        frames = np.concatenate(self.frames) if self.frames else None
-        keep = [owner != clip for owner in self.owners]
-        self.frames = [frames[keep]] if frames is not None else []
+        """Forgets a clip that broke half-way: the last frames of the batch are its own."""
         self.owners = [owner for owner in self.owners if owner != clip]
         self.parts.pop(clip, None)
 
     def flush(self) -> None:
         if self.owners:
-            self._run(len(self.owners))
+            self._run()
         self._store_finished()
 
-    def _run(self, count: int) -> None:
-        frames = np.concatenate(self.frames)
-        now, later = frames[:count], frames[count:]
-        padded = np.zeros((self.batch, *now.shape[1:]), now.dtype)
-        padded[:count] = now
-        features = np.asarray(self.encode(padded))[:count]
-        owners, self.owners = self.owners[:count], self.owners[count:]
-        self.frames = [later] if len(later) else []
+    def _run(self) -> None:
+        owners, self.owners = self.owners, []
+        self.block[len(owners) :] = 0
+        features = np.asarray(self.encode(self.block))
         start = 0
-        for place in range(1, count + 1):
-            if place == count or owners[place] != owners[start]:
+        for place in range(1, len(owners) + 1):
+            if place == len(owners) or owners[place] != owners[start]:
                 self.parts.setdefault(owners[start], []).append(features[start:place])
                 start = place
         self._store_finished()
@@ -220,14 +324,21 @@ class _Writer:
         waiting = set(self.owners)
         for clip in [clip for clip in self.ended if clip not in waiting]:
             del self.ended[clip]
-            self.store.put(self.keys[clip], np.concatenate(self.parts.pop(clip)))
+            lacking = self.source.damage.get(self.source.names[clip], "")
+            found = np.concatenate(self.parts.pop(clip))
+            self.store.put(self.source.key(clip), found, lacking)
+
+
+def default_workers() -> int:
+    """Threads that decode."""
+    return min(4, os.cpu_count() or 1)
 
 
 def decoded(
     source: Source, clips: Sequence[int], size: int, workers: int | None = None
 ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """(clip, its frames in chunks), in order, decoded ahead by threads with bounded memory."""
-    workers = workers or min(4, os.cpu_count() or 1)
+    workers = workers or default_workers()
     lanes: dict[int, queue.Queue] = {clip: queue.Queue(2) for clip in clips}
     turn, ahead, stop = iter(clips), threading.Semaphore(2 * workers), threading.Event()
     lock = threading.Lock()

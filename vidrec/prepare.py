@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from vidrec import datasets, encoders, features, parallel
@@ -122,18 +121,12 @@ def prepare(
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
     store = features.Store.of(features.about(cfg, pretrained.digest(variables), _version(module)))
-    frames = frames_a_batch(cfg.encoder.size)
-    encode = encoders.extractor(module, variables, frames)
-    precision = jnp.dtype(cfg.encoder.precision)
-    unreadable = features.extract(
-        source,
-        store,
-        lambda frames: encode(frames).astype(precision),
-        cfg.encoder.size,
-        frames,
-        strict=cfg.data.strict,
-        progress=progress,
-    )
+    size, batch = cfg.encoder.size, frames_a_batch(cfg.encoder.size)
+    encode = encoders.extractor(module, variables, batch)
+    work = (source, store, features.narrowed(encode, cfg.encoder.precision), size, batch)
+    if expected := features.forecast(*work):
+        tell(str(expected))
+    unreadable = features.extract(*work, strict=cfg.data.strict, progress=progress)
     found = features.load(source, store, unreadable)
     return _finished(cfg, source, split, found, kept={"encoder": variables})
 

@@ -149,8 +149,9 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
         for start in range(0, max(len(frames), 1), batch):
             part = frames[start : start + batch]
             padding = [(0, batch - len(part))] + [(0, 0)] * (part.ndim - 1)
-            done.append(np.asarray(forward(variables, np.pad(part, padding)))[: len(part)])
-        return np.concatenate(done)
+            whole = part if len(part) == batch else np.pad(part, padding)
+            done.append(np.asarray(forward(variables, whole))[: len(part)])
+        return done[0] if len(done) == 1 else np.concatenate(done)
 
     return extract
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidrec import checkpoint, encoders, evaluate, features, prepare
@@ -219,8 +218,7 @@ class Classifier:
             return np.asarray
         batch = min(clips.CHUNK, prepare.frames_a_batch(self.cfg.encoder.size))
         forward = encoders.extractor(encoder, self.network.variables["encoder"], batch)
-        dtype = jnp.dtype(self.cfg.encoder.precision)
-        return lambda frames: forward(frames).astype(dtype)
+        return features.narrowed(forward, self.cfg.encoder.precision)
 
     @cached_property
     def project(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -92,6 +92,7 @@ def score(
                 }
             },
             "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
+            "damaged": dict(source.damage),
             "left_out": left_out,
             "metrics": {part: metrics.summary(logits_MK, labels, model.classes)},
             "split": {"id": split, "part": part, **overlap},
@@ -207,7 +208,8 @@ def _inputs(
         if isinstance(found, UnreadableClip):
             broken[clip] = found
         else:
-            store.put(source.key(clip), found)
+            store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
+    features.recall_damage(source, store, clips.tolist())
     for clip in clips.tolist():
         stored = None if clip in broken else store.get(source.key(clip))
         if stored is None and clip not in broken:
