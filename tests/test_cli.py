@@ -1,15 +1,21 @@
 """The command line as a user meets it: answers, mistakes, exit statuses."""
 
+import io
 import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from vidrec import cli, commands, parallel
+from vidrec.commands import COMMANDS, STOPPED
+from vidrec.progress import Screen
+from vidrec.train import Interrupted
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,6 +112,49 @@ def test_help_teaches():
     done = launch("train", "--help")
     assert "Example" in done.stdout
     assert "--scanner.kind" in done.stdout
+
+
+def test_every_command_has_an_example():
+    for name, (kind, _) in COMMANDS.items():
+        assert f"launch.py {name} " in kind.__doc__, name
+
+
+def test_shells_complete_the_commands():
+    done = launch("--tyro-print-completion", "bash")
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+def test_ctrl_c_ends_an_extraction_after_its_clip_and_the_second_one_at_once():
+    out = io.StringIO()
+    screen = Screen(Console(file=out))
+    screen.extracting(2, 9)
+    screen.stop()
+    assert "once more to stop at once" in out.getvalue()
+    with pytest.raises(Interrupted, match="stopped after 3 of 9 clips; run the same command again"):
+        screen.extracting(3, 9)
+    with pytest.raises(KeyboardInterrupt):
+        screen.stop()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_says_so_and_the_same_command_goes_on(tmp_path):
+    words = ["train", "experiments/motion.py", "--data.tfds", "motion/clips=60,frames=6,size=16"]
+    words += ["--train.epochs", "400", "--train.patience", "0", "--json", "--workdir", tmp_path]
+    command = [sys.executable, str(ROOT / "launch.py"), *map(str, words)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any(file.stat().st_size for file in tmp_path.rglob("metrics.jsonl")):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate()
+    assert (first.returncode, out) == (STOPPED, "")
+    assert "the same command goes on" in err
+    again = launch(*words)
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert 0 < result["resumed_epoch"] < result["epochs"] == 400
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -25,7 +26,8 @@ _CHOICE = Union[tuple(_KINDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 OVERVIEW = (
     "Which recurrent video classifier is better, and by how much. "
-    "Without a command: the table of scanners on the embedded data, to a report."
+    "Without a command: the table of scanners on the embedded data, to a report. "
+    "Tab completion: source <(vidrec --tyro-print-completion bash)."
 )
 
 
@@ -60,7 +62,7 @@ def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
     command, unknown = tyro.cli(
         _CHOICE,
         args=rest,
-        prog="launch.py",
+        prog="vidrec" if Path(sys.argv[0]).name == "vidrec" else "launch.py",  # for completion
         description=OVERVIEW,
         return_unknown_args=True,
     )

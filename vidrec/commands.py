@@ -84,14 +84,21 @@ class Ablate(Joined):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Common):
-    """Rebuild the report of a run or an ablation from its folder alone."""
+    """Rebuild the report of a run or an ablation from its folder alone.
+
+    Example: python launch.py report runs/scanners-1a2b3c4d --tensorboard
+    """
 
     folders: Positional[tuple[Path, ...]] = ()
+    tensorboard: Flag = False  # write the curves as TensorBoard events, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Common):
-    """Which classes improve from one run to another, and what the difference is worth."""
+    """Which classes improve from one run to another, and what the difference is worth.
+
+    Example: python launch.py compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
+    """
 
     first: Positional[Path]
     second: Positional[Path]
@@ -99,7 +106,10 @@ class Compare(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Extract(Common):
-    """Fill the feature store only."""
+    """Fill the feature store only; says size and time beforehand, and goes on where it stopped.
+
+    Example: python launch.py extract experiments/ucf101_lstm.py --data.root UCF-101
+    """
 
     experiment: Positional[str]
     settings: Settings = field(default_factory=Config)
@@ -107,7 +117,10 @@ class Extract(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Common):
-    """Check every clip of a data set: names, counts, decoding, duplicates, leaks."""
+    """Check every clip of a data set: names, counts, decoding, duplicates, leaks.
+
+    Example: python launch.py doctor experiments/my_videos.py --data.root FOLDER
+    """
 
     experiment: Positional[str]
     settings: Settings = field(default_factory=Config)
@@ -115,21 +128,30 @@ class Doctor(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Common):
-    """Build every configuration of these files and trace one step: needs no data."""
+    """Build every configuration of these files and trace one step: needs no data.
+
+    Example: python launch.py check experiments/*.py ablations/*.py
+    """
 
     files: Positional[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Common):
-    """How an ablation on a cluster fills: groups, jobs, logs."""
+    """How an ablation on a cluster fills: groups, jobs, logs.
+
+    Example: python launch.py status runs/learning_rate-1a2b3c4d
+    """
 
     folder: Positional[Path]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Common):
-    """End an ablation's own jobs; the same ablate command goes on later."""
+    """End an ablation's own jobs; the same ablate command goes on later.
+
+    Example: python launch.py cancel runs/learning_rate-1a2b3c4d
+    """
 
     folder: Positional[Path]
 
@@ -166,7 +188,10 @@ class Evaluate(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Common):
-    """Write a trained model as StableHLO with a loader that needs only JAX and NumPy."""
+    """Write a trained model as StableHLO with a loader that needs only JAX and NumPy.
+
+    Example: python launch.py export runs/my_videos-1a2b3c4d exported
+    """
 
     folder: Positional[Path]
     out: Positional[Path]
@@ -384,8 +409,11 @@ def report(command: Report, settings: dict[str, Any]) -> int:
     if not command.folders:
         raise UserError("report needs the folder of a run or of an ablation")
     built = [str(reports.build(folder)) for folder in command.folders]
-    _answer(command, {"reports": built})
+    events = [str(reports.events(folder)) for folder in command.folders if command.tensorboard]
+    _answer(command, {"reports": built, "events": events})
     if not command.json:
+        for line in events:
+            _console(command).print(f"tensorboard --logdir '{line}'", highlight=False, markup=False)
         for folder in command.folders:
             _show(command, folder)
     return 0
@@ -410,9 +438,13 @@ def extract(command: Extract, settings: dict[str, Any]) -> int:
 
     if cfg.encoder.trainable != "none":
         raise UserError("encoder.trainable should be none: a trained encoder has no features yet")
-    screen = _screen(command)
-    data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
-    screen.close()
+
+    def work(screen: Any) -> Any:
+        return prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
+
+    data = _work(command, work)
+    if data is None:
+        return STOPPED
     counts = data.counts()
     unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
     _answer(command, {"counts": counts, "unreadable": unreadable, "frames": len(data.values)})
@@ -427,13 +459,16 @@ def doctor(command: Doctor, settings: dict[str, Any]) -> int:
     from vidrec import datasets
     from vidrec.datasets import doctor as clinic
 
-    screen = _screen(command)
-    findings = clinic.examine(datasets.load(cfg.data), cfg.data, screen.extracting)
-    screen.close()
+    def work(screen: Any) -> Any:
+        return clinic.examine(datasets.load(cfg.data), cfg.data, screen.extracting)
+
+    findings = _work(command, work)
+    if findings is None:
+        return STOPPED
     _answer(command, findings)
     if not command.json:
         for line in clinic.lines(findings):
-            screen.say(line)
+            _console(command).print(line, highlight=False, soft_wrap=True, markup=False)
     return 0 if findings["healthy"] else 1
 
 
@@ -579,24 +614,31 @@ def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
     _prepare_jax()
     from vidrec.predict import score
 
-    screen = _screen(command)
-    result = score(
-        command.folder,
-        settings,
-        part=command.part,
-        force=command.force,
-        tell=screen.say,
-        progress=screen.extracting,
-    )
-    screen.close()
+    def work(screen: Any) -> Any:
+        return score(
+            command.folder,
+            settings,
+            part=command.part,
+            force=command.force,
+            tell=screen.say,
+            progress=screen.extracting,
+        )
+
+    result = _work(command, work)
+    if result is None:
+        return STOPPED
     _answer(command, result)
     figures = result["metrics"][command.part]
     counts = result["counts"][command.part]
-    screen.say(
+    console = _console(command)
+    console.print(
         f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} expected), "
-        f"average F1 {figures['avg_f1']:.3f}"
+        f"average F1 {figures['avg_f1']:.3f}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
-    screen.say(result["dir"])
+    console.print(result["dir"], highlight=False, soft_wrap=True, markup=False)
     return 0
 
 

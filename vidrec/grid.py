@@ -358,7 +358,7 @@ def _fill(
                 )
             )
         except Exception as error:
-            if not record:
+            if not record or isinstance(error, train.Interrupted):
                 raise
             for name, group, _ in named:
                 screen.say(f"group {name} failed: {error}")

@@ -13,7 +13,10 @@ PLAIN_EVERY_SECONDS = 15.0
 
 
 class Screen:
-    """Shows an engine's work on a console; Ctrl-C asks for a save, a second one ends at once."""
+    """Shows an engine's work on a console; Ctrl-C asks for a save, a second one ends at once.
+
+    Between two clips or two epochs everything is saved: there it stops.
+    """
 
     def __init__(self, console: Console):
         self.console = console
@@ -27,8 +30,12 @@ class Screen:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def extracting(self, done: int, total: int) -> None:
-        """Clips decoded and encoded so far."""
+        """Clips decoded and encoded so far; raises Interrupted after Ctrl-C."""
         self._advance("clips", done, total)
+        if self.stopping:
+            raise train.Interrupted(
+                f"stopped after {done} of {total} clips; run the same command again"
+            )
 
     def group(self, name: str, members: Sequence[train.Member]) -> "GroupLine":
         """A line for a group of trials that starts."""
@@ -36,11 +43,11 @@ class Screen:
         return GroupLine(self, _title(name, members), members)
 
     def stop(self, *_: object) -> None:
-        """A signal handler: the running group saves and leaves at its epoch's end."""
+        """A signal handler: what runs leaves after its clip, or saves at its epoch's end."""
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
-        self.say("stopping after this epoch (once more to stop at once) …")
+        self.say("stopping after this clip or epoch (once more to stop at once) …")
 
     def close(self) -> None:
         """Ends the live line, if there is one."""

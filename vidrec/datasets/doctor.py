@@ -75,10 +75,13 @@ def _checked(source: Source, progress: Progress | None, workers: int) -> Iterato
     # The decoder leaves the interpreter free, so threads use all cores.
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda clip: _check(source, clip), range(len(source)))
-        for done, result in enumerate(results, 1):
-            if progress:
-                progress(done, len(source))
-            yield result
+        try:
+            for done, result in enumerate(results, 1):
+                if progress:
+                    progress(done, len(source))
+                yield result
+        finally:  # of a data set that is left half-way, the rest is not decoded
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _check(source: Source, clip: int) -> _Checked:

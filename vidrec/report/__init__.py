@@ -36,6 +36,17 @@ def terminal(folder: str | Path) -> Any:
     return tables.Terminal(read(folder))
 
 
+def events(folder: str | Path) -> Path:
+    """Writes FOLDER/tensorboard from metrics.jsonl, and returns it.
+
+    Raises:
+        UserError: tensorboardX is not installed, or the folder holds no run.
+    """
+    from vidrec.report import tensorboard
+
+    return tensorboard.write(folder)
+
+
 def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
     """Writes the page that sets two runs side by side; of an ablation, its best row.
 
@@ -56,4 +67,4 @@ def _write(file: Path, text: str) -> Path:
     return part.replace(file)
 
 
-__all__ = ["Ablation", "build", "compare", "read", "table", "terminal"]
+__all__ = ["Ablation", "build", "compare", "events", "read", "table", "terminal"]
