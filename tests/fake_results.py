@@ -225,7 +225,7 @@ def ablation(
             entry = {
                 "id": trial,
                 "row": place if by_index else row,
-                "name": row,
+                "row_name": row,
                 "seed": seed,
                 "overrides": {axis: value},
                 "params": params,

@@ -292,6 +292,7 @@ def test_page_tells_question_data_answer_and_command(folders):
     assert "texture 0.15, noise 0.09, shake 1.5" in text
     assert "points above the control mean" in text
     assert "9 (3 rows), 8 done, 1 missing" in text
+    assert f"Layers of {read(folders['scanners']).best.name}" in text
     assert "python launch.py train experiments/motion.py" in text
     assert "grows/broken <1>.avi" in text
 
@@ -340,6 +341,44 @@ def test_tex_is_balanced_and_escaped(folders):
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
     assert r"learning\_rate" in text
     assert not re.search(r"(?<!\\)%", "\n".join(body))
+
+
+def scalars(folder):
+    """{(name, step): value} of the event files of a folder, read as plainly as can be."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = {}
+    for file in folder.glob("events*"):
+        content = io.BytesIO(file.read_bytes())
+        while head := content.read(12):  # length and its checksum, then record and its checksum
+            event = event_pb2.Event.FromString(content.read(int.from_bytes(head[:8], "little")))
+            content.read(4)
+            found |= {(each.tag, event.step): each.simple_value for each in event.summary.value}
+    return found
+
+
+def test_tensorboard_shows_the_curves_of_every_trial(folders, tmp_path):
+    pytest.importorskip("tensorboardX")
+    folder = shutil.copytree(folders["scanners"], tmp_path / "copy")
+    for _ in range(2):  # the second time anew, not twice
+        out = report.events(folder)
+    runs = {
+        f"{row.name}, seed {r.result['seed']}": r for row in read(folder).rows for r in row.runs
+    }
+    assert {each.name for each in out.iterdir()} == set(runs)
+    for name, run in runs.items():
+        lines = [
+            json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        expected = {
+            (key, line["epoch"]): pytest.approx(line[key], rel=1e-6)
+            for line in lines
+            for key in line
+            if "/" in key and line[key] is not None
+        }
+        assert len(expected) > 10
+        assert scalars(out / name) == expected
+    one = report.events(shutil.copytree(runs["lstm, seed 0"].folder, tmp_path / "run"))
+    assert scalars(one) == scalars(out / "lstm, seed 0")
 
 
 def test_rebuilding_changes_nothing(folders):

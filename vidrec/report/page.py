@@ -334,7 +334,7 @@ def _model(run: Run | None) -> str:
     body.append(["all", "", "", "", tables.whole(total)])
     heads = ["layer", "kind", "input", "output", "trained parameters"]
     drawn = f'<ol class="flow" aria-label="The model, layer after layer">{"".join(boxes)}</ol>'
-    caption = f"Layers of {run.result.get('row') or 'the model'}"
+    caption = f"Layers of {run.name}"
     return markup.section("Model", "model", drawn, markup.table(caption, heads, body))
 
 
@@ -362,14 +362,21 @@ def _counts(rows: Sequence[Row]) -> str:
     parts = [
         markup.table("Clips of each split", ["split", "expected", "scored", "unreadable"], body)
     ]
-    bad = {u["path"]: u["reason"] for run in runs for u in run.result.get("unreadable", ())}
-    if bad:
-        lines = [
-            [Cell(f"<code>{markup.text(p)}</code>"), Cell(markup.text(r), "wrap")]
-            for p, r in bad.items()
-        ]
-        parts.append(markup.table("Clips that could not be read", ["clip", "reason"], lines))
+    unreadable = {u["path"]: u["reason"] for run in runs for u in run.result.get("unreadable", ())}
+    damaged = {name: why for run in runs for name, why in run.result.get("damaged", {}).items()}
+    parts += [
+        _quarantine("Clips that could not be read", unreadable),
+        _quarantine("Clips that were read as far as they go", damaged),
+    ]
     return markup.section("Clips scored", "counts", *parts) if body else ""
+
+
+def _quarantine(caption: str, reasons: Mapping[str, str]) -> str:
+    lines = [
+        [Cell(f"<code>{markup.text(clip)}</code>"), Cell(markup.text(why), "wrap")]
+        for clip, why in reasons.items()
+    ]
+    return markup.table(caption, ["clip", "reason"], lines) if lines else ""
 
 
 def _settings(found: Any, run: Run | None) -> str:
@@ -377,7 +384,7 @@ def _settings(found: Any, run: Run | None) -> str:
         return ""
     whose = "of this run"
     if isinstance(found, Ablation):
-        whose = f"of the trial {run.result.get('row')}, seed {run.result.get('seed')}"
+        whose = f"of {run.name}, seed {run.result.get('seed')}"
     lines = [[Cell(f"<code>{n}</code>"), Cell(markup.text(v), "wrap")] for n, v in flat(run.config)]
     config = markup.table(f"Settings {whose}", ["setting", "value"], lines)
     environment = run.environment

@@ -64,6 +64,11 @@ class Run:
         return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
 
     @property
+    def name(self) -> str:
+        """Of its row in a table; alone, its own."""
+        return _label(self.result) or self.result.get("name") or self.folder.name
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.result.get("classes", ()))
 
@@ -232,10 +237,9 @@ def row_of(folder: str | Path) -> Row:
 def alone(run: Run) -> Row:
     """A run on its own, as a row of one seed."""
     result = run.result
-    name = _label(result) or result.get("name") or run.folder.name
     row = Row(
         key=result.get("row", 0),
-        name=name,
+        name=run.name,
         planned=({"overrides": {}, **result},),
         runs=(run,),
         published=_published(result),
@@ -270,6 +274,8 @@ def _run(folder: Path) -> Run:
 
 def _label(trial: Mapping[str, Any]) -> str:
     """What the table calls a row: its own name, else what it sets."""
+    if trial.get("row_name"):
+        return trial["row_name"]
     if isinstance(trial.get("row"), str) and trial["row"]:
         return trial["row"]
     changes = trial.get("overrides") or {}
@@ -314,7 +320,7 @@ def _row(folder: Path, trials: list[dict[str, Any]]) -> Row:
     first = trials[0]
     row = Row(
         key=first["row"],
-        name=first.get("name") or _label(first) or "base",
+        name=_label(first) or "base",
         planned=tuple(trials),
         runs=tuple(_run(place) for place in places if (place / "result.json").is_file()),
         published=_published(first),
