@@ -479,6 +479,59 @@ def test_plain_tfds_knows_our_builders_without_tensorflow(tmp_path):
     subprocess.run([sys.executable, "-c", PLAIN_TFDS, tmp_path], check=True, capture_output=True)
 
 
+FOREIGN = """
+import io, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+def values(i):
+    return np.full((3 + i, 12, 16, 3), 100 * (i % 2) + i, np.uint8)
+
+class Base(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        kinds = self.KINDS | {"what": tfds.features.ClassLabel(names=["dark", "bright"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(4)}
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {next(iter(self.KINDS)): self.shown(values(i)), "what": i % 2}
+
+class Films(Base):
+    KINDS = {"film": tfds.features.Tensor(shape=(None, 12, 16, 3), dtype=np.uint8)}
+    shown = staticmethod(lambda frames: frames)
+
+class Stills(Base):
+    KINDS = {"image": tfds.features.Image(shape=(12, 16, 3))}
+    @staticmethod
+    def shown(frames):
+        Image.fromarray(frames[0]).save(out := io.BytesIO(), "PNG")
+        out.seek(0)
+        return out
+
+for kind in (Films, Stills):
+    kind(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+def test_any_prepared_tfds_set_with_a_video_or_an_image_is_read_by_name(tmp_path):
+    """Its code is not known here: the name and its files are enough."""
+    subprocess.run([sys.executable, "-c", FOREIGN, tmp_path], check=True, capture_output=True)
+    for name in ("films", "stills"):
+        data = datasets.load(Data(kind="tfds", tfds=name, root=str(tmp_path)))
+        assert data.classes == ("dark", "bright")
+        assert {part: len(clips) for part, clips in data.given.items()} == {"train": 8, "test": 4}
+        for place, label in enumerate(data.labels):
+            frames = np.concatenate(list(data.stream(place, 8)))
+            value = int(frames[0, 0, 0, 0])
+            length = 3 + value % 100 if name == "films" else 1
+            assert frames.shape == (length, 8, 8, 3)
+            assert data.lengths[place] == length
+            assert (value >= 100) == label
+
+
 def test_real_clips_split_with_a_warning(real_data):
     how = videos(real_data / "skyrim_human_actions")
     data = datasets.load(how)
