@@ -150,11 +150,14 @@ class Group:
         self._init = self.over.map(partial(steps.init, self.plan))
         self._epoch = None
 
-    def train(self, configs, epochs=None):
-        """(last state, records of each epoch), with the trials' axis, on the host."""
+    def train(self, configs, epochs=None, begun=None):
+        """(last state, records of each epoch), with the trials' axis, on the host.
+
+        Goes on from `begun`, a state on the host, where it is given.
+        """
         numbers = [steps.hyper(config) for config in configs]
         numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        state = self._init(numbers, self.shared)
+        state = self.over.spread(begun) if begun else self._init(numbers, self.shared)
         if self._epoch is None:
             step = partial(steps.epoch, self.plan)
             self._epoch = self.over.compile(step, state, numbers, self.shared)

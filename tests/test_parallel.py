@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sources import Group, furthest, one, plan, prepared, same, settings
 
-from vidrec import parallel, steps
+from vidrec import batches, feeds, parallel, steps
 from vidrec.config import override
 from vidrec.errors import UserError
 
@@ -271,6 +272,15 @@ def test_a_batch_spread_over_other_numbers_of_devices(on_one_device, devices):
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(on_one_device):
+    with jax.enable_x64(True):
+        data = prepared(SHARED)
+        four, two = (Group([SHARED], data, "batch", jax.devices()[:n]) for n in (4, 2))
+        begun, _ = four.train([SHARED], epochs=1)
+        assert furthest(two.train([SHARED], begun=begun)[0], on_one_device[0]) < 1e-9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"train__truncation": 4, "head__kind": "every"}, {"train__accumulate": 2}]
 )
@@ -292,3 +302,24 @@ def test_several_trials_cannot_share_a_batch():
         parallel.over(2, "batch")
     assert isinstance(parallel.over(1), parallel.Batches)
     assert isinstance(parallel.over(2), parallel.Trials)
+
+
+class Variants(chex.TestCase):
+    """One step, compiled, plain, and on several devices at once."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_a_step_is_the_same_however_it_is_carried(self):
+        cfg = settings(scanner__dropout=0.3, scanner__batch_norm=True, optim__clip_norm=0.1)
+        with jax.enable_x64(True):
+            data = prepared(cfg)
+            how, numbers = plan(cfg, data), steps.hyper(cfg)
+            held = jax.tree.map(jnp.asarray, feeds.resident(data))
+            clips, valid = held.train[:5], jnp.arange(5) < 4
+            batch = batches.gather(held, clips, valid, cfg, how.length, numbers["seed"], 0)
+            state = jax.jit(partial(steps.init, how))(numbers, held)
+            step = partial(steps.train_step, how)
+            expected, _ = jax.jit(step)(state, numbers, {}, batch)
+            found, sums = self.variant(step)(state, numbers, {}, batch)
+            assert sums["clips"] == 4
+            assert furthest(found, expected) < 1e-12
+            assert furthest(found.trained, state.trained) > 1e-4
