@@ -26,8 +26,9 @@ and tables disagree on the best p, on Adam and on RMSProp; BlowDryHair is at 100
 Not stated, chosen here (ours, not the report's): 512 units, a linear layer of 512, batches of 128,
 momentum 0.9, RMSProp decay 0.99 and epsilon 1e-8, the same rate for Adam and RMSProp, L2 added
 before clipping; batch normalisation and dropout after the linear and the recurrent layer; split 1,
-a tenth of its training clips held out by group to keep the best epoch. "Batch loss" is compared
-with the mean training loss of a clip.
+a tenth of its training clips held out by group to keep the best epoch. How steps enter the report's
+"batch loss" is not said either: ours is a clip's sum over weighted steps, whose weights add up to
+60.5 at 120 frames, so the two stand side by side and are not of one scale.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Head, Loss, Optim, Scanner, Train

@@ -77,6 +77,7 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
             "encoder.readout": "average",
             "frames.length": 120,
             "scanner.units": 512,
+            "scanner.dense": (512, 2),
             "head.kind": "every",
             "train.truncation": 30,
             "train.epochs": 25,
@@ -88,6 +89,7 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
     moved = trial.config
     assert (moved.data.kind, moved.data.tfds, moved.encoder.kind) == ("tfds", "motion", "cnn")
     assert (moved.scanner.units, moved.train.epochs, moved.train.batch_size) == (128, 10, 50)
+    assert (moved.scanner.dense, moved.scanner.forget_bias) == ((128, 1), None)
     assert (moved.frames.length, moved.train.truncation) == (120, 30)
     assert (moved.optim, moved.head, moved.loss, moved.eval) == (
         published.optim,
@@ -96,7 +98,13 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
         published.eval,
     )
     memory = Ablation("a", published, [Row({})], on_memory=True)
-    assert tables.trials(memory, on="motion")[0].config.data.tfds == "motion/memory"
+    [trial] = tables.trials(memory, on="motion")
+    remembering = trial.config
+    assert remembering.data.tfds == "motion/memory/clips=1500"
+    assert (remembering.train.batch_size, remembering.scanner.forget_bias) == (16, 5.0)
+    rest = {"train.batch_size": 50, "scanner.forget_bias": None, "encoder.size": 64}
+    rest["data.tfds"] = "motion"
+    assert override(remembering, rest) == moved
 
 
 def test_overrides_shown_are_those_after_the_rule():

@@ -192,9 +192,14 @@ def trials(
 def on_motion(cfg: Config, memory: bool = False) -> Config:
     """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
 
-    Data, encoder and classes are replaced (folds stay folds); units are divided by 4, epochs
-    capped at 10, batch at 50; every other published value stays, lengths too (shorter clips are
-    continued).
+    Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
+    divided by 4, epochs capped at 10, batch at 50; every other published value stays, lengths too
+    (shorter clips are continued).
+
+    Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
+    first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
+    in ten epochs for an LSTM to learn that it must remember, so there batches are capped at 16 and
+    forget gates begin open, at 5: what a cell holds fades over about a clip's length.
     """
     from vidrec.config import Data, Encoder
 
@@ -205,7 +210,7 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
         cfg,
         data=Data(
             kind="tfds",
-            tfds="motion/memory" if memory else "motion",
+            tfds="motion/memory/clips=1500" if memory else "motion",
             split="random" if cfg.data.split == "random" else "group",
             fold=cfg.data.fold,
             folds=folds if cfg.data.fold else 0,
@@ -217,16 +222,15 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
         if cfg.encoder.trainable != "none"
         else Encoder(readout="map")
         if keeps_maps
-        else Encoder(standardise=True, components=48),
+        else Encoder(standardise=True, components=48, size=32 if memory else 64),
     )
-    return override(
-        moved,
-        {
-            "scanner.units": max(1, cfg.scanner.units // 4),
-            "train.epochs": min(cfg.train.epochs, 10),
-            "train.batch_size": min(cfg.train.batch_size, 50),
-        },
-    )
+    scaled = {
+        "scanner.units": max(1, cfg.scanner.units // 4),
+        "scanner.dense": tuple(max(1, width // 4) for width in cfg.scanner.dense),
+        "train.epochs": min(cfg.train.epochs, 10),
+        "train.batch_size": min(cfg.train.batch_size, 16 if memory else 50),
+    }
+    return override(moved, scaled | ({"scanner.forget_bias": 5.0} if memory else {}))
 
 
 def _pixels(encoder: Any) -> Any:

@@ -1,0 +1,45 @@
+"""How long must a sequence, and its gradient, be for a model to answer from what it saw long ago?
+
+Clips of 120 to 180 frames show a motion of 20 frames somewhere in their first third, then nothing
+that would tell it. A model that sees the clip's middle 30 frames stands at chance; from the length
+on that has the cue inside, it can answer if its state carries so far. Windows of truncated
+back-propagation that are shorter than the cue should make that harder, although they update more
+often.
+
+The same GRU and optimiser throughout. Report D asks both questions of its LSTM on UCF-101
+(ablations/sequence_length.py, ablations/truncation.py); its tables on this data answer with its own
+slow optimiser, these rows with one that gets to the end in ten epochs.
+"""
+
+from vidrec.ablation import Ablation, Row, load
+from vidrec.config import override
+
+LENGTHS = (30, 60, 90, 120, 150, 180)
+WINDOWS = (2, 5, 30)
+
+
+def ablation() -> Ablation:
+    settings = {
+        "data.tfds": "motion/memory/clips=1500",
+        "encoder.size": 32,
+        "scanner.kind": "gru",
+        "head.kind": "every",
+        "train.epochs": 10,
+        "frames.length": 150,
+    }
+    return Ablation(
+        name="memory",
+        question="How long must a sequence, and its gradient, be to remember?",
+        base=override(load("experiments/motion.py"), settings),
+        rows=[
+            *(Row({"frames.length": length}, name=f"{length} frames") for length in LENGTHS),
+            *(
+                Row({"train.truncation": window}, name=f"150 frames, windows of {window}")
+                for window in WINDOWS
+            ),
+        ],
+        control=4,
+        seeds=3,
+        read=("test_accuracy", "val_accuracy", "train_loss"),
+        on_memory=True,
+    )
