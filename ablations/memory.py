@@ -15,7 +15,7 @@ from vidrec.ablation import Ablation, Row, load
 from vidrec.config import override
 
 LENGTHS = (30, 60, 90, 120, 150, 180)
-WINDOWS = (2, 5, 30)
+WINDOWS = (2, 5, 15, 30)
 
 
 def ablation() -> Ablation:

@@ -38,7 +38,7 @@ COUNTS = {
     "transfer": (6, 0),
     "scanners": (0, 3),
     "order": (0, 4),
-    "memory": (0, 9),
+    "memory": (0, 10),
     "leakage": (0, 2),
     "folds_ucf101": (0, 3),
     "folds_ucf11": (0, 25),
