@@ -395,7 +395,7 @@ def _estimated(groups: list[dict[str, Any]]) -> Table:
     """Memory and time of each group, as far as the data set is there."""
     shown = Table("group", "trials", "memory", "time at most", title="on this machine, about")
     for group in groups:
-        memory, time = "data set not here", "–"
+        memory, time = "no data yet", "–"
         if group["seconds"] is not None:
             memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
         shown.add_row(group["group"], str(group["trials"]), memory, time)

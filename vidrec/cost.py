@@ -16,7 +16,7 @@ from vidrec.config import Config
 
 # Seconds that compiling a group takes beside its training, on the machines it was measured on.
 COMPILE = 10.0
-# A product of matrices counts twice for its gradient; the rest of a step takes as long again.
+# What is no product (gates, masks, dropout, the optimiser) takes about as long again.
 REST = 2.0
 
 
@@ -27,13 +27,14 @@ class Cost:
     Attributes:
         state: bytes of weights, best weights, optimiser and statistics.
         data: bytes of the clips and of frozen parts, once a device.
-        operations: floating-point operations of an epoch's matrix products and convolutions,
-            validation included.
+        small, large: floating-point operations of an epoch's matrix products and convolutions,
+            validation included: in products as small as a recurrence's, and in larger ones.
     """
 
     state: int
     data: int
-    operations: float
+    small: float
+    large: float
 
 
 def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
@@ -41,37 +42,52 @@ def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
     plan, numbers, data = check.stand_in(cfg, train, val, frames)
     state = jax.eval_shape(partial(steps.init, plan), numbers, data)
     traced = jax.make_jaxpr(partial(steps.epoch, plan))(state, numbers, data)
-    return Cost(_bytes(state), _bytes(data), operations(traced.jaxpr))
+    all_of_them = operations(traced.jaxpr)
+    small = operations(traced.jaxpr, up_to=4 * _product(cfg))
+    return Cost(_bytes(state), _bytes(data), small, all_of_them - small)
 
 
-def seconds(cost: Cost, epochs: int, rate: float) -> float:
-    """Of a group whose trials train so many epochs together, at `rate` operations a second."""
-    return COMPILE + REST * epochs * cost.operations / rate
+def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:
+    """Of a group whose trials train so many epochs together, at so many operations a second."""
+    return COMPILE + REST * epochs * (cost.small / small + cost.large / large)
 
 
-def measured_rate(cfg: Config) -> float:
-    """Operations a second of this machine in products as large as the recurrence's own."""
+def measured_rates(cfg: Config) -> tuple[float, float]:
+    """Operations a second of this machine in products of the recurrence's size, and in large ones.
+
+    An epoch of small products is bound by other things than arithmetic.
+    """
     units = max(cfg.scanner.units, 1)
-    x = jnp.ones((cfg.train.batch_size, units))
-    w = jnp.ones((units, 4 * units))
-    many = 64
+    return _rate(cfg.train.batch_size, units, 4 * units), _rate(512, 512, 512)
 
-    @jax.jit
-    def work(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, many, lambda _, x: (x @ w)[:, :units] * 1e-3, x)
 
-    work(x, w).block_until_ready()
+def _product(cfg: Config) -> float:
+    return 8.0 * cfg.train.batch_size * max(cfg.scanner.units, 1) ** 2
+
+
+@partial(jax.jit, static_argnums=2)
+def _many(x: jax.Array, w: jax.Array, times: int) -> jax.Array:
+    units = x.shape[1]
+    return jax.lax.fori_loop(0, times, lambda _, x: (x @ w)[:, :units] * 1e-3, x)
+
+
+def _rate(rows: int, units: int, width: int, times: int = 16) -> float:
+    x, w = jnp.ones((rows, units)), jnp.ones((units, width))
+    _many(x, w, times).block_until_ready()
     began, runs = time.perf_counter(), 0
     while time.perf_counter() - began < 0.05:
-        work(x, w).block_until_ready()
+        _many(x, w, times).block_until_ready()
         runs += 1
-    return runs * many * 8 * units**2 * len(x) / (time.perf_counter() - began)
+    return runs * times * 2 * rows * units * width / (time.perf_counter() - began)
 
 
-def operations(jaxpr: Any) -> float:
+def operations(jaxpr: Any, up_to: float = math.inf) -> float:
     """Multiplications and additions of a program's matrix products and convolutions.
 
     A scan counts once a step, a condition as its dearest branch, an open loop once.
+
+    Args:
+        up_to: products of more operations than that are left out.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -79,14 +95,16 @@ def operations(jaxpr: Any) -> float:
         if name == "dot_general":
             (left, _), _ = given["dimension_numbers"]
             shared = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
-            total += 2.0 * shared * math.prod(equation.outvars[0].aval.shape)
+            one = 2.0 * shared * math.prod(equation.outvars[0].aval.shape)
+            total += one if one <= up_to else 0.0
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             out = given["dimension_numbers"].rhs_spec[0]
             window = math.prod(kernel) / kernel[out]
-            total += 2.0 * window * math.prod(equation.outvars[0].aval.shape)
+            one = 2.0 * window * math.prod(equation.outvars[0].aval.shape)
+            total += one if one <= up_to else 0.0
         else:
-            inner = [operations(each) for each in _inside(given)]
+            inner = [operations(each, up_to) for each in _inside(given)]
             times = given["length"] if name == "scan" else 1
             total += times * (max(inner, default=0.0) if name == "cond" else sum(inner))
     return total

@@ -286,7 +286,7 @@ def estimates(
             each = cost.of(cfg, *size)
             epochs = sum(one.train.epochs for one in [cfg, *others])
             estimate["bytes"] = each.data + each.state * (1 + len(others))
-            estimate["seconds"] = cost.seconds(each, epochs, cost.measured_rate(cfg))
+            estimate["seconds"] = cost.seconds(each, epochs, *cost.measured_rates(cfg))
         found.append(estimate)
     return found
 
