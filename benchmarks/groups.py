@@ -1,6 +1,6 @@
 """A table as one program, beside its trials one after another and beside a process for each.
 
-    python benchmarks/groups.py [--seeds 5] [--processes 3]
+    python benchmarks/groups.py [--seeds 5] [--epochs 10] [--processes 3]
 
 The table is `ablate ablations/learning_rate.py --on motion --seeds 5`, reports and compiling
 included. Beside it, on the same features: each trial through `fit` in this process, whose programs
@@ -32,10 +32,10 @@ def table(seeds: int) -> ablation.Ablation:
     return grid.with_seeds(ablation.load(ROOT / "ablations" / "learning_rate.py"), seeds)
 
 
-def as_table(question: ablation.Ablation, folder: Path) -> float:
+def as_table(question: ablation.Ablation, few: dict, folder: Path) -> float:
     """Seconds of the whole table."""
     began = time.perf_counter()
-    grid.ablate(question, folder, on="motion")
+    grid.ablate(question, folder, overrides=few, on="motion")
     return time.perf_counter() - began
 
 
@@ -109,15 +109,17 @@ def main() -> None:
     """Prints one JSON object."""
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--seeds", type=int, default=5)
+    words.add_argument("--epochs", type=int, default=10, help="fewer, where time is short")
     words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
     settings = words.parse_args()
     commands._prepare_jax()
     question = table(settings.seeds)
-    trials = ablation.trials(question, on="motion")
+    few = {"train.epochs": settings.epochs}
+    trials = ablation.trials(question, few, on="motion")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare.prepare(trials[0].config)  # data set and features are there already
-        together = as_table(question, folder)
+        together = as_table(question, few, folder)
         alone = one_after_another(trials, folder)
         process = as_processes(trials[:: max(1, len(trials) // settings.processes)], folder)
     sixteen = (trials * 16)[:16]
@@ -127,6 +129,7 @@ def main() -> None:
             {
                 "device": train.versions()["device"],
                 "trials": len(trials),
+                "epochs": settings.epochs,
                 "table_seconds": round(together, 1),
                 "one_after_another_seconds": round(alone, 1),
                 "separate_processes_seconds": round(process * len(trials), 1),
