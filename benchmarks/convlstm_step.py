@@ -20,8 +20,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 import turns
+
 from vidrec import cells, interop, scanners
 
 Gradients = dict[str, np.ndarray]  # by the names of our weights

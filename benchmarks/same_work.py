@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from published_sizes import Noise
 
 import vidrec
-from published_sizes import Noise
 from vidrec import grid
 from vidrec.datasets import Source
 

@@ -1,13 +1,13 @@
 """Report A's table of twelve models, to its stopping rule: ours beside PyTorch and Keras on JAX.
 
-    python benchmarks/units_table.py                        a size for two cores
-    python benchmarks/units_table.py --clips 399 --epochs 1000 --seeds 3        the report's
+    python benchmarks/units_table.py                        a size for two cores: six models
+    python benchmarks/units_table.py --models 12 --clips 399 --epochs 1000 --seeds 3    the report's
     python benchmarks/units_table.py --clips 40 --models 2 --epochs 3 --sides torch     a first look
 
 LSTM, GRU and Deep LSTM of 50, 100, 200 and 500 units over made-up features, 30 frames of 512; Adam
 at 1e-3, batches of 50, at most --epochs, stopping after 15 without 1e-4 of improvement of the loss
-on a fifth of the clips, the best weights kept and tested. Ours is one table, with compiling, scoring
-and its report; the others train the same models one after another in this process.
+on a fifth of the clips, the best weights kept and tested. Ours is one table, with compiling,
+scoring and its report; the others train the same models one after another in this process.
 
 Before that, from the same weights and in whole batches, losses after each of three epochs have to
 agree. Sides stop at epochs of their own, so each is also told for as many epochs as ours trained:
@@ -25,9 +25,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import numpy as np
-
 import same_work
 import turns
+
 import vidrec
 from vidrec import grid, interop, scanners
 from vidrec.config import Data
@@ -231,7 +231,7 @@ def main() -> None:
     """Checks, trains every side --rounds times, and tells totals and what an epoch takes."""
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
-    turns.sizes(words, models=12, seeds=1, rounds=1)
+    turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1)
     turns.sizes(words, clips=100 if small else 399, epochs=40 if small else 1000)
     words.add_argument("--sides", nargs="+", choices=OTHERS, default=OTHERS, metavar="SIDE")
     given = words.parse_args()
