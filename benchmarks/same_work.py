@@ -11,7 +11,7 @@ import numpy as np
 from published_sizes import Noise
 
 import vidrec
-from vidrec import grid
+from vidrec import prepare, train
 from vidrec.datasets import Source
 
 PARTS = ("train", "val", "test")
@@ -62,10 +62,15 @@ def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[s
 
     A rate of zero leaves weights as they were, and trains in one program with the other trial.
     """
-    rows = [vidrec.Row({"optim.learning_rate": 0.0}), vidrec.Row({})]
-    with tempfile.TemporaryDirectory() as folder:
-        table = grid.ablate(vidrec.Ablation("same work", cfg, rows), folder, source=source)
-        still, trained = (Path(each["dir"]) for each in table.trials)
+    still = vidrec.override(cfg, {"optim.learning_rate": 0.0})
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        both = [
+            train.Member(name, each, folder / name)
+            for name, each in (("still", still), ("trained", cfg))
+        ]
+        train.fit(both, prepare.prepare(cfg, source=source), folder)
+        still, trained = (each.folder for each in both)
         lines = (trained / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         losses = {
