@@ -114,6 +114,9 @@ def main() -> None:
     """Compares, then times."""
     words = turns.arguments(__doc__)
     turns.sizes(words, batch=16, frames=30, places=7, width=512, units=64, kernel=3, rounds=5)
+    words.add_argument(
+        "--keras-rounds", type=int, default=1, help="fewer, since it takes a minute (default 1)"
+    )
     words.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE")
     given = words.parse_args()
     rng = np.random.default_rng(0)
@@ -136,10 +139,11 @@ def main() -> None:
         )
         for name, each in gradients.items()
     }
+    fewer = {"keras on jax": given.keras_rounds}
     answer = {
         "work": "ConvLSTM training step",
-        "step": turns.shown(given, "sides", "rounds"),
-        "sides": turns.figures(turns.seconds(sides, given.rounds)),
+        "step": turns.shown(given, "sides", "rounds", "keras_rounds"),
+        "sides": turns.figures(turns.seconds(sides, given.rounds, fewer)),
         "gradients_off_at_most": max(furthest.values()),
         "versions": turns.versions("torch", "keras"),
     }

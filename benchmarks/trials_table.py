@@ -30,7 +30,7 @@ from vidrec import ablation, grid, interop, losses, scanners
 from vidrec.config import Data
 
 TABLES = ("learning_rate", "dropout", "clipping")
-NEAR = 2e-3  # of the largest loss
+NEAR = 2e-4  # of the largest loss
 CLASSES, SEEDS = 101, 5
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -33,7 +33,7 @@ from vidrec import grid, interop, scanners
 from vidrec.config import Data
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
-NEAR = 2e-3  # of the largest loss; Adam's epsilon stands elsewhere in Keras
+NEAR = 5e-4  # of the largest loss; Adam's epsilon stands elsewhere in Keras
 CHECKED = 3  # epochs
 
 
