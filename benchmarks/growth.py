@@ -1,18 +1,20 @@
 """How cost grows: an epoch's seconds against trials in a group, frames, units, and clips.
 
-    python benchmarks/growth.py                          up to 16 trials, 240 frames, on two cores
-    python benchmarks/growth.py --most 1 --figure docs/growth.png    everything, with a picture
+    python benchmarks/growth.py                                      three points on each axis
+    python benchmarks/growth.py --most 256 --points 5 --figure docs/growth.png       all of them
     python benchmarks/growth.py --axes units --rounds 2              one of the four
 
 One LSTM over made-up features; each axis grows alone from --trials 1, 30 frames, 64 units and 128
 clips in batches of 32. Beside each epoch stands the least it could take: the operations of its
 matrix products over what one large product reaches on the same machine (`of_limit` is the share).
 What grows slower than its axis pays a fixed cost at first; what grows faster has left a cache.
-Each point compiles a program of its own; the first epoch is left out.
+Each point compiles a program of its own; the first epoch is left out. --most cuts the trials in a
+group, --points every axis.
 """
 
 import contextlib
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -123,12 +125,10 @@ def product_peak(size: int, runs: int = 5) -> float:
     return 2.0 * size**3 / min(spent)
 
 
-def growth(points: Sequence[dict[str, Any]], axis: str) -> float:
-    """The power of the axis by which seconds grow, between its last two points."""
-    import math
-
+def growth(points: Sequence[dict[str, Any]], axis: str) -> float | None:
+    """The power of the axis by which seconds grow, between its last two points; None with one."""
     if len(points) < 2:
-        return math.nan
+        return None
     before, after = points[-2:]
     return round(
         math.log(after["seconds"] / before["seconds"]) / math.log(after[axis] / before[axis]), 2
@@ -168,20 +168,16 @@ def main() -> None:
     words = turns.arguments(__doc__)
     words.add_argument("--axes", nargs="+", choices=AXES, default=AXES, metavar="AXIS")
     turns.sizes(words, rounds=5, product=2048 if small else 8192)
-    words.add_argument(
-        "--most",
-        type=float,
-        default=0.5 if small else 1.0,
-        help="share of each axis' points that are measured, the smallest ones; 1: all",
-    )
+    turns.sizes(words, most=16 if small else 256, points=3 if small else 5)
     words.add_argument("--figure", type=Path, help="a file for the four panels")
     given = words.parse_args()
     peak = product_peak(given.product)
     found: dict[str, list[dict[str, Any]]] = {}
     for axis in given.axes:
-        count = max(2, round(given.most * len(AXES[axis]) + 0.4))
         found[axis] = []
-        for value in AXES[axis][:count]:
+        for value in AXES[axis][: given.points]:
+            if axis == "trials" and value > given.most:
+                break
             turns.tell(f"{axis} {value}")
             size = {**START, axis: value}
             known = [

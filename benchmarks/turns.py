@@ -102,6 +102,8 @@ def versions(*packages: str) -> dict[str, str]:
     from vidrec import train
 
     found = train.versions() | {name: metadata.version(name) for name in packages}
+    if "torch" in packages:
+        found["torch_device"] = str(torch_device())
     return found | {"cores": str(len(os.sched_getaffinity(0)))}
 
 
