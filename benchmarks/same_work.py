@@ -19,18 +19,24 @@ PARTS = ("train", "val", "test")
 
 @dataclass(eq=False)
 class Signals(Noise):
-    """Noise, of a clip and of its frames, about a direction of each class's own."""
+    """Noise, of a clip and of its frames, about a direction of each class's own.
 
-    strength: float = 0.2
+    One clip in ten shows the next class: who grows too sure of the others loses by it, so that
+    early stopping has something to stop.
+    """
+
+    strength: float = 0.5
 
     def features(self, clip: int) -> np.ndarray:
-        own = np.random.default_rng((1, self.places[clip])).standard_normal(self.shape[1:])
-        told = np.random.default_rng((2, self.labels[clip])).standard_normal(self.shape[1:])
+        place = self.places[clip]
+        shown = (self.labels[clip] + (place % 10 == 7)) % len(self.classes)
+        own = np.random.default_rng((1, place)).standard_normal(self.shape[1:])
+        told = np.random.default_rng((2, int(shown))).standard_normal(self.shape[1:])
         return super().features(clip) + (own + self.strength * told).astype(np.float32)
 
 
 def signals(
-    counts: Sequence[int], shape: tuple[int, ...], classes: Sequence[str], strength: float = 0.2
+    counts: Sequence[int], shape: tuple[int, ...], classes: Sequence[str], strength: float = 0.5
 ) -> Signals:
     """So many clips (T, D) to train, to validate and to test, the classes in turn."""
     places = np.arange(sum(counts))

@@ -1,7 +1,7 @@
 """Report A's table of twelve models, to its stopping rule: ours beside PyTorch and Keras on JAX.
 
-    python benchmarks/units_table.py                        a size for two cores: six models
-    python benchmarks/units_table.py --models 12 --clips 399 --epochs 1000 --seeds 3    the report's
+    python benchmarks/units_table.py                        on two cores, the six smallest models
+    python benchmarks/units_table.py --models 12 --seeds 3  the report's, and three seeds of each
     python benchmarks/units_table.py --clips 40 --models 2 --epochs 3 --sides torch     a first look
 
 LSTM, GRU and Deep LSTM of 50, 100, 200 and 500 units over made-up features, 30 frames of 512; Adam
@@ -231,8 +231,7 @@ def main() -> None:
     """Checks, trains every side --rounds times, and tells totals and what an epoch takes."""
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
-    turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1)
-    turns.sizes(words, clips=100 if small else 399, epochs=40 if small else 1000)
+    turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1, clips=399, epochs=1000)
     words.add_argument("--sides", nargs="+", choices=OTHERS, default=OTHERS, metavar="SIDE")
     given = words.parse_args()
     made = table(given.models, given.seeds, given.epochs)
