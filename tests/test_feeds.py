@@ -42,6 +42,7 @@ def configs(tmp_path_factory):
         "head.kind": "every",
         "train.batch_size": 2,
         "eval.batch_size": 3,
+        "train.save_seconds": 600,
     }
     changes = (
         {"train.epochs": 3},
