@@ -271,7 +271,8 @@ def paired(
     else it takes clips of one source for independent.
 
     Args:
-      correct_a, correct_b: (S, n), seed s and clip i the same in both.
+      correct_a: (S, n), right or wrong.
+      correct_b: the same of b, seed s and clip i being those of a.
       groups: (n,) the source that each clip was cut from.
     """
     a = _seeds_by_clips(correct_a, groups, "correct_a")
@@ -449,7 +450,8 @@ def class_changes(
     """Classes that improved from a to b, worsened, stayed; the largest change first.
 
     Args:
-      pred_a, pred_b: (n,) or (S, n) predicted classes of the same clips.
+      pred_a: (n,) or (S, n) predicted classes.
+      pred_b: the same of b, for the same clips.
       labels: (n,).
       groups: (n,); where given, each change carries its paired interval.
     """

@@ -184,7 +184,9 @@ def most_confused(
 
     Args:
       counts: (K, K) of `confusion`.
-      names, labels, predicted: (n,); where given, each pair lists its clips.
+      names: (n,); where given with the next two, each pair lists its clips.
+      labels: (n,).
+      predicted: (n,).
 
     Returns:
       `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`.
