@@ -24,6 +24,7 @@ ONE_WAY = {
     "lstm": Recurrent(cells.LSTM(U), layers=2, batch_norm=True),
     "gru": Recurrent(cells.GRU(U)),
     "gru before": Recurrent(cells.GRU(U, reset_after=False)),
+    "mingru": Recurrent(cells.MinGRU(U)),
     "convlstm": Recurrent(cells.ConvLSTM(U), batch_norm=True),
     "mean": Mean(),
     "none": Identity(),
@@ -137,7 +138,7 @@ def flip_valid(x, lengths):
     )
 
 
-@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U)], ids=["lstm", "gru"])
+@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U), cells.MinGRU(U)], ids=str)
 def test_reversed_input_and_reversed_direction_agree(cell):
     x = features("")
     forward, backward = scanners.Direction(cell), scanners.Direction(cell, reverse=True)
@@ -403,7 +404,7 @@ def test_derivatives_are_clipped_at_the_pre_activations():
     close(jax.tree.map(lambda leaf: leaf[1], many), gradient(0.05)[1])
 
 
-@pytest.mark.parametrize("name", ["gru", "gru before", "convlstm"])
+@pytest.mark.parametrize("name", ["gru", "gru before", "mingru", "convlstm"])
 def test_every_cell_clips(name):
     """One frame: a bias' gradient is the clipped derivative itself, clip by clip."""
     scanner = Recurrent(ALL[name].cell)

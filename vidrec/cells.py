@@ -267,7 +267,26 @@ class ConvLSTM(LSTM):
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "convlstm": ConvLSTM}
+@dataclass(frozen=True)
+class MinGRU(Cell):
+    """GRU whose gate and candidate see the inputs alone (Feng et al. 2024); gate order z, n.
+
+    h' = (1 - z) · h + z · n, without a recurrent product or an activation of n.
+    """
+
+    gates: ClassVar[int] = 2
+
+    def weights(self, features: int) -> dict[str, tuple[Initialiser, tuple[int, ...]]]:
+        named = super().weights(features)
+        return {name: named[name] for name in ("input_kernel", "bias")}
+
+    def step(self, recur: Recur, carry: Array, inputs_BG: Array, clip: Callable) -> Array:
+        z, n = jnp.split(clip(inputs_BG), 2, axis=-1)
+        z = jax.nn.sigmoid(z)
+        return (1 - z) * carry + z * n
+
+
+CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "mingru": MinGRU, "convlstm": ConvLSTM}
 
 
 def fill(made: type, settings: Any, **more: Any) -> Any:

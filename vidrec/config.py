@@ -106,7 +106,7 @@ class Encoder:
 class Scanner:
     """A recurrence over the frames' features."""
 
-    kind: Literal["none", "mean", "lstm", "gru", "convlstm"] | UserFile = "lstm"
+    kind: Literal["none", "mean", "lstm", "gru", "mingru", "convlstm"] | UserFile = "lstm"
     units: Count = 64
     layers: Count = 1
     bidirectional: Literal["no", "concat", "sum"] = "no"
