@@ -446,6 +446,26 @@ def test_unrolling_changes_no_result(name):
     close((y, carry), apply(name, features(name), MASK_BT))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_linear_cell_may_take_all_frames_at_once(reverse, monkeypatch):
+    """As accelerators do, with gaps, from a carry; gradients too."""
+    direction, x = scanners.Direction(cells.MinGRU(U), reverse), features("")
+    held = variables("linear", direction)
+    mask_BT = MASK_BT.at[0, 2].set(False)
+    carry = jax.random.normal(jax.random.key(1), (B, U))
+
+    def run(held, x, carry):
+        y, after = direction.apply(held, x, mask_BT, carry)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(after)), (y, after)
+
+    def both():
+        return jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)(held, x, carry)
+
+    one_by_one = both()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    close(both(), one_by_one)
+
+
 def test_settings_name_the_scanner():
     built = scanners.build(Settings(kind="gru", units=7, layers=2, reset_after=False), "batch")
     assert built.cell == cells.GRU(7, reset_after=False)
