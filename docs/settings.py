@@ -1,12 +1,11 @@
 """Hook of mkdocs: puts a table of every setting where a page says `[[settings]]`."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).parent.parent / "vidrec" / "config.py"
-SECTION = r'^class (\w+):\n    """(.*?)"""\n\n((?:    .*\n)+)'
-FIELD = r"    (\w+): (.+?) = (.+?)(?:  # (.*))?"
 WORDS = {
     "str": "text",
     "bool": "True or False",
@@ -24,23 +23,31 @@ COLUMNS = "| setting | takes | default | |\n|---|---|---|---|\n"
 
 def tables() -> str:
     """A heading and a table a section, from the fields' types, defaults and comments."""
-    text, found = CONFIG.read_text(encoding="utf-8"), []
-    sections = re.findall(r"(\w+) = field\(default_factory=\1\)", text)
-    for title, purpose, body in re.findall(SECTION, text, re.MULTILINE):
-        if title not in sections:
-            continue
-        rows = [re.fullmatch(FIELD, line) for line in body.splitlines()]
-        lines = [_line(title.lower(), *row.groups()) for row in rows if row]
-        found.append(f"### {title.lower()}\n\n{purpose}\n\n{COLUMNS}" + "\n".join(lines))
+    text = CONFIG.read_text(encoding="utf-8")
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    found = []
+    for name in (ast.unparse(field.annotation) for field in _fields(classes["Config"])):
+        if name in classes:
+            lines = [_line(name.lower(), field, text) for field in _fields(classes[name])]
+            purpose = ast.get_docstring(classes[name])
+            found.append(f"### {name.lower()}\n\n{purpose}\n\n{COLUMNS}" + "\n".join(lines))
     return "\n\n".join(found)
 
 
-def _line(section: str, name: str, kind: str, default: str, comment: str | None) -> str:
-    choices = [f"`{each}`" for each in re.findall(r'"([^"]*)"', kind)]
+def _fields(section: ast.ClassDef) -> list[ast.AnnAssign]:
+    return [node for node in section.body if isinstance(node, ast.AnnAssign)]
+
+
+def _line(section: str, field: ast.AnnAssign, text: str) -> str:
+    kind, default = ast.unparse(field.annotation), ast.unparse(field.value).strip("'")
+    choices = [f"`{each}`" for each in re.findall(r"'([^']*)'", kind)]
     choices += ["`path.py:Name`"] * ("UserFile" in kind)
     taken = ", ".join(choices) or WORDS[kind]
-    default = default.strip('"')
-    return f"| `{section}.{name}` | {taken} | {default and f'`{default}`'} | {comment or ''} |"
+    _, _, comment = text.splitlines()[field.end_lineno - 1].partition("  # ")
+    return (
+        f"| `{section}.{ast.unparse(field.target)}` | {taken} "
+        f"| {default and f'`{default}`'} | {comment} |"
+    )
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
