@@ -58,7 +58,7 @@ def ours(cfg: vidrec.Config, data: prepare.Prepared, folder: Path) -> Callable[[
     group.ready()
 
     def epoch() -> None:
-        group.state, record = group.step(group.state, group.numbers, group.feed.shared)
+        group.state, record = group.feed.epoch(group.state, group.numbers)
         jax.block_until_ready((group.state, record))
 
     return epoch

@@ -6,7 +6,8 @@ import pytest
 from sources import pixels, prepared, same, settings
 from test_train import Watch, contents
 
-from vidrec import feeds, parallel, prepare, train
+from vidrec import checkpoint, feeds, parallel, prepare, train
+from vidrec.checkpoint import Checkpoints
 from vidrec.config import override
 from vidrec.datasets import UnreadableClip
 from vidrec.errors import UserError
@@ -84,6 +85,46 @@ def test_a_stopped_stream_goes_on_to_the_same_bits(configs, held, streamed, tmp_
         fit(configs, tmp_path, Watch(stop=1))
     fit(configs, tmp_path)
     assert contents(tmp_path) == contents(held)
+
+
+class Soon(Watch):
+    """Asks to stop when it is asked for the n-th time, epochs ended or not."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self.left = asked
+
+    def should_stop(self):
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("asked", [2, 9])
+def test_a_stream_that_stops_inside_an_epoch_goes_on_there(
+    configs, held, streamed, tmp_path, asked
+):
+    """An epoch has seven chunks, so it is asked six times inside and once after."""
+    with pytest.raises(train.Interrupted, match="steps; the same command goes on"):
+        fit(configs, tmp_path, Soon(asked))
+    saves = Checkpoints(tmp_path / "group" / "checkpoints")
+    save = saves.folder / str(saves.steps()[-1])
+    epoch, done = divmod(asked, 7)
+    meta = checkpoint.read_meta(save)
+    assert (meta["epoch"], meta["begun"]["steps"]) == (epoch, done)
+    watch = Soon(0)
+    data = fit(configs, tmp_path, watch)
+    assert data.streams
+    assert -watch.left == 3 * 7 - asked  # what was done is not done again
+    assert contents(tmp_path) == contents(held)
+
+
+def test_one_trial_from_pixels_goes_step_by_step_and_stops_at_any(configs, tmp_path):
+    one = configs[:1]
+    fit(one, tmp_path / "whole")
+    with pytest.raises(train.Interrupted, match="after epoch 1 and 3 of 7 steps"):
+        fit(one, tmp_path / "stopped", Soon(7 + 3))
+    fit(one, tmp_path / "stopped")
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
 def test_a_stream_whose_batches_are_spread_over_devices(configs, streamed, tmp_path, monkeypatch):

@@ -218,9 +218,9 @@ def test_a_damaged_save_costs_epochs_and_changes_nothing(whole, data, tmp_path, 
     with pytest.raises(Interrupted):
         fit(tmp_path, data, Watch(stop=4))
     saves = tmp_path / "group" / "checkpoints"
-    assert sorted(each.name for each in saves.iterdir()) == ["3", "4"]
+    assert sorted(each.name for each in saves.iterdir()) == ["12", "16"]  # steps
     largest = max(
-        (file for file in (saves / "4" / "arrays").rglob("*") if file.is_file()),
+        (file for file in (saves / "16" / "arrays").rglob("*") if file.is_file()),
         key=lambda file: file.stat().st_size,
     )
     content = bytearray(largest.read_bytes())
@@ -237,7 +237,7 @@ def test_a_finished_run_is_scored_again_without_training(whole, data, tmp_path):
     watch = Watch()
     group = Group(members(tmp_path), data, folder / "group")
     again = group.run(watch)
-    assert (watch.epochs, watch.compilations, group.step) == ([], 0, None)
+    assert (watch.epochs, watch.compilations, group.feed.program) == ([], 0, None)
     assert [each["metrics"] for each in again] == [each["metrics"] for each in results]
 
 

@@ -16,11 +16,15 @@ import numpy as np
 
 from vidrec import batches, parallel, steps
 from vidrec.batches import Resident
+from vidrec.config import Config
 from vidrec.datasets import Source, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.prepare import Prepared
 
 Tree = Any
+Over = parallel.Trials | parallel.Batches
+Begun = dict[str, Any]  # steps of an epoch that are done, and their sums: what a save keeps
+Pause = Callable[[Tree, Callable[[], Begun]], None]
 CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
 THREADS = 2 * (os.cpu_count() or 1)
 
@@ -40,39 +44,119 @@ def resident(data: Prepared) -> Resident:
 
 
 class Held:
-    """All clips lie on the devices; an epoch is one program."""
+    """All clips lie on the devices; an epoch is one program.
 
-    def __init__(self, plan: steps.Plan, over: parallel.Trials | parallel.Batches, data: Prepared):
-        self.plan, self.over = plan, over
+    Args:
+        seeds: of the trials, in their order.
+    """
+
+    def __init__(self, plan: steps.Plan, over: Over, data: Prepared, seeds: Sequence[int]):
+        self.plan, self.over, self.seeds = plan, over, list(seeds)
         self.shared = over.share_once(resident(data), data.placed)
+        self.program: Callable | None = None
 
     def init(self, numbers: Tree) -> Tree:
         """The untrained trials."""
         return self.over.map(partial(steps.init, self.plan))(numbers, self.shared)
 
-    def compile(self, state: Tree, numbers: Tree) -> Callable:
-        """`epoch(state, numbers, shared) -> (state, records)`, its state donated."""
-        return self.over.compile(partial(steps.epoch, self.plan), state, numbers, self.shared)
+    def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
+        """Makes `epoch` ready for these arrays; `begun` as there."""
+        del begun
+        program = partial(steps.epoch, self.plan)
+        self.program = self.over.compile(program, state, numbers, self.shared)
+
+    def epoch(
+        self, state: Tree, numbers: Tree, begun: Begun | None = None, pause: Pause = lambda *_: None
+    ) -> tuple[Tree, Tree]:
+        """Trains an epoch: the state, which is donated, and the trials' records.
+
+        Args:
+            begun: what a stopped epoch had done.
+            pause: called inside an epoch, where it has several programs, with the state and a
+                function that tells what is done.
+        """
+        del begun, pause
+        return self.program(state, numbers, self.shared)
 
     def score(self, fn: Callable, plan: steps.Plan, trees: tuple, rows: np.ndarray) -> Tree:
         """`fn(plan, *trees, rows, data)` of `steps` for each trial; rows (S, B) or (S, B, 2)."""
         return self.over.score(partial(fn, plan), trees, rows, self.shared)
 
 
-class Streamed:
+class Stepwise(Held):
+    """As `Held`, but an epoch is many calls of a program for `size` steps, one here."""
+
+    size = 1
+
+    def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
+        """As `Held.compile`."""
+        given = self.over.spread((self._each(np.int32(0)), self._example(begun), self._nothing()))
+        program = partial(steps.train_chunk, self.plan, self.size)
+        self.program = self.over.compile(program, state, (numbers, *given), self.shared)
+        self._validate = self.over.map(partial(steps.validate_chunk, self.plan), trees=2)
+        self._conclude = self.over.carry(partial(steps.conclude, self.plan), donate=True)
+
+    def epoch(
+        self, state: Tree, numbers: Tree, begun: Begun | None = None, pause: Pause = lambda *_: None
+    ) -> tuple[Tree, Tree]:
+        """As `Held.epoch`."""
+        alive, epochs = self.over.gather((state.alive, state.epoch))
+        done, sums = 0, self._nothing()
+        if begun:
+            done = begun["steps"]
+            sums = {
+                name: np.asarray(begun["sums"][name], each.dtype) for name, each in sums.items()
+            }
+        sums = self.over.spread(sums)
+        for inputs in self._training(int(epochs[alive].max()), done):
+            given = self.over.spread((self._each(np.int32(done)), inputs))
+            before = sums
+            state, sums = self.program(state, (numbers, *given, sums), self.shared)
+            done += self.size
+            if done < self.plan.steps:
+                pause(state, partial(self._begun, done, sums))
+            # Reading goes on while a chunk is trained on, but not without end.
+            jax.block_until_ready(before)
+        found = self.over.spread(self._each(jax.device_get(steps.nothing_validated())))
+        for given in self._validation():
+            found = self._validate(
+                state, (numbers, *self.over.spread(self._each(given)), found), self.shared
+            )
+        return self._conclude(state, (numbers, sums, found), self.shared)
+
+    def _begun(self, done: int, sums: Tree) -> Begun:
+        sums = self.over.gather(sums)
+        return {"steps": done, "sums": {name: each.tolist() for name, each in sums.items()}}
+
+    def _nothing(self) -> Tree:
+        return self._each(jax.device_get(steps.nothing_trained(self.plan)))
+
+    def _each(self, tree: Tree) -> Tree:
+        """The same for every trial."""
+        count = len(self.seeds)
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *np.shape(leaf))), tree)
+
+    def _example(self, begun: Begun | None) -> np.ndarray | None:
+        """Inputs of a chunk as to shape and type; None where the device holds them."""
+        del begun
+
+    def _training(self, epoch: int, done: int) -> Iterator[np.ndarray | None]:
+        """Inputs (N, S, B, T, …) of each chunk of an epoch, after so many steps."""
+        del epoch
+        yield from [None] * (self.plan.steps - done)
+
+    def _validation(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Places (S, B) of validation clips and their inputs, the same for every trial."""
+        yield np.asarray(steps.validation(self.plan)), None
+
+
+class Streamed(Stepwise):
     """Frames stay where they come from; each trial gets those of its own order, chunk by chunk."""
 
-    def __init__(
-        self,
-        plan: steps.Plan,
-        over: parallel.Trials | parallel.Batches,
-        data: Prepared,
-        seeds: Sequence[int],
-    ):
-        self.plan, self.over, self.data, self.seeds = plan, over, data, list(seeds)
-        everything = resident(data)
-        self.shared = over.share_once(everything, data.placed)
-        self.host = everything._replace(values=None, frozen=None)
+    def __init__(self, plan: steps.Plan, over: Over, data: Prepared, seeds: Sequence[int]):
+        super().__init__(plan, over, data, seeds)
+        self.data = data
+        self.host = resident(data)._replace(values=None, frozen=None)
         self._frame = data.values.shape[1:]
         self._order = jax.jit(partial(_order, plan))
 
@@ -88,33 +172,6 @@ class Streamed:
             [inputs] = self._read(clips_SB[:1], self._centre(clips_SB[:1]), 1)
             first.append(inputs[0])
         return self.over.map(init)((numbers, self.over.spread(np.stack(first))), self.shared)
-
-    def compile(self, state: Tree, numbers: Tree) -> Callable:
-        """As `Held.compile`; what memory the chunks' program takes is the epoch's to tell."""
-        step, size = (self.plan.cfg.train.batch_size, self.plan.length), self._frame
-        frames = np.zeros((self._chunk(self.plan.steps, *step), *step, *size), np.uint8)
-        example = self.over.spread((self._each(np.int32(0)), self._each(frames)))
-        program = partial(steps.train_chunk, self.plan)
-        train = self.over.compile(program, state, (numbers, *example), self.shared)
-        validate = self.over.map(partial(steps.validate_chunk, self.plan), trees=2)
-        conclude = self.over.carry(partial(steps.conclude, self.plan), donate=True)
-
-        def epoch(state: Tree, numbers: Tree, shared: Resident) -> tuple[Tree, Tree]:
-            alive, epochs = self.over.gather((state.alive, state.epoch))
-            sums = []
-            for given in self._training(int(epochs[alive].max())):
-                state, part = train(state, (numbers, *self.over.spread(given)), shared)
-                sums.append(part)
-                # Reading goes on while a chunk is trained on, but not without end.
-                jax.block_until_ready(sums[-2:-1])
-            nothing = jax.device_get(steps.nothing_validated())
-            found = self.over.spread(jax.tree.map(self._each, nothing))
-            for given in self._validation():
-                found = validate(state, (numbers, *self.over.spread(given), found), shared)
-            return conclude(state, (numbers, sums, found), shared)
-
-        epoch.memory_analysis = getattr(train, "memory_analysis", lambda: None)
-        return epoch
 
     def score(self, fn: Callable, plan: steps.Plan, trees: tuple, rows: np.ndarray) -> Tree:
         """As `Held.score`."""
@@ -135,35 +192,34 @@ class Streamed:
         parts = []
         for first, inputs in enumerate(self._read(clips, places, size)):
             given = (rows[first * size :][:size], inputs)
-            given = self.over.spread(jax.tree.map(self._each, given))
+            given = self.over.spread(self._each(given))
             parts.append(self.over.gather(scorer(*trees, given, self.shared)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
 
-    def _training(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """First step and frames (N, S, B, T, …) of each chunk of an epoch."""
+    def _example(self, begun: Begun | None) -> np.ndarray:
+        step = (self.plan.cfg.train.batch_size, self.plan.length)
+        alone = by_step(self.plan.cfg, self.data, self.over)
+        size = 1 if alone else self._chunk(self.plan.steps, *step)
+        self.size = math.gcd(size, begun["steps"]) if begun else size
+        return self._each(np.zeros((self.size, *step, *self._frame), np.uint8))
+
+    def _training(self, epoch: int, done: int) -> Iterator[np.ndarray]:
         readers = {}
         for seed in set(self.seeds):
             clips_SB, places_SBT = self._order(self.host, seed, epoch)
-            size = self._chunk(*places_SBT.shape)
-            readers[seed] = self._read(clips_SB, places_SBT, size)
-        for first in range(0, self.plan.steps, size):
+            readers[seed] = self._read(clips_SB[done:], places_SBT[done:], self.size)
+        for _ in range(done, self.plan.steps, self.size):
             inputs = {seed: next(reader) for seed, reader in readers.items()}
-            frames = np.stack([inputs[seed] for seed in self.seeds])
-            yield self._each(np.int32(first)), frames
+            yield np.stack([inputs[seed] for seed in self.seeds])
 
     def _validation(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As `_training`, the same for every trial and epoch."""
         if not self.plan.val_clips:
             return
-        places = np.minimum(np.asarray(steps.validation(self.plan)), self.plan.val_clips - 1)
-        clips_SB = self.host.val[places]
+        places_SB = np.asarray(steps.validation(self.plan))
+        clips_SB = self.host.val[np.minimum(places_SB, self.plan.val_clips - 1)]
         size = self._chunk(*clips_SB.shape, self.plan.length)
         for part, inputs in enumerate(self._read(clips_SB, self._centre(clips_SB), size)):
-            yield self._each(np.int32(part * size)), self._each(inputs)
-
-    def _each(self, array: np.ndarray) -> np.ndarray:
-        """The same for every trial."""
-        return np.broadcast_to(array, (len(self.seeds), *np.shape(array)))
+            yield places_SB[part * size :][:size], inputs
 
     def _centre(self, clips_SB: np.ndarray) -> np.ndarray:
         """Frames that scoring sees of each clip, (S, B, T)."""
@@ -189,14 +245,17 @@ class Streamed:
             yield frames.reshape(size, -1, *frames.shape[1:])
 
 
-def of(
-    plan: steps.Plan,
-    over: parallel.Trials | parallel.Batches,
-    data: Prepared,
-    seeds: Sequence[int],
-) -> Held | Streamed:
+def of(plan: steps.Plan, over: Over, data: Prepared, seeds: Sequence[int]) -> Held:
     """The feed that these data need."""
-    return Streamed(plan, over, data, seeds) if data.streams else Held(plan, over, data)
+    if data.streams:
+        return Streamed(plan, over, data, seeds)
+    return (Stepwise if by_step(plan.cfg, data, over) else Held)(plan, over, data, seeds)
+
+
+def by_step(cfg: Config, data: Prepared, over: Over) -> bool:
+    """True where no loop stands around a step: one trial that trains from pixels on a processor."""
+    loops = cfg.train.truncation or cfg.train.accumulate > 1 or isinstance(over, parallel.Trials)
+    return parallel.is_cpu() and data.encoder is not None and not loops
 
 
 def read_ahead(

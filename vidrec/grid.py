@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, cost, parallel, prepare, steps, train
+from vidrec import checkpoint, cost, feeds, parallel, prepare, steps, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -395,18 +395,18 @@ def _split(group: Sequence[train.Member], count: int) -> list[list[train.Member]
 
 
 def _train_parts(
-    part: Part, data: prepare.Prepared, screen: Screen, record: bool, why: train.TooLarge
+    part: Part, data: prepare.Prepared, screen: Screen, record: bool, why: train.Apart
 ) -> None:
-    """Splits a group in two, for good, and trains both."""
+    """Splits a group for good, and trains its parts."""
     name, group, folder = part
     screen.say(f"group {name} is split: {why}")
     content = json.loads((folder / "group.json").read_text())
-    train.write_json(folder / "group.json", content | {"parts": 2})
-    halves = list(_parts(name, group, folder))
-    for _, members, place in halves:
+    train.write_json(folder / "group.json", content | {"parts": why.parts})
+    parts = list(_parts(name, group, folder))
+    for _, members, place in parts:
         _hold(place, members)
         _environment(place)
-    _train(halves, data, screen, record)
+    _train(parts, data, screen, record)
 
 
 def _train(
@@ -422,6 +422,7 @@ def _train(
     ahead = AHEAD if parallel.processes() == 1 else 0
 
     def ready(members: list[train.Member], folder: Path) -> train.Group:
+        _check_loops(members, data, folder)
         group = train.Group(members, data, folder)
         group.ready()
         return group
@@ -433,7 +434,7 @@ def _train(
                 coming.append(pool.submit(ready, *named[place + len(coming)][1:]))
             try:
                 coming.popleft().result().run(screen.group(name, members))
-            except train.TooLarge as error:
+            except train.Apart as error:
                 _train_parts((name, members, folder), data, screen, record, error)
             except Exception as error:
                 if not record or isinstance(error, train.Interrupted | train.Busy):
@@ -441,6 +442,15 @@ def _train(
                     raise
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(members, data, error)
+
+
+def _check_loops(members: Sequence[train.Member], data: prepare.Prepared, folder: Path) -> None:
+    """Raises Apart for trials that are quicker each in a loop of its own, unless begun together."""
+    count = len({steps.training_id(each.config) for each in members})
+    cfg = members[0].config
+    begun = checkpoint.Checkpoints(folder / "checkpoints").steps()
+    if count > 1 and not begun and feeds.by_step(cfg, data, parallel.over(1, cfg.train.spread)):
+        raise train.Apart("a processor trains from pixels one trial at a time", count)
 
 
 def _leave(pool: ThreadPoolExecutor, coming: Iterable[Future]) -> None:

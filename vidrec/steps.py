@@ -20,6 +20,7 @@ from vidrec.config import TRACED, Config, digest, get, identity
 
 Tree = Any
 RUNNING, FINISHED, STOPPED, TARGET, DIVERGED = range(5)
+SUMS = ("loss", "gradient_norm", "updates", "not_finite", "clips")
 STATUS = ("running", "done", "done", "done", "diverged")
 WHY = (
     "",
@@ -166,32 +167,45 @@ def epoch(
     """Trains one epoch, validates, and decides whether to go on."""
     state, sums = _train(plan, state, numbers, data, _order(plan, numbers["seed"], state.epoch))
     found = _validate(plan, state, numbers, data, validation(plan))
-    return conclude(plan, state, (numbers, [sums], found), data)
+    return conclude(plan, state, (numbers, sums, found), data)
 
 
 def train_chunk(
-    plan: Plan, state: TrainState, given: tuple, data: Resident
+    plan: Plan, size: int, state: TrainState, given: tuple, data: Resident
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Some steps of an epoch: `given` is (numbers, the first one's place, inputs (S, B, …))."""
-    numbers, first, inputs = given
+    """`size` steps of an epoch, and its sums (S,) with theirs filled in.
+
+    Args:
+        given: (numbers, place of the first step, inputs (size, B, …) or None, sums).
+    """
+    numbers, first, inputs, sums = given
     order = _order(plan, numbers["seed"], state.epoch)
-    part = [lax.dynamic_slice_in_dim(each, first, len(inputs)) for each in order]
-    return _train(plan, state, numbers, data, part, inputs)
+    part = [lax.dynamic_slice_in_dim(each, first, size) for each in order]
+    state, found = _train(plan, state, numbers, data, part, inputs)
+
+    def fill(whole: jax.Array, part: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), first, 0)
+
+    return state, jax.tree.map(fill, sums, found)
+
+
+def nothing_trained(plan: Plan) -> dict[str, jax.Array]:
+    """The sums (S,) of an epoch before its first step."""
+    return {name: jnp.zeros(plan.steps) for name in SUMS}
 
 
 def validate_chunk(plan: Plan, state: TrainState, given: tuple, data: Resident) -> tuple:
-    """Some batches of validation: `given` as of `train_chunk`, and the sums before them."""
-    numbers, first, inputs, sums = given
-    part = lax.dynamic_slice_in_dim(validation(plan), first, len(inputs))
-    return _validate(plan, state, numbers, data, part, inputs, sums)
+    """Some batches of validation: `given` is (numbers, places (S, B), inputs, sums before)."""
+    numbers, places_SB, inputs, sums = given
+    return _validate(plan, state, numbers, data, places_SB, inputs, sums)
 
 
 def conclude(
     plan: Plan, state: TrainState, given: tuple, data: Resident
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Ends an epoch: `given` is (numbers, the steps' sums in chunks, those of validation)."""
-    numbers, chunks, found = given
-    record = summarise(plan, jax.tree.map(lambda *parts: jnp.concatenate(parts).sum(0), *chunks))
+    """Ends an epoch: `given` is (numbers, the steps' sums (S,), those of validation)."""
+    numbers, sums, found = given
+    record = summarise(jax.tree.map(lambda each: each.sum(0), sums))
     record |= _validated(plan, found)
     return decide(plan, state, numbers, record), record
 
@@ -211,7 +225,11 @@ def _train(
         batch = _gather(plan, data, data.train[clips_B], valid_B, numbers, state.epoch, inputs)
         return train_step(plan, state, numbers, data.frozen, batch)
 
-    return lax.scan(step, state, (tuple(order_SB), inputs))
+    given = (tuple(order_SB), inputs)
+    if len(order_SB[0]) == 1:  # no loop around the step, not even one of a single round
+        state, sums = step(state, jax.tree.map(lambda each: each[0], given))
+        return state, jax.tree.map(lambda each: each[None], sums)
+    return lax.scan(step, state, given)
 
 
 def train_step(
@@ -224,7 +242,7 @@ def train_step(
     else:
         state, sums = _windows(plan, state, numbers, frozen, batch, every)
     # Windows share the batch's clips: a clip counts once however many windows it has.
-    return state, sums | {"clips": batch.valid_B.sum().astype(jnp.float32)}
+    return state, sums | {"clips": _total(plan, batch.valid_B)}
 
 
 def _windows(
@@ -534,9 +552,9 @@ def score_windows(
     return lax.scan(step, None, (windows_SB2, inputs))[1]
 
 
-def summarise(plan: Plan, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def summarise(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """An epoch's training figures from its sums."""
-    clips = jnp.maximum(_psum(plan, sums["clips"]), 1)
+    clips = jnp.maximum(sums["clips"], 1)
     updates = jnp.maximum(sums["updates"], 1)
     return {
         "train_loss": sums["loss"] / clips,
@@ -605,7 +623,8 @@ def _gather(
 
 
 def _psum(plan: Plan, value: Tree) -> Tree:
-    return lax.psum(value, plan.axis_name) if plan.axis_name else value
+    # Over one device a sum changes nothing, and a processor's all-reduce copies every gradient.
+    return lax.psum(value, plan.axis_name) if plan.shares > 1 else value
 
 
 def _total(plan: Plan, values: jax.Array) -> jax.Array:

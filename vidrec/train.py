@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import jax
 import numpy as np
 
-from vidrec import __version__, evaluate, feeds, metrics, model, parallel, steps
+from vidrec import __version__, encoders, evaluate, feeds, metrics, model, parallel, steps
 from vidrec.checkpoint import Checkpoints, write
 from vidrec.config import Config, override, to_dict
 from vidrec.errors import UserError
@@ -38,8 +38,16 @@ class Lost(Interrupted):
     """Another process of this training has died."""
 
 
-class TooLarge(Exception):
-    """A group of several trials takes more memory than a device has."""
+class Apart(Exception):
+    """A group of several trials should be trained in parts.
+
+    Attributes:
+        parts: how many.
+    """
+
+    def __init__(self, why: str, parts: int = 2):
+        super().__init__(why)
+        self.parts = parts
 
 
 class Busy(UserError):
@@ -94,6 +102,7 @@ def fit(
     own; returns the contents of the trials' result.json.
 
     Raises:
+        Apart: several trials need more memory than there is; nothing was trained.
         Interrupted: the watcher asked to stop; the state is saved.
         Busy: another process trains in this folder.
         UserError: the data does not fit the model, or a file cannot be written.
@@ -118,7 +127,9 @@ class Group:
         # Variants that differ in scoring only are trained once.
         self.trained = {steps.training_id(each.config): each.config for each in members}
         self.over = parallel.over(len(self.trained), self.cfg.train.spread, how)
-        self.model = model.build(fitted, len(data.classes), self.over.axis_name, data.encoder)
+        by_step = feeds.by_step(self.cfg, data, self.over)
+        encoder = encoders.outside_loops(data.encoder) if by_step else data.encoder
+        self.model = model.build(fitted, len(data.classes), self.over.axis_name, encoder)
         self.plan = steps.Plan(
             self.cfg,
             self.model,
@@ -130,8 +141,8 @@ class Group:
         )
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
+        self.begun: feeds.Begun | None = None  # of an epoch that was stopped inside
         self.state: Tree = None
-        self.step: Callable | None = None
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._claimed: IO | None = None
 
@@ -158,19 +169,19 @@ class Group:
         if saved:
             _, self.host, meta = saved
             self.seconds |= meta["seconds"]
-            self.resumed_epoch = meta["epoch"]
+            self.resumed_epoch, self.begun = meta["epoch"], meta.get("begun")
             self.state = self.over.spread(self.host)
         if self.host.alive.any():
-            self.step = self.feed.compile(self.state, self.numbers)
+            self.feed.compile(self.state, self.numbers, self.begun)
             self._check_memory(begun=saved is not None)
         self.seconds["compile"] += time.perf_counter() - began
 
     def _check_memory(self, begun: bool) -> None:
-        """Raises TooLarge for a group that may still be split: it has no save yet."""
+        """Raises Apart for a group that may still be split: it has no save yet."""
         limit = 1e9 * self.cfg.train.memory_gb or parallel.memory_limit()
-        needed = parallel.memory_needed(self.step)
+        needed = parallel.memory_needed(self.feed.program)
         if needed > limit and len(self.trained) > 1 and not begun:
-            raise TooLarge(
+            raise Apart(
                 f"{len(self.trained)} trials take {needed / 1e9:.2f} GB of a device, and there are "
                 f"{limit / 1e9:.2f}"
             )
@@ -181,7 +192,7 @@ class Group:
             self.ready()
         try:
             with plainly(self.folder):
-                if self.step:
+                if self.host.alive.any():
                     self._train(watcher or Silent())
                 self.checkpoints.wait()
                 return self._score(self.state)
@@ -205,12 +216,16 @@ class Group:
     def _train(self, watcher: Watcher) -> None:
         watcher.compiled(self.seconds["compile"])
         _cut_back(self.folder / METRICS, self.resumed_epoch)
-        saved_at = time.monotonic()
         ids, alive, epoch = list(self.trained), self.host.alive, self.resumed_epoch
+        self._saved_at = time.monotonic()
+
+        def pause(state: Tree, begun: Callable[[], feeds.Begun]) -> None:
+            self._save(watcher, state, epoch, begun)
+
         while alive.any():
             began = time.perf_counter()
-            self.state, records = self.step(self.state, self.numbers, self.feed.shared)
-            trained, epoch = alive, epoch + 1
+            self.state, records = self.feed.epoch(self.state, self.numbers, self.begun, pause)
+            trained, epoch, self.begun = alive, epoch + 1, None
             alive, status, records = self.over.gather(
                 (self.state.alive, self.state.status, records)
             )
@@ -218,17 +233,34 @@ class Group:
             lines = _lines(ids, trained, epoch, records, status)
             _append(self.folder / METRICS, lines)
             watcher.epoch(epoch, {line["trial"]: line for line in lines})
-            stop = parallel.any_says(watcher.should_stop())
-            due = time.monotonic() - saved_at >= self.cfg.train.save_seconds
-            if parallel.any_says(due or stop or not alive.any()):
-                self.host = self.over.gather(self.state)
-                meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": ids}
-                if parallel.leads():
-                    self.checkpoints.save(epoch, self.host, meta)
-                saved_at = time.monotonic()
-            if stop and alive.any():
-                self.checkpoints.wait()
-                raise Interrupted(f"stopped after epoch {epoch}; the same command goes on")
+            self._save(watcher, self.state, epoch, last=not alive.any())
+
+    def _save(
+        self,
+        watcher: Watcher,
+        state: Tree,
+        epoch: int,
+        begun: Callable[[], feeds.Begun] | None = None,
+        last: bool = False,
+    ) -> None:
+        """Saves where it is time to; raises Interrupted where the watcher asks to stop."""
+        stop = parallel.any_says(watcher.should_stop())
+        due = time.monotonic() - self._saved_at >= self.cfg.train.save_seconds
+        if not parallel.any_says(due or stop or last):
+            return
+        self.host = self.over.gather(state)
+        meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": list(self.trained)}
+        done = 0
+        if begun:
+            meta["begun"] = begun()
+            done = meta["begun"]["steps"]
+        if parallel.leads():
+            self.checkpoints.save(epoch * self.plan.steps + done, self.host, meta)
+        self._saved_at = time.monotonic()
+        if stop and not last:
+            self.checkpoints.wait()
+            inside = f" and {done} of {self.plan.steps} steps" if done else ""
+            raise Interrupted(f"stopped after epoch {epoch}{inside}; the same command goes on")
 
     def _score(self, state: Tree) -> list[dict[str, Any]]:
         """Scores every clip with each trial's best weights, and writes the trials' folders."""

@@ -32,6 +32,7 @@ __all__ = [
     "is_frozen",
     "merge",
     "normalise",
+    "outside_loops",
     "partition",
     "shapes",
     "statistics",
@@ -73,6 +74,11 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
             f"encoder.readout = {cfg.readout!r} should be one of {choices} for {cfg.kind}"
         )
     return kind(**fields)
+
+
+def outside_loops(module: nn.Module) -> nn.Module:
+    """The module for a place where no scan, map or vmap stands around it: see `conv`."""
+    return module.clone(form="alone") if getattr(module, "form", "") == "auto" else module
 
 
 def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Module:

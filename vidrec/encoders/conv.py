@@ -2,7 +2,8 @@
 
 On a CPU the kernel gradient of `lax.conv` is over twenty times slower inside a scan than outside,
 and under vmap it becomes a grouped convolution, which is slow there too. Cutting patches out and
-taking one matrix product costs more memory and is quick in all these places.
+taking one matrix product costs more memory and is quick in all these places. Outside of them
+`lax.conv` is the quicker one over two dimensions, and patches are over three.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Form = Literal["auto", "lax", "patches"]
+Form = Literal["auto", "alone", "lax", "patches"]
 Padding = Literal["SAME", "VALID"]
 
 
@@ -28,7 +29,8 @@ def conv2d(
 ) -> Array:
     """`kernel` is (kh, kw, in, out); `auto` is patches on a CPU, lax.conv elsewhere.
 
-    Ask for `lax` where the kernel is not differentiated: forward it is quicker on a CPU too.
+    Ask for `lax` where the kernel is not differentiated: forward it is quicker on a CPU too; for
+    `alone` where no scan, map or vmap stands around.
     """
     return _conv(x_BHWC, kernel, bias, stride, padding, form)
 
@@ -59,8 +61,9 @@ def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = Non
 def _conv(
     x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form
 ) -> Array:
-    if form == "auto":
-        form = "patches" if jax.default_backend() == "cpu" else "lax"
+    if form in ("auto", "alone"):
+        patched = form == "auto" or kernel.ndim > 4
+        form = "patches" if patched and jax.default_backend() == "cpu" else "lax"
     strides = (stride,) * (kernel.ndim - 2)
     y = (_lax if form == "lax" else _patches)(x, kernel, strides, padding)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -1,0 +1,216 @@
+"""Runs the benchmarks one after another, each in a process of its own, and prints one table.
+
+    python -m benchmarks                   those that fit this machine: half an hour on two cores
+    python -m benchmarks --list            what there is, without running it
+    python -m benchmarks --only convlstm   those whose command holds the word
+    python -m benchmarks --json            a list of results with everything they printed
+
+A ratio says how many times as long as ours the other side takes: above 1 ours is quicker. Wanted is
+the least ratio that this project asks of itself. One that fails, or lacks an extra (pip install
+vidrec[parity,test]), is shown with its reason, and the others go on. Not among them: growth.py, of
+which nothing stands beside, and those that need a folder of videos, weights or an hour.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+Read = Callable[[dict[str, Any]], float]
+
+
+def median(side: str) -> Read:
+    """The middle of a side's ratios, of files that print `sides` with `times_ours`."""
+    return lambda printed: printed["sides"][side]["times_ours"][1]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One command, and which of its figures the table shows.
+
+    Attributes:
+        beside: what stands beside ours, and how its ratio is read from the printed JSON.
+        wanted: the least ratio, by `beside`; where none is named, none is asked for.
+        minutes: about how long it takes on two cores.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    beside: dict[str, Read]
+    wanted: dict[str, float]
+    minutes: float
+
+
+LAYERS = {
+    "PyTorch": median("torch"),
+    "flax": median("flax nn.RNN"),
+    "Keras": median("keras on jax"),
+}
+WORKS = (
+    Work(
+        "LSTM step, 128 x 120 x 1024 to 512",
+        ("recurrent_step.py", "--cell", "lstm"),
+        LAYERS,
+        {"PyTorch": 1.1, "flax": 1, "Keras": 1},
+        2,
+    ),
+    Work(
+        "GRU step, 128 x 120 x 1024 to 512",
+        ("recurrent_step.py", "--cell", "gru"),
+        LAYERS,
+        {"PyTorch": 1.1, "flax": 1, "Keras": 1},
+        2,
+    ),
+    Work(
+        "ConvLSTM step, 16 x 30 x 7x7x512 to 64",
+        ("convlstm_step.py", "--json"),
+        {"PyTorch": median("torch"), "Keras": median("keras on jax")},
+        {"PyTorch": 1, "Keras": 1},
+        4,
+    ),
+    Work(
+        "report A's table, compiling included",
+        ("units_table.py", "--json"),
+        {"PyTorch": median("torch"), "Keras": median("keras on jax")},
+        {"PyTorch": 1, "Keras": 1},
+        6,
+    ),
+    Work(
+        "report D's tables, a trial's epoch",
+        ("trials_table.py", "--json"),
+        {"PyTorch": median("torch")},
+        {"PyTorch": 1},
+        4,
+    ),
+    Work(
+        "VGG16 features at 224x224",
+        ("vgg16_features.py", "--json"),
+        {"PyTorch": median("torch"), "PyTorch compiled": median("torch compiled")},
+        {"PyTorch": 0.9, "PyTorch compiled": 0.9},
+        3,
+    ),
+    Work(
+        "CNN+LSTM from pixels, decoding included",
+        ("pixels_training.py", "--json"),
+        {"PyTorch": median("torch")},
+        {"PyTorch": 1},
+        4,
+    ),
+    Work(
+        "C3D from pixels, decoding included",
+        ("pixels_training.py", "--kind", "c3d", "--json"),
+        {"PyTorch": median("torch")},
+        {"PyTorch": 1},
+        4,
+    ),
+    Work(
+        "CNN+LSTM from pixels in memory, an epoch",
+        ("pixels_epoch.py", "--json"),
+        {"a loop of jitted steps": lambda printed: 1 / printed["ratio"]},
+        {"a loop of jitted steps": 1 / 1.2},
+        2,
+    ),
+    Work(
+        "5 trials as a table on motion, 2 epochs",
+        ("groups.py", "--seeds", "1", "--epochs", "2", "--processes", "1", "--rounds", "0"),
+        {
+            "fit, one after another": lambda printed: 1 / printed["table_to_one_after_another"],
+            "a process each": lambda printed: 1 / printed["table_to_separate_processes"],
+        },
+        {"fit, one after another": 1, "a process each": 1 / 0.6},
+        5,
+    ),
+)
+
+
+def run(work: Work, folder: Path = HERE) -> dict[str, Any]:
+    """What a command printed and its ratios, or the reason why there are none."""
+    began = time.perf_counter()
+    script, *words = work.command
+    done = subprocess.run([sys.executable, folder / script, *words], capture_output=True, text=True)
+    found: dict[str, Any] = {
+        "work": work.name,
+        "command": " ".join(work.command),
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "ratios": {},
+        "reason": "",
+    }
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return found | {"reason": lines[-1][:200] if lines else f"ended by {done.returncode}"}
+    printed = json.loads(done.stdout)
+    for name, read in work.beside.items():
+        try:
+            found["ratios"][name] = round(read(printed), 2)
+        except KeyError:  # a side that could not be measured here
+            found["ratios"][name] = None
+    return found | {"printed": printed}
+
+
+def rows(work: Work, found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Work, beside, measured and wanted of each ratio."""
+    lines = []
+    for name in work.beside:
+        ratio, wanted = found["ratios"].get(name), work.wanted.get(name)
+        measured = "not measured here" if ratio is None else f"{ratio:.2f}"
+        least = "" if wanted is None else f"at least {wanted:.2f}"
+        missed = wanted is not None and ratio is not None and ratio < wanted
+        lines.append((work.name, name, measured, f"{least} (missed)" if missed else least))
+    return lines
+
+
+def table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Markdown, its columns aligned."""
+    head = ("work", "beside", "measured", "wanted")
+    wide = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+    ruler = tuple("-" * width for width in wide)
+    return "\n".join(
+        "| " + " | ".join(each.ljust(width) for each, width in zip(line, wide, strict=True)) + " |"
+        for line in (head, ruler, *lines)
+    )
+
+
+def main() -> int:
+    """Exit status 1 where a benchmark failed."""
+    words = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    words.add_argument("--list", action="store_true", help="commands and minutes; runs nothing")
+    words.add_argument("--only", default="", help="those whose command holds this")
+    given = words.parse_args()
+    chosen = [work for work in WORKS if given.only in " ".join(work.command)]
+    if not chosen:
+        words.error(f"no command holds {given.only!r}: see --list")
+    if given.list:
+        for work in chosen:
+            print(f"{work.minutes:3g} min  python benchmarks/{' '.join(work.command)}")
+        return 0
+    lines, results = [], []
+    for work in chosen:
+        print(f"{work.name} (about {work.minutes:g} min)", file=sys.stderr, flush=True)
+        results.append(run(work))
+        lines += rows(work, results[-1])
+        if results[-1]["reason"]:
+            print(f"  {results[-1]['reason']}", file=sys.stderr, flush=True)
+    if given.json:
+        print(json.dumps(results))
+    else:
+        print("How many times as long as ours the other side takes:\n")
+        print(table(lines))
+        for found in results:
+            if found["reason"]:
+                print(f"\n{found['work']}: {found['reason']}")
+    return int(any(found["reason"] for found in results))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
