@@ -23,9 +23,10 @@ NOTES = [
     ROOT / "vidrec" / "commands.py",
     *sorted((ROOT / "experiments").glob("*.py")),
     *sorted((ROOT / "ablations").glob("*.py")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
 ]
 READERS = ("mine.py", "NAME")  # files that a reader has and we have not
-COMMAND = r"(?:srun -n\d )?(?:vidrec |python (?:launch\.py|benchmarks/)).*"
+COMMAND = r"(?:srun -n\d )?(?:vidrec |python (?:launch\.py|benchmarks/|-m benchmarks)).*"
 KNOWN = {name for name, _, _ in config.fields()}
 OPTIONS = {field.name.replace("_", "-") for kind, _ in COMMANDS.values() for field in fields(kind)}
 
@@ -51,7 +52,7 @@ def notes(module: str) -> str:
 
 def commands_of(text: str) -> list[str]:
     """Lines that start a program of ours, without prompts and remarks; a backslash goes on."""
-    text = re.sub(r"(?<=\S)( {8,}[a-z]| +# ).*", "", text)  # remarks beside a command
+    text = re.sub(r"(?<=\S)( {4,}[A-Za-z]| +# ).*", "", text)  # remarks beside a command
     text = re.sub(r"\\\n *", "", text)
     lines = (line for each in text.splitlines() for line in each.split(" && "))
     lines = (re.sub(r"^(\$|Example:) ", "", line.strip()) for line in lines)
@@ -72,10 +73,11 @@ def shown() -> Iterator[tuple[str, str]]:
 @functools.cache  # documents repeat each other
 def check(line: str) -> None:
     """Raises where a command line would not do."""
-    words = shlex.split(re.sub(r"^srun -n\d ", "", line))
-    if words[0] == "python" and words[1] != "launch.py":
-        check_benchmark(ROOT / words[1], words[2:])
+    if benchmark := re.match(r"python (?:-m )?(benchmarks\S*)", line):
+        file = ROOT / benchmark[1]
+        check_benchmark(file / "__main__.py" if file.is_dir() else file, line)
         return
+    words = shlex.split(re.sub(r"^srun -n\d ", "", line))
     words = words[1 if words[0] == "vidrec" else 2 :]
     if "--help" in words or (len(words) == 1 and line.startswith("vidrec")):
         assert words[0] in COMMANDS, words[0]
@@ -97,12 +99,12 @@ def check_file(path: str, settings: dict) -> None:
         config.override(found, settings)
 
 
-def check_benchmark(file: Path, words: list[str]) -> None:
+def check_benchmark(file: Path, line: str) -> None:
     """Its options stand in its source; it is not run."""
-    source = file.read_text(encoding="utf-8")
-    for word in words:
-        option = word.partition("=")[0]
-        assert not option.startswith("--") or f'"{option}"' in source, f"{file.name}: {option}"
+    files = (file, ROOT / "benchmarks" / "turns.py")
+    source = "".join(each.read_text(encoding="utf-8").split('"""', 2)[2] for each in files)
+    for option in re.findall(r"--([a-z_-]+)", line):
+        assert re.search(rf"\b{option}\b", source), f"{file.name} has no --{option}"
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in shown()}))
