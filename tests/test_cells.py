@@ -28,6 +28,7 @@ def weights_of(cell, features=D):
         (cells.GRU(U), 3 * (U * (D + U) + 2 * U)),
         (cells.GRU(U, bias="double"), 3 * (U * (D + U) + 2 * U)),
         (cells.GRU(U, reset_after=False), 3 * (U * (D + U) + U)),
+        (cells.MinGRU(U, bias="double"), 2 * (U * D + U)),  # nothing recurrent, so one bias
         (cells.ConvLSTM(U, kernel=5), 4 * (U * 25 * (D + U) + U)),
     ],
     ids=str,

@@ -111,3 +111,10 @@ def test_a_users_file_counts_by_its_content(tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 3
+
+
+def test_what_is_no_python_file_is_refused(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("def config(): ...")
+    with pytest.raises(UserError, match=r"mine.txt is no Python file: its name should end in .py"):
+        config.load_user(f"{file}:config")

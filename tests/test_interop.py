@@ -424,6 +424,8 @@ def test_what_pytorch_cannot_hold_is_refused():
     before = Recurrent(cells.GRU(3, reset_after=False))
     with pytest.raises(UserError, match="reset_after must be True"):
         interop.to_torch(before, params_of(before))
+    with pytest.raises(UserError, match="Keras has no MinGRU; exchange LSTM, GRU, ConvLSTM with"):
+        interop.from_keras(Recurrent(cells.MinGRU(3)), [])
     with pytest.raises(UserError, match="PyTorch has no ConvLSTM"):
         interop.to_torch(Recurrent(cells.ConvLSTM(3)), {})
     with pytest.raises(UserError, match="concat"):

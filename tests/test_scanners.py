@@ -24,6 +24,7 @@ ONE_WAY = {
     "lstm": Recurrent(cells.LSTM(U), layers=2, batch_norm=True),
     "gru": Recurrent(cells.GRU(U)),
     "gru before": Recurrent(cells.GRU(U, reset_after=False)),
+    "mingru": Recurrent(cells.MinGRU(U)),
     "convlstm": Recurrent(cells.ConvLSTM(U), batch_norm=True),
     "mean": Mean(),
     "none": Identity(),
@@ -137,7 +138,7 @@ def flip_valid(x, lengths):
     )
 
 
-@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U)], ids=["lstm", "gru"])
+@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U), cells.MinGRU(U)], ids=str)
 def test_reversed_input_and_reversed_direction_agree(cell):
     x = features("")
     forward, backward = scanners.Direction(cell), scanners.Direction(cell, reverse=True)
@@ -403,7 +404,7 @@ def test_derivatives_are_clipped_at_the_pre_activations():
     close(jax.tree.map(lambda leaf: leaf[1], many), gradient(0.05)[1])
 
 
-@pytest.mark.parametrize("name", ["gru", "gru before", "convlstm"])
+@pytest.mark.parametrize("name", ["gru", "gru before", "mingru", "convlstm"])
 def test_every_cell_clips(name):
     """One frame: a bias' gradient is the clipped derivative itself, clip by clip."""
     scanner = Recurrent(ALL[name].cell)
@@ -443,6 +444,26 @@ def test_unrolling_changes_no_result(name):
     unrolled = ALL[name].clone(unroll=4)
     (y, carry), _ = program(unrolled)(variables(name), features(name), MASK_BT)
     close((y, carry), apply(name, features(name), MASK_BT))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_linear_cell_may_take_all_frames_at_once(reverse, monkeypatch):
+    """As accelerators do, with gaps, from a carry; gradients too."""
+    direction, x = scanners.Direction(cells.MinGRU(U), reverse), features("")
+    held = variables("linear", direction)
+    mask_BT = MASK_BT.at[0, 2].set(False)
+    carry = jax.random.normal(jax.random.key(1), (B, U))
+
+    def run(held, x, carry):
+        y, after = direction.apply(held, x, mask_BT, carry)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(after)), (y, after)
+
+    def both():
+        return jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)(held, x, carry)
+
+    one_by_one = both()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    close(both(), one_by_one)
 
 
 def test_settings_name_the_scanner():

@@ -59,6 +59,13 @@ def gru(weights, state, x, reset_after):
     return (z * h + (1 - z) * n,)
 
 
+def mingru(weights, state, x):
+    (h,) = state
+    z, n = np.split(x @ weights["input_kernel"] + weights["bias"], 2, -1)
+    z = sigmoid(z)
+    return ((1 - z) * h + z * n,)
+
+
 # name: our cell, its step in NumPy, number of arrays in its state, shape of one frame
 TRUTHS = {
     "lstm": (cells.LSTM(U), lstm, 2, (D,)),
@@ -71,6 +78,7 @@ TRUTHS = {
         1,
         (D,),
     ),
+    "mingru": (cells.MinGRU(U), mingru, 1, (D,)),
     "convlstm": (cells.ConvLSTM(U), partial(lstm, product=convolve), 2, (3, 4, D)),
     "convlstm 1x1": (cells.ConvLSTM(U, kernel=1), partial(lstm, product=convolve), 2, (3, 4, D)),
     "convlstm 5x5": (cells.ConvLSTM(U, kernel=5), partial(lstm, product=convolve), 2, (3, 2, D)),

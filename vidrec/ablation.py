@@ -120,7 +120,7 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
 
 
 def _distinct(table: list[Row]) -> list[Row]:
-    seen = {}
+    seen: dict[str, Row] = {}
     for row in table:
         seen.setdefault(canonical(dict(row.overrides)), row)
     return list(seen.values())

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     valid_B: jax.Array
 
 
-def stream(seed: jax.Array, *path: jax.Array | int) -> jax.Array:
+def stream(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:
     """The key of (seed, purpose, epoch, clip …): folded, never threaded."""
     key = jax.random.key(seed)
     for step in path:

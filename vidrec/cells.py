@@ -161,6 +161,26 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Linear(Cell):
+    """A recurrence that is linear in its state, with factors that see the inputs alone.
+
+    No frame then has to wait for the one before: a scanner may take all of them at once.
+    """
+
+    def weights(self, features: int) -> dict[str, tuple[Initialiser, tuple[int, ...]]]:
+        named = super().weights(features)
+        return {name: named[name] for name in ("input_kernel", "bias")}
+
+    def factors(self, inputs: Array, clip: Callable) -> tuple[Array, Array]:
+        """(keep, add) of h' = keep · h + add, for inputs (…, G) of one frame or of all."""
+        raise NotImplementedError
+
+    def step(self, recur: Recur, carry: Array, inputs_BG: Array, clip: Callable) -> Array:
+        keep, add = self.factors(inputs_BG, clip)
+        return keep * carry + add
+
+
+@dataclass(frozen=True)
 class LSTM(Cell):
     """Long short-term memory; gate order i, f, g, o."""
 
@@ -267,7 +287,22 @@ class ConvLSTM(LSTM):
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "convlstm": ConvLSTM}
+@dataclass(frozen=True)
+class MinGRU(Linear):
+    """GRU whose gate and candidate see the inputs alone (Feng et al. 2024); gate order z, n.
+
+    h' = (1 - z) · h + z · n, without a recurrent product or an activation of n.
+    """
+
+    gates: ClassVar[int] = 2
+
+    def factors(self, inputs: Array, clip: Callable) -> tuple[Array, Array]:
+        z, n = jnp.split(clip(inputs), 2, axis=-1)
+        z = jax.nn.sigmoid(z)
+        return 1 - z, z * n
+
+
+CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "mingru": MinGRU, "convlstm": ConvLSTM}
 
 
 def fill(made: type, settings: Any, **more: Any) -> Any:

@@ -106,7 +106,7 @@ class Encoder:
 class Scanner:
     """A recurrence over the frames' features."""
 
-    kind: Literal["none", "mean", "lstm", "gru", "convlstm"] | UserFile = "lstm"
+    kind: Literal["none", "mean", "lstm", "gru", "mingru", "convlstm"] | UserFile = "lstm"
     units: Count = 64
     layers: Count = 1
     bidirectional: Literal["no", "concat", "sum"] = "no"
@@ -543,6 +543,8 @@ def load_user(spec: str) -> Any:
     path, _, attribute = spec.rpartition(":")
     text = _text_of(path)
     module_spec = importlib.util.spec_from_file_location(f"vidrec_user_{digest(text)}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path} is no Python file: its name should end in .py")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

@@ -18,6 +18,8 @@ from scipy import special
 from vidrec.datasets import ucf_types
 from vidrec.errors import UserError
 
+Groups = Sequence[str] | np.ndarray  # (n,), the source of each clip
+
 ALPHA = 0.05
 # An interval for an accuracy is computed at 96 % to be right 95 % of the time: where seeds differ
 # much their accuracies are skewed, and a symmetric width misses on one side (docs/statistics.md).
@@ -112,8 +114,8 @@ class Spread:
     var_seeds: np.ndarray
     var_groups: np.ndarray
     var_both: np.ndarray  # of what is particular to a seed and group; counted in both of the above
-    df_seeds: float
-    df_groups: float
+    df_seeds: float | np.ndarray
+    df_groups: float | np.ndarray
     seeds: int
     groups: int
 
@@ -222,7 +224,7 @@ class Interval:
         return ONE_SEED in self.note
 
 
-def accuracy_interval(correct: np.ndarray, groups: Sequence[str] | np.ndarray) -> Interval:
+def accuracy_interval(correct: np.ndarray, groups: Groups) -> Interval:
     """Interval for the accuracy that new seeds would have on average on new groups of clips.
 
     Args:
@@ -253,8 +255,8 @@ class Difference:
     p: float
     within_noise: bool
     seeds_needed: int | None  # in all, if the difference stays as it is; None: no number would do
-    note: str = ""
-    found: Spread | None = field(default=None, repr=False)
+    note: str
+    found: Spread = field(repr=False)
 
     @property
     def too_few_seeds(self) -> bool:
@@ -262,16 +264,15 @@ class Difference:
         return ONE_SEED in self.note
 
 
-def paired(
-    correct_a: np.ndarray, correct_b: np.ndarray, groups: Sequence[str] | np.ndarray
-) -> Difference:
+def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Difference:
     """Accuracy of a minus accuracy of b, over the same seeds and the same clips.
 
     McNemar's exact test stands in for one seed with one clip a group, where it is right; anywhere
     else it takes clips of one source for independent.
 
     Args:
-      correct_a, correct_b: (S, n), seed s and clip i the same in both.
+      correct_a: (S, n), right or wrong.
+      correct_b: the same of b, seed s and clip i being those of a.
       groups: (n,) the source that each clip was cut from.
     """
     a = _seeds_by_clips(correct_a, groups, "correct_a")
@@ -394,7 +395,7 @@ def _note(found: Spread, more: str = "") -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _seeds_by_clips(correct: np.ndarray, groups: Sequence[str], name: str) -> np.ndarray:
+def _seeds_by_clips(correct: np.ndarray, groups: Groups, name: str) -> np.ndarray:
     correct = np.asarray(correct)
     if correct.ndim != 2 or not correct.size or correct.shape[1] != len(groups):
         raise UserError(
@@ -404,7 +405,7 @@ def _seeds_by_clips(correct: np.ndarray, groups: Sequence[str], name: str) -> np
     return correct.astype(bool)
 
 
-def _by_group(values_Sn: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _by_group(values_Sn: np.ndarray, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
     """Sums over each group's clips (S, G), and the groups' sizes (G,)."""
     names, group_n = np.unique(np.asarray(groups), return_inverse=True)
     order = np.argsort(group_n, kind="stable")
@@ -444,12 +445,13 @@ def class_changes(
     pred_b: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    groups: Sequence[str] | np.ndarray | None = None,
+    groups: Groups | None = None,
 ) -> tuple[list[ClassChange], list[ClassChange], list[ClassChange]]:
     """Classes that improved from a to b, worsened, stayed; the largest change first.
 
     Args:
-      pred_a, pred_b: (n,) or (S, n) predicted classes of the same clips.
+      pred_a: (n,) or (S, n) predicted classes.
+      pred_b: the same of b, for the same clips.
       labels: (n,).
       groups: (n,); where given, each change carries its paired interval.
     """

@@ -20,6 +20,7 @@ from vidrec.scanners import Recurrent
 
 Params = dict[str, dict[str, np.ndarray]]
 Shape = tuple[int | None, ...]  # None: any size
+KERAS = (cells.LSTM, cells.GRU, cells.ConvLSTM)  # what it has layers for
 
 
 def from_torch(scanner: Recurrent, tensors: Mapping[str, Any], prefix: str = "") -> Params:
@@ -220,6 +221,6 @@ def _part(
 
 
 def _check_keras(scanner: Recurrent) -> None:
-    if type(scanner.cell) not in cells.CELLS.values():
-        known = ", ".join(cell.__name__ for cell in cells.CELLS.values())
+    if type(scanner.cell) not in KERAS:
+        known = ", ".join(cell.__name__ for cell in KERAS)
         raise UserError(f"Keras has no {type(scanner.cell).__name__}; exchange {known} with it")

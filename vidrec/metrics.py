@@ -184,7 +184,9 @@ def most_confused(
 
     Args:
       counts: (K, K) of `confusion`.
-      names, labels, predicted: (n,); where given, each pair lists its clips.
+      names: (n,); where given with the next two, each pair lists its clips.
+      labels: (n,).
+      predicted: (n,).
 
     Returns:
       `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`.
@@ -195,7 +197,8 @@ def most_confused(
     # A stable sort keeps class order among equals, so that two runs print the same table.
     order = np.argsort(-counts.ravel(), kind="stable")[: min(top, np.count_nonzero(counts))]
     pairs = []
-    for i, j in zip(*np.unravel_index(order, counts.shape), strict=True):
+    for place in order.tolist():
+        i, j = divmod(place, len(classes))
         here = (labels == i) & (predicted == j) if len(names) else np.zeros(0, bool)
         pairs.append(
             {
@@ -203,7 +206,7 @@ def most_confused(
                 "predicted": classes[j],
                 "count": int(counts[i, j]),
                 "share": float(share[i, j]),
-                "clips": [str(names[n]) for n in np.flatnonzero(here)],
+                "clips": [str(names[n]) for n in np.flatnonzero(here).tolist()],
             }
         )
     return pairs
@@ -213,13 +216,15 @@ def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Classes whose every clip was right; one without clips is in neither list."""
     counts = np.asarray(counts)
     support = counts.sum(axis=1)
-    return [classes[k] for k in np.flatnonzero((np.diag(counts) == support) & (support > 0))]
+    found = (np.diag(counts) == support) & (support > 0)
+    return [classes[k] for k in np.flatnonzero(found).tolist()]
 
 
 def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Classes with clips, none of which was right."""
     counts = np.asarray(counts)
-    return [classes[k] for k in np.flatnonzero((np.diag(counts) == 0) & (counts.sum(axis=1) > 0))]
+    found = (np.diag(counts) == 0) & (counts.sum(axis=1) > 0)
+    return [classes[k] for k in np.flatnonzero(found).tolist()]
 
 
 def step_accuracy(right_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:

@@ -156,16 +156,16 @@ class VideoModel(nn.Module):
             x = inputs
         else:
             scanners.expect("frames", inputs, "BTHWC")
-            x = self._encode(inputs, train)
+            x = self._encode(self.encoder, inputs, train)
         if mask_BT is not None and x.shape[1] == 1 and mask_BT.shape[1] != 1:
             mask_BT = mask_BT.any(1, keepdims=True)
         return scanners.valid(scanners.floats(x), mask_BT), mask_BT
 
-    def _encode(self, frames_BTHWC: Array, train: bool) -> Array:
-        if getattr(self.encoder, "takes_clips", False):
-            return self.encoder(frames_BTHWC, train=train)
+    def _encode(self, encoder: Any, frames_BTHWC: Array, train: bool) -> Array:
+        if getattr(encoder, "takes_clips", False):
+            return encoder(frames_BTHWC, train=train)
         flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
-        x = self.encoder(flat, train=train)
+        x = encoder(flat, train=train)
         return x.reshape(*frames_BTHWC.shape[:2], *x.shape[1:])
 
 
@@ -174,7 +174,7 @@ def build(
 ) -> VideoModel:
     """The model that a configuration describes; without `encoder` it starts at the features."""
     scanner, head = cfg.scanner, cfg.head
-    common = {"initialiser": scanner.init, "compute": scanner.compute}
+    common: dict[str, Any] = {"initialiser": scanner.init, "compute": scanner.compute}
     return VideoModel(
         scanner=scanners.build(scanner, axis_name, final_states=head.kind == "last"),
         head=Head(num_classes, head.kind, head.dense, head.activation, cfg.frames.length, **common),
@@ -187,7 +187,7 @@ def build(
     )
 
 
-def initial_carry(model: nn.Module, inputs: Array) -> Any:
+def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> Any:
     """The carry before the first frame of such inputs (an array, or its shape and type): zeros."""
     if not model.streams:
         raise UserError("a bidirectional scanner or a flatten head needs the whole clip at once")
@@ -219,7 +219,7 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
     def record(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and args:
-            array = next((each for each in jax.tree.leaves(out) if hasattr(each, "shape")), None)
+            array = next(each for each in jax.tree.leaves(out) if hasattr(each, "shape"))
             entry = {"name": "/".join(context.module.path), "kind": type(context.module).__name__}
             shapes = {"input": list(args[0].shape[1:]), "output": list(array.shape[1:])}
             called.append(entry | shapes)

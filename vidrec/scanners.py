@@ -195,8 +195,11 @@ def scan_time(
 ) -> tuple[Array, Any]:
     """The cell's states (B, T, …, U) and last carry, from projected inputs.
 
-    Invalid frames hold the carry, so in reverse a clip begins at its own last valid frame.
+    Invalid frames hold the carry, so in reverse a clip begins at its own last valid frame. A linear
+    cell's frames are taken all at once, but for a CPU, where one after another is quicker.
     """
+    if isinstance(cell, cells.Linear) and jax.default_backend() != "cpu":
+        return scan_linear(*cell.factors(inputs_BTG, clip), mask_BT, carry, reverse=reverse)
 
     def step(carry: Any, frame: tuple[Array, Array | None]) -> tuple[Any, Array]:
         inputs_BG, mask_B = frame
@@ -208,6 +211,22 @@ def scan_time(
     frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1))
     carry, h_TBU = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
     return valid(h_TBU.swapaxes(0, 1), mask_BT), carry
+
+
+def scan_linear(
+    keep_BTU: Array, add_BTU: Array, mask_BT: Array | None, carry_BU: Array, reverse: bool = False
+) -> tuple[Array, Array]:
+    """As `scan_time`, of h' = keep · h + add: log T steps, each over all frames."""
+
+    def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return first[0] * second[0], first[1] * second[0] + second[1]
+
+    if mask_BT is not None:
+        keep_BTU = jnp.where(spread(mask_BT, keep_BTU), keep_BTU, 1)
+    factors = (keep_BTU, valid(add_BTU, mask_BT))
+    keep_BTU, add_BTU = lax.associative_scan(join, factors, reverse=reverse, axis=1)
+    h_BTU = keep_BTU * carry_BU[:, None] + add_BTU
+    return valid(h_BTU, mask_BT), h_BTU[:, 0 if reverse else -1]
 
 
 class Direction(nn.Module):

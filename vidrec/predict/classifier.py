@@ -226,7 +226,8 @@ class Classifier:
         fitted = self.network.variables["projection"]
         if not fitted:
             return np.asarray
-        return features.Projection(np.asarray(fitted["mean"]), np.asarray(fitted["matrix"]))
+        found = features.Projection(np.asarray(fitted["mean"]), np.asarray(fitted["matrix"]))
+        return found.__call__
 
     def with_eval(self, settings: Eval) -> "Classifier":
         """The same model, which decides clips in another way."""

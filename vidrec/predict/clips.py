@@ -46,7 +46,8 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
     Raises:
         UnreadableClip: it cannot be opened.
     """
-    size, rate, notes = cfg.encoder.size, cfg.data.fps, []
+    size, rate = cfg.encoder.size, cfg.data.fps
+    notes: list[str] = []
     if is_picture(path):
         whole = _alone(folders.ImageFiles, path)
         return Clip(

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -111,7 +112,8 @@ def _font(size: int):
 def _pictures(path: Path) -> Iterator[np.ndarray]:
     """Upright RGB frames in their own proportions, all of one size that text can be read on."""
     with av.open(os.fspath(path), metadata_errors="replace") as container:
-        source, size = container.streams.best("video"), None
+        source: Any = container.streams.best("video")
+        size = None
         for packet in container.demux(source):
             try:
                 frames = source.codec_context.decode(packet if packet.size else None)

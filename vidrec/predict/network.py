@@ -48,7 +48,7 @@ class Network:
         }
         own = {name: each["encoder"] for name, each in saved.items() if "encoder" in each}
         encoder = encoders.build(cfg.encoder) if own or "encoder" in tree else None
-        inside = encoder if own and encoder.takes_clips else None
+        inside = encoder if own and getattr(encoder, "takes_clips", False) else None
         variables = {"model": saved, "projection": tree.get("projection", {})}
         if encoder is not None and not inside:
             variables["encoder"] = tree.get("encoder") or own
@@ -69,10 +69,11 @@ class Network:
 
     def encode(self, variables: Tree, frames: Array) -> Array:
         """Frames (N, H, W, C), or features, to what the model scans, (N, D…)."""
-        x = frames
+        x: Any = frames
         if self.encoder is not None:
             # Stored features are rounded, and these should be the same.
-            x = self.encoder.apply(variables["encoder"], x).astype(self.cfg.encoder.precision)
+            x = self.encoder.apply(variables["encoder"], x)
+            x = x.astype(self.cfg.encoder.precision)
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -86,7 +87,7 @@ class Network:
 
         Where the head scores every step, these are weighted sums of log-probabilities.
         """
-        logits, _, _ = self.model.apply(variables["model"], inputs, mask_BT)
+        logits = self._apply(variables, inputs, mask_BT)[0]
         if logits.ndim == 2:
             return logits, jnp.ones(logits.shape[0])
         length = logits.shape[1]
@@ -96,6 +97,9 @@ class Network:
             steps.weighted_log_probability(logits, mask_BT),
             (weights_T[None] * mask_BT).sum(1),
         )
+
+    def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
+        return self.model.apply(variables["model"], *args, **more)
 
     def clip(self, variables: Tree, frames: Array) -> Array:
         """Probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
@@ -117,9 +121,8 @@ class Network:
 
     def step(self, variables: Tree, carry: Tree, inputs: Array) -> tuple[Tree, Array]:
         """The carry after one more frame's inputs (1, D…), and class probabilities (K,)."""
-        logits, scanner, taps = self.model.apply(
-            variables["model"], inputs[:, None], carry=carry["scanner"]
-        )
+        frame = inputs[:, None]
+        logits, scanner, taps = self._apply(variables, frame, carry=carry["scanner"])
         total, count = carry["total"], carry["count"] + 1
         if self.cfg.head.kind == "mean":
             total = total + taps["head_read"]

@@ -3,7 +3,8 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +195,7 @@ def _inputs(
         raise UserError(f"{source.name}: the model was trained on {wanted}, these are not")
     if source.is_features:
         for clip in clips.tolist():
-            yield clip, _or_error(lambda clip=clip: source.features(clip))
+            yield clip, _or_error(partial(source.features, clip))
         return
     store = _store(model, cfg)
     if store is None:
@@ -231,10 +232,11 @@ def _decoded(
 ) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
     """(clip, its encoded frames), decoded ahead."""
     for clip, chunks in features.decoded(source, clips, size, None):
-        yield (
-            clip,
-            _or_error(lambda chunks=chunks: np.concatenate([encode(part) for part in chunks])),
-        )
+        yield clip, _or_error(partial(_encoded, encode, chunks))
+
+
+def _encoded(encode: Callable[[np.ndarray], np.ndarray], chunks: Iterable) -> np.ndarray:
+    return np.concatenate([encode(part) for part in chunks])
 
 
 def _or_error(read: Callable[[], np.ndarray]) -> np.ndarray | UnreadableClip:
@@ -245,7 +247,7 @@ def _or_error(read: Callable[[], np.ndarray]) -> np.ndarray | UnreadableClip:
 
 
 def _write(
-    out: Path, cfg: Config, predictions: Mapping[str, np.ndarray], result: Mapping[str, Any]
+    out: Path, cfg: Config, predictions: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """The folder of an evaluation; result.json last, since it says that the rest is there."""
     try:

@@ -72,19 +72,18 @@ class Slider:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.total = 0
-        self._held: np.ndarray | None = None
+        self._held = np.zeros(0)
         self._last = -1
         self._next = 0
 
     @property
     def held(self) -> int:
         """Frames in memory."""
-        return 0 if self._held is None else len(self._held)
+        return len(self._held)
 
     def add(self, inputs_T: np.ndarray) -> Iterator[Shown]:
         """More of the clip, (t, D…)."""
-        old = self._held
-        self._held = inputs_T if old is None else np.concatenate([old, inputs_T])
+        self._held = np.concatenate([self._held, inputs_T]) if self.total else inputs_T
         self.total += len(inputs_T)
         while self._next + self.plan.span <= self.total:
             yield self._window(self._next)

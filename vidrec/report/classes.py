@@ -36,8 +36,8 @@ def _f1(row: Row) -> dict[str, float]:
 
 def _one_row(row: Row, run: Run) -> str:
     counts_KK = confusion(row)
-    theirs = row.published.get("test_f1") or {}
-    body = []
+    theirs: Any = row.published.get("test_f1") or {}
+    body: list[list[Any]] = []
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
         bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
@@ -113,8 +113,10 @@ def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares:
 def _worst(run: Run, counts_KK: np.ndarray) -> str:
     """Largest confusions with the surest of their clips."""
     p = run.predictions()
-    named = (p.names_B, p.labels_B, p.predicted_B) if p is not None else ((), None, None)
-    pairs = metrics.most_confused(counts_KK, run.classes, *named, top=WORST)
+    which: dict[str, Any] = {}
+    if p is not None:
+        which = {"names": p.names_B, "labels": p.labels_B, "predicted": p.predicted_B}
+    pairs = metrics.most_confused(counts_KK, run.classes, top=WORST, **which)
     if not pairs:
         return "<p>No clip of the test split was confused.</p>"
     sure = dict(zip(p.names_B.tolist(), p.confidence_B, strict=True)) if p is not None else {}

@@ -119,7 +119,7 @@ def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -
         before.predicted_Sn, after.predicted_Sn, before.labels, classes, before.groups
     )
     changes = sorted(itertools.chain(*found), key=lambda c: c.before - c.after)
-    judged = evaluate.corrected([change.difference for change in changes])
+    judged = evaluate.corrected([each.difference for each in changes if each.difference])
     body = [_change(c, d, theirs) for c, d in zip(changes, judged, strict=True)]
     said = "{} classes improved, {} worsened, {} stayed.".format(*map(len, found))
     beyond = sum(not d.within_noise for d in judged)

@@ -18,7 +18,7 @@ PALETTE = ("#0b7bc1", "#d55e00", "#009e73", "#c2649a", "#b98200", "#7b6fd0", "#6
 INK = "#1b1f24"  # replaced by the page's own text colour
 GREY = "#8a8f98"
 DASHES = ("-", "--", ":", "-.")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, in the page's font
     "svg.hashsalt": "vidrec",  # the same figure gives the same file
     "font.family": "DejaVu Sans",
@@ -57,7 +57,7 @@ def draw(paint: Callable[..., Any], *args: Any) -> Any:
 def width(figure: Any) -> float:
     """Natural width in CSS pixels."""
     if isinstance(figure, str):
-        return float(re.search(r'width="([\d.]+)', figure).group(1))
+        return float(re.findall(r'width="([\d.]+)', figure)[0])
     return 96 * figure.get_figwidth()
 
 

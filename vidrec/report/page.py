@@ -115,7 +115,7 @@ def answer(rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
         return f"{told}. It is the control: no other setting did better on validation." + _top(
             rows, best
         )
-    if best.difference is None:
+    if best.difference is None or control is None:
         return told + "." + _top(rows, best)
     d = best.difference
     side = "above" if d.mean >= 0 else "below"
@@ -132,7 +132,9 @@ def _runner_up(rows: Sequence[Row], best: Row, control: Row) -> str:
     """Whether the winner can be told from the second on validation."""
     others = [row for row in rows if row is not best and row.done]
     second = best_of(others)
-    gap = difference(best, second) if second not in (None, control) else None
+    if second is None or second is control:
+        return ""
+    gap = difference(best, second)
     if gap is None:
         return ""
     told = f" To {second.name}, second on validation: {tables.points(gap.mean)} points"

@@ -118,9 +118,9 @@ class Run:
         with np.load(file) as arrays:
             if f"{split}_logits" not in arrays:
                 return None
-            named = (f"{split}_{part}" for part in ("logits", "labels", "names", "groups"))
-            steps = f"{split}_steps"
-            return Predictions(*(arrays[name] for name in named), arrays.get(steps))
+            parts = ("logits", "labels", "names", "groups")
+            logits, labels, names, groups = (arrays[f"{split}_{part}"] for part in parts)
+            return Predictions(logits, labels, names, groups, arrays.get(f"{split}_steps"))
 
     @functools.cached_property
     def samples(self) -> Samples | None:
@@ -375,11 +375,11 @@ def _with_interval(row: Row) -> Row:
 
 def shared(a: Row, b: Row) -> tuple[Answers, Answers] | None:
     """Answers of both rows to the clips, and of the seeds, that both have."""
-    both = [answers(runs) for runs in _same_seeds(a.done, b.done)]
-    if None in both:
+    of_a, of_b = (answers(runs) for runs in _same_seeds(a.done, b.done))
+    if of_a is None or of_b is None:
         return None
-    names, i, j = np.intersect1d(both[0].names, both[1].names, return_indices=True)
-    return (both[0].only(i), both[1].only(j)) if len(names) else None
+    names, i, j = np.intersect1d(of_a.names, of_b.names, return_indices=True)
+    return (of_a.only(i), of_b.only(j)) if len(names) else None
 
 
 def difference(row: Row, control: Row) -> Any:

@@ -40,9 +40,10 @@ def _trial(row: Row, plan: Mapping[str, Any], axes: Sequence[str]) -> dict[str, 
     line |= {axis: _setting(run, plan, axis) for axis in axes}
     if run is None:
         return line | dict.fromkeys((*MEASURED, "leaked"), None) | {"params": plan.get("params")}
-    measured = {name: run.metric(name) for name in MEASURED}
+    measured: dict[str, float | None] = {name: run.metric(name) for name in MEASURED}
     for name in WHOLE:
-        measured[name] = None if math.isnan(measured[name]) else int(measured[name])
+        value = run.metric(name)
+        measured[name] = None if math.isnan(value) else int(value)
     return line | measured | {"leaked": run.leaked}
 
 

@@ -1,0 +1,177 @@
+"""Every command that a document shows is one: its files exist, its words and settings are known."""
+
+import ast
+import functools
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from vidrec import ablation, cli, commands, config
+from vidrec.ablation import Ablation
+from vidrec.commands import COMMANDS
+from vidrec.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTES = [
+    ROOT / "vidrec" / "commands.py",
+    *sorted((ROOT / "experiments").glob("*.py")),
+    *sorted((ROOT / "ablations").glob("*.py")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+]
+READERS = ("mine.py", "NAME")  # files that a reader has and we have not
+COMMAND = r"(?:srun -n\d )?(?:vidrec |python (?:launch\.py|benchmarks/|-m benchmarks)).*"
+KNOWN = {name for name, _, _ in config.fields()}
+OPTIONS = {field.name.replace("_", "-") for kind, _ in COMMANDS.values() for field in fields(kind)}
+
+
+def code(page: str) -> str:
+    """The fenced and indented blocks of a page."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return "\n".join([*fenced, *re.findall(r"^    .*", page, re.MULTILINE)])
+
+
+def quoted(page: str) -> list[str]:
+    """What stands between backticks within the text."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", text)]
+
+
+def notes(module: str) -> str:
+    """The docstrings of a file."""
+    held = (ast.Module, ast.ClassDef)
+    nodes = (node for node in ast.walk(ast.parse(module)) if isinstance(node, held))
+    return "\n".join(ast.get_docstring(node) or "" for node in nodes)
+
+
+def commands_of(text: str) -> list[str]:
+    """Lines that start a program of ours, without prompts and remarks; a backslash goes on."""
+    text = re.sub(r"(?<=\S)( {4,}[A-Za-z]| +# ).*", "", text)  # remarks beside a command
+    text = re.sub(r"\\\n *", "", text)
+    lines = (line for each in text.splitlines() for line in each.split(" && "))
+    lines = (re.sub(r"^(\$|Example:) ", "", line.strip()) for line in lines)
+    return [line for line in lines if re.fullmatch(COMMAND, line)]
+
+
+def shown() -> Iterator[tuple[str, str]]:
+    """(file, command) of every document."""
+    for file in PAGES:
+        page = file.read_text(encoding="utf-8")
+        for line in [*commands_of(code(page)), *commands_of("\n".join(quoted(page)))]:
+            yield str(file.relative_to(ROOT)), line
+    for file in NOTES:
+        for line in commands_of(notes(file.read_text(encoding="utf-8"))):
+            yield str(file.relative_to(ROOT)), line
+
+
+@functools.cache  # documents repeat each other
+def check(line: str) -> None:
+    """Raises where a command line would not do."""
+    if benchmark := re.match(r"python (?:-m )?(benchmarks\S*)", line):
+        file = ROOT / benchmark[1]
+        check_benchmark(file / "__main__.py" if file.is_dir() else file, line)
+        return
+    words = shlex.split(re.sub(r"^srun -n\d ", "", line))
+    words = words[1 if words[0] == "vidrec" else 2 :]
+    if "--help" in words or (len(words) == 1 and line.startswith("vidrec")):
+        assert words[0] in COMMANDS, words[0]
+        return
+    name, command, settings = cli.parse(words)
+    if name in ("train", "extract", "doctor"):
+        check_file(command.experiment, settings)
+    elif name == "ablate" and not any(file.startswith(READERS) for file in command.files):
+        ablation.trials(commands._table(command), settings, command.on)
+    elif name == "check":
+        for pattern in command.files:
+            assert list(ROOT.glob(pattern)), pattern
+
+
+def check_file(path: str, settings: dict) -> None:
+    if not path.startswith(READERS):
+        found = ablation.load(path)
+        assert not isinstance(found, Ablation), f"{path} is a table"
+        config.override(found, settings)
+
+
+def check_benchmark(file: Path, line: str) -> None:
+    """Its options stand in its source; it is not run."""
+    files = (file, ROOT / "benchmarks" / "turns.py")
+    source = "".join(each.read_text(encoding="utf-8").split('"""', 2)[2] for each in files)
+    for option in re.findall(r"--([a-z_-]+)", line):
+        assert re.search(rf"\b{option}\b", source), f"{file.name} has no --{option}"
+
+
+@pytest.mark.parametrize("file", sorted({file for file, _ in shown()}))
+def test_every_command_is_known(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for line in (line for where, line in shown() if where == file):
+        try:
+            check(line)
+        except (UserError, AssertionError, OSError, SystemExit) as error:
+            pytest.fail(f"{file}: {line}\n{error}")
+
+
+def test_every_option_and_setting_between_backticks_is_known():
+    sections = {name.partition(".")[0] for name in KNOWN} - {"train"}  # also a file: `train.fit`
+    for file in PAGES:
+        for text in quoted(file.read_text(encoding="utf-8")):
+            for word in re.findall(r"(?<!\S)--([a-z_.-]+)", text):
+                if word != "section.field" and not re.fullmatch(COMMAND, text):
+                    known = KNOWN if "." in word else OPTIONS
+                    assert word in known, f"{file.name}: `{text}`"
+            if re.fullmatch(rf"({'|'.join(sections)})\.[a-z_]+", text):
+                assert text in KNOWN, f"{file.name}: `{text}`"
+
+
+def test_the_pages_made_by_scripts_are_of_today():
+    table = script("settings").tables()
+    assert [name for name in KNOWN if f"`{name}`" not in table] == ["seed"]
+    picture = (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8")
+    assert picture == script("rooms").draw(), "run python docs/rooms.py"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vidrec trian motion",
+        "vidrec train motoin",
+        "vidrec train motion --scaner.kind gru",
+        "vidrec train motion --scanner.kind gruu",
+        "vidrec ablate scanners --sedes 3",
+        "vidrec ablate scanners --axis scanner.unit=3",
+        "vidrec train scanners",
+        "vidrec check experimnts/*.py",
+        "python benchmarks/groups.py --sedes 1",
+        "python benchmarks/goups.py",
+    ],
+)
+def test_a_misspelt_command_is_noticed(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((UserError, AssertionError, OSError)):
+        check(line)
+
+
+def test_commands_are_found_wherever_they_stand():
+    page = (
+        "x `vidrec train\nmotion` y\n```\n$ a && vidrec status runs/x   # why\nvidrec ablate \\\n"
+    )
+    page += "    scanners\n```\n    python launch.py              the default\n"
+    assert commands_of(code(page)) == [
+        "vidrec status runs/x",
+        "vidrec ablate scanners",
+        "python launch.py",
+    ]
+    assert commands_of("\n".join(quoted(page))) == ["vidrec train motion"]
