@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from sources import features, settings
 
 import vidrec
@@ -25,21 +24,6 @@ from vidrec.errors import UserError
 
 HERE = Path(__file__).parent
 FAST = {"scanner__kind": "mean", "head__kind": "every", "train__epochs": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    """Many tables here compile to the same programs: they are kept, for other processes too."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    folder = str(tmp_path_factory.mktemp("xla"))
-    for name, value in zip(names, (folder, 0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 class Screen(grid.Quiet):
@@ -360,7 +344,7 @@ assert weights["head"]["scores"]["kernel"].shape == (5, 3)
 """
 
 
-def test_a_short_script_does_all_of_it_and_prints_nothing(tmp_path, programs):
+def test_a_short_script_does_all_of_it_and_prints_nothing(tmp_path):
     assert len(SCRIPT.strip().splitlines()) < 20
     own = {"data.kind": f"{HERE / 'sources.py'}:given", **settings_of(FAST)}
     (tmp_path / "mine.py").write_text(
@@ -373,7 +357,7 @@ def test_a_short_script_does_all_of_it_and_prints_nothing(tmp_path, programs):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=tmp_path,
-        env=environment(programs),
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -384,11 +368,10 @@ def settings_of(named):
     return {name.replace("__", "."): value for name, value in named.items()}
 
 
-def environment(programs):
+def environment():
     return {
         **os.environ,
         "PYTHONPATH": str(HERE.parent),
-        "JAX_COMPILATION_CACHE_DIR": programs,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
@@ -422,13 +405,13 @@ def long_table():
 class Killed:
     """One process that fills the long table, and what it said."""
 
-    def __init__(self, folder, programs):
+    def __init__(self, folder):
         code = textwrap.dedent(KILLED).format(here=str(HERE))
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(folder)],
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(programs),
+            env=environment(),
         )
         self.folder, self.lines = folder, []
 
@@ -459,14 +442,14 @@ class Killed:
         return [line for line in self.lines if len(line) == 3]
 
 
-def kill_and_go_on(tmp_path, programs, moments):
+def kill_and_go_on(tmp_path, moments):
     """Kills at each moment: ("epoch", n), ("save",) or ("seconds", s); then fills the table."""
     whole, screen = fill(long_table(), tmp_path / "whole")
     undisturbed = sum(map(len, screen.epochs.values()))
     assert [t["status"] for t in whole.trials].count("diverged") == 2
     hit, best, hits = dict.fromkeys(screen.groups, 0), {}, []
     for moment in moments:
-        process = Killed(tmp_path / "parts", programs)
+        process = Killed(tmp_path / "parts")
         if moment[0] == "epoch":
             count = moment[1]
             process.until(lambda lines, n=count: sum(x[0] == "epoch" for x in lines) >= n)
@@ -484,7 +467,7 @@ def kill_and_go_on(tmp_path, programs, moments):
             assert not mine or mine[0] == hit[name] + 1 or mine[0] > 1
             assert not mine or mine[0] > hit[name]
             hit[name] = max(hit[name], best[name])
-    process = Killed(tmp_path / "parts", programs)
+    process = Killed(tmp_path / "parts")
     process.until(lambda lines: lines[-1][0] == "done")
     process.process.wait()
     assert process.process.returncode == 0
@@ -502,9 +485,9 @@ def kill_and_go_on(tmp_path, programs, moments):
 
 
 @pytest.mark.slow
-def test_twenty_kills_in_the_middle_of_saves_too(tmp_path, programs):
+def test_twenty_kills_in_the_middle_of_saves_too(tmp_path):
     rng = random.Random(11)
     moments = [("seconds", rng.uniform(0.5, 4)) for _ in range(5)]
     moments += [("epoch", rng.randint(1, 12)) for _ in range(12)] + [("save",)] * 3
-    hits = kill_and_go_on(tmp_path, programs, moments)
+    hits = kill_and_go_on(tmp_path, moments)
     assert any(hits), "no save was caught half done"
