@@ -107,6 +107,15 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
     assert override(remembering, rest) == moved
 
 
+def test_on_motion_rows_keep_their_proportions_to_the_base():
+    def moved(name, table):
+        made = tables.trials(vidrec.load(table), on="motion")
+        return [trial.overrides[name] for trial in made]
+
+    assert moved("train.epochs", "epochs") == [10, 20, 40]  # 25, 50 and 100
+    assert moved("train.batch_size", "batch_size") == [12, 25, 50, 100]  # 32 to 256, at 128
+
+
 def test_overrides_shown_are_those_after_the_rule():
     units = Ablation("a", Config(), [Row({"scanner.units": 200})])
     assert tables.trials(units, on="motion")[0].overrides == {"scanner.units": 50}

@@ -167,7 +167,7 @@ def trials(
         config = override(base, settings)
         if on:
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
-            config = on_motion(config, memory=memory)
+            config = on_motion(config, memory, base)
         rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
         config = override(config, rest)
         if on:
@@ -189,12 +189,13 @@ def trials(
     return table
 
 
-def on_motion(cfg: Config, memory: bool = False) -> Config:
+def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
     """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
 
     Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
     divided by 4, epochs capped at 10, batch at 50; every other published value stays, lengths too
-    (shorter clips are continued).
+    (shorter clips are continued). Where `cfg` is a row that differs from its table's `base` in
+    epochs or batch, it goes on differing as many times.
 
     Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
     first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
@@ -203,6 +204,9 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
     """
     from vidrec.config import Data, Encoder
 
+    whole = base or cfg
+    epochs = min(whole.train.epochs, 10) / whole.train.epochs
+    batch = min(whole.train.batch_size, 16 if memory else 50) / whole.train.batch_size
     keeps_maps = cfg.encoder.readout == "map"
     # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
     folds = cfg.data.folds or (25 if cfg.data.kind == "ucf11" else 3)
@@ -227,8 +231,8 @@ def on_motion(cfg: Config, memory: bool = False) -> Config:
     scaled = {
         "scanner.units": max(1, cfg.scanner.units // 4),
         "scanner.dense": tuple(max(1, width // 4) for width in cfg.scanner.dense),
-        "train.epochs": min(cfg.train.epochs, 10),
-        "train.batch_size": min(cfg.train.batch_size, 16 if memory else 50),
+        "train.epochs": max(1, round(epochs * cfg.train.epochs)),
+        "train.batch_size": max(1, round(batch * cfg.train.batch_size)),
     }
     return override(moved, scaled | ({"scanner.forget_bias": 5.0} if memory else {}))
 
