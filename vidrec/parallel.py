@@ -266,8 +266,8 @@ class Batches(_Devices):
     """Carries functions of one trial whose batches are cut into shares, one a device.
 
     Functions see the axis AXIS and add up over it what belongs to the whole batch; what they
-    return is then the same on every device. Trees of the trial have a leading axis (devices);
-    `spread` and `gather` go between that and a trials' axis of one.
+    return is then the same on every device. Trees of the trial lie whole on each; `spread` and
+    `gather` go between that and a trials' axis of one.
     """
 
     axis_name = AXIS
@@ -275,20 +275,41 @@ class Batches(_Devices):
     def __init__(self, devices: list | None = None):
         super().__init__(devices)
         self.shares = len(self.everyone)
+        # pmap wants an argument that is split. A leading axis of devices on the trial's own trees
+        # would cost a copy of each on every call.
+        self._places = self._split(np.arange(len(self.devices)))
 
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
         """`step(state, hyper, shared) -> (state, out)` of a batch's share, on every device."""
+        return self._calling(self._everywhere(step, 3, donate))
+
+    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
+        """`carry(step)` compiled for these arrays, its state donated."""
+        mapped = self._everywhere(step, 3, donate=True)
+        if processes() > 1:
+            return self._calling(mapped)
+        return self._calling(mapped.lower(state, hyper, shared, self._places).compile())
+
+    def map(self, fn: Callable, trees: int = 1) -> Callable:
+        """`fn(*trial_trees, shared) -> out`, on every device."""
+        return self._calling(self._everywhere(fn, trees + 1))
+
+    def _everywhere(self, fn: Callable, trees: int, donate: bool = False) -> Callable:
         return jax.pmap(
-            step,
+            lambda *given: fn(*given[:-1]),
             axis_name=AXIS,
-            in_axes=(0, 0, None),
+            in_axes=(None,) * trees + (0,),
+            out_axes=None,
             devices=self.everyone,
             donate_argnums=(0,) if donate else (),
         )
 
-    def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """`fn(*trial_trees, shared) -> out`, on every device."""
-        return jax.pmap(fn, axis_name=AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
+    def _calling(self, mapped: Callable) -> Callable:
+        def call(*trees: Tree) -> Tree:
+            return mapped(*trees, self._places)
+
+        call.memory_analysis = getattr(mapped, "memory_analysis", lambda: None)
+        return call
 
     def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
         """`fn(*trial_trees, rows, shared)`, each device its share of the rows: (1, S, …)."""
@@ -304,17 +325,12 @@ class Batches(_Devices):
         return jax.tree.map(lambda leaf: leaf[:, : len(rows)], scored)
 
     def spread(self, tree: Tree) -> Tree:
-        """(1, …) host arrays to (devices, …) on the devices, the same on each."""
-
-        def place(leaf: Any) -> jax.Array:
-            leaf = np.asarray(leaf)
-            return self._split(np.broadcast_to(leaf, (len(self.devices), *leaf.shape[1:])))
-
-        return jax.tree.map(place, tree)
+        """(1, …) host arrays to the devices, whole on each."""
+        return self.share_all(jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree))
 
     def gather(self, tree: Tree) -> Tree:
         """The first device's arrays, (1, …) on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data), tree)
+        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
 
 
 def _vmapped(step: Callable) -> Callable:

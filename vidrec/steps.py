@@ -495,8 +495,8 @@ def _validate(
         batch = _gather(plan, data, clips_B, valid_B, numbers, None, inputs)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
         right_B = (logits.argmax(-1) == batch.labels_B) & batch.valid_B
-        right = right_B.sum(dtype=jnp.int32)
-        return (sums[0] + jnp.where(batch.valid_B, losses_B, 0.0).sum(), sums[1] + right), None
+        found = (jnp.where(batch.valid_B, losses_B, 0.0).sum(), right_B.sum(dtype=jnp.int32))
+        return jax.tree.map(jnp.add, sums, _psum(plan, found)), None
 
     return lax.scan(step, sums or nothing_validated(), (places_SB, inputs))[0]
 
@@ -509,7 +509,7 @@ def nothing_validated() -> tuple[jax.Array, jax.Array]:
 def _validated(plan: Plan, sums: tuple) -> dict[str, jax.Array]:
     if not plan.val_clips:
         return {"val_loss": jnp.array(jnp.nan), "val_accuracy": jnp.array(jnp.nan)}
-    loss, right = _psum(plan, sums)
+    loss, right = sums
     return {"val_loss": loss / plan.val_clips, "val_accuracy": right / plan.val_clips}
 
 
