@@ -4,6 +4,7 @@ import pytest
 
 import vidrec
 from vidrec import ablation as tables
+from vidrec import prepare
 from vidrec.ablation import Ablation, Row, product, zipped
 from vidrec.config import Config, override
 from vidrec.errors import UserError
@@ -114,6 +115,13 @@ def test_on_motion_rows_keep_their_proportions_to_the_base():
 
     assert moved("train.epochs", "epochs") == [10, 20, 40]  # 25, 50 and 100
     assert moved("train.batch_size", "batch_size") == [12, 25, 50, 100]  # 32 to 256, at 128
+
+
+def test_maps_on_motion_are_as_large_as_the_published_ones_and_narrower():
+    made = tables.trials(vidrec.load("units_torch"), on="motion")
+    *_, trial = (each for each in made if each.config.encoder.readout == "map")
+    assert prepare.feature_shape(trial.config) == (8, 8, 32)  # the report's are 7 x 7 x 512
+    assert trial.overrides["scanner.units"] == 512 // 16
 
 
 def test_overrides_shown_are_those_after_the_rule():

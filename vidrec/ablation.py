@@ -193,9 +193,9 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
     """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
 
     Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
-    divided by 4, epochs capped at 10, batch at 50; every other published value stays, lengths too
-    (shorter clips are continued). Where `cfg` is a row that differs from its table's `base` in
-    epochs or batch, it goes on differing as many times.
+    divided by 4, those of maps (8x8 here) by 16, epochs capped at 10, batch at 50; every other
+    published value stays, lengths too (shorter clips are continued). Where `cfg` is a row that
+    differs from its table's `base` in epochs or batch, it goes on differing as many times.
 
     Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
     first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
@@ -224,12 +224,12 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
         ),
         encoder=_pixels(cfg.encoder)
         if cfg.encoder.trainable != "none"
-        else Encoder(readout="map")
+        else Encoder(readout="map", size=16)
         if keeps_maps
         else Encoder(standardise=True, components=48, size=32 if memory else 64),
     )
     scaled = {
-        "scanner.units": max(1, cfg.scanner.units // 4),
+        "scanner.units": max(1, cfg.scanner.units // (16 if keeps_maps else 4)),
         "scanner.dense": tuple(max(1, width // 4) for width in cfg.scanner.dense),
         "train.epochs": max(1, round(epochs * cfg.train.epochs)),
         "train.batch_size": max(1, round(batch * cfg.train.batch_size)),
