@@ -461,7 +461,8 @@ def kill_and_go_on(tmp_path, moments):
         process.kill()
         for name in hit:
             saves = tmp_path.glob(f"parts/long-*/groups/{name}/checkpoints/[0-9]*")
-            best[name] = max([int(x.name) for x in saves if x.name.isdigit()], default=0)
+            told = [json.loads((x / "meta.json").read_text()) for x in saves if x.name.isdigit()]
+            best[name] = max([each["epoch"] for each in told], default=0)
             # What was saved is never trained again.
             mine = [number for group, number in process.epochs() if group == name]
             assert not mine or mine[0] == hit[name] + 1 or mine[0] > 1
