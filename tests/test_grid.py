@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import random
 import signal
