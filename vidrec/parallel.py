@@ -156,10 +156,7 @@ def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trial
 
 
 class _Devices:
-    """Places trees of host arrays on devices, and fetches them.
-
-    What belongs to a group has a leading axis of this process's devices there.
-    """
+    """Places trees of host arrays on devices, and fetches them."""
 
     def __init__(self, devices: list | None):
         # pmap takes all devices of all processes; arrays are placed on this process's own.
@@ -265,37 +262,30 @@ class Trials(_Devices):
 class Batches(_Devices):
     """Carries functions of one trial whose batches are cut into shares, one a device.
 
-    Functions see the axis AXIS and add up over it what belongs to the whole batch; what they
-    return is then the same on every device. Trees of the trial lie whole on each; `spread` and
-    `gather` go between that and a trials' axis of one.
+    Functions add up over the axis `axis_name`, where there is one, what belongs to the whole batch;
+    what they return is then the same on every device. Trees of the trial lie whole on each;
+    `spread` and `gather` go between that and a trials' axis of one.
     """
-
-    axis_name = AXIS
 
     def __init__(self, devices: list | None = None):
         super().__init__(devices)
         self.shares = len(self.everyone)
+        # Over one device a sum changes nothing, and a processor's all-reduce copies what it adds.
+        self.axis_name = AXIS if self.shares > 1 else None
         # pmap wants an argument that is split. A leading axis of devices on the trial's own trees
         # would cost a copy of each on every call.
         self._places = self._split(np.arange(len(self.devices)))
 
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
         """`step(state, hyper, shared) -> (state, out)` of a batch's share, on every device."""
-        return self._calling(self._everywhere(step, 3, donate))
-
-    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
-        """`carry(step)` compiled for these arrays, its state donated."""
-        mapped = self._everywhere(step, 3, donate=True)
-        if processes() > 1:
-            return self._calling(mapped)
-        return self._calling(mapped.lower(state, hyper, shared, self._places).compile())
+        return self._everywhere(step, 3, donate)
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
         """`fn(*trial_trees, shared) -> out`, on every device."""
-        return self._calling(self._everywhere(fn, trees + 1))
+        return self._everywhere(fn, trees + 1)
 
-    def _everywhere(self, fn: Callable, trees: int, donate: bool = False) -> Callable:
-        return jax.pmap(
+    def _everywhere(self, fn: Callable, trees: int, donate: bool = False) -> "_Placed":
+        mapped = jax.pmap(
             lambda *given: fn(*given[:-1]),
             axis_name=AXIS,
             in_axes=(None,) * trees + (0,),
@@ -303,13 +293,7 @@ class Batches(_Devices):
             devices=self.everyone,
             donate_argnums=(0,) if donate else (),
         )
-
-    def _calling(self, mapped: Callable) -> Callable:
-        def call(*trees: Tree) -> Tree:
-            return mapped(*trees, self._places)
-
-        call.memory_analysis = getattr(mapped, "memory_analysis", lambda: None)
-        return call
+        return _Placed(mapped, self._places)
 
     def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
         """`fn(*trial_trees, rows, shared)`, each device its share of the rows: (1, S, …)."""
@@ -331,6 +315,25 @@ class Batches(_Devices):
     def gather(self, tree: Tree) -> Tree:
         """The first device's arrays, (1, …) on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
+
+
+class _Placed:
+    """A mapped function, lowered and compiled as any, whose last argument is always `places`."""
+
+    def __init__(self, mapped: Any, places: jax.Array):
+        self._mapped, self._places = mapped, places
+
+    def __call__(self, *trees: Tree) -> Tree:
+        return self._mapped(*trees, self._places)
+
+    def lower(self, *trees: Tree) -> "_Placed":
+        return _Placed(self._mapped.lower(*trees, self._places), self._places)
+
+    def compile(self) -> "_Placed":
+        return _Placed(self._mapped.compile(), self._places)
+
+    def memory_analysis(self) -> Any:
+        return getattr(self._mapped, "memory_analysis", lambda: None)()
 
 
 def _vmapped(step: Callable) -> Callable:

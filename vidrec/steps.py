@@ -623,8 +623,7 @@ def _gather(
 
 
 def _psum(plan: Plan, value: Tree) -> Tree:
-    # Over one device a sum changes nothing, and a processor's all-reduce copies every gradient.
-    return lax.psum(value, plan.axis_name) if plan.shares > 1 else value
+    return lax.psum(value, plan.axis_name) if plan.axis_name else value
 
 
 def _total(plan: Plan, values: jax.Array) -> jax.Array:
