@@ -55,14 +55,14 @@ LAYERS = {
 WORKS = (
     Work(
         "LSTM step, 128 x 120 x 1024 to 512",
-        ("recurrent_step.py", "--cell", "lstm"),
+        ("recurrent_step.py", "--cell", "lstm", "--json"),
         LAYERS,
         {"PyTorch": 1.1, "flax": 1, "Keras": 1},
         2,
     ),
     Work(
         "GRU step, 128 x 120 x 1024 to 512",
-        ("recurrent_step.py", "--cell", "gru"),
+        ("recurrent_step.py", "--cell", "gru", "--json"),
         LAYERS,
         {"PyTorch": 1.1, "flax": 1, "Keras": 1},
         2,

@@ -89,25 +89,14 @@ def in_torch(params: Any, x_BTHWD: np.ndarray, hoisted: bool) -> Callable[[], Gr
 def in_keras(
     scanner: scanners.Recurrent, params: Any, x_BTHWD: np.ndarray
 ) -> Callable[[], Gradients]:
-    """keras.layers.ConvLSTM2D as a pure function of its weights."""
+    """keras.layers.ConvLSTM2D on JAX."""
     import keras
 
     cell = scanner.cell
     layer = keras.layers.ConvLSTM2D(cell.units, cell.kernel, padding="same")
-    layer.build(x_BTHWD.shape)
-    layer.set_weights(interop.to_keras(scanner, params)[0])
-    fixed = [each.value for each in layer.non_trainable_variables]
-
-    @jax.jit
-    def step(trained: list, x: jax.Array) -> Any:
-        def loss(trained: list) -> jax.Array:
-            return jnp.mean(layer.stateless_call(trained, fixed, x)[0] ** 2)
-
-        return jax.grad(loss)(trained)
-
-    values = [each.value for each in layer.trainable_variables]
-    given, names = jnp.asarray(x_BTHWD), ("input_kernel", "recurrent_kernel", "bias")
-    return lambda: dict(zip(names, jax.block_until_ready(step(values, given)), strict=True))
+    step = turns.keras_step(layer, interop.to_keras(scanner, params)[0], x_BTHWD)
+    names = ("input_kernel", "recurrent_kernel", "bias")
+    return lambda: dict(zip(names, step(), strict=True))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ from statistics import median
 import jax
 import numpy as np
 
-from vidrec import ablation, commands, config, feeds, grid, model, parallel, prepare, steps, train
+from vidrec import ablation, config, feeds, grid, model, parallel, prepare, steps, train
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5  # epochs timed
@@ -40,7 +41,7 @@ class Clock:
 
 def table(seeds: int) -> ablation.Ablation:
     """Five rates, some seeds of each."""
-    return grid.with_seeds(ablation.load(ROOT / "ablations" / "learning_rate.py"), seeds)
+    return replace(ablation.load(ROOT / "ablations" / "learning_rate.py"), seeds=seeds)
 
 
 def as_table(question: ablation.Ablation, few: dict, folder: Path) -> Seconds:
@@ -124,7 +125,7 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=ROUNDS, help="epochs timed; 0: none")
     words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
     settings = words.parse_args()
-    commands._prepare_jax()
+    parallel.prepare()
     question = table(settings.seeds)
     few = {"train.epochs": settings.epochs}
     trials = ablation.trials(question, few, on="motion")

@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,39 +42,6 @@ START = {"trials": 1, "frames": 30, "units": 64, "clips": 128}
 WIDTH, CLASSES, VAL = 128, 10, 16
 
 
-@dataclass
-class Watch(train.Silent):
-    """Keeps an epoch's seconds, and stops after so many: nothing is scored."""
-
-    epochs: int
-    spent: list[float] = field(default_factory=list)
-    began: float = 0.0
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-    def extracting(self, done: int, total: int) -> None:
-        """Clips decoded so far."""
-
-    def group(self, name: str, members: Any) -> "Watch":
-        """Itself watches the group."""
-        return self
-
-    def compiled(self, seconds: float) -> None:
-        """The first epoch begins."""
-        self.began = time.perf_counter()
-
-    def epoch(self, number: int, records: Any) -> None:
-        """An epoch has ended."""
-        now = time.perf_counter()
-        self.spent.append(now - self.began)
-        self.began = now
-
-    def should_stop(self) -> bool:
-        """True after the last one."""
-        return len(self.spent) >= self.epochs
-
-
 def settings(size: dict[str, int]) -> vidrec.Config:
     """One trial of such a size."""
     return vidrec.override(
@@ -92,7 +59,7 @@ def settings(size: dict[str, int]) -> vidrec.Config:
 
 def measure(size: dict[str, int], rounds: int, peak: float) -> dict[str, Any]:
     """Seconds of an epoch of a group of such a size, and its least."""
-    cfg, watch = settings(size), Watch(rounds + 1)
+    cfg, watch = settings(size), same_work.Epochs(rounds + 1)
     classes = [f"class {k}" for k in range(CLASSES)]
     source = same_work.signals((size["clips"], VAL, 1), (size["frames"], WIDTH), classes)
     made = vidrec.Ablation("growth", cfg, [vidrec.Row({})], seeds=size["trials"])

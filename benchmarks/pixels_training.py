@@ -18,7 +18,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -228,41 +227,22 @@ def in_torch(cfg: vidrec.Config, net: Any, dataset: Clips, workers: int) -> Call
     return epoch
 
 
-@dataclass
-class Turns(train.Silent):
-    """Lets the other side train an epoch after each of ours, and keeps both sides' seconds."""
+class Turns(same_work.Epochs):
+    """Lets the other side train an epoch after each of ours, and keeps its seconds, too."""
 
-    other: Callable[[], float]
-    epochs: int
-    spent: dict[str, list[float]] = field(default_factory=lambda: {turns.OURS: [], "torch": []})
-    began: float = 0.0
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-    def extracting(self, done: int, total: int) -> None:
-        """Clips decoded so far."""
-
-    def group(self, name: str, members: Any) -> "Turns":
-        """Itself watches the group."""
-        return self
-
-    def compiled(self, seconds: float) -> None:
-        """The first epoch begins."""
-        self.began = time.perf_counter()
+    def __init__(self, other: Callable[[], float], epochs: int):
+        super().__init__(epochs)
+        self.other = other
+        self.others: list[float] = []
 
     def epoch(self, number: int, records: Any) -> None:
         """Ours has ended one."""
-        self.spent[turns.OURS].append(time.perf_counter() - self.began)
+        super().epoch(number, records)
         turns.tell(f"epoch {number}")
         began = time.perf_counter()
         self.other()
-        self.spent["torch"].append(time.perf_counter() - began)
         self.began = time.perf_counter()
-
-    def should_stop(self) -> bool:
-        """True after the last epoch: nothing is scored."""
-        return len(self.spent["torch"]) >= self.epochs
+        self.others.append(self.began - began)
 
 
 def check(cfg: vidrec.Config, paths: Sequence[Path], labels: np.ndarray) -> tuple[Any, float]:
@@ -307,7 +287,7 @@ def main() -> None:
         watch = Turns(other, given.epochs + 1)
         with contextlib.suppress(train.Interrupted):
             vidrec.train(cfg, place / "runs", screen=watch)
-    found = turns.figures({name: each[1:] for name, each in watch.spent.items()})
+    found = turns.figures({turns.OURS: watch.spent[1:], "torch": watch.others[1:]})
     for side in found.values():
         side["clips_a_second"] = round(len(paths) / side["seconds"], 2)
     answer = {

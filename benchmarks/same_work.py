@@ -1,7 +1,8 @@
-"""Clips for every side of a benchmark, and what ours makes of them: first weights, then losses."""
+"""Clips for every side of a benchmark, and what ours makes of them: weights, losses, seconds."""
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from published_sizes import Noise
 
 import vidrec
-from vidrec import prepare, train
+from vidrec import grid, prepare, train
 from vidrec.datasets import Source
 
 PARTS = ("train", "val", "test")
@@ -84,3 +85,30 @@ def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[s
             for part in ("train", "val")
         }
         return vidrec.parameters(still)["trained"], losses
+
+
+class Epochs(train.Silent, grid.Quiet):
+    """Keeps an epoch's seconds, and stops after so many: nothing is scored."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.spent: list[float] = []
+        self.began = 0.0
+
+    def group(self, name: str, members: Sequence[train.Member]) -> train.Watcher:
+        """Itself watches the group."""
+        return self
+
+    def compiled(self, seconds: float) -> None:
+        """The first epoch begins."""
+        self.began = time.perf_counter()
+
+    def epoch(self, number: int, records: Any) -> None:
+        """One has ended."""
+        now = time.perf_counter()
+        self.spent.append(now - self.began)
+        self.began = now
+
+    def should_stop(self) -> bool:
+        """True after the last one."""
+        return len(self.spent) >= self.epochs

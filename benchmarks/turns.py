@@ -70,6 +70,29 @@ def compare(name: str, found: Any, ours: Any, within: float) -> float:
     return furthest
 
 
+def keras_step(layer: Any, weights: list, x: np.ndarray) -> Side:
+    """A Keras layer on JAX, from these weights, as one jitted step.
+
+    The step gives the gradients, for every weight, of the mean square of what the layer gives.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    layer.build(x.shape)
+    layer.set_weights(weights)
+    fixed = [each.value for each in layer.non_trainable_variables]
+
+    @jax.jit
+    def step(trained: list, x: jax.Array) -> list:
+        def loss(trained: list) -> jax.Array:
+            return jnp.mean(layer.stateless_call(trained, fixed, x)[0] ** 2)
+
+        return jax.grad(loss)(trained)
+
+    given, values = jnp.asarray(x), [each.value for each in layer.trainable_variables]
+    return lambda: jax.block_until_ready(step(values, given))
+
+
 def torch_device() -> Any:
     """PyTorch's accelerator where it has one."""
     import torch
@@ -78,7 +101,10 @@ def torch_device() -> Any:
 
 
 def arguments(text: str | None) -> argparse.ArgumentParser:
-    """Words every benchmark takes; the help is its docstring."""
+    """Words every benchmark takes, its docstring the help; memory is kept, as by our commands."""
+    from vidrec import parallel
+
+    parallel.keep_memory()
     words = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -12,7 +12,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from vidrec import cli, commands, parallel
+from vidrec import cli, parallel
 from vidrec.commands import COMMANDS, STOPPED
 from vidrec.progress import Screen
 from vidrec.train import Interrupted
@@ -102,6 +102,15 @@ def test_json_stands_alone_on_stdout(tmp_path):
         for each in plan
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_extract_fills_the_store_and_trains_nothing(tmp_path):
+    words = ("extract", "motion", "--data.tfds", "motion/clips=60", "--workdir", tmp_path, "--json")
+    done = launch(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [found["counts"][part]["scored"] for part in ("train", "val", "test")] == [20, 20, 20]
+    assert (found["frames"], found["unreadable"], list(tmp_path.iterdir())) == (1800, [], [])
 
 
 def test_help_teaches():
@@ -215,7 +224,7 @@ def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
         seen.append((how.get("axis_name"), len(how["devices"])))
         return pmap(fn, **how)
 
-    monkeypatch.setattr(commands, "_prepare_jax", lambda: None)
+    monkeypatch.setattr(parallel, "prepare", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(jax, "devices", lambda: some)
     monkeypatch.setattr(jax, "pmap", counted)

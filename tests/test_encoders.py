@@ -538,19 +538,6 @@ def test_arithmetic_falls_with_each_frozen_block():
     assert one < two < everything
 
 
-@pytest.mark.parametrize(
-    ("changes", "frozen"),
-    [
-        ({"trainable": "none", "readout": "dense"}, True),
-        ({"trainable": "head", "readout": "average"}, True),
-        ({"trainable": "head", "readout": "dense"}, False),
-        ({"trainable": "last_block", "readout": "average"}, False),
-    ],
-)
-def test_is_frozen(changes, frozen):
-    assert encoders.is_frozen(settings(kind="cnn3", size=16, **changes)) == frozen
-
-
 def test_extractor_is_traced_once_for_a_whole_data_set():
     module, shape = SMALL["squeezenet"]
     traces = []
@@ -570,17 +557,6 @@ def test_extractor_is_traced_once_for_a_whole_data_set():
     np.testing.assert_array_equal(extract(frames), found)
     assert len(traces) == 1
     assert extract(frames[:0]).shape == (0, 512)
-
-
-def test_features_of_clips():
-    module, shape = SMALL["cnn3"]
-    variables, clips = {"params": params_of(module, shape)}, pixels(2, 3, *shape)
-    found = encoders.features(module, variables, clips)
-    chex.assert_shape(found, (2, 3, 5))
-    np.testing.assert_allclose(found[1, 2], module.apply(variables, clips[1, 2:])[0], rtol=1e-5)
-    module, shape = SMALL["c3d"]
-    variables, clips = {"params": params_of(module, shape)}, pixels(2, *shape)
-    chex.assert_shape(encoders.features(module, variables, clips), (2, 1, 5))
 
 
 def test_c3d_takes_clips_shorter_than_its_pools_halve():

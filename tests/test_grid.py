@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -100,7 +101,7 @@ def test_rates_and_seeds_are_one_program(rates):
 
 
 def test_the_learning_rate_table_is_one_program_on_the_embedded_data():
-    ablation = grid.with_seeds(tables.load("ablations/learning_rate.py"), 5)
+    ablation = replace(tables.load("ablations/learning_rate.py"), seeds=5)
     trials = tables.trials(ablation, on="motion")
     assert len(trials) == 25
     assert len({grid.group_name(trial.config) for trial in trials}) == 1

@@ -18,96 +18,57 @@ def softmax(x_K):
     return e_K / e_K.sum()
 
 
-def batch(rng, clips=9, classes=5):
-    """Logits, labels and validity, with padding that holds what must never be read."""
-    logits_BK = rng.normal(size=(clips, classes)).astype(np.float32) * 3
-    labels_B = rng.integers(0, classes, clips)
-    valid_B = rng.random(clips) < 0.6
-    logits_BK[~valid_B] = np.nan
-    labels_B[~valid_B] = -7
-    return logits_BK, labels_B, valid_B
-
-
-def literal_sums(logits_BK, labels_B, valid_B):
-    loss = correct = count = 0
-    for logits_K, label, valid in zip(logits_BK, labels_B, valid_B, strict=True):
-        if valid:
-            loss += -np.log(softmax(logits_K)[label])
-            correct += int(max(range(len(logits_K)), key=lambda k: logits_K[k]) == label)
-            count += 1
-    return loss, correct, count
-
-
-class Sums(chex.TestCase):
-    """Traced sums: compiled or not, padded or not."""
+class Traced(chex.TestCase):
+    """What compiled steps ask: compiled or not."""
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     @parameterized.parameters(0, 1, 2)
-    def test_sums_equal_a_loop(self, seed):
-        logits_BK, labels_B, valid_B = batch(np.random.default_rng(seed))
-        got = self.variant(metrics.sums)(logits_BK, labels_B, valid_B)
-        loss, correct, count = literal_sums(logits_BK, labels_B, valid_B)
-        np.testing.assert_allclose(got["loss_sum"], loss, rtol=1e-5)
-        assert (got["correct"], got["count"]) == (correct, count)
+    def test_right_equals_a_loop(self, seed):
+        rng = np.random.default_rng(seed)
+        logits_BTK = rng.integers(0, 3, (4, 6, 5)).astype(np.float32)  # whole numbers: ties
+        labels_B = rng.integers(0, 5, (4, 1))
+        got_BT = self.variant(metrics.right)(logits_BTK, labels_B)
+        for b, t in np.ndindex(4, 6):
+            first = max(range(5), key=lambda k, row=logits_BTK[b, t]: row[k])
+            assert got_BT[b, t] == (first == labels_B[b, 0])
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(True, False)
-    def test_clip_scores_equal_a_loop(self, steps):
-        logits = np.random.default_rng(3).normal(size=(4, 6, 3) if steps else (4, 3)) * 2
-        got = self.variant(metrics.clip_scores)(jnp.asarray(logits, jnp.float32))
+    def test_clip_scores_equal_a_loop(self, masked):
+        rng = np.random.default_rng(3)
+        logits, mask = rng.normal(size=(4, 6, 3)) * 2, rng.random((4, 6)) < 0.6
+        given = (jnp.asarray(logits, jnp.float32), *([mask] if masked else []))
+        got = self.variant(metrics.clip_scores)(*given)
         expected = np.zeros((4, 3))
-        for b in range(4):
-            for j in range(6 if steps else 1):
-                weight = (j + 1) / 6 if steps else 1
-                expected[b] += weight * np.log(softmax(logits[b, j] if steps else logits[b]))
-        np.testing.assert_allclose(got, expected, rtol=1e-5)
+        for b, j in np.ndindex(4, 6):
+            if mask[b, j] or not masked:
+                expected[b] += (j + 1) / 6 * np.log(softmax(logits[b, j]))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_unequal_batches_merge_to_the_whole():
-    rng = np.random.default_rng(0)
-    parts = [batch(rng, clips) for clips in (1, 7, 3, 12)]
-    total = metrics.sums(*parts[0])
-    for part in parts[1:]:
-        total = metrics.merge(total, metrics.sums(*part))
-    got = metrics.divide(total)
-    whole = [np.concatenate(x) for x in zip(*parts, strict=True)]
-    loss, correct, count = literal_sums(*whole)
-    np.testing.assert_allclose(got["loss"], loss / count, rtol=1e-5)
-    np.testing.assert_allclose(got["accuracy"], correct / count, rtol=1e-6)
-    batch_means = np.mean([c / n for _, c, n in (literal_sums(*p) for p in parts) if n])
-    assert abs(float(got["accuracy"]) - batch_means) > 1e-3, "the inputs could not tell them apart"
+def test_clip_scores_have_their_gradient_and_a_masked_step_has_none():
+    logits = jnp.asarray(np.random.default_rng(4).normal(size=(2, 3, 4)), jnp.float32)
+    mask = jnp.array([[True, False, True], [True, True, False]])
+
+    def score(x_BTK):
+        return metrics.clip_scores(x_BTK, mask)[:, 1].sum()
+
+    slope = jax.grad(score)(logits)
+    assert not np.any(slope[~mask])
+    assert np.all(np.abs(slope[mask]).sum(1) > 0)
+    check_grads(score, (logits,), order=1, modes=["rev"], rtol=1e-2)
 
 
-def test_a_batch_of_padding_adds_nothing_and_no_clip_is_nan():
-    nothing = metrics.sums(np.full((3, 4), np.nan), np.full(3, 99), np.zeros(3, bool))
-    assert all(float(v) == 0 for v in nothing.values())
-    assert np.isnan(metrics.divide(nothing)["loss"])
-
-
-def test_the_loss_has_its_gradient_and_padding_has_none():
-    logits_BK, labels_B, valid_B = batch(np.random.default_rng(4))
-
-    def loss(x_BK):
-        return metrics.sums(x_BK, labels_B, valid_B)["loss_sum"]
-
-    grad_BK = jax.grad(loss)(jnp.asarray(logits_BK))
-    assert np.isfinite(grad_BK).all()
-    assert not np.any(grad_BK[~valid_B])
-    assert np.all(np.abs(grad_BK[valid_B]).sum(1) > 0)
-    check_grads(loss, (jnp.nan_to_num(logits_BK),), order=1, modes=["rev"], rtol=1e-2)
-
-
-def test_bfloat16_logits_are_summed_in_float32():
-    logits = jnp.zeros((3000, 2), jnp.bfloat16)
-    got = metrics.sums(logits, jnp.zeros(3000, int), jnp.ones(3000, bool))
+def test_bfloat16_logits_are_scored_in_float32():
+    got = metrics.clip_scores(jnp.zeros((1, 999, 2), jnp.bfloat16))
     # bfloat16 stops counting at 256.
-    np.testing.assert_allclose(got["loss_sum"], 3000 * np.log(2), rtol=1e-5)
-    assert got["loss_sum"].dtype == jnp.float32
+    np.testing.assert_allclose(got, np.full((1, 2), -500 * np.log(2)), rtol=1e-5)
+    assert got.dtype == jnp.float32
 
 
 def test_a_diverged_model_is_never_right():
     logits = np.full((2, 3), np.nan)
-    assert metrics.sums(logits, np.zeros(2, int), np.ones(2, bool))["correct"] == 0
+    assert not metrics.right(logits, np.zeros(2, int)).any()
     got = metrics.summary(logits, np.array([0, 1]), "abc")
     assert (got["accuracy"], got["nonfinite"], got["calibration_error"]) == (0, 2, 1)
     assert np.sum(got["confusion"]) == 0

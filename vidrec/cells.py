@@ -137,7 +137,7 @@ class Cell:
         return inputs
 
     def recur(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
-        """The recurrent product, with the columns of some gates only if asked."""
+        """The recurrent product, with the columns of some gates only if asked; each clip alone."""
         return self.product(h_BU, self.columns(weights["recurrent_kernel"], gates))
 
     def columns(self, array: Array, gates: slice | None) -> Array:

@@ -18,9 +18,8 @@ from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 from vidrec import ablation, config
 from vidrec.ablation import Ablation, Row, load
 from vidrec.config import Config
-from vidrec.errors import UserError
+from vidrec.errors import STOPPED, UserError
 
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h
 Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -235,18 +234,11 @@ def _screen(command: Common) -> Any:
     return screen
 
 
-def _prepare_jax() -> None:
-    """Programs compiled once are kept; a processor with several cores trains several trials."""
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(config.cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
 def _join(command: Joined) -> None:
+    """Readies this process, and makes it one of several where it was told so."""
     from vidrec import parallel
 
+    parallel.prepare()
     parallel.join(command.coordinator, command.processes, command.process)
     if command.json and parallel.processes() > 1:
         # Gloo, which carries messages between processors, writes to file 1 past Python.
@@ -299,7 +291,6 @@ def _point(text: str) -> dict[str, Any]:
 def train(command: Train, settings: dict[str, Any]) -> int:
     """One experiment, to a report."""
     cfg = _experiment(command.experiment, settings)
-    _prepare_jax()
     _join(command)
     from vidrec import grid
 
@@ -322,7 +313,6 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
         return _launch(command, table, settings)
     if command.dry_run:
         return _dry_run(command, table, settings)
-    _prepare_jax()
     _join(command)
     from vidrec import grid
 
@@ -432,10 +422,9 @@ def compare(command: Compare, settings: dict[str, Any]) -> int:
 def extract(command: Extract, settings: dict[str, Any]) -> int:
     """Features of a data set, into the store."""
     cfg = _experiment(command.experiment, settings)
-    _prepare_jax()
-    _join(command)
-    from vidrec import prepare
+    from vidrec import parallel, prepare
 
+    parallel.prepare()
     if cfg.encoder.trainable != "none":
         raise UserError("encoder.trainable should be none: a trained encoder has no features yet")
 
@@ -569,9 +558,10 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     """Answers for files; with --json a line a window and a last line a file."""
     if not command.videos:
         raise UserError("predict needs a video, a folder or a camera after the run's folder")
-    _prepare_jax()
+    from vidrec import parallel
     from vidrec import predict as answers
 
+    parallel.prepare()
     model = answers.Classifier.load(command.folder)
     console = _console(command)
     if model.chosen:
@@ -611,8 +601,10 @@ def _writable(path: Path) -> TextIO:
 
 def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
     """A trained run on another split or data set."""
-    _prepare_jax()
+    from vidrec import parallel
     from vidrec.predict import score
+
+    parallel.prepare()
 
     def work(screen: Any) -> Any:
         return score(

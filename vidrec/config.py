@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 import types
 import typing
@@ -529,8 +530,6 @@ def signature(cfg: Config) -> str:
 
 def cache_dir() -> Path:
     """Where data sets, features and compiled programs are kept between runs."""
-    import os
-
     if "VIDREC_CACHE" in os.environ:
         return Path(os.environ["VIDREC_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vidrec"

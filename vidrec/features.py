@@ -22,6 +22,7 @@ import numpy as np
 from vidrec.config import Config, cache_dir, canonical, digest, identity
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
+from vidrec.files import write_whole
 
 Progress = Callable[[int, int], None]
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -58,7 +59,7 @@ class Store:
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if not (store.folder / "about.json").exists():
-                _write_whole(store.folder / "about.json", canonical(about).encode())
+                write_whole(store.folder / "about.json", canonical(about).encode())
         except OSError as error:
             raise UserError(f"cannot write features to {store.folder}: {error.strerror}") from None
         return store
@@ -74,11 +75,11 @@ class Store:
             UserError: the disk is full or the folder cannot be written.
         """
         if lacking:  # first, so that whoever finds the features finds this too
-            _write_whole(self._note(key), lacking.encode())
+            write_whole(self._note(key), lacking.encode())
         buffer = io.BytesIO()
         np.save(buffer, _plain(features), allow_pickle=False)
         content = buffer.getvalue()
-        _write_whole(self._file(key), content + hashlib.sha256(content).digest())
+        write_whole(self._file(key), content + hashlib.sha256(content).digest())
 
     def get(self, key: str) -> np.ndarray | None:
         """A clip's features, memory-mapped; None where missing or damaged (then removed)."""
@@ -118,18 +119,6 @@ def _typed(features: np.ndarray) -> np.ndarray:
     import ml_dtypes
 
     return features.view(ml_dtypes.bfloat16) if features.dtype == np.uint16 else features
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as handle:
-            handle.write(content)
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
 
 
 def about(cfg: Config, weights: str, version: int) -> dict[str, Any]:

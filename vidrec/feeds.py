@@ -84,13 +84,14 @@ class Held:
 
 
 class Stepwise(Held):
-    """As `Held`, but an epoch is many calls of a program for `size` steps, one here."""
+    """As `Held`, but an epoch is many calls of a program for `size` steps."""
 
     size = 1
 
     def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
         """As `Held.compile`."""
-        given = self.over.spread((self._each(np.int32(0)), self._example(begun), self._nothing()))
+        self.size = self._size(begun)
+        given = self.over.spread((self._each(np.int32(0)), self._example(), self._nothing()))
         program = partial(steps.train_chunk, self.plan, self.size)
         self.program = self.over.compile(program, state, (numbers, *given), self.shared)
         self._validate = self.over.map(partial(steps.validate_chunk, self.plan), trees=2)
@@ -136,9 +137,13 @@ class Stepwise(Held):
         count = len(self.seeds)
         return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *np.shape(leaf))), tree)
 
-    def _example(self, begun: Begun | None) -> np.ndarray | None:
-        """Inputs of a chunk as to shape and type; None where the device holds them."""
+    def _size(self, begun: Begun | None) -> int:
+        """Steps of a chunk; a divisor of what an epoch has and of what is done."""
         del begun
+        return 1
+
+    def _example(self) -> np.ndarray | None:
+        """Inputs of a chunk as to shape and type; None where the device holds them."""
 
     def _training(self, epoch: int, done: int) -> Iterator[np.ndarray | None]:
         """Inputs (N, S, B, T, …) of each chunk of an epoch, after so many steps."""
@@ -147,7 +152,8 @@ class Stepwise(Held):
 
     def _validation(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Places (S, B) of validation clips and their inputs, the same for every trial."""
-        yield np.asarray(steps.validation(self.plan)), None
+        if self.plan.val_clips:
+            yield np.asarray(steps.validation(self.plan)), None
 
 
 class Streamed(Stepwise):
@@ -196,12 +202,15 @@ class Streamed(Stepwise):
             parts.append(self.over.gather(scorer(*trees, given, self.shared)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
 
-    def _example(self, begun: Begun | None) -> np.ndarray:
-        step = (self.plan.cfg.train.batch_size, self.plan.length)
-        alone = by_step(self.plan.cfg, self.data, self.over)
-        size = 1 if alone else self._chunk(self.plan.steps, *step)
-        self.size = math.gcd(size, begun["steps"]) if begun else size
-        return self._each(np.zeros((self.size, *step, *self._frame), np.uint8))
+    def _size(self, begun: Begun | None) -> int:
+        if by_step(self.plan.cfg, self.data, self.over):
+            return 1
+        size = self._chunk(self.plan.steps, self.plan.cfg.train.batch_size, self.plan.length)
+        return math.gcd(size, begun["steps"]) if begun else size
+
+    def _example(self) -> np.ndarray:
+        step = (self.size, self.plan.cfg.train.batch_size, self.plan.length)
+        return self._each(np.zeros((*step, *self._frame), np.uint8))
 
     def _training(self, epoch: int, done: int) -> Iterator[np.ndarray]:
         readers = {}
@@ -213,13 +222,11 @@ class Streamed(Stepwise):
             yield np.stack([inputs[seed] for seed in self.seeds])
 
     def _validation(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if not self.plan.val_clips:
-            return
-        places_SB = np.asarray(steps.validation(self.plan))
-        clips_SB = self.host.val[np.minimum(places_SB, self.plan.val_clips - 1)]
-        size = self._chunk(*clips_SB.shape, self.plan.length)
-        for part, inputs in enumerate(self._read(clips_SB, self._centre(clips_SB), size)):
-            yield places_SB[part * size :][:size], inputs
+        for places_SB, _ in super()._validation():
+            clips_SB = self.host.val[np.minimum(places_SB, self.plan.val_clips - 1)]
+            size = self._chunk(*clips_SB.shape, self.plan.length)
+            for part, inputs in enumerate(self._read(clips_SB, self._centre(clips_SB), size)):
+                yield places_SB[part * size :][:size], inputs
 
     def _centre(self, clips_SB: np.ndarray) -> np.ndarray:
         """Frames that scoring sees of each clip, (S, B, T)."""

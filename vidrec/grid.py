@@ -97,6 +97,7 @@ def ablate(
         retry: "failed" trains failed and diverged trials anew.
         source: clips from Python instead of those that the settings name.
     """
+    parallel.keep_memory()
     folder, members = plan(
         ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
     )
@@ -210,6 +211,7 @@ def run(
     source: Source | None = None,
 ) -> dict[str, Any]:
     """Trains one configuration, or returns the result of the finished run; see `ablate`."""
+    parallel.keep_memory()
     screen = screen or Quiet()
     [trial] = tables.trials(Ablation(name, cfg, [Row({})]))
     [id_] = parallel.leader_first(lambda: _ids([trial], source))
@@ -594,8 +596,3 @@ def _report(folder: Path, trained: bool) -> None:
         from vidrec import report
 
         report.build(folder)
-
-
-def with_seeds(ablation: Ablation, seeds: int) -> Ablation:
-    """The table with another number of seeds a row."""
-    return replace(ablation, seeds=seeds)

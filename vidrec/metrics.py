@@ -1,69 +1,34 @@
-"""How good a set of class scores is: sums inside compiled steps, full summaries on the host.
+"""How good class scores are: what compiled steps ask of them, and full summaries on the host."""
 
-Inside a step only sums and counts are taken (`sums`), merged over batches and devices, and divided
-once (`divide`): a mean of batch means is wrong as soon as batches are unequal.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidrec import losses
 from vidrec.errors import UserError
 
 TOP = (5, 10)
 
 
-def sums(logits_BK: jax.Array, labels_B: jax.Array, valid_B: jax.Array) -> dict[str, jax.Array]:
-    """Sums over the valid clips of a batch; padding may hold anything, NaN included.
-
-    Returns:
-      loss_sum (float32 cross-entropy, nats), correct and count (int32), each a scalar.
-    """
-    # Padding is replaced before the softmax, so that it cannot reach a gradient either.
-    logits_BK = jnp.where(valid_B[:, None], logits_BK.astype(_wide(logits_BK)), 0)
-    labels_B = jnp.where(valid_B, labels_B, 0)
-    logp_BK = jax.nn.log_softmax(logits_BK)
-    loss_B = -jnp.take_along_axis(logp_BK, labels_B[:, None], axis=1)[:, 0]
+def right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether each of the logits (…, K) is largest at its label (…); never where one is NaN."""
     # argmax calls the first NaN the largest: a diverged model would look right.
-    right_B = (jnp.argmax(logits_BK, axis=1) == labels_B) & ~jnp.isnan(logits_BK).any(axis=1)
-    return {
-        "loss_sum": jnp.sum(jnp.where(valid_B, loss_B, 0)),
-        "correct": jnp.sum(right_B & valid_B, dtype=jnp.int32),
-        "count": jnp.sum(valid_B, dtype=jnp.int32),
-    }
+    return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
 
 
-def merge(a: Mapping[str, jax.Array], b: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Sums of two batches together."""
-    return {name: a[name] + b[name] for name in a}
+def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
+    """Report D's decision: the sum over steps j of (j+1)/T · log p_j, (B, K).
 
-
-def divide(total: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Mean loss and accuracy of merged sums; NaN where no clip was valid."""
-    return {
-        "loss": total["loss_sum"] / total["count"],
-        "accuracy": total["correct"] / total["count"],
-    }
-
-
-def clip_scores(logits: jax.Array) -> jax.Array:
-    """One score a class and clip, (B, K): the sum over steps j of (j+1)/T · log p_j.
-
-    Args:
-      logits: (B, T, K), or (B, K) of a head with one output a clip, whose only weight is 1.
+    Steps whose mask is False add nothing.
     """
-    logits_BTK = logits[:, None] if logits.ndim == 2 else logits
-    logp_BTK = jax.nn.log_softmax(logits_BTK.astype(_wide(logits_BTK)))
     steps = logits_BTK.shape[1]
-    weight_T = jnp.arange(1, steps + 1, dtype=logp_BTK.dtype) / steps
-    return jnp.einsum("t,btk->bk", weight_T, logp_BTK, precision=jax.lax.Precision.HIGHEST)
-
-
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    weights_BT = losses.step_weights(1.0, 0, steps, steps)[None]
+    weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
+    wide = jnp.promote_types(logits_BTK.dtype, jnp.float32)
+    return (jax.nn.log_softmax(logits_BTK.astype(wide)) * weights_BT[..., None]).sum(1)
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -195,18 +195,6 @@ def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> An
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made[1])
 
 
-def count_params(cfg: Config, feature_shape: tuple[int, ...], num_classes: int) -> int:
-    """How many numbers the model after a cached encoder trains; running statistics are not trained.
-
-    `feature_shape` is (D,) or (H, W, D) of one frame. Nothing is computed.
-    """
-    model = build(cfg, num_classes)
-    frames = jax.ShapeDtypeStruct((1, cfg.frames.length, *feature_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), frames)
-    leaves = jax.tree.leaves(variables.get("params", {}))
-    return sum(math.prod(leaf.shape) for leaf in leaves)
-
-
 def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any]]:
     """The layers of a model in the order of their calls: what a reader's table shows.
 

@@ -190,27 +190,153 @@ def scan_time(
     carry: Any,
     *,
     reverse: bool = False,
-    clip: Callable[[Array], Array] = lambda x: x,
+    bound: Array | None = None,
     unroll: int = 1,
 ) -> tuple[Array, Any]:
     """The cell's states (B, T, …, U) and last carry, from projected inputs.
 
     Invalid frames hold the carry, so in reverse a clip begins at its own last valid frame. A linear
     cell's frames are taken all at once, but for a CPU, where one after another is quicker.
+
+    Args:
+        bound: on the derivative at each gate's pre-activation; None: no clipping.
     """
     if isinstance(cell, cells.Linear) and jax.default_backend() != "cpu":
-        return scan_linear(*cell.factors(inputs_BTG, clip), mask_BT, carry, reverse=reverse)
+        factors = cell.factors(inputs_BTG, _clipper(bound))
+        return scan_linear(*factors, mask_BT, carry, reverse=reverse)
+    how = (cell, reverse, unroll)
+    h_BTU, carry = _scanned(how, weights, inputs_BTG, mask_BT, carry, bound)
+    return valid(h_BTU, mask_BT), carry
 
-    def step(carry: Any, frame: tuple[Array, Array | None]) -> tuple[Any, Array]:
-        inputs_BG, mask_B = frame
-        new = cell.step(partial(cell.recur, weights), carry, inputs_BG, clip)
+
+def _clipper(bound: Array | None) -> Callable[[Array], Array]:
+    return (lambda z: z) if bound is None else (lambda z: clip_gradient(z, bound))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scanned(
+    how: tuple,
+    weights: cells.Weights,
+    inputs_BTG: Array,
+    mask_BT: Array | None,
+    carry: Any,
+    bound: Array | None,
+) -> tuple[Array, Any]:
+    """Frame after frame; `how` is (cell, reverse, unroll).
+
+    The gradient of the recurrent weights is taken once, from all frames' products together. Left
+    to itself, it would be added up frame by frame: a small product each, and all weights written.
+    """
+    return _loop(how, weights, inputs_BTG, mask_BT, carry, bound, None)[0]
+
+
+def _loop(
+    how: tuple,
+    weights: cells.Weights,
+    inputs_BTG: Array,
+    mask_BT: Array | None,
+    carry: Any,
+    bound: Array | None,
+    notes: Any,
+) -> tuple[tuple[Array, Any], Any]:
+    """States and last carry; and, with `notes`, what stood left in each recurrent product.
+
+    Args:
+        notes: an array (T, …) in the shape of each recurrent product, whose gradient is that
+            product's.
+    """
+    cell, reverse, unroll = how
+
+    def step(carry: Any, frame: tuple) -> tuple[Any, tuple[Array, list]]:
+        inputs_BG, mask_B, notes = frame
+        operands: list[Array] = []
+
+        def recur(h: Array, gates: slice | None = None) -> Array:
+            product = cell.recur(weights, h, gates)
+            if notes is not None:
+                product = _noted(product, notes[len(operands)])
+                operands.append(h)
+            return product
+
+        new = cell.step(recur, carry, inputs_BG, _clipper(bound))
         if mask_B is not None:
             new = jax.tree.map(lambda a, b: jnp.where(spread(mask_B, a), a, b), new, carry)
-        return new, cell.output(new)
+        return new, (cell.output(new), operands)
 
-    frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1))
-    carry, h_TBU = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
-    return valid(h_TBU.swapaxes(0, 1), mask_BT), carry
+    frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1), notes)
+    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
+    return (h_TBU.swapaxes(0, 1), carry), operands
+
+
+@jax.custom_vjp
+def _noted(product: Array, note: Array) -> Array:
+    """The product itself, whose gradient is also `note`'s."""
+    return product
+
+
+_noted.defvjp(lambda product, note: (product, None), lambda _, gradient: (gradient, gradient))
+
+
+def _scanned_forward(
+    how: tuple,
+    weights: cells.Weights,
+    inputs_BTG: Array,
+    mask_BT: Array | None,
+    carry: Any,
+    bound: Array | None,
+) -> tuple[tuple[Array, Any], Any]:
+    cell = how[0]
+    asked = _products(cell, weights, inputs_BTG, carry)
+    notes = [jnp.zeros((inputs_BTG.shape[1], *made.shape), made.dtype) for _, made in asked]
+
+    def run(inputs_BTG: Array, carry: Any, notes: list) -> tuple[tuple[Array, Any], list]:
+        return _loop(how, weights, inputs_BTG, mask_BT, carry, bound, notes)
+
+    out, pull, operands = jax.vjp(run, inputs_BTG, carry, notes, has_aux=True)
+    slopes = [
+        _slope(cell, weights, _flat(h), gates)
+        for h, (gates, _) in zip(operands, asked, strict=True)
+    ]
+    return out, (pull, slopes, weights)
+
+
+def _slope(cell: cells.Cell, weights: cells.Weights, h: Array, gates: slice | None) -> Callable:
+    """From a product's gradient to that of the weights."""
+    return jax.vjp(lambda weights: cell.recur(weights, h, gates), weights)[1]
+
+
+def _scanned_backward(how: tuple, kept: Any, gradient: Any) -> tuple:
+    pull, slopes, weights = kept
+    inputs, carry, notes = pull(gradient)
+    each = [slope(_flat(note))[0] for slope, note in zip(slopes, notes, strict=True)]
+    nothing = jax.tree.map(jnp.zeros_like, weights)
+    return jax.tree.map(lambda *parts: sum(parts), nothing, *each), inputs, None, carry, None
+
+
+_scanned.defvjp(_scanned_forward, _scanned_backward)
+
+
+def _flat(x_TB: Array) -> Array:
+    """All frames of all clips in a row."""
+    return x_TB.reshape(-1, *x_TB.shape[2:])
+
+
+def _products(
+    cell: cells.Cell, weights: cells.Weights, inputs_BTG: Array, carry: Any
+) -> list[tuple[slice | None, jax.ShapeDtypeStruct]]:
+    """The gates and the shape of each recurrent product of a step."""
+    asked: list[tuple[slice | None, jax.ShapeDtypeStruct]] = []
+
+    def step(weights: cells.Weights, inputs_BG: Array, carry: Any) -> Any:
+        def recur(h: Array, gates: slice | None = None) -> Array:
+            product = cell.recur(weights, h, gates)
+            asked.append((gates, jax.ShapeDtypeStruct(product.shape, product.dtype)))
+            return product
+
+        return cell.step(recur, carry, inputs_BG, lambda z: z)
+
+    jax.eval_shape(step, weights, inputs_BTG[:, 0], carry)
+    return asked
 
 
 def scan_linear(
@@ -257,7 +383,7 @@ class Direction(nn.Module):
             mask_BT,
             carry,
             reverse=self.reverse,
-            clip=(lambda z: z) if bound is None else (lambda z: clip_gradient(z, bound)),
+            bound=bound,
             unroll=self.unroll,
         )
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from vidrec import batches, losses, optim
+from vidrec import batches, encoders, losses, metrics, optim
 from vidrec.batches import Batch, Resident
 from vidrec.config import TRACED, Config, digest, get, identity
 
@@ -102,15 +102,6 @@ def training_id(cfg: Config) -> str:
     return digest({name: each for name, each in settings.items() if not name.startswith("eval.")})
 
 
-def merge(fixed: Tree, trained: Tree) -> Tree:
-    """One tree of parameters from the frozen and the trained part."""
-    merged = dict(fixed)
-    for name, value in trained.items():
-        both = isinstance(value, dict) and name in merged
-        merged[name] = merge(merged[name], value) if both else value
-    return merged
-
-
 def init(plan: Plan, numbers: dict, data: Resident, inputs: jax.Array | None = None) -> TrainState:
     """An untrained trial, and the loss it has on its first batch.
 
@@ -123,7 +114,7 @@ def init(plan: Plan, numbers: dict, data: Resident, inputs: jax.Array | None = N
     )
     fixed = data.frozen.get("fixed", {})
     start = data.frozen.get("start", {})
-    trained = _full(merge(_without(variables["params"], fixed), start))
+    trained = _full(encoders.merge(_without(variables["params"], fixed), start))
     stats = _full(variables.get("batch_stats", {}))
     opt_state = _optimiser(plan, numbers).init(trained)
     zero = jnp.zeros((), jnp.int32)
@@ -450,20 +441,13 @@ def score_batch(
     )
     if logits.ndim == 2:
         return logits, losses_B, jnp.zeros((len(losses_B), 0), bool)
-    right_BT = (logits.argmax(-1) == batch.labels_B[:, None]) & batch.mask_BT
-    return weighted_log_probability(logits, batch.mask_BT), losses_B, right_BT
-
-
-def weighted_log_probability(logits_BTK: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Report D's decision: the sum over steps of (j+1)/L · log p_j, (B, K)."""
-    steps = logits_BTK.shape[1]
-    weights_BT = losses.step_weights(1.0, 0, steps, steps)[None] * mask_BT
-    return (jax.nn.log_softmax(logits_BTK.astype(jnp.float32)) * weights_BT[..., None]).sum(1)
+    right_BT = metrics.right(logits, batch.labels_B[:, None]) & batch.mask_BT
+    return metrics.clip_scores(logits, batch.mask_BT), losses_B, right_BT
 
 
 def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
     return {
-        "params": merge(frozen.get("fixed", {}), trained),
+        "params": encoders.merge(frozen.get("fixed", {}), trained),
         "batch_stats": stats,
         **frozen.get("constants", {}),
     }
@@ -494,7 +478,7 @@ def _validate(
         clips_B = data.val[jnp.minimum(places_B, plan.val_clips - 1)]
         batch = _gather(plan, data, clips_B, valid_B, numbers, None, inputs)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
-        right_B = (logits.argmax(-1) == batch.labels_B) & batch.valid_B
+        right_B = metrics.right(logits, batch.labels_B) & batch.valid_B
         found = (jnp.where(batch.valid_B, losses_B, 0.0).sum(), right_B.sum(dtype=jnp.int32))
         return jax.tree.map(jnp.add, sums, _psum(plan, found)), None
 
@@ -547,7 +531,7 @@ def score_windows(
         logits_BTK, _, _ = plan.model.apply(
             _variables(data.frozen, best.trained, best.stats), batch.inputs, batch.mask_BT
         )
-        return None, weighted_log_probability(logits_BTK, batch.mask_BT)
+        return None, metrics.clip_scores(logits_BTK, batch.mask_BT)
 
     return lax.scan(step, None, (windows_SB2, inputs))[1]
 

@@ -5,7 +5,6 @@ figures, save. Everything that is computed is in `steps`; every device is behind
 import contextlib
 import fcntl
 import json
-import os
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ from vidrec import __version__, encoders, evaluate, feeds, metrics, model, paral
 from vidrec.checkpoint import Checkpoints, write
 from vidrec.config import Config, override, to_dict
 from vidrec.errors import UserError
+from vidrec.files import write_whole
 from vidrec.prepare import SPLITS, Prepared
 
 Tree = Any
@@ -220,20 +220,27 @@ class Group:
         self._saved_at = time.monotonic()
 
         def pause(state: Tree, begun: Callable[[], feeds.Begun]) -> None:
+            self._clock()
             self._save(watcher, state, epoch, begun)
 
         while alive.any():
-            began = time.perf_counter()
+            self._since = time.perf_counter()
             self.state, records = self.feed.epoch(self.state, self.numbers, self.begun, pause)
             trained, epoch, self.begun = alive, epoch + 1, None
             alive, status, records = self.over.gather(
                 (self.state.alive, self.state.status, records)
             )
-            self.seconds["train"] += time.perf_counter() - began
+            self._clock()
             lines = _lines(ids, trained, epoch, records, status)
             _append(self.folder / METRICS, lines)
             watcher.epoch(epoch, {line["trial"]: line for line in lines})
             self._save(watcher, self.state, epoch, last=not alive.any())
+
+    def _clock(self) -> None:
+        """Counts the seconds of training since it was last called."""
+        now = time.perf_counter()
+        self.seconds["train"] += now - self._since
+        self._since = now
 
     def _save(
         self,
@@ -510,15 +517,8 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    if not parallel.leads():
-        return
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+    if parallel.leads():
+        write_whole(file, text)
 
 
 def _claim(folder: Path) -> IO:

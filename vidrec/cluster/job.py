@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrec import datasets, grid, prepare, train
+from vidrec import datasets, grid, parallel, prepare, train
 from vidrec.cluster import folders
 from vidrec.cluster.options import DATA
-from vidrec.errors import UserError
+from vidrec.errors import STOPPED, UserError
 
-STOPPED = 75  # of one that was asked to stop and has saved (EX_TEMPFAIL of sysexits.h)
 GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
 FRUITLESS = 3  # starts in a row without a finished epoch; a fourth would be no better
@@ -48,6 +47,7 @@ class Job:
 
     def work(self) -> None:
         """The work itself, without an ear for signals."""
+        parallel.prepare()
         folder = Path(self.folder)
         log = getattr(self, "_log", None) or _Log()
         if self.group == DATA:

@@ -6,16 +6,14 @@ within a pair. A source, that is a shape and a background, has two clips of ever
 this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
 """
 
-import collections
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vidrec.datasets.source import ahead
 from vidrec.errors import UserError
 
 # A motion as it is drawn, and the same motion reversed.
@@ -481,20 +479,9 @@ def generate(settings: Settings, test: bool) -> Iterator[tuple[int, str, int, np
     # Sources 1, 6, 11 … are for testing: the smallest set, of two sources, has both splits.
     seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
     drawings = [(seed, pair) for seed in seeds for pair in range(len(PAIRS))]
-    for (seed, pair), (frames_THWC, cue) in zip(drawings, _ahead(drawings, settings), strict=True):
+    drawn = ahead(lambda drawing: _drawn(*drawing, settings), drawings)
+    for (seed, pair), (frames_THWC, cue) in zip(drawings, drawn, strict=True):
         for side, label in enumerate(PAIRS[pair]):
             index = 10 * seed + 2 * pair + side
             if index < settings.clips:
                 yield index, label, seed, _reversed(frames_THWC, cue) if side else frames_THWC
-
-
-def _ahead(drawings: list[tuple[int, int]], settings: Settings) -> Iterator[tuple]:
-    """Draw a few clips ahead of the reader: NumPy leaves the interpreter free while it works."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        queue = collections.deque()
-        for seed, pair in drawings:
-            queue.append(pool.submit(_drawn, seed, pair, settings))
-            if len(queue) > 4 * (os.cpu_count() or 1):
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()

@@ -1,10 +1,12 @@
 """What a data set is to everything else: names, labels, groups, lengths and frames of clips."""
 
+import contextlib
 import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -16,6 +18,7 @@ import numpy as np
 from vidrec import video
 from vidrec.config import cache_dir, digest
 from vidrec.errors import UserError
+from vidrec.files import write_whole
 from vidrec.video import UnreadableClip
 
 __all__ = ["Files", "Source", "UnreadableClip", "nearest", "remembered"]
@@ -243,14 +246,26 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         value = make()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(value), encoding="utf-8")
-        part.replace(file)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+    # A cache that cannot be written costs time, nothing else.
+    with contextlib.suppress(UserError):
+        write_whole(file, json.dumps(value))
     return value
+
+
+def ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Results in order, some worked out ahead by threads, one a core.
+
+    For work that leaves the interpreter free: decoding, drawing.
+    """
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        queue: deque = deque()
+        for item in items:
+            queue.append(pool.submit(work, item))
+            if len(queue) > 4 * workers:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -5,12 +5,9 @@ and test clips that divide its recordings. UCF-11 (J. Liu, J. Luo, M. Shah, CVPR
 recordings a class and no lists: one recording of every class is left out in turn.
 """
 
-import collections
 import functools
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from vidrec.config import Data, cache_dir
 from vidrec.datasets import folders
-from vidrec.datasets.source import Files, nearest
+from vidrec.datasets.source import Files, ahead, nearest
 from vidrec.errors import UserError
 from vidrec.video import UnreadableClip
 
@@ -335,7 +332,7 @@ class Ucf11(tfds.core.GeneratorBasedBuilder):
             except UnreadableClip as error:
                 return error
 
-        for clip, frames in zip(clips, _ahead(cut, clips), strict=True):
+        for clip, frames in zip(clips, ahead(cut, clips), strict=True):
             if isinstance(frames, UnreadableClip):
                 lost = {"path": archive.names[clip], "reason": frames.reason}
                 self.info.metadata["unreadable"].append(lost)
@@ -364,19 +361,6 @@ def middle(frames: np.ndarray, count: int) -> np.ndarray:
     start = max(0, len(frames) - count) // 2
     position = (start + np.arange(count)) % max(1, 2 * last)
     return frames[last - np.abs(position - last)]
-
-
-def _ahead(work: Callable, items: list) -> Iterator:
-    """Results in order, some computed ahead: decoding leaves the interpreter free."""
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        queue: collections.deque = collections.deque()
-        for item in items:
-            queue.append(pool.submit(work, item))
-            if len(queue) > 4 * workers:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
 
 
 CITATION_11 = """@inproceedings{liu2009recognizing,

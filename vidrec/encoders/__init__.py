@@ -26,10 +26,8 @@ __all__ = [
     "count",
     "extractor",
     "feature_shape",
-    "features",
     "fit_normalisation",
     "init",
-    "is_frozen",
     "merge",
     "normalise",
     "outside_loops",
@@ -132,16 +130,6 @@ def feature_shape(
     return shapes(module, _shape(module, cfg, frame_shape))[0]
 
 
-def features(module: nn.Module, variables: Tree, frames_BTHWC: Array, train: bool = False) -> Array:
-    """Features (B,T,…) of clips; T is 1 where the encoder takes clips."""
-    if module.takes_clips:
-        return module.apply(variables, frames_BTHWC, train=train)
-    clips, steps = frames_BTHWC.shape[:2]
-    frames = frames_BTHWC.reshape(clips * steps, *frames_BTHWC.shape[2:])
-    out = module.apply(variables, frames, train=train)
-    return out.reshape(clips, steps, *out.shape[1:])
-
-
 def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """Frames (n,H,W,C), or clips, to features on the host: one program, compiled once a size.
 
@@ -180,16 +168,6 @@ def trainable_mask(
     return mask
 
 
-def is_frozen(cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None) -> bool:
-    """Whether nothing in the encoder trains, so that its features can be kept."""
-    if cfg.trainable == "none":
-        return True
-    module = build(cfg)
-    _, variables = shapes(module, _shape(module, cfg, frame_shape))
-    mask = trainable_mask(module, variables.get("params", {}), cfg.trainable)
-    return not any(jax.tree.leaves(mask))
-
-
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
     """Frozen and trained arrays apart, as nested dicts without empty branches."""
     frozen, trained = {}, {}
@@ -204,12 +182,13 @@ def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]
     return frozen, trained
 
 
-def merge(frozen: Tree, trained: Tree) -> dict[str, Any]:
-    """Undoes `partition`."""
-    both = {**frozen, **trained}
-    for name in frozen.keys() & trained.keys():
-        both[name] = merge(frozen[name], trained[name])
-    return both
+def merge(fixed: Tree, trained: Tree) -> dict[str, Any]:
+    """Undoes `partition`; an array that stands in both is that of `trained`."""
+    merged = dict(fixed)
+    for name, value in trained.items():
+        both = isinstance(value, Mapping) and name in merged
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
 
 
 def _kind(name: str) -> type[nn.Module]:

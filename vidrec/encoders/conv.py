@@ -1,14 +1,17 @@
 """Convolution and pooling, in the form that is quick where it runs.
 
-On a CPU the kernel gradient of `lax.conv` is over twenty times slower inside a scan than outside,
-and under vmap it becomes a grouped convolution, which is slow there too. Cutting patches out and
-taking one matrix product costs more memory and is quick in all these places. Outside of them
-`lax.conv` is the quicker one over two dimensions, and patches are over three.
+On a CPU the kernel gradient of `lax.conv` is slow: up to ten times as long as the products that it
+adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cutting patches out
+and taking one matrix product costs more memory and is quick in all these places. Outside of loops
+`lax.conv` is as quick forwards and takes less memory, so there only its kernel gradient is
+replaced, by one product for each place of the window.
 """
 
 import functools
+import math
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from jax import Array, lax
 
 Form = Literal["auto", "alone", "lax", "patches"]
 Padding = Literal["SAME", "VALID"]
+NARROW = 81  # inputs of a window up to which patches are quicker and small
 
 
 def conv2d(
@@ -62,11 +66,61 @@ def _conv(
     x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form
 ) -> Array:
     if form in ("auto", "alone"):
-        patched = form == "auto" or kernel.ndim > 4
-        form = "patches" if patched and jax.default_backend() == "cpu" else "lax"
-    strides = (stride,) * (kernel.ndim - 2)
-    y = (_lax if form == "lax" else _patches)(x, kernel, strides, padding)
+        by_form = {"auto": _patches, "alone": _alone}
+        convolve = by_form[form] if jax.default_backend() == "cpu" else _lax
+    else:
+        convolve = _lax if form == "lax" else _patches
+    y = convolve(x, kernel, (stride,) * (kernel.ndim - 2), padding)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _alone(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    """What is quickest on a CPU with no loop around."""
+    if kernel.ndim == 5:
+        return _by_frame(x, kernel, strides, padding)
+    if math.prod(kernel.shape[:-1]) <= NARROW:
+        return _patches(x, kernel, strides, padding)
+    return _by_place(x, kernel, strides, padding)
+
+
+def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    """Over three dimensions as over two: the frames that a window spans become channels."""
+    (span, *window, inputs, out), (step, *steps) = kernel.shape, strides
+    [pad] = lax.padtype_to_pads(x.shape[1:2], (span,), (step,), padding)
+    x = jnp.pad(x, [(0, 0), pad] + [(0, 0)] * 3)
+    count = (x.shape[1] - span) // step + 1
+    wide = jnp.concatenate(_shifted(x, (span,), (step,), (count,)), axis=-1)
+    flat = jnp.moveaxis(kernel, 0, -3).reshape(*window, span * inputs, out)
+    y = _alone(wide.reshape(-1, *wide.shape[2:]), flat, tuple(steps), padding)
+    return y.reshape(-1, count, *y.shape[1:])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _by_place(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    """`_lax`, whose kernel gradient is one product for each place of the window."""
+    return _lax(x, kernel, strides, padding)
+
+
+def _by_place_forward(
+    x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
+) -> tuple[Array, Any]:
+    y, pull = jax.vjp(lambda x: _lax(x, kernel, strides, padding), x)
+    return y, (pull, x, kernel)
+
+
+def _by_place_backward(
+    strides: tuple[int, ...], padding: Padding, kept: Any, slope: Array
+) -> tuple[Array, Array]:
+    pull, x, kernel = kept
+    window = kernel.shape[:-2]
+    x = jnp.pad(x, [(0, 0), *lax.padtype_to_pads(x.shape[1:-1], window, strides, padding), (0, 0)])
+    flat = slope.reshape(-1, slope.shape[-1])
+    views = _shifted(x, window, strides, slope.shape[1:-1])
+    each = [view.reshape(-1, view.shape[-1]).T @ flat for view in views]
+    return (*pull(slope), jnp.stack(each).reshape(kernel.shape))
+
+
+_by_place.defvjp(_by_place_forward, _by_place_backward)
 
 
 def _lax(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
@@ -87,7 +141,10 @@ def _patches(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 def _shifted(
     x: Array, window: Sequence[int], strides: Sequence[int], sizes: Sequence[int]
 ) -> list[Array]:
-    """One strided view of `x` for each place in the window, in the order of a kernel's entries."""
+    """One strided view of `x` for each place in the window, in the order of a kernel's entries.
+
+    The window spans the axes after the first; what lies behind is taken whole.
+    """
     views = []
     for place in np.ndindex(*window):
         cuts = [

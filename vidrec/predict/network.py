@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vidrec import encoders, losses, model, steps
+from vidrec import encoders, losses, metrics, model
 from vidrec.config import Config, override
 from vidrec.errors import UserError
 
@@ -42,7 +42,7 @@ class Network:
         """The network that a trained model's saved arrays make."""
         cfg = override(cfg, {"frames.length": length})
         saved = {
-            "params": steps.merge(tree.get("fixed", {}), tree.get("trained", {})),
+            "params": encoders.merge(tree.get("fixed", {}), tree.get("trained", {})),
             "batch_stats": tree.get("stats", {}),
             **tree.get("constants", {}),
         }
@@ -94,7 +94,7 @@ class Network:
         mask_BT = jnp.ones(logits.shape[:2], bool) if mask_BT is None else mask_BT
         weights_T = losses.step_weights(1.0, 0, length, length)
         return (
-            steps.weighted_log_probability(logits, mask_BT),
+            metrics.clip_scores(logits, mask_BT),
             (weights_T[None] * mask_BT).sum(1),
         )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vidrec.files import write_whole
 from vidrec.report import tables
 from vidrec.report.results import Ablation, read
 
@@ -22,8 +23,8 @@ def build(folder: str | Path) -> Path:
     found = read(folder)
     files = {"csv": tables.as_csv, "md": tables.as_markdown, "tex": tables.as_tex}
     for end, write in files.items():
-        _write(folder / f"table.{end}", write(found))
-    return _write(folder / "report.html", page.render(found, folder / "figures"))
+        write_whole(folder / f"table.{end}", write(found))
+    return write_whole(folder / "report.html", page.render(found, folder / "figures"))
 
 
 def table(folder: str | Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -56,15 +57,7 @@ def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
     from vidrec.report import comparison
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    return _write(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
-
-
-def _write(file: Path, text: str) -> Path:
-    """Whole or not at all: a reader never sees half a report."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(file)
+    return write_whole(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
 
 
 __all__ = ["Ablation", "build", "compare", "events", "read", "table", "terminal"]
