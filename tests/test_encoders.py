@@ -1,5 +1,7 @@
 """Encoders: forms of convolution, preprocessing, shapes, what trains, and one program a size."""
 
+from functools import partial
+
 import chex
 import flax.linen as nn
 import jax
@@ -68,7 +70,7 @@ def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> n
     return y
 
 
-@pytest.mark.parametrize("form", ["lax", "patches"])
+@pytest.mark.parametrize("form", ["lax", "patches", "alone", "forward"])
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding"),
     [
@@ -80,7 +82,7 @@ def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> n
         ((4, 5, 6), (3, 3, 3), 1, "SAME"),
     ],
 )
-def test_both_forms_are_the_definition(size, window, stride, padding, form):
+def test_all_forms_are_the_definition(size, window, stride, padding, form):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(*window, 3, 4)).astype(np.float32)
@@ -90,19 +92,32 @@ def test_both_forms_are_the_definition(size, window, stride, padding, form):
     np.testing.assert_allclose(found, loop_conv(x, kernel, stride, padding) + bias, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "channels"), [((34, 33), 32), ((35, 32), 40), ((1, 1), 33)])
+def test_tiles_of_a_wide_convolution_are_the_definition(size, channels):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, *size, channels)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, channels, 32)).astype(np.float32)
+    expected = loop_conv(x, kernel, 1, "SAME")
+    for convolve in (conv._winograd, partial(conv.conv2d, form="forward")):
+        found = jax.jit(convolve)(jnp.asarray(x), jnp.asarray(kernel))
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("form", ["patches", "alone"])
+@pytest.mark.parametrize("channels", [3, 11])
 @pytest.mark.parametrize("window", [(3, 3), (3, 2, 3)])
-def test_gradients_of_both_forms_agree(window):
+def test_gradients_of_all_forms_agree(window, channels, form):
     rng = np.random.default_rng(2)
-    x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[: len(window)], 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(*window, 3, 4)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[: len(window)], channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, channels, 4)), jnp.float32)
     convolve = conv.conv2d if len(window) == 2 else conv.conv3d
 
     def score(x, kernel, form):
         return (convolve(x, kernel, stride=2, form=form) ** 2).sum()
 
     found, expected = (
-        jax.jit(jax.grad(score, (0, 1)), static_argnums=2)(x, kernel, form)
-        for form in ("patches", "lax")
+        jax.jit(jax.grad(score, (0, 1)), static_argnums=2)(x, kernel, each)
+        for each in (form, "lax")
     )
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-3)
 

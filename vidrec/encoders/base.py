@@ -107,7 +107,7 @@ class Encoder(nn.Module):
         normalise: a mode of `preprocess.normalise`; "standard" keeps its statistics in the
             collection "constants", so that they are saved with the parameters.
         trainable: which blocks are differentiated when `train`.
-        form: of convolutions that are differentiated; the others are always `lax`.
+        form: of convolutions that are differentiated; the others are always `forward`.
         initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
         compute: dtype of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
@@ -171,7 +171,7 @@ class Encoder(nn.Module):
         """A block in the convolution form that suits it, rematerialised where asked for."""
         trained = train and name in trained_blocks(self.trainable, self.blocks)
         kind = nn.remat(kind) if self.remat else kind
-        form = self.form if trained else "lax"
+        form = self.form if trained else "forward"
         return kind(form=form, initialiser=self.initialiser, dtype=self.dtype, name=name, **fields)
 
     @property
