@@ -313,6 +313,25 @@ def test_confusions_name_real_clips(folders):
     assert set(named) <= set(arrays["test_names"][wrong])
 
 
+def test_classes_always_and_never_right_are_named(folders):
+    folder = folders["rates"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    always, never, number = re.search(
+        r"Of [^<]*, seed (\d+)\. Always right: ([^<]*)\. Never right: ([^<]*)\.</p>", page
+    ).group(2, 3, 1)
+    row = read(folder).best
+    counts = next(
+        np.array(run.result["metrics"]["test"]["confusion"])
+        for run in row.runs
+        if run.result["seed"] == int(number)
+    )
+    right = counts.diagonal() == counts.sum(1)
+    named = [name for name, each in zip(fake_results.MOTIONS, right, strict=True) if each]
+    assert always == (", ".join(named) or "no class")
+    missed = [n for n, k in zip(fake_results.MOTIONS, counts.diagonal(), strict=True) if not k]
+    assert never == (", ".join(missed) or "no class")
+
+
 def test_film_strips_show_prediction_and_confidence(folders):
     page = Page(folders["run"] / "report.html")
     arrays = np.load(folders["run"] / "predictions.npz")

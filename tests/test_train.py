@@ -163,10 +163,11 @@ def test_saved_scores_are_those_of_the_saved_weights(whole, data):
 @pytest.mark.parametrize(("place", "length", "stride"), [(3, 4, 2), (4, 3, 3)])
 def test_trials_of_a_group_cut_videos_as_each_says(whole, data, place, length, stride):
     """Both were trained with trial 0, whose own inference is another."""
-    folder, _ = whole
+    folder, results = whole
     with np.load(folder / f"t{place}" / "predictions.npz") as saved:
-        decided = saved["test_logits"].argmax(1)
+        decided, labels = saved["test_logits"].argmax(1), saved["test_labels"]
     pairs = rescored(folder / f"t{place}", data, CONFIGS[place])
+    alone = []
     for clip, (frames, apply) in enumerate(pairs):
         last = max(len(frames) - length, 0)
         starts = [*range(0, last, stride), -(-last // stride) * stride]
@@ -179,6 +180,23 @@ def test_trials_of_a_group_cut_videos_as_each_says(whole, data, place, length, s
             votes = np.bincount(scores.argmax(1), minlength=scores.shape[1])
             tied = np.where(votes == votes.max(), scores.sum(0), -np.inf)
             assert decided[clip] == tied.argmax()
+        alone += (scores.argmax(1) == labels[clip]).tolist()
+    told = results[place]["metrics"]["test"]
+    assert told["clip_accuracy"] == pytest.approx(np.mean(alone))
+    assert told["video_accuracy"] == told["accuracy"]
+    assert len(alone) > len(labels)
+
+
+def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_path):
+    cfg = settings(train__epochs=2, frames__rule="whole", **BASE)
+    data = prepared(cfg, features())
+    train.fit(members(tmp_path, [cfg]), data, tmp_path / "group")
+    with np.load(tmp_path / "t0" / "predictions.npz") as saved:
+        for clip, steps_T in zip(data.clips("test"), saved["test_steps"], strict=True):
+            length = data.lengths[clip]
+            assert set(steps_T[:length].tolist()) <= {0, 1}
+            assert set(steps_T[length:].tolist()) <= {-1}
+    assert len(set(data.lengths[data.clips("test")].tolist())) > 1
 
 
 @pytest.mark.parametrize("after", [1, 4])

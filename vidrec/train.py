@@ -326,12 +326,14 @@ class Group:
                 f"{part}_groups": np.asarray(self.data.source.groups)[clips],
             }
             if scores["steps"].shape[-1]:
-                predictions[f"{part}_steps"] = scores["steps"][clips]
+                predictions[f"{part}_steps"] = self._steps(scores["steps"], clips)
             if len(clips):
                 labels = self.data.source.labels[clips]
                 figures[part] = metrics.summary(logits[clips], labels, self.data.classes)
                 if member.config.eval.inference == "once":
                     figures[part]["loss"] = float(scores["losses"][clips].mean())
+                else:
+                    figures[part] |= self._clips_and_videos(member.config, scores, clips)
         best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
         status = int(self.host.status[place])
         folder = member.folder
@@ -367,6 +369,28 @@ class Group:
             "dir": str(folder),
         }
         write_json(folder / RESULT, result)
+
+    def _steps(self, right: np.ndarray, clips: np.ndarray) -> np.ndarray:
+        """Of each step of these clips 1 where right, 0 where wrong, -1 behind the clip's end."""
+        steps = right[clips].astype(np.int8)
+        if self.cfg.frames.rule == "whole":
+            behind = np.arange(steps.shape[1]) >= self.data.lengths[clips, None]
+            steps[behind] = -1
+        return steps
+
+    def _clips_and_videos(
+        self, config: Config, scores: Mapping[str, np.ndarray], videos: np.ndarray
+    ) -> dict[str, float]:
+        """Accuracy of the clips cut from these videos, and of the videos."""
+        readable = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
+        video = window_table(self.data.lengths, readable, config)[:, 0]
+        own = np.isin(video, videos)
+        return evaluate.clip_and_video_accuracy(
+            scores[_windows(config)][own],
+            np.searchsorted(videos, video[own]),
+            self.data.source.labels[videos],
+            config.eval.inference,
+        )
 
     def layers(self) -> list[dict[str, Any]]:
         """Layers of the model that was trained, by shapes alone."""

@@ -24,7 +24,23 @@ def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> str:
     draw.folder.mkdir(parents=True, exist_ok=True)
     figures.save(figure, draw.folder / "f1")
     body = _one_row(scored[0], run) if len(scored) == 1 else _many_rows(scored, run)
-    return markup.section("Classes", "classes", body)
+    return markup.section("Classes", "classes", _extremes(run), body)
+
+
+def _extremes(run: Run) -> str:
+    """The classes of which every clip was right, and those of which none was."""
+    counts_KK = run.result["metrics"].get("test", {}).get("confusion")
+    if counts_KK is None:
+        return ""
+    told = [
+        f"{which}: {', '.join(find(counts_KK, run.classes)) or 'no class'}."
+        for which, find in (
+            ("Always right", metrics.always_right),
+            ("Never right", metrics.never_right),
+        )
+    ]
+    whose = f"Of {run.name}, seed {run.result.get('seed', 0)}. "
+    return f"<p>{markup.text(whose + ' '.join(told))}</p>"
 
 
 def _f1(row: Row) -> dict[str, float]:

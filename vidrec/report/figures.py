@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vidrec import metrics
 from vidrec.report.results import Row, Run
 from vidrec.report.tables import percent
 
@@ -297,7 +298,8 @@ def steps(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
     axes = figure.add_subplot()
     hue = colours(rows, control, best)
     for row in rows:
-        each = [p.steps_BT.mean(0) for p in map(_test, row.done) if p and p.steps_BT is not None]
+        kept = [p.steps_BT for p in map(_test, row.done) if p and p.steps_BT is not None]
+        each = [metrics.step_accuracy(steps_BT == 1, steps_BT >= 0) for steps_BT in kept]
         if not each:
             continue
         mean_T = 100 * np.mean([curve for curve in each if len(curve) == len(each[0])], 0)

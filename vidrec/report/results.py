@@ -23,7 +23,8 @@ class Predictions(NamedTuple):
     labels_B: np.ndarray
     names_B: np.ndarray
     groups_B: np.ndarray
-    steps_BT: np.ndarray | None  # right at each step, where the head scores every step
+    # 1 right, 0 wrong, -1 behind the clip's end; None where the head scores no steps
+    steps_BT: np.ndarray | None
 
     @property
     def predicted_B(self) -> np.ndarray:

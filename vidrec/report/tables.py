@@ -12,7 +12,7 @@ from vidrec.report.results import Ablation, Row, Run, alone, shown
 MEASURED = (
     *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
     *("params", "epochs", "seconds_compile", "seconds_train"),
-    *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch"),
+    *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch", "test_clip_accuracy"),
 )
 WHOLE = ("params", "epochs", "best_epoch")
 FITTED = [
@@ -167,7 +167,9 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
     heads += ["test accuracy", "95 % interval"]
     heads += ["to the control (95 % interval), points"] if control and len(rows) > 1 else []
     heads += ["to published, points"] if theirs else []
-    heads += ["average F1", "top-5", "seeds", "parameters", "epochs", "compile, s", "train, s"]
+    in_clips = any(not math.isnan(row.mean("test_clip_accuracy")) for row in rows)
+    heads += ["average F1", "top-5"] + ["accuracy of single clips"] * in_clips
+    heads += ["seeds", "parameters", "epochs", "compile, s", "train, s"]
     heads += [*FITTED, *(f"published {_plain_name(name)}" for name in others)]
     body = []
     for row in rows:
@@ -177,6 +179,7 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
         cells += [_versus_control(row, control)] if control and len(rows) > 1 else []
         cells += [versus_published(row)] if theirs else []
         cells += [percent(row.mean(name)) for name in ("test_avg_f1", "test_top5")]
+        cells += [percent(row.mean("test_clip_accuracy"))] * in_clips
         cells += [seeds(row), whole(_params(row)), whole(row.mean("epochs"))]
         cells += [seconds(row.mean(f"seconds_{part}")) for part in ("compile", "train")]
         cells += [percent(row.mean(f"{split}_accuracy")) for split in ("val", "train")]
