@@ -40,6 +40,7 @@ class Plan:
         train_clips, val_clips: how many clips the splits hold.
         axis_name: the devices' axis where a batch is spread over devices.
         shares: how many devices that are.
+        drops: False where no trial of the group drops anything, so that nothing is drawn for it.
     """
 
     cfg: Config
@@ -49,6 +50,7 @@ class Plan:
     val_clips: int
     axis_name: str | None = None
     shares: int = 1
+    drops: bool = True
 
     @property
     def steps(self) -> int:
@@ -406,7 +408,7 @@ def _loss(
         batch.mask_BT,
         carry=carry,
         train=True,
-        dropout=numbers["scanner.dropout"],
+        dropout=numbers["scanner.dropout"] if plan.drops else 0.0,
         keys_B=batch.keys_B,
         grad_clip=clip,
         mutable=["batch_stats"],

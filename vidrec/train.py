@@ -138,6 +138,7 @@ class Group:
             len(data.clips("val")),
             self.over.axis_name,
             self.over.shares,
+            any(config.scanner.dropout for config in self.trained.values()),
         )
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
