@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vidrec.datasets import motion
+from vidrec.datasets import motion, source
 from vidrec.errors import UserError
 
 SMALL = motion.Settings(clips=60, frames=7, size=20, seed=3)
@@ -127,7 +127,7 @@ def test_number_of_workers_changes_nothing(monkeypatch):
 
     expected = all_frames()
     for workers in (1, 5):
-        monkeypatch.setattr(motion.os, "cpu_count", lambda workers=workers: workers)
+        monkeypatch.setattr(source.os, "cpu_count", lambda workers=workers: workers)
         assert all_frames() == expected
 
 

@@ -100,12 +100,15 @@ def gather(
     seed: jax.Array,
     epoch: jax.Array | None,
     inputs: jax.Array | None = None,
+    cuts: bool = True,
 ) -> Batch:
     """The batch of these clips: random segments in training, centre ones where epoch is None.
 
-    `inputs` are its frames, at `places`, where `data` does not hold them.
+    `inputs` are its frames, at `places`, where `data` does not hold them. Without `cuts` no clip is
+    longer than `length`: its only segment is the centre one.
     """
-    indices_BT, mask_BT = places(data.lengths[clips_B], clips_B, cfg, length, seed, epoch)
+    drawn = epoch if cuts or cfg.frames.order != "kept" else None
+    indices_BT, mask_BT = places(data.lengths[clips_B], clips_B, cfg, length, seed, drawn)
     if inputs is None:
         inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
     passed = 0 if epoch is None else epoch

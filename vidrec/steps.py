@@ -41,6 +41,7 @@ class Plan:
         axis_name: the devices' axis where a batch is spread over devices.
         shares: how many devices that are.
         drops: False where no trial of the group drops anything, so that nothing is drawn for it.
+        cuts: False where no clip is longer than `length`, so that no segment is drawn.
     """
 
     cfg: Config
@@ -51,6 +52,7 @@ class Plan:
     axis_name: str | None = None
     shares: int = 1
     drops: bool = True
+    cuts: bool = True
 
     @property
     def steps(self) -> int:
@@ -605,7 +607,9 @@ def _gather(
         batch = batches.share(batch, plan.shares, lax.axis_index(plan.axis_name))
     clips_B, valid_B, inputs = batch
     seed = numbers["seed"]
-    return batches.gather(data, clips_B, valid_B, plan.cfg, plan.length, seed, epoch, inputs)
+    return batches.gather(
+        data, clips_B, valid_B, plan.cfg, plan.length, seed, epoch, inputs, plan.cuts
+    )
 
 
 def _psum(plan: Plan, value: Tree) -> Tree:
