@@ -95,6 +95,18 @@ def test_copies_within_a_part_are_no_leak(tmp_path):
     assert "same content: a/v_a_g01_c01.mp4 = a/v_a_g01_c09.mp4" in doctor.lines(findings)
 
 
+def test_copies_in_two_parts_alone_need_mending(tmp_path):
+    how = planted(tmp_path)
+    first = tmp_path / "a" / "v_a_g01_c01.mp4"
+    for group in (2, 3, 4):
+        first.with_name(f"v_a_g{group:02d}_c09.mp4").write_bytes(first.read_bytes())
+    findings = examine(how)
+    assert findings["unreadable"] == findings["damaged"] == []
+    assert findings["split"]["shared"] == {}
+    assert len(findings["duplicates"][0]["parts"]) > 1
+    assert findings["healthy"] is False
+
+
 def test_groups_in_two_parts_are_named(tmp_path):
     planted(tmp_path)
     findings = examine(Data(kind="videos", root=str(tmp_path), split="random"))

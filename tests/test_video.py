@@ -277,3 +277,10 @@ def test_real_clips_hold_what_they_declare(real_data):
         notes = []
         assert len(decoded(file, 16, notes=notes)) == video.declared(file)[0]
         assert not notes
+
+
+@pytest.mark.parametrize(
+    ("lost", "line"), [(0, []), (1, []), (2, ["truncated after 28 of 30 frames"])]
+)
+def test_one_frame_less_than_declared_is_what_encoders_miscount(lost, line):
+    assert video._lacking((30, 0.0), video._Record(frames=30 - lost)) == line
