@@ -57,7 +57,10 @@ class Held:
 
     def init(self, numbers: Tree) -> Tree:
         """The untrained trials."""
-        return self.over.once(partial(steps.init, self.plan), numbers, self.shared)
+        init = partial(steps.init, self.plan)
+        if self.plan.model.encoder is None:
+            return self.over.once(init, numbers, self.shared)
+        return self.over.map(init)(numbers, self.shared)  # its first batch is worth compiling well
 
     def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
         """Makes `epoch` ready for these arrays; `begun` as there."""
@@ -177,7 +180,7 @@ class Streamed(Stepwise):
             clips_SB, _ = self._order(self.host, seed, 0)
             [inputs] = self._read(clips_SB[:1], self._centre(clips_SB[:1]), 1)
             first.append(inputs[0])
-        return self.over.once(init, (numbers, self.over.spread(np.stack(first))), self.shared)
+        return self.over.map(init)((numbers, self.over.spread(np.stack(first))), self.shared)
 
     def score(self, fn: Callable, plan: steps.Plan, trees: tuple, rows: np.ndarray) -> Tree:
         """As `Held.score`."""
