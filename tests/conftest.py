@@ -25,7 +25,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
+from vidrec import parallel
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+parallel.KEEP = ()  # a process of many tests would keep what the largest of them took
 
 
 @pytest.fixture(scope="session")

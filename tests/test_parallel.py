@@ -1,5 +1,8 @@
 """A trial in a group is the trial alone: to the bit under map, to 1e-9 in float64 under vmap."""
 
+import platform
+import subprocess
+import sys
 from functools import partial
 
 import chex
@@ -323,3 +326,24 @@ class Variants(chex.TestCase):
             assert sums["clips"] == 4
             assert furthest(found, expected) < 1e-12
             assert furthest(found.trained, state.trained) > 1e-4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_where_it_was_asked_for():
+    program = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from vidrec import parallel
+if sys.argv[1] == "kept":
+    parallel.keep_memory()
+for _ in range(2):
+    large = np.ones(2**25)
+    del large
+print(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", program, how]))
+        for how in ("kept", "given back")
+    )
+    assert kept - given_back > 0.9 * 2**28 / 1024
