@@ -527,7 +527,8 @@ def starts(folder: Path, line: dict) -> int:
 
 @pytest.mark.slow
 def test_a_real_cluster_fills_the_same_table_although_jobs_are_preempted(slurm, cache, tmp_path):
-    table = tiny(4, **{"train.epochs": 1000})
+    # Long enough to be at it still when the scheduler, half a minute later, has taken two away.
+    table = tiny(4, **{"train.epochs": 5000})
     options = cluster.Options(partition="main", minutes=60, cpus=1)
     folder = cluster.launch(table, tmp_path / "slurm", options)
 
