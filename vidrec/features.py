@@ -59,7 +59,7 @@ class Store:
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if not (store.folder / "about.json").exists():
-                write_whole(store.folder / "about.json", canonical(about).encode())
+                write_whole(store.folder / "about.json", canonical(about))
         except OSError as error:
             raise UserError(f"cannot write features to {store.folder}: {error.strerror}") from None
         return store
@@ -75,7 +75,7 @@ class Store:
             UserError: the disk is full or the folder cannot be written.
         """
         if lacking:  # first, so that whoever finds the features finds this too
-            write_whole(self._note(key), lacking.encode())
+            write_whole(self._note(key), lacking)
         buffer = io.BytesIO()
         np.save(buffer, _plain(features), allow_pickle=False)
         content = buffer.getvalue()

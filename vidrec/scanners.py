@@ -11,7 +11,7 @@ Dimension letters: B clips, T frames, D features, U units; feature maps are (B, 
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -204,9 +204,19 @@ def scan_time(
     if isinstance(cell, cells.Linear) and jax.default_backend() != "cpu":
         factors = cell.factors(inputs_BTG, _clipper(bound))
         return scan_linear(*factors, mask_BT, carry, reverse=reverse)
-    how = (cell, reverse, unroll)
-    h_BTU, carry = _scanned(how, weights, inputs_BTG, mask_BT, carry, bound)
+    given = _Given(weights, inputs_BTG, mask_BT, carry, bound)
+    h_BTU, carry = _scanned((cell, reverse, unroll), given)
     return valid(h_BTU, mask_BT), carry
+
+
+class _Given(NamedTuple):
+    """The arrays of a scan, as `scan_time` takes them."""
+
+    weights: cells.Weights
+    inputs_BTG: Array
+    mask_BT: Array | None
+    carry: Any
+    bound: Array | None
 
 
 def _clipper(bound: Array | None) -> Callable[[Array], Array]:
@@ -214,31 +224,16 @@ def _clipper(bound: Array | None) -> Callable[[Array], Array]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scanned(
-    how: tuple,
-    weights: cells.Weights,
-    inputs_BTG: Array,
-    mask_BT: Array | None,
-    carry: Any,
-    bound: Array | None,
-) -> tuple[Array, Any]:
+def _scanned(how: tuple, given: _Given) -> tuple[Array, Any]:
     """Frame after frame; `how` is (cell, reverse, unroll).
 
     The gradient of the recurrent weights is taken once, from all frames' products together. Left
     to itself, it would be added up frame by frame: a small product each, and all weights written.
     """
-    return _loop(how, weights, inputs_BTG, mask_BT, carry, bound, None)[0]
+    return _loop(how, given, None)[0]
 
 
-def _loop(
-    how: tuple,
-    weights: cells.Weights,
-    inputs_BTG: Array,
-    mask_BT: Array | None,
-    carry: Any,
-    bound: Array | None,
-    notes: Any,
-) -> tuple[tuple[Array, Any], Any]:
+def _loop(how: tuple, given: _Given, notes: Any) -> tuple[tuple[Array, Any], Any]:
     """States and last carry; and, with `notes`, what stood left in each recurrent product.
 
     Args:
@@ -246,6 +241,7 @@ def _loop(
             product's.
     """
     cell, reverse, unroll = how
+    weights, inputs_BTG, mask_BT, carry, bound = given
 
     def step(carry: Any, frame: tuple) -> tuple[Any, tuple[Array, list]]:
         inputs_BG, mask_B, notes = frame
@@ -277,22 +273,16 @@ def _noted(product: Array, note: Array) -> Array:
 _noted.defvjp(lambda product, note: (product, None), lambda _, gradient: (gradient, gradient))
 
 
-def _scanned_forward(
-    how: tuple,
-    weights: cells.Weights,
-    inputs_BTG: Array,
-    mask_BT: Array | None,
-    carry: Any,
-    bound: Array | None,
-) -> tuple[tuple[Array, Any], Any]:
-    cell = how[0]
-    asked = _products(cell, weights, inputs_BTG, carry)
-    notes = [jnp.zeros((inputs_BTG.shape[1], *made.shape), made.dtype) for _, made in asked]
+def _scanned_forward(how: tuple, given: _Given) -> tuple[tuple[Array, Any], Any]:
+    cell, weights = how[0], given.weights
+    asked = _products(cell, weights, given.inputs_BTG, given.carry)
+    frames = given.inputs_BTG.shape[1]
+    notes = [jnp.zeros((frames, *made.shape), made.dtype) for _, made in asked]
 
     def run(inputs_BTG: Array, carry: Any, notes: list) -> tuple[tuple[Array, Any], list]:
-        return _loop(how, weights, inputs_BTG, mask_BT, carry, bound, notes)
+        return _loop(how, given._replace(inputs_BTG=inputs_BTG, carry=carry), notes)
 
-    out, pull, operands = jax.vjp(run, inputs_BTG, carry, notes, has_aux=True)
+    out, pull, operands = jax.vjp(run, given.inputs_BTG, given.carry, notes, has_aux=True)
     slopes = [
         _slope(cell, weights, _flat(h), gates)
         for h, (gates, _) in zip(operands, asked, strict=True)
@@ -310,7 +300,8 @@ def _scanned_backward(how: tuple, kept: Any, gradient: Any) -> tuple:
     inputs, carry, notes = pull(gradient)
     each = [slope(_flat(note))[0] for slope, note in zip(slopes, notes, strict=True)]
     nothing = jax.tree.map(jnp.zeros_like, weights)
-    return jax.tree.map(lambda *parts: sum(parts), nothing, *each), inputs, None, carry, None
+    slope = jax.tree.map(lambda *parts: sum(parts), nothing, *each)
+    return (_Given(slope, inputs, None, carry, None),)
 
 
 _scanned.defvjp(_scanned_forward, _scanned_backward)

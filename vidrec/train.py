@@ -138,8 +138,8 @@ class Group:
             len(data.clips("val")),
             self.over.axis_name,
             self.over.shares,
-            any(config.scanner.dropout for config in self.trained.values()),
-            bool(data.lengths.max() > data.length),
+            drops=any(config.scanner.dropout for config in self.trained.values()),
+            cuts=bool(data.lengths.max() > data.length),
         )
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0

@@ -39,6 +39,7 @@ class Job:
 
     def __call__(self) -> None:
         self._log = _Log()
+        parallel.prepare()
         print(f"{self.group} of {self.folder} on {platform.node()}", flush=True)
         if not (Path(self.folder) / "ablation.json").exists():
             raise UserError(f"{platform.node()} does not see {self.folder}: {folders.UNSHARED}")
@@ -47,7 +48,6 @@ class Job:
 
     def work(self) -> None:
         """The work itself, without an ear for signals."""
-        parallel.prepare()
         folder = Path(self.folder)
         log = getattr(self, "_log", None) or _Log()
         if self.group == DATA:

@@ -136,8 +136,7 @@ def _alone(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) 
 def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """Over three dimensions as over two: the frames that a window spans become channels."""
     (span, *window, inputs, out), (step, *steps) = kernel.shape, strides
-    [pad] = lax.padtype_to_pads(x.shape[1:2], (span,), (step,), padding)
-    x = jnp.pad(x, [(0, 0), pad] + [(0, 0)] * 3)
+    x = _padded(x, (span,), (step,), padding)
     count = (x.shape[1] - span) // step + 1
     wide = jnp.concatenate(_shifted(x, (span,), (step,), (count,)), axis=-1)
     flat = jnp.moveaxis(kernel, 0, -3).reshape(*window, span * inputs, out)
@@ -167,7 +166,7 @@ def _by_place_backward(
         inputs = _forward(slope, turned, strides, padding)
     else:
         [inputs] = jax.vjp(lambda x: _lax(x, kernel, strides, padding), x)[1](slope)
-    x = jnp.pad(x, [(0, 0), *lax.padtype_to_pads(x.shape[1:-1], window, strides, padding), (0, 0)])
+    x = _padded(x, window, strides, padding)
     flat = slope.reshape(-1, slope.shape[-1])
     views = _shifted(x, window, strides, slope.shape[1:-1])
     each = [view.reshape(-1, view.shape[-1]).T @ flat for view in views]
@@ -185,11 +184,17 @@ def _lax(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) ->
 
 def _patches(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     window = kernel.shape[:-2]
-    pads = lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    x = _padded(x, window, strides, padding)
     sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, strides, strict=True)]
     patches = jnp.concatenate(_shifted(x, window, strides, sizes), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _padded(x: Array, window: Sequence[int], strides: Sequence[int], padding: Padding) -> Array:
+    """Zeros around the axes after the first, as many as the window asks for."""
+    spanned = x.shape[1 : 1 + len(window)]
+    pads = lax.padtype_to_pads(spanned, window, strides, padding)
+    return jnp.pad(x, [(0, 0), *pads] + [(0, 0)] * (x.ndim - 1 - len(window)))
 
 
 def _shifted(
