@@ -466,6 +466,27 @@ def test_terminal_is_plain_where_there_is_none(folders):
     assert "control" in plain.getvalue()
 
 
+def test_terminal_sets_ours_beside_theirs(folders):
+    """In eighty columns: theirs, ours, the difference with its interval, and on what ours ran."""
+    from rich.console import Console
+
+    told = io.StringIO()
+    Console(file=told, width=80, force_terminal=False).print(report.terminal(folders["rates"]))
+    first, *lines = told.getvalue().splitlines()
+    assert re.split("  +", first) == [
+        *("setting", "published", "ours", "to published (95 %)", "to control")
+    ]
+    row = cells((folders["rates"] / "table.md").read_text(encoding="utf-8"))[1]
+    [line] = [line for line in lines if line.startswith("learning_rate=0.0005 ")]
+    line = line.replace("\u00a0", " ")
+    assert row["published"] in line
+    assert row["test accuracy"] in line
+    assert row["to published, points"] in line
+    assert all(len(line) <= 80 for line in lines)
+    assert "Ours: run on motion (texture 0.15" in " ".join(lines)
+    assert "Ours: run on motion" in (folders["rates"] / "table.md").read_text(encoding="utf-8")
+
+
 def test_nothing_to_report_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=re.escape("no result.json and no ablation.json")):
         report.build(tmp_path)

@@ -60,7 +60,8 @@ class Screen:
             now = time.monotonic()
             if now - self._last >= PLAIN_EVERY_SECONDS:
                 self._last = now
-                self.console.print(f"{what}: {done} of {total} {note}".rstrip(), highlight=False)
+                line = f"{what}: {done} of {total} {note}".rstrip()
+                self.console.print(line, highlight=False, soft_wrap=True)
             return
         if not self._bar:
             self._bar = Progress(

@@ -172,12 +172,12 @@ def _asked(found: Any, rows: Sequence[Row]) -> list[tuple[str, Any]]:
         planned = sum(len(row.planned) for row in rows)
         pairs.append(("trials", f"{planned} ({len(rows)} rows), {_statuses(rows)}"))
         pairs.append(("published figures from", meta.get("source")))
-        pairs.append(("data", _data(meta.get("data"), meta.get("on"))))
+        pairs.append(("data", tables.trained_on(found)))
     else:
         config = found.config.get("data", {})
         named = config.get("tfds") if config.get("kind") == "tfds" else config.get("kind")
         pairs = [("setting", rows[0].name), ("seed", found.result.get("seed"))]
-        pairs.append(("data", _data(found.result.get("data"), None) or named))
+        pairs.append(("data", tables.trained_on(found) or named))
         pairs.append(("status", _status(found)))
     splits = {(r.result.get("split", {}).get("id"), str(r.leaked)) for r in runs}
     pairs += [
@@ -195,18 +195,6 @@ def _statuses(rows: Sequence[Row]) -> str:
     found = [run.result.get("status", "unknown") for row in rows for run in row.runs]
     found += ["missing"] * (sum(len(row.planned) for row in rows) - len(found))
     return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
-
-
-def _data(data: Mapping[str, Any] | None, on: str | None) -> str:
-    """The data that was really used, with the values that say how difficult it is."""
-    if not data:
-        return on or ""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= value if isinstance(value, Mapping) else {name: value}
-    values = ((n, f"{v:.4g}" if isinstance(v, float) else shown(v)) for n, v in flat.items())
-    rest = ", ".join(f"{name} {value}" for name, value in values if name != "name")
-    return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
 
 
 # ---- the table

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vidrec.report.results import Ablation, Row, Run, alone, shown
@@ -233,11 +233,27 @@ def _loss(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
+def trained_on(found: Run | Ablation) -> str:
+    """The data that was really used, with the values that say how difficult it is."""
+    meta = found.meta if isinstance(found, Ablation) else found.result
+    data = meta.get("data")
+    if not data:
+        return str(meta.get("on") or "")
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= value if isinstance(value, Mapping) else {name: value}
+    values = ((n, f"{v:.4g}" if isinstance(v, float) else shown(v)) for n, v in flat.items())
+    rest = ", ".join(f"{name} {value}" for name, value in values if name != "name")
+    return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
+
+
 def notes(found: Run | Ablation) -> list[str]:
     """What a reader of the bare table must know."""
     runs = found.runs if isinstance(found, Ablation) else [found]
     rows = found.rows if isinstance(found, Ablation) else [alone(found)]
     told = []
+    if any(row.published for row in rows) and isinstance(found, Ablation):
+        told.append(f"Published: {found.meta.get('source')}. Ours: run on {trained_on(found)}.")
     if any(run.leaked is True for run in runs):
         told.append("Leaked: clips of one source stand in training and in test.")
     if any(row.doubtful for row in rows):
@@ -303,34 +319,47 @@ class Terminal:
         table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
         rows = self.found.rows if isinstance(self.found, Ablation) else [alone(self.found)]
         control = self.found.control if isinstance(self.found, Ablation) else None
-        heads = ["test acc.", "95 % interval", "to control", "avg F1", "params", "epochs", "s"]
         longest = max((len(row.name) for row in rows), default=0)
         table.add_column("setting", overflow="fold", min_width=min(longest, 24))
-        for head in heads:
-            table.add_column(head, justify="right", no_wrap=head != "to control")
+        columns = _THEIRS if any("test_accuracy" in row.published for row in rows) else _OURS
+        for head in columns:
+            table.add_column(head, justify="right", no_wrap=True)
+        table.add_column("to control", justify="right", no_wrap=True)
         for row in rows:
             against = "control" if row is control else _terse(row)
             colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
             table.add_row(
                 Text(row.name, style="bold" if row is control else ""),
-                percent(row.mean("test_accuracy")),
-                span(row.interval),
+                *(cell(row) for cell in columns.values()),
                 Text(against, style=colour),
-                percent(row.mean("test_avg_f1")),
-                whole(_params(row)),
-                whole(row.mean("epochs")),
-                seconds(row.mean("seconds_train")),
             )
         yield table
+        if any(row.within_noise for row in rows):
+            yield Text(f"{NOISE} within noise", style="dim")
         for note in [*notes(self.found), *_lost(rows)]:
             yield Text(note, style="yellow")
+
+
+# What fits a line of 80 beside the setting and the control; the page has the rest.
+_OURS: dict[str, Callable[[Row], str]] = {
+    "test acc.": lambda row: percent(row.mean("test_accuracy")),
+    "95 % interval": lambda row: span(row.interval),
+    "avg F1": lambda row: percent(row.mean("test_avg_f1")),
+    "params": lambda row: whole(_params(row)),
+    "s": lambda row: seconds(row.mean("seconds_train")),
+}
+_THEIRS: dict[str, Callable[[Row], str]] = {
+    "published": published,
+    "ours": lambda row: percent(row.mean("test_accuracy")),
+    "to published (95 %)": versus_published,
+}
+NOISE = "≈"
 
 
 def _terse(row: Row) -> str:
     if row.difference is None:
         return "–"
-    noise = ", within noise" if row.within_noise else ""
-    return points(row.difference.mean) + noise
+    return f"{NOISE} " * bool(row.within_noise) + points(row.difference.mean)
 
 
 def _lost(rows: Iterable[Row]) -> list[str]:
