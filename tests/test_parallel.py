@@ -1,5 +1,6 @@
 """A trial in a group is the trial alone: to the bit under map, to 1e-9 in float64 under vmap."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -347,3 +348,32 @@ print(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
         for how in ("kept", "given back")
     )
     assert kept - given_back > 0.9 * 2**28 / 1024
+
+
+@pytest.mark.parametrize("given", ["", "3"])
+def test_cores_are_devices_for_a_table_and_one_for_a_trial(given):
+    """Clips lie once, however many cores read them."""
+    program = """
+import jax, numpy as np
+from vidrec import parallel
+parallel.use_cores()
+alone, three = parallel.over(1), parallel.over(3)
+clips = three.share_once(np.ones((1001, 7), np.float32)[1:], {})
+lie = {each.data.unsafe_buffer_pointer() for each in clips.addressable_shards}
+told = isinstance(parallel.over(1, "batch"), parallel.Batches)
+print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie), told)
+"""
+    environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
+    if given:
+        environment["JAX_NUM_CPU_DEVICES"] = given
+    count = int(given or min(parallel.cores(), max(1, parallel._machine_bytes() // 4e9)))
+    found = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    three = -(-3 // -(-3 // count))
+    assert found.split() == [str(count), "1", str(three), "1", "True"]
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(parallel, "cores", lambda: 9)
+    assert parallel.share_of_cores(4) == {"JAX_NUM_CPU_DEVICES": "2"}
+    assert parallel.share_of_cores(20) == {"JAX_NUM_CPU_DEVICES": "1"}

@@ -98,6 +98,7 @@ def ablate(
         source: clips from Python instead of those that the settings name.
     """
     parallel.keep_memory()
+    parallel.use_cores()
     folder, members = plan(
         ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
     )
@@ -190,6 +191,7 @@ def held(folder: Path, name: str) -> list[train.Member]:
 
 def train_group(folder: Path, name: str, screen: Screen | None = None) -> None:
     """Trains one held group of a table, or goes on with it; what goes wrong is recorded."""
+    parallel.use_cores()
     named = {name: held(folder, name)}
     _fill(named, folder, _group_folder(folder), screen or Quiet(), None, record=True)
 

@@ -8,6 +8,7 @@ or in several that were joined:
   `psum`med over the axis AXIS.
 """
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable
@@ -29,6 +30,10 @@ AXIS = "batch"
 HEARTBEAT = 30
 # Compiles the first state of a trial in a third of the time.
 HASTY = {"xla_backend_optimization_level": 0}
+# Of a processor's memory for each core that becomes a device.
+CORE_BYTES = 4e9
+# JAX on a processor takes arrays that begin at such an address as they lie, without a copy.
+ALIGNED = 64
 # M_MMAP_MAX, M_ARENA_MAX, M_TRIM_THRESHOLD of mallopt(3): one heap, and nothing is returned.
 KEEP = ((-4, 0), (-8, 1), (-1, -1))
 
@@ -55,6 +60,48 @@ def keep_memory() -> None:
         return
     for option, value in KEEP:
         mallopt(option, value)
+
+
+def use_cores() -> None:
+    """Makes every core a device where devices are processors, before JAX starts.
+
+    A table's trials then train side by side, as many as there are cores: products of a recurrence
+    are too small for all of them at once. A trial alone stays on the first (see `over`). A number
+    that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
+    """
+    if _simulated() or are_cores():
+        return
+    count = max(1, min(cores(), int(_machine_bytes() / CORE_BYTES)))
+    # Too late where JAX has started: then there is one device.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def share_of_cores(processes: int) -> dict[str, str]:
+    """Environment of one of so many processes of this machine that train at once."""
+    if _simulated():
+        return {}
+    return {"JAX_NUM_CPU_DEVICES": str(max(1, cores() // processes))}
+
+
+def _simulated() -> bool:
+    return "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def are_cores() -> bool:
+    """True where devices, if they are processors, are the cores of one."""
+    return jax.config.jax_num_cpu_devices > 0
+
+
+def _machine_bytes() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def is_cpu() -> bool:
@@ -152,14 +199,14 @@ def memory_limit() -> float:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return 0.9 * stats["bytes_limit"]
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0.8 * machine / jax.local_device_count()
+    return 0.8 * _machine_bytes() / jax.local_device_count()
 
 
 def room(gigabytes: float = 0.0) -> float:
     """Bytes of data that may lie on each device, of so many gigabytes (0: of all it has)."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)
+    host = _machine_bytes()
+    # Processors share what lies in memory.
+    return min(host / 3, (1e9 * gigabytes or (host if is_cpu() else memory_limit())) / 2)
 
 
 def memory_needed(compiled: Any) -> float:
@@ -172,7 +219,13 @@ def memory_needed(compiled: Any) -> float:
 
 
 def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trials | Batches":
-    """How a group uses this machine's devices: one trial alone has its batches cut, else trials."""
+    """How a group uses this machine's devices: one trial alone has its batches cut, else trials.
+
+    Of a processor's cores one trial takes the first, whose large products use all, unless it is
+    told to cut its batches.
+    """
+    if spread == "auto" and trials == 1 and is_cpu() and are_cores() and processes() == 1:
+        return Batches(jax.devices()[:1])
     if spread == "auto":
         spread = "batch" if trials == 1 else "trials"
     if spread == "trials":
@@ -194,15 +247,18 @@ class _Devices:
         self.devices = [d for d in self.everyone if d.process_index == jax.process_index()]
 
     def share_all(self, tree: Tree) -> Tree:
-        """Arrays that every trial reads, one copy a device, placed once."""
+        """Arrays that every trial reads, one copy a device."""
         return jax.tree.map(
             lambda leaf: jax.device_put(np.asarray(leaf), self._sharding(split=False)), tree
         )
 
     def share_once(self, tree: Tree, placed: dict[int, Tree]) -> Tree:
-        """`share_all`, remembered in `placed` by the number of devices."""
+        """`share_all` of what never changes, remembered in `placed` by the number of devices.
+
+        Processors share one copy.
+        """
         if len(self.devices) not in placed:
-            placed[len(self.devices)] = self.share_all(tree)
+            placed[len(self.devices)] = self.share_all(jax.tree.map(_aligned, tree))
         return placed[len(self.devices)]
 
     def _split(self, leaf: np.ndarray) -> jax.Array:
@@ -355,6 +411,18 @@ class Batches(_Devices):
     def gather(self, tree: Tree) -> Tree:
         """The first device's arrays, (1, …) on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
+
+
+def _aligned(leaf: Any) -> np.ndarray:
+    """The array, or a copy that begins where processors take it as it lies."""
+    array = np.asarray(leaf)
+    if not is_cpu() or array.ctypes.data % ALIGNED == 0 or not array.nbytes:
+        return array
+    memory = np.empty(array.nbytes + ALIGNED, np.uint8)
+    first = -memory.ctypes.data % ALIGNED
+    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 class _Placed:

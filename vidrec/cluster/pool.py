@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vidrec
-from vidrec import train
+from vidrec import parallel, train
 from vidrec.cluster import folders
 from vidrec.cluster.job import STOPPED, Job
 from vidrec.cluster.options import DATA, Handle, Note, Options
@@ -61,7 +61,8 @@ class Pool:
         while (waiting and not self.stopping) or running:
             for device in devices:
                 if device not in running and waiting and not self.stopping:
-                    running[device] = self._start(folder, waiting.pop(0), device, logs)
+                    own = parallel.share_of_cores(len(devices)) | {"CUDA_VISIBLE_DEVICES": device}
+                    running[device] = self._start(folder, waiting.pop(0), own, logs)
                     handles.append(running[device][0])
                     note(handles[-1:])
             for device, (handle, process) in list(running.items()):
@@ -85,7 +86,7 @@ class Pool:
         return handles
 
     def _start(
-        self, folder: Path, group: str, device: str, logs: Path
+        self, folder: Path, group: str, own: dict[str, str], logs: Path
     ) -> tuple[Handle, subprocess.Popen]:
         log = logs / f"{group}.out"
         path = os.pathsep.join(
@@ -94,7 +95,7 @@ class Pool:
         with log.open("a") as file:
             process = subprocess.Popen(
                 [*self.command, str(folder), group],
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": device, "PYTHONPATH": path},
+                env=os.environ | own | {"PYTHONPATH": path},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the pool, which asks its jobs to save
