@@ -26,7 +26,7 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import ablation, grid, interop, losses, scanners
+from vidrec import ablation, grid, interop, losses, parallel, scanners
 from vidrec.config import Data
 
 TABLES = ("learning_rate", "dropout", "clipping")
@@ -188,6 +188,7 @@ def check(cfg: vidrec.Config, source: Any) -> float:
 
 def main() -> None:
     """Checks, then trains both sides in turns, each round anew."""
+    parallel.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, trials=2 if small else 70, clips=128 if small else 1024)

@@ -29,7 +29,7 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import grid, interop, scanners
+from vidrec import grid, interop, parallel, scanners
 from vidrec.config import Data
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -229,6 +229,7 @@ def _scanner(cfg: vidrec.Config) -> scanners.Recurrent:
 
 def main() -> None:
     """Checks, trains every side --rounds times, and tells totals and what an epoch takes."""
+    parallel.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1, clips=399, epochs=1000)
