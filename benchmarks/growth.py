@@ -29,7 +29,7 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import cost, grid, train
+from vidrec import cost, grid, parallel, train
 from vidrec.config import Data
 
 AXES = {
@@ -131,6 +131,7 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 def main() -> None:
     """Measures point after point."""
+    parallel.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     words.add_argument("--axes", nargs="+", choices=AXES, default=AXES, metavar="AXIS")

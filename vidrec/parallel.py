@@ -66,10 +66,10 @@ def use_cores() -> None:
     """Makes every core a device where devices are processors, before JAX starts.
 
     A table's trials then train side by side, as many as there are cores: products of a recurrence
-    are too small for all of them at once. A trial alone stays on the first (see `over`). A number
-    that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
+    are too small for all of them at once. A trial alone stays on the first (see `over`), and one of
+    several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
     """
-    if _simulated() or are_cores():
+    if _simulated() or are_cores() or jax.distributed.is_initialized():
         return
     count = max(1, min(cores(), int(_machine_bytes() / CORE_BYTES)))
     # Too late where JAX has started: then there is one device.
@@ -110,10 +110,10 @@ def is_cpu() -> bool:
 
 
 def default_how() -> How:
-    """Batched over trials on an accelerator; one after another on a processor.
+    """Batched over trials on an accelerator; one after another on a processor's core.
 
-    A processor gains nothing from batching trials, and `lax.map` gives each trial the bits that
-    it has alone and skips the stopped ones.
+    A core gains nothing from batching trials, and `lax.map` gives each trial the bits that it has
+    alone and skips the stopped ones.
     """
     return "map" if is_cpu() else "vmap"
 
