@@ -3,7 +3,7 @@
 Test time uses running statistics.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # On: top-1, top-5, top-10
@@ -13,19 +13,12 @@ PUBLISHED = {
 }
 
 
-def row(value: bool, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"scanner.batch_norm": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="batch_norm",
         question="Does batch normalisation between layers help?",
         base="experiments/ucf101_lstm.py",
-        rows=[row(*each) for each in PUBLISHED.items()],
+        rows=published("scanner.batch_norm", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 3",

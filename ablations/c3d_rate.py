@@ -2,7 +2,7 @@
 
 The report tried 0.1 to 1e-8 and saw the loss jump on {2.453, 1.453, 1.953} within five epochs at
 each, without a table. After its rates, a guess of ours: the softmax was taken twice, by the network
-and by the loss, which saturates at levels one apart (benchmarks/why_c3d_stalled.py).
+and by the loss, which saturates at levels half apart (benchmarks/why_c3d_stalled.py).
 """
 
 from vidrec.ablation import Ablation, Row, load

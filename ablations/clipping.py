@@ -5,7 +5,7 @@ derivative with respect to the LSTM's inputs, and of its being vital for stabili
 off, and the derivative clipped element by element at the recurrent layer's pre-activations.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Norm: top-1, top-5, top-10, training accuracy, batch loss
@@ -22,19 +22,12 @@ OURS = (
 )
 
 
-def row(value: float, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"optim.clip_norm": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="clipping",
         question="At which norm should the gradient be clipped?",
         base="experiments/ucf101_lstm.py",
-        rows=[*(row(*each) for each in PUBLISHED.items()), *OURS],
+        rows=[*published("optim.clip_norm", COLUMNS, PUBLISHED), *OURS],
         control=0,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 7",

@@ -4,7 +4,7 @@ The report calls p a retention probability, but training accuracy falls as p gro
 rate: it is taken as one. Its text calls 0.3 ideal, its table's best is 0.2. A row of ours: off.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Drop rate: top-1, top-5, top-10, training accuracy, batch loss
@@ -19,19 +19,12 @@ PUBLISHED = {
 OURS = (Row({"scanner.dropout": 0.0}, name="off"),)
 
 
-def row(value: float, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"scanner.dropout": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="dropout",
         question="How much dropout between layers?",
         base="experiments/ucf101_lstm.py",
-        rows=[*(row(*each) for each in PUBLISHED.items()), *OURS],
+        rows=[*published("scanner.dropout", COLUMNS, PUBLISHED), *OURS],
         control=3,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 9",

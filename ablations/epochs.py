@@ -3,7 +3,7 @@
 Training stops after 25 epochs without improvement, the report says; for its time it chooses 25.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Epochs: top-1, top-5, top-10, training accuracy, batch loss
@@ -14,19 +14,12 @@ PUBLISHED = {
 }
 
 
-def row(value: int, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"train.epochs": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="epochs",
         question="Do more epochs help?",
         base="experiments/ucf101_lstm.py",
-        rows=[row(*each) for each in PUBLISHED.items()],
+        rows=published("train.epochs", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 6",

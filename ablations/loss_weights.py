@@ -3,7 +3,7 @@
 Step j of L weighs (j+1)/L (scaled), or all weigh the same (sum).
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Weights: top-1, top-5, top-10, training accuracy, batch loss
@@ -13,19 +13,12 @@ PUBLISHED = {
 }
 
 
-def row(value: str, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"loss.step_weights": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="loss_weights",
         question="Should late steps weigh more in the loss?",
         base="experiments/ucf101_lstm.py",
-        rows=[row(*each) for each in PUBLISHED.items()],
+        rows=published("loss.step_weights", COLUMNS, PUBLISHED),
         control=1,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 10",

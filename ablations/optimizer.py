@@ -5,7 +5,7 @@ points. Their rates are not stated: all three take the baseline's 5e-4, which is
 two.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Optimiser: top-1, top-5, top-10, training accuracy, batch loss
@@ -16,19 +16,12 @@ PUBLISHED = {
 }
 
 
-def row(value: str, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"optim.kind": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="optimizer",
         question="Which optimiser?",
         base="experiments/ucf101_lstm.py",
-        rows=[row(*each) for each in PUBLISHED.items()],
+        rows=published("optim.kind", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 4",

@@ -5,7 +5,7 @@ went from 34 to 45 minutes. A row of ours: an update every 30 frames with gradie
 (k2 > k1 in the report's words, whose tables have k1 = k2).
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Frames: top-1, top-5, top-10, training accuracy, batch loss
@@ -19,19 +19,12 @@ PUBLISHED = {
 OURS = (Row({"train.truncation": 30, "train.reach": 60}, name="30, reaching 60"),)
 
 
-def row(value: int, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"train.truncation": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="truncation",
         question="Over how many frames should a gradient reach?",
         base="experiments/ucf101_lstm.py",
-        rows=[*(row(*each) for each in PUBLISHED.items()), *OURS],
+        rows=[*published("train.truncation", COLUMNS, PUBLISHED), *OURS],
         control=0,
         read=COLUMNS,
         on_memory=True,

@@ -4,7 +4,7 @@ The report calls 0.9 points "a 5 % improvement". The baseline's top-10 is 0.933 
 tables, so 0.9435 is marked. `--optim.decoupled True` decays after the optimiser instead.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # Decay: top-1, top-5, top-10
@@ -14,20 +14,12 @@ PUBLISHED = {
 }
 
 
-def row(value: float, figures: tuple[float, ...]) -> Row:
-    return Row(
-        {"optim.weight_decay": value},
-        published=dict(zip(COLUMNS, figures, strict=True)),
-        doubtful=("test_top10",) if value == 0 else (),
-    )
-
-
 def ablation() -> Ablation:
     return Ablation(
         name="weight_decay",
         question="Does weight decay help?",
         base="experiments/ucf101_lstm.py",
-        rows=[row(*each) for each in PUBLISHED.items()],
+        rows=published("optim.weight_decay", COLUMNS, PUBLISHED, {0: ["test_top10"]}),
         control=0,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 2",

@@ -126,6 +126,7 @@ def main() -> None:
     words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
     settings = words.parse_args()
     parallel.prepare()
+    parallel.use_cores()
     question = table(settings.seeds)
     few = {"train.epochs": settings.epochs}
     trials = ablation.trials(question, few, on="motion")

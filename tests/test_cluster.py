@@ -419,7 +419,7 @@ def ran(folder: Path) -> list[list]:
 def test_a_pool_gives_each_job_a_device_of_its_own(pool, tmp_path):
     noted = []
     groups = [f"g{k}" for k in range(5)]
-    options = cluster.Options(engine="local", devices=("3", "7"))
+    options = cluster.Options(engine="pool", devices=("3", "7"))
     pool.submit(tmp_path, groups, options, noted.extend)
     lines = ran(tmp_path)
     assert lines[0][0] == DATA
@@ -434,7 +434,7 @@ def test_a_pool_gives_each_job_a_device_of_its_own(pool, tmp_path):
 
 
 def test_a_pool_goes_on_when_a_job_fails_and_says_which(pool, tmp_path):
-    options = cluster.Options(engine="local", devices=("0",))
+    options = cluster.Options(engine="pool", devices=("0",))
     with pytest.raises(UserError, match="1 of 3 jobs failed; the first, bad: error: out of memory"):
         pool.submit(tmp_path, ["a", "bad", "c"], options, lambda handles: None)
     assert [line[0] for line in ran(tmp_path)] == [DATA, "a", "bad", "c"]
@@ -445,7 +445,7 @@ def test_a_pool_asked_to_stop_starts_nothing_more(pool, tmp_path):
         if handles[0].group == "a":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    options = cluster.Options(engine="local", devices=("0",))
+    options = cluster.Options(engine="pool", devices=("0",))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(train.Interrupted):
         pool.submit(tmp_path, ["a", "b"], options, interrupt)
@@ -456,7 +456,7 @@ def test_a_pool_asked_to_stop_starts_nothing_more(pool, tmp_path):
 @pytest.mark.parametrize("devices", [(), ("0", "0")])
 def test_a_pool_needs_different_devices(devices):
     with pytest.raises(UserError, match="should name each device once"):
-        Pool().check(cluster.Options(engine="local", devices=devices))
+        Pool().check(cluster.Options(engine="pool", devices=devices))
 
 
 # ------------------------------------------------------------------------------- tables, in the end

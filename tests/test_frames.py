@@ -44,7 +44,7 @@ def every(take):
 
 
 def test_continued():
-    for L, shown in every(frames.continued).items():
+    for L, shown in every(lambda length, L: frames.window_indices(length, 0, L)).items():
         for n in range(1, UPTO + 1):
             assert shown[n - 1].tolist() == played(n, L)
 
@@ -179,7 +179,7 @@ class Variants(chex.TestCase, parameterized.TestCase):
 
     def test_a_frame_gets_the_gradient_of_every_place_that_shows_it(self):
         def shown(features_TD):
-            return features_TD[frames.continued(5, 12)]
+            return features_TD[frames.window_indices(5, 0, 12)]
 
         rng = np.random.default_rng(0)
         features = jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)

@@ -191,6 +191,8 @@ def test_feature_maps_are_scanned_then_pooled():
 
 
 class Frame(nn.Module):
+    takes_clips = False
+
     @nn.compact
     def __call__(self, frames_BHWC, train=False):
         return nn.Dense(D)(frames_BHWC.astype(jnp.float32).reshape(len(frames_BHWC), -1))

@@ -375,5 +375,10 @@ print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie)
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(parallel, "cores", lambda: 9)
+    monkeypatch.setattr(parallel, "_machine_bytes", lambda: 1e12)
     assert parallel.share_of_cores(4) == {"JAX_NUM_CPU_DEVICES": "2"}
     assert parallel.share_of_cores(20) == {"JAX_NUM_CPU_DEVICES": "1"}
+    monkeypatch.setattr(parallel, "_machine_bytes", lambda: 13e9)  # three devices' worth
+    assert parallel.share_of_cores(1) == {"JAX_NUM_CPU_DEVICES": "3"}
+    monkeypatch.setattr(parallel, "are_cores", lambda: True)  # the user said how many
+    assert parallel.share_of_cores(1) == {}

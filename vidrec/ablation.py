@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidrec.config import Config, canonical, get, load_user, override
+from vidrec.config import Config, canonical, get, load_module, override
 from vidrec.errors import UserError
 
 SHIPPED = ("experiments", "ablations")
@@ -71,6 +71,28 @@ class Trial:
     name: str = ""
 
 
+def published(
+    setting: str,
+    columns: Sequence[str],
+    figures: Mapping[Any, Sequence[float]],
+    doubtful: Mapping[Any, Sequence[str]] | None = None,
+) -> list[Row]:
+    """A row for each value of a setting, with the figures that were published for it.
+
+    Args:
+        columns: of table.csv, that the figures belong to.
+        doubtful: columns of a value whose figures are marked.
+    """
+    return [
+        Row(
+            {setting: value},
+            published=dict(zip(columns, each, strict=True)),
+            doubtful=tuple((doubtful or {}).get(value, ())),
+        )
+        for value, each in figures.items()
+    ]
+
+
 def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     """Overrides for every combination; the first axis varies slowest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -95,20 +117,32 @@ def axes(ablation: Ablation) -> list[str]:
 
 
 def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
-    """The table times axes given on the command line."""
-    crossed = [
-        replace(row, overrides={**row.overrides, **extra}, name="")
-        for row in rows(ablation)
-        for extra in product(more)
-    ]
-    return replace(ablation, rows=_distinct(crossed))
+    """The table times axes given on the command line; the control is at their first values."""
+    points = product(more)
+    table = rows(ablation)
+    crossed = _distinct([_at(row, point) for row in table for point in points])
+    held = _at(table[ablation.control], points[0]).overrides
+    control = next(place for place, row in enumerate(crossed) if row.overrides == held)
+    return replace(ablation, rows=crossed, control=control)
+
+
+def _at(row: Row, point: Mapping[str, Any]) -> Row:
+    """The row at a point of other axes; what is published is not of one that moves its settings."""
+    overrides = {**row.overrides, **point}
+    if all(overrides[name] == value for name, value in row.overrides.items()):
+        return replace(row, overrides=overrides, name="")
+    return replace(row, overrides=overrides, name="", published=None, doubtful=())
 
 
 def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation:
-    """The table without the rows that have all values of one of the points."""
+    """The table without the rows that have all values of one of the points.
+
+    Without its control, the first row that stays is the control.
+    """
+    table = rows(ablation)
     kept = [
         row
-        for row in rows(ablation)
+        for row in table
         if not any(
             all(row.overrides.get(name) == value for name, value in point.items())
             for point in points
@@ -116,7 +150,9 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
     ]
     if not kept:
         raise UserError("the exclusions leave no row")
-    return replace(ablation, rows=kept)
+    held = table[ablation.control]
+    control = next((place for place, row in enumerate(kept) if row is held), 0)
+    return replace(ablation, rows=kept, control=control)
 
 
 def _distinct(table: list[Row]) -> list[Row]:
@@ -163,7 +199,9 @@ def trials(
         settings = dict(row.overrides)
         base = row.base or ablation.base
         if isinstance(base, str):
-            base = bases.setdefault(base, bases.get(base) or load(base))
+            if base not in bases:
+                bases[base] = load(base)
+            base = bases[base]
         config = override(base, settings)
         if on:
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
@@ -249,14 +287,11 @@ def load(path: str | Path) -> Any:
         UserError: no such file, or one without `config()` or `ablation()`.
     """
     file = find(path)
+    module = load_module(str(file))
     for maker in ("config", "ablation"):
-        try:
-            make = load_user(f"{file}:{maker}")
-        except UserError as error:
-            if "has no" not in str(error):
-                raise
+        if not hasattr(module, maker):
             continue
-        made = make()
+        made = getattr(module, maker)()
         if not isinstance(made, Config | Ablation):
             raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
         return made

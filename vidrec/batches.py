@@ -36,6 +36,12 @@ class Resident(NamedTuple):
     frozen: Any
 
 
+def frozen(made: Any) -> dict[str, Any]:
+    """What no trial trains of what was prepared, or of its shapes."""
+    parts = {"fixed": made.fixed, "start": made.start, "constants": made.constants}
+    return {name: tree for name, tree in parts.items() if tree}
+
+
 class Batch(NamedTuple):
     """One batch. `keys_B` is one dropout key a clip; `valid_B` is False where it is padding."""
 

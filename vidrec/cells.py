@@ -59,6 +59,11 @@ def initialisers(name: str, fan: int) -> Initialisers:
     return known[name]
 
 
+def floats(x: Array) -> Array:
+    """At least float32, whatever features are stored or products computed in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def add_bias(x: Array, bias: Array) -> Array:
     """Add (G,) to the last axis of any rank; ranks are never promoted silently."""
     return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -95,7 +100,7 @@ class Cell:
     units: int
     bias: str = "single"  # double: a second vector for the recurrent product
     init: str = "keras"
-    compute: str = "float32"  # bfloat16: operands of products only
+    compute: str = "float32"  # bfloat16: operands of products, and what a ConvLSTM's give
 
     gates: ClassVar[int]  # blocks of U columns in the kernels
     maps: ClassVar[bool] = False  # inputs are feature maps (B, T, H, W, D)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidrec import prepare, steps
+from vidrec import batches, prepare, steps
 from vidrec.batches import Resident
 from vidrec.config import Config
 
@@ -42,7 +42,6 @@ def stand_in(
     def integers(count: int) -> Any:
         return jax.ShapeDtypeStruct((count,), np.int32)
 
-    frozen = {"fixed": made.fixed, "start": made.start, "constants": made.constants}
     data = Resident(
         values=jax.ShapeDtypeStruct((frames, *made.frame), made.dtype),
         offsets=integers(train + val),
@@ -50,6 +49,6 @@ def stand_in(
         labels=integers(train + val),
         train=integers(train),
         val=integers(val),
-        frozen={name: tree for name, tree in frozen.items() if tree},
+        frozen=batches.frozen(made),
     )
     return plan, numbers, data

@@ -57,7 +57,11 @@ def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
         guess = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'{guess}")
     rest, settings = _settings(argv)
-    if settings and not any(entry.name == "settings" for entry in fields(COMMANDS[name][0])):
+    if (
+        settings
+        and name in COMMANDS
+        and not any(entry.name == "settings" for entry in fields(COMMANDS[name][0]))
+    ):
         raise UserError(f"'launch.py {name}' takes no settings such as {next(iter(settings))}")
     command, unknown = tyro.cli(
         _CHOICE,

@@ -66,16 +66,18 @@ class Ablate(Joined):
     seeds: Annotated[int, config.Range(0)] = 0  # seeds a row; 0: as the file says
     dry_run: Flag = False  # list the trials, train nothing
     on: Literal["", "motion"] = ""  # run on the embedded data instead
-    axis: UseAppendAction[tuple[str, ...]] = ()  # optim.learning_rate=1e-3,1e-4 (repeatable)
-    exclude: UseAppendAction[tuple[str, ...]] = ()  # scanner.kind=gru,scanner.units=50
+    # every row with each of these values: optim.learning_rate=1e-3,1e-4
+    axis: UseAppendAction[tuple[str, ...]] = ()
+    # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
+    exclude: UseAppendAction[tuple[str, ...]] = ()
     retry: Literal["", "failed"] = ""  # train failed trials anew
     launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
     partition: str | None = None  # of SLURM; this and the following replace the site's
     minutes: int | None = None  # time limit of a job; one that needs more goes on in another
-    gpus: int | None = None
-    cpus: int | None = None
-    mem: str | None = None
-    sbatch: UseAppendAction[tuple[str, ...]] = ()  # account=vision, exclusive (repeatable)
+    gpus: int | None = None  # of a job
+    cpus: int | None = None  # of a job
+    mem: str | None = None  # of a job: 16G
+    sbatch: UseAppendAction[tuple[str, ...]] = ()  # further options: account=vision, exclusive
     site: Path | None = None  # TOML file of defaults: partition, minutes, gpus, sbatch, setup …
     devices: tuple[str, ...] | None = None  # of the pool, as CUDA_VISIBLE_DEVICES names them
     settings: Settings = field(default_factory=Config)
@@ -88,7 +90,7 @@ class Report(Common):
     Example: python launch.py report runs/scanners-1a2b3c4d --tensorboard
     """
 
-    folders: Positional[tuple[Path, ...]] = ()
+    folders: Positional[tuple[Path, ...]] = ()  # of runs and ablations
     tensorboard: Flag = False  # write the curves as TensorBoard events, too
 
 
@@ -96,11 +98,13 @@ class Report(Common):
 class Compare(Common):
     """Which classes improve from one run to another, and what the difference is worth.
 
+    The page goes to WORKDIR/compare-FIRST-SECOND/report.html.
+
     Example: python launch.py compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """
 
-    first: Positional[Path]
-    second: Positional[Path]
+    first: Positional[Path]  # folder of a run or an ablation: the one before
+    second: Positional[Path]  # and the one after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ class Extract(Common):
     Example: python launch.py extract experiments/ucf101_lstm.py --data.root UCF-101
     """
 
-    experiment: Positional[str]
+    experiment: Positional[str]  # a file with config(), or its bare name
     settings: Settings = field(default_factory=Config)
 
 
@@ -121,7 +125,7 @@ class Doctor(Common):
     Example: python launch.py doctor experiments/my_videos.py --data.root FOLDER
     """
 
-    experiment: Positional[str]
+    experiment: Positional[str]  # a file with config(), or its bare name
     settings: Settings = field(default_factory=Config)
 
 
@@ -142,7 +146,7 @@ class Status(Common):
     Example: python launch.py status runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]
+    folder: Positional[Path]  # of a run or an ablation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +156,7 @@ class Cancel(Common):
     Example: python launch.py cancel runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]
+    folder: Positional[Path]  # of a run or an ablation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +168,8 @@ class Predict(Common):
     Example: python launch.py predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
-    folder: Positional[Path]
-    videos: Positional[tuple[str, ...]]
+    folder: Positional[Path]  # of a run or an ablation
+    videos: Positional[tuple[str, ...]]  # files, folders, or a camera's number
     stream: Flag = False  # an answer a frame, the recurrent state kept
     every: float = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
@@ -176,24 +180,26 @@ class Predict(Common):
 class Evaluate(Common):
     """Score a trained run on another split or data set; the run itself stays as it is.
 
+    Of the settings only those of data and eval can be given: the others belong to the model.
+
     Example: python launch.py evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
-    folder: Positional[Path]
-    part: Literal["test", "val", "train", "all"] = "test"
+    folder: Positional[Path]  # of a run or an ablation
+    part: Literal["test", "val", "train", "all"] = "test"  # of the split
     force: Flag = False  # score clips that the model was trained on too
     settings: Settings = field(default_factory=Config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Common):
-    """Write a trained model as StableHLO with a loader that needs only JAX and NumPy.
+    """Write a trained model as StableHLO with a loader that needs only JAX, NumPy and flatbuffers.
 
     Example: python launch.py export runs/my_videos-1a2b3c4d exported
     """
 
-    folder: Positional[Path]
-    out: Positional[Path]
+    folder: Positional[Path]  # of a run or an ablation
+    out: Positional[Path]  # a new folder
 
 
 def _console(command: Common) -> Console:
@@ -309,10 +315,10 @@ def train(command: Train, settings: dict[str, Any]) -> int:
 def ablate(command: Ablate, settings: dict[str, Any]) -> int:
     """A table, to a report."""
     table = _table(command)
+    if command.dry_run and command.launcher != "slurm":
+        return _dry_run(command, table, settings)
     if command.launcher != "local":
         return _launch(command, table, settings)
-    if command.dry_run:
-        return _dry_run(command, table, settings)
     _join(command)
     from vidrec import grid
 
@@ -413,7 +419,9 @@ def compare(command: Compare, settings: dict[str, Any]) -> int:
     """Two runs side by side."""
     from vidrec import report as reports
 
-    out = reports.compare(command.first, command.second, command.workdir)
+    names = (folder.resolve().name for folder in (command.first, command.second))
+    place = command.workdir / "-".join(("compare", *names))
+    out = reports.compare(command.first, command.second, place)
     _answer(command, {"report": str(out)})
     _console(command).print(str(out), highlight=False, soft_wrap=True, markup=False)
     return 0
@@ -468,16 +476,16 @@ def check(command: Check, settings: dict[str, Any]) -> int:
 
     console, done, failed = _console(command), {}, []
     for path in command.files:
-        table, rows = _as_ablation(path), []
+        table, built = _as_ablation(path), 0
         for trial in ablation.trials(replace(table, seeds=1)):
             code = grid.group_name(trial.config)
             try:
                 if code not in done:
                     done[code] = checks.check(trial.config)
-                rows.append({"overrides": dict(trial.overrides), "params": done[code]})
+                built += 1
             except UserError as error:
                 failed.append(f"{path} {dict(trial.overrides)}: {error}")
-        console.print(f"{path}: {len(rows)} settings", highlight=False, markup=False)
+        console.print(f"{path}: {built} settings", highlight=False, markup=False)
     _answer(command, {"files": len(command.files), "programs": len(done), "failed": failed})
     if failed:
         raise UserError("; ".join(failed))
@@ -489,10 +497,9 @@ def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
     from vidrec import cluster
     from vidrec.train import Interrupted
 
-    given = {name: getattr(command, name) for name in ("partition", "minutes", "gpus", "cpus")}
-    given |= {"mem": command.mem, "devices": command.devices}
-    given |= {"engine": "slurm" if command.launcher == "slurm" else "local"}
-    given |= {"sbatch": cluster.parse_sbatch(command.sbatch)}
+    names = ("partition", "minutes", "gpus", "cpus", "mem", "devices")
+    given = {name: getattr(command, name) for name in names}
+    given |= {"engine": command.launcher, "sbatch": cluster.parse_sbatch(command.sbatch)}
     options = cluster.read_options(command.site, given)
     console = _console(command)
     if command.dry_run:
@@ -531,6 +538,10 @@ def _show_status(command: Common, found: dict[str, Any]) -> int:
     if found["note"]:
         console.print(found["note"], highlight=False, markup=False)
     shown = Table("group", "trials", "epoch", "best", "job", "state", "log", "why")
+    if data := found["data"]:
+        shown.add_row(
+            "data", "", "", "", *(str(data[n] or "") for n in ("job", "state", "log", "why"))
+        )
     for group in found["groups"]:
         best = "" if group["best"] is None else f"{group['best']:.3f}"
         trials = f"{group['finished']} of {group['trials']}"
@@ -587,7 +598,8 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     if out:
         with _writable(out) as file:
             answers.write_csv(files, file)
-    for written in filter(None, (out, command.overlay)):
+    drawn = command.overlay if files[0]["class"] is not None else None
+    for written in filter(None, (out, drawn)):
         console.print(str(written), highlight=False, soft_wrap=True, markup=False)
     return int(any(line["class"] is None for line in files))
 

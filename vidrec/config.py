@@ -215,6 +215,8 @@ TRACED = (
     "train.min_delta",
     "train.target",
 )
+# Kinds of data whose given split is a single one.
+ONE_LIST = ("tfds", "videos", "images", "features")
 # Where things lie and how often they are saved: never part of a trial's identity.
 PLACES = (
     "data.root",
@@ -250,7 +252,7 @@ def override(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     top: dict[str, Any] = {}
     for name, value in overrides.items():
         if name not in known:
-            raise UserError(f"unknown setting '{name}'{_nearest(name, known)}")
+            raise UserError(_unknown(name, known))
         value = _checked(name, value, known[name])
         section, dot, leaf = name.partition(".")
         if dot:
@@ -264,11 +266,16 @@ def override(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     return changed
 
 
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    near = _nearest(name, known) or f"; sections are {', '.join(_sections())}"
+    return f"unknown setting '{name}'{near}"
+
+
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     leaves = {full.rpartition(".")[2]: full for full in known}
     near = difflib.get_close_matches(name, known, 1, 0.6)
     near = near or [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, 1, 0.7)]
-    return f"; did you mean '{near[0]}'?" if near else f"; sections are {', '.join(_sections())}"
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _sections() -> list[str]:
@@ -377,6 +384,19 @@ def _check_together(cfg: Config) -> None:
         f"eval.inference = {cfg.eval.inference!r} needs head.kind = 'every', not {cfg.head.kind!r}",
     )
     refuse(
+        cfg.data.split == "random" and max(cfg.data.fold, cfg.data.folds) > 0,
+        "data.split = 'random' draws clips: for another draw take data.split_seed, not data.fold",
+    )
+    refuse(
+        cfg.data.split == "given" and cfg.data.folds > 0,
+        f"data.folds = {cfg.data.folds} needs data.split = 'group', not 'given'",
+    )
+    refuse(
+        cfg.data.split == "given" and cfg.data.fold > 0 and cfg.data.kind in ONE_LIST,
+        f"data.fold = {cfg.data.fold} with data.split = 'given' names one of several lists, and "
+        f"data.kind = {cfg.data.kind!r} has one",
+    )
+    refuse(
         cfg.data.fold > 0 and cfg.data.folds > 0 and cfg.data.fold > cfg.data.folds,
         f"data.fold = {cfg.data.fold} should be at most data.folds = {cfg.data.folds}",
     )
@@ -396,7 +416,7 @@ def parse(name: str, text: str) -> Any:
     """A setting's value from the command line's text, in its declared type."""
     hints = {full: hint for full, hint, _ in fields(Config)}
     if name not in hints:
-        raise UserError(f"unknown setting '{name}'{_nearest(name, hints)}")
+        raise UserError(_unknown(name, hints))
     return _parsed(name, text, hints[name])
 
 
@@ -408,8 +428,9 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)[0]
-        parts = [part for part in re.split(r"[,\s]+", text.strip("()[] ")) if part]
-        return tuple(_parsed(name, part, element) for part in parts)
+        between = "," if element is str else r"[,\s]+"  # a name may have a blank
+        parts = [part.strip() for part in re.split(between, text.strip("()[] "))]
+        return tuple(_parsed(name, part, element) for part in parts if part)
     if hint is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in words:
@@ -528,6 +549,13 @@ def signature(cfg: Config) -> str:
     return digest(identity(cfg, PLACES + TRACED + scoring), length=16)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def cache_dir() -> Path:
     """Where data sets, features and compiled programs are kept between runs."""
     if "VIDREC_CACHE" in os.environ:
@@ -537,9 +565,17 @@ def cache_dir() -> Path:
 
 def load_user(spec: str) -> Any:
     """The object that 'path.py:Name' means."""
+    path, _, attribute = spec.rpartition(":")
+    module = load_module(path)
+    if not hasattr(module, attribute):
+        raise UserError(f"{path} has no '{attribute}'{_nearest(attribute, vars(module))}")
+    return getattr(module, attribute)
+
+
+def load_module(path: str) -> Any:
+    """A user's Python file, run."""
     import importlib.util
 
-    path, _, attribute = spec.rpartition(":")
     text = _text_of(path)
     module_spec = importlib.util.spec_from_file_location(f"vidrec_user_{digest(text)}", path)
     if module_spec is None or module_spec.loader is None:
@@ -550,6 +586,4 @@ def load_user(spec: str) -> Any:
     except Exception as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path} cannot be imported ({line})") from error
-    if not hasattr(module, attribute):
-        raise UserError(f"{path} has no '{attribute}'{_nearest(attribute, vars(module))}")
-    return getattr(module, attribute)
+    return module

@@ -57,12 +57,12 @@ def measured_rates(cfg: Config) -> tuple[float, float]:
 
     An epoch of small products is bound by other things than arithmetic.
     """
-    units = max(cfg.scanner.units, 1)
+    units = cfg.scanner.units
     return _rate(cfg.train.batch_size, units, 4 * units), _rate(512, 512, 512)
 
 
 def _product(cfg: Config) -> float:
-    return 8.0 * cfg.train.batch_size * max(cfg.scanner.units, 1) ** 2
+    return 8.0 * cfg.train.batch_size * cfg.scanner.units**2
 
 
 @partial(jax.jit, static_argnums=2)

@@ -8,7 +8,6 @@ appears whole or not at all, so that extraction can be killed, resumed, or share
 
 import hashlib
 import io
-import os
 import queue
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.config import Config, cache_dir, canonical, digest, identity
+from vidrec.config import Config, cache_dir, canonical, cores, digest, identity
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.files import write_whole
@@ -47,7 +46,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """One folder of features; `about` says what they depend on."""
+    """One folder of features; its about.json says what they depend on."""
 
     folder: Path
 
@@ -121,13 +120,20 @@ def _typed(features: np.ndarray) -> np.ndarray:
     return features.view(ml_dtypes.bfloat16) if features.dtype == np.uint16 else features
 
 
-def about(cfg: Config, weights: str, version: int) -> dict[str, Any]:
-    """What features depend on besides the clip: `weights` is the digest of the encoder's arrays."""
+def about(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
+    """What features depend on besides the clip: `weights` is the digest of the encoder's arrays.
+
+    An encoder's VERSION is raised where its code changes what it gives; a user's own has none.
+    """
     encoder = cfg.encoder
     names = ("kind", "readout", "width", "size", "normalise", "precision", "compute")
     settings = {name: getattr(encoder, name) for name in names}
     settings["kind"] = identity(cfg)["encoder.kind"]  # a user's file counts by its content
-    return settings | {"weights": weights, "version": version, "fps": cfg.data.fps}
+    return settings | {
+        "weights": weights,
+        "version": getattr(module, "VERSION", 0),
+        "fps": cfg.data.fps,
+    }
 
 
 def extract(
@@ -321,7 +327,7 @@ class _Writer:
 
 def default_workers() -> int:
     """Threads that decode: one a core that this process may use."""
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    return min(4, cores())
 
 
 def decoded(

@@ -6,7 +6,6 @@ trains on a chunk, and another one ends the epoch.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from vidrec import batches, parallel, steps
 from vidrec.batches import Resident
-from vidrec.config import Config
+from vidrec.config import Config, cores
 from vidrec.datasets import Source, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.prepare import Prepared
@@ -26,12 +25,11 @@ Over = parallel.Trials | parallel.Batches
 Begun = dict[str, Any]  # steps of an epoch that are done, and their sums: what a save keeps
 Pause = Callable[[Tree, Callable[[], Begun]], None]
 CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
-THREADS = 2 * (os.cpu_count() or 1)
+THREADS = 2 * cores()
 
 
 def resident(data: Prepared) -> Resident:
     """The arrays that all trials of a group read."""
-    frozen = {"fixed": data.fixed, "start": data.start, "constants": data.constants}
     return Resident(
         values=data.values,
         offsets=data.offsets,
@@ -39,7 +37,7 @@ def resident(data: Prepared) -> Resident:
         labels=np.asarray(data.source.labels, np.int32),
         train=data.clips("train"),
         val=data.clips("val"),
-        frozen={name: tree for name, tree in frozen.items() if tree},
+        frozen=batches.frozen(data),
     )
 
 

@@ -19,11 +19,6 @@ def folded(position: Array, length: Array | int) -> Array:
     return (last - jnp.abs(position % period - last)).astype(jnp.int32)
 
 
-def continued(length: Array | int, L: int) -> Array:
-    """The first `L` frames of the clip, continued past its end: (L,) int32."""
-    return folded(jnp.arange(L), length)
-
-
 def window_indices(length: Array | int, start: Array | int, clip: int) -> Array:
     """Frames `start` … `start + clip` of the clip, continued past its end: (clip,) int32."""
     return folded(start + jnp.arange(clip), length)

@@ -2,7 +2,6 @@
 to one program each, and groups are trained one after another. A single run is a table of one trial.
 """
 
-import itertools
 import json
 import os
 import platform
@@ -276,10 +275,11 @@ def estimates(
     Without the data set these are None. Bytes are those of trials and data; what a step needs for
     its gradient comes on top, and a group for which that is too much is split before it trains.
     """
-    trials = list({each.config: each for each in tables.trials(ablation, overrides, on)}.values())
+    trials = tables.trials(ablation, overrides, on)
+    trained = {steps.training_id(each.config): each.config for each in trials}
     chosen: dict[str, list[Config]] = {}
-    for trial in trials:
-        chosen.setdefault(group_name(trial.config), []).append(trial.config)
+    for cfg in trained.values():
+        chosen.setdefault(group_name(cfg), []).append(cfg)
     sizes = {prepare.key(cfg): cfg for cfg, *_ in chosen.values()}
     known = {key: cost.known_size(cfg) for key, cfg in sizes.items()}
     found = []
@@ -347,9 +347,11 @@ def _fill(
         if not _finished(part[1])
     ]
     record = record or len(todo) > 1
-    for _, chosen in itertools.groupby(todo, key=lambda each: prepare.key(each[1][0].config)):
+    sharing: dict[str, list[Part]] = {}
+    for part in todo:
+        sharing.setdefault(prepare.key(part[1][0].config), []).append(part)
+    for named in sharing.values():
         # One data set in memory at a time.
-        named = list(chosen)
         cfg = named[0][1][0].config
         try:
             data = parallel.leader_first(

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from vidrec.cells import floats
+
 # Keras' own bound on a share before its logarithm.
 KERAS_EPSILON = 1e-7
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Softmax cross-entropy of logits (…, K) with class indices (…): (…)."""
-    return optax.softmax_cross_entropy_with_integer_labels(wide(logits), labels)
+    return optax.softmax_cross_entropy_with_integer_labels(floats(logits), labels)
 
 
 def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
@@ -23,7 +25,7 @@ def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
     through it, and a row of zeros gives NaN there. Here such a row scores -log 1e-7 and has no
     gradient.
     """
-    outputs = wide(outputs)
+    outputs = floats(outputs)
     total = jnp.maximum(outputs.sum(-1, keepdims=True), KERAS_EPSILON)
     share = jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON)
     return -jnp.log(jnp.take_along_axis(share, labels[..., None], -1)[..., 0])
@@ -31,7 +33,7 @@ def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
 
 def double_softmax(logits: Array, labels: Array) -> Array:
     """Cross-entropy of probabilities taken for logits: softmax by network and loss alike."""
-    return cross_entropy(jax.nn.softmax(wide(logits)), labels)
+    return cross_entropy(jax.nn.softmax(floats(logits)), labels)
 
 
 KINDS: dict[str, Callable[[Array, Array], Array]] = {
@@ -76,8 +78,3 @@ def per_clip(
     weights_T = step_weights(scaled, offset, steps, length)
     kept_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
     return (kept_BT * weights_T[None]).sum(1)
-
-
-def wide(values: Array) -> Array:
-    """At least float32, whatever the model computes in."""
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidrec import losses
+from vidrec.cells import floats
 from vidrec.errors import UserError
 
 TOP = (5, 10)
@@ -27,7 +28,7 @@ def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.
     steps = logits_BTK.shape[1]
     weights_BT = losses.step_weights(1.0, 0, steps, steps)[None]
     weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
-    return (jax.nn.log_softmax(losses.wide(logits_BTK)) * weights_BT[..., None]).sum(1)
+    return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -159,10 +159,10 @@ class VideoModel(nn.Module):
             x = self._encode(self.encoder, inputs, train)
         if mask_BT is not None and x.shape[1] == 1 and mask_BT.shape[1] != 1:
             mask_BT = mask_BT.any(1, keepdims=True)
-        return scanners.valid(scanners.floats(x), mask_BT), mask_BT
+        return scanners.valid(cells.floats(x), mask_BT), mask_BT
 
     def _encode(self, encoder: Any, frames_BTHWC: Array, train: bool) -> Array:
-        if getattr(encoder, "takes_clips", False):
+        if encoder.takes_clips:
             return encoder(frames_BTHWC, train=train)
         flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
         x = encoder(flat, train=train)

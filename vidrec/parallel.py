@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vidrec.config import cache_dir
+from vidrec.config import cache_dir, cores
 from vidrec.errors import UserError
 
 Tree = Any
@@ -71,28 +71,24 @@ def use_cores() -> None:
     """
     if _simulated() or are_cores() or jax.distributed.is_initialized():
         return
-    count = max(1, min(cores(), int(_machine_bytes() / CORE_BYTES)))
     # Too late where JAX has started: then there is one device.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", _devices_of_cores())
 
 
 def share_of_cores(processes: int) -> dict[str, str]:
     """Environment of one of so many processes of this machine that train at once."""
-    if _simulated():
+    if _simulated() or are_cores():
         return {}
-    return {"JAX_NUM_CPU_DEVICES": str(max(1, cores() // processes))}
+    return {"JAX_NUM_CPU_DEVICES": str(max(1, _devices_of_cores() // processes))}
+
+
+def _devices_of_cores() -> int:
+    return max(1, min(cores(), int(_machine_bytes() / CORE_BYTES)))
 
 
 def _simulated() -> bool:
     return "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def are_cores() -> bool:
@@ -101,7 +97,10 @@ def are_cores() -> bool:
 
 
 def _machine_bytes() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    """Memory of this machine, or what SLURM gives a job of it."""
+    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    given = 1e6 * float(os.environ.get("SLURM_MEM_PER_NODE", "0"))
+    return min(whole, given or whole)
 
 
 def is_cpu() -> bool:
@@ -151,13 +150,13 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
 
 
 def processes() -> int:
-    """How many processes train together."""
-    return jax.process_count()
+    """How many processes train together; alone, without starting JAX (see `use_cores`)."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def leads() -> bool:
     """True in the one process that writes files."""
-    return jax.process_index() == 0
+    return processes() == 1 or jax.process_index() == 0
 
 
 def meet() -> None:
@@ -194,19 +193,18 @@ def _from_all(rows: np.ndarray) -> np.ndarray:
 
 
 def memory_limit() -> float:
-    """Bytes that one device's programs may take."""
+    """Bytes that programs may take: of an accelerator, or of all processors together."""
     [device, *_] = jax.local_devices()
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return 0.9 * stats["bytes_limit"]
-    return 0.8 * _machine_bytes() / jax.local_device_count()
+    return 0.8 * _machine_bytes()
 
 
 def room(gigabytes: float = 0.0) -> float:
     """Bytes of data that may lie on each device, of so many gigabytes (0: of all it has)."""
     host = _machine_bytes()
-    # Processors share what lies in memory.
-    return min(host / 3, (1e9 * gigabytes or (host if is_cpu() else memory_limit())) / 2)
+    return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)
 
 
 def memory_needed(compiled: Any) -> float:
@@ -218,7 +216,7 @@ def memory_needed(compiled: Any) -> float:
     return float(held + told.temp_size_in_bytes)
 
 
-def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trials | Batches":
+def over(trials: int, spread: Spread = "auto") -> "Trials | Batches":
     """How a group uses this machine's devices: one trial alone has its batches cut, else trials.
 
     Of a processor's cores one trial takes the first, whose large products use all, unless it is
@@ -229,7 +227,7 @@ def over(trials: int, spread: Spread = "auto", how: How | None = None) -> "Trial
     if spread == "auto":
         spread = "batch" if trials == 1 else "trials"
     if spread == "trials":
-        return Trials(trials, how)
+        return Trials(trials)
     if trials > 1:
         raise UserError(
             f"train.spread = 'batch' trains one trial at a time, and this group has {trials}: it "
@@ -258,8 +256,15 @@ class _Devices:
         Processors share one copy.
         """
         if len(self.devices) not in placed:
-            placed[len(self.devices)] = self.share_all(jax.tree.map(_aligned, tree))
+            placed[len(self.devices)] = self.share_all(jax.tree.map(aligned, tree))
         return placed[len(self.devices)]
+
+    def memory_limit(self, shared: Tree) -> float:
+        """Bytes that a program may take on each of these devices, `shared` included."""
+        if not is_cpu():
+            return memory_limit()
+        lie = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))  # once, for all of them
+        return lie + (memory_limit() - lie) / len(self.devices)
 
     def _split(self, leaf: np.ndarray) -> jax.Array:
         return jax.device_put(leaf, self._sharding(split=True))
@@ -413,8 +418,8 @@ class Batches(_Devices):
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
 
 
-def _aligned(leaf: Any) -> np.ndarray:
-    """The array, or a copy that begins where processors take it as it lies."""
+def aligned(leaf: Any) -> np.ndarray:
+    """The array, or a copy that begins where processors take it as it lies, each the same."""
     array = np.asarray(leaf)
     if not is_cpu() or array.ctypes.data % ALIGNED == 0 or not array.nbytes:
         return array

@@ -30,7 +30,6 @@ class Prepared:
     Attributes:
         values, offsets, lengths: clips in a row (see features.Features): features, or uint8 frames
             where the encoder is trained.
-        readable: (n,) bool.
         encoder: the module that is trained with the scanner; None after a frozen one.
         fixed, start: parameters of `encoder` that stay, and those that trials begin from.
         constants: other collections of `encoder`.
@@ -65,6 +64,11 @@ class Prepared:
         chosen = getattr(self.split, part)
         return chosen[self.lengths[chosen] > 0].astype(np.int32)
 
+    @property
+    def readable(self) -> np.ndarray:
+        """Indices of all clips that can be read."""
+        return np.flatnonzero(self.lengths > 0).astype(np.int32)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Clips expected, scored and unreadable in each split."""
         return {
@@ -91,7 +95,7 @@ class Abstract(NamedTuple):
 
 def key(cfg: Config) -> str:
     """Equal for configs that share what is prepared."""
-    settings = identity(cfg)
+    settings = identity(cfg) | {"data.root": cfg.data.root}
     rooms = ("data.", "encoder.", "frames.")
     return canonical({name: value for name, value in settings.items() if name.startswith(rooms)})
 
@@ -121,7 +125,7 @@ def prepare(
         return _with_pixels(cfg, source, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
-    store = features.Store.of(features.about(cfg, pretrained.digest(variables), _version(module)))
+    store = features.Store.of(features.about(cfg, pretrained.digest(variables), module))
     size, batch = cfg.encoder.size, frames_a_batch(cfg.encoder.size)
     encode = encoders.extractor(module, variables, batch)
     work = (source, store, features.narrowed(encode, cfg.encoder.precision), size, batch)
@@ -134,7 +138,7 @@ def prepare(
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:
     """What only an encoder that trains can do."""
-    if getattr(module, "takes_clips", False):
+    if module.takes_clips:
         raise UserError(
             f"encoder.kind = {cfg.encoder.kind!r} sees a whole clip at once, so no frame has "
             "features to keep: encoder.trainable should be all"
@@ -144,11 +148,6 @@ def _check_frozen(cfg: Config, module: nn.Module) -> None:
             "encoder.normalise = 'standard' depends on the training clips, features in the store "
             "must not: take unit, or train the encoder (encoder.trainable all)"
         )
-
-
-def _version(module: nn.Module) -> int:
-    """Raised where an encoder's code changes what it gives; a user's file counts by its text."""
-    return getattr(module, "VERSION", 0)
 
 
 def frames_a_batch(size: int) -> int:
@@ -167,9 +166,7 @@ def _finished(
 ) -> Prepared:
     """Standardises features by the training split, where asked."""
     kept = dict(kept or {})
-    readable = split.train[found.lengths[split.train] > 0]
-    if not len(readable):
-        raise UserError(f"no training clip of {source.name} can be read")
+    readable = _readable(source, split, found)
     values = found.values
     if cfg.encoder.standardise or cfg.encoder.components:
         projection = features.fit_projection(found, readable, cfg.encoder.components)
@@ -178,13 +175,21 @@ def _finished(
     return Prepared(
         source,
         split,
-        values,
+        parallel.aligned(values),
         found.offsets,
         found.lengths,
         found.unreadable,
         length=_length(cfg, found.lengths, readable),
         kept=kept,
     )
+
+
+def _readable(source: Source, split: Split, found: features.Features) -> np.ndarray:
+    """Training clips that can be read."""
+    readable = split.train[found.lengths[split.train] > 0]
+    if not len(readable):
+        raise UserError(f"no training clip of {source.name} can be read")
+    return readable
 
 
 def _ready_made(source: Source, strict: bool) -> features.Features:
@@ -213,9 +218,7 @@ def _with_pixels(
     needed = int(source.lengths.astype(np.int64).sum()) * size * size * 3
     streams = needed > parallel.room(cfg.train.memory_gb)
     found = (_counted if streams else _decoded)(cfg, source, progress)
-    readable = split.train[found.lengths[split.train] > 0]
-    if not len(readable):
-        raise UserError(f"no training clip of {source.name} can be read")
+    readable = _readable(source, split, found)
     if streams:
         parts = (np.concatenate(list(each)) for _, each in features.decoded(source, readable, size))
     else:
@@ -224,7 +227,7 @@ def _with_pixels(
     module = encoders.fit_normalisation(module, parts)
     length = _length(cfg, found.lengths, readable)
     shape = (size, size, 3)
-    whole = (length, *shape) if getattr(module, "takes_clips", False) else shape
+    whole = (length, *shape) if module.takes_clips else shape
     variables = encoders.init(module, cfg.encoder, frame_shape=whole)
     mask = encoders.trainable_mask(module, variables["params"], cfg.encoder.trainable)
     fixed, start = encoders.partition(variables["params"], mask)
@@ -233,7 +236,7 @@ def _with_pixels(
     return Prepared(
         source,
         split,
-        found.values,
+        parallel.aligned(found.values),
         found.offsets,
         found.lengths,
         found.unreadable,

@@ -441,7 +441,7 @@ class Recurrent(nn.Module):
         grad_clip: Array | float | None = None,
     ) -> tuple[Array, Any]:
         self._check(x_BTD, mask_BT, carry, keys_B)
-        x_BTD = valid(floats(x_BTD), mask_BT)
+        x_BTD = valid(cells.floats(x_BTD), mask_BT)
         carry = (None,) * self.layers if carry is None else carry
         after = []
         for index in range(self.layers):
@@ -494,11 +494,6 @@ class Recurrent(nn.Module):
             raise UserError(f"carry: expected a tuple of {self.layers}, one entry a layer")
 
 
-def floats(x: Array) -> Array:
-    """At least float32: features may be stored in half precision."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 class Mean(nn.Module):
     """The control without order: each frame's output is the mean of the valid frames so far.
 
@@ -532,7 +527,7 @@ class Mean(nn.Module):
     ) -> tuple[Array, Any]:
         del grad_clip  # no recurrent weights, no pre-activations
         check_inputs(x_BTD, mask_BT, keys_B)
-        x_BTD = valid(floats(x_BTD), mask_BT)
+        x_BTD = valid(cells.floats(x_BTD), mask_BT)
         zeros = (jnp.zeros_like(x_BTD[:, 0]), jnp.zeros(x_BTD.shape[0], x_BTD.dtype))
         total, count = zeros if carry is None else _checked(carry, zeros)
         mask_BT = jnp.ones(x_BTD.shape[:2], bool) if mask_BT is None else mask_BT
@@ -569,7 +564,7 @@ class Identity(nn.Module):
     ) -> tuple[Array, Any]:
         del carry, train, dropout, grad_clip  # nothing is learnt, dropped or carried
         check_inputs(x_BTD, mask_BT, keys_B)
-        return valid(floats(x_BTD), mask_BT), ()
+        return valid(cells.floats(x_BTD), mask_BT), ()
 
 
 def build(settings: Any, axis_name: str | None = None, final_states: bool = False) -> nn.Module:

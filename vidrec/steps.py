@@ -16,6 +16,7 @@ from jax import lax
 
 from vidrec import batches, encoders, losses, metrics, optim
 from vidrec.batches import Batch, Resident
+from vidrec.cells import floats
 from vidrec.config import TRACED, Config, digest, get, identity
 
 Tree = Any
@@ -617,6 +618,4 @@ def _psum(plan: Plan, value: Tree) -> Tree:
 
 
 def _total(plan: Plan, values: jax.Array) -> jax.Array:
-    return _psum(
-        plan, values.sum().astype(jnp.float32) if values.dtype != jnp.float64 else values.sum()
-    )
+    return _psum(plan, floats(values.sum()))

@@ -92,8 +92,6 @@ def fit(
     members: Sequence[Member],
     data: Prepared,
     folder: Path,
-    *,
-    how: parallel.How | None = None,
     watcher: Watcher | None = None,
 ) -> list[dict[str, Any]]:
     """Trains trials of one signature, or goes on where a killed run stopped; scores them.
@@ -107,26 +105,19 @@ def fit(
         Busy: another process trains in this folder.
         UserError: the data does not fit the model, or a file cannot be written.
     """
-    return Group(members, data, folder, how=how).run(watcher)
+    return Group(members, data, folder).run(watcher)
 
 
 class Group:
     """Trials that compile to one program. `ready` may be called ahead, in another thread."""
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        data: Prepared,
-        folder: Path,
-        *,
-        how: parallel.How | None = None,
-    ):
+    def __init__(self, members: Sequence[Member], data: Prepared, folder: Path):
         self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
         fitted = override(self.cfg, {"frames.length": data.length})
         # Variants that differ in scoring only are trained once.
         self.trained = {steps.training_id(each.config): each.config for each in members}
-        self.over = parallel.over(len(self.trained), self.cfg.train.spread, how)
+        self.over = parallel.over(len(self.trained), self.cfg.train.spread)
         by_step = feeds.by_step(self.cfg, data, self.over)
         encoder = encoders.outside_loops(data.encoder) if by_step else data.encoder
         self.model = model.build(fitted, len(data.classes), self.over.axis_name, encoder)
@@ -180,7 +171,7 @@ class Group:
 
     def _check_memory(self, begun: bool) -> None:
         """Raises Apart for a group that may still be split: it has no save yet."""
-        limit = 1e9 * self.cfg.train.memory_gb or parallel.memory_limit()
+        limit = 1e9 * self.cfg.train.memory_gb or self.over.memory_limit(self.feed.shared)
         needed = parallel.memory_needed(self.feed.program)
         if needed > limit and len(self.trained) > 1 and not begun:
             raise Apart(
@@ -197,7 +188,7 @@ class Group:
                 if self.host.alive.any():
                     self._train(watcher or Silent())
                 self.checkpoints.wait()
-                return self._score(self.state)
+                return self._score()
         except jax.errors.JaxRuntimeError as error:
             if parallel.processes() == 1:
                 raise
@@ -271,9 +262,9 @@ class Group:
             inside = f" and {done} of {self.plan.steps} steps" if done else ""
             raise Interrupted(f"stopped after epoch {epoch}{inside}; the same command goes on")
 
-    def _score(self, state: Tree) -> list[dict[str, Any]]:
+    def _score(self) -> list[dict[str, Any]]:
         """Scores every clip with each trial's best weights, and writes the trials' folders."""
-        scores = self._all_scores(state)
+        scores = self._all_scores()
         ids = list(self.trained)
         for member in self.members if parallel.leads() else ():
             place = ids.index(steps.training_id(member.config))
@@ -282,12 +273,12 @@ class Group:
         parallel.meet()
         return [json.loads((each.folder / RESULT).read_text()) for each in self.members]
 
-    def _all_scores(self, state: Tree) -> dict[str, np.ndarray]:
+    def _all_scores(self) -> dict[str, np.ndarray]:
         """Scores of all readable clips: logits (N, n, K), losses (N, n), steps (N, n, T)."""
-        clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
+        clips = self.data.readable
         size = min(self.cfg.eval.batch_size, len(clips))
         padded = np.resize(clips, (-(-len(clips) // size), size))
-        trees = (state.best, self.numbers)
+        trees = (self.state.best, self.numbers)
         outputs = self.feed.score(steps.score, self._scoring(), trees, padded)
         names = ("logits", "losses", "steps")
         scores = {}
@@ -299,19 +290,19 @@ class Group:
             scores[name][:, clips] = flat
         for cfg in (each.config for each in self.members):
             if cfg.eval.inference != "once" and _windows(cfg) not in scores:
-                scores[_windows(cfg)] = self._window_scores(state, clips, cfg)
+                scores[_windows(cfg)] = self._window_scores(clips, cfg)
         return scores
 
     def _scoring(self) -> steps.Plan:
         """Each clip is scored whole, wherever it is."""
         return replace(self.plan, axis_name=None, shares=1)
 
-    def _window_scores(self, state: Tree, clips: np.ndarray, cfg: Config) -> np.ndarray:
+    def _window_scores(self, clips: np.ndarray, cfg: Config) -> np.ndarray:
         """Weighted log-probabilities of each clip window: (N, windows, K)."""
         starts = window_table(self.data.lengths, clips, cfg)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
-        plan, trees = replace(self._scoring(), cfg=cfg), (state.best, self.numbers)
+        plan, trees = replace(self._scoring(), cfg=cfg), (self.state.best, self.numbers)
         logits = self.feed.score(steps.score_windows, plan, trees, padded)
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
 
@@ -384,8 +375,7 @@ class Group:
         self, config: Config, scores: Mapping[str, np.ndarray], videos: np.ndarray
     ) -> dict[str, float]:
         """Accuracy of the clips cut from these videos, and of the videos."""
-        readable = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
-        video = window_table(self.data.lengths, readable, config)[:, 0]
+        video = window_table(self.data.lengths, self.data.readable, config)[:, 0]
         own = np.isin(video, videos)
         return evaluate.clip_and_video_accuracy(
             scores[_windows(config)][own],
@@ -404,7 +394,7 @@ class Group:
         """Scores of whole videos, (n, K), as the trial's inference reads them."""
         if config.eval.inference == "once":
             return scores["logits"]
-        clips = np.flatnonzero(self.data.lengths > 0).astype(np.int32)
+        clips = self.data.readable
         video = window_table(self.data.lengths, clips, config)[:, 0]
         decide = evaluate.average if config.eval.inference == "clips" else evaluate.vote
         decided = decide(scores[_windows(config)], np.searchsorted(clips, video), len(clips))
@@ -425,6 +415,8 @@ class Group:
             "config": to_dict(member.config),
             "classes": list(self.data.classes),
             "length": self.data.length,
+            "frame": list(self.data.values.shape[1:]),
+            "clip_frames": int(np.median(self.data.lengths[self.data.clips("train")])),
             "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
             "train_clips": np.asarray(self.data.source.names)[self.data.split.train].tolist(),
             "epoch": int(best.epoch),

@@ -28,7 +28,7 @@ from vidrec.cluster.slurm import Slurm
 from vidrec.config import digest
 from vidrec.errors import UserError
 
-ENGINES: dict[str, type[Engine]] = {"slurm": Slurm, "local": Pool, "debug": Inline}
+ENGINES: dict[str, type[Engine]] = {"slurm": Slurm, "pool": Pool, "debug": Inline}
 
 
 def launch(
@@ -54,6 +54,9 @@ def launch(
         tell(line)
     folder, members = grid.plan(ablation, Path(workdir).absolute(), overrides=overrides, on=on)
     busy = _busy(folder)
+    used = folders.read_jobs(folder)[0]
+    if busy and used != options.engine:
+        raise UserError(f"{folder} has jobs of {used} that run ({_ids(busy)}): cancel them first")
     if retry:
         if busy:
             raise UserError(f"{folder} has jobs that run ({_ids(busy)}): cancel them first")

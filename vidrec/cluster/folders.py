@@ -80,8 +80,9 @@ def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
 
 
 def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
-    """Adds jobs, which replace earlier ones of their groups."""
-    known = {handle.group: handle for handle in [*read_jobs(folder)[1], *handles]}
+    """Adds jobs, which replace earlier ones of their groups, and all of another engine."""
+    used, before = read_jobs(folder)
+    known = {each.group: each for each in [*(before if used == engine else []), *handles]}
     content = {"engine": engine, "jobs": [asdict(each) for each in known.values()]}
     train.write_json(folder / "jobs.json", content)
 
@@ -136,20 +137,30 @@ def group_line(
 
 
 def _progress(group: Path) -> dict[str, Any]:
-    """Epoch, trials alive in it, and the best validation accuracy so far."""
-    epoch, epochs, alive, scores = 0, None, None, []
+    """Epoch, trials alive, and the best validation accuracy so far."""
+    epochs = None
     with contextlib.suppress(OSError, ValueError, KeyError):
         held = json.loads((group / "group.json").read_text())["trials"]
         epochs = max(trial["config"]["train"]["epochs"] for trial in held)
+    # One that did not fit in memory trains in parts beside it.
+    parts = [_records(each) for each in (group, *group.parent.glob(f"{group.name}-*"))]
+    last = [[each for each in part if each["epoch"] == part[-1]["epoch"]] for part in parts if part]
+    scores = [each["val/accuracy"] for part in parts for each in part]
+    return {
+        "epoch": max((part[0]["epoch"] for part in last), default=0),
+        "epochs": epochs,
+        "alive": sum(each["status"] == "running" for part in last for each in part)
+        if last
+        else None,
+        "best": max((score for score in scores if score is not None), default=None),
+    }
+
+
+def _records(group: Path) -> list[dict[str, Any]]:
+    """The lines of a group's metrics, as far as they are written."""
+    found = []
     with contextlib.suppress(OSError):
         for line in (group / train.METRICS).read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # half a line, being written
-                continue
-            if record["epoch"] != epoch:
-                epoch, alive = record["epoch"], 0
-            alive += record["status"] == "running"
-            scores.append(record["val/accuracy"])
-    best = max((score for score in scores if score is not None), default=None)
-    return {"epoch": epoch, "epochs": epochs, "alive": alive, "best": best}
+            with contextlib.suppress(ValueError):  # half a line, being written
+                found.append(json.loads(line))
+    return found

@@ -98,7 +98,9 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
     sbatch = values.get("sbatch", {}) | dict(chosen.pop("sbatch", {}))
     merged = values | chosen | {"sbatch": sbatch}
-    return Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in merged.items()})
+    # A device may be a number in the file; CUDA_VISIBLE_DEVICES is text.
+    lists = {n: tuple(map(str, v)) for n, v in merged.items() if isinstance(v, list | tuple)}
+    return Options(**(merged | lists))
 
 
 def parse_sbatch(words: Sequence[str]) -> dict[str, Any]:

@@ -27,9 +27,8 @@ class Pool:
 
     def check(self, options: Options) -> list[str]:
         if not options.devices or len(set(options.devices)) < len(options.devices):
-            raise UserError(
-                f"--devices {','.join(options.devices)} should name each device once, like 0,1"
-            )
+            given = " ".join(options.devices)
+            raise UserError(f"--devices {given} should name each device once: --devices 0 1")
         return []
 
     def submit(

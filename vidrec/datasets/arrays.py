@@ -67,7 +67,7 @@ def load(data: Data) -> ArrayFiles:
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
-    """(T, D…) from the head of the file; None where it cannot be read."""
+    """(T, D…), of a .npy from its head alone; None where it cannot be read."""
     try:
         return _steps(path).shape
     except UnreadableClip:

@@ -165,13 +165,14 @@ def listing(root: Path, wanted, what: str) -> Listing:
             ignored.append(path)
             continue
         found.paths.append(path)
-        found.classes.append(unicodedata.normalize("NFC", clip_name(root / parts[depth - 1], root)))
+        found.classes.append(clip_name(root / parts[depth - 1], root))
         found.parts.append(SPLIT_NAMES[parts[0].lower()] if split_folders else "")
     found.names = [clip_name(path, root) for path in found.paths]
     found.groups = [""] * len(found.paths)
     if not found.paths:
         raise _nothing(root, what, files, ignored)
-    _tell(found, root, [*ignored, *(p for p in files if p not in set(clips))], what)
+    taken = set(clips)
+    _tell(found, root, [*ignored, *(p for p in files if p not in taken)], what)
     return _unique(found)
 
 
@@ -276,7 +277,9 @@ def _groups(found: Listing, root: Path, rule: str) -> tuple[list[str], bool]:
         return found.groups, True
     if not rule and (root / "groups.csv").is_file():
         rows = _rows(root / "groups.csv", ("path", "group"))
-        group_of = {unicodedata.normalize("NFC", row["path"]): row["group"] for row in rows}
+        paths = (row["path"].replace("\\", "/") for row in rows)
+        names = (unicodedata.normalize("NFC", path) for path in paths)
+        group_of = dict(zip(names, (row["group"] for row in rows), strict=True))
         lacking = [name for name in found.names if name not in group_of]
         if lacking:
             raise UserError(

@@ -469,7 +469,7 @@ def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
             raise UserError(f"motion: no configuration {config!r}; there are {', '.join(named)}")
         config = named[config or PLAIN.name]
     settings = dataclasses.replace(config.settings, **changed)
-    texts = [f"{k}{v:g}" for k, v in changed.items() if v != getattr(config.settings, k)]
+    texts = [f"{k}{v:.15g}" for k, v in changed.items() if v != getattr(config.settings, k)]
     name = "-".join([config.name, *texts])
     return dataclasses.replace(config, name=name, settings=settings) if texts else config
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vidrec import video
-from vidrec.config import cache_dir, digest
+from vidrec.config import cache_dir, cores, digest
 from vidrec.errors import UserError
 from vidrec.files import write_whole
 from vidrec.video import UnreadableClip
@@ -257,7 +257,7 @@ def ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
 
     For work that leaves the interpreter free: decoding, drawing.
     """
-    workers = os.cpu_count() or 1
+    workers = cores()
     with ThreadPoolExecutor(workers) as pool:
         queue: deque = deque()
         for item in items:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vidrec.config import Data, cache_dir, digest
-from vidrec.datasets.source import PARTS, Source, remembered
+from vidrec.datasets.source import PARTS, Source, per_clip, remembered
 from vidrec.errors import UserError
 from vidrec.video import UnreadableClip
 
@@ -47,8 +47,8 @@ class TfdsSource(Source):
     """
 
     builder: Any = None
-    places: tuple[tuple[str, int], ...] = field(default=(), metadata={"per_clip": True})
-    declared: tuple[int, ...] = field(default=(), metadata={"per_clip": True})
+    places: tuple[tuple[str, int], ...] = per_clip()
+    declared: tuple[int, ...] = per_clip()
     content: str = ""
     video: str = "video"
 

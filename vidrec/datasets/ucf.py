@@ -198,6 +198,9 @@ def _official(
 
 def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, root: Path) -> None:
     """Fewer classes are another task: they are chosen by name, not by what happens to be there."""
+    for name in wanted:
+        if name not in classes:
+            raise UserError(f"data.classes: ucf101 has no class {name!r}{nearest(name, classes)}")
     there = {key[0] for key in on_disk}
     lacking = [name for name in classes if name in wanted and name not in there]
     if lacking:

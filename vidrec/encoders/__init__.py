@@ -150,16 +150,15 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
     return extract
 
 
-def trainable_mask(
-    encoder: nn.Module | config.Encoder, params: Tree, trainable: str | None = None
-) -> dict[str, Any]:
+def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None) -> dict[str, Any]:
     """True for each array that trains, in the structure of `params`; None: as the encoder says."""
-    module = build(encoder) if isinstance(encoder, config.Encoder) else encoder
     trainable = trainable or getattr(module, "trainable", "none")
     blocks = getattr(module, "blocks", ())
     if not blocks and trainable not in ("none", "all"):
         name = type(module).__name__
-        raise UserError(f"encoder.trainable = {trainable!r}: {name} names no 'blocks'; say none")
+        raise UserError(
+            f"encoder.trainable = {trainable!r}: {name} names no 'blocks'; say none or all"
+        )
     trained = trained_blocks(trainable, blocks)
     mask = {}
     for name, part in params.items():
@@ -215,7 +214,11 @@ def _kind(name: str) -> type[nn.Module]:
         from vidrec.encoders.squeezenet import SqueezeNet
 
         return SqueezeNet
-    return config.load_user(name)
+    made = config.load_user(name)
+    is_module = isinstance(made, type) and issubclass(made, nn.Module)
+    if not is_module or not hasattr(made, "takes_clips"):
+        raise UserError(f"encoder.kind {name}: should be a Flax module that says takes_clips")
+    return made
 
 
 def _shape(

@@ -200,7 +200,7 @@ class Staged(Encoder):
 
 
 class Given(nn.Module):
-    """Features that the data set brings along: passed on as they are, in float32."""
+    """No encoder: pixels are passed on as maps, in float32."""
 
     VERSION: ClassVar[int] = 1
     takes_clips: ClassVar[bool] = False

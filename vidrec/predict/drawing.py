@@ -30,12 +30,13 @@ def overlay(
 ) -> Line:
     """Writes `out`: the video with class and confidence on every frame; returns the file's line.
 
+    Of a file that cannot be decoded the line says why, and nothing is written.
+
     A frame shows the window whose middle is nearest, or with `stream` what was known by then. The
     sound is left out. No more than a few frames are in memory at once.
 
     Raises:
         UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
-        UnreadableClip: no frame can be decoded.
     """
     path, out = Path(path), Path(out)
     if clips.is_picture(path) or clips.is_camera(path) or path.is_dir():
@@ -44,7 +45,7 @@ def overlay(
         raise UserError(f"--overlay {out} would replace the video itself: name another file")
     *along, whole = answers.lines(model, [path], stream=stream, every=every)
     if whole["class"] is None:
-        raise video.UnreadableClip(path, whole["error"])
+        return whole
     _, fps = video.declared(path)
     try:
         video.write(out, _drawn(path, along, fps), fps)

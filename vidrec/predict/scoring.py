@@ -54,7 +54,11 @@ def score(
     code = digest(model.meta["id"], identity(cfg), source.fingerprint(), part)
     out = Path(folder) / "evaluations" / code
     if (out / "result.json").exists():
-        return json.loads((out / "result.json").read_text())
+        before = json.loads((out / "result.json").read_text())
+        if cfg.data.strict and before["unreadable"]:
+            [clip, *_] = before["unreadable"]
+            raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
+        return before
     for class_name, count in left_out.items():
         tell(f"{count} clips of {class_name} are left out: the model does not know that class")
     logits_MK, unreadable = _scored(model, cfg, source, clips, progress)
@@ -224,7 +228,7 @@ def _store(model: Classifier, cfg: Config) -> features.Store | None:
     if cfg.encoder.trainable != "none" or network.encoder is None:
         return None
     weights = pretrained.digest(network.variables["encoder"])
-    return features.Store.of(features.about(cfg, weights, network.encoder.VERSION))
+    return features.Store.of(features.about(cfg, weights, network.encoder))
 
 
 def _decoded(

@@ -12,6 +12,7 @@ from vidrec.report import figures, markup, tables
 from vidrec.report.markup import Cell
 from vidrec.report.results import Row, Run
 
+F1 = "test_f1_"  # columns of published figures, before the class
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
 
@@ -43,6 +44,16 @@ def _extremes(run: Run) -> str:
     return f"<p>{markup.text(whose + ' '.join(told))}</p>"
 
 
+def published_f1(row: Row) -> dict[str, str]:
+    """Published F1 of classes, a mark where it is doubtful."""
+    found = {}
+    for column, value in row.published.items():
+        if column.startswith(F1):
+            mark = f" {tables.DAGGER}" if column in row.doubtful else ""
+            found[column.removeprefix(F1)] = _fixed(value) + mark
+    return found
+
+
 def _f1(row: Row) -> dict[str, float]:
     """F1 of each class, mean over seeds."""
     each = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
@@ -52,16 +63,17 @@ def _f1(row: Row) -> dict[str, float]:
 
 def _one_row(row: Row, run: Run) -> str:
     counts_KK = confusion(row)
-    theirs: Any = row.published.get("test_f1") or {}
+    theirs = published_f1(row)
     body: list[list[Any]] = []
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
         bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
-        line = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips), f"{score:.3f}"]
-        body.append([*line, Cell(bar), *([_fixed(theirs.get(name))] if theirs else [])])
+        line = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips), _fixed(score)]
+        line += [Cell("" if math.isnan(score) else bar)]
+        body.append(line + [theirs.get(name, "–")] * bool(theirs))
     body.sort(key=lambda line: line[4])
-    heads = ["class", "clips", "precision", "recall", "F1", ""] + ["published F1"] * bool(theirs)
-    heads[5] = "F1 as a bar"
+    heads = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
+    heads += ["published F1"] * bool(theirs)
     caption = "Each class on the test split, the weakest first"
     return markup.table(caption, heads, body, tall=len(body) > 24)
 
@@ -76,12 +88,20 @@ def _fixed(value: float | None) -> str:
 
 def _many_rows(rows: Sequence[Row], run: Run) -> str:
     scores = {row: _f1(row) for row in rows}
-    names = sorted(run.classes, key=lambda name: np.mean([s.get(name, 0) for s in scores.values()]))
-    body = [
-        [name, *(Cell(_fixed(scores[row].get(name)), heat=scores[row].get(name)) for row in rows)]
-        for name in names
-    ]
+
+    def strength(name: str) -> float:
+        known = [each[name] for each in scores.values() if not math.isnan(each.get(name, math.nan))]
+        return float(np.mean(known)) if known else math.inf  # without clips: last
+
+    def cell(row: Row, name: str) -> Cell:
+        score, theirs = scores[row].get(name, math.nan), published_f1(row).get(name)
+        beside = f" ({theirs})" if theirs else ""
+        return Cell(_fixed(score) + beside, heat=None if math.isnan(score) else score)
+
+    names = sorted(run.classes, key=strength)
+    body = [[name, *(cell(row, name) for row in rows)] for name in names]
     caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
+    caption += "; (published)" * any(published_f1(row) for row in rows)
     heads = ["class", *(row.name for row in rows)]
     return markup.table(caption, heads, body, tall=len(names) > 24)
 

@@ -167,7 +167,7 @@ def _asked(found: Any, rows: Sequence[Row]) -> list[tuple[str, Any]]:
     runs = [run for row in rows for run in row.runs]
     if isinstance(found, Ablation):
         meta = found.meta
-        pairs = [("base", meta.get("base")), ("axes", ", ".join(found.axes))]
+        pairs: list[tuple[str, Any]] = [("axes", ", ".join(found.axes))]
         pairs.append(("control", found.control.name if found.control else None))
         planned = sum(len(row.planned) for row in rows)
         pairs.append(("trials", f"{planned} ({len(rows)} rows), {_statuses(rows)}"))
@@ -340,11 +340,10 @@ def _counts(rows: Sequence[Row]) -> str:
     runs = [run for row in rows for run in row.runs]
     body = []
     for split in SPLITS:
-        counts = [
-            run.result["counts"][split] for run in runs if split in run.result.get("counts", {})
-        ]
+        held = [run for run in runs if split in run.result.get("counts", {})]
+        counts = [run.result["counts"][split] for run in held]
         if counts:
-            scored = [c["scored"] for c, run in zip(counts, runs, strict=False) if run.done] or [0]
+            scored = [c["scored"] for c, run in zip(counts, held, strict=True) if run.done] or [0]
             few, most = min(scored), max(scored)
             span = str(few) if few == most else f"{few} to {most}"
             unread = max(c["unreadable"] for c in counts)

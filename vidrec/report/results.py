@@ -133,10 +133,8 @@ class Run:
 
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
-        for file in (self.folder / "model.json", self.folder / "model" / "model.json"):
-            if file.is_file():
-                return _json(file).get("layers", [])
-        return []
+        file = self.folder / "model.json"
+        return _json(file).get("layers", []) if file.is_file() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +193,13 @@ class Ablation:
     def best(self) -> Row | None:
         """Best on validation: choosing by the test split would flatter the winner."""
         return best_of(self.scored)
+
+
+def table_of(found: Run | Ablation) -> tuple[list[Row], Row | None]:
+    """Rows and control of a table; a run alone is a row of its own."""
+    if isinstance(found, Ablation):
+        return list(found.rows), found.control
+    return [alone(found)], None
 
 
 def best_of(rows: list[Row]) -> Row | None:
@@ -295,15 +300,12 @@ def shown(value: Any) -> str:
 
 
 def _published(trial: Mapping[str, Any]) -> dict[str, float]:
-    """Figures by column of table.csv; `accuracy` alone means the test split's."""
-    short = {name: f"test_{name}" for name in ("accuracy", "avg_f1", "top5", "top10", "loss", "f1")}
-    given = trial.get("published") or {}
-    return {short.get(name, name): v for name, v in given.items() if name != "doubtful"}
+    """Figures by column of table.csv."""
+    return dict(trial.get("published") or {})
 
 
 def _doubtful(trial: Mapping[str, Any]) -> tuple[str, ...]:
-    given = trial.get("doubtful") or (trial.get("published") or {}).get("doubtful") or ()
-    return tuple(_published({"published": dict.fromkeys(given)}))
+    return tuple(trial.get("doubtful") or ())
 
 
 def _ablation(folder: Path) -> Ablation:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vidrec.report.results import Ablation, Row, Run, alone, shown
+from vidrec.report.results import Ablation, Row, Run, shown, table_of
 
 MEASURED = (
     *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
@@ -27,7 +27,7 @@ DAGGER = "†"
 
 def trials(found: Run | Ablation) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns and lines of table.csv, a line a trial, in the table's order."""
-    rows = found.rows if isinstance(found, Ablation) else [alone(found)]
+    rows, _ = table_of(found)
     axes = found.axes if isinstance(found, Ablation) else []
     columns = ["id", "row", "seed", "status", *axes, *MEASURED, "leaked"]
     return columns, [_trial(row, plan, axes) for row in rows for plan in row.planned]
@@ -159,8 +159,7 @@ def seeds(row: Row) -> str:
 
 def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the table for people, a line a row of the ablation."""
-    rows = list(found.rows) if isinstance(found, Ablation) else [alone(found)]
-    control = found.control if isinstance(found, Ablation) else None
+    rows, control = table_of(found)
     theirs, others = any("test_accuracy" in row.published for row in rows), also_published(rows)
     heads = ["setting"]
     heads += ["published"] if theirs else []
@@ -249,12 +248,11 @@ def trained_on(found: Run | Ablation) -> str:
 
 def notes(found: Run | Ablation) -> list[str]:
     """What a reader of the bare table must know."""
-    runs = found.runs if isinstance(found, Ablation) else [found]
-    rows = found.rows if isinstance(found, Ablation) else [alone(found)]
+    rows, _ = table_of(found)
     told = []
     if any(row.published for row in rows) and isinstance(found, Ablation):
         told.append(f"Published: {found.meta.get('source')}. Ours: run on {trained_on(found)}.")
-    if any(run.leaked is True for run in runs):
+    if any(run.leaked is True for row in rows for run in row.runs):
         told.append("Leaked: clips of one source stand in training and in test.")
     if any(row.doubtful for row in rows):
         told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
@@ -317,8 +315,7 @@ class Terminal:
         from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-        rows = self.found.rows if isinstance(self.found, Ablation) else [alone(self.found)]
-        control = self.found.control if isinstance(self.found, Ablation) else None
+        rows, control = table_of(self.found)
         longest = max((len(row.name) for row in rows), default=0)
         table.add_column("setting", overflow="fold", min_width=min(longest, 24))
         columns = _THEIRS if any("test_accuracy" in row.published for row in rows) else _OURS
