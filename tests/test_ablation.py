@@ -143,3 +143,29 @@ def test_files_are_found_by_path_and_by_bare_name(tmp_path):
         vidrec.load(file)
     with pytest.raises(UserError, match=r"did you mean 'ablations/scanners\.py'"):
         vidrec.load("ablations/scaners.py")
+
+
+def test_the_control_stays_what_it_was_when_rows_come_and_go():
+    rows = [Row({"scanner.units": n}, {"test_accuracy": n / 9}, name=f"{n}") for n in (1, 2, 3)]
+    made = Ablation("table", Config(), rows, control=1)
+    crossed = tables.cross(made, {"data.fold": [4, 5]})
+    assert crossed.rows[crossed.control].overrides == {"scanner.units": 2, "data.fold": 4}
+    assert [row.published for row in crossed.rows[2:4]] == [{"test_accuracy": 2 / 9}] * 2
+    # A row at other units than the published ones is no published row.
+    moved = tables.cross(made, {"scanner.units": [2, 7]})
+    assert [row.published for row in moved.rows] == [None, None] or moved.rows[0].published
+    assert all(row.published is None or row.overrides["scanner.units"] == 2 for row in moved.rows)
+    assert moved.rows[moved.control].overrides == {"scanner.units": 2}
+    fewer = tables.exclude(made, [{"scanner.units": 1}])
+    assert fewer.rows[fewer.control].overrides == {"scanner.units": 2}
+    assert tables.exclude(made, [{"scanner.units": 2}]).control == 0
+
+
+def test_the_mistake_in_a_file_of_ones_own_is_told(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import vidrec\nvidrec.Foo\n")
+    with pytest.raises(UserError, match=r"cannot be imported \(AttributeError: .*'Foo'"):
+        tables.load(file)
+    file.write_text("made = 1\n")
+    with pytest.raises(UserError, match="should define config"):
+        tables.load(file)

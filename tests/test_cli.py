@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -236,3 +237,36 @@ def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
     assert {axis for axis, _ in seen} == {parallel.AXIS, None}
     assert {count for _, count in seen} == {devices}
     assert [axis for axis, _ in seen].count(None) >= 3  # initialised, trained, scored
+
+
+def test_a_table_takes_every_core_and_a_run_one(tmp_path):
+    """Nothing on the command line's way may start JAX before the cores are devices."""
+    environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
+    environment.pop("JAX_NUM_CPU_DEVICES", None)
+    (tmp_path / "mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)))
+    for words in (["ablate", "--seeds", "2"], ["train"]):
+        done = launch(
+            words[0],
+            tmp_path / "mine.py",
+            *words[1:],
+            *("--workdir", tmp_path / "runs", "--json"),
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        found = (answer["trials"][0] if words[0] == "ablate" else answer)["versions"]["device"]
+        cores = parallel._devices_of_cores() if words[0] == "ablate" else 1
+        assert found.startswith(f"{cores} x "), found
+
+
+def test_a_pool_lists_its_trials_as_a_table_does():
+    done = launch("ablate", "layers", "--launcher", "pool", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 3
+
+
+def test_help_with_settings_is_help(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help", "--seed", "1"])
+    assert left.value.code == 0
+    assert "ablate" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from vidrec import cluster, grid, train
+from vidrec import cli, cluster, grid, train
 from vidrec.ablation import Ablation, product
 from vidrec.cluster import folders, job
 from vidrec.cluster.options import DATA
@@ -214,6 +214,46 @@ def test_status_tells_states_reasons_and_logs(scheduler):
     assert shown["groups"][1]["why"] == "vidrec.errors.UserError: no such data"
     assert "file system that all nodes share" in shown["groups"][2]["why"]
     assert (shown["finished"], shown["trials"], shown["report"]) == (0, 4, None)
+
+
+def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler, tmp_path, capsys):
+    folder = cluster.launch(absent(2), scheduler / "runs")
+    options = cluster.Options(engine="pool", devices=("0",))
+    (scheduler / "queue").write_text("41|RUNNING|None\n42_0|RUNNING|None\n42_1|RUNNING|None\n")
+    with pytest.raises(UserError, match="has jobs of slurm that run"):
+        cluster.launch(absent(2), scheduler / "runs", options)
+    folders.write_jobs(folder, "pool", [folders.Handle("g", "7@host@1", "")])
+    assert [each.job for each in folders.read_jobs(folder)[1]] == ["7@host@1"]
+    assert cluster.status(folder)["trials"] == 2
+
+
+def test_status_shows_the_job_of_the_data(scheduler, capsys):
+    folder = cluster.launch(absent(2), scheduler / "runs")
+    Path(folders.read_jobs(folder)[1][0].log).write_text("UserError: /nowhere is no folder\n")
+    (scheduler / "queue").write_text("41|FAILED|NonZeroExitCode\n42_0|CANCELLED|\n")
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(folder)])
+    told = "".join(capsys.readouterr().out.split())
+    assert "data" in told
+    assert "/nowhere" in told.replace("│", "")
+
+
+def test_a_group_in_parts_is_as_far_as_its_furthest(tmp_path):
+    lines = {
+        "g-1": [(1, "running", 0.5), (2, "done", 0.6)],
+        "g-2": [(1, "running", 0.7)],
+    }
+    for name, records in lines.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(
+            "".join(
+                json.dumps({"epoch": epoch, "status": status, "val/accuracy": score}) + "\n"
+                for epoch, status, score in records
+            )
+            + '{"epoch": 3'  # being written
+        )
+    shown = folders._progress(tmp_path / "g")
+    assert shown == {"epoch": 2, "epochs": None, "alive": 1, "best": 0.7}
 
 
 def test_cancel_ends_the_jobs_that_live_and_no_others(scheduler):
@@ -423,6 +463,9 @@ def test_a_pool_gives_each_job_a_device_of_its_own(pool, tmp_path):
     pool.submit(tmp_path, groups, options, noted.extend)
     lines = ran(tmp_path)
     assert lines[0][0] == DATA
+    site = tmp_path / "site.toml"
+    site.write_text("devices = [3, 7]\n")
+    assert cluster.read_options(site).devices == ("3", "7")
     assert sorted(line[0] for line in lines[1:]) == groups
     assert {line[1] for line in lines[1:]} == {"3", "7"}
     assert min(line[2] for line in lines[1:]) >= lines[0][3]  # the data was there before

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from vidrec import config
-from vidrec.config import Config, override
+from vidrec.config import Config, override, parse
 from vidrec.errors import UserError
 
 
@@ -118,3 +118,19 @@ def test_what_is_no_python_file_is_refused(tmp_path):
     file.write_text("def config(): ...")
     with pytest.raises(UserError, match=r"mine.txt is no Python file: its name should end in .py"):
         config.load_user(f"{file}:config")
+
+
+def test_folds_are_refused_where_they_would_mean_nothing():
+    for changes, line in (
+        ({"data.split": "random", "data.fold": 2}, "take data.split_seed"),
+        ({"data.split": "given", "data.folds": 5, "data.kind": "ucf101"}, "needs data.split"),
+        ({"data.split": "given", "data.fold": 2}, "has one"),
+    ):
+        with pytest.raises(UserError, match=line):
+            override(Config(), changes)
+    override(Config(), {"data.split": "given", "data.fold": 2, "data.kind": "ucf101"})
+
+
+def test_names_with_blanks_are_chosen_by_commas():
+    assert parse("data.classes", "left hand, right") == ("left hand", "right")
+    assert parse("scanner.dense", "8 4") == (8, 4)

@@ -15,7 +15,7 @@ import tiny_runs
 from tiny_runs import moving, random_model
 
 import vidrec
-from vidrec import config, datasets, evaluate, predict, video
+from vidrec import cli, config, datasets, evaluate, predict, video
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.predict import Classifier, clips, drawing, windows
@@ -140,6 +140,19 @@ def test_frames_spread_over_a_clip_are_spread_over_windows_of_trained_length():
     assert [w.start for w in found.windows] == pytest.approx([0, 1, 2, 3])
     alone = model.predict(frames[10:30])
     np.testing.assert_allclose(found.windows[1].scores_K, alone.scores_K, atol=1e-5)
+
+
+def test_a_trained_model_knows_how_long_its_clips_were(runs):
+    model = load(runs["trained"])
+    lengths = [video.declared(path)[0] for path in trained_on(runs, "trained")]
+    assert model.meta["clip_frames"] == int(np.median(lengths))
+    long = model.predict(moving(4 * model.meta["clip_frames"], True, 1), fps=10)
+    assert len(long.windows) > 2
+    assert load(runs["once"]).meta["frame"] == [5]
+
+
+def trained_on(runs, name):
+    return [runs["videos"] / clip for clip in load(runs[name]).meta["train_clips"]]
 
 
 def test_windows_cannot_be_moved_where_they_decide_the_clip(runs):
@@ -512,6 +525,20 @@ def test_a_panel_tells_classes_apart_and_fits_any_name():
     assert bar(drawing.with_panel(frame, "", 0.0)) == 0
 
 
+def test_an_overlay_of_a_broken_file_says_why_and_writes_nothing(table, runs, tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"?" * 999)
+    line = predict.overlay(table, tmp_path / "broken.mp4", tmp_path / "out.mp4")
+    assert line["class"] is None
+    assert line["error"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(
+            ["predict", str(runs["table"]), str(tmp_path / "broken.mp4"), "--overlay", "out.mp4"]
+        )
+    assert left.value.code == 1
+    assert "out.mp4" not in capsys.readouterr().out
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_an_overlay_never_replaces_the_video(table, runs, tmp_path):
     path = shutil.copy(next((runs["videos"] / "left").iterdir()), tmp_path / "film.mp4")
     before = path.read_bytes()
@@ -600,6 +627,8 @@ def test_another_data_set_is_matched_by_the_names_of_its_classes(runs, tmp_path)
     assert np.array(result["metrics"]["all"]["confusion"]).sum(1).tolist() == [1, 3]
     with pytest.raises(UserError, match=r"broken\.mp4 cannot be read"):
         predict.score(runs["once"], settings | {"data.strict": True, "data.fps": 5.0}, part="all")
+    with pytest.raises(UserError, match=r"broken\.mp4 cannot be read"):  # scored without it before
+        predict.score(runs["once"], settings | {"data.strict": True}, part="all")
 
 
 @pytest.mark.usefixtures("cache")
