@@ -619,6 +619,11 @@ def test_a_users_own_encoder(tmp_path):
     variables = encoders.init(module, cfg)
     assert encoders.feature_shape(cfg) == (6,)
     assert encoders.extractor(module, variables, 4)(pixels(5, 8, 8, 3)).shape == (5, 6)
+    (tmp_path / "mine.py").write_text(USER_ENCODER.replace("takes_clips", "other"))
+    for name in ("Mean", "nn"):
+        with pytest.raises(UserError, match="a Flax module that says takes_clips"):
+            encoders.build(config.Encoder(kind=f"{tmp_path}/mine.py:{name}", size=8))
+    (tmp_path / "mine.py").write_text(USER_ENCODER)
     with pytest.raises(UserError, match="'blocks'"):
         encoders.trainable_mask(module, variables["params"], "last_block")
     with pytest.raises(UserError, match=r"encoder.remat = True.*no field"):

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sources import features as ready_made
 from sources import pixels, prepared, settings
 
-from vidrec import datasets, features, prepare
+from vidrec import datasets, encoders, features, prepare
 from vidrec.ablation import load, rows
 from vidrec.config import Data, override
 from vidrec.errors import UserError
@@ -401,6 +401,13 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
     for clip in range(1, len(whole)):
         ours = [d.values[d.offsets[clip] :][: d.lengths[clip]] for d in (one, other)]
         assert np.array_equal(*ours)
+
+
+def test_an_encoder_of_ones_own_without_a_version_has_version_0(tiny):
+    cfg = settings(encoder__kind=tiny, encoder__size=16)
+    module = encoders.build(cfg.encoder)
+    assert features.about(cfg, "digest", module)["version"] == 0
+    assert features.about(cfg, "digest", encoders.build(settings().encoder))["version"] == 1
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

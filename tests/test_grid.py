@@ -22,6 +22,7 @@ import vidrec
 from vidrec import ablation as tables
 from vidrec import grid, parallel, prepare, train
 from vidrec.ablation import Ablation, Row, product
+from vidrec.config import override
 from vidrec.errors import UserError
 
 HERE = Path(__file__).parent
@@ -189,6 +190,20 @@ def test_settings_that_change_the_program_make_groups(tmp_path):
         2
     }
     assert [trial["row"] for trial in filled.trials] == [0, 1, 2, 3]
+
+
+def test_rows_with_data_of_their_own_are_trained_apart():
+    a, b = (override(settings(), {"data.root": root}) for root in ("/a", "/b"))
+    assert grid.group_name(a) != grid.group_name(b)
+    assert prepare.key(a) != prepare.key(b)
+
+
+def test_data_is_prepared_once_however_rows_take_turns(tmp_path, monkeypatch):
+    seen, real = [], prepare.prepare
+    monkeypatch.setattr(prepare, "prepare", lambda cfg, **how: seen.append(cfg) or real(cfg, **how))
+    axes = {"scanner.kind": ["mean", "none"], "frames.length": [4, 5]}
+    fill(table(product(axes)), tmp_path)
+    assert [cfg.frames.length for cfg in seen] == [4, 5]
 
 
 def test_rows_that_come_out_equal_share_a_trial_and_keep_their_rows(tmp_path):

@@ -252,6 +252,8 @@ def test_tfds_parameters_have_their_own_folder(builder, tmp_path):
         for name in ("motion", "motion/memory", "motion/memory/clips=40,frames=36")
     }
     assert len(folders) == 3
+    seeds = [tfds.builder("motion", seed=n, data_dir=folder) for n in (20240501, 20240502)]
+    assert seeds[0].data_dir != seeds[1].data_dir
     # What is already the default makes no other data set.
     default = motion.PLAIN.settings.clips
     assert tfds.builder("motion", clips=default, data_dir=folder).builder_config is motion.PLAIN

@@ -329,6 +329,16 @@ class Variants(chex.TestCase):
             assert furthest(found.trained, state.trained) > 1e-4
 
 
+def test_processors_share_the_clips_and_divide_the_rest(monkeypatch):
+    monkeypatch.setattr(parallel, "_machine_bytes", lambda: 10e9)
+    shared = {"values": np.zeros(250_000_000, np.uint8)}
+    assert parallel.Trials(8, devices=jax.devices()[:4]).memory_limit(shared) == pytest.approx(
+        0.25e9 + (8e9 - 0.25e9) / 4
+    )
+    assert parallel.Batches(jax.devices()[:1]).memory_limit(shared) == pytest.approx(8e9)
+    assert parallel.room() == pytest.approx(10e9 / 3)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_where_it_was_asked_for():
     program = """

@@ -541,3 +541,35 @@ def test_browser_opens_the_page_without_a_word(kind, width, folders, tmp_path):
 
     shades = np.asarray(Image.open(picture).convert("L"))
     assert shades.std() > 10  # something is drawn
+
+
+def test_clips_are_counted_of_the_trials_that_have_them(tmp_path):
+    """The first trial failed before its data was there."""
+    folder = fake_results.ablation(tmp_path, samples=0)
+    first = folder / "trials" / "00000000" / "result.json"
+    result = json.loads(first.read_text()) | {"counts": {}, "metrics": {}, "status": "failed"}
+    first.write_text(json.dumps(result))
+    table = Page(report.build(folder)).text.partition("Clips of each split")[2]
+    assert re.search(r"test (\d+) (\d+) 1", table)
+    assert "test 201 200 1" in table
+
+
+def test_published_f1_of_classes_stands_beside_ours(tmp_path):
+    figures = {"test_accuracy": 0.5, "test_f1_grows": 0.125, "test_f1_shrinks": 0.875}
+    folder = fake_results.ablation(tmp_path, samples=0, published={"lstm": figures})
+    page = Page(report.build(folder)).text
+    assert "(0.125)" in page
+    assert "(0.875)" in page
+
+
+def test_a_class_without_test_clips_is_a_dash_and_comes_last(tmp_path):
+    folder = fake_results.ablation(tmp_path, samples=0)
+    for file in folder.glob("trials/*/result.json"):
+        result = json.loads(file.read_text())
+        if "test" in result["metrics"]:
+            result["metrics"]["test"]["f1"]["grows"] = None
+            file.write_text(json.dumps(result))
+    page = Page(report.build(folder))
+    assert "nan" not in page.source
+    [body] = re.findall(r"F1 of each class.*?</table>", page.source, re.DOTALL)
+    assert re.findall(r'<th scope="row"[^>]*>([^<]+)', body)[-1] == "grows"

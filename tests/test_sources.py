@@ -224,6 +224,9 @@ def test_groups_by_rule_table_or_name(tmp_path, one_clip):
     (root / "groups.csv").write_text("path,group\n" + "\n".join(rows))
     by_table = datasets.load(videos(root))
     assert sorted(set(by_table.groups)) == ["tape 0", "tape 1", "tape 2"]
+    (root / "groups.csv").write_text("path,group\n" + "\n".join(rows).replace("/", "\\"))
+    by_windows = datasets.load(videos(root))
+    assert list(by_windows.groups) == list(by_table.groups)
     (root / "groups.csv").write_text("path,group\n" + "\n".join(rows[1:]))
     with pytest.raises(UserError, match=f"no group for 1 clips, such as {names[0]}"):
         datasets.load(videos(root))

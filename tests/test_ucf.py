@@ -98,6 +98,8 @@ def test_four_classes_have_the_supports_of_the_lists(ucf101):
 
 
 def test_case_of_handstand_pushups_does_not_count(ucf101):
+    with pytest.raises(UserError, match=r"no class 'archery'; did you mean 'Archery'"):
+        datasets.load(official(ucf101, classes=("archery", "biking")))
     data = datasets.load(official(ucf101, classes=("HandstandPushups", "HandstandWalking")))
     name = "HandstandPushups/v_HandStandPushups_g01_c01.avi"
     i = data.names.index(name)
