@@ -125,7 +125,7 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(found) :]:
         panel.remove()
-    panels.flat[0].legend(frameon=False)
+    panels.flat[0].legend(frameon=False, loc="upper left")
     figure.savefig(file, dpi=120)
 
 
