@@ -544,13 +544,13 @@ def test_browser_opens_the_page_without_a_word(kind, width, folders, tmp_path):
 
 
 def test_clips_are_counted_of_the_trials_that_have_them(tmp_path):
-    """The first trial failed before its data was there."""
+    """All but the last failed before their data was there."""
     folder = fake_results.ablation(tmp_path, samples=0)
-    first = folder / "trials" / "00000000" / "result.json"
-    result = json.loads(first.read_text()) | {"counts": {}, "metrics": {}, "status": "failed"}
-    first.write_text(json.dumps(result))
+    *others, _ = sorted(folder.glob("trials/*/result.json"))
+    for file in others:
+        result = json.loads(file.read_text())
+        file.write_text(json.dumps(result | {"counts": {}, "metrics": {}, "status": "failed"}))
     table = Page(report.build(folder)).text.partition("Clips of each split")[2]
-    assert re.search(r"test (\d+) (\d+) 1", table)
     assert "test 201 200 1" in table
 
 
