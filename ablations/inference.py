@@ -7,7 +7,7 @@ and not repeated here. A row of ours: one pass over the clip, as all other table
 serves the three.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # Inference: top-1, top-5, top-10
@@ -18,15 +18,14 @@ PUBLISHED = {
 
 
 def ablation() -> Ablation:
-    published = [
-        Row({"eval.inference": value}, published=dict(zip(COLUMNS, figures, strict=True)))
-        for value, figures in PUBLISHED.items()
-    ]
     return Ablation(
         name="inference",
         question="How should a video be decided from its frames?",
         base="experiments/ucf101_lstm.py",
-        rows=[*published, Row({"eval.inference": "once"}, name="one pass")],
+        rows=[
+            *published("eval.inference", COLUMNS, PUBLISHED),
+            Row({"eval.inference": "once"}, name="one pass"),
+        ],
         control=2,
         read=COLUMNS,
         source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 12",

@@ -216,7 +216,7 @@ def test_status_tells_states_reasons_and_logs(scheduler):
     assert (shown["finished"], shown["trials"], shown["report"]) == (0, 4, None)
 
 
-def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler, tmp_path, capsys):
+def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler):
     folder = cluster.launch(absent(2), scheduler / "runs")
     options = cluster.Options(engine="pool", devices=("0",))
     (scheduler / "queue").write_text("41|RUNNING|None\n42_0|RUNNING|None\n42_1|RUNNING|None\n")

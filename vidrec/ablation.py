@@ -156,9 +156,12 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
 
 
 def _distinct(table: list[Row]) -> list[Row]:
+    """Of equal settings one row: the published one, where there is one."""
     seen: dict[str, Row] = {}
     for row in table:
-        seen.setdefault(canonical(dict(row.overrides)), row)
+        code = canonical(dict(row.overrides))
+        if code not in seen or (row.published and not seen[code].published):
+            seen[code] = row
     return list(seen.values())
 
 

@@ -146,7 +146,7 @@ class Status(Common):
     Example: python launch.py status runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of a run or an ablation
+    folder: Positional[Path]  # of an ablation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,7 @@ class Cancel(Common):
     Example: python launch.py cancel runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of a run or an ablation
+    folder: Positional[Path]  # of an ablation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class Predict(Common):
     """
 
     folder: Positional[Path]  # of a run or an ablation
-    videos: Positional[tuple[str, ...]]  # files, folders, or a camera's number
+    videos: Positional[tuple[str, ...]]  # files, folders, or one camera: /dev/video0
     stream: Flag = False  # an answer a frame, the recurrent state kept
     every: float = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
@@ -574,7 +574,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
 
     parallel.prepare()
     model = answers.Classifier.load(command.folder)
-    console = _console(command)
+    console, drawn = _console(command), None
     if model.chosen:
         console.print(model.chosen, highlight=False, markup=False)
     if command.overlay:
@@ -582,6 +582,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
             raise UserError("--overlay draws on one video: name one")
         options = {"stream": command.stream, "every": command.every}
         told = [answers.overlay(model, command.videos[0], command.overlay, **options)]
+        drawn = command.overlay if told[0]["class"] is not None else None
     else:
         told = answers.lines(model, command.videos, stream=command.stream, every=command.every)
     files = []
@@ -598,7 +599,6 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     if out:
         with _writable(out) as file:
             answers.write_csv(files, file)
-    drawn = command.overlay if files[0]["class"] is not None else None
     for written in filter(None, (out, drawn)):
         console.print(str(written), highlight=False, soft_wrap=True, markup=False)
     return int(any(line["class"] is None for line in files))

@@ -166,7 +166,7 @@ def _finished(
 ) -> Prepared:
     """Standardises features by the training split, where asked."""
     kept = dict(kept or {})
-    readable = _readable(source, split, found)
+    readable = _to_train(source, split, found)
     values = found.values
     if cfg.encoder.standardise or cfg.encoder.components:
         projection = features.fit_projection(found, readable, cfg.encoder.components)
@@ -184,7 +184,7 @@ def _finished(
     )
 
 
-def _readable(source: Source, split: Split, found: features.Features) -> np.ndarray:
+def _to_train(source: Source, split: Split, found: features.Features) -> np.ndarray:
     """Training clips that can be read."""
     readable = split.train[found.lengths[split.train] > 0]
     if not len(readable):
@@ -218,7 +218,7 @@ def _with_pixels(
     needed = int(source.lengths.astype(np.int64).sum()) * size * size * 3
     streams = needed > parallel.room(cfg.train.memory_gb)
     found = (_counted if streams else _decoded)(cfg, source, progress)
-    readable = _readable(source, split, found)
+    readable = _to_train(source, split, found)
     if streams:
         parts = (np.concatenate(list(each)) for _, each in features.decoded(source, readable, size))
     else:

@@ -144,14 +144,12 @@ def _progress(group: Path) -> dict[str, Any]:
         epochs = max(trial["config"]["train"]["epochs"] for trial in held)
     # One that did not fit in memory trains in parts beside it.
     parts = [_records(each) for each in (group, *group.parent.glob(f"{group.name}-*"))]
-    last = [[each for each in part if each["epoch"] == part[-1]["epoch"]] for part in parts if part]
+    last = [each for part in parts for each in part if each["epoch"] == part[-1]["epoch"]]
     scores = [each["val/accuracy"] for part in parts for each in part]
     return {
-        "epoch": max((part[0]["epoch"] for part in last), default=0),
+        "epoch": max((each["epoch"] for each in last), default=0),
         "epochs": epochs,
-        "alive": sum(each["status"] == "running" for part in last for each in part)
-        if last
-        else None,
+        "alive": sum(each["status"] == "running" for each in last) if last else None,
         "best": max((score for score in scores if score is not None), default=None),
     }
 

@@ -56,7 +56,7 @@ def score(
     if (out / "result.json").exists():
         before = json.loads((out / "result.json").read_text())
         if cfg.data.strict and before["unreadable"]:
-            [clip, *_] = before["unreadable"]
+            clip = before["unreadable"][0]
             raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
         return before
     for class_name, count in left_out.items():

@@ -44,7 +44,7 @@ def _extremes(run: Run) -> str:
     return f"<p>{markup.text(whose + ' '.join(told))}</p>"
 
 
-def published_f1(row: Row) -> dict[str, str]:
+def _published_f1(row: Row) -> dict[str, str]:
     """Published F1 of classes, a mark where it is doubtful."""
     found = {}
     for column, value in row.published.items():
@@ -63,7 +63,7 @@ def _f1(row: Row) -> dict[str, float]:
 
 def _one_row(row: Row, run: Run) -> str:
     counts_KK = confusion(row)
-    theirs = published_f1(row)
+    theirs = _published_f1(row)
     body: list[list[Any]] = []
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
@@ -88,20 +88,21 @@ def _fixed(value: float | None) -> str:
 
 def _many_rows(rows: Sequence[Row], run: Run) -> str:
     scores = {row: _f1(row) for row in rows}
+    published = {row: _published_f1(row) for row in rows}
 
     def strength(name: str) -> float:
         known = [each[name] for each in scores.values() if not math.isnan(each.get(name, math.nan))]
         return float(np.mean(known)) if known else math.inf  # without clips: last
 
     def cell(row: Row, name: str) -> Cell:
-        score, theirs = scores[row].get(name, math.nan), published_f1(row).get(name)
+        score, theirs = scores[row].get(name, math.nan), published[row].get(name)
         beside = f" ({theirs})" if theirs else ""
         return Cell(_fixed(score) + beside, heat=None if math.isnan(score) else score)
 
     names = sorted(run.classes, key=strength)
     body = [[name, *(cell(row, name) for row in rows)] for name in names]
     caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
-    caption += "; (published)" * any(published_f1(row) for row in rows)
+    caption += "; (published)" * any(published.values())
     heads = ["class", *(row.name for row in rows)]
     return markup.table(caption, heads, body, tall=len(names) > 24)
 

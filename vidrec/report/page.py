@@ -8,7 +8,7 @@ from typing import Any
 
 from vidrec.report import classes, figures, markup, tables
 from vidrec.report.markup import Cell
-from vidrec.report.results import SPLITS, Ablation, Row, Run, alone, best_of, difference, shown
+from vidrec.report.results import SPLITS, Ablation, Row, Run, best_of, difference, shown, table_of
 
 LEAKS = {
     "True": "leaked: one source in training and in test",
@@ -19,8 +19,7 @@ LEAKS = {
 
 def render(found: Run | Ablation, pictures: Path) -> str:
     """The page; every figure in it is also written under `pictures` as SVG and PNG."""
-    rows = list(found.rows) if isinstance(found, Ablation) else [alone(found)]
-    control = found.control if isinstance(found, Ablation) else None
+    rows, control = table_of(found)
     best = found.best if isinstance(found, Ablation) else rows[0]
     best = best if best is not None and best.done else None
     run = _typical(best) if best else None

@@ -251,7 +251,8 @@ def notes(found: Run | Ablation) -> list[str]:
     rows, _ = table_of(found)
     told = []
     if any(row.published for row in rows) and isinstance(found, Ablation):
-        told.append(f"Published: {found.meta.get('source')}. Ours: run on {trained_on(found)}.")
+        source = found.meta.get("source") or "as the table's file says"
+        told.append(f"Published: {source}. Ours: run on {trained_on(found)}.")
     if any(run.leaked is True for row in rows for run in row.runs):
         told.append("Leaked: clips of one source stand in training and in test.")
     if any(row.doubtful for row in rows):
