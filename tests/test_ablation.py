@@ -161,6 +161,14 @@ def test_the_control_stays_what_it_was_when_rows_come_and_go():
     assert tables.exclude(made, [{"scanner.units": 2}]).control == 0
 
 
+def test_what_to_read_and_what_was_published_are_columns():
+    with pytest.raises(UserError, match="no column 'test_acuracy'; did you mean 'test_accuracy'"):
+        Ablation("typo", Config(), [{}], read=("test_acuracy",))
+    with pytest.raises(UserError, match="no column 'test_top1'"):
+        Ablation("typo", Config(), [Row({}, published={"test_top1": 0.5})])
+    Ablation("class", Config(), [Row({}, published={"test_f1_Diving": 0.5})], read=("params",))
+
+
 def test_the_mistake_in_a_file_of_ones_own_is_told(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("import vidrec\nvidrec.Foo\n")

@@ -215,6 +215,20 @@ def test_markdown_sets_ours_beside_theirs(folders):
     assert rows[0]["published test top5"] == "86.9 %"
 
 
+def test_the_table_has_the_columns_its_author_asks_for(folders, tmp_path):
+    folder = shutil.copytree(folders["rates"], tmp_path / "rates")
+    heads = tables.lines(read(folder))[0]
+    assert "test top10" not in heads
+    described = json.loads((folder / "ablation.json").read_text())
+    described["read"] = ["test_accuracy", "test_top10"]
+    (folder / "ablation.json").write_text(json.dumps(described))
+    found = read(folder)
+    heads, body = tables.lines(found)
+    place = heads.index("test top10")
+    assert {len(line) for line in body} == {len(heads)}
+    assert body[1][place] == tables.percent(found.rows[1].mean("test_top10")) != "–"
+
+
 def test_doubtful_figures_are_marked_and_get_no_difference(folders):
     row = cells((folders["rates"] / "table.md").read_text(encoding="utf-8"))[2]
     assert row["published"] == "95.8 % †"

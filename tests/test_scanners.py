@@ -439,13 +439,6 @@ def test_bfloat16_computes_low_and_keeps_high(name):
     assert 1e-5 < gap < 0.1
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_unrolling_changes_no_result(name):
-    unrolled = ALL[name].clone(unroll=4)
-    (y, carry), _ = program(unrolled)(variables(name), features(name), MASK_BT)
-    close((y, carry), apply(name, features(name), MASK_BT))
-
-
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_linear_cell_may_take_all_frames_at_once(reverse, monkeypatch):
     """As accelerators do, with gaps, from a carry; gradients too."""

@@ -11,6 +11,13 @@ from vidrec.config import Config, canonical, get, load_module, override
 from vidrec.errors import UserError
 
 SHIPPED = ("experiments", "ablations")
+# Columns of table.csv that are measured; behind F1 stands a class.
+MEASURED = (
+    *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
+    *("params", "epochs", "seconds_compile", "seconds_train"),
+    *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch", "test_clip_accuracy"),
+)
+F1 = "test_f1_"
 ROOMS = (Path(__file__).parent, Path(__file__).parent.parent)  # installed wheel, source checkout
 
 
@@ -43,6 +50,7 @@ class Ablation:
         base: a Config, or the experiment file that defines it.
         control: index of the row that the others are compared with.
         seeds: seeds 0 … seeds-1 for every row.
+        read: columns of table.csv that answer it; the report shows them all.
         on_memory: with `--on motion`, run on motion/memory with the published lengths.
         source: where published figures come from.
     """
@@ -56,6 +64,14 @@ class Ablation:
     read: tuple[str, ...] = ("test_accuracy",)
     source: str = ""
     on_memory: bool = False
+
+    def __post_init__(self) -> None:
+        figures = [row.published or {} for row in self.rows if isinstance(row, Row)]
+        for name in itertools.chain(self.read, *figures):
+            if name not in MEASURED and not name.startswith(F1):
+                near = difflib.get_close_matches(name, MEASURED, 1)
+                guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(MEASURED)}"
+                raise UserError(f"ablation {self.name}: table.csv has no column '{name}'; {guess}")
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,6 @@ def scan_time(
     *,
     reverse: bool = False,
     bound: Array | None = None,
-    unroll: int = 1,
 ) -> tuple[Array, Any]:
     """The cell's states (B, T, …, U) and last carry, from projected inputs.
 
@@ -205,7 +204,7 @@ def scan_time(
         factors = cell.factors(inputs_BTG, _clipper(bound))
         return scan_linear(*factors, mask_BT, carry, reverse=reverse)
     given = _Given(weights, inputs_BTG, mask_BT, carry, bound)
-    h_BTU, carry = _scanned((cell, reverse, unroll), given)
+    h_BTU, carry = _scanned(cell, reverse, given)
     return valid(h_BTU, mask_BT), carry
 
 
@@ -223,24 +222,25 @@ def _clipper(bound: Array | None) -> Callable[[Array], Array]:
     return (lambda z: z) if bound is None else (lambda z: clip_gradient(z, bound))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scanned(how: tuple, given: _Given) -> tuple[Array, Any]:
-    """Frame after frame; `how` is (cell, reverse, unroll).
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scanned(cell: cells.Cell, reverse: bool, given: _Given) -> tuple[Array, Any]:
+    """Frame after frame.
 
     The gradient of the recurrent weights is taken once, from all frames' products together. Left
     to itself, it would be added up frame by frame: a small product each, and all weights written.
     """
-    return _loop(how, given, None)[0]
+    return _loop(cell, reverse, given, None)[0]
 
 
-def _loop(how: tuple, given: _Given, notes: Any) -> tuple[tuple[Array, Any], Any]:
+def _loop(
+    cell: cells.Cell, reverse: bool, given: _Given, notes: Any
+) -> tuple[tuple[Array, Any], Any]:
     """States and last carry; and, with `notes`, what stood left in each recurrent product.
 
     Args:
         notes: an array (T, …) in the shape of each recurrent product, whose gradient is that
             product's.
     """
-    cell, reverse, unroll = how
     weights, inputs_BTG, mask_BT, carry, bound = given
 
     def step(carry: Any, frame: tuple) -> tuple[Any, tuple[Array, list]]:
@@ -260,7 +260,7 @@ def _loop(how: tuple, given: _Given, notes: Any) -> tuple[tuple[Array, Any], Any
         return new, (cell.output(new), operands)
 
     frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1), notes)
-    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
+    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse)
     return (h_TBU.swapaxes(0, 1), carry), operands
 
 
@@ -273,14 +273,17 @@ def _noted(product: Array, note: Array) -> Array:
 _noted.defvjp(lambda product, note: (product, None), lambda _, gradient: (gradient, gradient))
 
 
-def _scanned_forward(how: tuple, given: _Given) -> tuple[tuple[Array, Any], Any]:
-    cell, weights = how[0], given.weights
+def _scanned_forward(
+    cell: cells.Cell, reverse: bool, given: _Given
+) -> tuple[tuple[Array, Any], Any]:
+    weights = given.weights
     asked = _products(cell, weights, given.inputs_BTG, given.carry)
     frames = given.inputs_BTG.shape[1]
     notes = [jnp.zeros((frames, *made.shape), made.dtype) for _, made in asked]
 
     def run(inputs_BTG: Array, carry: Any, notes: list) -> tuple[tuple[Array, Any], list]:
-        return _loop(how, given._replace(inputs_BTG=inputs_BTG, carry=carry), notes)
+        varied = given._replace(inputs_BTG=inputs_BTG, carry=carry)
+        return _loop(cell, reverse, varied, notes)
 
     out, pull, operands = jax.vjp(run, given.inputs_BTG, given.carry, notes, has_aux=True)
     slopes = [
@@ -295,7 +298,7 @@ def _slope(cell: cells.Cell, weights: cells.Weights, h: Array, gates: slice | No
     return jax.vjp(lambda weights: cell.recur(weights, h, gates), weights)[1]
 
 
-def _scanned_backward(how: tuple, kept: Any, gradient: Any) -> tuple:
+def _scanned_backward(cell: cells.Cell, reverse: bool, kept: Any, gradient: Any) -> tuple:
     pull, slopes, weights = kept
     inputs, carry, notes = pull(gradient)
     each = [slope(_flat(note))[0] for slope, note in zip(slopes, notes, strict=True)]
@@ -351,7 +354,6 @@ class Direction(nn.Module):
 
     cell: cells.Cell
     reverse: bool = False
-    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -368,14 +370,7 @@ class Direction(nn.Module):
         carry = zeros if carry is None else _checked(carry, zeros)
         bound = None if grad_clip is None else jnp.asarray(grad_clip, jnp.float32)
         return scan_time(
-            self.cell,
-            weights,
-            inputs_BTG,
-            mask_BT,
-            carry,
-            reverse=self.reverse,
-            bound=bound,
-            unroll=self.unroll,
+            self.cell, weights, inputs_BTG, mask_BT, carry, reverse=self.reverse, bound=bound
         )
 
 
@@ -415,7 +410,6 @@ class Recurrent(nn.Module):
     dropout: float = 0.0
     axis_name: str | None = None
     final_states: bool = False
-    unroll: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -456,12 +450,11 @@ class Recurrent(nn.Module):
     def _layer(
         self, index: int, x_BTD: Array, mask_BT: Array | None, carry: Any, grad_clip: Any
     ) -> tuple[Array, Any]:
-        run = partial(Direction, self.cell, unroll=self.unroll)
-        forward = run(name=f"layer_{index}_forward")
+        forward = Direction(self.cell, name=f"layer_{index}_forward")
         y_BTU, state = forward(x_BTD, mask_BT, carry, grad_clip)
         if self.streams:
             return y_BTU, state
-        backward = run(reverse=True, name=f"layer_{index}_backward")
+        backward = Direction(self.cell, reverse=True, name=f"layer_{index}_backward")
         back_BTU, back = backward(x_BTD, mask_BT, None, grad_clip)
         if self.final_states and index == self.layers - 1:
             back_BTU = self._show_final(back_BTU, self.cell.output(back), mask_BT)

@@ -30,6 +30,8 @@ SEEK_GAP = 250  # frames skipped at once before looking for a key frame pays
 # What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own slips.
 FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 DAMAGED = "damaged, or not a video"
+# A title in no known alphabet is no reason to refuse a file; PyAV 19 needs not be told.
+TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # Containers whose timestamps stay the same after a seek.
 EXACT_SEEK = ("mov", "matroska")
 # Text and pictures that the demuxers take for videos, and lists of other files.
@@ -294,8 +296,8 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(
             path,
-            metadata_errors="replace",
             options={"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"},
+            **TOLERANT,
         )
     except FAULTS as error:
         raise UnreadableClip(path, _plain(error)) from None

@@ -10,7 +10,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from vidrec.encoders import base, conv
 
@@ -92,6 +92,9 @@ def moments(answers_BHWC: Array) -> Array:
     signs_BPD = _signs(answers_BPC)
     scale_BD = jnp.sqrt((signs_BPD**2).mean(axis=1) + CALM)
     salience_BPD = signs_BPD / scale_BD[:, None] + energy_BP[..., None]
+    # Computed once: the gradient of `max` looks for the places that equal it, and divides by their
+    # number, which is none where the compiler computed the salience twice, rounding otherwise.
+    salience_BPD = lax.optimization_barrier(salience_BPD)
     peak_BD = salience_BPD.max(axis=1)
     weights_BPD = jnp.exp(salience_BPD - peak_BD[:, None])
     sums_BDM = jnp.einsum("bpd,pm->bdm", weights_BPD, _powers(height, width))

@@ -112,7 +112,7 @@ def _font(size: int):
 
 def _pictures(path: Path) -> Iterator[np.ndarray]:
     """Upright RGB frames in their own proportions, all of one size that text can be read on."""
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    with av.open(os.fspath(path), **video.TOLERANT) as container:
         source: Any = container.streams.best("video")
         size = None
         for packet in container.demux(source):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from vidrec import evaluate, metrics
+from vidrec.ablation import F1
 from vidrec.report import figures, markup, tables
 from vidrec.report.markup import Cell
 from vidrec.report.results import Row, Run
 
-F1 = "test_f1_"  # columns of published figures, before the class
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
 

@@ -7,14 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from vidrec.ablation import MEASURED
 from vidrec.report.results import Ablation, Row, Run, shown, table_of
 
-MEASURED = (
-    *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
-    *("params", "epochs", "seconds_compile", "seconds_train"),
-    *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch", "test_clip_accuracy"),
-)
 WHOLE = ("params", "epochs", "best_epoch")
+RARE = ("test_top10", "best_epoch")  # in the table for people where its author asks for them
 FITTED = [
     "validation accuracy",
     "training accuracy",
@@ -168,6 +165,8 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
     heads += ["to published, points"] if theirs else []
     in_clips = any(not math.isnan(row.mean("test_clip_accuracy")) for row in rows)
     heads += ["average F1", "top-5"] + ["accuracy of single clips"] * in_clips
+    more = [name for name in _asked(found) if name in RARE]
+    heads += map(_plain_name, more)
     heads += ["seeds", "parameters", "epochs", "compile, s", "train, s"]
     heads += [*FITTED, *(f"published {_plain_name(name)}" for name in others)]
     body = []
@@ -179,6 +178,7 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
         cells += [versus_published(row)] if theirs else []
         cells += [percent(row.mean(name)) for name in ("test_avg_f1", "test_top5")]
         cells += [percent(row.mean("test_clip_accuracy"))] * in_clips
+        cells += [_style(name)(row.mean(name)) for name in more]
         cells += [seeds(row), whole(_params(row)), whole(row.mean("epochs"))]
         cells += [seconds(row.mean(f"seconds_{part}")) for part in ("compile", "train")]
         cells += [percent(row.mean(f"{split}_accuracy")) for split in ("val", "train")]
@@ -186,6 +186,11 @@ def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
         cells += [published(row, name, _style(name)) for name in others]
         body.append(cells)
     return heads, body
+
+
+def _asked(found: Run | Ablation) -> Sequence[str]:
+    """What the table's author wants read."""
+    return found.meta.get("read", ()) if isinstance(found, Ablation) else ()
 
 
 def also_published(rows: Iterable[Row]) -> list[str]:
