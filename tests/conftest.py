@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -12,7 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_llvm_disable_expensive_passes=true"
+    # Halves the time of compiling; a release that does not know it would end.
+    + " --xla_cpu_use_fusion_emitters=false"
+    * metadata.version("jaxlib").startswith("0.10."),
 )
 # Many tests compile the same: the processes of a run share what is compiled. The first one makes
 # the folder and removes it; workers and the programs under test inherit its name.
@@ -29,6 +33,16 @@ from vidrec import parallel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 parallel.KEEP = ()  # a process of many tests would keep what the largest of them took
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest last: a run that is stopped when its time is up has then done all others."""
+
+    def minutes(item: pytest.Item) -> float:
+        slow = item.get_closest_marker("slow")
+        return slow.kwargs.get("minutes", 0) if slow else 0
+
+    items.sort(key=minutes)
 
 
 @pytest.fixture(scope="session")

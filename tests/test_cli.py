@@ -105,6 +105,7 @@ def test_json_stands_alone_on_stdout(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_extract_fills_the_store_and_trains_nothing(tmp_path):
     words = ("extract", "motion", "--data.tfds", "motion/clips=60", "--workdir", tmp_path, "--json")
     done = launch(*words)
@@ -216,6 +217,7 @@ def config():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
     """One run: its batches over devices, with an axis. A table: its trials over devices."""
@@ -239,6 +241,7 @@ def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
     assert [axis for axis, _ in seen].count(None) >= 3  # initialised, trained, scored
 
 
+@pytest.mark.slow
 def test_a_table_takes_every_core_and_a_run_one(tmp_path):
     """Nothing on the command line's way may start JAX before the cores are devices."""
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}

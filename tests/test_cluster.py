@@ -386,6 +386,7 @@ def task_of(controller: int) -> int:
     return int(children[0])
 
 
+@pytest.mark.slow
 def test_a_preempted_job_saves_is_requeued_and_goes_on(counter):
     submitit = pytest.importorskip("submitit")
     import importlib
@@ -505,6 +506,7 @@ def test_a_pool_needs_different_devices(devices):
 # ------------------------------------------------------------------------------- tables, in the end
 
 
+@pytest.mark.slow
 def test_jobs_fill_the_table_that_one_process_fills(cache, tmp_path):
     table = tiny(2)
     alone = grid.ablate(table, tmp_path / "alone")
@@ -568,7 +570,7 @@ def starts(folder: Path, line: dict) -> int:
     return Path(line["log"]).read_text().count(f"{line['group']} of {folder}")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=7)
 def test_a_real_cluster_fills_the_same_table_although_jobs_are_preempted(slurm, cache, tmp_path):
     # Long enough to be at it still when the scheduler, half a minute later, has taken two away.
     table = tiny(4, **{"train.epochs": 5000})

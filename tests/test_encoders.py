@@ -580,6 +580,7 @@ def test_c3d_takes_clips_shorter_than_its_pools_halve():
         assert encoders.shapes(module.clone(readout="flatten"), (steps, 16, 16, 3))[0] == (1, 5)
 
 
+@pytest.mark.slow
 def test_trained_convolutions_under_vmap_and_scan_as_alone():
     """Two trials side by side and two steps in one program: the same as by hand."""
     module, shape = SMALL["cnn3"]

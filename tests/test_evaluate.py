@@ -385,7 +385,7 @@ def test_coverage_and_false_alarms_of_two_cases():
         assert np.mean(np.abs(mean - case.truth()) < plain) < 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=10)
 def test_coverage_and_false_alarms_of_all_cases():
     """The table of docs/statistics.md: at least 93 % and at most 7 %, over 2,000 draws a case."""
     coverage = load_coverage()

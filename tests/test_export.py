@@ -54,7 +54,7 @@ print(json.dumps(sorted(name for name in sys.modules if sys.modules[name])))
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    return tiny_runs.made(tmp_path_factory.getbasetemp() / "tiny_runs")
+    return tiny_runs.made(tmp_path_factory)
 
 
 def questions(model, name):
@@ -74,6 +74,7 @@ def original(model, clips):
     return np.asarray(jax.nn.softmax(scores_BK / weight_B[:, None]))
 
 
+@pytest.mark.slow
 def test_exports_answer_as_the_originals_do_without_this_package(runs, tmp_path):
     models = {name: random_model(settings) for name, settings in MODELS.items()}
     models["trained"] = Classifier.load(runs["trained"])

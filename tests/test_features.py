@@ -172,6 +172,7 @@ def script(store):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_and_shared_by_two_processes_it_ends_with_the_same_bits(store, tmp_path):
     whole = Store.of({"encoder": "means"}, tmp_path / "whole")
     extract(pixels(clips=40), whole)

@@ -100,6 +100,7 @@ class Soon(Watch):
         return self.left == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [2, 9])
 def test_a_stream_that_stops_inside_an_epoch_goes_on_there(
     configs, held, streamed, tmp_path, asked
@@ -119,6 +120,7 @@ def test_a_stream_that_stops_inside_an_epoch_goes_on_there(
     assert contents(tmp_path) == contents(held)
 
 
+@pytest.mark.slow
 def test_one_trial_from_pixels_goes_step_by_step_and_stops_at_any(configs, tmp_path):
     one = configs[:1]
     fit(one, tmp_path / "whole")
@@ -128,6 +130,7 @@ def test_one_trial_from_pixels_goes_step_by_step_and_stops_at_any(configs, tmp_p
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_stream_whose_batches_are_spread_over_devices(configs, streamed, tmp_path, monkeypatch):
     alone = [override(configs[0], {"train.spread": "batch", "train.epochs": 1})]
     assert fit(alone, tmp_path / "streamed").streams

@@ -159,6 +159,7 @@ def test_a_finished_run_returns_at_once(tmp_path):
     assert screen.epochs == {}
 
 
+@pytest.mark.slow
 def test_what_differs_in_scoring_only_is_trained_once(tmp_path):
     ways = [
         {"eval.inference": "once"},
@@ -182,6 +183,7 @@ def test_what_differs_in_scoring_only_is_trained_once(tmp_path):
     assert not np.array_equal(scores[1], scores[2])
 
 
+@pytest.mark.slow
 def test_settings_that_change_the_program_make_groups(tmp_path):
     rows = product({"optim.learning_rate": [0.01, 0.3], "train.batch_size": [4, 6]})
     filled, screen = fill(table(rows), tmp_path)
@@ -198,6 +200,7 @@ def test_rows_with_data_of_their_own_are_trained_apart():
     assert prepare.key(a) != prepare.key(b)
 
 
+@pytest.mark.slow
 def test_data_is_prepared_once_however_rows_take_turns(tmp_path, monkeypatch):
     seen, real = [], prepare.prepare
     monkeypatch.setattr(prepare, "prepare", lambda cfg, **how: seen.append(cfg) or real(cfg, **how))
@@ -206,6 +209,7 @@ def test_data_is_prepared_once_however_rows_take_turns(tmp_path, monkeypatch):
     assert [cfg.frames.length for cfg in seen] == [4, 5]
 
 
+@pytest.mark.slow
 def test_rows_that_come_out_equal_share_a_trial_and_keep_their_rows(tmp_path):
     rows = [
         Row({"optim.learning_rate": 0.1}, name="one"),
@@ -233,6 +237,7 @@ def make(cfg, hyper):
 """
 
 
+@pytest.mark.slow
 def test_a_failure_is_recorded_the_rest_go_on_and_it_alone_is_tried_again(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(BROKEN)
@@ -257,6 +262,7 @@ def test_a_failure_is_recorded_the_rest_go_on_and_it_alone_is_tried_again(tmp_pa
         assert mended.trials[place] == filled.trials[place]
 
 
+@pytest.mark.slow
 def test_diverged_trials_are_tried_again_without_their_group(tmp_path):
     rows = [{"optim.learning_rate": rate} for rate in (0.01, 1e38, 0.1)]
     filled, _ = fill(table(rows), tmp_path)
@@ -282,6 +288,7 @@ def test_a_part_of_a_table_whose_data_cannot_be_prepared_is_recorded(tmp_path):
         fill(table(rows[1:]), tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_stopped_table_goes_on_where_it_was(tmp_path):
     rows = product({"train.batch_size": [4, 6, 7], "optim.learning_rate": [0.01, 0.1]})
     whole, _ = fill(table(rows), tmp_path / "whole")
@@ -295,6 +302,7 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path):
     assert resumed == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_group_that_another_process_trains_is_no_failure(tmp_path):
     rows = product({"train.batch_size": [4, 6], "optim.learning_rate": [0.01, 0.1]})
     folder, members = grid.plan(table(rows), tmp_path, source=features())
@@ -319,6 +327,7 @@ def test_a_folder_of_other_trials_is_refused(tmp_path):
         fill(table([{}]), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_group_that_does_not_fit_in_memory_is_split_for_good(tmp_path):
     four = table(product({"optim.learning_rate": [0.01, 0.05]}), seeds=2)
     found, screen = fill(four, tmp_path, overrides={"train.memory_gb": 1e-6})
@@ -361,6 +370,7 @@ assert weights["head"]["scores"]["kernel"].shape == (5, 3)
 """
 
 
+@pytest.mark.slow
 def test_a_short_script_does_all_of_it_and_prints_nothing(tmp_path):
     assert len(SCRIPT.strip().splitlines()) < 20
     own = {"data.kind": f"{HERE / 'sources.py'}:given", **settings_of(FAST)}

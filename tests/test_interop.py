@@ -31,6 +31,11 @@ quick = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**31)
 
 
+def slow(values):
+    """Parameters that the quick set leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _highest_precision():
     with jax.default_matmul_precision("highest"):
@@ -158,8 +163,8 @@ def check_torch(scanner, case):
 
 TORCH = [
     (SHAPES[0], "lstm", 1, "no", "double"),
-    (SHAPES[1], "lstm", 3, "concat", "single"),
-    (SHAPES[1], "gru", 2, "no", "double"),
+    slow((SHAPES[1], "lstm", 3, "concat", "single")),
+    slow((SHAPES[1], "gru", 2, "no", "double")),
     (SHAPES[0], "gru", 2, "concat", "double"),
 ]
 
@@ -272,8 +277,8 @@ def random_params_like(scanner, x, rng):
 
 KERAS = [
     (cells.LSTM(5), 1, "no"),
-    (cells.LSTM(5), 2, "concat"),
-    (cells.GRU(5), 2, "sum"),
+    slow((cells.LSTM(5), 2, "concat")),
+    slow((cells.GRU(5), 2, "sum")),
     (cells.GRU(5, reset_after=False), 2, "no"),
 ]
 
@@ -286,7 +291,7 @@ def test_equals_keras(cell, layers, bidirectional, seed, ours_first):
     check_keras(Recurrent(cell, layers, bidirectional), x_BTD, lengths_B, rng, ours_first)
 
 
-@pytest.mark.parametrize("bidirectional", ["no", "concat"])
+@pytest.mark.parametrize("bidirectional", [slow(("no",)), "concat"])
 @settings(max_examples=5, deadline=None)
 @given(seed=seeds, ours_first=st.booleans())
 def test_conv_lstm_equals_keras(bidirectional, seed, ours_first):

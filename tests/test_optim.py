@@ -154,7 +154,9 @@ def test_a_clip_at_the_preactivations_leaves_gradients_alone(problem):
     assert not np.allclose(here[-1]["w"], off[-1]["w"])
 
 
-@pytest.mark.parametrize("kind", ["momentum", "adam", "rmsprop"])
+@pytest.mark.parametrize(
+    "kind", ["adam", *(pytest.param(x, marks=pytest.mark.slow) for x in ("momentum", "rmsprop"))]
+)
 def test_a_trial_in_a_group_equals_it_alone(problem, kind):
     params, gradients = problem
     cfg = config.Optim(kind=kind, schedule="cosine")

@@ -114,6 +114,7 @@ def mapped64():
     return in_float64("map")
 
 
+@pytest.mark.slow
 def test_batched_trials_in_float64_are_those_alone(mapped64):
     state, ended = in_float64("vmap")
     assert furthest(state.trained, mapped64[0].trained) < 1e-9
@@ -140,6 +141,7 @@ def ten_alike(mapped64, state):
     assert furthest(state, jax.tree.map(lambda leaf: leaf[:10], ended)) < 1e-9
 
 
+@pytest.mark.slow
 def test_ten_trials_over_four_devices_are_ten_on_one(mapped64):
     """XLA compiles for several devices otherwise than for one: float32 differs in the last bit."""
     ten_alike(mapped64, ten_over(4))
@@ -263,6 +265,7 @@ def test_a_batch_spread_over_four_devices_is_the_batch_on_one(on_one_device):
     assert furthest(shared_by(4), on_one_device) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_batch_on_one_device_is_the_trial_in_a_group(on_one_device):
     with jax.enable_x64(True):
         state, records = Group([SHARED]).train([SHARED])
@@ -293,6 +296,7 @@ def test_windows_and_parts_of_a_spread_batch(changes):
     assert furthest(shared_by(4, cfg), shared_by(1, cfg)) < 1e-9
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_batch():
     """5 clips in 3 parts, the last padded; windows carry on within each part."""
     for changes in ({}, {"train__truncation": 4, "head__kind": "every"}):
@@ -308,6 +312,7 @@ def test_several_trials_cannot_share_a_batch():
     assert isinstance(parallel.over(2), parallel.Trials)
 
 
+@pytest.mark.slow
 class Variants(chex.TestCase):
     """One step, compiled, plain, and on several devices at once."""
 

@@ -48,6 +48,7 @@ def tuned():
     return data, state, records
 
 
+@pytest.mark.slow
 def test_frozen_blocks_are_one_copy_that_no_optimiser_sees(tuned):
     data, state, _ = tuned
     fixed = data.fixed["encoder"]

@@ -24,7 +24,7 @@ from vidrec.video import UnreadableClip
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    return tiny_runs.made(tmp_path_factory.getbasetemp() / "tiny_runs")
+    return tiny_runs.made(tmp_path_factory)
 
 
 @pytest.fixture

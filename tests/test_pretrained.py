@@ -102,6 +102,7 @@ LAYOUTS: dict[str, Callable] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_vgg16_equals_keras_through_every_layout(keras, keras_vgg16, layout, tmp_path):
     model, maps, _, logits = keras_vgg16
@@ -171,6 +172,7 @@ def real_frames(folder: Path, size: int) -> np.ndarray:
     return np.stack(found)
 
 
+@pytest.mark.slow
 def test_squeezenet_with_imagenet_weights_equals_keras_on_real_frames(keras, real_data):
     (file,) = (real_data / "keras_squeezenet").glob("*.h5")
     pixels = real_frames(real_data / "skyrim_human_actions", 224)
@@ -249,7 +251,7 @@ def to_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-@pytest.mark.parametrize("names", ["torchvision", "timm"])
+@pytest.mark.parametrize("names", ["torchvision", pytest.param("timm", marks=pytest.mark.slow)])
 def test_vgg16_equals_torch_through_safetensors(torch_vgg16, names, tmp_path):
     arrays, maps, logits = torch_vgg16
     file = tmp_path / "vgg16.safetensors"

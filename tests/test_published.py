@@ -77,7 +77,9 @@ def published(name):
     return [row for row in rows(load(name)) if row.published is not None]
 
 
-@pytest.mark.parametrize("name", ["units_keras", "units_torch"])
+@pytest.mark.parametrize(
+    "name", ["units_keras", pytest.param("units_torch", marks=pytest.mark.slow)]
+)
 def test_published_parameter_counts(name):
     for trial in trials(load(name)):
         if trial.published:

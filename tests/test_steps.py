@@ -246,6 +246,7 @@ def compare(cfg, source, least_updates):
     return found, literal
 
 
+@pytest.mark.slow
 def test_windows_of_50_of_120_frames(long):
     """Windows of 50, 50 and 20 frames; a clip that has ended is in none of the later ones."""
     found, _ = compare(recipe(train__truncation=50), long, 10)
@@ -259,16 +260,19 @@ def test_windows_of_80_of_120_frames(long, weights):
     compare(recipe(train__truncation=80, **changes), long, 10)
 
 
+@pytest.mark.slow
 def test_a_window_that_no_clip_of_the_batch_reaches_makes_no_update(source):
     found, literal = compare(recipe(train__truncation=5), source, 20)
     # Batches of short clips end early: fewer updates than windows.
     assert literal.updates < found.data.clips("train").size // 6 * 3 * 3 + 9
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_back_further_than_updates_are_apart(source):
     compare(recipe(train__truncation=3, train__reach=7), source, 20)
 
 
+@pytest.mark.slow
 def test_dropout_and_batch_norm_in_windows(source):
     changes = {"scanner__dropout": 0.4, "scanner__batch_norm": True}
     compare(recipe(train__truncation=5, **changes), source, 20)

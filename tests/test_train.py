@@ -187,6 +187,7 @@ def test_trials_of_a_group_cut_videos_as_each_says(whole, data, place, length, s
     assert len(alone) > len(labels)
 
 
+@pytest.mark.slow
 def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_path):
     cfg = settings(train__epochs=2, frames__rule="whole", **BASE)
     data = prepared(cfg, features())
@@ -199,7 +200,7 @@ def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_pa
     assert len(set(data.lengths[data.clips("test")].tolist())) > 1
 
 
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, data, tmp_path, after):
     watch = Watch(stop=after)
     with pytest.raises(Interrupted, match=f"stopped after epoch {after}; the same command goes on"):
@@ -287,7 +288,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path):
         fit(tmp_path / "file", data)
 
 
-@pytest.mark.parametrize("room", [8, 200, 400])
+@pytest.mark.parametrize(
+    "room", [200, *(pytest.param(x, marks=pytest.mark.slow) for x in (8, 400))]
+)
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(whole, data, tmp_path, room):
     """KiB that end before the first save, in a later one, and when results are written."""
     disk = tmp_path / "disk"

@@ -1,6 +1,9 @@
 """Small real videos and models trained on them in seconds, made once a session."""
 
+import fcntl
 import functools
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,13 +67,23 @@ def write_videos(folder: Path, each: int = 7, first_seed: int = 0) -> Path:
     return folder
 
 
-@functools.cache
-def made(root: Path) -> dict[str, Path]:
-    """Folders: "videos", the run "trained", the ablation "table", and its trials by inference."""
-    root.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VIDREC_CACHE", str(root / "cache"))
-        return _made(root)
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders: "videos", the run "trained", the ablation "table", and its trials by inference.
+
+    The processes of a session share them: one makes them, the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root, told = shared / "tiny_runs", shared / "tiny_runs.json"
+    with (shared / "tiny_runs.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that failed
+            root.mkdir()
+            patch.setenv("VIDREC_CACHE", str(root / "cache"))
+            told.write_text(json.dumps(_made(root), default=str))
+        return {name: Path(folder) for name, folder in json.loads(told.read_text()).items()}
 
 
 def _made(root: Path) -> dict[str, Path]:
