@@ -416,7 +416,7 @@ CASES: dict[str, tuple] = {
     "index only": (changed(FAST, "clip.mp4", lambda c: c[: c.index(b"mdat") + 4]), "no frame"),
     "cut mp4": (changed(FAST, "clip.mp4", cut(0.8)), SOME, "truncated after"),
     "cut avi": (changed(INTRA, "clip.avi", cut(0.5)), SOME, "truncated after"),
-    "cut mkv": (changed(MKV, "clip.mkv", cut(0.7)), SOME, "truncated after 0.1 of 1.0 seconds"),
+    "cut mkv": (changed(MKV, "clip.mkv", cut(0.7)), SOME, "truncated after 0.2 of 1.0 seconds"),
     "cut mpg": (changed(MPG, "clip.mpg", cut(0.5)), SOME),  # declares neither frames nor time
     "cut ts": (changed(TS, "clip.ts", cut(0.5)), SOME),
     "blank middle": (changed(INTRA, "clip.avi", blanked(0.4, 0.6)), SOME, "damaged packets"),

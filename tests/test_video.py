@@ -154,6 +154,15 @@ def test_resampling_follows_the_clock(tmp_path, fps, stamps):
     np.testing.assert_array_equal(video.read(path, wanted, 32, fps), frames[expected][wanted])
 
 
+def test_the_last_pictures_keep_their_time_though_they_lie_out_of_order(tmp_path):
+    stamps = [40 * t for t in range(FRAMES - 1)] + [40 * FRAMES + 600]
+    options = {"bf": "2"}
+    path = encoded("late.mkv", "libx264", stamps=stamps, options=options)(tmp_path)
+    frames = decoded(path)
+    expected = shown_at(np.array(stamps) / 1000, 10, 1 / video.declared(path)[1])
+    np.testing.assert_array_equal(decoded(path, fps=10), frames[expected])
+
+
 def test_probe_and_declared(tmp_path):
     path = clip("clip.mpg", 50, (36, 48), 25)(tmp_path)
     probe = video.probe(path)

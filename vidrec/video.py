@@ -377,7 +377,7 @@ def _frames(container: Any, stream: Any, record: _Record) -> Iterator[av.VideoFr
         frames = _decode(stream, packet, record)
         for frame in frames:
             record.frames += 1
-            record.seconds = max(record.seconds, frame.time or 0.0)
+            record.seconds = max(record.seconds, _stamp(frame, stream) or 0.0)
             yield frame
         silence = 0 if frames else silence + 1
         # The reader's time is not the decoder's: the clock starts when the reader comes back.
@@ -415,7 +415,7 @@ def _paced(
         yield from ((frame, 1) for frame in frames)
         return
     usual, shown, start, held = 1 / _rate(stream), 0, 0.0, None
-    for frame, begin in _timed(frames, usual):
+    for frame, begin in _timed(frames, stream, usual):
         if held is not None:
             repeats = _ticks(begin, fps) - shown
             if repeats:
@@ -434,11 +434,18 @@ def _ticks(seconds: float, fps: float) -> int:
     return int(np.ceil(seconds * fps - 1e-6 * fps))
 
 
-def _timed(frames: Iterator[av.VideoFrame], usual: float) -> Iterator[tuple[av.VideoFrame, float]]:
+def _stamp(frame: av.VideoFrame, stream: Any) -> float | None:
+    """Seconds of a frame; before PyAV 19 the last ones of a file do not know their time base."""
+    return None if frame.pts is None else float(frame.pts * stream.time_base)
+
+
+def _timed(
+    frames: Iterator[av.VideoFrame], stream: Any, usual: float
+) -> Iterator[tuple[av.VideoFrame, float]]:
     """Frames with their seconds since the first; impossible steps become the usual one."""
     clock, before = 0.0, None
     for number, frame in enumerate(frames):
-        stamp = frame.time
+        stamp = _stamp(frame, stream)
         step = stamp - before if stamp is not None and before is not None else usual
         clock += 0 if number == 0 else step if 0 < step <= MAX_GAP else usual
         before = stamp if stamp is not None else (before + usual if before is not None else None)
