@@ -13,7 +13,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from vidrec import cli, parallel
+from vidrec import cli, commands, parallel
 from vidrec.commands import COMMANDS, STOPPED
 from vidrec.progress import Screen
 from vidrec.train import Interrupted
@@ -89,6 +89,11 @@ def test_dry_run_lists_trials_without_data(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as left:
         cli.main(["ablate", "ablations/layers.py", "--dry-run", "--json", "--seeds", "2"])
     assert left.value.code == 0
+
+
+def test_an_experiment_is_a_table_of_its_own_name():
+    table = commands._as_ablation("experiments/motion.py")
+    assert (table.name, len(table.rows)) == ("motion", 1)
 
 
 def test_json_stands_alone_on_stdout(tmp_path):

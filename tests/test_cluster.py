@@ -81,6 +81,14 @@ def cache(tmp_path_factory):
 # --------------------------------------------------------------------------------------- options
 
 
+@pytest.mark.parametrize(
+    ("state", "alive"),
+    [("RUNNING", True), ("pending (Priority)", True), ("CANCELLED by 0", False), ("", False)],
+)
+def test_a_state_may_carry_its_reason(state, alive):
+    assert folders.is_alive(state) == alive
+
+
 def test_a_site_file_gives_defaults_and_the_command_line_wins(tmp_path):
     site = tmp_path / "site.toml"
     site.write_text(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from sources import features, settings
 
-from vidrec import cost, grid
+from vidrec import check, cost, grid, prepare
 from vidrec.ablation import Ablation, product
 
 
@@ -74,3 +74,7 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     scored = [{"head.kind": "every", "eval.inference": name} for name in ("once", "vote")]
     [both] = grid.estimates(Ablation("table", here, scored))
     assert both["trials"] == 1
+
+
+def test_what_is_traced_has_the_parameters_that_are_counted():
+    assert check.check(settings()) == prepare.count_params(settings())
