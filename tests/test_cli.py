@@ -267,6 +267,7 @@ def test_a_table_takes_every_core_and_a_run_one(tmp_path):
         assert found.startswith(f"{cores} x "), found
 
 
+@pytest.mark.slow
 def test_a_pool_lists_its_trials_as_a_table_does():
     done = launch("ablate", "layers", "--launcher", "pool", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr

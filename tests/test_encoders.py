@@ -383,6 +383,7 @@ def test_bytes_and_floats_are_the_same_pixels(kind):
     np.testing.assert_array_equal(found, apply({"params": params}, frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "trainable"),
     [("vgg9", "all"), ("c3d", "last_block"), ("squeezenet", "last_block")],

@@ -81,6 +81,7 @@ def test_streamed_trials_equal_held_ones_to_the_bit(configs, held, streamed, tmp
     assert contents(tmp_path) == contents(held)
 
 
+@pytest.mark.slow
 def test_a_stopped_stream_goes_on_to_the_same_bits(configs, held, streamed, tmp_path):
     with pytest.raises(train.Interrupted):
         fit(configs, tmp_path, Watch(stop=1))

@@ -49,6 +49,7 @@ def test_continued():
             assert shown[n - 1].tolist() == played(n, L)
 
 
+@pytest.mark.slow
 def test_centre_segment():
     for L, shown in every(lambda n, L: frames.indices(n, L)[0]).items():
         for n in range(1, UPTO + 1):
@@ -56,6 +57,7 @@ def test_centre_segment():
             assert shown[n - 1].tolist() == played(n, first + L)[first:]
 
 
+@pytest.mark.slow
 def test_uniform():
     for L, shown in every(lambda n, L: frames.indices(n, L, "uniform")[0]).items():
         for n in range(1, UPTO + 1):

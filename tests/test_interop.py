@@ -291,7 +291,8 @@ def test_equals_keras(cell, layers, bidirectional, seed, ours_first):
     check_keras(Recurrent(cell, layers, bidirectional), x_BTD, lengths_B, rng, ours_first)
 
 
-@pytest.mark.parametrize("bidirectional", [slow(("no",)), "concat"])
+@pytest.mark.slow
+@pytest.mark.parametrize("bidirectional", ["no", "concat"])
 @settings(max_examples=5, deadline=None)
 @given(seed=seeds, ours_first=st.booleans())
 def test_conv_lstm_equals_keras(bidirectional, seed, ours_first):
@@ -302,6 +303,7 @@ def test_conv_lstm_equals_keras(bidirectional, seed, ours_first):
     check_keras(scanner, x, [3, 3], rng, ours_first)
 
 
+@pytest.mark.slow
 def test_masked_conv_lstm_equals_keras_on_each_clip_cut():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 4, 3, 2)).astype(np.float32)

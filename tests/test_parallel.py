@@ -261,6 +261,7 @@ def on_one_device():
     return shared_by(1)
 
 
+@pytest.mark.slow
 def test_a_batch_spread_over_four_devices_is_the_batch_on_one(on_one_device):
     assert furthest(shared_by(4), on_one_device) < 1e-9
 
@@ -344,6 +345,7 @@ def test_processors_share_the_clips_and_divide_the_rest(monkeypatch):
     assert parallel.room() == pytest.approx(10e9 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_where_it_was_asked_for():
     program = """

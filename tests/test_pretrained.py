@@ -122,6 +122,7 @@ def test_vgg16_equals_keras_through_every_layout(keras, keras_vgg16, layout, tmp
         pretrained.load("vgg16", no_top, like(WITH_TOP))
 
 
+@pytest.mark.slow
 def test_second_dense_layer_is_keras_fc2(keras_vgg16, tmp_path):
     model, _, expected, _ = keras_vgg16
     model.save_weights(tmp_path / "a.weights.h5")
@@ -148,6 +149,7 @@ def build_squeezenet(keras, size: int):
     return keras.Model(image, layers.Dropout(0.5)(x))
 
 
+@pytest.mark.slow
 def test_squeezenet_equals_keras_with_random_weights(keras, tmp_path):
     model = build_squeezenet(keras, SIZE)
     rng = np.random.default_rng(2)

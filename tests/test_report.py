@@ -431,6 +431,7 @@ def test_compare_tells_difference_classes_and_settings(folders, tmp_path):
     assert "report D" not in text
 
 
+@pytest.mark.slow
 def test_compare_of_ucf101_shows_report_ds_changes_and_sorts_confusions_by_type(tmp_path):
     """18 % → 36 % of ApplyEyeMakeup is report D's, whatever ours are."""
     named = {"classes": ("ApplyEyeMakeup", "ApplyLipstick", "HighJump"), "samples": 0}
