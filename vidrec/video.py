@@ -436,7 +436,9 @@ def _ticks(seconds: float, fps: float) -> int:
 
 def _stamp(frame: av.VideoFrame, stream: Any) -> float | None:
     """Seconds of a frame; before PyAV 19 the last ones of a file do not know their time base."""
-    return None if frame.pts is None else float(frame.pts * stream.time_base)
+    if frame.pts is None or not stream.time_base:
+        return None
+    return float(frame.pts * stream.time_base)
 
 
 def _timed(
