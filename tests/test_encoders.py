@@ -87,8 +87,9 @@ def test_all_forms_are_the_definition(size, window, stride, padding, form):
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(*window, 3, 4)).astype(np.float32)
     bias = rng.normal(size=4).astype(np.float32)
-    convolve = conv.conv2d if len(size) == 2 else conv.conv3d
-    found = convolve(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), stride, padding, form)
+    found = conv.convolve(
+        jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), stride, padding, form
+    )
     np.testing.assert_allclose(found, loop_conv(x, kernel, stride, padding) + bias, atol=1e-4)
 
 
@@ -98,7 +99,7 @@ def test_tiles_of_a_wide_convolution_are_the_definition(size, channels):
     x = rng.normal(size=(2, *size, channels)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, channels, 32)).astype(np.float32)
     expected = loop_conv(x, kernel, 1, "SAME")
-    for convolve in (conv._winograd, partial(conv.conv2d, form="forward")):
+    for convolve in (conv._winograd, partial(conv.convolve, form="forward")):
         found = jax.jit(convolve)(jnp.asarray(x), jnp.asarray(kernel))
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -110,10 +111,9 @@ def test_gradients_of_all_forms_agree(window, channels, form):
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[: len(window)], channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(*window, channels, 4)), jnp.float32)
-    convolve = conv.conv2d if len(window) == 2 else conv.conv3d
 
     def score(x, kernel, form):
-        return (convolve(x, kernel, stride=2, form=form) ** 2).sum()
+        return (conv.convolve(x, kernel, stride=2, form=form) ** 2).sum()
 
     found, expected = (
         jax.jit(jax.grad(score, (0, 1)), static_argnums=2)(x, kernel, each)
@@ -439,6 +439,7 @@ def test_remat_keeps_less_for_the_backward_pass():
     assert kept(remat=True) < 0.7 * kept()
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_coarsely_on_float32_parameters():
     module, shape = SMALL["cnn3"]
     frames, params = pixels(2, *shape), params_of(module, shape)
@@ -554,6 +555,7 @@ def test_arithmetic_falls_with_each_frozen_block():
     assert one < two < everything
 
 
+@pytest.mark.slow
 def test_extractor_is_traced_once_for_a_whole_data_set():
     module, shape = SMALL["squeezenet"]
     traces = []

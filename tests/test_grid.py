@@ -151,6 +151,7 @@ def test_a_trial_of_a_table_is_the_run_alone(rates, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
+@pytest.mark.slow
 def test_a_finished_run_returns_at_once(tmp_path):
     cfg = settings(**FAST)
     first = grid.run(cfg, tmp_path, source=features())

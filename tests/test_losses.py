@@ -94,6 +94,7 @@ def test_float32_whatever_comes_in():
         assert losses.per_clip(logits, jnp.array([0, 1]), kind=kind).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_equals_keras_on_positive_sums():
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":

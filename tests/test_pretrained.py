@@ -404,6 +404,7 @@ def squeezenet_settings(weights: Path, **changes) -> config.Encoder:
     return config.Encoder(kind="squeezenet", weights=str(weights), **{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_init_fills_in_what_the_file_has(squeezenet_arrays, tmp_path):
     file = tmp_path / "a.safetensors"
     save_file(squeezenet_arrays, file)

@@ -326,6 +326,7 @@ def test_a_clock_that_jumps_back_changes_nothing(whole, data, tmp_path, monkeypa
 TRACES = {(steps, "train_step"): 2, (steps, "score_batch"): 4, (batches.frames, "indices"): 6}
 
 
+@pytest.mark.slow
 def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypatch):
     """Ragged clips, ragged last batches, trials that end at different epochs: no trace anew."""
     for (room, name), most in TRACES.items():

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers
 
-from vidrec.encoders.conv import Form, conv2d
+from vidrec.encoders import conv
 from vidrec.errors import UserError
 
 Weights = Mapping[str, Array]
@@ -77,7 +77,9 @@ def matmul(x: Array, kernel: Array, compute: str = "float32") -> Array:
     return jnp.matmul(x, kernel)
 
 
-def convolve(x_BHWD: Array, kernel: Array, compute: str = "float32", form: Form = "auto") -> Array:
+def convolve(
+    x_BHWD: Array, kernel: Array, compute: str = "float32", form: conv.Form = "auto"
+) -> Array:
     """Convolution that keeps height and width, in the form that this platform is quick at."""
     dtype = jnp.bfloat16 if compute == "bfloat16" else x_BHWD.dtype
 
@@ -85,7 +87,7 @@ def convolve(x_BHWD: Array, kernel: Array, compute: str = "float32", form: Form 
     # times the input's size as the kernel has places.
     @jax.checkpoint
     def product(x: Array, kernel: Array) -> Array:
-        return conv2d(x.astype(dtype), kernel.astype(dtype), form=form)
+        return conv.convolve(x.astype(dtype), kernel.astype(dtype), form=form)
 
     return product(x_BHWD, kernel).astype(x_BHWD.dtype)
 
@@ -271,7 +273,7 @@ class ConvLSTM(LSTM):
     """LSTM whose products are convolutions over feature maps; gate order i, f, g, o."""
 
     kernel: int = 3  # odd, so that height and width stay
-    form: Form = "auto"  # patches and a product on a CPU, a true convolution elsewhere
+    form: conv.Form = "auto"  # patches and a product on a CPU, a true convolution elsewhere
 
     maps: ClassVar[bool] = True
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from vidrec.errors import UserError
 
@@ -213,14 +214,8 @@ def _fitted(flat: dict[str, np.ndarray], like: Tree, folder: Path) -> Tree:
 
 def _nested(flat: dict[str, np.ndarray]) -> Tree:
     """Dicts from keys such as ['params']['dense']; other keys stay as they are."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.removeprefix("['").removesuffix("']").split("']['")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = value
-    return tree
+    paths = (name.removeprefix("['").removesuffix("']").split("']['") for name in flat)
+    return unflatten_dict(dict(zip(map(tuple, paths), flat.values(), strict=True)))
 
 
 def _checksums(folder: Path) -> dict[str, str]:

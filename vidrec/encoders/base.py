@@ -48,9 +48,9 @@ class Conv(nn.Module):
         shape = (*self.window, x.shape[-1], self.channels)
         kernel = self.param("kernel", INITIALISERS[self.initialiser], shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        convolve = conv.conv2d if len(self.window) == 2 else conv.conv3d
         weights = (each.astype(self.dtype) for each in (kernel, bias))
-        return convolve(x.astype(self.dtype), *weights, self.stride, self.padding, self.form)
+        x = x.astype(self.dtype)
+        return conv.convolve(x, *weights, self.stride, self.padding, self.form)
 
 
 class Dense(nn.Module):

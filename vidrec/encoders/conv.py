@@ -25,48 +25,20 @@ NARROW = 81  # inputs of a window up to which patches are quicker and small
 WIDE, PLACES = 32, 1024
 
 
-def conv2d(
-    x_BHWC: Array,
+def convolve(
+    x: Array,
     kernel: Array,
     bias: Array | None = None,
     stride: int = 1,
     padding: Padding = "SAME",
     form: Form = "auto",
 ) -> Array:
-    """`kernel` is (kh, kw, in, out); `auto` is patches on a CPU, lax.conv elsewhere.
+    """Over two dimensions or three: (B,H,W,C) by (kh,kw,in,out), (B,T,H,W,C) by (kt,kh,kw,in,out).
 
-    Ask for `forward` where nothing is differentiated, and for `alone` where no scan, map or vmap
-    stands around: both are lax.conv elsewhere, and quicker than `auto` on a CPU.
+    `auto` is patches on a CPU, lax.conv elsewhere. Ask for `forward` where nothing is
+    differentiated, and for `alone` where no scan, map or vmap stands around: both are lax.conv
+    elsewhere, and quicker than `auto` on a CPU.
     """
-    return _conv(x_BHWC, kernel, bias, stride, padding, form)
-
-
-def conv3d(
-    x_BTHWC: Array,
-    kernel: Array,
-    bias: Array | None = None,
-    stride: int = 1,
-    padding: Padding = "SAME",
-    form: Form = "auto",
-) -> Array:
-    """`kernel` is (kt, kh, kw, in, out); otherwise as `conv2d`."""
-    return _conv(x_BTHWC, kernel, bias, stride, padding, form)
-
-
-def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
-    """Largest value of each window over the axes between batch and channels, no padding.
-
-    Maxima of strided slices: their gradient is several times quicker on a CPU than that of
-    `lax.reduce_window`, which is a select-and-scatter.
-    """
-    stride = tuple(stride or window)
-    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, stride, strict=True)]
-    return reduce(jnp.maximum, _shifted(x, window, stride, sizes))
-
-
-def _conv(
-    x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form
-) -> Array:
     how = {"strides": (stride,) * (kernel.ndim - 2), "padding": padding}
     if form == "forward":
         on_cpu, elsewhere = partial(_forward, **how), partial(_lax, **how)
@@ -78,6 +50,17 @@ def _conv(
     else:
         y = (_lax if form == "lax" else _patches)(x, kernel, **how)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
+    """Largest value of each window over the axes between batch and channels, no padding.
+
+    Maxima of strided slices: their gradient is several times quicker on a CPU than that of
+    `lax.reduce_window`, which is a select-and-scatter.
+    """
+    stride = tuple(stride or window)
+    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, stride, strict=True)]
+    return reduce(jnp.maximum, _shifted(x, window, stride, sizes))
 
 
 def _forward(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:

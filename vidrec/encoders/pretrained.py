@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vidrec import config
 from vidrec.errors import UserError
@@ -397,22 +398,9 @@ def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any
     return _nested(theirs)
 
 
-def _flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
+def _flat(tree: Tree) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
 
 
 def _nested(flat: Tree) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = value
-    return tree
+    return unflatten_dict(flat, sep="/")
