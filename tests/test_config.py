@@ -122,7 +122,7 @@ def test_what_is_no_python_file_is_refused(tmp_path):
 
 def test_folds_are_refused_where_they_would_mean_nothing():
     for changes, line in (
-        ({"data.split": "random", "data.fold": 2}, "take data.split_seed"),
+        ({"data.split": "random", "data.fold": 2}, "set data.fold and data.folds to 0"),
         ({"data.split": "given", "data.folds": 5, "data.kind": "ucf101"}, "needs data.split"),
         ({"data.split": "given", "data.fold": 2}, "has one"),
     ):

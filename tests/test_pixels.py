@@ -130,6 +130,7 @@ def test_frames_are_tuned_then_read_out_for_a_whole_data_set(tmp_path, monkeypat
     tiny = {
         "data.kind": "videos",
         "data.split": "random",
+        "data.fold": 0,
         "data.root": str(videos),
         "encoder.kind": "cnn3",
         "encoder.width": 12,

@@ -385,7 +385,8 @@ def _check_together(cfg: Config) -> None:
     )
     refuse(
         cfg.data.split == "random" and max(cfg.data.fold, cfg.data.folds) > 0,
-        "data.split = 'random' draws clips: for another draw take data.split_seed, not data.fold",
+        "data.split = 'random' draws clips and knows no folds: set data.fold and data.folds to 0 "
+        "(another draw is another data.split_seed)",
     )
     refuse(
         cfg.data.split == "given" and cfg.data.folds > 0,

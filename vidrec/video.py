@@ -31,7 +31,8 @@ SEEK_GAP = 250  # frames skipped at once before looking for a key frame pays
 FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 DAMAGED = "damaged, or not a video"
 # A title in no known alphabet is no reason to refuse a file; PyAV 19 needs not be told.
-TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+_OLD = int(av.__version__.partition(".")[0]) < 19
+TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 # Containers whose timestamps stay the same after a seek.
 EXACT_SEEK = ("mov", "matroska")
 # Text and pictures that the demuxers take for videos, and lists of other files.

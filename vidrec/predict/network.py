@@ -48,7 +48,7 @@ class Network:
         }
         own = {name: each["encoder"] for name, each in saved.items() if "encoder" in each}
         encoder = encoders.build(cfg.encoder) if own or "encoder" in tree else None
-        inside = encoder if own and encoder.takes_clips else None
+        inside = encoder if own and encoder is not None and encoder.takes_clips else None
         variables = {"model": saved, "projection": tree.get("projection", {})}
         if encoder is not None and not inside:
             variables["encoder"] = tree.get("encoder") or own

@@ -68,8 +68,8 @@ def _one_row(row: Row, run: Run) -> str:
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
         bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
-        line = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips), _fixed(score)]
-        line += [Cell("" if math.isnan(score) else bar)]
+        line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
+        line += [_fixed(score), Cell("" if math.isnan(score) else bar)]
         body.append(line + [theirs.get(name, "–")] * bool(theirs))
     body.sort(key=lambda line: line[4])
     heads = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
