@@ -66,7 +66,7 @@ class Ablation:
     on_memory: bool = False
 
     def __post_init__(self) -> None:
-        figures = [row.published or {} for row in self.rows if isinstance(row, Row)]
+        figures = [row.published or {} for row in rows(self)]
         for name in itertools.chain(self.read, *figures):
             if name not in MEASURED and not name.startswith(F1):
                 near = difflib.get_close_matches(name, MEASURED, 1)
