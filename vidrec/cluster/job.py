@@ -203,7 +203,10 @@ def _leave(heard: list[int], requeue: Callable[[int, Any], None] | None) -> None
         except SystemExit as left:
             code = left.code
         except Exception as error:
-            print(f"error: not requeued: {error}", flush=True)
+            # A requeue kills the whole step, sometimes scontrol before it has answered.
+            killed = getattr(error, "returncode", 0) == -signal.SIGTERM
+            words = "Requeued job, which ended before scontrol had answered"
+            print(words if killed else f"error: not requeued: {error}", flush=True)
             code = 1
     sys.stdout.flush()
     sys.stderr.flush()
