@@ -434,18 +434,16 @@ def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(counter):
 @pytest.mark.parametrize(
     ("code", "told"), [(-signal.SIGTERM, "Requeued job"), (1, "error: not requeued")]
 )
-def test_a_requeue_that_ends_its_own_messenger_is_one(code, told):
+def test_a_requeue_that_ends_its_own_messenger_is_one(code, told, monkeypatch, capsys):
     # SLURM kills the step that asked, and scontrol in it, at times before that has answered.
-    script = f"""
-import signal, subprocess
-from vidrec.cluster import job
-def requeue(number, frame):
-    raise subprocess.CalledProcessError({code}, "scontrol")
-job._leave([signal.SIGUSR2], requeue)
-"""
-    left = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert left.returncode == 1
-    assert left.stdout.startswith(told)
+    def requeue(number, frame):
+        raise subprocess.CalledProcessError(code, "scontrol")
+
+    monkeypatch.setattr(job.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as left:
+        job._leave([signal.SIGUSR2], requeue)
+    assert left.value.code == 1
+    assert capsys.readouterr().out.startswith(told)
 
 
 def test_term_outside_of_a_scheduler_saves_and_leaves(counter):

@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -59,15 +58,17 @@ def commands_of(text: str) -> list[str]:
     return [line for line in lines if re.fullmatch(COMMAND, line)]
 
 
-def shown() -> Iterator[tuple[str, str]]:
+@functools.cache
+def shown() -> tuple[tuple[str, str], ...]:
     """(file, command) of every document."""
+    found = []
     for file in PAGES:
         page = file.read_text(encoding="utf-8")
-        for line in [*commands_of(code(page)), *commands_of("\n".join(quoted(page)))]:
-            yield str(file.relative_to(ROOT)), line
+        found += ((file, line) for line in commands_of(code(page)))
+        found += ((file, line) for line in commands_of("\n".join(quoted(page))))
     for file in NOTES:
-        for line in commands_of(notes(file.read_text(encoding="utf-8"))):
-            yield str(file.relative_to(ROOT)), line
+        found += ((file, line) for line in commands_of(notes(file.read_text(encoding="utf-8"))))
+    return tuple((str(file.relative_to(ROOT)), line) for file, line in found)
 
 
 @functools.cache  # documents repeat each other
