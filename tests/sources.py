@@ -162,7 +162,8 @@ class Group:
             step = partial(steps.epoch, self.plan)
             self._epoch = self.over.compile(step, state, numbers, self.shared)
         records = []
-        while self.over.gather(state.alive).any() and len(records) != epochs:
+        while (alive := self.over.gather(state.alive)).any() and len(records) != epochs:
+            state, numbers = self.over.deal(alive, (state, numbers))
             state, record = self._epoch(state, numbers, self.shared)
             records.append(jax.tree.map(np.array, self.over.gather(record)))
         return jax.tree.map(np.array, self.over.gather(state)), records

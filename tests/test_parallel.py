@@ -215,6 +215,30 @@ def test_groups_of_any_size_go_over_devices_and_back(how, count):
     assert np.array_equal(over.gather(out), np.where(state.alive, moved, 0))
 
 
+@pytest.mark.parametrize("devices", [2, 3, 8])
+@pytest.mark.parametrize("count", [3, 5, 8, 11])
+def test_trials_that_go_on_lie_evenly_on_the_devices(count, devices):
+    over = parallel.Trials(count, "map", jax.devices()[:devices])
+    rng = np.random.default_rng(count)
+    values = rng.random((count, 3, 2), np.float32)
+    tree = np.arange(count, dtype=np.int32), values
+    there, alive = over.spread(tree), np.ones(count, bool)
+    for stopped in rng.permutation(count):
+        alive[stopped] = False
+        there = over.deal(alive, there)
+        assert same(over.gather(there), tree)
+        lying = [np.asarray(shard.data) for shard in there[0].addressable_shards]
+        busiest = max(alive[trials].sum() for trials in lying)
+        assert busiest == -(-alive.sum() // len(over.devices)), "one waits for another"
+        assert over.deal(alive, there) is there, "moved although nothing is gained"
+
+
+def test_batched_trials_stay_where_they_are():
+    over = parallel.Trials(4, "vmap", jax.devices()[:2])
+    there = over.spread(np.arange(4))
+    assert over.deal(np.array([True, False, True, False]), there) is there
+
+
 def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
     """The host's copy is saved by a thread while the next epoch writes into the donated state."""
     over = parallel.Trials(2, "map", jax.devices()[:1])

@@ -10,6 +10,7 @@ or in several that were joined:
 
 import contextlib
 import ctypes
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Literal
@@ -274,6 +275,11 @@ class _Devices:
         spec = jax.sharding.PartitionSpec(AXIS) if split else jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(mesh, spec)
 
+    def deal(self, alive_N: np.ndarray, trees: Tree) -> Tree:
+        """The trees, whose trials are where they belong."""
+        del alive_N
+        return trees
+
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
         raise NotImplementedError
 
@@ -299,8 +305,8 @@ class Trials(_Devices):
     """Carries functions of one trial over a group of trials, spread over the devices.
 
     Trees of the group have leading axes (devices, trials a device); `spread` and `gather` go
-    between that and the plain trials' axis. The last places are filled with copies of the last
-    trial where the group does not divide evenly.
+    between that and the plain trials' axis. Where the group does not divide evenly, the places that
+    are left hold copies of the last trial.
     """
 
     axis_name = None
@@ -313,6 +319,23 @@ class Trials(_Devices):
         if processes() == 1:
             self.everyone = self.devices = self.devices[: -(-count // self.share)]
         self.how = how or default_how()
+        self._lay(np.arange(count))
+
+    def _lay(self, order_N: np.ndarray) -> None:
+        """Gives each device one trial after another, in this order."""
+        shape = self.share, len(self.everyone)
+        filled = np.pad(order_N, (0, math.prod(shape) - self.count), mode="edge")
+        self.places = filled.reshape(shape).T
+        _, self._where = np.unique(self.places, return_index=True)
+
+    def deal(self, alive_N: np.ndarray, trees: Tree) -> Tree:
+        """Trees of the group, laid anew where stopped trials left the devices unequal work."""
+        busiest = alive_N[self.places].sum(1).max()
+        if self.how == "vmap" or busiest <= -(-alive_N.sum() // len(self.everyone)):
+            return trees
+        host = self.gather(trees)
+        self._lay(np.argsort(~alive_N, kind="stable"))  # copies are then of a stopped one
+        return self.spread(host)
 
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
         """`step(state, hyper, shared) -> (state, out)` for one trial, over all of them.
@@ -345,9 +368,7 @@ class Trials(_Devices):
 
     def spread(self, tree: Tree) -> Tree:
         """(N, …) host arrays to (devices, trials a device, …) on the devices."""
-        places = np.minimum(np.arange(len(self.everyone) * self.share), self.count - 1)
-        places = places.reshape(len(self.everyone), self.share)
-        mine = places[[device in self.devices for device in self.everyone]]
+        mine = self.places[[device in self.devices for device in self.everyone]]
         return jax.tree.map(lambda leaf: self._split(np.asarray(leaf)[mine]), tree)
 
     def gather(self, tree: Tree) -> Tree:
@@ -355,7 +376,7 @@ class Trials(_Devices):
 
         def fetch(leaf: jax.Array) -> np.ndarray:
             leaf = _from_all(np.asarray(leaf))
-            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[: self.count]
+            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[self._where]
 
         return jax.tree.map(fetch, tree)
 

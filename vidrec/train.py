@@ -223,6 +223,7 @@ class Group:
             alive, status, records = self.over.gather(
                 (self.state.alive, self.state.status, records)
             )
+            self.state, self.numbers = self.over.deal(alive, (self.state, self.numbers))
             self._clock()
             lines = _lines(ids, trained, epoch, records, status)
             _append(self.folder / METRICS, lines)
