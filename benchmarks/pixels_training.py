@@ -3,14 +3,15 @@
     python benchmarks/pixels_training.py                       CNN+LSTM on 160 small clips
     python benchmarks/pixels_training.py --kind c3d            C3D at an eighth of its channels
     python benchmarks/pixels_training.py --kind c3d --full --size 64 --frames 30     the report's
+    python benchmarks/pixels_training.py --scaler-threads 1    PyTorch's Dataset, tuned as ours is
     python benchmarks/pixels_training.py --clips 10 --frames 4 --size 16 --batch 5 --epochs 1
 
 Clips of motion are written as videos once. Both sides read these files in every epoch, 30 frames
 each of which `--frames` are taken, and train report C's network on them: Adam, shuffled batches,
 no validation. Ours streams (its memory is told to be too small for the frames); PyTorch's Dataset
-decodes with PyAV in the workers of a DataLoader that stay alive. Epochs of both sides take turns;
-the first of each, which compiles and starts workers, is left out. Frames are compared, and from the
-same weights the losses of two epochs of whole batches.
+decodes with PyAV, as people write it, in the workers of a DataLoader that stay alive. Epochs of
+both sides take turns; the first of each, which compiles and starts workers, is left out. Frames are
+compared, and from the same weights the losses of two epochs of whole batches.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ def settings(given: Any, folder: Path) -> vidrec.Config:
         "train.target": 0,
         "train.memory_gb": 1e-6,
         "train.save_seconds": 1e9,
+        "train.spread": given.spread,
     }
     if given.kind == "c3d":
         changes |= {"encoder.kind": "c3d" if given.full else NARROW, "encoder.width": 1024}
@@ -80,8 +82,10 @@ def files(folder: Path, names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
 class Clips:
     """A Dataset as people write it: a clip's frames, decoded when they are asked for."""
 
-    def __init__(self, paths: Sequence[Path], labels: np.ndarray, count: int, size: int):
-        self.paths, self.labels, self.size = list(paths), labels, size
+    def __init__(
+        self, paths: Sequence[Path], labels: np.ndarray, count: int, size: int, threads: int = 0
+    ):
+        self.paths, self.labels, self.size, self.threads = list(paths), labels, size, threads
         self.wanted = (
             (2 * np.arange(count) + 1) * FILMED // (2 * count)
         )  # the middles of equal parts
@@ -98,7 +102,12 @@ class Clips:
             for place, frame in enumerate(container.decode(video=0)):
                 if place in self.wanted:
                     small = scaler.reformat(
-                        frame, self.size, self.size, "rgb24", interpolation=video.SCALING
+                        frame,
+                        self.size,
+                        self.size,
+                        "rgb24",
+                        interpolation=video.SCALING,
+                        threads=self.threads,
                     )
                     found[place] = small.to_ndarray()
         return np.stack([found[place] for place in self.wanted]), int(self.labels[clip])
@@ -270,6 +279,10 @@ def main() -> None:
     words.add_argument("--kind", choices=("cnn3", "c3d"), default="cnn3")
     words.add_argument("--full", action="store_true", help="C3D at its own width")
     turns.sizes(words, clips=160, frames=16, size=32, batch=16, epochs=5)
+    words.add_argument(
+        "--spread", default="auto", help="batch: ours over the cores, for small maps"
+    )
+    words.add_argument("--scaler-threads", type=int, default=0, help="0: PyAV's default, a core")
     words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = words.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -282,7 +295,7 @@ def main() -> None:
         begin, furthest = check(few, *files(place / "few", train_names(few)))
         cfg = settings(given, place / "clips")
         paths, labels = files(place / "clips", train_names(cfg))
-        dataset = Clips(paths, labels, given.frames, given.size)
+        dataset = Clips(paths, labels, given.frames, given.size, given.scaler_threads)
         other = in_torch(cfg, network(cfg, begin), dataset, given.workers)
         watch = Turns(other, given.epochs + 1)
         with contextlib.suppress(train.Interrupted):

@@ -86,11 +86,8 @@ def test_all_forms_are_the_definition(size, window, stride, padding, form):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(*window, 3, 4)).astype(np.float32)
-    bias = rng.normal(size=4).astype(np.float32)
-    found = conv.convolve(
-        jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), stride, padding, form
-    )
-    np.testing.assert_allclose(found, loop_conv(x, kernel, stride, padding) + bias, atol=1e-4)
+    found = conv.convolve(jnp.asarray(x), jnp.asarray(kernel), stride, padding, form)
+    np.testing.assert_allclose(found, loop_conv(x, kernel, stride, padding), atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "channels"), [((34, 33), 32), ((35, 32), 40), ((1, 1), 33)])
@@ -139,6 +136,56 @@ def test_max_pool_is_flax_max_pool_with_its_gradient(window, stride):
     found = score(lambda x: conv.max_pool(x, window, stride))
     expected = score(lambda x: nn.max_pool(x, window, stride or window))
     chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "pool"), [((6, 7), (2, 2)), ((4, 5, 7), (1, 2, 2)), ((1, 5), (2, 3))]
+)
+def test_a_stage_pools_behind_its_relu(size, pool):
+    rng = np.random.default_rng(5)
+    window = (3,) * len(size)
+    x = jnp.asarray(rng.normal(size=(3, *size, 2)), jnp.float32)
+    kernel, bias = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in ((*window, 2, 4), 4))
+
+    def plain(params, x):
+        bias = params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+        y = nn.relu(conv.convolve(x, params["kernel"], form="lax") + bias)
+        least = tuple(min(k, n) for k, n in zip(pool, size, strict=True))
+        return nn.max_pool(y, least, least)
+
+    def ours(params, x):
+        return base.Stage((4,), window, pool).apply({"params": {"conv1": params}}, x)
+
+    params = {"kernel": kernel, "bias": bias}
+    np.testing.assert_array_equal(jax.jit(ours)(params, x), jax.jit(plain)(params, x))
+    found, expected = (
+        jax.grad(lambda *given, of=of: (of(*given) ** 2).sum(), (0, 1))(params, x)
+        for of in (ours, plain)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_maxima_share_the_gradient():
+    x = jnp.ones((1, 5, 4, 1)).at[0, 0, 1].set(2)
+    found = jax.grad(lambda x: conv.max_pool(x, (2, 2)).sum())(x)[0, ..., 0]
+    expected = np.full((5, 4), 0.25)
+    expected[:2, :2], expected[0, 1], expected[4] = 0, 1, 0  # the last row is in no window
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("near", [1, 3])
+def test_kernel_gradients_from_parts_of_the_patches(near, monkeypatch):
+    """Place by place where not even one map lies near, and so many maps at a time as divide all."""
+    x = jnp.asarray(np.random.default_rng(6).normal(size=(8, 5, 6, 11)), jnp.float32)
+    kernel = jnp.asarray(np.random.default_rng(7).normal(size=(3, 3, 11, 4)), jnp.float32)
+    patches = 5 * 6 * 9 * 11 * 4  # bytes of a map
+    monkeypatch.setattr(conv, "NEAR", near * patches - 1)
+
+    def score(kernel, form):
+        return (conv.convolve(x, kernel, form=form) ** 2).sum()
+
+    found, expected = (jax.grad(score)(kernel, form) for form in ("alone", "lax"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["caffe", "torch"])

@@ -185,7 +185,9 @@ def test_written_videos_come_back(tmp_path):
 def test_a_decoder_that_never_yields_is_given_up(monkeypatch):
     packets = iter(lambda: SimpleNamespace(size=1), None)
     container = SimpleNamespace(demux=lambda stream: packets)
-    stream = SimpleNamespace(codec_context=SimpleNamespace(decode=lambda packet: []))
+    stream = SimpleNamespace(
+        time_base=None, codec_context=SimpleNamespace(decode=lambda packet: [])
+    )
     record = video._Record()
     monkeypatch.setattr(video, "MAX_SECONDS", 1e9)
     assert list(video._frames(container, stream, record)) == []

@@ -25,7 +25,7 @@ Over = parallel.Trials | parallel.Batches
 Begun = dict[str, Any]  # steps of an epoch that are done, and their sums: what a save keeps
 Pause = Callable[[Tree, Callable[[], Begun]], None]
 CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
-THREADS = 2 * cores()
+THREADS = cores()  # more of them wait for the interpreter
 
 
 def resident(data: Prepared) -> Resident:

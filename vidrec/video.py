@@ -132,12 +132,12 @@ def stream(
     Raises:
         UnreadableClip: no frame can be decoded.
     """
-    shrink, total, record = _Shrinker(size), 0, _Record()
+    scale, total, record = Scaler(size), 0, _Record()
     block, filled = np.empty((chunk, size, size, 3), np.uint8), 0
     with _opened(path) as (container, source):
         promised = _promised(container, source)
         for frame, repeats in _paced(_frames(container, source, record), source, fps):
-            picture = _shrunk(path, shrink, frame)
+            picture = _shrunk(path, scale, frame)
             for _ in range(repeats):
                 block[filled] = picture
                 filled += 1
@@ -183,21 +183,21 @@ def read(
 def _read_in_order(
     path: Any, needed: list[int], size: int, fps: float, notes: list[str] | None
 ) -> dict[int, np.ndarray]:
-    shrink, found, record, last, position = _Shrinker(size), {}, _Record(), None, 0
+    scale, found, record, last, position = Scaler(size), {}, _Record(), None, 0
     places = iter(needed)
     place: int | None = next(places)
     with _opened(path) as (container, source):
         for frame, repeats in _paced(_frames(container, source, record), source, fps):
             position += repeats
             while place is not None and place < position:
-                found[place] = _shrunk(path, shrink, frame)
+                found[place] = _shrunk(path, scale, frame)
                 place = next(places, None)
             if place is None:
                 return found
             last = frame
         if last is None:
             raise UnreadableClip(path, _no_frame(record))
-        picture = _shrunk(path, shrink, last)
+        picture = _shrunk(path, scale, last)
     found |= dict.fromkeys([place, *places], picture)
     if notes is not None:
         notes.append(f"frame {needed[-1]} was asked for, but it ends after {position}")
@@ -216,7 +216,7 @@ def _read_by_seeking(path: Any, needed: list[int], size: int) -> dict[int, np.nd
     table = _timestamps(path)
     if table is None or needed[-1] >= len(table.all):
         return None
-    shrink, found, position = _Shrinker(size), {}, 0
+    scale, found, position = Scaler(size), {}, 0
     try:
         with _opened(path) as (container, source):
             frames = _ranked(container, source, table, 0)
@@ -227,7 +227,7 @@ def _read_by_seeking(path: Any, needed: list[int], size: int) -> dict[int, np.nd
                     frames = _ranked(container, source, table, start)
                 for position, frame in frames:
                     if position == index:
-                        found[index] = _shrunk(path, shrink, frame)
+                        found[index] = _shrunk(path, scale, frame)
                         break
                 if index not in found:
                     raise _Inexact
@@ -373,12 +373,12 @@ def _packets(container: Any, stream: Any, record: _Record | None = None) -> Iter
 
 def _frames(container: Any, stream: Any, record: _Record) -> Iterator[av.VideoFrame]:
     """All frames that can be decoded, in order; packets that cannot are skipped and counted."""
-    silence, since = 0, time.monotonic()
+    silence, since, base = 0, time.monotonic(), stream.time_base
     for packet in itertools.chain(_packets(container, stream, record), (None,)):
         frames = _decode(stream, packet, record)
         for frame in frames:
             record.frames += 1
-            record.seconds = max(record.seconds, _stamp(frame, stream) or 0.0)
+            record.seconds = max(record.seconds, _stamp(frame, base) or 0.0)
             yield frame
         silence = 0 if frames else silence + 1
         # The reader's time is not the decoder's: the clock starts when the reader comes back.
@@ -435,45 +435,48 @@ def _ticks(seconds: float, fps: float) -> int:
     return int(np.ceil(seconds * fps - 1e-6 * fps))
 
 
-def _stamp(frame: av.VideoFrame, stream: Any) -> float | None:
-    """Seconds of a frame; before PyAV 19 the last ones of a file do not know their time base."""
-    if frame.pts is None or not stream.time_base:
+def _stamp(frame: av.VideoFrame, base: Fraction | None) -> float | None:
+    """Seconds of a frame by the stream's time base: before PyAV 19 the last ones lack their own."""
+    if frame.pts is None or not base:
         return None
-    return float(frame.pts * stream.time_base)
+    return frame.pts * base.numerator / base.denominator
 
 
 def _timed(
     frames: Iterator[av.VideoFrame], stream: Any, usual: float
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Frames with their seconds since the first; impossible steps become the usual one."""
-    clock, before = 0.0, None
+    clock, before, base = 0.0, None, stream.time_base
     for number, frame in enumerate(frames):
-        stamp = _stamp(frame, stream)
+        stamp = _stamp(frame, base)
         step = stamp - before if stamp is not None and before is not None else usual
         clock += 0 if number == 0 else step if 0 < step <= MAX_GAP else usual
         before = stamp if stamp is not None else (before + usual if before is not None else None)
         yield frame, clock
 
 
-class _Shrinker:
-    """Frames to upright squares of RGB; one scaler a file, since setting one up costs most."""
+class Scaler:
+    """Frames to squares of RGB; one for all of a file, since setting one up costs most."""
 
     def __init__(self, size: int):
-        self.size, self.scaler = size, VideoReformatter()
+        self.size, self._scaler = size, VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        small = self.scaler.reformat(
-            frame, self.size, self.size, "rgb24", interpolation=SCALING
+        """(size, size, 3) uint8."""
+        # Left to itself it starts a thread a core for every file, and wakes them for every frame.
+        return self._scaler.reformat(
+            frame, self.size, self.size, "rgb24", interpolation=SCALING, threads=1
         ).to_ndarray()
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(small, turns)) if turns else small
 
 
-def _shrunk(path: Any, shrink: _Shrinker, frame: av.VideoFrame) -> np.ndarray:
+def _shrunk(path: Any, scale: Scaler, frame: av.VideoFrame) -> np.ndarray:
+    """The frame as a player shows it: upright."""
     try:
-        return shrink(frame)
+        small = scale(frame)
     except FAULTS as error:
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(small, turns)) if turns else small
 
 
 def _promised(container: Any, stream: Any) -> tuple[int, float]:

@@ -33,7 +33,12 @@ def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
 
 
 class Conv(nn.Module):
-    """A 2-D or 3-D convolution with bias, whose form is chosen by `conv`."""
+    """A 2-D or 3-D convolution with bias, whose form is chosen by `conv`.
+
+    Attributes:
+        pool: window of a max-pool before the bias, which gives the same numbers as one behind it
+            and behind a ReLU, and leaves these a part of the places.
+    """
 
     channels: int
     window: tuple[int, ...]
@@ -42,15 +47,20 @@ class Conv(nn.Module):
     form: conv.Form = "lax"
     initialiser: str = "he"
     dtype: Dtype = jnp.float32
+    pool: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (*self.window, x.shape[-1], self.channels)
         kernel = self.param("kernel", INITIALISERS[self.initialiser], shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        weights = (each.astype(self.dtype) for each in (kernel, bias))
-        x = x.astype(self.dtype)
-        return conv.convolve(x, *weights, self.stride, self.padding, self.form)
+        kernel, bias = (each.astype(self.dtype) for each in (kernel, bias))
+        x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
+        if self.pool:
+            # A clip shorter than the pools halve is pooled as far as it goes.
+            window = [min(k, n) for k, n in zip(self.pool, x.shape[1:-1], strict=True)]
+            x = conv.max_pool(x, window)
+        return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Dense(nn.Module):
@@ -69,7 +79,7 @@ class Dense(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolutions with ReLU, conv1, conv2 …, then a max-pool."""
+    """Convolutions with ReLU, conv1, conv2 …, the last with a max-pool."""
 
     channels: tuple[int, ...]
     window: tuple[int, ...]
@@ -80,6 +90,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        last = len(self.channels)
         for i, channels in enumerate(self.channels, start=1):
             layer = Conv(
                 channels,
@@ -87,12 +98,11 @@ class Stage(nn.Module):
                 form=self.form,
                 initialiser=self.initialiser,
                 dtype=self.dtype,
+                pool=self.pool if i == last else (),
                 name=f"conv{i}",
             )
             x = nn.relu(layer(x))
-        # A clip shorter than the pools halve is pooled as far as it goes.
-        pool = [min(k, n) for k, n in zip(self.pool, x.shape[1:-1], strict=True)]
-        return conv.max_pool(x, pool)
+        return x
 
 
 class Encoder(nn.Module):

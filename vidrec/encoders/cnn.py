@@ -34,7 +34,7 @@ class Filters(nn.Module):
         start = _smooth if self.initialiser == "smooth" else base.INITIALISERS[self.initialiser]
         shape = (self.window, self.window, x.shape[-1], self.channels)
         kernel = self.param("kernel", start, shape).astype(self.dtype)
-        return conv.convolve(x, kernel, None, STRIDE, "SAME", self.form)
+        return conv.convolve(x, kernel, STRIDE, "SAME", self.form)
 
 
 class Cnn(base.Encoder):

@@ -4,8 +4,8 @@ On a CPU the kernel gradient of `lax.conv` is slow: up to ten times as long as t
 adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cutting patches out
 and taking one matrix product costs more memory and is quick in all these places. Outside of loops
 `lax.conv` is as quick forwards and takes less memory, so there only its kernel gradient is
-replaced, by one product for each place of the window. Where nothing is differentiated, windows of
-3x3 are computed with less than half of the multiplications.
+replaced, by products of the patches of a few maps at a time. Where nothing is differentiated,
+windows of 3x3 are computed with less than half of the multiplications.
 """
 
 import math
@@ -23,12 +23,13 @@ Padding = Literal["SAME", "VALID"]
 NARROW = 81  # inputs of a window up to which patches are quicker and small
 # Channels, and places of all maps, from which on fewer products outweigh the sums around them.
 WIDE, PLACES = 32, 1024
+# Bytes of patches that one product of a kernel's gradient reads: they stay in a core's cache.
+NEAR = 2**20
 
 
 def convolve(
     x: Array,
     kernel: Array,
-    bias: Array | None = None,
     stride: int = 1,
     padding: Padding = "SAME",
     form: Form = "auto",
@@ -43,13 +44,11 @@ def convolve(
     if form == "forward":
         on_cpu, elsewhere = partial(_forward, **how), partial(_lax, **how)
         # An exported network may hold both.
-        y = lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
-    elif form in ("auto", "alone"):
+        return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+    if form in ("auto", "alone"):
         on_cpu = _patches if form == "auto" else _alone
-        y = (on_cpu if jax.default_backend() == "cpu" else _lax)(x, kernel, **how)
-    else:
-        y = (_lax if form == "lax" else _patches)(x, kernel, **how)
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return (on_cpu if jax.default_backend() == "cpu" else _lax)(x, kernel, **how)
+    return (_lax if form == "lax" else _patches)(x, kernel, **how)
 
 
 def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
@@ -58,9 +57,47 @@ def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = Non
     Maxima of strided slices: their gradient is several times quicker on a CPU than that of
     `lax.reduce_window`, which is a select-and-scatter.
     """
-    stride = tuple(stride or window)
+    window, stride = tuple(window), tuple(stride or window)
+    return _pooled(x, window) if window == stride else _maxima(x, window, stride)
+
+
+def _maxima(x: Array, window: tuple[int, ...], stride: tuple[int, ...]) -> Array:
     sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, stride, strict=True)]
     return reduce(jnp.maximum, _shifted(x, window, stride, sizes))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pooled(x: Array, window: tuple[int, ...]) -> Array:
+    """Maxima of windows side by side, whose gradient is one pass; equal ones share it."""
+    return _maxima(x, window, window)
+
+
+def _pooled_forward(x: Array, window: tuple[int, ...]) -> tuple[Array, Any]:
+    y = _pooled(x, window)
+    return y, (x, y)
+
+
+def _pooled_backward(window: tuple[int, ...], kept: Any, slope: Array) -> tuple[Array]:
+    x, y = kept
+    inside = [n * k for n, k in zip(y.shape[1:-1], window, strict=True)]
+    tiled = (len(x), *(n for pair in zip(y.shape[1:-1], window, strict=True) for n in pair), -1)
+    axes = tuple(range(2, 2 * len(window) + 1, 2))  # of the windows' places
+    tiles = x[:, *map(slice, inside)].reshape(tiled)
+    largest = tiles == jnp.expand_dims(y, axes)
+    # Added up view by view: a reduction over these axes takes longer than all the rest.
+    each = [largest[(slice(None), *_between(place))] for place in np.ndindex(*window)]
+    share = slope / sum(view.astype(slope.dtype) for view in each)
+    given = jnp.where(largest, jnp.expand_dims(share, axes), 0).reshape(len(x), *inside, -1)
+    rest = [(0, n - k) for n, k in zip(x.shape[1:-1], inside, strict=True)]
+    return (jnp.pad(given, [(0, 0), *rest, (0, 0)]),)
+
+
+def _between(place: tuple[int, ...]) -> list[Any]:
+    """Indices of tiles (…, n, k, n, k, …) that take one place of each window."""
+    return [index for k in place for index in (slice(None), k)]
+
+
+_pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def _forward(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
@@ -113,7 +150,7 @@ def _alone(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) 
         return _by_frame(x, kernel, strides, padding)
     if math.prod(kernel.shape[:-1]) <= NARROW:
         return _patches(x, kernel, strides, padding)
-    return _by_place(x, kernel, strides, padding)
+    return _by_parts(x, kernel, strides, padding)
 
 
 def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
@@ -128,18 +165,18 @@ def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Paddin
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _by_place(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """A convolution whose kernel gradient is one product for each place of the window."""
+def _by_parts(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    """A convolution whose kernel gradient is added up from products over parts of its patches."""
     return _forward(x, kernel, strides, padding)
 
 
-def _by_place_forward(
+def _by_parts_forward(
     x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 ) -> tuple[Array, Any]:
     return _forward(x, kernel, strides, padding), (x, kernel)
 
 
-def _by_place_backward(
+def _by_parts_backward(
     strides: tuple[int, ...], padding: Padding, kept: Any, slope: Array
 ) -> tuple[Array, Array]:
     x, kernel = kept
@@ -149,14 +186,38 @@ def _by_place_backward(
         inputs = _forward(slope, turned, strides, padding)
     else:
         [inputs] = jax.vjp(lambda x: _lax(x, kernel, strides, padding), x)[1](slope)
-    x = _padded(x, window, strides, padding)
-    flat = slope.reshape(-1, slope.shape[-1])
-    views = _shifted(x, window, strides, slope.shape[1:-1])
-    each = [view.reshape(-1, view.shape[-1]).T @ flat for view in views]
-    return inputs, jnp.stack(each).reshape(kernel.shape)
+    return inputs, _kernel_gradient(x, slope, window, strides, padding).reshape(kernel.shape)
 
 
-_by_place.defvjp(_by_place_forward, _by_place_backward)
+_by_parts.defvjp(_by_parts_forward, _by_parts_backward)
+
+
+def _kernel_gradient(
+    x: Array, slope: Array, window: Sequence[int], strides: Sequence[int], padding: Padding
+) -> Array:
+    """(places of the window · in, out): from whole patches, so many maps at a time as lie near.
+
+    Where one map's patches are more than that, from all maps, one place after another.
+    """
+    x, sizes = _padded(x, window, strides, padding), slope.shape[1:-1]
+    one = math.prod((*sizes, *window)) * x.shape[-1] * x.dtype.itemsize
+    if one > NEAR:
+        views = _shifted(x, window, strides, sizes)
+        return jnp.stack([_rows(view).T @ _rows(slope) for view in views])
+    count = max(n for n in range(1, NEAR // one + 1) if len(x) % n == 0)
+    some = [each.reshape(-1, count, *each.shape[1:]) for each in (x, slope)]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add(total: Array, of: list[Array]) -> tuple[Array, None]:
+        patches = jnp.concatenate(_shifted(of[0], window, strides, sizes), axis=-1)
+        return total + jnp.matmul(_rows(of[1]).T, _rows(patches), preferred_element_type=wide), None
+
+    begin = jnp.zeros((slope.shape[-1], math.prod(window) * x.shape[-1]), wide)
+    return lax.scan(add, begin, some)[0].T.astype(x.dtype)
+
+
+def _rows(maps: Array) -> Array:
+    return maps.reshape(-1, maps.shape[-1])
 
 
 def _lax(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:

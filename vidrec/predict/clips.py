@@ -9,7 +9,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from vidrec import video
 from vidrec.config import Config
@@ -125,15 +124,13 @@ class Resizer:
     """RGB frames of any size to squares, by the scaler that files are decoded with."""
 
     def __init__(self, size: int):
-        self.size, self.scaler = size, VideoReformatter()
+        self.size, self.scale = size, video.Scaler(size)
 
     def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
         if frame_HWC.shape[:2] == (self.size, self.size):
             return frame_HWC
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-        return self.scaler.reformat(
-            frame, self.size, self.size, "rgb24", interpolation=video.SCALING
-        ).to_ndarray()
+        return self.scale(frame)
 
 
 def is_picture(path: str | os.PathLike) -> bool:

@@ -122,7 +122,7 @@ def _pictures(path: Path) -> Iterator[np.ndarray]:
                 continue
             for frame in frames:
                 size = size or _scaled(frame.width, frame.height)
-                picture = frame.reformat(*size, "rgb24").to_ndarray()
+                picture = frame.reformat(*size, "rgb24", threads=1).to_ndarray()
                 yield np.rot90(picture, round(frame.rotation / 90) % 4)
 
 
