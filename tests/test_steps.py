@@ -386,6 +386,15 @@ def test_without_validation_the_last_epoch_counts_as_best():
     assert state.status[0] == steps.FINISHED
 
 
+@pytest.mark.parametrize(
+    ("clips", "shape"), [(79, (2, 40)), (64, (1, 64)), (65, (2, 33)), (3, (1, 3)), (0, (0, 1))]
+)
+def test_validation_is_in_few_batches_of_a_size(clips, shape):
+    places = steps.validation(steps.Plan(recipe(**{"eval.batch_size": 64}), None, 4, 10, clips))
+    assert places.shape == shape
+    np.testing.assert_array_equal(places.reshape(-1), np.arange(places.size))
+
+
 def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
     one, other = settings(), settings(eval__inference="clips", head__kind="every")
     assert set(steps.hyper(one)) >= {"seed", "scanner.dropout", "train.patience"}

@@ -459,8 +459,12 @@ def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
 
 
 def validation(plan: Plan) -> jax.Array:
-    """Places in the list of validation clips by batches, (S, B); from `val_clips` on padding."""
-    size = max(1, min(plan.cfg.eval.batch_size, plan.val_clips))
+    """Places in the list of validation clips by batches, (S, B); from `val_clips` on padding.
+
+    As few batches as `eval.batch_size` allows, and all of a size, so that little is padding.
+    """
+    count = max(1, -(-plan.val_clips // plan.cfg.eval.batch_size))
+    size = max(1, -(-plan.val_clips // count))
     return jnp.arange(-(-plan.val_clips // size) * size).reshape(-1, size)
 
 
