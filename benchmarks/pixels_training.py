@@ -27,7 +27,7 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import interop, scanners, train, video
+from vidrec import interop, parallel, scanners, train, video
 from vidrec.datasets import motion
 
 HERE = Path(__file__).parent
@@ -55,7 +55,6 @@ def settings(given: Any, folder: Path) -> vidrec.Config:
         "train.target": 0,
         "train.memory_gb": 1e-6,
         "train.save_seconds": 1e9,
-        "train.spread": given.spread,
     }
     if given.kind == "c3d":
         changes |= {"encoder.kind": "c3d" if given.full else NARROW, "encoder.width": 1024}
@@ -285,6 +284,7 @@ def main() -> None:
     words.add_argument("--scaler-threads", type=int, default=0, help="0: PyAV's default, a core")
     words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = words.parse_args()
+    parallel.use_cores()
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         for name, clips in (("few", len(motion.CLASSES) + 1), ("clips", given.clips + 1)):
@@ -299,7 +299,8 @@ def main() -> None:
         other = in_torch(cfg, network(cfg, begin), dataset, given.workers)
         watch = Turns(other, given.epochs + 1)
         with contextlib.suppress(train.Interrupted):
-            vidrec.train(cfg, place / "runs", screen=watch)
+            spread = vidrec.override(cfg, {"train.spread": given.spread})
+            vidrec.train(spread, place / "runs", screen=watch)
     found = turns.figures({turns.OURS: watch.spent[1:], "torch": watch.others[1:]})
     for side in found.values():
         side["clips_a_second"] = round(len(paths) / side["seconds"], 2)
