@@ -247,23 +247,23 @@ def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_table_takes_every_core_and_a_run_one(tmp_path):
+def test_a_table_takes_every_core_and_a_run_one_unless_told(tmp_path):
     """Nothing on the command line's way may start JAX before the cores are devices."""
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
     environment.pop("JAX_NUM_CPU_DEVICES", None)
     (tmp_path / "mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)))
-    for words in (["ablate", "--seeds", "2"], ["train"]):
+    for words in (["ablate", "--seeds", "2"], ["train"], ["train", "--train.spread", "batch"]):
         done = launch(
             words[0],
             tmp_path / "mine.py",
             *words[1:],
-            *("--workdir", tmp_path / "runs", "--json"),
+            *("--workdir", tmp_path / "-".join(words), "--json"),
             env=environment,
         )
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
         found = (answer["trials"][0] if words[0] == "ablate" else answer)["versions"]["device"]
-        cores = parallel._devices_of_cores() if words[0] == "ablate" else 1
+        cores = 1 if words == ["train"] else parallel._devices_of_cores()
         assert found.startswith(f"{cores} x "), found
 
 

@@ -213,7 +213,8 @@ def run(
 ) -> dict[str, Any]:
     """Trains one configuration, or returns the result of the finished run; see `ablate`."""
     parallel.keep_memory()
-    parallel.use_cores()
+    if cfg.train.spread == "batch":
+        parallel.use_cores()
     screen = screen or Quiet()
     [trial] = tables.trials(Ablation(name, cfg, [Row({})]))
     [id_] = parallel.leader_first(lambda: _ids([trial], source))
