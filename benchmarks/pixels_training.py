@@ -284,7 +284,8 @@ def main() -> None:
     words.add_argument("--scaler-threads", type=int, default=0, help="0: PyAV's default, a core")
     words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = words.parse_args()
-    parallel.use_cores()
+    if given.spread == "batch":
+        parallel.use_cores()  # before JAX starts
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         for name, clips in (("few", len(motion.CLASSES) + 1), ("clips", given.clips + 1)):

@@ -463,9 +463,9 @@ def validation(plan: Plan) -> jax.Array:
 
     As few batches as `eval.batch_size` allows, and all of a size, so that little is padding.
     """
-    count = max(1, -(-plan.val_clips // plan.cfg.eval.batch_size))
-    size = max(1, -(-plan.val_clips // count))
-    return jnp.arange(-(-plan.val_clips // size) * size).reshape(-1, size)
+    count = -(-plan.val_clips // plan.cfg.eval.batch_size)
+    size = -(-plan.val_clips // max(1, count)) or 1
+    return jnp.arange(count * size).reshape(count, size)
 
 
 def _validate(

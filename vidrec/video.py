@@ -472,11 +472,10 @@ class Scaler:
 def _shrunk(path: Any, scale: Scaler, frame: av.VideoFrame) -> np.ndarray:
     """The frame as a player shows it: upright."""
     try:
-        small = scale(frame)
+        small, turns = scale(frame), round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(small, turns)) if turns else small
     except FAULTS as error:
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(small, turns)) if turns else small
 
 
 def _promised(container: Any, stream: Any) -> tuple[int, float]:

@@ -83,18 +83,13 @@ def _pooled_backward(window: tuple[int, ...], kept: Any, slope: Array) -> tuple[
     tiled = (len(x), *(n for pair in zip(y.shape[1:-1], window, strict=True) for n in pair), -1)
     axes = tuple(range(2, 2 * len(window) + 1, 2))  # of the windows' places
     tiles = x[:, *map(slice, inside)].reshape(tiled)
-    largest = tiles == jnp.expand_dims(y, axes)
-    # Added up view by view: a reduction over these axes takes longer than all the rest.
-    each = [largest[(slice(None), *_between(place))] for place in np.ndindex(*window)]
-    share = slope / sum(view.astype(slope.dtype) for view in each)
-    given = jnp.where(largest, jnp.expand_dims(share, axes), 0).reshape(len(x), *inside, -1)
+    # Counted view by view: a reduction over the tiles' axes takes longer than all the rest.
+    views = _shifted(x, window, window, y.shape[1:-1])
+    share = slope / sum((view == y).astype(slope.dtype) for view in views)
+    largest, share = tiles == jnp.expand_dims(y, axes), jnp.expand_dims(share, axes)
+    given = jnp.where(largest, share, 0).reshape(len(x), *inside, -1)
     rest = [(0, n - k) for n, k in zip(x.shape[1:-1], inside, strict=True)]
     return (jnp.pad(given, [(0, 0), *rest, (0, 0)]),)
-
-
-def _between(place: tuple[int, ...]) -> list[Any]:
-    """Indices of tiles (…, n, k, n, k, …) that take one place of each window."""
-    return [index for k in place for index in (slice(None), k)]
 
 
 _pooled.defvjp(_pooled_forward, _pooled_backward)
