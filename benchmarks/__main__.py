@@ -117,8 +117,8 @@ WORKS = (
         2,
     ),
     Work(
-        "5 trials as a table on motion, 2 epochs",
-        ("groups.py", "--seeds", "1", "--epochs", "2", "--processes", "1", "--rounds", "0"),
+        "5 trials as a table on motion, 10 epochs",
+        ("groups.py", "--seeds", "1", "--processes", "1", "--rounds", "0"),
         {
             "fit, one after another": lambda printed: 1 / printed["table_to_one_after_another"],
             "a process each": lambda printed: 1 / printed["table_to_separate_processes"],
