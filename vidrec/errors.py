@@ -1,7 +1,78 @@
 """A user's mistake: one line that names the file or field and says what would be right."""
 
+import errno
+import os
+import re
+from collections.abc import Iterator
+
 STOPPED = 75  # exit status of what was asked to stop and has saved: EX_TEMPFAIL of sysexits.h
+
+# What the system refuses now and may grant later; it says nothing about what a file holds.
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EAGAIN", "EBUSY", "EDQUOT", "EHOSTDOWN", "EINTR", "EIO", "EMFILE", "ENFILE"),
+        *("ENOBUFS", "ENODEV", "ENOLCK", "ENOMEM", "ENOSPC", "ENOTCONN", "ENXIO", "EPERM"),
+        *("EREMOTEIO", "EROFS", "ESTALE", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+)
+# Libraries in C++ give the number, or its words, in the text of an error of their own.
+_NUMBER = re.compile(r"\b(?:OS error|errno =|Errno) (\d+)")
+_WORDS = [
+    os.strerror(code)
+    for code in (
+        errno.EACCES,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ESTALE,
+    )
+]
 
 
 class UserError(Exception):
     """The command line prints it as one line and exits with status 2."""
+
+
+class TransientError(UserError):
+    """The system could not do now what may succeed later; nothing is known to be damaged."""
+
+    @classmethod
+    def of(cls, what: object, error: BaseException) -> "TransientError":
+        """Of the error that reading `what` raised: says why, and what to do."""
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        advice = "nothing is lost, run the same command again"
+        if os.strerror(errno.EMFILE) in reason:
+            advice = f"raise the limit (ulimit -n), then {advice.partition(', ')[2]}"
+        return cls(f"cannot read {what} now: {reason.splitlines()[0]}; {advice}")
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """True where the system refused something, and not for what a file holds.
+
+    An error that was raised from such a one is transient too.
+    """
+    return any(_refused(each) for each in _chain(error))
+
+
+def _refused(error: BaseException) -> bool:
+    if isinstance(error, TransientError):
+        return True
+    code = getattr(error, "errno", None)
+    if isinstance(error, OSError) and isinstance(code, int):
+        return code in TRANSIENT
+    if isinstance(error, OSError | RuntimeError | ValueError) and not isinstance(error, UserError):
+        text = str(error)
+        numbers = [int(each) for each in _NUMBER.findall(text)]
+        return any(n in TRANSIENT for n in numbers) or any(words in text for words in _WORDS)
+    return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -1,0 +1,46 @@
+"""What the system refuses now is told apart from what is wrong with a file."""
+
+import errno
+import os
+
+import pytest
+
+from vidrec.errors import TransientError, UserError, is_transient
+
+PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_what_the_system_refuses_is_transient_however_it_is_told(code):
+    words = os.strerror(code)
+    assert is_transient(OSError(code, words))
+    assert is_transient(ValueError(f"FAILED_PRECONDITION: {words} [OS error {code}]"))
+    assert is_transient(OSError(f"unable to open file (errno = {code}, error message = '{words}')"))
+    told = UserError("cannot write it")
+    told.__cause__ = OSError(code, words)  # as `raise ... from error` leaves it
+    assert is_transient(told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory"),
+        ValueError("checksum"),
+        OSError("Truncated file"),
+        UserError("cannot read it: Permission denied"),
+        None,
+    ],
+)
+def test_what_a_file_holds_or_lacks_is_not_transient(error):
+    assert not is_transient(error)
+
+
+def test_a_transient_error_says_what_failed_and_what_to_do():
+    line = str(TransientError.of("a.npy", OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+    assert line == (
+        "cannot read a.npy now: Too many open files; raise the limit (ulimit -n), then run the "
+        "same command again"
+    )
+    line = str(TransientError.of("a.npy", OSError(errno.EIO, os.strerror(errno.EIO))))
+    assert line.endswith("Input/output error; nothing is lost, run the same command again")
