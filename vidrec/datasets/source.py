@@ -248,7 +248,7 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
         value = make()
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(UserError):
-        write_whole(file, json.dumps(value))
+        write_whole(file, json.dumps(value), durable=False)
     return value
 
 
