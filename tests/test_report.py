@@ -509,7 +509,7 @@ def test_nothing_to_report_is_a_users_mistake(tmp_path):
 
 def test_broken_json_names_its_file(tmp_path):
     (tmp_path / "result.json").write_text('{"id": ')
-    with pytest.raises(UserError, match=re.escape("result.json is not JSON")):
+    with pytest.raises(UserError, match=re.escape("result.json is damaged or no JSON")):
         report.build(tmp_path)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from vidrec import files
 from vidrec.errors import UserError
 
 
@@ -503,7 +504,7 @@ def _weights(name: str) -> str:
         if path.is_file():
             stat = path.stat()
             return _content(path, stat.st_size, stat.st_mtime_ns)
-        return json.loads((run_folder(path) / "result.json").read_text())["id"]
+        return files.read_result(run_folder(path))["id"]
     except (OSError, UserError):
         return name
 
@@ -538,10 +539,7 @@ def run_folder(path: Path) -> Path:
 
 
 def _text_of(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return files.read_text(path)
 
 
 def signature(cfg: Config) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 
 CHECKSUM = "checksum"  # key of a JSON object: hash of all others
 MARK = b"vidrec "  # begins the comment of an npz, which ends in the hash of all before it
@@ -32,6 +32,51 @@ DAY = 24 * 3600
 PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
 SURROGATE = re.compile("[\ud800-\udfff]")
 Tree = Any
+
+# What the files of runs hold, as far as it is read again; see `read_json`.
+_NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
+_FIGURES = {
+    **dict.fromkeys(("accuracy?", "loss?", "avg_f1?", "clips?"), _NUMBER_OR_NONE),
+    "f1?": {"*": _NUMBER_OR_NONE},
+    "confusion?": [[int]],
+}
+RESULT_HOLDS = {
+    **{"id": str, "status": str, "metrics": {"*": _FIGURES}},
+    **{"seed?": int, "name?": str, "row?": (int, str), "row_name?": (str, type(None))},
+    **{"overrides?": dict, "published?": (dict, type(None)), "doubtful?": (list, type(None))},
+    **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
+    "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
+    "unreadable?": [{"path": str, "reason": str}],
+    **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}, "split?": {"id?": str}},
+    **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
+}
+TABLE_HOLDS = {
+    "trials": [
+        {
+            **{"id": str, "row": (int, str), "seed": int, "overrides": dict},
+            **{"group?": str, "row_name?": (str, type(None)), "params?": _NUMBER_OR_NONE},
+            **{"published?": (dict, type(None)), "doubtful?": (list, type(None))},
+        }
+    ],
+    **{
+        "name?": str,
+        "question?": str,
+        "source?": str,
+        "command?": str,
+        "data?": dict,
+        "read?": list,
+    },
+}
+GROUP_HOLDS = {
+    "members": [str],
+    "trials": [{"id": str, "config": dict, "folder": str, "about": dict}],
+    "parts?": int,
+}
+JOBS_HOLDS = {"engine": str, "jobs": [{"group": str, "job": str, "log": str}]}
+LINE_HOLDS = {
+    **{"trial?": str, "epoch": int, "status": str},
+    **dict.fromkeys(("val/accuracy?", "train/loss?", "val/loss?", "grad/norm?"), _NUMBER_OR_NONE),
+}
 
 
 class Damaged(UserError):
@@ -209,8 +254,12 @@ def read_bytes(file: str | os.PathLike) -> bytes:
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise Missing(f"{file} is missing") from None
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from None
+    except OSError as error:
+        if is_transient(error):
+            raise TransientError.of(file, error) from error
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:  # a name with a zero byte
+        raise UserError(f"cannot read {str(file)!r}: {error}") from None
 
 
 def read_text(file: str | os.PathLike) -> str:
@@ -234,7 +283,9 @@ def read_json(
     """Read a JSON file as it was written by `write_json`.
 
     Args:
-        keys: that an object must have; of a mapping, with these types.
+        keys: that an object must have; of a mapping, what each holds: a type, several, a list of
+            one (what every item is), or a mapping again. A key that ends in ? may be missing; *
+            stands for all that are not named.
         kind: what the file holds: dict or list.
 
     Raises:
@@ -242,6 +293,20 @@ def read_json(
         UserError: it cannot be read.
     """
     return _parsed(read_text(file), keys, str(file), kind)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read result.json of a finished trial.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return read_json(folder / "result.json", RESULT_HOLDS)
+    except Damaged as error:
+        raise Damaged(
+            f"{error}; remove it and train again: only its scores are made anew"
+        ) from None
 
 
 def read_lines(
@@ -372,12 +437,27 @@ def _parsed(
 def _check_keys(
     content: Mapping[str, Any], keys: Mapping[str, Any] | Sequence[str], where: str
 ) -> None:
-    types = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, object)
+    types = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, object)
+    others = types.pop("*", object)
     for name, kind in types.items():
-        if name not in content:
+        plain = name.removesuffix("?")
+        if plain in content:
+            _check(content[plain], kind, where, plain)
+        elif plain == name:
             raise Damaged(f"{where} lacks {name}")
-        if not isinstance(content[name], kind):
-            raise Damaged(f"{where}: {name} should not be {_kind(content[name])}")
+    for name in content.keys() - {name.removesuffix("?") for name in types}:
+        _check(content[name], others, where, name)
+
+
+def _check(value: Any, like: Any, where: str, name: str) -> None:
+    kind = type(like) if isinstance(like, dict | list) else like
+    if not isinstance(value, kind):
+        raise Damaged(f"{where}: {name} should not be {_kind(value)}")
+    if isinstance(like, dict):
+        _check_keys(value, like, f"{where}: {name}")
+    elif isinstance(like, list):
+        for place, each in enumerate(value):
+            _check(each, like[0], where, f"{name}[{place}]")
 
 
 def _kind(value: Any) -> str:

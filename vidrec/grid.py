@@ -2,7 +2,6 @@
 to one program each, and groups are trained one after another. A single run is a table of one trial.
 """
 
-import json
 import os
 import platform
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, cost, feeds, parallel, prepare, steps, train
+from vidrec import checkpoint, cost, feeds, files, parallel, prepare, steps, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -149,12 +148,12 @@ def plan(
 
 def collect(folder: Path, trained: bool = True) -> Table:
     """The results of a table whose trials are finished; `trained` writes its report anew."""
-    described = json.loads((folder / "ablation.json").read_text())
-    files = [folder / "trials" / trial["id"] / train.RESULT for trial in described["trials"]]
+    described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     # Rows that came out equal share a trial; each keeps what its own row says.
     results = [
-        json.loads(file.read_text()) | {name: trial[name] for name in OF_A_ROW}
-        for file, trial in zip(files, described["trials"], strict=True)
+        files.read_result(folder / "trials" / trial["id"])
+        | {name: trial[name] for name in OF_A_ROW}
+        for trial in described["trials"]
     ]
     if trained:
         train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
@@ -174,8 +173,8 @@ def held(folder: Path, name: str) -> list[train.Member]:
     """The members of a group that `hold_groups` wrote, from the table's folder alone."""
     file = _group_folder(folder)(name) / "group.json"
     try:
-        trials = json.loads(file.read_text())["trials"]
-    except FileNotFoundError:
+        trials = files.read_json(file, files.GROUP_HOLDS)["trials"]
+    except files.Missing:
         raise UserError(f"{folder} has no group {name}: {file} is missing") from None
     return [
         train.Member(
@@ -223,7 +222,7 @@ def run(
     trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
     _strictly([member])
     _report(folder, trained)
-    return json.loads((folder / train.RESULT).read_text())
+    return files.read_result(folder)
 
 
 def _strictly(members: Sequence[train.Member]) -> None:
@@ -231,7 +230,7 @@ def _strictly(members: Sequence[train.Member]) -> None:
     for member in members:
         if not member.config.data.strict:
             continue
-        for clip in json.loads((member.folder / train.RESULT).read_text())["unreadable"]:
+        for clip in files.read_result(member.folder)["unreadable"]:
             raise UserError(
                 f"{clip['path']}: {clip['reason']} (data.strict is set, and {member.folder} was "
                 "trained without this clip)"
@@ -383,7 +382,7 @@ def _fill(
 def _parts(name: str, group: list[train.Member], folder: Path) -> Iterator[Part]:
     """A group, or what it was split into because it did not fit in memory."""
     file = folder / "group.json"
-    count = json.loads(file.read_text()).get("parts", 1) if file.exists() else 1
+    count = files.read_json(file, {"parts?": int}).get("parts", 1) if file.exists() else 1
     if count == 1:
         yield name, group, folder
         return
@@ -408,7 +407,7 @@ def _train_parts(
     """Splits a group for good, and trains its parts."""
     name, group, folder = part
     screen.say(f"group {name} is split: {why}")
-    content = json.loads((folder / "group.json").read_text())
+    content = files.read_json(folder / "group.json", files.GROUP_HOLDS)
     train.write_json(folder / "group.json", content | {"parts": why.parts})
     parts = list(_parts(name, group, folder))
     for _, members, place in parts:
@@ -481,8 +480,8 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
         file = member.folder / "predictions.npz"
         if not file.exists():
             continue
-        with np.load(file) as saved:
-            wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
+        saved = files.read_arrays(file, ["test_logits", "test_labels"])
+        wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
     hardest = np.argsort(-wrong, kind="stable")[: SAMPLES // 2]
     spread = np.linspace(0, len(clips) - 1, min(SAMPLES, len(clips))).astype(int)
     shown = clips[list(dict.fromkeys([*hardest, *spread]))[:SAMPLES]]
@@ -496,11 +495,8 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
             continue
         names.append(data.source.names[clip])
     if names:
-        # Whole or not at all: groups may be trained by several processes at once.
-        partial = folder / f"samples.{platform.node()}-{os.getpid()}.partial.npz"
-        with train.plainly(folder):
-            np.savez_compressed(partial, frames=np.stack(frames), names=np.array(names))
-            partial.replace(folder / "samples.npz")
+        arrays = {"frames": np.stack(frames), "names": np.array(names)}
+        files.write_arrays(folder / "samples.npz", arrays)
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:
@@ -519,7 +515,7 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
         ]
         train.make(folder)
         train.write_json(file, {"members": members, "trials": trials})
-    elif json.loads(file.read_text())["members"] != members:
+    elif files.read_json(file, {"members": [str]})["members"] != members:
         raise UserError(
             f"{folder} belongs to other trials; take another --workdir or remove that folder"
         )
@@ -528,10 +524,10 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
 def _known(folder: Path) -> dict[str, str]:
     """Group of each trial of a table that was begun before: groups are fixed then."""
     try:
-        trials = json.loads((folder / "ablation.json").read_text())["trials"]
-    except (FileNotFoundError, NotADirectoryError):
+        trials = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
+    except files.Missing:
         return {}
-    return {trial["id"]: trial["group"] for trial in trials}
+    return {trial["id"]: trial["group"] for trial in trials if "group" in trial}
 
 
 def _failed(members: Sequence[train.Member]) -> list[train.Member]:
@@ -540,8 +536,7 @@ def _failed(members: Sequence[train.Member]) -> list[train.Member]:
     return [
         member
         for member in ended
-        if json.loads((member.folder / train.RESULT).read_text())["status"]
-        in ("failed", "diverged")
+        if files.read_result(member.folder)["status"] in ("failed", "diverged")
     ]
 
 
@@ -566,7 +561,7 @@ def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path,
         for member in members
     ]
     file = folder / "ablation.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
+    known = files.read_json(file, files.TABLE_HOLDS) if file.exists() else {}
     train.write_json(
         file,
         {name: each for name, each in known.items() if name == "data"}

@@ -4,7 +4,7 @@ figures, save. Everything that is computed is in `steps`; every device is behind
 
 import contextlib
 import fcntl
-import json
+import logging
 import platform
 import sys
 import time
@@ -18,16 +18,16 @@ from typing import IO, Any, Protocol
 import jax
 import numpy as np
 
-from vidrec import __version__, encoders, evaluate, feeds, metrics, model, parallel, steps
+from vidrec import __version__, encoders, evaluate, feeds, files, metrics, model, parallel, steps
 from vidrec.checkpoint import Checkpoints, write
 from vidrec.config import Config, override, to_dict
 from vidrec.errors import UserError
-from vidrec.files import write_whole
 from vidrec.prepare import SPLITS, Prepared
 
 Tree = Any
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -272,7 +272,7 @@ class Group:
             own = {name: each[place] for name, each in scores.items()}
             self._finish(member, place, own)
         parallel.meet()
-        return [json.loads((each.folder / RESULT).read_text()) for each in self.members]
+        return [files.read_result(each.folder) for each in self.members]
 
     def _all_scores(self) -> dict[str, np.ndarray]:
         """Scores of all readable clips: logits (N, n, K), losses (N, n), steps (N, n, T)."""
@@ -333,9 +333,9 @@ class Group:
         folder = member.folder
         make(folder)
         self._write_model(member, best)
-        np.savez_compressed(folder / "predictions.npz", **predictions)
+        files.write_arrays(folder / "predictions.npz", predictions)
         ids = list(self.trained)
-        _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
+        lines = _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
         write_json(folder / "model.json", {"layers": self.layers()})
         write_json(folder / "config.json", to_dict(member.config))
         result = {
@@ -353,6 +353,7 @@ class Group:
             "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
             "epochs": int(self.host.epoch[place]),
             "best_epoch": int(best.epoch),
+            "epoch_lines": lines,
             "resumed_epoch": self.resumed_epoch,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "trials_in_group": len(self.trained),
@@ -498,28 +499,28 @@ def _lines(
 
 def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     if parallel.leads():
-        with file.open("a") as opened:
-            opened.writelines(json.dumps(line) + "\n" for line in lines)
+        files.append_lines(file, lines)
 
 
 def _cut_back(file: Path, epoch: int) -> None:
-    """Drops lines of epochs that will be trained again."""
-    if not file.exists():
+    """Drops lines of epochs that will be trained again, and what a kill or damage left of others.
+
+    A line is a figure to look at: losing one must not stop the training.
+    """
+    if not (file.exists() and parallel.leads()):
         return
-    kept = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["epoch"] <= epoch:
-                kept.append(line)
-        except ValueError:  # half a line, written when the process was killed
-            continue
-    _write_whole(file, "".join(f"{line}\n" for line in kept))
+    sound, broken = files.sound_lines(file, files.LINE_HOLDS, whole=False)
+    for what in broken:
+        log.warning("%s; the line is left out", what)
+    files.write_lines(file, [line for line in sound if line["epoch"] <= epoch])
 
 
-def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> None:
-    lines = [json.loads(line) for line in group.read_text().splitlines()]
-    mine = [line | {"trial": trial} for line in lines if line["trial"] in (trained, trial)]
-    _write_whole(own, "".join(json.dumps(line) + "\n" for line in mine))
+def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
+    """Writes a trial's lines of its group's, and says how many they are."""
+    lines = files.read_lines(group, files.LINE_HOLDS)
+    mine = [line | {"trial": trial} for line in lines if line.get("trial") in (trained, trial)]
+    files.write_lines(own, mine)
+    return len(mine)
 
 
 def make(folder: Path) -> None:
@@ -532,12 +533,8 @@ def make(folder: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """A whole file or none; of several processes the leading one writes."""
-    _write_whole(file, json.dumps(content, indent=1, ensure_ascii=False))
-
-
-def _write_whole(file: Path, text: str) -> None:
     if parallel.leads():
-        write_whole(file, text)
+        files.write_json(file, content)
 
 
 def _claim(folder: Path) -> IO:

@@ -1,14 +1,13 @@
 """What a table's folder tells of its groups and of their jobs."""
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from vidrec import train
+from vidrec import files, train
 from vidrec.cluster.options import Handle
 from vidrec.errors import UserError
 
@@ -41,8 +40,8 @@ def trials(folder: Path) -> list[dict[str, Any]]:
         UserError: the folder holds no table.
     """
     try:
-        return json.loads((folder / "ablation.json").read_text())["trials"]
-    except (FileNotFoundError, NotADirectoryError):
+        return files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
+    except files.Missing:
         raise UserError(f"{folder} holds no table: {folder / 'ablation.json'} is missing") from None
 
 
@@ -50,14 +49,14 @@ def groups(folder: Path) -> dict[str, list[str]]:
     """Ids of the trials of each group."""
     found: dict[str, list[str]] = {}
     for trial in trials(folder):
-        found.setdefault(trial["group"], []).append(trial["id"])
+        found.setdefault(trial.get("group", ""), []).append(trial["id"])
     return found
 
 
 def results(folder: Path, ids: Sequence[str]) -> list[Path]:
     """The result.json files that are there."""
-    files = [folder / "trials" / each / "result.json" for each in ids]
-    return [file for file in files if file.exists()]
+    found = [folder / "trials" / each / "result.json" for each in ids]
+    return [file for file in found if file.exists()]
 
 
 def new_logs(folder: Path) -> Path:
@@ -73,10 +72,13 @@ def new_logs(folder: Path) -> Path:
 def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
     """The engine and the latest job of each group; ("", []) where there were none."""
     try:
-        content = json.loads((folder / "jobs.json").read_text())
-    except FileNotFoundError:
+        content = files.read_json(folder / "jobs.json", files.JOBS_HOLDS)
+    except files.Missing:
         return "", []
-    return content["engine"], [Handle(**each) for each in content["jobs"]]
+    names = [each.name for each in fields(Handle)]
+    return content["engine"], [
+        Handle(**{name: job[name] for name in names if name in job}) for job in content["jobs"]
+    ]
 
 
 def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
@@ -122,7 +124,7 @@ def group_line(
     folder: Path, name: str, ids: Sequence[str], job: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A group in `status`."""
-    found = [json.loads(file.read_text()) for file in results(folder, ids)]
+    found = [files.read_result(file.parent) for file in results(folder, ids)]
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
     if len(found) == len(ids):
         shown |= {"state": "done", "why": ""}
@@ -139,8 +141,8 @@ def group_line(
 def _progress(group: Path) -> dict[str, Any]:
     """Epoch, trials alive, and the best validation accuracy so far."""
     epochs = None
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        held = json.loads((group / "group.json").read_text())["trials"]
+    with contextlib.suppress(files.Missing, KeyError, TypeError, ValueError):
+        held = files.read_json(group / "group.json", files.GROUP_HOLDS)["trials"]
         epochs = max(trial["config"]["train"]["epochs"] for trial in held)
     # One that did not fit in memory trains in parts beside it.
     parts = [_records(each) for each in (group, *group.parent.glob(f"{group.name}-*"))]
@@ -156,9 +158,4 @@ def _progress(group: Path) -> dict[str, Any]:
 
 def _records(group: Path) -> list[dict[str, Any]]:
     """The lines of a group's metrics, as far as they are written."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in (group / train.METRICS).read_text().splitlines():
-            with contextlib.suppress(ValueError):  # half a line, being written
-                found.append(json.loads(line))
-    return found
+    return files.sound_lines(group / train.METRICS, files.LINE_HOLDS, whole=False)[0]

@@ -1,7 +1,6 @@
 """A trained model, and what it says of a clip: as a whole, and over time."""
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import flax
 import jax
 import numpy as np
 
-from vidrec import checkpoint, encoders, evaluate, features, prepare
+from vidrec import checkpoint, encoders, evaluate, features, files, prepare
 from vidrec.config import Eval, from_dict
 from vidrec.errors import UserError
 from vidrec.predict import clips, windows
@@ -325,7 +324,7 @@ def choose(folder: Path) -> tuple[Path, str]:
         raise UserError(
             f"{folder} {there}: give the folder of a finished run, of a trial, or of an ablation"
         )
-    trials = json.loads(file.read_text())["trials"]
+    trials = files.read_json(file, files.TABLE_HOLDS)["trials"]
     rows: dict[int, list[tuple[float, dict]]] = {}
     for trial in trials:
         accuracy = _validated(folder / "trials" / trial["id"])
@@ -353,7 +352,7 @@ def _validated(trial: Path) -> float | None:
     file = trial / "result.json"
     if not file.is_file() or not (trial / "model").is_dir():
         return None
-    result = json.loads(file.read_text())
+    result = files.read_result(trial)
     if result["status"] != "done":
         return None
     return result["metrics"].get("val", {}).get("accuracy")

@@ -1,6 +1,5 @@
 """A trained run scored on another split or data set; the run itself stays as it is."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidrec import datasets, features, metrics, train
+from vidrec import datasets, features, files, metrics, train
 from vidrec.config import Config, digest, identity, override, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.encoders import pretrained
@@ -47,6 +46,7 @@ def score(
     model = Classifier.load(folder)
     cfg = _settings(model, overrides or {})
     model = model.with_eval(cfg.eval)
+    files.check_writable(Path(folder) / "evaluations" / "result.json")
     source = source or datasets.load(cfg.data)
     clips, split = _clips(source, cfg, part)
     clips, left_out = _known(source, clips, model.classes)
@@ -54,7 +54,7 @@ def score(
     code = digest(model.meta["id"], identity(cfg), source.fingerprint(), part)
     out = Path(folder) / "evaluations" / code
     if (out / "result.json").exists():
-        before = json.loads((out / "result.json").read_text())
+        before = files.read_json(out / "result.json", files.RESULT_HOLDS)
         if cfg.data.strict and before["unreadable"]:
             clip = before["unreadable"][0]
             raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
@@ -107,7 +107,7 @@ def score(
             "dir": str(out),
         },
     )
-    return json.loads((out / "result.json").read_text())
+    return files.read_json(out / "result.json", files.RESULT_HOLDS)
 
 
 def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
@@ -254,10 +254,6 @@ def _write(
     out: Path, cfg: Config, predictions: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """The folder of an evaluation; result.json last, since it says that the rest is there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out / "predictions.npz", **predictions)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    files.write_arrays(out / "predictions.npz", predictions)
     train.write_json(out / "config.json", to_dict(cfg))
     train.write_json(out / "result.json", result)

@@ -3,14 +3,14 @@
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec import evaluate, metrics
+from vidrec import evaluate, files, metrics
 from vidrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -90,10 +90,14 @@ class Run:
 
     @functools.cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, an epoch each; a last line cut short is left out."""
+        """Lines of metrics.jsonl, an epoch each."""
         file = self.folder / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return list(_parsed(lines))
+        if not file.is_file():
+            return []
+        lines, wanted = files.read_lines(file), self.result.get("epoch_lines")
+        if wanted is not None and len(lines) != wanted:
+            raise files.Damaged(f"{file} is damaged: it has {len(lines)} of {wanted} lines")
+        return lines
 
     def curve(self, name: str) -> np.ndarray:
         """One figure over epochs; NaN where it was not finite or not measured."""
@@ -112,29 +116,38 @@ class Run:
             self._read[split] = self._predictions(split)
         return self._read[split]
 
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """predictions.npz, read once; empty where there is none."""
+        file = self.folder / "predictions.npz"
+        return files.read_arrays(file) if file.is_file() else {}
+
     def _predictions(self, split: str) -> Predictions | None:
         file = self.folder / "predictions.npz"
-        if not file.is_file():
+        arrays = self._arrays
+        if f"{split}_logits" not in arrays:
             return None
-        with np.load(file) as arrays:
-            if f"{split}_logits" not in arrays:
-                return None
-            parts = ("logits", "labels", "names", "groups")
-            logits, labels, names, groups = (arrays[f"{split}_{part}"] for part in parts)
-            return Predictions(logits, labels, names, groups, arrays.get(f"{split}_steps"))
+        parts = [f"{split}_{part}" for part in ("logits", "labels", "names", "groups")]
+        for name in parts:
+            if name not in arrays or len(arrays[name]) != len(arrays[parts[0]]):
+                raise files.Damaged(f"{file} is damaged: {name} does not fit {parts[0]}")
+        return Predictions(*(arrays[name] for name in parts), arrays.get(f"{split}_steps"))
 
     @functools.cached_property
     def samples(self) -> Samples | None:
         file = self.folder / "samples.npz"
         if not file.is_file():
             return None
-        with np.load(file) as arrays:
-            return Samples(arrays["frames"], arrays["names"])
+        arrays = files.read_arrays(file, ["frames", "names"])
+        frames, names = arrays["frames"], arrays["names"]
+        if frames.ndim != 5 or frames.dtype != np.uint8 or names.shape != frames.shape[:1]:
+            raise files.Damaged(f"{file} is damaged: its frames and names do not fit")
+        return Samples(frames, names) if len(names) else None
 
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
         file = self.folder / "model.json"
-        return _json(file).get("layers", []) if file.is_file() else []
+        return files.read_json(file, {"layers": [dict]})["layers"] if file.is_file() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,28 +267,14 @@ def alone(run: Run) -> Row:
     return _with_interval(row)
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): run the training again") from None
-
-
-def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for i, line in enumerate(lines):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            if i + 1 < len(lines):
-                raise UserError(f"metrics.jsonl, line {i + 1}: not JSON") from None
-
-
 def _run(folder: Path) -> Run:
     optional = {
-        name: _json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
+        name: files.read_json(folder / f"{name}.json")
+        if (folder / f"{name}.json").is_file()
+        else {}
         for name in ("config", "environment")
     }
-    return Run(folder, _json(folder / "result.json"), **optional)
+    return Run(folder, files.read_result(folder), **optional)
 
 
 def _label(trial: Mapping[str, Any]) -> str:
@@ -309,7 +308,7 @@ def _doubtful(trial: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _ablation(folder: Path) -> Ablation:
-    meta = _json(folder / "ablation.json")
+    meta = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     grouped: dict[str, list[dict[str, Any]]] = {}
     for trial in meta.get("trials", ()):
         grouped.setdefault(json.dumps(trial["row"]), []).append(trial)
