@@ -168,9 +168,12 @@ def noisy(start: float, end: float) -> Callable[[bytes], bytes]:
 def turned(degrees: int) -> Callable[[bytes], bytes]:
     """Writes a rotation into an MP4's track header, as phones do (degrees clockwise)."""
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = struct.pack(
-        ">9i", *(v << 16 for v in (cosine, sine, 0, -sine, cosine, 0, 0, 0)), 1 << 30
-    )
+    return posed(cosine, sine, -sine, cosine)
+
+
+def posed(a: int, b: int, c: int, d: int) -> Callable[[bytes], bytes]:
+    """Writes a display matrix into an MP4's track header: (x, y) -> (a x + c y, b x + d y)."""
+    matrix = struct.pack(">9i", *(v << 16 for v in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
 
     def change(content: bytes) -> bytes:
         # version and flags 4, times and ids 20, reserved 8, layer to volume 8
@@ -434,8 +437,8 @@ CASES: dict[str, tuple] = {
     "wrong size": (changed(AVI, "clip.avi", avi_size(60_000, 60_000)), FRAMES),
     "no size": (changed(AVI, "clip.avi", avi_size(0, 0)), FRAMES),
     "no duration": (changed(MP4, "clip.mp4", mp4_box(b"mvhd", 16, bytes(4))), FRAMES),
-    "no time scale": (changed(MP4, "clip.mp4", mp4_box(b"mdhd", 12, bytes(4))), SOME, "truncated"),
-    "frozen clock": (changed(MP4, "clip.mp4", mp4_box(b"stts", 12, bytes(4))), SOME, "truncated"),
+    "no time scale": (changed(MP4, "clip.mp4", mp4_box(b"mdhd", 12, bytes(4))), SOME, "timestamps"),
+    "frozen clock": (changed(MP4, "clip.mp4", mp4_box(b"stts", 12, bytes(4))), SOME, "timestamps"),
     "endless samples": (
         changed(MP4, "clip.mp4", mp4_box(b"stsz", 8, b"\x7f\xff\xff\xff")),
         "damaged",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import fuzz_video
 import hostile
 import numpy as np
@@ -126,6 +127,44 @@ def test_frames_are_resized_as_pillow_does(tmp_path):
         np.testing.assert_allclose(decoded(path, size).astype(int), np.stack(plain), atol=4)
 
 
+# Display matrices (a, b, c, d) of all eight orientations, and where the upper left corner goes.
+ORIENTATIONS = {
+    "as stored": ((1, 0, 0, 1), "upper left"),
+    "mirrored": ((-1, 0, 0, 1), "upper right"),
+    "upside down": ((1, 0, 0, -1), "lower left"),
+    "turned by 180": ((-1, 0, 0, -1), "lower right"),
+    "turned clockwise": ((0, 1, -1, 0), "upper right"),
+    "turned anticlockwise": ((0, -1, 1, 0), "lower left"),
+    "exchanged": ((0, 1, 1, 0), "upper left"),
+    "exchanged crosswise": ((0, -1, -1, 0), "lower right"),
+}
+
+
+def corner(picture_HWC: np.ndarray) -> str:
+    """Where the red square is."""
+    reds = (picture_HWC[..., 0] > 150) & (picture_HWC[..., 2] < 120)
+    row, column = (places.mean() for places in np.nonzero(reds))
+    height, width = reds.shape
+    return ("upper" if row < height / 2 else "lower") + (
+        " left" if column < width / 2 else " right"
+    )
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_frames_are_seen_as_players_show_them(tmp_path, name):
+    matrix, where = ORIENTATIONS[name]
+    frames = np.full((4, 48, 96, 3), 200, np.uint8)
+    frames[:, :20, :30] = (230, 20, 20)
+    path = tmp_path / "clip.mp4"
+    video.write(path, frames, 10)
+    path.write_bytes(hostile.posed(*matrix)(path.read_bytes()))
+    assert corner(decoded(path, 64)[0]) == where
+    assert corner(video.read(path, [2], 64)[0]) == where
+    (first, *_), *_ = video.pictures(path, lambda width, height: (width, height))
+    assert corner(first) == where
+    assert first.shape == ((48, 96, 3) if matrix[0] else (96, 48, 3))
+
+
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
 def test_phones_turn_their_videos(tmp_path, degrees, turns):
     path = clip()(tmp_path)
@@ -159,8 +198,124 @@ def test_the_last_pictures_keep_their_time_though_they_lie_out_of_order(tmp_path
     options = {"bf": "2"}
     path = encoded("late.mkv", "libx264", stamps=stamps, options=options)(tmp_path)
     frames = decoded(path)
-    expected = shown_at(np.array(stamps) / 1000, 10, 1 / video.declared(path)[1])
+    expected = shown_at(np.array(stamps) / 1000, 10, 0.04)
     np.testing.assert_array_equal(decoded(path, fps=10), frames[expected])
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
+def test_seconds_are_those_of_the_timestamps(tmp_path, name):
+    """A recording that runs at 25 frames a second, then stands, then at 5."""
+    steps = [40] * 12 + [2000] + [200] * (FRAMES - 14)
+    stamps = [sum(steps[:k]) for k in range(FRAMES)]
+    path = encoded(name, "libx264", stamps=stamps)(tmp_path)
+    clock = video.Clock()
+    chunks = video.stream(path, 16, 7, clock=clock)
+    next(chunks)
+    # What follows is not decoded yet, and the end of the last frame is known.
+    assert [clock.at(k) for k in range(8)] == pytest.approx([stamps[k] / 1000 for k in range(8)])
+    list(chunks)
+    assert list(clock.starts) == pytest.approx([stamp / 1000 for stamp in stamps])
+    assert clock.at(FRAMES) == clock.end == pytest.approx(stamps[-1] / 1000 + 0.2, abs=0.17)
+    # This encoder says no duration, so that MP4 declares less than the last frame needs.
+    assert FRAMES / video.declared(path)[1] == pytest.approx(clock.end, rel=0.11)
+    shown = list(video.pictures(path, lambda width, height: (width, height)))
+    assert [start for _, start, _ in shown] == list(clock.starts)
+    list(video.stream(path, 16, fps=10, clock=clock))
+    assert [clock.at(k) for k in range(5)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_frames_come_back_at_their_seconds(tmp_path):
+    starts = [0, 0.04, 0.08, 1.0, 1.2, 3.0]
+    shown = list(zip(moving(6), starts, [*starts[1:], 3.5], strict=True))
+    for name in ("a.mp4", "a.mkv", "a.webm", "a.avi"):
+        video.write_timed(tmp_path / name, shown, 6 / 3.5)
+        clock = video.Clock()
+        frames = sum(len(c) for c in video.stream(tmp_path / name, 16, clock=clock))
+        if name == "a.avi":  # all frames last equally long
+            assert clock.end == pytest.approx(3.5, abs=0.6)
+        else:
+            assert frames == 6
+            assert list(clock.starts) == pytest.approx(starts, abs=0.002)
+
+
+def cut_without_encoding(source: Path, target: Path, seconds: float) -> None:
+    """As `ffmpeg -ss SECONDS -i SOURCE -c copy TARGET`: an edit list hides what lies before."""
+    with (
+        av.open(str(source)) as taken,
+        av.open(str(target), "w", options={"movflags": "faststart"}) as made,
+    ):
+        stream = taken.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        taken.seek(int(seconds / stream.time_base), stream=stream)
+        for packet in taken.demux(stream):
+            if packet.size:
+                packet.pts -= int(seconds / stream.time_base)
+                packet.dts -= int(seconds / stream.time_base)
+                packet.stream = copy
+                made.mux(packet)
+
+
+def test_a_clip_cut_without_encoding_is_whole(tmp_path):
+    make = encoded("long.mp4", "libx264", options={"g": "12", "bf": "2"}, frames=moving(48))
+    long, short = make(tmp_path), tmp_path / "short.mp4"
+    cut_without_encoding(long, short, 0.8)
+    with av.open(str(short)) as container:
+        assert container.streams.video[0].frames > 28  # with the hidden ones before the cut
+    notes = []
+    np.testing.assert_array_equal(decoded(short, notes=notes), decoded(long)[20:])
+    assert not notes
+    assert video.declared(short) == (28, 25)
+    np.testing.assert_array_equal(video.read(short, [27, 0], 32), decoded(long)[[47, 20]])
+    assert len(list(video.pictures(short, lambda width, height: (width, height)))) == 28
+    short.write_bytes(hostile.cut(0.8)(short.read_bytes()))
+    assert len(decoded(short, notes=notes)) < 28
+    assert notes[-1].startswith("truncated after")
+    assert notes[-1].endswith("of 28 frames")
+
+
+def test_hidden_pictures_are_not_counted():
+    """VP8 keeps pictures that only others refer to; a bit of their first byte says so."""
+
+    class Packet(bytes):
+        is_discard = False
+
+    stream = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
+    assert video._is_shown(Packet(b"\x10"), stream)
+    assert not video._is_shown(Packet(b"\x0f"), stream)
+    stream.codec_context.name = "h264"
+    assert video._is_shown(Packet(b"\x0f"), stream)
+    Packet.is_discard = True
+    assert not video._is_shown(Packet(b"\x0f"), stream)
+
+
+@pytest.mark.parametrize(
+    ("rows", "matrix", "tag"), [(720, 1, 2), (718, 5, 2), (720, 5, 5), (480, 1, 1)]
+)
+def test_colours_without_a_tag_are_those_of_the_size(tmp_path, rows, matrix, tag):
+    """From 720 rows on BT.709 (1), else BT.601 (5); a tag is believed."""
+    colour = np.array([200, 60, 30], np.uint8)
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = rows, 320, "yuv420p"
+        stream.codec_context.colorspace = tag
+        plain = np.broadcast_to(colour, (rows, 320, 3))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(plain), "rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).colorspace == tag
+    np.testing.assert_allclose(decoded(path, 16)[0, 8, 8], colour, atol=3)
+    ((picture, *_),) = video.pictures(path, lambda width, height: (width, height))
+    np.testing.assert_allclose(picture[9, 9], colour, atol=3)
+
+
+def test_written_videos_keep_their_colours_at_any_size(tmp_path):
+    for rows in (360, 720):
+        plain = np.broadcast_to(np.array([200, 60, 30], np.uint8), (2, rows, 64, 3))
+        video.write(tmp_path / "a.mp4", plain, 10)
+        np.testing.assert_allclose(decoded(tmp_path / "a.mp4", 16)[0, 8, 8], plain[0, 0, 0], atol=4)
 
 
 def test_probe_and_declared(tmp_path):
@@ -294,4 +449,5 @@ def test_real_clips_hold_what_they_declare(real_data):
     ("lost", "line"), [(0, []), (1, []), (2, ["truncated after 28 of 30 frames"])]
 )
 def test_one_frame_less_than_declared_is_what_encoders_miscount(lost, line):
-    assert video._lacking((30, 0.0), video._Record(frames=30 - lost)) == line
+    record = video._Record(frames=30 - lost, packets=30 - lost)
+    assert video._lacking(video._Promised(30, 30, 0.0), record) == line

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidrec import video
 from vidrec.config import Config, cache_dir, canonical, cores, digest, identity
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
@@ -133,6 +134,7 @@ def about(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
         "weights": weights,
         "version": getattr(module, "VERSION", 0),
         "fps": cfg.data.fps,
+        "decoding": video.DECODING,
     }
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vidrec import datasets, encoders, features, parallel
+from vidrec import datasets, encoders, features, parallel, video
 from vidrec.config import Config, canonical, digest, identity
 from vidrec.datasets.source import Source
 from vidrec.datasets.splits import Split
@@ -273,7 +273,7 @@ def _counted(cfg: Config, source: Source, progress: features.Progress | None) ->
         unreadable = _each_clip(cfg, source, add, progress)
         return {"lengths": lengths, "unreadable": unreadable}
 
-    name = digest("lengths", source.fingerprint(), cfg.data.fps, length=32)
+    name = digest("lengths", source.fingerprint(), cfg.data.fps, video.DECODING, length=32)
     known = datasets.source.remembered(name, count)
     lengths = np.array(known["lengths"], np.int32)
     nothing = np.zeros((0, size, size, 3), np.uint8)

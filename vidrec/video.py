@@ -1,8 +1,10 @@
 """Decode and encode video files (PyAV): only the frames asked for, resized while decoding.
 
-Frame i is the i-th that the decoder yields, whatever the container declares; with `fps` it is the
-frame on screen at i / fps seconds. A file that yields at least one frame is readable: what it lacks
-is noted, not hidden. Everything else raises `UnreadableClip` with a plain reason.
+Frame i is the i-th that a player shows, whatever the container declares; with `fps` it is the frame
+on screen at i / fps seconds. Seconds are those of the timestamps. Frames are turned and mirrored as
+the display matrix says. Colours without a tag are BT.709 from 720 rows on, else BT.601. A file that
+yields at least one frame is readable: what it lacks is noted, not hidden. Everything else raises
+`UnreadableClip` with a plain reason.
 """
 
 import bisect
@@ -10,17 +12,20 @@ import functools
 import itertools
 import os
 import stat
+import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace, VideoReformatter
 
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
@@ -40,6 +45,9 @@ NO_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp", "rtsp", "lavfi", "f
 # Bit-exact and accurate: the same pixels on every machine, at no cost that could be measured.
 # (libswscale's flags BILINEAR, ACCURATE_RND, BITEXACT; older PyAV names only the first.)
 SCALING = 0x2 | 0x40000 | 0x80000
+HD_ROWS = 720  # from which on colours without a tag are BT.709, as players take them
+UNTAGGED = (0, 2, 3)  # AVCOL_SPC_RGB (of a YUV picture: a wrong tag), UNSPECIFIED, RESERVED
+DECODING = 2  # raised where the same file gives other frames: what was kept of them is not used
 
 
 class UnreadableClip(Exception):
@@ -74,11 +82,40 @@ class Probe:
     seconds: float
 
 
+class Clock:
+    """When the frames of a clip are shown, in seconds from its first; filled while it is read.
+
+    Attributes:
+        starts: of the frames read so far.
+        end: of the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets a reading, before another one."""
+        self.starts, self.end = array("d"), 0.0
+
+    def at(self, frame: int) -> float:
+        """When a frame begins; behind the last one, when that ends."""
+        return self.starts[frame] if frame < len(self.starts) else self.end
+
+
+class _Shown(NamedTuple):
+    """A frame and the seconds between which it is on screen."""
+
+    frame: av.VideoFrame
+    start: float
+    end: float
+
+
 @dataclass
 class _Record:
     """What happened while a file was decoded."""
 
     frames: int = 0
+    packets: int = 0  # with those that are not to be shown
     seconds: float = 0.0  # at which the last frame is shown
     lost_packets: int = 0
     reason: str = ""
@@ -89,14 +126,29 @@ class _Record:
 
 
 def declared(path: str | os.PathLike) -> tuple[int, float]:
-    """(frames, frames a second) as the container says; counts packets where it does not say.
+    """(frames to be shown, their mean number a second) by the container; nothing is decoded.
 
     Raises:
         UnreadableClip: it cannot be opened or holds no video.
     """
     with _opened(path) as (container, stream):
-        rate = _rate(stream)
-        return max(0, stream.frames) or sum(1 for _ in _packets(container, stream)), rate
+        usual = _rate(stream)
+        frames = _promised(container, stream).frames
+        if frames:
+            return frames, usual
+        stamps = [packet.pts for packet in _packets(container, stream) if _is_shown(packet, stream)]
+        return len(stamps), _mean_rate(stamps, stream.time_base, usual)
+
+
+def _mean_rate(stamps: list[int | None], base: Fraction | None, usual: float) -> float:
+    """Frames a second by their timestamps: what a container declares is often guessed."""
+    known = sorted(stamp for stamp in stamps if stamp is not None)
+    if len(known) < max(2, len(stamps)) or not base:
+        return usual
+    clock = _Steps(1 / usual)
+    for stamp in known:
+        last = clock(stamp * base.numerator / base.denominator)
+    return (len(known) - 1) / last if last else usual
 
 
 def probe(path: str | os.PathLike) -> Probe:
@@ -105,14 +157,12 @@ def probe(path: str | os.PathLike) -> Probe:
     Raises:
         UnreadableClip: no frame can be decoded.
     """
-    with _opened(path) as (container, stream):
-        frames = sum(1 for _ in _packets(container, stream))
+    frames, rate = declared(path)
     with _opened(path) as (container, stream):
         record = _Record()
         first = next(_frames(container, stream, record), None)
         if first is None:
             raise UnreadableClip(path, _no_frame(record))
-        rate = _rate(stream)
         return Probe(frames, rate, first.width, first.height, first.rotation, frames / rate)
 
 
@@ -122,21 +172,24 @@ def stream(
     chunk: int = 64,
     fps: float = 0,
     notes: list[str] | None = None,
+    *,
+    clock: Clock | None = None,
 ) -> Iterator[np.ndarray]:
     """The whole clip in order, uint8 (t, size, size, 3) with t at most `chunk`.
 
     Args:
         fps: frames a second to resample to by timestamps; 0 takes every frame once.
         notes: gets a line for everything the file lacks.
+        clock: gets the seconds of the frames, no later than the frames are given.
 
     Raises:
         UnreadableClip: no frame can be decoded.
     """
-    scale, total, record = Scaler(size), 0, _Record()
+    scale, total, clock = Scaler(size), 0, Clock() if clock is None else clock
+    clock.clear()
     block, filled = np.empty((chunk, size, size, 3), np.uint8), 0
-    with _opened(path) as (container, source):
-        promised = _promised(container, source)
-        for frame, repeats in _paced(_frames(container, source, record), source, fps):
+    with _film(path) as film:
+        for frame, repeats in _paced(film.shown(), fps, clock):
             picture = _shrunk(path, scale, frame)
             for _ in range(repeats):
                 block[filled] = picture
@@ -149,9 +202,9 @@ def stream(
         total += filled
         yield block[:filled]
     if not total:
-        raise UnreadableClip(path, _no_frame(record))
+        raise UnreadableClip(path, film.no_frame())
     if notes is not None:
-        notes += _lacking(promised, record)
+        notes += film.lacking()
 
 
 def read(
@@ -183,11 +236,11 @@ def read(
 def _read_in_order(
     path: Any, needed: list[int], size: int, fps: float, notes: list[str] | None
 ) -> dict[int, np.ndarray]:
-    scale, found, record, last, position = Scaler(size), {}, _Record(), None, 0
+    scale, found, last, position = Scaler(size), {}, None, 0
     places = iter(needed)
     place: int | None = next(places)
-    with _opened(path) as (container, source):
-        for frame, repeats in _paced(_frames(container, source, record), source, fps):
+    with _film(path) as film:
+        for frame, repeats in _paced(film.shown(), fps, Clock()):
             position += repeats
             while place is not None and place < position:
                 found[place] = _shrunk(path, scale, frame)
@@ -196,7 +249,7 @@ def _read_in_order(
                 return found
             last = frame
         if last is None:
-            raise UnreadableClip(path, _no_frame(record))
+            raise UnreadableClip(path, film.no_frame())
         picture = _shrunk(path, scale, last)
     found |= dict.fromkeys([place, *places], picture)
     if notes is not None:
@@ -289,6 +342,59 @@ def _ranked(
         expected += 1
 
 
+def pictures(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]) -> Iterator:
+    """Frames in their own proportions, as a player shows them: (uint8 (H, W, 3), start, end).
+
+    Args:
+        fitted: width and height of the first frame, upright, to those of all that are given.
+
+    Raises:
+        UnreadableClip: it cannot be opened, or a frame cannot be converted.
+    """
+    scaler, size = VideoReformatter(), None
+    with _film(path) as film:
+        for frame, start, end in film.shown():
+            pose = _pose(frame)
+            if size is None:
+                size = fitted(*pose.applied(frame.width, frame.height))
+            yield pose.upright(_rgb(path, scaler, frame, pose.applied(*size))), start, end
+
+
+class _Video:
+    """A file of a container format."""
+
+    def __init__(self, container: Any, stream: Any):
+        self._container, self._stream, self._record = container, stream, _Record()
+        self._promised = _promised(container, stream)
+
+    def shown(self) -> Iterator[_Shown]:
+        """Its frames, once."""
+        return _spans(_frames(self._container, self._stream, self._record), self._stream)
+
+    def lacking(self) -> list[str]:
+        """Lines on what was not there, after `shown` has come to its end."""
+        return _lacking(self._promised, self._record)
+
+    def no_frame(self) -> str:
+        """Why `shown` gave nothing."""
+        return _no_frame(self._record)
+
+
+class _Film(Protocol):
+    """What a clip is while it is read: a container's stream, or a series of pictures."""
+
+    def shown(self) -> Iterator[_Shown]: ...
+    def lacking(self) -> list[str]: ...
+    def no_frame(self) -> str: ...
+
+
+@contextmanager
+def _film(path: Any) -> Iterator[_Film]:
+    """A clip, open for one reading."""
+    with _opened(path) as (container, stream):
+        yield _Video(container, stream)
+
+
 @contextmanager
 def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
     """Container and its first video stream, one thread each: clips are decoded side by side."""
@@ -363,6 +469,8 @@ def _packets(container: Any, stream: Any, record: _Record | None = None) -> Iter
             return
         if packet is None:
             return
+        if record is not None and (packet.size or packet.dts is not None):
+            record.packets += 1  # an empty one with a time says that the picture stays
         # The last, empty packet only tells a decoder to finish.
         if packet.size:
             empty = 0
@@ -378,7 +486,7 @@ def _frames(container: Any, stream: Any, record: _Record) -> Iterator[av.VideoFr
         frames = _decode(stream, packet, record)
         for frame in frames:
             record.frames += 1
-            record.seconds = max(record.seconds, _stamp(frame, base) or 0.0)
+            record.seconds = max(record.seconds, _stamp(frame.pts, base) or 0.0)
             yield frame
         silence = 0 if frames else silence + 1
         # The reader's time is not the decoder's: the clock starts when the reader comes back.
@@ -403,31 +511,33 @@ def _decode(stream: Any, packet: Any, record: _Record) -> list[av.VideoFrame]:
 def _rate(stream: Any) -> float:
     """Frames a second as declared; 25 where the file says nothing that can be true."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate is not None and 0.01 <= float(rate) <= 1000:
+        if _is_rate(rate):
             return float(rate)
     return 25.0
 
 
+def _is_rate(rate: Fraction | None) -> bool:
+    return rate is not None and 0.01 <= float(rate) <= 1000
+
+
 def _paced(
-    frames: Iterator[av.VideoFrame], stream: Any, fps: float
+    shown: Iterator[_Shown], fps: float, clock: Clock
 ) -> Iterator[tuple[av.VideoFrame, int]]:
-    """(frame, how often it is shown): once, or as often as i / fps falls into its time."""
-    if not fps:
-        yield from ((frame, 1) for frame in frames)
-        return
-    usual, shown, start, held = 1 / _rate(stream), 0, 0.0, None
-    for frame, begin in _timed(frames, stream, usual):
-        if held is not None:
-            repeats = _ticks(begin, fps) - shown
-            if repeats:
-                yield held, repeats
-            shown += repeats
-        held, start = frame, begin
-    if held is not None:
-        # A clip shorter than one tick still shows a frame.
-        repeats = max(_ticks(start + usual, fps) - shown, int(shown == 0))
+    """(frame, how often it is given): once, or as often as i / fps falls into its time."""
+    given = 0
+    for frame, start, end in shown:
+        if fps:
+            # A clip shorter than one tick still shows a frame.
+            repeats = max(_ticks(end, fps) - given, int(given == 0))
+            clock.starts.extend((given + k) / fps for k in range(repeats))
+            clock.end = (given + repeats) / fps
+        else:
+            repeats = 1
+            clock.starts.append(start)
+            clock.end = end
+        given += repeats
         if repeats:
-            yield held, repeats
+            yield frame, repeats
 
 
 def _ticks(seconds: float, fps: float) -> int:
@@ -435,24 +545,78 @@ def _ticks(seconds: float, fps: float) -> int:
     return int(np.ceil(seconds * fps - 1e-6 * fps))
 
 
-def _stamp(frame: av.VideoFrame, base: Fraction | None) -> float | None:
-    """Seconds of a frame by the stream's time base: before PyAV 19 the last ones lack their own."""
-    if frame.pts is None or not base:
+def _stamp(ticks: int | None, base: Fraction | None) -> float | None:
+    """Seconds by the stream's time base: before PyAV 19 the last frames lack their own."""
+    if ticks is None or not base:
         return None
-    return frame.pts * base.numerator / base.denominator
+    return ticks * base.numerator / base.denominator
 
 
-def _timed(
-    frames: Iterator[av.VideoFrame], stream: Any, usual: float
-) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Frames with their seconds since the first; impossible steps become the usual one."""
-    clock, before, base = 0.0, None, stream.time_base
-    for number, frame in enumerate(frames):
-        stamp = _stamp(frame, base)
-        step = stamp - before if stamp is not None and before is not None else usual
-        clock += 0 if number == 0 else step if 0 < step <= MAX_GAP else usual
-        before = stamp if stamp is not None else (before + usual if before is not None else None)
-        yield frame, clock
+class _Steps:
+    """Seconds since the first frame; steps that cannot be true become the usual one."""
+
+    def __init__(self, usual: float):
+        self.usual, self.now, self.count = usual, 0.0, 0
+        self._before: float | None = None
+
+    def __call__(self, stamp: float | None) -> float:
+        """Seconds of the next frame, whose own stamp this is."""
+        before = self._before
+        step = stamp - before if stamp is not None and before is not None else self.usual
+        if self.count:
+            self.now += step if 0 < step <= MAX_GAP else self.usual
+        self._before = stamp if stamp is not None else before and before + self.usual
+        self.count += 1
+        return self.now
+
+    def last(self, seconds: float) -> float:
+        """How long the last frame stays: as it says, else as the others do."""
+        if 0 < seconds <= MAX_GAP:
+            return seconds
+        return self.now / (self.count - 1) if self.count > 1 else self.usual
+
+
+def _spans(frames: Iterator[av.VideoFrame], stream: Any) -> Iterator[_Shown]:
+    """Frames with their seconds since the first: each lasts until the next begins."""
+    clock, base, held, start = _Steps(1 / _rate(stream)), stream.time_base, None, 0.0
+    for frame in frames:
+        begin = clock(_stamp(frame.pts, base))
+        if held is not None:
+            yield _Shown(held, start, begin)
+        held, start = frame, begin
+    if held is not None:
+        yield _Shown(held, start, start + clock.last(_stamp(held.duration, base) or 0.0))
+
+
+class _Pose(NamedTuple):
+    """How a stored picture is shown: rows and columns exchanged first, then mirrored."""
+
+    exchanged: bool = False
+    left_right: bool = False
+    upside_down: bool = False
+
+    def applied(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the one from those of the other."""
+        return (height, width) if self.exchanged else (width, height)
+
+    def upright(self, picture_HWC: np.ndarray) -> np.ndarray:
+        """The picture as it is to be seen."""
+        shown = picture_HWC.swapaxes(0, 1) if self.exchanged else picture_HWC
+        if self.left_right or self.upside_down:
+            step = (-1 if self.upside_down else 1, -1 if self.left_right else 1)
+            shown = shown[:: step[0], :: step[1]]
+        return np.ascontiguousarray(shown)
+
+
+def _pose(frame: av.VideoFrame) -> _Pose:
+    """By the display matrix (x, y) -> (a x + c y, b x + d y); other angles go to the nearest."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return _Pose()
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Pose(True, c < 0, b < 0)
+    return _Pose(False, a < 0, d < 0)
 
 
 class Scaler:
@@ -463,36 +627,87 @@ class Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(size, size, 3) uint8."""
-        # Left to itself it starts a thread a core for every file, and wakes them for every frame.
-        return self._scaler.reformat(
-            frame, self.size, self.size, "rgb24", interpolation=SCALING, threads=1
-        ).to_ndarray()
+        return _scaled(self._scaler, frame, self.size, self.size)
+
+
+def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    colours = Colorspace.ITU709 if _is_untagged_hd(frame) else None
+    # Left to itself it starts a thread a core for every file, and wakes them for every frame.
+    return scaler.reformat(
+        frame,
+        width,
+        height,
+        "rgb24",
+        src_colorspace=colours,
+        interpolation=SCALING,
+        threads=1,
+    ).to_ndarray()
+
+
+def _is_untagged_hd(frame: av.VideoFrame) -> bool:
+    return frame.height >= HD_ROWS and int(frame.colorspace) in UNTAGGED and not frame.format.is_rgb
+
+
+def _rgb(
+    path: Any, scaler: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int]
+) -> np.ndarray:
+    try:
+        return _scaled(scaler, frame, *size)
+    except FAULTS as error:
+        raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
 
 
 def _shrunk(path: Any, scale: Scaler, frame: av.VideoFrame) -> np.ndarray:
     """The frame as a player shows it: upright."""
     try:
-        small, turns = scale(frame), round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(small, turns)) if turns else small
+        return _pose(frame).upright(scale(frame))
     except FAULTS as error:
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
 
 
-def _promised(container: Any, stream: Any) -> tuple[int, float]:
-    """(frames, seconds) that the container declares; 0 for what it does not."""
-    alone = len(container.streams) == 1  # else its duration may be the sound's
-    return max(0, stream.frames), (container.duration or 0) / av.time_base if alone else 0.0
+class _Promised(NamedTuple):
+    """What a container declares; 0 for what it does not."""
+
+    frames: int  # to be shown
+    packets: int
+    seconds: float
+    odd_clock: bool = False  # timestamps that cannot be true, so they hide what should be shown
 
 
-def _lacking(promised: tuple[int, float], record: _Record) -> list[str]:
+def _promised(container: Any, stream: Any) -> _Promised:
+    # A sound beside it has a duration of its own.
+    alone = len(container.streams) == 1
+    seconds = (container.duration or 0) / av.time_base if alone else 0.0
+    frames = packets = max(0, stream.frames)
+    if frames and container.format.name.startswith("mov"):
+        # What an edit list leaves out is not in the index, or hidden there.
+        times = [(entry.timestamp, entry.is_discard) for entry in stream.index_entries]
+        frames, packets = sum(not hidden for _, hidden in times), len(times)
+        frozen = sum(a == b for (a, _), (b, _) in itertools.pairwise(times)) > packets // 2
+        odd = frames < packets and (frozen or not _is_rate(stream.average_rate))
+        return _Promised(frames, packets, seconds, odd)
+    return _Promised(frames, packets, seconds)
+
+
+def _is_shown(packet: Any, stream: Any) -> bool:
+    """False for what only helps to decode others: before a cut, or VP8's hidden pictures."""
+    if packet.is_discard:
+        return False
+    return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & 0x10)
+
+
+def _lacking(promised: _Promised, record: _Record) -> list[str]:
     """Lines on what a readable file lacks."""
     lines, total = [], record.frames
-    frames, seconds = promised
+    frames, packets, seconds, odd_clock = promised
     if record.lost_packets:
         lines.append(f"damaged packets skipped: {record.lost_packets} ({record.reason})")
-    # Encoders that pack frames (Xvid, so UCF-101) miscount by one.
-    if total < frames - 1:
+    # By packets, for not every one is to be shown. Encoders that pack frames (Xvid, so UCF-101)
+    # miscount by one.
+    if record.packets < packets - 1 and total < frames:
         lines.append(f"truncated after {total} of {frames} frames")
+    elif odd_clock:
+        lines.append(f"timestamps that cannot be true: {total} of {packets} frames are shown")
     elif record.ended_early:
         lines.append(f"cannot be read on after {total} frames ({record.reason})")
     elif total > frames + 1 > 1:
@@ -515,6 +730,8 @@ def _plain(error: Exception) -> str:
 
 
 ENCODERS = {".avi": "mpeg4", ".mpg": "mpeg1video", ".mpeg": "mpeg1video", ".webm": "libvpx-vp9"}
+EVEN_PACE = {".avi", ".mpg", ".mpeg"}  # containers whose frames all last equally long
+TICKS = 60_000  # a second: whole numbers of them at every usual rate, and no more than MPEG-4 takes
 
 
 def write(
@@ -525,20 +742,58 @@ def write(
     Args:
         codec: of the encoder; empty: H.264, or what suits the file's extension.
     """
+    rate = Fraction(fps).limit_denominator(1001)
+    _encode(path, ((frame, place) for place, frame in enumerate(frames)), rate, 1 / rate, codec)
+
+
+def write_timed(
+    path: str | os.PathLike, shown: Iterable[tuple[np.ndarray, float, float]], fps: float
+) -> None:
+    """As `write`, of frames that come with the seconds at which they begin and end.
+
+    Args:
+        fps: their mean rate; that of the file where its format knows but one.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    if Path(path).suffix.lower() in EVEN_PACE:
+        given = _paced((_Shown(*each) for each in shown), float(rate), Clock())
+        write(path, (frame for frame, repeats in given for _ in range(repeats)), fps)
+        return
+    base = Fraction(1, TICKS)
+    stamped = ((frame, round(start * TICKS)) for frame, start, _ in shown)
+    _encode(path, stamped, rate, base)
+
+
+def _encode(
+    path: str | os.PathLike,
+    stamped: Iterable[tuple[np.ndarray, int]],
+    rate: Fraction,
+    base: Fraction,
+    codec: str = "",
+) -> None:
     codec = codec or ENCODERS.get(Path(path).suffix.lower(), "libx264")
     if codec == "libx264" and codec not in av.codecs_available:
         codec = "mpeg4"
-    rate = Fraction(fps).limit_denominator(1001)
     with av.open(os.path.abspath(path), "w") as container:
         stream = None
-        for frame in frames:
+        for frame, stamp in stamped:
             height, width = frame.shape[:2]
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
             if stream is None:
                 stream = container.add_stream(codec, rate=rate)
                 stream.width, stream.height, stream.pix_fmt = *even.shape[1::-1], "yuv420p"
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-            container.mux(stream.encode(picture))
+                stream.codec_context.time_base = base
+                if len(even) >= HD_ROWS:
+                    stream.codec_context.colorspace = Colorspace.ITU709
+            container.mux(stream.encode(_picture(even, stamp, base)))
         if stream is None:
             raise ValueError(f"{path}: a video needs at least one frame")
         container.mux(stream.encode())
+
+
+def _picture(even_HWC: np.ndarray, stamp: int, base: Fraction) -> av.VideoFrame:
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even_HWC), format="rgb24")
+    if len(even_HWC) >= HD_ROWS:
+        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+    picture.pts, picture.time_base = stamp, base
+    return picture

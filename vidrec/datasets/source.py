@@ -164,7 +164,9 @@ class Files(Source):
         if len(self) < REMEMBERED:
             return self._declare_all()
         stamps = [_stamp(path) for path in self.paths]
-        return remembered(digest(list(self.names), stamps, self.rate), self._declare_all)
+        return remembered(
+            digest(list(self.names), stamps, self.rate, video.DECODING), self._declare_all
+        )
 
     def _declare_all(self) -> list[tuple[int, float]]:
         # Opening waits for the disk more than for the processor.

@@ -132,5 +132,5 @@ def _frames(model: Classifier, path: Path) -> Iterator[tuple[float, float, np.nd
     clip, place = model.open(path), 0
     for chunk in clip.chunks():
         for frame in chunk:
-            yield place / clip.fps, (place + 1) / clip.fps, frame
+            yield clip.at(place), clip.at(place + 1), frame
             place += 1

@@ -179,9 +179,7 @@ class Classifier:
         if plan is None:
             places, scored = [(0, total)], [whole]
         along = [
-            Window(
-                self.classes, each.scores_K, each.probabilities_K, start / clip.fps, end / clip.fps
-            )
+            Window(self.classes, each.scores_K, each.probabilities_K, clip.at(start), clip.at(end))
             for (start, end), each in zip(places, scored, strict=True)
         ]
         return Prediction(
@@ -191,7 +189,7 @@ class Classifier:
             clip.path,
             along,
             total,
-            total / clip.fps,
+            clip.at(total),
             list(clip.notes),
         )
 

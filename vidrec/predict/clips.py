@@ -26,10 +26,11 @@ class Clip:
 
     Attributes:
         path: what answers call it.
-        fps: frames a second, of the frames that `chunks` gives.
+        fps: frames a second, of the frames that `chunks` gives; their mean where the rate varies.
         chunks: the whole clip in order, arrays of at most 64 frames; raises UnreadableClip.
         read: frames by their indices.
         notes: what was found lacking while it was read.
+        clock: the frames' own seconds, as far as `chunks` has come; None: `fps` says it all.
     """
 
     path: str
@@ -37,6 +38,11 @@ class Clip:
     chunks: Callable[[], Iterator[np.ndarray]]
     read: Callable[[np.ndarray], np.ndarray]
     notes: list[str] = field(default_factory=list)
+    clock: video.Clock | None = None
+
+    def at(self, frame: int) -> float:
+        """Seconds at which a frame that was read begins; behind the last one, when that ends."""
+        return self.clock.at(frame) if self.clock else frame / self.fps
 
 
 def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
@@ -55,13 +61,14 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
             lambda: whole.stream(0, size),
             lambda indices: whole.read(0, indices, size),
         )
-    fps = rate or video.declared(path)[1]
+    fps, clock = rate or video.declared(path)[1], video.Clock()
     return Clip(
         str(path),
         fps,
-        lambda: video.stream(path, size, CHUNK, rate, notes),
+        lambda: video.stream(path, size, CHUNK, rate, notes, clock=clock),
         lambda indices: video.read(path, indices, size, rate),
         notes,
+        clock,
     )
 
 

@@ -4,7 +4,6 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -48,19 +47,19 @@ def overlay(
         return whole
     _, fps = video.declared(path)
     try:
-        video.write(out, _drawn(path, along, fps), fps)
+        video.write_timed(out, _drawn(path, along), fps)
     except (OSError, av.FFmpegError) as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
     return whole
 
 
-def _drawn(path: Path, along: list[Line], fps: float) -> Iterator[np.ndarray]:
+def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, float]]:
     middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
     # Half-way between two middles the nearest window changes.
     changes = (middles[1:] + middles[:-1]) / 2
-    for place, frame in enumerate(_pictures(path)):
-        line = along[int(np.searchsorted(changes, (place + 0.5) / fps))]
-        yield with_panel(frame, line["class"], line["confidence"])
+    for frame, start, end in video.pictures(path, _fitted):
+        line = along[int(np.searchsorted(changes, (start + end) / 2))]
+        yield with_panel(frame, line["class"], line["confidence"]), start, end
 
 
 def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:
@@ -110,23 +109,7 @@ def _font(size: int):
     )
 
 
-def _pictures(path: Path) -> Iterator[np.ndarray]:
-    """Upright RGB frames in their own proportions, all of one size that text can be read on."""
-    with av.open(os.fspath(path), **video.TOLERANT) as container:
-        source: Any = container.streams.best("video")
-        size = None
-        for packet in container.demux(source):
-            try:
-                frames = source.codec_context.decode(packet if packet.size else None)
-            except (av.FFmpegError, EOFError):  # what prediction skipped is skipped here
-                continue
-            for frame in frames:
-                size = size or _scaled(frame.width, frame.height)
-                picture = frame.reformat(*size, "rgb24", threads=1).to_ndarray()
-                yield np.rot90(picture, round(frame.rotation / 90) % 4)
-
-
-def _scaled(width: int, height: int) -> tuple[int, int]:
-    """Even numbers near the frame's own, within LONGEST and SHORTEST."""
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """Width and height on which text can be read: even, in proportion, LONGEST at most."""
     factor = min(LONGEST / max(width, height), max(1.0, SHORTEST / min(width, height)))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
