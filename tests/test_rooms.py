@@ -12,6 +12,7 @@ HOUSE = Path(vidrec.__file__).parent
 # In the order of the flow; a room of several files is one name.
 ROOMS = [
     "errors",
+    "escape",
     "files",
     "config",
     "ablation",

@@ -4,7 +4,6 @@ to one program each, and groups are trained one after another. A single run is a
 
 import os
 import platform
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, cost, feeds, files, parallel, prepare, steps, train
+from vidrec import checkpoint, cost, escape, feeds, files, parallel, prepare, steps, train
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -574,7 +573,7 @@ def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path,
             "seeds": ablation.seeds,
             "read": list(ablation.read),
             "on": on,
-            "command": " ".join(sys.argv),
+            "command": escape.this_command(),
             "trials": made,
         },
     )
@@ -586,7 +585,7 @@ def _environment(folder: Path) -> None:
         {
             "versions": train.versions(),
             "platform": platform.platform(),
-            "command": " ".join(sys.argv),
+            "command": escape.this_command(),
         },
     )
 

@@ -1,6 +1,5 @@
 """Answers for files and folders, one JSON-able line after another."""
 
-import csv
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -9,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from vidrec import escape
 from vidrec.datasets import arrays, folders
 from vidrec.errors import UserError
 from vidrec.predict import clips
@@ -67,14 +67,13 @@ def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
 
 def write_csv(answered: Iterable[Line], file: TextIO) -> None:
     """The files' lines as a table; windows are left out."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", "class", "confidence", "second", "second_confidence", "error"])
+    table = [["path", "class", "confidence", "second", "second_confidence", "error"]]
     for line in answered:
         if "start" in line:
             continue
         second = (line.get("topk") or [])[1:2]
         shares = [each["confidence"] for each in second]
-        writer.writerow(
+        table.append(
             [
                 line["path"],
                 line["class"] or "",
@@ -84,6 +83,7 @@ def write_csv(answered: Iterable[Line], file: TextIO) -> None:
                 line.get("error", ""),
             ]
         )
+    file.write(escape.csv(table))
 
 
 def as_text(line: Line) -> str:

@@ -9,18 +9,19 @@ import numpy as np
 
 from vidrec import evaluate, metrics
 from vidrec.ablation import F1
+from vidrec.escape import Html
 from vidrec.report import figures, markup, tables
-from vidrec.report.markup import Cell
+from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, Run
 
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
 
 
-def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> str:
+def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> Html:
     scored = [row for row in rows if row.done and _f1(row)]
     if run is None or not scored:
-        return ""
+        return Html()
     figure = figures.draw(figures.f1, run)
     draw.folder.mkdir(parents=True, exist_ok=True)
     figures.save(figure, draw.folder / "f1")
@@ -28,11 +29,11 @@ def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> str:
     return markup.section("Classes", "classes", _extremes(run), body)
 
 
-def _extremes(run: Run) -> str:
+def _extremes(run: Run) -> Html:
     """The classes of which every clip was right, and those of which none was."""
     counts_KK = run.result["metrics"].get("test", {}).get("confusion")
     if counts_KK is None:
-        return ""
+        return Html()
     told = [
         f"{which}: {', '.join(find(counts_KK, run.classes)) or 'no class'}."
         for which, find in (
@@ -41,7 +42,7 @@ def _extremes(run: Run) -> str:
         )
     ]
     whose = f"Of {run.name}, seed {run.result.get('seed', 0)}. "
-    return f"<p>{markup.text(whose + ' '.join(told))}</p>"
+    return tag("p", whose + " ".join(told))
 
 
 def _published_f1(row: Row) -> dict[str, str]:
@@ -61,13 +62,13 @@ def _f1(row: Row) -> dict[str, float]:
     return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
 
 
-def _one_row(row: Row, run: Run) -> str:
+def _one_row(row: Row, run: Run) -> Html:
     counts_KK = confusion(row)
     theirs = _published_f1(row)
     body: list[list[Any]] = []
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
-        bar = f'<span class="bar" style="--share:{score:.3f}"><i></i></span>'
+        bar = tag("span", tag("i", ""), kind="bar", style=f"--share:{score:.3f}")
         line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
         line += [_fixed(score), Cell("" if math.isnan(score) else bar)]
         body.append(line + [theirs.get(name, "–")] * bool(theirs))
@@ -86,7 +87,7 @@ def _fixed(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _many_rows(rows: Sequence[Row], run: Run) -> str:
+def _many_rows(rows: Sequence[Row], run: Run) -> Html:
     scores = {row: _f1(row) for row in rows}
     published = {row: _published_f1(row) for row in rows}
 
@@ -113,9 +114,9 @@ def confusion(row: Row) -> np.ndarray:
     return np.sum([np.asarray(c) for c in each if c is not None], axis=0).astype(int)
 
 
-def confusions(row: Row | None, run: Run | None, draw: Any) -> str:
+def confusions(row: Row | None, run: Run | None, draw: Any) -> Html:
     if row is None or run is None or "confusion" not in run.result["metrics"].get("test", {}):
-        return ""
+        return Html()
     counts_KK = np.asarray(run.result["metrics"]["test"]["confusion"], int)
     whose = f"{row.name}, seed {run.result.get('seed', 0)}"
     parts = []
@@ -128,11 +129,11 @@ def confusions(row: Row | None, run: Run | None, draw: Any) -> str:
         small = len(run.classes) <= figures.NUMBERED
         parts.append(_matrix(caption, counts_KK, run.classes, shares) if small else picture)
     kind = "pair" if len(run.classes) <= figures.NUMBERED else "stack"
-    both = f'<div class="{kind}">{"".join(parts)}</div>'
+    both = tag("div", joined(parts), kind=kind)
     return markup.section("Confusions", "confusions", both, _worst(run, counts_KK))
 
 
-def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
+def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Html:
     """The matrix as a table, which a screen reader can walk."""
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     body = []
@@ -147,7 +148,7 @@ def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares:
     return markup.table(caption, ["class", *classes], body, kind="matrix")
 
 
-def _worst(run: Run, counts_KK: np.ndarray) -> str:
+def _worst(run: Run, counts_KK: np.ndarray) -> Html:
     """Largest confusions with the surest of their clips."""
     p = run.predictions()
     which: dict[str, Any] = {}
@@ -155,39 +156,41 @@ def _worst(run: Run, counts_KK: np.ndarray) -> str:
         which = {"names": p.names_B, "labels": p.labels_B, "predicted": p.predicted_B}
     pairs = metrics.most_confused(counts_KK, run.classes, top=WORST, **which)
     if not pairs:
-        return "<p>No clip of the test split was confused.</p>"
+        return tag("p", "No clip of the test split was confused.")
     sure = dict(zip(p.names_B.tolist(), p.confidence_B, strict=True)) if p is not None else {}
     body = []
     for pair in pairs:
         clips = sorted(pair["clips"], key=lambda name: -sure[name])[:3]
         told = ", ".join(f"{name} ({tables.percent(sure[name], 0)})" for name in clips)
         share = f"{100 * pair['share']:.0f} %"
-        taken = Cell(markup.text(pair["predicted"]), "text")
-        body.append([pair["true"], taken, pair["count"], share, Cell(markup.text(told), "wrap")])
+        taken = Cell(pair["predicted"], "text")
+        body.append([pair["true"], taken, pair["count"], share, Cell(told, "wrap")])
     heads = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
-    return markup.table("Largest confusions", heads, body) + _types(counts_KK, run.classes)
+    table = markup.table("Largest confusions", heads, body)
+    return joined([table, _types(counts_KK, run.classes)])
 
 
-def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
+def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
     """How many confusions stay within one action type, where the classes are UCF-101's."""
     found = evaluate.confusions_by_type(counts_KK, classes)
     if found is None:
-        return ""
+        return Html()
     within, across = (sum(pair["count"] for pair in found[kind]) for kind in ("within", "across"))
-    return (
-        f"<p>{within} of {within + across} confused clips were taken for a class of the same "
-        "action type, which is easily understood; the others across types.</p>"
+    return tag(
+        "p",
+        f"{within} of {within + across} confused clips were taken for a class of the same "
+        "action type, which is easily understood; the others across types.",
     )
 
 
-def clips(folder: Path, run: Run | None) -> str:
+def clips(folder: Path, run: Run | None) -> Html:
     """Film strips with what was predicted, the wrong ones first."""
     if run is None:
-        return ""
+        return Html()
     samples = run.samples or Run(folder, {}).samples
     p = run.predictions()
     if samples is None or p is None:
-        return ""
+        return Html()
     place = {name: i for i, name in enumerate(p.names_B.tolist())}
     shots = [
         (place[n], frames)
@@ -201,11 +204,11 @@ def clips(folder: Path, run: Run | None) -> str:
         right, sure = bool(p.correct_B[i]), tables.percent(p.confidence_B[i], 0)
         alt = f"{len(frames)} frames of {p.names_B[i]}: {label}, predicted {said} at {sure}"
         sign = "✓ right" if right else f"✗ wrong, it is {label}"
-        items.append(
-            f'<li>{markup.strip(frames, alt)}<div class="said"><b>{markup.text(said)}</b> {sure} '
-            f'<span class="{"right" if right else "wrong"}">{markup.text(sign)}</span><br>'
-            f'<span class="small soft">{markup.text(p.names_B[i])}</span></div></li>'
-        )
-    note = '<p class="small soft">Frames in order, with the predicted class and its confidence.</p>'
-    strips = f'<ul class="strips">{"".join(items)}</ul>' if items else ""
-    return markup.section("Clips", "clips", note, strips) if items else ""
+        verdict = tag("span", sign, kind="right" if right else "wrong")
+        name = tag("span", p.names_B[i], kind="small soft")
+        told = joined([tag("b", said), f" {sure} ", verdict, Html("<br>"), name])
+        strip = markup.strip(frames, alt)
+        items.append(tag("li", joined([strip, tag("div", told, kind="said")])))
+    what = "Frames in order, with the predicted class and its confidence."
+    note, strips = tag("p", what, kind="small soft"), tag("ul", joined(items), kind="strips")
+    return markup.section("Clips", "clips", note, strips) if items else Html()

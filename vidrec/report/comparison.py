@@ -11,9 +11,10 @@ import numpy as np
 from vidrec import ablation, config, evaluate
 from vidrec.datasets import ucf_types
 from vidrec.errors import UserError
+from vidrec.escape import Html
 from vidrec.report import figures, markup, page, tables
 from vidrec.report.classes import confusion
-from vidrec.report.markup import Cell
+from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, difference, row_of, shared
 
 # Where report D's changes of classes stand, from its frame CNN to its LSTM.
@@ -22,7 +23,7 @@ MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
 
-def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
+def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
     """The page for B against A.
 
     Raises:
@@ -45,11 +46,11 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
         page.steps([a, b], a, b, draw),
         _settings(a, b),
     ]
-    lead = [f'<p class="warn">{markup.text(line)}</p>' for line in page.warnings([a, b])]
-    lead.append(f'<p class="answer">{markup.text(_answer(a, b))}</p>')
+    lead = [tag("p", line, kind="warn") for line in page.warnings([a, b])]
+    lead.append(tag("p", _answer(a, b), kind="answer"))
     lead.append(markup.definitions([("A", f"{a.name}: {dir_a}"), ("B", f"{b.name}: {dir_b}")]))
-    foot = 'Figures lie in <a href="figures/">figures/</a>.'
-    return markup.page(f"{b.name} against {a.name}", "\n".join(lead), sections, foot)
+    foot = Html('Figures lie in <a href="figures/">figures/</a>.')
+    return markup.page(f"{b.name} against {a.name}", joined(lead, "\n"), sections, foot)
 
 
 def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
@@ -81,7 +82,7 @@ def _answer(a: Row, b: Row) -> str:
     return told + "more than noise." + page.note(d)
 
 
-def _numbers(a: Row, b: Row) -> str:
+def _numbers(a: Row, b: Row) -> Html:
     columns = {
         "test accuracy": "test_accuracy",
         "average F1": "test_avg_f1",
@@ -110,10 +111,10 @@ def _numbers(a: Row, b: Row) -> str:
     return markup.section("Results", "results", table)
 
 
-def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -> str:
+def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -> Html:
     both = shared(a, b)
     if both is None:
-        return ""
+        return Html()
     classes, (before, after) = a.done[0].classes, both
     found = evaluate.class_changes(
         before.predicted_Sn, after.predicted_Sn, before.labels, classes, before.groups
@@ -140,7 +141,7 @@ def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -
         [c.before for c in most],
         [c.after for c in most],
     )
-    return markup.section("Classes", "classes", f"<p>{said}</p>", picture, table)
+    return markup.section("Classes", "classes", tag("p", said), picture, table)
 
 
 def _change(change: Any, judged: Any, theirs: Mapping[str, Sequence[float]]) -> list[Any]:
@@ -158,7 +159,7 @@ def _change(change: Any, judged: Any, theirs: Mapping[str, Sequence[float]]) -> 
     return line
 
 
-def _moved(a: Row, b: Row) -> str:
+def _moved(a: Row, b: Row) -> Html:
     """Confusions that became fewer or more; of UCF-101 within and across its action types."""
     classes = a.done[0].classes
     means = [confusion(row) / len(row.done) for row in (a, b)]
@@ -167,22 +168,20 @@ def _moved(a: Row, b: Row) -> str:
     if not all(types):
         body = _moves(means, off_KK, classes)
         told = _moved_table("Confusions that moved most, clips a seed", body, a, b)
-        return markup.section("Confusions", "confusions", told) if body else ""
+        return markup.section("Confusions", "confusions", told) if body else Html()
     parts = []
     within_KK = types[:, None] == types
     for side, which_KK in (("within", within_KK), ("across", ~within_KK)):
         before, after = (float((mean_KK * off_KK * which_KK).sum()) for mean_KK in means)
-        parts.append(
-            f"<p>Confused {side} action types: {before:.4g} clips a seed in {markup.text(a.name)}, "
-            f"{after:.4g} in {markup.text(b.name)}.</p>"
-        )
+        said = f"{before:.4g} clips a seed in {a.name}, {after:.4g} in {b.name}."
+        parts.append(tag("p", f"Confused {side} action types: {said}"))
         if body := _moves(means, off_KK * which_KK, classes):
             caption = f"Confusions {side} action types that moved most, clips a seed"
             parts.append(_moved_table(caption, body, a, b))
     return markup.section("Confusions", "confusions", *parts)
 
 
-def _moved_table(caption: str, body: list[list[Any]], a: Row, b: Row) -> str:
+def _moved_table(caption: str, body: list[list[Any]], a: Row, b: Row) -> Html:
     heads = ["class", "taken for", f"clips, {a.name}", f"clips, {b.name}", "change"]
     return markup.table(caption, heads, body)
 
@@ -197,7 +196,7 @@ def _moves(
     return [
         [
             classes[i],
-            Cell(markup.text(classes[j]), "text"),
+            Cell(classes[j], "text"),
             f"{mean_a_KK[i, j]:.3g}",
             f"{mean_b_KK[i, j]:.3g}",
             Cell(
@@ -209,13 +208,13 @@ def _moves(
     ]
 
 
-def _settings(a: Row, b: Row) -> str:
+def _settings(a: Row, b: Row) -> Html:
     """Only the settings in which the two differ."""
     mine, other = (dict(page.flat(row.done[0].config)) for row in (a, b))
     body = [
-        [Cell(f"<code>{markup.text(name)}</code>"), mine.get(name, "–"), other.get(name, "–")]
+        [Cell(tag("code", name)), mine.get(name, "–"), other.get(name, "–")]
         for name in dict.fromkeys([*mine, *other])
         if mine.get(name) != other.get(name) and name != "seed"
     ]
     table = markup.table("Settings that differ", ["setting", a.name, b.name], body)
-    return markup.section("Settings", "settings", table if body else "<p>None differ.</p>")
+    return markup.section("Settings", "settings", table if body else tag("p", "None differ."))

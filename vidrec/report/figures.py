@@ -1,9 +1,9 @@
 """Figures as matplotlib figures; one drawing serves the page (both themes), SVG and PNG files."""
 
-import html
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidrec import metrics
+from vidrec.escape import Html, html, plot, short
 from vidrec.report.results import Row, Run
 from vidrec.report.tables import percent
 
@@ -77,7 +78,9 @@ def _save_png(figure: Any, file: Path) -> str:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A name in letters that the font lacks is whole in the SVG, and boxes in the PNG.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         svg = _svg(figure)
         # The places found by the layout stay: finding them is what takes time.
         figure.set_layout_engine("none")
@@ -86,7 +89,7 @@ def _save_png(figure: Any, file: Path) -> str:
     return svg
 
 
-def inline(svg: str, name: str, alt: str, width: float) -> str:
+def inline(svg: str, name: str, alt: str, width: float) -> Html:
     """SVG for the page: in the text's colour, ids its own, described for those who hear it.
 
     Args:
@@ -95,11 +98,16 @@ def inline(svg: str, name: str, alt: str, width: float) -> str:
     text = svg[svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    # Several figures stand in one page: an id must not repeat.
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace(INK, "currentColor")
-    described = f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:{width:.0f}px"'
-    return text.replace("<svg", described, 1)
+
+    def mended(found: re.Match[str]) -> str:
+        # Several figures stand in one page: an id must not repeat.
+        own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", found[0])
+        return own.replace(INK, "currentColor")
+
+    # Inside of tags only: between them stand names, which may look like anything.
+    text = re.sub(r"<[^>]*>", mended, text)
+    described = f'<svg role="img" aria-label="{html(alt)}" style="max-width:{width:.0f}px"'
+    return Html(described + text.removeprefix("<svg"))
 
 
 def _svg(figure: Any) -> str:
@@ -150,7 +158,7 @@ def forest(rows: Sequence[Row], control: Row | None) -> Any:
             axes.annotate("†", (x, y), (6, 3), textcoords="offset points")
     if control is not None and control.interval is not None:
         axes.axvline(100 * control.interval.mean, color=GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [plot(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -226,7 +234,7 @@ def _names(axes: Any, rows: Sequence[Row], hue: dict[Row, str]) -> None:
     axes.set_axis_off()
     named = [row for row in rows if hue[row] != GREY]
     handles = [Line2D([], [], color=hue[row], linewidth=2.2) for row in named]
-    names = [row.name for row in named]
+    names = [plot(row.name) for row in named]
     if len(named) < len(rows):
         handles.append(Line2D([], [], color=GREY, linewidth=2.2))
         names.append(f"{len(rows) - len(named)} other rows")
@@ -246,7 +254,8 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> st
     """
     num, side = len(classes), 16 if len(classes) > NUMBERED else 26
     font = 7.5 if num > NUMBERED else 11
-    edge = 14 + 0.62 * (font + 1) * max(map(len, classes))
+    shown = list(map(short, classes))
+    edge = 14 + 0.62 * (font + 1) * max(map(len, shown))
     size = edge + side * num + 4
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     numbers_KK = np.rint(100 * shares_KK).astype(int) if shares else counts_KK
@@ -269,7 +278,7 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> st
         for at in edge + side * np.arange(num + 1)
     )
     parts.append(f'<path d="{grid}" stroke="{GREY}" stroke-opacity="0.35" stroke-width="0.5"/>')
-    for k, name in enumerate(map(html.escape, classes)):
+    for k, name in enumerate(map(html, shown)):
         at = edge + side * (k + 0.5) + font / 3
         parts.append(
             f'<text x="{edge - 5:.1f}" y="{at:.1f}" font-size="{font + 1}" text-anchor="end">'
@@ -285,7 +294,8 @@ def f1(run: Run) -> Any:
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
     axes = figure.add_subplot()
-    axes.barh(names, [scores[name] for name in names], color=PALETTE[0], height=0.7)
+    axes.barh(range(len(names)), [scores[name] for name in names], color=PALETTE[0], height=0.7)
+    axes.set_yticks(range(len(names)), list(map(plot, names)))
     axes.set(xlabel="F1, test split", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
     axes.tick_params(axis="y", length=0, labelsize=8)
     axes.grid(axis="x")
@@ -303,7 +313,7 @@ def steps(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
         if not each:
             continue
         mean_T = 100 * np.mean([curve for curve in each if len(curve) == len(each[0])], 0)
-        axes.plot(np.arange(1, len(mean_T) + 1), mean_T, color=hue[row], label=row.name)
+        axes.plot(np.arange(1, len(mean_T) + 1), mean_T, color=hue[row], label=plot(row.name))
     axes.set(xlabel="step", ylabel="accuracy at this step, %", ylim=(0, 100))
     axes.grid(axis="y")
     if len(rows) > 1:
@@ -333,9 +343,11 @@ def cost(rows: Sequence[Row]) -> Any:
             if row.interval is not None:
                 bar = [100 * row.interval.low, 100 * row.interval.high]
                 axes.plot([x, x], bar, color=colour, linewidth=1.2, alpha=0.7)
-            axes.plot(x, y, "o", color=colour, markersize=6, label=row.name)
+            axes.plot(x, y, "o", color=colour, markersize=6, label=plot(row.name))
             if len(rows) > MANY_ROWS:
-                axes.annotate(row.name, (x, y), (5, 3), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    plot(row.name), (x, y), (5, 3), textcoords="offset points", fontsize=7
+                )
         drawn = [x for x in (row.mean(column) for row in rows) if x > 0]
         if drawn and max(drawn) > 10 * min(drawn):
             axes.set_xscale("log")
@@ -357,7 +369,7 @@ def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float
         axes.plot([a, b], [y, y], color=colour, linewidth=2)
         axes.plot(a, y, "o", markerfacecolor="none", markeredgecolor=colour, markersize=5)
         axes.plot(b, y, "o", color=colour, markersize=5)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), list(map(plot, names)), fontsize=8)
     axes.set(xlabel="clips of the class that are right, %", xlim=(-3, 103))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

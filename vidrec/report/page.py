@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidrec import escape
+from vidrec.escape import Html
 from vidrec.report import classes, figures, markup, tables
-from vidrec.report.markup import Cell
+from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import SPLITS, Ablation, Row, Run, best_of, difference, shown, table_of
 
 LEAKS = {
@@ -17,7 +19,7 @@ LEAKS = {
 }
 
 
-def render(found: Run | Ablation, pictures: Path) -> str:
+def render(found: Run | Ablation, pictures: Path) -> Html:
     """The page; every figure in it is also written under `pictures` as SVG and PNG."""
     rows, control = table_of(found)
     best = found.best if isinstance(found, Ablation) else rows[0]
@@ -26,13 +28,13 @@ def render(found: Run | Ablation, pictures: Path) -> str:
     draw = Drawer(pictures)
     sections = [
         _table(found, rows, best),
-        _forest(rows, control, draw) if len(rows) > 1 else "",
+        _forest(rows, control, draw) if len(rows) > 1 else Html(),
         curves(rows, control, best, draw),
         classes.scores(rows, run, draw),
         classes.confusions(best, run, draw),
         classes.clips(found.folder, run),
         steps(rows, control, best, draw),
-        _cost(rows, draw) if len(rows) > 1 else "",
+        _cost(rows, draw) if len(rows) > 1 else Html(),
         _model(run or next((r for row in rows for r in row.runs), None)),
         _counts(rows),
         _settings(found, run or next((r for row in rows for r in row.runs), None)),
@@ -47,7 +49,7 @@ class Drawer:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> str:
+    def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> Html:
         figure = figures.draw(paint, *args)
         self.folder.mkdir(parents=True, exist_ok=True)
         width = figures.width(figure)
@@ -71,15 +73,13 @@ def _typical(row: Row) -> Run:
 # ---- what was asked, and the answer
 
 
-def _lead(found: Any, rows: Sequence[Row], control: Row | None, best: Row | None) -> str:
+def _lead(found: Any, rows: Sequence[Row], control: Row | None, best: Row | None) -> Html:
     meta = found.meta if isinstance(found, Ablation) else {}
-    parts = (
-        [f'<p class="question">{markup.text(meta["question"])}</p>'] if meta.get("question") else []
-    )
-    parts += [f'<p class="warn">{markup.text(line)}</p>' for line in warnings(rows)]
-    parts.append(f'<p class="answer">{markup.text(answer(rows, control, best))}</p>')
+    parts = [tag("p", meta["question"], kind="question")] if meta.get("question") else []
+    parts += [tag("p", line, kind="warn") for line in warnings(rows)]
+    parts.append(tag("p", answer(rows, control, best), kind="answer"))
     parts.append(markup.definitions(_asked(found, rows)))
-    return "\n".join(parts)
+    return joined(parts, "\n")
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
@@ -199,31 +199,32 @@ def _statuses(rows: Sequence[Row]) -> str:
 # ---- the table
 
 
-def _table(found: Any, rows: Sequence[Row], best: Row | None) -> str:
+def _table(found: Any, rows: Sequence[Row], best: Row | None) -> Html:
     heads, lines = tables.lines(found)
     body, fitted = [], []
     split = heads.index(tables.FITTED[0])
     fit_end = split + len(tables.FITTED)
     for row, cells in zip(rows, lines, strict=True):
         fitted.append([cells[0], *cells[split:fit_end]])
-        name = markup.text(cells[0])
-        name += '<span class="badge">control</span>' if "control" in cells[1:] else ""
-        name += '<span class="badge">best</span>' if row is best and len(rows) > 1 else ""
+        badges = ["control"] * ("control" in cells[1:])
+        badges += ["best"] * (row is best and len(rows) > 1)
+        name = joined([cells[0], *(tag("span", badge, kind="badge") for badge in badges)])
         body.append([Cell(name), *(_verdict(row, cell) for cell in cells[1:split])])
     marked = rows.index(best) if best in rows and len(rows) > 1 else None
     caption = "Test split, means over seeds"
     fit = "Fit: the training figures, too, are measured in evaluation mode at the kept epoch"
-    told = [f'<p class="small soft">{markup.text(note)}</p>' for note in tables.notes(found)]
+    told = [tag("p", note, kind="small soft") for note in tables.notes(found)]
     if len(rows) > 1:
-        told.append(
-            '<p class="small soft">Within noise: p of the difference on the same seeds and clips, '
-            "after Holm's correction for the number of rows, exceeds 0.05. The best row is chosen "
-            "by validation accuracy.</p>"
+        noise = (
+            "Within noise: p of the difference on the same seeds and clips, after Holm's "
+            "correction for the number of rows, exceeds 0.05. The best row is chosen by "
+            "validation accuracy."
         )
+        told.append(tag("p", noise, kind="small soft"))
     beside_heads, beside_body = tables.beside(rows)
     beside = markup.table("Ours beside the published", beside_heads, beside_body)
     failed = [
-        [r.result.get("id", ""), Cell(markup.text(row.name), "text"), r.result.get("seed"), _why(r)]
+        [r.result.get("id", ""), Cell(row.name, "text"), r.result.get("seed"), _why(r)]
         for row in rows
         for r in row.runs
         if not r.done
@@ -235,13 +236,13 @@ def _table(found: Any, rows: Sequence[Row], best: Row | None) -> str:
         markup.table(caption, heads[:split], body, marked=marked),
         *told,
         markup.table(fit, [heads[0], *tables.FITTED], fitted),
-        beside if len(beside_heads) > 1 else "",
-        without if failed else "",
+        beside if len(beside_heads) > 1 else Html(),
+        without if failed else Html(),
     )
 
 
 def _why(run: Run) -> Cell:
-    return Cell(markup.text(_status(run)), "wrap")
+    return Cell(_status(run), "wrap")
 
 
 def _verdict(row: Row, cell: str) -> Any:
@@ -250,11 +251,11 @@ def _verdict(row: Row, cell: str) -> Any:
     if not word or not cell.endswith(", " + word):
         return cell
     kind = {"within noise": "noise"}.get(word, word)
-    figure = markup.text(cell.removesuffix(", " + word))
-    return Cell(f'{figure}<span class="badge {kind}">{word}</span>')
+    badge = tag("span", word, kind=f"badge {kind}")
+    return Cell(joined([cell.removesuffix(", " + word), badge]))
 
 
-def _forest(rows: Sequence[Row], control: Row | None, draw: Drawer) -> str:
+def _forest(rows: Sequence[Row], control: Row | None, draw: Drawer) -> Html:
     caption = "Test accuracy: mean over seeds and 95 % interval, each seed a tick"
     caption += "; dashed: the control" if control else ""
     if any("test_accuracy" in row.published for row in rows):
@@ -265,9 +266,9 @@ def _forest(rows: Sequence[Row], control: Row | None, draw: Drawer) -> str:
     return markup.section("Intervals", "intervals", picture)
 
 
-def curves(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> str:
+def curves(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> Html:
     if not any(run.epochs for row in rows for run in row.runs):
-        return ""
+        return Html()
     told = [
         f"{row.name}: kept epoch {', '.join(str(run.best_epoch) for run in row.done)}"
         for row in rows
@@ -282,9 +283,9 @@ def curves(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Dra
 # ---- time, cost, model
 
 
-def steps(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> str:
+def steps(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Drawer) -> Html:
     if not figures.has_steps(rows):
-        return ""
+        return Html()
     caption = "Share of test clips that are right after each step, mean over seeds."
     return markup.section(
         "Accuracy against time step",
@@ -293,36 +294,32 @@ def steps(rows: Sequence[Row], control: Row | None, best: Row | None, draw: Draw
     )
 
 
-def _cost(rows: Sequence[Row], draw: Drawer) -> str:
+def _cost(rows: Sequence[Row], draw: Drawer) -> Html:
     if not any(row.done for row in rows):
-        return ""
+        return Html()
     caption = "Test accuracy with its 95 % interval against trained parameters and seconds."
     alt = caption + " The figures stand in the table of results."
     return markup.section("Cost", "cost", draw("cost", alt, caption, figures.cost, rows))
 
 
-def _model(run: Run | None) -> str:
+def _model(run: Run | None) -> Html:
     if run is None or not run.layers:
-        return ""
+        return Html()
     boxes, body = [], []
     for layer in run.layers:
         count = layer.get("params") or 0
         weights = f"{tables.whole(count)} trained" if count else "nothing trained"
-        frozen = "" if count else ' class="frozen"'
-        boxes.append(
-            f"<li><div{frozen}><b>{markup.text(layer.get('name', ''))}</b>"
-            f"{markup.text(layer.get('kind', ''))}<br>"
-            f'<span class="soft">{weights}</span></div></li>'
-        )
-        shapes = [
-            Cell(markup.text(_shape(layer.get(end, ""))), "text") for end in ("input", "output")
-        ]
-        kind = Cell(markup.text(layer.get("kind", "")), "text")
+        name, what = tag("b", layer.get("name", "")), layer.get("kind", "")
+        box = joined([name, what, Html("<br>"), tag("span", weights, kind="soft")])
+        boxes.append(tag("li", tag("div", box, kind="" if count else "frozen")))
+        shapes = [Cell(_shape(layer.get(end, "")), "text") for end in ("input", "output")]
+        kind = Cell(what, "text")
         body.append([layer.get("name", ""), kind, *shapes, tables.whole(count)])
     total = sum(layer.get("params") or 0 for layer in run.layers)
     body.append(["all", "", "", "", tables.whole(total)])
     heads = ["layer", "kind", "input", "output", "trained parameters"]
-    drawn = f'<ol class="flow" aria-label="The model, layer after layer">{"".join(boxes)}</ol>'
+    said = {"aria-label": "The model, layer after layer"}
+    drawn = tag("ol", joined(boxes), kind="flow", **said)
     caption = f"Layers of {run.name}"
     return markup.section("Model", "model", drawn, markup.table(caption, heads, body))
 
@@ -334,7 +331,7 @@ def _shape(value: Any) -> str:
 # ---- what was scored, and with what
 
 
-def _counts(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[Row]) -> Html:
     """Clips expected and scored, worst case over the trials, and those that could not be read."""
     runs = [run for row in rows for run in row.runs]
     body = []
@@ -356,31 +353,29 @@ def _counts(rows: Sequence[Row]) -> str:
         _quarantine("Clips that could not be read", unreadable),
         _quarantine("Clips that were read as far as they go", damaged),
     ]
-    return markup.section("Clips scored", "counts", *parts) if body else ""
+    return markup.section("Clips scored", "counts", *parts) if body else Html()
 
 
-def _quarantine(caption: str, reasons: Mapping[str, str]) -> str:
-    lines = [
-        [Cell(f"<code>{markup.text(clip)}</code>"), Cell(markup.text(why), "wrap")]
-        for clip, why in reasons.items()
-    ]
-    return markup.table(caption, ["clip", "reason"], lines) if lines else ""
+def _quarantine(caption: str, reasons: Mapping[str, str]) -> Html:
+    lines = [[Cell(tag("code", clip)), Cell(why, "wrap")] for clip, why in reasons.items()]
+    return markup.table(caption, ["clip", "reason"], lines) if lines else Html()
 
 
-def _settings(found: Any, run: Run | None) -> str:
+def _settings(found: Any, run: Run | None) -> Html:
     if run is None:
-        return ""
+        return Html()
     whose = "of this run"
     if isinstance(found, Ablation):
         whose = f"of {run.name}, seed {run.result.get('seed')}"
-    lines = [[Cell(f"<code>{n}</code>"), Cell(markup.text(v), "wrap")] for n, v in flat(run.config)]
+    lines = [[Cell(tag("code", n)), Cell(v, "wrap")] for n, v in flat(run.config)]
     config = markup.table(f"Settings {whose}", ["setting", "value"], lines)
     environment = run.environment
     command = found.meta.get("command") if isinstance(found, Ablation) else None
     command = command or environment.get("command")
     if isinstance(command, list):
-        command = " ".join(map(str, command))
-    pairs = [("command", command)] if command else []
+        command = escape.shell(command)
+    pairs: list[tuple[str, Any]] = []
+    pairs += [("command", tag("code", command, kind="command"))] if command else []
     versions = run.result.get("versions") or environment.get("versions") or {}
     pairs += [(name, shown(value)) for name, value in versions.items()]
     pairs += [
@@ -388,7 +383,8 @@ def _settings(found: Any, run: Run | None) -> str:
         for name, value in environment.items()
         if name not in ("command", "versions")
     ]
-    details = f"<details><summary>All settings</summary>{config}</details>" if lines else ""
+    details = tag("details", joined([tag("summary", "All settings"), config]))
+    details = details if lines else Html()
     return markup.section("How to repeat it", "repeat", markup.definitions(pairs), details)
 
 
@@ -406,8 +402,8 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def _foot(found: Any) -> str:
+def _foot(found: Any) -> Html:
     files = ["table.csv", "table.md", "table.tex", "figures/"]
-    links = ", ".join(f'<a href="{name}">{name}</a>' for name in files)
-    rebuild = f"<code>vidrec report {markup.text(found.folder.name)}</code>"
-    return f"Beside this page: {links}. Rebuilt by {rebuild}."
+    links = joined([tag("a", name, href=name) for name in files], ", ")
+    rebuild = tag("code", escape.shell(["vidrec", "report", found.folder.name]))
+    return Html(f"Beside this page: {links}. Rebuilt by {rebuild}.")

@@ -1,12 +1,11 @@
 """The table of a folder: a line a trial as CSV, a line a row for people."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from vidrec import escape
 from vidrec.ablation import MEASURED
 from vidrec.report.results import Ablation, Row, Run, shown, table_of
 
@@ -67,11 +66,8 @@ def _cell(value: Any) -> str:
 
 def as_csv(found: Run | Ablation) -> str:
     columns, lines = trials(found)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(line[column]) for column in columns] for line in lines)
-    return text.getvalue()
+    cells = [[_cell(line[column]) for column in columns] for line in lines]
+    return escape.csv([columns, *cells])
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -267,27 +263,10 @@ def notes(found: Run | Ablation) -> list[str]:
 
 def as_markdown(found: Run | Ablation) -> str:
     heads, body = lines(found)
-    clean = [[cell.replace("|", "\\|") for cell in line] for line in [heads, *body]]
+    clean = [[escape.markdown(cell) for cell in line] for line in [heads, *body]]
     rule = ["---"] + ["---:"] * (len(heads) - 1)
     table = ["| " + " | ".join(line) + " |" for line in [clean[0], rule, *clean[1:]]]
-    return "\n".join(table + [f"\n{note}" for note in notes(found)]) + "\n"
-
-
-_TEX = {
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    DAGGER: r"$^\dagger$",
-    "−": "$-$",
-    "–": "--",
-    "\u202f": r"\,",
-    "\u00a0": "~",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in text)
+    return "\n".join(table + [f"\n{escape.markdown(note)}" for note in notes(found)]) + "\n"
 
 
 def as_tex(found: Run | Ablation) -> str:
@@ -295,12 +274,12 @@ def as_tex(found: Run | Ablation) -> str:
     heads, body = lines(found)
 
     def line(cells: Iterable[str]) -> str:
-        return " & ".join(map(_tex, cells)) + r" \\"
+        return " & ".join(map(escape.tex, cells)) + r" \\"
 
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            *(f"% {note}" for note in notes(found)),
+            *(f"% {escape.visible(note)}" for note in notes(found)),
             r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
             *(r"\toprule", line(heads), r"\midrule"),
             *map(line, body),
@@ -332,7 +311,7 @@ class Terminal:
             against = "control" if row is control else _terse(row)
             colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
             table.add_row(
-                Text(row.name, style="bold" if row is control else ""),
+                Text(escape.terminal(row.name), style="bold" if row is control else ""),
                 *(cell(row) for cell in columns.values()),
                 Text(against, style=colour),
             )
@@ -340,7 +319,7 @@ class Terminal:
         if any(row.within_noise for row in rows):
             yield Text(f"{NOISE} within noise", style="dim")
         for note in [*notes(self.found), *_lost(rows)]:
-            yield Text(note, style="yellow")
+            yield Text(escape.terminal(note), style="yellow")
 
 
 # What fits a line of 80 beside the setting and the control; the page has the rest.

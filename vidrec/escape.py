@@ -1,0 +1,136 @@
+"""Text that people gave, made safe for each place that shows it.
+
+Names of classes, rows, files and folders, and the messages of libraries, may hold anything: tags,
+formulas, commands to a terminal. Whatever is written for a page, a figure, a terminal, a table or a
+shell passes the function of that place, and nothing else escapes.
+"""
+
+import html as _html
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# Control characters, line separators, marks that turn the direction of text, lone surrogates.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan)", re.ASCII | re.I)
+LONGEST = 60  # letters of a name in a figure: more would leave no room for what is drawn
+
+
+class Html(str):
+    """Text that is markup already; `html` gives it back as it is."""
+
+
+def visible(text: Any, keep: str = "") -> str:
+    r"""Writes characters that are obeyed instead of shown as escapes such as \x1b and \n.
+
+    Args:
+        keep: such characters that stay.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        if found[0] in keep:
+            return found[0]
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+            return f"\\x{code - 0xDC00:02x}"
+        return found[0].encode("unicode_escape").decode()
+
+    return _HIDDEN.sub(shown, str(text))
+
+
+def html(value: Any) -> Html:
+    """Text for a page or an SVG drawing, inside a tag or in an attribute."""
+    if isinstance(value, Html):
+        return value
+    return Html(_html.escape(visible(value, keep="\n\t")))
+
+
+def short(text: Any) -> str:
+    """A name as long as a figure has room for."""
+    name = visible(text)
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def plot(text: Any) -> str:
+    """A name for matplotlib, which takes what stands between two $ for a formula."""
+    name = short(text).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name  # legends leave out names with _
+
+
+def terminal(text: Any, lines: bool = False) -> str:
+    """Text for a terminal or a log, on one line.
+
+    Args:
+        lines: keep line breaks and tabs, of what is meant to have several lines.
+    """
+    return visible(text, keep="\n\t" if lines else "")
+
+
+def cell(value: str) -> str:
+    """A cell of a csv file, which a spreadsheet takes for text and not for a formula.
+
+    An apostrophe stands before a text that begins like a formula; numbers stay as they are.
+    `uncell` takes it away.
+    """
+    text = visible(value, keep="\t\r\n")
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def uncell(text: str) -> str:
+    """What `cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def csv(lines: Iterable[Sequence[str]]) -> str:
+    """A csv file's text.
+
+    A cell is quoted for a semicolon or tab too: where a comma is the decimal sign, spreadsheets
+    part cells there.
+    """
+    return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
+
+
+def _quoted(value: str) -> str:
+    text = cell(value)
+    if any(sign in text for sign in ',;"\t\r\n') or text != text.strip():
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def markdown(text: Any) -> str:
+    """A cell of a table in Markdown, where an underscore inside a word is one."""
+    safe = _html.escape(visible(text), quote=False)
+    return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", safe)
+
+
+_TEX = {
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # of \\[2pt] and \\*, where a line begins so
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "†": r"$^\dagger$",
+    "−": "$-$",
+    "–": "--",
+    "\u202f": r"\,",
+    "\u00a0": "~",
+}
+
+
+def tex(text: Any) -> str:
+    """Text for LaTeX."""
+    return "".join(_TEX.get(sign, sign) for sign in visible(text))
+
+
+def shell(words: Iterable[Any]) -> str:
+    """A command line that a shell reads as these words."""
+    return shlex.join(map(str, words))
+
+
+def this_command() -> str:
+    """The command line that started this process, to be pasted into a shell."""
+    script = str(sys.argv[0]).endswith(".py")
+    return shell([*(["python"] if script else []), *sys.argv])
