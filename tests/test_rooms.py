@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "escape",
     "files",
+    "usercode",
     "config",
     "ablation",
     "frames",

@@ -1,13 +1,26 @@
 """A question put as a table: rows of settings, seeds, and the figures that others published."""
 
+import contextlib
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidrec.config import Config, canonical, get, load_module, override
+from vidrec.config import (
+    Config,
+    canonical,
+    get,
+    load_module,
+    override,
+    pin,
+    place,
+    placed,
+    user_code,
+)
 from vidrec.errors import UserError
 
 SHIPPED = ("experiments", "ablations")
@@ -19,6 +32,12 @@ MEASURED = (
 )
 F1 = "test_f1_"
 ROOMS = (Path(__file__).parent, Path(__file__).parent.parent)  # installed wheel, source checkout
+# The experiment or ablation file that is being read: names in it are taken from its folder.
+_READING: ContextVar[Path | None] = ContextVar("reading", default=None)
+
+
+class Shipped(str):
+    """Name of a file that came with vidrec, whatever lies in the current folder."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +245,7 @@ def trials(
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory, base)
         rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
-        config = override(config, rest)
+        config = place(override(config, rest), Path.cwd())
         if on:
             # What the rule changed of this row, so that the table shows what really ran.
             settings = {name: get(config, name) for name in settings}
@@ -236,7 +255,7 @@ def trials(
                 index,
                 seed,
                 override(config, {"seed": seed}),
-                settings,
+                {name: _shown(value) for name, value in settings.items()},
                 row.published,
                 row.doubtful,
                 row.name,
@@ -244,6 +263,26 @@ def trials(
             for seed in range(first, first + ablation.seeds)
         ]
     return table
+
+
+def with_code(table: Sequence[Trial]) -> list[Trial]:
+    """The trials with the users' files that they name, each read once; see `config.pin`."""
+    known: dict[str, str] = {}
+    pinned = []
+    for trial in table:
+        seen = {n: known[s] for n, s in user_code(trial.config).items() if s in known}
+        config = pin(override(trial.config, seen))
+        known.update({spec: spec for spec in user_code(config).values()})
+        pinned.append(replace(trial, config=config))
+    return pinned
+
+
+def _shown(value: Any) -> Any:
+    """A path as seen from the current folder, where it lies below that."""
+    if isinstance(value, str) and os.path.isabs(value):
+        with contextlib.suppress(ValueError):
+            return str(Path(value).relative_to(Path.cwd()))
+    return value
 
 
 def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
@@ -302,26 +341,62 @@ def _pixels(encoder: Any) -> Any:
 def load(path: str | Path) -> Any:
     """The Config or Ablation of a file, found by path or by bare name.
 
+    Relative paths in it are taken from its folder; in files that came with vidrec, from the current
+    folder.
+
     Raises:
         UserError: no such file, or one without `config()` or `ablation()`.
     """
     file = find(path)
-    module = load_module(str(file))
-    for maker in ("config", "ablation"):
-        if not hasattr(module, maker):
-            continue
-        made = getattr(module, maker)()
-        if not isinstance(made, Config | Ablation):
-            raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
-        return made
+    with _reading(file):
+        module = load_module(str(file))
+        for maker in ("config", "ablation"):
+            if not hasattr(module, maker):
+                continue
+            made = getattr(module, maker)()
+            if not isinstance(made, Config | Ablation):
+                raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
+            return _placed(made, file)
     raise UserError(f"{file} should define config() -> Config or ablation() -> Ablation")
 
 
+def _placed(made: Any, file: Path) -> Any:
+    """What a file made, with its paths."""
+    folder = Path(os.path.abspath(file)).parent
+    shipped = folder in [room / name for room in ROOMS for name in SHIPPED]
+    if isinstance(made, Config):
+        return made if shipped else place(made, folder)
+
+    def base(given: Any) -> Any:
+        if isinstance(given, str):
+            return os.path.abspath(find(given))
+        return place(given, folder) if isinstance(given, Config) and not shipped else given
+
+    table = [replace(row, base=base(row.base)) for row in rows(made)]
+    if not shipped:
+        table = [replace(row, overrides=placed(row.overrides, folder)) for row in table]
+    return replace(made, base=base(made.base), rows=table)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    before = _READING.set(file)
+    try:
+        yield
+    finally:
+        _READING.reset(before)
+
+
 def find(path: str | Path) -> Path:
-    """A file as given, else the one of that name that came with vidrec."""
+    """A file as given, else the one of that name that came with vidrec.
+
+    A file named in another one lies beside that, or beside its folder where that is called
+    `ablations` or `experiments`.
+    """
+    for candidate in _as_given(path):
+        if candidate.suffix and candidate.is_file():
+            return candidate
     path = Path(path)
-    if path.is_file():
-        return path
     folders = SHIPPED if len(path.parts) == 1 else ("",)
     for candidate in (room / folder / path for room in ROOMS for folder in folders):
         if candidate.parent.name in SHIPPED and candidate.with_suffix(".py").is_file():
@@ -335,3 +410,14 @@ def find(path: str | Path) -> Path:
     near = difflib.get_close_matches(str(path), shipped, 1, 0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
     raise UserError(f"no file {path}{guess}")
+
+
+def _as_given(path: str | Path) -> list[Path]:
+    if isinstance(path, Shipped):
+        return []
+    reading = _READING.get()
+    if reading is None or Path(path).is_absolute():
+        return [Path(path)]
+    folder = Path(os.path.abspath(reading)).parent
+    folders = [folder, folder.parent] if folder.name in SHIPPED else [folder]
+    return [each / path for each in folders]

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
     """The command's name and arguments, and the settings that were given, by dotted name."""
     if not argv or (argv[0].startswith("--") and argv[0] not in ("--help", *COMPLETION)):
-        argv = ["ablate", "ablations/scanners.py", *argv]  # the default job
+        argv = ["ablate", *argv]  # the default job
     name = argv[0]
     if name not in COMMANDS and not name.startswith("-"):
         near = difflib.get_close_matches(name, COMMANDS, 1)

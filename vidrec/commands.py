@@ -20,6 +20,9 @@ from vidrec.ablation import Ablation, Row, load
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
 
+# Without a name they are vidrec's own, whatever lies in the current folder.
+EXPERIMENT = ablation.Shipped("experiments/motion.py")
+TABLES: tuple[str, ...] = (ablation.Shipped("ablations/scanners.py"),)
 Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -51,7 +54,7 @@ class Train(Joined):
     Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
     """
 
-    experiment: Positional[str] = "experiments/motion.py"  # a file with config(), or its bare name
+    experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
     settings: Settings = field(default_factory=Config)
 
 
@@ -62,7 +65,7 @@ class Ablate(Joined):
     Example: python launch.py ablate ablations/learning_rate.py --on motion --seeds 5
     """
 
-    files: Positional[tuple[str, ...]] = ("ablations/scanners.py",)  # ablations or experiments
+    files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
     seeds: Annotated[int, config.Range(0)] = 0  # seeds a row; 0: as the file says
     dry_run: Flag = False  # list the trials, train nothing
     on: Literal["", "motion"] = ""  # run on the embedded data instead
@@ -257,7 +260,7 @@ def _experiment(path: str, settings: dict[str, Any]) -> Config:
     found = load(path)
     if not isinstance(found, Config):
         raise UserError(f"{path} is an ablation: use 'launch.py ablate {path}'")
-    return config.override(found, settings)
+    return config.pin(config.place(config.override(found, settings), Path.cwd()))
 
 
 def _table(command: Ablate) -> Ablation:
@@ -477,7 +480,7 @@ def check(command: Check, settings: dict[str, Any]) -> int:
     console, done, failed = _console(command), {}, []
     for path in command.files:
         table, built = _as_ablation(path), 0
-        for trial in ablation.trials(replace(table, seeds=1)):
+        for trial in ablation.with_code(ablation.trials(replace(table, seeds=1))):
             code = grid.group_name(trial.config)
             try:
                 if code not in done:

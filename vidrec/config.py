@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vidrec import files
+from vidrec import files, usercode
 from vidrec.errors import UserError
 
 
@@ -51,7 +51,7 @@ Whole = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 # A class of the user's own: the file is hashed by content, so editing it makes a new trial.
-UserFile = Annotated[str, Pattern(r".+\.py:[A-Za-z_]\w*", "path.py:Name")]
+UserFile = Annotated[str, Pattern(usercode.SPEC, "path.py:Name")]
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,8 @@ TRACED = (
     "train.min_delta",
     "train.target",
 )
+# What encoder.weights may be besides a path.
+WORDS = ("random", "imagenet")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
 # Where things lie and how often they are saved: never part of a trial's identity.
@@ -362,6 +364,11 @@ def _check_together(cfg: Config) -> None:
         f"data.tfds = {cfg.data.tfds!r} needs data.kind = 'tfds', not {cfg.data.kind!r}",
     )
     refuse(
+        usercode.is_code(cfg.encoder.weights),
+        f"encoder.weights = {cfg.encoder.weights!r} should be random, imagenet, a file of weights "
+        "or a finished run: code goes in as encoder.kind",
+    )
+    refuse(
         0 < cfg.train.reach < cfg.train.truncation,
         f"train.reach = {cfg.train.reach} should be at least train.truncation = "
         f"{cfg.train.truncation}: the gradient of a window reaches back over all of it",
@@ -415,11 +422,14 @@ def takes_many(name: str) -> bool:
 
 
 def parse(name: str, text: str) -> Any:
-    """A setting's value from the command line's text, in its declared type."""
+    """A setting's value from the command line's text, in its declared type.
+
+    A relative path is taken from the current folder.
+    """
     hints = {full: hint for full, hint, _ in fields(Config)}
     if name not in hints:
         raise UserError(_unknown(name, hints))
-    return _parsed(name, text, hints[name])
+    return placed({name: _parsed(name, text, hints[name])}, Path.cwd())[name]
 
 
 def _parsed(name: str, text: str, hint: Any) -> Any:
@@ -446,20 +456,70 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
     return text
 
 
+def user_code(cfg: Config) -> dict[str, str]:
+    """Settings that name a user's own file, by dotted name."""
+    return {
+        name: value
+        for name, _, value in fields(cfg)
+        if name.endswith(".kind") and usercode.is_code(value)
+    }
+
+
+def pin(cfg: Config) -> Config:
+    """The same settings; what a user's file holds now is what they mean from here on.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return override(cfg, {name: usercode.pinned(spec) for name, spec in user_code(cfg).items()})
+
+
+def placed(settings: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
+    """Dotted settings with their relative paths taken from `folder`, the one of who named them."""
+    found = dict(settings)
+    for name, value in settings.items():
+        if name.endswith(".kind") and usercode.is_code(value):
+            path, _, attribute = value.rpartition(":")
+            if not Path(path).is_absolute():
+                found[name] = f"{_joined(folder, path)}:{attribute}"
+        elif name == "data.root" or (name == "encoder.weights" and value not in WORDS):
+            found[name] = _joined(folder, value)
+    return found
+
+
+def place(cfg: Config, folder: str | Path) -> Config:
+    """As `placed`, of a whole configuration."""
+    settings = {name: value for name, _, value in fields(cfg)}
+    moved = placed(settings, folder)
+    return override(cfg, {n: each for n, each in moved.items() if each != settings[n]})
+
+
+def _joined(folder: str | Path, path: Any) -> Any:
+    """An absolute path; "" and what begins with a home stay."""
+    if not isinstance(path, str) or not path or path.startswith("~"):
+        return path
+    return os.path.abspath(os.path.join(folder, path))
+
+
 def to_dict(cfg: Config) -> dict[str, Any]:
     """Nested plain dict, as in config.json."""
     return dataclasses.asdict(cfg)
 
 
 def from_dict(nested: Mapping[str, Any]) -> Config:
-    """The Config of a config.json; unknown or ill-typed entries raise UserError."""
+    """The Config of a config.json; unknown or ill-typed entries raise UserError.
+
+    Code that it names does not run: nothing in a folder says whose it is (see `usercode.trusted`).
+    """
     flat: dict[str, Any] = {}
     for section, value in nested.items():
         if isinstance(value, Mapping):
             flat.update({f"{section}.{leaf}": each for leaf, each in value.items()})
         else:
             flat[section] = value
-    return override(Config(), flat)
+    cfg = override(Config(), flat)
+    named = {n: spec for n, spec in user_code(cfg).items() if type(spec) is str}
+    return override(cfg, {name: usercode.UserCode(spec) for name, spec in named.items()})
 
 
 def get(cfg: Config, name: str) -> Any:
@@ -488,16 +548,15 @@ def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
     for name, _, value in fields(cfg):
         if name in without:
             continue
-        if name.endswith(".kind") and ".py:" in str(value):
-            path, _, attribute = value.rpartition(":")
-            value = f"{digest(_text_of(path), length=16)}:{attribute}"
+        if name.endswith(".kind") and usercode.is_code(value):
+            value = f"{usercode.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
         settings[name] = _weights(value) if name == "encoder.weights" else value
     return settings
 
 
 def _weights(name: str) -> str:
     """What weights are: a file's content, a run's id; what is not there, and words, stay."""
-    if name in ("random", "imagenet"):
+    if name in WORDS:
         return name
     path = Path(name).expanduser()
     try:
@@ -538,10 +597,6 @@ def run_folder(path: Path) -> Path:
     )
 
 
-def _text_of(path: str) -> str:
-    return files.read_text(path)
-
-
 def signature(cfg: Config) -> str:
     """Equal for configs that one compiled program can train together."""
     scoring = tuple(name for name, _, _ in fields(cfg) if name.startswith("eval."))
@@ -563,26 +618,10 @@ def cache_dir() -> Path:
 
 
 def load_user(spec: str) -> Any:
-    """The object that 'path.py:Name' means."""
-    path, _, attribute = spec.rpartition(":")
-    module = load_module(path)
-    if not hasattr(module, attribute):
-        raise UserError(f"{path} has no '{attribute}'{_nearest(attribute, vars(module))}")
-    return getattr(module, attribute)
+    """The object that 'path.py:Name' means; see `usercode.load`."""
+    return usercode.load(spec)
 
 
 def load_module(path: str) -> Any:
-    """A user's Python file, run."""
-    import importlib.util
-
-    text = _text_of(path)
-    module_spec = importlib.util.spec_from_file_location(f"vidrec_user_{digest(text)}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path} is no Python file: its name should end in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{path} cannot be imported ({line})") from error
-    return module
+    """A user's Python file, run anew."""
+    return usercode.run(usercode.collect(path))

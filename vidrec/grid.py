@@ -114,7 +114,7 @@ def plan(
     source: Source | None = None,
 ) -> tuple[Path, list[train.Member]]:
     """The table's folder, with its ablation.json, and its trials; see `ablate`."""
-    trials = tables.trials(ablation, overrides, on)
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
     ids = parallel.leader_first(lambda: _ids(trials, source))
     folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
     known = _known(folder)
@@ -214,7 +214,7 @@ def run(
     if cfg.train.spread == "batch":
         parallel.use_cores()
     screen = screen or Quiet()
-    [trial] = tables.trials(Ablation(name, cfg, [Row({})]))
+    [trial] = tables.with_code(tables.trials(Ablation(name, cfg, [Row({})])))
     [id_] = parallel.leader_first(lambda: _ids([trial], source))
     folder = Path(workdir) / f"{name}-{id_[:8]}"
     member = train.Member(id_, trial.config, folder, {"name": name})
@@ -245,7 +245,7 @@ def dry_run(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
     """What `ablate` would train, with each model's parameters; needs no data set."""
-    trials = tables.trials(ablation, overrides, on)
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
     ids = _ids(trials, None, make=False)
     counted: dict[str, int] = {}
     plan = []
@@ -275,7 +275,7 @@ def estimates(
     Without the data set these are None. Bytes are those of trials and data; what a step needs for
     its gradient comes on top, and a group for which that is too much is split before it trains.
     """
-    trials = tables.trials(ablation, overrides, on)
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
     trained = {steps.training_id(each.config): each.config for each in trials}
     chosen: dict[str, list[Config]] = {}
     for cfg in trained.values():

@@ -18,7 +18,7 @@ from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, difference, row_of, shared
 
 # Where report D's changes of classes stand, from its frame CNN to its LSTM.
-CHANGES = "experiments/ucf101_lstm.py"
+CHANGES = ablation.Shipped("experiments/ucf101_lstm.py")
 MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
