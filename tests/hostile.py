@@ -226,11 +226,11 @@ def mp4_box(kind: bytes, at: int, value: bytes) -> Callable[[bytes], bytes]:
     return change
 
 
-def only(kind: str) -> Maker:
+def only(kind: str, name: str = "thing.mp4") -> Maker:
     """Maker of things that are no regular file."""
 
     def make(folder: Path) -> Path:
-        path = folder / "thing.mp4"
+        path = folder / name
         if kind == "folder":
             path.mkdir()
         elif kind == "pipe":

@@ -193,10 +193,26 @@ def test_a_table_of_labels(tmp_path, one_clip):
         ("path,label\na.mp4,x\na.mp4,x\n", "lists a.mp4 twice"),
         ("path,label,split\na.mp4,x,trian\n", "line 2: split 'trian' should be train, val or test"),
         ("path,label,group\na.mp4,x,g\nb.mp4,y,\n", "1 lines have no group"),
+        ("path,label\na.mp4,x\nb.mp4,y, z\n", "line 3 has more cells than the heading .3, 2."),
+        ("path,label,group\na.mp4,x, y,g1\n", "line 2 has more cells than the heading .4, 3."),
+        ("path,label,\na.mp4,x,y\n", "line 2 has more cells"),
+        ("path;label\na.mp4;x;y\n", "holds a semicolon in double quotes"),
+        ("path,label,group,split\na.mp4,x,train\n", "line 2 has fewer cells .* .3, 4."),
+        ("path,label\na.mp4\n", "line 2 has fewer cells"),
+        ('path,label\na.mp4,x\nb.mp4,"y\nc.mp4,x\n', "line 3: a double quote is not closed"),
+        ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,z"\nd.mp4,x\n', "line 2: a double quote is not"),
+        ('path,label\na.mp4,"x\nb.mp4,"y"\n', "line 2: a double quote is not closed"),
+        ('path,label\na.mp4,"x" y\n', "line 2: a double quote"),
+        ('path,label\r\na.mp4,"two\r\nlines"\r\n', "line 2: .* cannot hold a line break"),
+        ('path,label\ra.mp4,x\rb.mp4,"y\r', "line 3: a double quote"),
+        ("path,label\na.mp4,x\x00y\n", "line 2: label holds a control character"),
+        ("path,label,label\na.mp4,x,y\n", "two columns label"),
+        ("sep=;\npath;label\na.mp4;x;y\n", "line 3 has more cells"),
+        ("path,label\n./a.mp4,x\na.mp4,y\n", "line 3 lists a.mp4 twice"),
     ],
 )
 def test_tables_that_say_too_little(tmp_path, table, line):
-    (tmp_path / "labels.csv").write_text(table)
+    (tmp_path / "labels.csv").write_bytes(table.encode())
     with pytest.raises(UserError, match=line):
         datasets.load(videos(tmp_path))
 
@@ -205,6 +221,49 @@ def test_semicolons_and_backslashes(tmp_path, one_clip):
     root = lay(tmp_path, one_clip, ["a/1.mp4", "a/2.mp4"])
     (root / "labels.csv").write_text("Path;Label\na\\1.mp4;x\na\\2.mp4;y\n")
     assert datasets.load(videos(root)).names == ("a/1.mp4", "a/2.mp4")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "path\tlabel\na/1.mp4\tx, y\na/2.mp4\tz\n",
+        "path|label\na/1.mp4|x, y\na/2.mp4|z\n",
+        "sep=;\r\npath;label\r\na/1.mp4;x, y\r\na/2.mp4;z\r\n",
+        'path,label,\na/1.mp4,"x, y",\n,,\n\n./a//2.mp4, "z",\n',
+        '\ufeff"label","path"\r"x, y","a/1.mp4"\r"z","a/2.mp4"',
+        "label;note;path\nx, y;a, b, c;a/1.mp4\nz;;a\\2.mp4\n",
+    ],
+)
+def test_tables_of_any_program(tmp_path, one_clip, table):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "a/2.mp4"])
+    (root / "Labels.CSV").write_bytes(table.encode())
+    data = datasets.load(videos(root))
+    assert sorted(data.names) == ["a/1.mp4", "a/2.mp4"]
+    assert data.classes == ("x, y", "z")
+    assert data.lengths.tolist() == [FRAMES] * 2
+    assert data.notes == ["Labels.CSV: columns not used: note"] * ("note" in table)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "dangling link"])
+@pytest.mark.parametrize("name", ["labels.csv", "groups.csv"])
+def test_tables_that_are_no_files_are_refused_not_waited_for(tmp_path, one_clip, kind, name):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/2.mp4"])
+    hostile.only(kind, name)(root)
+    with pytest.raises(UserError, match=f"{name} is (no file|missing)"):
+        datasets.load(videos(root))
+
+
+def test_a_table_in_another_encoding_is_named_with_its_line(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("path,label\na.mp4,x\nb.mp4,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="line 3: not UTF-8; save it as UTF-8 text"):
+        datasets.load(videos(tmp_path))
+
+
+def test_a_clip_has_one_group(tmp_path, one_clip):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/2.mp4"])
+    (root / "groups.csv").write_text("path,group\na/1.mp4,x\nb/2.mp4,y\na\\1.mp4,z\n")
+    with pytest.raises(UserError, match=r"line 4: a/1\.mp4 has two groups"):
+        datasets.load(videos(root))
 
 
 def test_groups_by_rule_table_or_name(tmp_path, one_clip):

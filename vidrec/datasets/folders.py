@@ -4,7 +4,6 @@ Layouts, in this order: `labels.csv` (columns path, label and, if you like, grou
 `train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`; `CLASS/…`, nested as deep as you like.
 """
 
-import csv
 import functools
 import os
 import re
@@ -19,6 +18,7 @@ import numpy as np
 
 from vidrec import video
 from vidrec.config import Data
+from vidrec.datasets import tables
 from vidrec.datasets.source import PARTS, Files
 from vidrec.errors import UserError
 from vidrec.video import UnreadableClip
@@ -150,8 +150,8 @@ def _video_extensions() -> frozenset[str]:
 
 def listing(root: Path, wanted, what: str) -> Listing:
     """The clips of a folder, by whichever layout it has."""
-    if (root / "labels.csv").is_file():
-        return _from_csv(root)
+    if labels := tables.find(root, "labels.csv"):
+        return _from_csv(root, labels)
     found, ignored = Listing(), []
     files = list(walk(root))
     clips = [path for path in files if wanted(path)]
@@ -207,60 +207,29 @@ def _unique(found: Listing) -> Listing:
     return found
 
 
-def _rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a table with a heading; commas or semicolons, any usual encoding of UTF-8.
-
-    Raises:
-        UserError: a column is missing or a line is too short.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file} should be UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    heading = text.partition("\n")[0]
-    delimiter = ";" if heading.count(";") > heading.count(",") else ","
-    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))
-    named = [name.strip().lower() for name in (csv_heading(heading, delimiter))]
-    for column in columns:
-        if column not in named:
-            raise UserError(f"{file} has no column {column}: it needs {', '.join(columns)}")
-    clean = []
-    for number, row in enumerate(rows, 2):
-        cells = {(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if k}
-        if any(not cells.get(column) for column in columns):
-            raise UserError(f"{file}, line {number}: {', '.join(columns)} should not be empty")
-        clean.append(cells)
-    return clean
-
-
-def csv_heading(line: str, delimiter: str) -> list[str]:
-    """Names of the columns."""
-    return next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True), [])
-
-
-def _from_csv(root: Path) -> Listing:
-    found, file = Listing(), root / "labels.csv"
-    rows = _rows(file, ("path", "label"))
+def _from_csv(root: Path, file: Path) -> Listing:
+    table = tables.read(file, ("path", "label"), ("group", "split"))
+    found, rows, seen = Listing(), table.rows, set()
     if not rows:
         raise UserError(f"{file} lists no clips: give lines of path,label")
-    grouped = [bool(row.get("group")) for row in rows]
+    grouped = [bool(row.get("group")) for _, row in rows]
     if any(grouped) and not all(grouped):
         raise UserError(f"{file}: {grouped.count(False)} lines have no group; give all or none")
-    for number, row in enumerate(rows, 2):
-        path = root / row["path"].replace("\\", "/")
+    for number, row in rows:
         part = row.get("split", "").lower()
         if part and part not in SPLIT_NAMES:
             raise UserError(f"{file}, line {number}: split {part!r} should be train, val or test")
+        path, name = tables.located(root, row["path"])
+        if name in seen:
+            raise UserError(f"{file}, line {number} lists {name} twice")
+        seen.add(name)
         found.paths.append(path)
-        found.names.append(unicodedata.normalize("NFC", row["path"].replace("\\", "/")))
+        found.names.append(name)
         found.classes.append(unicodedata.normalize("NFC", row["label"]))
         found.groups.append(row.get("group", ""))
         found.parts.append(SPLIT_NAMES.get(part, ""))
-    twice = [name for name, count in Counter(found.names).items() if count > 1]
-    if twice:
-        raise UserError(f"{file} lists {twice[0]} twice")
+    if table.unused:
+        found.notes.append(f"{file.name}: columns not used: {', '.join(table.unused)}")
     return found
 
 
@@ -275,19 +244,24 @@ def _groups(found: Listing, root: Path, rule: str) -> tuple[list[str], bool]:
     """The user's rule, else labels.csv, else groups.csv, else names, else each file its own."""
     if not rule and all(found.groups):
         return found.groups, True
-    if not rule and (root / "groups.csv").is_file():
-        rows = _rows(root / "groups.csv", ("path", "group"))
-        paths = (row["path"].replace("\\", "/") for row in rows)
-        names = (unicodedata.normalize("NFC", path) for path in paths)
-        group_of = dict(zip(names, (row["group"] for row in rows), strict=True))
+    file = None if rule else tables.find(root, "groups.csv")
+    if file:
+        group_of = _groups_from(file)
         lacking = [name for name in found.names if name not in group_of]
         if lacking:
-            raise UserError(
-                f"{root / 'groups.csv'} names no group for {len(lacking)} clips, such as "
-                f"{lacking[0]}"
-            )
+            raise UserError(f"{file} names no group for {len(lacking)} clips, such as {lacking[0]}")
         return [group_of[name] for name in found.names], True
     return groups_of(found.names, rule)
+
+
+def _groups_from(file: Path) -> dict[str, str]:
+    """Clip to group; a name that is no UTF-8 may be spelled as it is shown."""
+    group_of: dict[str, str] = {}
+    for number, row in tables.read(file, ("path", "group")).rows:
+        for name in {tables.plain(row["path"]), unicodedata.normalize("NFC", row["path"])}:
+            if group_of.setdefault(name, row["group"]) != row["group"]:
+                raise UserError(f"{file}, line {number}: {name} has two groups")
+    return group_of
 
 
 def groups_of(names: Sequence[str], rule: str = "") -> tuple[list[str], bool]:
