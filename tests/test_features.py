@@ -15,10 +15,11 @@ import pytest
 from sklearn.decomposition import PCA
 from sources import features as ready_made
 from sources import pixels, prepared, settings
+from test_errors import PASSING
 
-from vidrec import datasets, encoders, features, prepare
+from vidrec import datasets, encoders, features, prepare, shards
 from vidrec.ablation import load, rows
-from vidrec.config import Data, override
+from vidrec.config import Data, digest, override
 from vidrec.errors import UserError
 from vidrec.features import Store
 
@@ -37,12 +38,9 @@ def extract(source, store, batch=7, **options):
 
 
 def stored(store):
-    """Every file of a store and its bytes."""
-    return {
-        file.relative_to(store.folder): file.read_bytes()
-        for file in sorted(store.folder.rglob("*"))
-        if file.is_file()
-    }
+    """What another process finds in a store's folder: (features, note) of each key."""
+    other = Store(store.folder)
+    return {key: (other.get(key).tolist(), other.lacking(key)) for key in sorted(other.keys())}
 
 
 @pytest.fixture
@@ -92,20 +90,17 @@ def test_size_and_time_are_told_beforehand(store):
     source.arrays = (*source.arrays[:4], source.arrays[1], *source.arrays[5:])
     expected = features.forecast(source, store, encode, SIZE, 7)
     extract(source, store)
-    written = [file for file in stored(store) if file.suffix == ".npy"]
-    assert expected.clips == len(written) + 1  # unreadable ones, of equal content, are tried
+    # Unreadable ones, of equal content, are tried.
+    assert expected.clips == len(stored(store)) + 1
     assert expected.frames == sum(map(len, source.arrays)) - len(source.arrays[4])
-    head = features.HEAD_BYTES + features.DIGEST_BYTES
-    assert expected.bytes == sum(map(len, stored_arrays(store))) + head
+    [arrays], [index] = (store.folder.glob(f"*.{end}") for end in ("arrays", "index"))
+    written = arrays.stat().st_size + index.stat().st_size
+    assert expected.bytes == pytest.approx(written, abs=64 * expected.clips)
     assert 0 < expected.seconds < 10
     assert f"{expected.clips} clips" in str(expected)
     source = pixels()
     extract(source, store)
     assert features.forecast(source, store, encode, SIZE, 7) is None
-
-
-def stored_arrays(store):
-    return [content for file, content in stored(store).items() if file.suffix == ".npy"]
 
 
 def test_a_filled_store_is_not_extracted_again(store):
@@ -178,8 +173,7 @@ def test_killed_and_shared_by_two_processes_it_ends_with_the_same_bits(store, tm
     extract(pixels(clips=40), whole)
     killed = script(store)
     assert killed.stdout.readline() == "begun\n"
-    # Names only: a partial file may be gone before it is read.
-    while len(list(store.folder.rglob("*.npy"))) < 6:
+    while len(store.keys()) < 6:
         assert killed.poll() is None
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -188,8 +182,7 @@ def test_killed_and_shared_by_two_processes_it_ends_with_the_same_bits(store, tm
     for each in two:
         assert "done" in each.communicate()[0]
         assert each.returncode == 0
-    kept = {file: content for file, content in stored(store).items() if file.suffix == ".npy"}
-    assert kept == {f: content for f, content in stored(whole).items() if f.suffix == ".npy"}
+    assert stored(store) == stored(whole)
 
 
 def test_two_threads_of_one_process_share_a_store(store, tmp_path):
@@ -203,23 +196,68 @@ def test_two_threads_of_one_process_share_a_store(store, tmp_path):
     assert stored(store) == stored(whole)
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "grow"])
-def test_a_damaged_file_is_noticed_and_made_again(store, harm):
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "gone"])
+@pytest.mark.parametrize("ending", ["arrays", "index"])
+def test_damaged_features_are_noticed_and_made_again(store, harm, ending):
     source = pixels()
     extract(source, store)
     good = stored(store)
-    file = store._file(source.key(4))
+    [file] = store.folder.glob(f"*.{ending}")
     content = bytearray(file.read_bytes())
-    if harm == "flip":
-        content[len(content) // 2] ^= 1
-    file.write_bytes(
-        {"flip": content, "cut": content[:-9], "empty": b"", "grow": content + b"x"}[harm]
-    )
-    with pytest.raises(UserError, match=r"features of clip_004 are missing or damaged"):
-        features.load(source, store, [])
-    extract(source, store)
+    content[20] ^= 1  # of the first array, or of the first line
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"flip": content, "cut": content[:-9], "empty": b""}[harm])
+    before = file.read_bytes() if file.exists() else b""
+    another = Store(store.folder)  # as another process finds it
+    with pytest.raises(UserError, match=r"features of clip_0\d\d are missing or damaged"):
+        features.load(source, another, [])
+    found = features.fill(pixels(), Store(store.folder), encode, SIZE, 7)
+    assert len(found.lengths) == len(source)
     assert stored(store) == good
-    assert len(features.load(source, store, []).lengths) == len(source)
+    assert file.read_bytes().startswith(before)  # nothing was removed
+    assert features.lacked(source, Store(store.folder)) == []
+
+
+def test_bytes_behind_the_last_clip_harm_nothing(store):
+    source = pixels()
+    extract(source, store)
+    for file in store.folder.glob("*.*"):
+        file.write_bytes(file.read_bytes() + b"x")
+    source.streamed.clear()
+    features.fill(source, Store(store.folder), encode, SIZE, 7)
+    assert source.streamed == []
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_what_the_system_refuses_now_is_no_damage(store, monkeypatch, code):
+    source = pixels()
+    extract(source, store)
+    before = {file: file.read_bytes() for file in store.folder.iterdir()}
+    source.streamed.clear()
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    for place, name in ((shards, "open"), (shards.os, "listdir")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, refuse, raising=False)
+            with pytest.raises(UserError, match=os.strerror(code)):
+                features.fill(source, Store(store.folder), encode, SIZE, 7)
+    assert source.streamed == []  # nothing is made again
+    assert {file: file.read_bytes() for file in store.folder.iterdir()} == before
+    assert len(features.fill(source, Store(store.folder), encode, SIZE, 7).lengths) == len(source)
+
+
+def test_features_of_an_older_layout_are_left_alone(tmp_path):
+    about = {"encoder": "means"}
+    old = tmp_path / digest(about, length=24)
+    (old / "ab").mkdir(parents=True)
+    (old / "ab" / "abcd.npy").write_bytes(b"features of some hours")
+    extract(pixels(), Store.of(about, tmp_path))
+    files = [file for file in old.rglob("*") if file.is_file()]
+    assert [file.read_bytes() for file in files] == [b"features of some hours"]
 
 
 def test_strict_refuses_an_unreadable_clip(store):
@@ -264,7 +302,10 @@ def _in_full_file_system(folder):
     try:
         store = Store.of({"encoder": "means"}, folder)
         with pytest.raises(UserError) as failed:
-            extract(pixels(clips=40), store)
+            extract(pixels(clips=400), store)
+        before = stored(store)
+        assert before
+        extract(pixels(clips=len(before)), store)  # what is there needs no room
         return str(failed.value), list(folder.rglob("*.partial"))
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -396,7 +437,7 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
     one, other = prepared(cfg, whole), prepare.prepare(cfg, source=few)
     assert set(few.streamed) == {"clip_000"}
     again = pixels(size=16)
-    for file in cache.rglob("*.npy"):
+    for file in (cache / "features").rglob("*.index"):
         file.unlink()
     again.arrays = few.arrays
     other = prepare.prepare(cfg, source=again)

@@ -20,6 +20,7 @@ ROOMS = [
     "frames",
     "video",
     "datasets",
+    "shards",
     "checkpoint",
     "parallel",
     "encoders",

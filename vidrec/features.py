@@ -1,18 +1,18 @@
 """A frozen encoder over a data set, once: the feature store.
 
 A store is a folder addressed by all that features depend on (encoder, weights, preprocessing, frame
-size and rate, precision); in it lies one file a clip, addressed by the clip's own content. Sequence
-length, segments and splits are no part of either, so changing them never extracts again. A file
-appears whole or not at all, so that extraction can be killed, resumed, or shared by processes.
+size and rate, precision); in it lie the features of clips, each addressed by the clip's own content
+(see shards). Sequence length, segments and splits are no part of either, so changing them never
+extracts again. A clip's features are there whole or not at all, so that extraction can be killed,
+resumed, or shared by processes.
 """
 
-import hashlib
-import io
+import contextlib
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,11 @@ from vidrec.config import Config, cache_dir, canonical, cores, digest, identity
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.files import write_whole
+from vidrec.shards import LINE_BYTES, Shards, dtype_of
 
 Progress = Callable[[int, int], None]
-DIGEST_BYTES = hashlib.sha256().digest_size
-HEAD_BYTES = 128  # of a .npy file
+log = logging.getLogger(__name__)
+LAYOUT = 2  # of the files in a store; one of another layout has another folder and stays
 TRIED = 8  # clips to time an extraction by, until one can be read
 
 
@@ -45,80 +46,30 @@ class Features(NamedTuple):
     unreadable: list[tuple[int, str, str]]
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(Shards):
     """One folder of features; its about.json says what they depend on."""
-
-    folder: Path
 
     @classmethod
     def of(cls, about: dict[str, Any], root: Path | None = None) -> "Store":
         """The store of these dependencies, made where it is missing."""
         root = root or cache_dir() / "features"
-        store = cls(root / digest(about, length=24))
+        store = cls(root / digest(about, {"layout": LAYOUT}, length=24))
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if not (store.folder / "about.json").exists():
                 write_whole(store.folder / "about.json", canonical(about))
         except OSError as error:
-            raise UserError(f"cannot write features to {store.folder}: {error.strerror}") from None
+            raise UserError(f"cannot write features to {store.folder}: {error.strerror}") from error
         return store
 
     def has(self, key: str) -> bool:
         """True when the clip's features are there."""
-        return self._file(key).exists()
-
-    def put(self, key: str, features: np.ndarray, lacking: str = "") -> None:
-        """Stores a clip's features, (T, D…), and what its file was found to lack.
-
-        Raises:
-            UserError: the disk is full or the folder cannot be written.
-        """
-        if lacking:  # first, so that whoever finds the features finds this too
-            write_whole(self._note(key), lacking)
-        buffer = io.BytesIO()
-        np.save(buffer, _plain(features), allow_pickle=False)
-        content = buffer.getvalue()
-        write_whole(self._file(key), content + hashlib.sha256(content).digest())
-
-    def get(self, key: str) -> np.ndarray | None:
-        """A clip's features, memory-mapped; None where missing or damaged (then removed)."""
-        file = self._file(key)
-        try:
-            content = np.memmap(file, np.uint8, "r")
-            body, expected = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:].tobytes()
-            if hashlib.sha256(body).digest() != expected:
-                raise ValueError("checksum")
-            return _typed(np.load(file, mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError, EOFError):
-            file.unlink(missing_ok=True)
-            return None
+        return self.entry(key) is not None
 
     def lacking(self, key: str) -> str:
         """What the clip's file was found to lack when it was decoded; "" where it was whole."""
-        try:
-            return self._note(key).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def _file(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.npy"
-
-    def _note(self, key: str) -> Path:
-        return self._file(key).with_suffix(".lacking")
-
-
-def _plain(features: np.ndarray) -> np.ndarray:
-    """bfloat16 is no type of NumPy's own: its bits are stored."""
-    return features.view(np.uint16) if features.dtype.name == "bfloat16" else features
-
-
-def _typed(features: np.ndarray) -> np.ndarray:
-    import ml_dtypes
-
-    return features.view(ml_dtypes.bfloat16) if features.dtype == np.uint16 else features
+        entry = self.entry(key)
+        return entry.note if entry else ""
 
 
 def about(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
@@ -164,19 +115,20 @@ def extract(
     missing = lacked(source, store)
     unreadable: list[tuple[int, str, str]] = []
     writer = _Writer(store, encode, batch, source)
-    for done, (clip, chunks) in enumerate(decoded(source, missing, size, workers)):
-        try:
-            for frames in chunks:
-                writer.add(clip, frames)
-            writer.end(clip)
-        except UnreadableClip as error:
-            writer.drop(clip)
-            if strict:
-                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
-            unreadable.append((clip, str(error.path), error.reason))
-        if progress:
-            progress(done + 1, len(missing))
-    writer.flush()
+    with contextlib.closing(store):
+        for done, (clip, chunks) in enumerate(decoded(source, missing, size, workers)):
+            try:
+                for frames in chunks:
+                    writer.add(clip, frames)
+                writer.end(clip)
+            except UnreadableClip as error:
+                writer.drop(clip)
+                if strict:
+                    raise UserError(f"{error.path} cannot be read: {error.reason}") from None
+                unreadable.append((clip, str(error.path), error.reason))
+            if progress:
+                progress(done + 1, len(missing))
+        writer.flush()
     recall_damage(source, store, range(len(keys)))
     twins = {keys[clip]: (path, reason) for clip, path, reason in unreadable}
     return [(clip, *twins[key]) for clip, key in enumerate(keys) if key in twins]
@@ -186,7 +138,8 @@ def lacked(source: Source, store: Store) -> list[int]:
     """Clips that the store lacks, in order; the same content under two names counts once."""
     keys = {clip: source.key(clip) for clip in range(len(source.names))}
     first = {key: clip for clip, key in reversed(keys.items())}
-    return sorted(clip for key, clip in first.items() if not store.has(key))
+    there = store.keys()
+    return sorted(clip for key, clip in first.items() if key not in there)
 
 
 def recall_damage(source: Source, store: Store, clips: Iterable[int]) -> None:
@@ -265,7 +218,7 @@ def forecast(
         began = time.perf_counter()
         features = encode(padded)
         encode_seconds = (time.perf_counter() - began) / batch
-        size_bytes = frames * features[0].nbytes + len(clips) * (HEAD_BYTES + DIGEST_BYTES)
+        size_bytes = frames * features[0].nbytes + len(clips) * LINE_BYTES
         return Forecast(
             len(clips), frames, size_bytes, frames * max(decode_seconds, encode_seconds)
         )
@@ -388,26 +341,72 @@ def decoded(
         stop.set()
 
 
+class DamagedFeatures(UserError):
+    """Features of a clip that are missing or not what was written; they count as missing."""
+
+
+def fill(
+    source: Source,
+    store: Store,
+    encode: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    batch: int,
+    **options: Any,
+) -> Features:
+    """`extract`, then `load`; what turns out to be damaged is extracted anew, once."""
+    try:
+        return load(source, store, extract(source, store, encode, size, batch, **options))
+    except DamagedFeatures as error:
+        log.warning("%s; they are extracted anew", error)
+    return load(source, store, extract(source, store, encode, size, batch, **options))
+
+
 def load(source: Source, store: Store, unreadable: list[tuple[int, str, str]]) -> Features:
-    """All stored features of a source, in its order."""
+    """All stored features of a source, in its order.
+
+    Raises:
+        DamagedFeatures: of a clip; an `extract` makes them anew.
+        TransientError: the system refuses to read them now.
+    """
     broken = {clip for clip, _, _ in unreadable}
-    clips = [
-        None if clip in broken else store.get(source.key(clip)) for clip in range(len(source.names))
-    ]
-    lost = [source.names[i] for i, each in enumerate(clips) if each is None and i not in broken]
+    keys = {clip: source.key(clip) for clip in range(len(source.names)) if clip not in broken}
+    if not keys:
+        raise _nothing(unreadable)
+    entries = {clip: entry for clip, key in keys.items() if (entry := store.entry(key))}
+    _check_all(source, [clip for clip in keys if clip not in entries])
+    lengths = np.zeros(len(source.names), np.int32)
+    for clip, entry in entries.items():
+        lengths[clip] = entry.shape[0]
+    offsets, first = _offsets(lengths), next(iter(entries.values()))
+    values = np.empty((lengths.sum(), *first.shape[1:]), dtype_of(first.dtype))
+    parts = {clip: values[offsets[clip] :][: lengths[clip]] for clip in keys}
+    # To the end, so that all that are damaged are known and extracted in one go.
+    lost = [clip for clip, key in keys.items() if store.get(key, parts[clip]) is None]
+    _check_all(source, lost)
+    return Features(values, offsets, lengths, unreadable)
+
+
+def _check_all(source: Source, lost: Sequence[int]) -> None:
     if lost:
-        raise UserError(f"features of {lost[0]} are missing or damaged: run the command again")
-    return ragged(clips, unreadable)
+        name = source.names[lost[0]]
+        raise DamagedFeatures(f"features of {name} are missing or damaged: run the command again")
 
 
 def ragged(clips: Sequence[np.ndarray | None], unreadable: list[tuple[int, str, str]]) -> Features:
     """Clips of unequal length in one array."""
     there = [clip for clip in clips if clip is not None]
     if not there:
-        raise UserError(f"no clip can be read; the first: {unreadable[0][1]}: {unreadable[0][2]}")
+        raise _nothing(unreadable)
     lengths = np.array([0 if clip is None else len(clip) for clip in clips], np.int32)
-    offsets = (np.cumsum(lengths) - lengths).astype(np.int32)
-    return Features(np.concatenate(there), offsets, lengths, unreadable)
+    return Features(np.concatenate(there), _offsets(lengths), lengths, unreadable)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return (np.cumsum(lengths) - lengths).astype(np.int32)
+
+
+def _nothing(unreadable: list[tuple[int, str, str]]) -> UserError:
+    return UserError(f"no clip can be read; the first: {unreadable[0][1]}: {unreadable[0][2]}")
 
 
 class Projection(NamedTuple):

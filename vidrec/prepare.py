@@ -131,8 +131,7 @@ def prepare(
     work = (source, store, features.narrowed(encode, cfg.encoder.precision), size, batch)
     if expected := features.forecast(*work):
         tell(str(expected))
-    unreadable = features.extract(*work, strict=cfg.data.strict, progress=progress)
-    found = features.load(source, store, unreadable)
+    found = features.fill(*work, strict=cfg.data.strict, progress=progress)
     return _finished(cfg, source, split, found, kept={"encoder": variables})
 
 

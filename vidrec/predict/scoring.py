@@ -1,5 +1,6 @@
 """A trained run scored on another split or data set; the run itself stays as it is."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -206,20 +207,34 @@ def _inputs(
         yield from _decoded(model.encode, source, clips.tolist(), model.cfg.encoder.size)
         return
     broken = {}
-    missing = [clip for clip in clips.tolist() if not store.has(source.key(clip))]
-    found_missing = _decoded(model.extract, source, missing, model.cfg.encoder.size)
-    for done, (clip, found) in enumerate(found_missing):
-        progress(done + 1, len(missing))
-        if isinstance(found, UnreadableClip):
-            broken[clip] = found
-        else:
-            store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
+    there = store.keys()
+    missing = [clip for clip in clips.tolist() if source.key(clip) not in there]
+    with contextlib.closing(store):
+        found_missing = _decoded(model.extract, source, missing, model.cfg.encoder.size)
+        for done, (clip, found) in enumerate(found_missing):
+            progress(done + 1, len(missing))
+            if isinstance(found, UnreadableClip):
+                broken[clip] = found
+            else:
+                store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
     features.recall_damage(source, store, clips.tolist())
     for clip in clips.tolist():
-        stored = None if clip in broken else store.get(source.key(clip))
-        if stored is None and clip not in broken:
-            raise UserError(f"features of {source.names[clip]} are damaged: run the command again")
-        yield clip, broken[clip] if stored is None else model.project(stored)
+        found = broken.get(clip) or _stored(model, source, store, clip)
+        yield clip, found if isinstance(found, UnreadableClip) else model.project(found)
+
+
+def _stored(
+    model: Classifier, source: Source, store: features.Store, clip: int
+) -> np.ndarray | UnreadableClip:
+    """A clip's features; damaged ones are made anew."""
+    stored = store.get(source.key(clip))
+    if stored is not None:
+        return stored
+    [(_, found)] = _decoded(model.extract, source, [clip], model.cfg.encoder.size)
+    if not isinstance(found, UnreadableClip):
+        with contextlib.closing(store):
+            store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
+    return found
 
 
 def _store(model: Classifier, cfg: Config) -> features.Store | None:

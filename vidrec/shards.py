@@ -1,0 +1,284 @@
+"""Arrays on disk by key, in a few large files that can be memory-mapped.
+
+A shard is two files. NAME.arrays holds arrays one after another, as they lie in memory
+(little-endian, each from a multiple of 64 bytes on). NAME.index has a line for each array: a
+checksum of the line, then JSON with its key, place, shape, type, SHA-256 and a note. So
+`np.memmap(arrays, dtype, "r", start, shape)` is an array, and no other file is needed.
+
+An array is written before its line: one that a kill cut short has no line and does not exist.
+Files only grow, nothing in them is changed or removed, so any number of processes read while others
+write. A writer has a shard to itself by a lock; the next one on the same machine continues it.
+Damage is what a checksum says, and costs the arrays that it hit: they count as missing, and are
+appended anew. Whatever the system refuses (too many open files, an I/O error) is raised.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from vidrec.config import digest
+from vidrec.errors import TransientError, UserError
+
+ALIGNMENT = 64  # bytes: of a cache line, and a multiple of every number's size
+SHARD_BYTES = 4 << 30  # a shard of this size is not continued
+LINE_BYTES = 240  # about, of an array in the index
+SUM_DIGITS = 16  # of the checksum before a line
+
+
+class Entry(NamedTuple):
+    """Where an array lies, and what it should be."""
+
+    file: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+    note: str
+
+
+class Shards:
+    """The arrays of one folder; safe to share between threads and processes."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._lock = threading.RLock()
+        self._entries: dict[str, list[Entry]] = {}
+        self._seen: dict[Path, int] = {}  # bytes of each index that were taken in
+        self._damaged: set[Entry] = set()
+        self._writer: _Writer | None = None
+
+    def keys(self) -> set[str]:
+        """Keys of all arrays that are there, as far as is known without reading them."""
+        with self._lock:
+            self._refresh()
+            return {key for key in self._entries if self._whole(key)}
+
+    def entry(self, key: str) -> Entry | None:
+        """Where the array lies; None where there is none."""
+        with self._lock:
+            if not self._whole(key):
+                self._refresh()
+            return next(iter(self._whole(key)), None)
+
+    def get(self, key: str, out: np.ndarray | None = None) -> np.ndarray | None:
+        """The array, read into `out` where given; None where there is none that is whole.
+
+        Raises:
+            TransientError: the system refuses to read it now.
+        """
+        with self._lock:
+            if not self._whole(key):
+                self._refresh()
+            entries = self._whole(key)
+        for entry in entries:
+            if out is not None and (out.shape, out.dtype) != (entry.shape, dtype_of(entry.dtype)):
+                continue
+            array = _read(entry, out)
+            if array is not None:
+                return array
+            self._damaged.add(entry)
+        return None
+
+    def put(self, key: str, array: np.ndarray, note: str = "") -> None:
+        """Appends an array; one that is there already, from whichever process, stays.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written; no half is left.
+        """
+        with self._lock:
+            self._refresh()
+            if self._whole(key):
+                return
+            try:
+                self._writer = self._writer or _Writer(self.folder)
+                entry = self._writer.append(key, np.ascontiguousarray(array), note)
+            except OSError as error:
+                self.close()
+                raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
+            self._damaged.discard(entry)  # of a shard that was cut, at the same place
+            self._refresh()
+
+    def close(self) -> None:
+        """Leaves the shard that was written to others; a later `put` takes one again."""
+        with self._lock:
+            if self._writer:
+                self._writer.close()
+                self._writer = None
+
+    def _whole(self, key: str) -> list[Entry]:
+        """Entries that were not found damaged."""
+        return [each for each in self._entries.get(key, ()) if each not in self._damaged]
+
+    def _refresh(self) -> None:
+        """Takes in what was added to the indices since."""
+        try:
+            # Not by `glob`, which takes a folder that may not be read for an empty one.
+            for name in sorted(os.listdir(self.folder)):
+                if name.endswith(".index"):
+                    self._take_in(self.folder / name)
+        except FileNotFoundError:  # removed by its owner, meanwhile
+            pass
+        except OSError as error:
+            raise TransientError.of(error.filename or self.folder, error) from error
+
+    def _take_in(self, index: Path) -> None:
+        try:
+            size, seen = index.stat().st_size, self._seen.get(index, 0)
+            if size == seen:
+                return
+            with index.open("rb") as file:
+                start = file.seek(seen if size > seen else 0)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        # What stands behind the last line break is being written.
+        complete = content.rfind(b"\n") + 1
+        self._seen[index] = start + complete
+        for line in content[:complete].splitlines():
+            if parsed := _parsed(line, index.with_suffix(".arrays")):
+                key, entry = parsed
+                known = self._entries.setdefault(key, [])
+                if entry not in known:
+                    known.append(entry)
+
+
+class _Writer:
+    """A shard that this process alone appends to."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.index, self.arrays = next(_free(folder))
+        self._end_line()
+
+    def append(self, key: str, array: np.ndarray, note: str) -> Entry:
+        content = array.reshape(-1).view(np.uint8).data
+        end, lines = self.arrays.seek(0, 2), self.index.seek(0, 2)
+        entry = Entry(
+            file=Path(self.arrays.name),
+            start=-(-end // ALIGNMENT) * ALIGNMENT,
+            shape=array.shape,
+            dtype=array.dtype.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            note=note,
+        )
+        try:
+            _write(self.arrays, bytes(entry.start - end), content)
+            _write(self.index, _line(key, entry))
+        except BaseException:
+            self.index.truncate(lines)
+            self.arrays.truncate(end)
+            raise
+        return entry
+
+    def _end_line(self) -> None:
+        """A line that a kill cut short must not swallow the next one."""
+        if self.index.seek(0, 2):
+            self.index.seek(-1, 2)
+            if self.index.read(1) != b"\n":
+                _write(self.index, b"\n")
+
+    def close(self) -> None:
+        self.arrays.close()
+        self.index.close()  # and its lock is free
+
+
+def _free(folder: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Shards that no other process writes, opened and locked; at last a new one."""
+    machine = digest(platform.node(), _boot(), length=8)
+    for number in itertools.count():
+        name = folder / f"{machine}-{number:03d}"
+        try:
+            index = _opened(name.with_suffix(".index"))
+        except PermissionError:
+            if not name.with_suffix(".index").exists():
+                raise
+            continue  # another user's
+        try:
+            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            index.close()
+            continue
+        except OSError:  # a file system without locks: a name that nobody else takes
+            index.close()
+            name = folder / f"{machine}-{uuid.uuid4().hex}"
+            index = _opened(name.with_suffix(".index"))
+        arrays = _opened(name.with_suffix(".arrays"))
+        if arrays.seek(0, 2) < SHARD_BYTES:
+            yield index, arrays
+        arrays.close()
+        index.close()
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return open(file, "a+b", buffering=0)
+
+
+def _boot() -> str:
+    """Of this machine since it started: two machines of one name do not share a lock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return str(uuid.getnode())
+
+
+def _write(file: IO[bytes], *parts: Any) -> None:
+    """Writes parts at the end; the system may take less than asked at a time."""
+    for part in map(memoryview, parts):
+        while part:
+            part = part[file.write(part) :]
+
+
+def _line(key: str, entry: Entry) -> bytes:
+    content = {"key": key, **entry._asdict()}
+    del content["file"]  # which the index's own name tells, wherever the folder is moved
+    text = json.dumps(content)
+    return f"{_sum(text.encode())} {text}\n".encode()
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:SUM_DIGITS]
+
+
+def _parsed(line: bytes, arrays: Path) -> tuple[str, Entry] | None:
+    """(key, entry) of a line; None for one that is damaged."""
+    content = line[SUM_DIGITS + 1 :]
+    if line[: SUM_DIGITS + 1] != f"{_sum(content)} ".encode():
+        return None
+    found = json.loads(content)
+    key, shape = found.pop("key"), tuple(found.pop("shape"))
+    return key, Entry(file=arrays, shape=shape, **found)
+
+
+def dtype_of(name: str) -> np.dtype:
+    """NumPy's type of a name; bfloat16 is none of NumPy's own."""
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def _read(entry: Entry, out: np.ndarray | None) -> np.ndarray | None:
+    """An array as it was written; None where its file is gone or the checksum is another."""
+    try:
+        array = np.empty(entry.shape, dtype_of(entry.dtype)) if out is None else out
+        content = array.reshape(-1).view(np.uint8).data
+        with open(entry.file, "rb", buffering=0) as file:
+            file.seek(entry.start)
+            left = content
+            while left and (count := file.readinto(left)):
+                left = left[count:]
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError) as error:
+        raise TransientError.of(entry.file, error) from error
+    whole = not left and hashlib.sha256(content).hexdigest() == entry.sha256
+    return array if whole else None
