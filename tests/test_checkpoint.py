@@ -138,5 +138,5 @@ def test_a_full_disk_stops_with_a_line_and_keeps_the_save_before(tmp_path, monke
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot save"):
+    with pytest.raises(UserError, match="cannot write"):
         checkpoint.write(tmp_path / "file" / "1", state(), {})

@@ -8,9 +8,7 @@ types must match exactly (orbax casts in silence).
 
 import contextlib
 import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,10 +19,11 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from vidrec import files
 from vidrec.errors import UserError
 
 Tree = Any
-SUMS = "checksums.json"
+SUMS = files.SUMS
 log = logging.getLogger(__name__)
 
 
@@ -39,16 +38,12 @@ def write(folder: Path, tree: Tree, meta: Mapping[str, Any]) -> None:
         UserError: the disk is full or the folder cannot be written; what was there stays.
     """
     folder = Path(folder).absolute()
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _save_arrays(partial / "arrays", _flat(tree))
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        (partial / SUMS).write_text(json.dumps(_checksums(partial), indent=1))
-        _replace(partial, folder)
+        with files.writing_folder(folder) as partial:
+            _save_arrays(partial / "arrays", _flat(tree))
+            files.write_json(partial / "meta.json", meta)
+            files.write_json(partial / SUMS, _checksums(partial))
     except (OSError, ValueError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"cannot save {folder}: {_reason(error)}") from error
 
 
@@ -71,17 +66,20 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """The description alone, after checking every file of the checkpoint."""
     folder = Path(folder)
     try:
-        expected = json.loads((folder / SUMS).read_text())
-    except FileNotFoundError:
+        expected = files.read_json(folder / SUMS)
+    except files.Missing:
         raise DamagedCheckpoint(f"{folder} is no complete checkpoint: {SUMS} is missing") from None
-    except ValueError:
-        raise DamagedCheckpoint(f"{folder / SUMS} is damaged") from None
+    except files.Damaged as error:
+        raise DamagedCheckpoint(f"{error}: this checkpoint is not used") from None
     found = _checksums(folder)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             what = "missing" if name not in found else "changed since it was written"
             raise DamagedCheckpoint(f"{folder / name} is {what}: this checkpoint is not used")
-    return json.loads((folder / "meta.json").read_text())
+    try:
+        return files.read_json(folder / "meta.json")
+    except files.Damaged as error:
+        raise DamagedCheckpoint(str(error)) from None
 
 
 class Checkpoints:
@@ -134,8 +132,6 @@ class Checkpoints:
         write(self.folder / str(step), tree, meta)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
-        for stale in self.folder.glob("*.partial-*"):
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _save_arrays(folder: Path, flat: dict[str, np.ndarray]) -> None:
@@ -224,22 +220,6 @@ def _checksums(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != SUMS
     }
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Gives a complete folder its name; until then the old one is what readers find."""
-    for file in partial.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.partial-old-{os.getpid()}")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        partial.rename(folder)
 
 
 def _reason(error: BaseException) -> str:

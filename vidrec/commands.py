@@ -1,5 +1,6 @@
 """What each command takes and does: a dataclass for its words, a function for its work."""
 
+import io
 import json
 import math
 import os
@@ -8,14 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
-from vidrec import ablation, config
+from vidrec import ablation, config, files
 from vidrec.ablation import Ablation, Row, load
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
@@ -572,6 +573,11 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     """Answers for files; with --json a line a window and a last line a file."""
     if not command.videos:
         raise UserError("predict needs a video, a folder or a camera after the run's folder")
+    out = command.csv
+    if out is None and any(Path(path).is_dir() for path in command.videos):
+        out = Path("predictions.csv")
+    for target in filter(None, (out, command.overlay)):
+        files.check_writable(target)
     from vidrec import parallel
     from vidrec import predict as answers
 
@@ -588,30 +594,21 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
         drawn = command.overlay if told[0]["class"] is not None else None
     else:
         told = answers.lines(model, command.videos, stream=command.stream, every=command.every)
-    files = []
+    answered = []
     for line in told:
         if command.json:
             print(json.dumps(_jsonable(line), ensure_ascii=False), file=sys.__stdout__, flush=True)
         else:
             console.print(answers.as_text(line), highlight=False, markup=False, soft_wrap=True)
         if "start" not in line:
-            files.append(line)
-    out = command.csv
-    if out is None and any(Path(path).is_dir() for path in command.videos):
-        out = Path("predictions.csv")
+            answered.append(line)
     if out:
-        with _writable(out) as file:
-            answers.write_csv(files, file)
+        text = io.StringIO()
+        answers.write_csv(answered, text)
+        files.write_whole(out, text.getvalue())
     for written in filter(None, (out, drawn)):
         console.print(str(written), highlight=False, soft_wrap=True, markup=False)
-    return int(any(line["class"] is None for line in files))
-
-
-def _writable(path: Path) -> TextIO:
-    try:
-        return path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    return int(any(line["class"] is None for line in answered))
 
 
 def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:

@@ -563,7 +563,7 @@ def _weights(name: str) -> str:
         if path.is_file():
             stat = path.stat()
             return _content(path, stat.st_size, stat.st_mtime_ns)
-        return files.read_result(run_folder(path))["id"]
+        return files.read_json(run_folder(path) / "result.json", {"id": str})["id"]
     except (OSError, UserError):
         return name
 

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from vidrec.errors import TransientError, UserError, is_transient
 
 CHECKSUM = "checksum"  # key of a JSON object: hash of all others
+SUMS = "checksums.json"  # of a folder: the hash of each of its files
 MARK = b"vidrec "  # begins the comment of an npz, which ends in the hash of all before it
 DAY = 24 * 3600
 PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
@@ -41,7 +42,7 @@ _FIGURES = {
     "confusion?": [[int]],
 }
 RESULT_HOLDS = {
-    **{"id": str, "status": str, "metrics": {"*": _FIGURES}},
+    **{"id?": str, "status": str, "metrics": {"*": _FIGURES}},
     **{"seed?": int, "name?": str, "row?": (int, str), "row_name?": (str, type(None))},
     **{"overrides?": dict, "published?": (dict, type(None)), "doubtful?": (list, type(None))},
     **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
@@ -189,26 +190,33 @@ def write_arrays(file: Path, arrays: Mapping[str, Any], *, durable: bool = True)
 def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Give an empty folder that gets its name when the block has ended without an error.
 
-    A folder of this name is replaced as a whole.
+    A folder of this name is replaced as a whole; an empty one, which may be where a disk is
+    mounted, is filled, the file of checksums last.
 
     Raises:
         UserError: it cannot be written; what was there stays.
     """
     folder = Path(folder).resolve()
     with _plainly(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_once(folder.parent)
-        partial = folder.parent / _partial_name("")
+        inside = folder.is_dir() and all(PARTIAL.fullmatch(each) for each in os.listdir(folder))
+        place = folder if inside else folder.parent
+        place.mkdir(parents=True, exist_ok=True)
+        _sweep_once(place)
+        partial = place / _partial_name("")
         partial.mkdir()
     try:
         with _plainly(folder, partial), _locked(partial):
             yield partial
             for each in sorted(partial.rglob("*")):
                 _sync(each)
-            _replace_folder(partial, folder)
+            if inside:
+                for each in sorted(partial.iterdir(), key=lambda each: each.name == SUMS):
+                    each.rename(folder / each.name)
+            else:
+                _replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # what was there before, or a half one
-    _sync_folder(folder.parent)
+    _sync_folder(place)
 
 
 def check_writable(file: str | os.PathLike) -> None:
@@ -528,7 +536,7 @@ def _open_partial(file: Path) -> tuple[BinaryIO, Path]:
     suffix = file.suffix if re.fullmatch(r"\.\w{1,16}", file.suffix, re.ASCII) else ""
     while True:
         partial = file.with_name(_partial_name(suffix))
-        opened = partial.open("x+b")
+        opened = open(os.fspath(partial), "x+b")  # noqa: SIM115 (PyAV wants its name as text)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(opened, fcntl.LOCK_EX)

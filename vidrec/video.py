@@ -27,6 +27,8 @@ import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, VideoReformatter
 
+from vidrec import files
+
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
 MAX_SECONDS = 60.0  # without a frame, for decoders that turn in circles
@@ -774,7 +776,7 @@ def _encode(
     codec = codec or ENCODERS.get(Path(path).suffix.lower(), "libx264")
     if codec == "libx264" and codec not in av.codecs_available:
         codec = "mpeg4"
-    with av.open(os.path.abspath(path), "w") as container:
+    with files.writing(path) as opened, av.open(opened, "w") as container:
         stream = None
         for frame, stamp in stamped:
             height, width = frame.shape[:2]

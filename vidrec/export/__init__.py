@@ -4,8 +4,10 @@ OUT/model.stablehlo       the network from frames to class probabilities, by jax
 OUT/weights.safetensors   its weights
 OUT/meta.json             classes, what frames must look like, versions
 OUT/loader.py             reads the three; needs jax, numpy and flatbuffers, nothing else
+OUT/checksums.json        SHA-256 of the others, which the loader checks
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidrec import __version__
+from vidrec import __version__, files
 from vidrec.errors import UserError
 from vidrec.predict import Classifier
 
 PLATFORMS = ("cpu", "cuda")
+FILES = ("model.stablehlo", "weights.safetensors", "meta.json", "loader.py", files.SUMS)
 LOADER = Path(__file__).with_name("loader.py")
 # One example of what to write in a README, kept here so that a test can run it.
 EXAMPLE = """\
@@ -45,24 +48,27 @@ def export(
     encoder of clips) fixes the frames.
 
     Raises:
-        UserError: no model there or `out` holds something else.
+        UserError: no model there, `out` holds something else, or it cannot be written; an earlier
+            export stays until the new one is complete.
     """
     classifier = model if isinstance(model, Classifier) else Classifier.load(model)
     out = Path(out)
     _check_out(out)
-    network = classifier.network
-    flat = flatten(network.variables)
-    content, frame = _serialised(classifier, flat, platforms)
-    about = _about(classifier, frame, platforms)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "model.stablehlo").write_bytes(content)
-        _save_weights(out / "weights.safetensors", flat)
-        shutil.copyfile(LOADER, out / "loader.py")
-        # Last, since it says that the rest is there.
-        (out / "meta.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    with files.writing_folder(out) as partial:  # before the work: it may not be writable
+        flat = flatten(classifier.network.variables)
+        program, frame = _serialised(classifier, flat, platforms)
+        about = _about(classifier, frame, platforms)
+        contents = {
+            "model.stablehlo": program,
+            "weights.safetensors": _weights(flat),
+            "meta.json": json.dumps(about, indent=1, ensure_ascii=False).encode(),
+            "loader.py": LOADER.read_bytes(),
+        }
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        contents[files.SUMS] = json.dumps(sums, indent=1).encode()
+        for name, content in contents.items():
+            files.write_whole(partial / name, content)
+        _keep_others(out, partial)
     return about
 
 
@@ -141,15 +147,35 @@ def _about(
     }
 
 
-def _save_weights(file: Path, flat: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+def _weights(flat: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
 
-    save_file({name: np.ascontiguousarray(array) for name, array in flat.items()}, file)
+    return save({name: np.ascontiguousarray(array) for name, array in flat.items()})
 
 
 def _check_out(out: Path) -> None:
-    """Nothing that is not an earlier export may be overwritten."""
+    """Nothing that is not an earlier export, or a half one, may be replaced."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the export")
-    if out.is_dir() and any(out.iterdir()) and not (out / "meta.json").exists():
-        raise UserError(f"{out} holds something else: name a new or empty folder for the export")
+    others = _others(out)
+    if others and not (out / "model.stablehlo").is_file():
+        raise UserError(
+            f"{out} holds something else ({others[0].name}): name a new or empty folder for the "
+            "export"
+        )
+
+
+def _others(out: Path) -> list[Path]:
+    """What a folder holds besides an export, such as notes of a user."""
+    if not out.is_dir():
+        return []
+    found = (each for each in sorted(out.iterdir()) if each.name not in (*FILES, "__pycache__"))
+    return [each for each in found if not files.PARTIAL.fullmatch(each.name)]
+
+
+def _keep_others(out: Path, partial: Path) -> None:
+    for each in _others(out):
+        if each.is_dir() and not each.is_symlink():
+            shutil.copytree(each, partial / each.name, symlinks=True)
+        else:
+            shutil.copy2(each, partial / each.name, follow_symlinks=False)

@@ -9,6 +9,7 @@
 Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand.
 """
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -68,16 +69,41 @@ class Model:
 
 
 def load(folder=None):
-    """The model of an export's folder; by default the one that this file lies in."""
-    folder = Path(folder or Path(__file__).parent)
-    program = export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return Model(program, read_weights(folder / "weights.safetensors"), meta)
+    """The model of an export's folder; by default the one that this file lies in.
+
+    Raises:
+        ValueError: a file is missing, or is not the one that was exported.
+    """
+    program, weights, meta = _checked(Path(folder or Path(__file__).parent))
+    return Model(export.deserialize(bytearray(program)), parse_weights(weights), json.loads(meta))
+
+
+def _checked(folder):
+    """The files' contents, each compared with its checksum."""
+    names = ("model.stablehlo", "weights.safetensors", "meta.json")
+    try:
+        sums = json.loads((folder / "checksums.json").read_bytes())
+        expected = [sums[name] for name in names]
+        contents = [(folder / name).read_bytes() for name in names]
+    except FileNotFoundError as error:
+        raise ValueError(f"no complete export: {error.filename} is missing") from None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder / 'checksums.json'} is damaged: export the model again"
+        ) from None
+    for name, content, known in zip(names, contents, expected, strict=True):
+        if hashlib.sha256(content).hexdigest() != known:
+            raise ValueError(f"{folder / name} is not what was exported: export the model again")
+    return contents
 
 
 def read_weights(file):
-    """A .safetensors file: the head's length, the head as JSON, then all arrays in a row."""
-    content = Path(file).read_bytes()
+    """Arrays of a .safetensors file by name."""
+    return parse_weights(Path(file).read_bytes())
+
+
+def parse_weights(content):
+    """The content of one: the head's length, the head as JSON, then all arrays in a row."""
     (size,) = struct.unpack("<Q", content[:8])
     head = json.loads(content[8 : 8 + size])
     head.pop("__metadata__", None)

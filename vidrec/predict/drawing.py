@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vidrec import video
+from vidrec import files, video
 from vidrec.errors import UserError
 from vidrec.predict import answers, clips
 from vidrec.predict.answers import Line
@@ -42,6 +42,7 @@ def overlay(
         raise UserError(f"{path}: --overlay draws on one video file")
     if out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--overlay {out} would replace the video itself: name another file")
+    files.check_writable(out)
     *along, whole = answers.lines(model, [path], stream=stream, every=every)
     if whole["class"] is None:
         return whole

@@ -23,7 +23,6 @@ def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> Html:
     if run is None or not scored:
         return Html()
     figure = figures.draw(figures.f1, run)
-    draw.folder.mkdir(parents=True, exist_ok=True)
     figures.save(figure, draw.folder / "f1")
     body = _one_row(scored[0], run) if len(scored) == 1 else _many_rows(scored, run)
     return markup.section("Classes", "classes", _extremes(run), body)

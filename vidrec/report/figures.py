@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import metrics
+from vidrec import files, metrics
 from vidrec.escape import Html, html, plot, short
 from vidrec.report.results import Row, Run
 from vidrec.report.tables import percent
@@ -70,7 +70,7 @@ def save(figure: Any, file: Path) -> str:
     """
     svg = figure if isinstance(figure, str) else _save_png(figure, file.with_suffix(".png"))
     white = svg.replace("<svg ", '<svg style="background:white" ', 1)
-    file.with_suffix(".svg").write_text(white, encoding="utf-8")
+    files.write_whole(file.with_suffix(".svg"), white, durable=False)
     return svg
 
 
@@ -85,7 +85,9 @@ def _save_png(figure: Any, file: Path) -> str:
         # The places found by the layout stay: finding them is what takes time.
         figure.set_layout_engine("none")
         FigureCanvasAgg(figure)
-        figure.savefig(file, dpi=120, facecolor="white")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120, facecolor="white")
+    files.write_whole(file, picture.getvalue(), durable=False)
     return svg
 
 

@@ -51,7 +51,6 @@ class Drawer:
 
     def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> Html:
         figure = figures.draw(paint, *args)
-        self.folder.mkdir(parents=True, exist_ok=True)
         width = figures.width(figure)
         svg = figures.inline(figures.save(figure, self.folder / name), name, alt, width)
         kind = "matrix-figure" if paint is figures.confusion else ""

@@ -1,9 +1,9 @@
 """The curves of a run or an ablation as TensorBoard events, for those who live there."""
 
 import re
-import shutil
 from pathlib import Path
 
+from vidrec import files
 from vidrec.errors import UserError
 from vidrec.report.results import Run, read
 
@@ -20,13 +20,13 @@ def write(folder: str | Path) -> Path:
         UserError: tensorboardX is not installed, or the folder holds no run.
     """
     found, out = read(folder), Path(folder) / "tensorboard"
-    shutil.rmtree(out, ignore_errors=True)
-    if isinstance(found, Run):
-        _events(found, out)
-        return out
-    for row in found.rows:
-        for run in row.runs:
-            _events(run, out / _folder_name(f"{row.name}, seed {run.result.get('seed')}"))
+    with files.writing_folder(out) as partial:
+        if isinstance(found, Run):
+            _events(found, partial)
+            return out
+        for row in found.rows:
+            for run in row.runs:
+                _events(run, partial / _folder_name(f"{row.name}, seed {run.result.get('seed')}"))
     return out
 
 

@@ -1,0 +1,90 @@
+"""Only one module writes files: found by reading the source."""
+
+import ast
+from pathlib import Path
+
+import vidrec
+
+HOUSE = Path(vidrec.__file__).parent
+# What creates or replaces a file or a folder, by the last name of what is called.
+WRITERS = {
+    *("write_text", "write_bytes", "savefig", "savez", "savez_compressed", "tofile"),
+    *("save_file", "dump", "copyfile", "copy2", "copytree", "move", "touch", "symlink_to"),
+    *("rename", "link", "mkstemp", "mkdtemp", "NamedTemporaryFile", "SummaryWriter"),
+    *("TemporaryDirectory", "TemporaryFile", "truncate", "hardlink_to"),
+}
+# Names that others have too, so with what stands before them.
+QUALIFIED = {"np.save", "shutil.copy", "os.replace", "os.open", "os.mkfifo"}
+OPENERS = {"open", "fdopen", "File", "ZipFile"}
+# (file, function, what it calls): why it needs no help of files.py.
+ALLOWED = {
+    ("cluster/pool.py", "open"): "a job's log, written while it runs",
+    ("cluster/job.py", "touch"): "a lock, which holds nothing",
+    ("commands.py", "fdopen"): "stdout",
+    ("train.py", "open"): "the lock, which holds nothing",
+    ("video.py", "open"): "PyAV, into a file of files.writing",
+    ("report/tensorboard.py", "SummaryWriter"): "into a folder of files.writing_folder",
+    ("export/__init__.py", "copytree"): "into a folder of files.writing_folder",
+    ("export/__init__.py", "copy2"): "into a folder of files.writing_folder",
+    ("features.py", "np.save"): "into memory",
+    ("report/figures.py", "savefig"): "into memory",
+}
+
+
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def renames(node: ast.Call) -> bool:
+    """`path.replace(other)`; `"a".replace("b", "c")` and `replace(thing, name=…)` are none."""
+    return isinstance(node.func, ast.Attribute) and len(node.args) == 1 and not node.keywords
+
+
+def writes(node: ast.Call) -> bool:
+    name = called(node)
+    if name in OPENERS:
+        given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+        modes = [m.value for m in given if isinstance(m, ast.Constant) and isinstance(m.value, str)]
+        return any(set(mode) <= set("rwxabt+") and set(mode) & set("wxa+") for mode in modes)
+    if name == "replace" and renames(node):
+        return True
+    return name in WRITERS or ast.unparse(node.func) in QUALIFIED
+
+
+def writers(source: str) -> list[str]:
+    return [
+        ast.unparse(node.func) if ast.unparse(node.func) in QUALIFIED else called(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and writes(node)
+    ]
+
+
+def test_every_file_is_written_by_one_module():
+    found = {}
+    for file in sorted(HOUSE.rglob("*.py")):
+        name = str(file.relative_to(HOUSE))
+        if name == "files.py" or name.startswith(("experiments/", "ablations/")):
+            continue
+        for call in writers(file.read_text()):
+            found.setdefault((name, call), 0)
+            found[name, call] += 1
+    assert sorted(found.keys() - ALLOWED.keys()) == []
+
+
+def test_a_new_writer_would_be_found():
+    for line in (
+        "open('a', 'w')",
+        "open(file, mode='ab')",
+        "path.open('x+b')",
+        "path.write_text('a')",
+        "np.savez(file, a=1)",
+        "os.replace(a, b)",
+        "a.rename(b)",
+        "json.dump(a, b)",
+        "figure.savefig(file)",
+        "tempfile.NamedTemporaryFile()",
+        "av.open(path, 'w')",
+    ):
+        assert writers(line), line
+    for line in ("open('a.csv')", "path.open('rb')", "'a'.replace('b', 'c')", "replace(a, b=1)"):
+        assert not writers(line), line
