@@ -1,16 +1,18 @@
 """Checkpoints are whole or they are not used; types and shapes are exact."""
 
 import logging
+import os
 import shutil
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from test_errors import PASSING
 
 from vidrec import checkpoint
 from vidrec.checkpoint import Checkpoints, DamagedCheckpoint
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError
 
 
 class State(NamedTuple):
@@ -94,6 +96,61 @@ def test_damage_to_any_file_falls_back_to_the_save_before(tmp_path, damage, capl
         assert (step, meta["epoch"]) == (1, 1), victim
         assert same(tree, state(1)), victim
         assert "going back" in caplog.text
+
+
+@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("place", ["sums", "files", "folder", "arrays"])
+def test_what_the_system_refuses_is_raised_and_no_older_save_is_taken(
+    tmp_path, monkeypatch, code, place
+):
+    saves = Checkpoints(tmp_path)
+    for step in (1, 2):
+        saves.save(step, state(step), {"epoch": step})
+    saves.close()
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    def refuse_in_orbax(*_, **__):
+        raise ValueError(f"INTERNAL: {os.strerror(code)} [OS error {code}]")
+
+    with monkeypatch.context() as patch:
+        if place == "sums":
+            patch.setattr(checkpoint.files.Path, "read_bytes", refuse)
+        elif place == "files":
+            patch.setattr(checkpoint.Path, "open", refuse)
+        elif place == "folder":
+            patch.setattr(os, "scandir", refuse)
+        else:
+            patch.setattr(checkpoint, "_orbax", refuse_in_orbax)
+        with pytest.raises(TransientError, match=os.strerror(code)):
+            saves.restore(state())
+    assert saves.steps() == [1, 2]
+    assert saves.restore(state())[0] == 2
+
+
+def test_a_whole_save_that_orbax_cannot_read_is_not_passed_over(tmp_path, monkeypatch):
+    saves = Checkpoints(tmp_path)
+    saves.save(1, state(1), {})
+    saves.close()
+    monkeypatch.setattr(checkpoint, "_orbax", lambda: 1 / 0)
+    with pytest.raises(UserError, match=r"1.arrays is whole and cannot be read: division"):
+        saves.restore(state())
+
+
+def test_a_new_save_is_not_taken_for_older_than_damaged_ones(tmp_path):
+    saves = Checkpoints(tmp_path)
+    for step in (8, 9):
+        saves.save(step, state(step), {})
+    saves.wait()
+    for step in (8, 9):
+        (tmp_path / str(step) / checkpoint.SUMS).unlink()
+    assert saves.restore(state()) is None
+    for step in (1, 2, 3):  # trained anew
+        saves.save(step, state(step), {})
+    saves.close()
+    assert saves.restore(state())[0] == 3
+    assert saves.steps() == [2, 3, 8, 9]
 
 
 def test_a_half_written_folder_is_no_checkpoint(tmp_path):

@@ -66,6 +66,19 @@ def test_a_mistake_gets_one_line_and_status_2(capsys, words, line):
     assert line in fails(capsys, *words)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files", "a.npy"), MemoryError("Unable to allocate 9 TiB")]
+)
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.COMMANDS["doctor"][0], refuse))
+    line = fails(capsys, "doctor", "motion")
+    assert str(error.args[-1]) in line
+    assert "run the same command again" in line
+
+
 def test_settings_are_read_by_their_type():
     words = "train motion --scanner.dense 8 4 --data.classes=a,b --seed 3 --optim.learning-rate 1"
     _, _, settings = cli.parse(words.split())

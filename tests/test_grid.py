@@ -1,6 +1,7 @@
 """A table fills itself: one program a group, nothing lost to a kill, a failure or a bad row."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -287,6 +288,27 @@ def test_a_part_of_a_table_whose_data_cannot_be_prepared_is_recorded(tmp_path):
     assert "encoder.components = 99 is more than the 5" in filled.trials[1]["why"]
     with pytest.raises(UserError, match=r"encoder.components = 99"):
         fill(table(rows[1:]), tmp_path / "alone")
+
+
+@pytest.mark.parametrize("place", [(train.Group, "ready"), (prepare, "prepare")])
+def test_what_the_system_refuses_stops_a_table_and_is_no_failure_of_a_trial(
+    tmp_path, monkeypatch, place
+):
+    rows, real = [{}, {"encoder.components": 2}], getattr(*place)
+    calls = []
+
+    def refused_once(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(*place, refused_once)
+    with pytest.raises(OSError, match="Too many open files"):
+        fill(table(rows), tmp_path)
+    assert not list(tmp_path.rglob("result.json"))
+    filled, _ = fill(table(rows), tmp_path)
+    assert [trial["status"] for trial in filled.trials] == ["done", "done"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ types must match exactly (orbax casts in silence).
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from vidrec import files
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 
 Tree = Any
 SUMS = files.SUMS
@@ -52,6 +53,7 @@ def read(folder: Path, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
 
     Raises:
         DamagedCheckpoint: a file is missing or changed.
+        TransientError: the system refuses to read it now.
         UserError: the tree is not `like`; the message names the first array that differs.
     """
     folder = Path(folder).absolute()
@@ -130,7 +132,8 @@ class Checkpoints:
 
     def _write(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
         write(self.folder / str(step), tree, meta)
-        for old in self.steps()[: -self.keep]:
+        # Later ones were passed over as damaged; this one is not their elder.
+        for old in [each for each in self.steps() if each <= step][: -self.keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
 
@@ -155,8 +158,13 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
                 name: np.zeros(entry.shape, entry.dtype) for name, entry in dict(described).items()
             }
             return dict(loader.restore(folder, args=ocp.args.StandardRestore(like)))
-    except Exception as error:
-        raise DamagedCheckpoint(f"{folder} cannot be read: {_reason(error)}") from error
+    except Exception as error:  # the checksums were right: this is no damage
+        if is_transient(error) or isinstance(error, MemoryError):
+            raise TransientError.of(folder, error) from error
+        raise UserError(
+            f"{folder} is whole and cannot be read: {_reason(error)}; was it written by another "
+            "version of orbax?"
+        ) from error
 
 
 def _orbax() -> Any:
@@ -215,11 +223,20 @@ def _nested(flat: dict[str, np.ndarray]) -> Tree:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != SUMS
-    }
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = {}
+    try:
+        # Not by `rglob`, which takes a folder that may not be read for an empty one.
+        for inner, _, names in os.walk(folder, onerror=refuse):
+            for file in (Path(inner) / name for name in names if name != SUMS):
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256")
+                found[str(file.relative_to(folder))] = content.hexdigest()
+    except OSError as error:
+        raise TransientError.of(error.filename or folder, error) from error
+    return found
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import tyro
 
 from vidrec import config
 from vidrec.commands import COMMANDS, Common
-from vidrec.errors import UserError
+from vidrec.errors import UserError, advice, is_transient
 
 # A union made from a table of commands has no other spelling.
 _KINDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
@@ -40,6 +40,12 @@ def main(argv: list[str] | None = None) -> None:
             status = COMMANDS[name][1](command, settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except (OSError, MemoryError) as error:
+        if not is_transient(error) and not isinstance(error, MemoryError):
+            raise
+        place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        print(f"error: {place}{advice(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last save", file=sys.stderr)

@@ -43,11 +43,25 @@ class TransientError(UserError):
     @classmethod
     def of(cls, what: object, error: BaseException) -> "TransientError":
         """Of the error that reading `what` raised: says why, and what to do."""
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        advice = "nothing is lost, run the same command again"
-        if os.strerror(errno.EMFILE) in reason:
-            advice = f"raise the limit (ulimit -n), then {advice.partition(', ')[2]}"
-        return cls(f"cannot read {what} now: {reason.splitlines()[0]}; {advice}")
+        return cls(f"cannot read {what} now: {advice(error)}")
+
+
+def advice(error: BaseException) -> str:
+    """Why the system refused, and what to do, in words for people."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    again = "nothing is lost, run the same command again"
+    if os.strerror(errno.EMFILE) in reason:
+        again = "raise the limit (ulimit -n), then run the same command again"
+    return f"{reason.splitlines()[0]}; {again}"
+
+
+def raise_if_transient(what: object, error: BaseException) -> None:
+    """Raises a TransientError where the system refused to read `what`.
+
+    A missing permission stays with the caller: a clip of which it is known is listed as that.
+    """
+    if is_transient(error) and not isinstance(error, PermissionError):
+        raise TransientError.of(what, error) from error
 
 
 def is_transient(error: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ from vidrec import checkpoint, cost, escape, feeds, files, parallel, prepare, st
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
-from vidrec.errors import UserError
+from vidrec.errors import UserError, is_transient
 
 OF_A_ROW = ("row", "row_name", "overrides", "published", "doubtful")
 AHEAD = 2  # programs compiled while others train
@@ -338,7 +338,8 @@ def _fill(
     """Trains groups that are not finished, and says if any was; they share the data they need.
 
     What goes wrong in one of several groups is recorded, and the others go on; in one alone it is
-    raised, unless `record`.
+    raised, unless `record`. What the system refuses now is raised: it says nothing of the trials,
+    which the same command goes on with.
     """
     todo = [
         part
@@ -364,7 +365,7 @@ def _fill(
                 )
             )
         except Exception as error:
-            if not record or isinstance(error, train.Interrupted):
+            if not record or isinstance(error, train.Interrupted) or is_transient(error):
                 raise
             for name, group, _ in named:
                 screen.say(f"group {name} failed: {error}")
@@ -443,7 +444,8 @@ def _train(
             except train.Apart as error:
                 _train_parts((name, members, folder), data, screen, record, error)
             except Exception as error:
-                if not record or isinstance(error, train.Interrupted | train.Busy):
+                stopped = isinstance(error, train.Interrupted | train.Busy)
+                if not record or stopped or is_transient(error):
                     _leave(pool, coming)
                     raise
                 screen.say(f"group {name} failed: {error}")

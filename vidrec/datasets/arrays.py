@@ -13,7 +13,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.datasets import folders
 from vidrec.datasets.source import Files
-from vidrec.errors import UserError
+from vidrec.errors import UserError, raise_if_transient
 from vidrec.video import UnreadableClip
 
 EXTENSIONS = (".npy", ".safetensors")
@@ -94,6 +94,7 @@ def _opened(path: Path) -> np.ndarray:
     except UnreadableClip:
         raise
     except Exception as error:  # a damaged head fails in many ways, none of them of the user
+        raise_if_transient(path, error)
         raise UnreadableClip(path, f"damaged, or no array ({str(error)[:80]})") from None
 
 

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from vidrec.config import Data, cache_dir
 from vidrec.datasets import folders
 from vidrec.datasets.source import Files, ahead, nearest
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.video import UnreadableClip
 
 LISTS = "ucfTrainTestlist"
@@ -131,6 +131,8 @@ def _lines(file: Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        if is_transient(error):
+            raise TransientError.of(file, error) from error
         raise UserError(f"{file} cannot be read as a list of UCF-101: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vidrec import config
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
@@ -198,6 +198,8 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        if is_transient(error):
+            raise TransientError.of(file, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{file} is damaged or neither a Keras .h5 nor a .safetensors file ({reason})"
