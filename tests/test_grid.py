@@ -17,11 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_runs
 from sources import features, settings
 
 import vidrec
 from vidrec import ablation as tables
-from vidrec import grid, parallel, prepare, train
+from vidrec import files, grid, parallel, prepare, train
 from vidrec.ablation import Ablation, Row, product
 from vidrec.config import override
 from vidrec.errors import UserError
@@ -64,7 +65,8 @@ def table(rows, seeds=1, name="table", base=None, **more):
 def fill(ablation, folder, **more):
     """The finished table, and what was trained for it."""
     screen = Screen()
-    return grid.ablate(ablation, folder, screen=screen, source=features(), **more), screen
+    more = {"source": features()} | more
+    return grid.ablate(ablation, folder, screen=screen, **more), screen
 
 
 def plain_csv(folder):
@@ -481,7 +483,7 @@ class Killed:
         """Waits for a save to be half done."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
-            if any(self.folder.glob("long-*/groups/*/checkpoints/*.partial-*/*")):
+            if any(self.folder.glob("long-*/groups/*/checkpoints/.vidrec-*.partial/*")):
                 return True
         return False
 
@@ -542,3 +544,52 @@ def test_twenty_kills_in_the_middle_of_saves_too(tmp_path):
     moments += [("epoch", rng.randint(1, 12)) for _ in range(12)] + [("save",)] * 3
     hits = kill_and_go_on(tmp_path, moments)
     assert any(hits), "no save was caught half done"
+
+
+def test_film_strips_and_report_that_a_kill_or_damage_took_are_made_again(tmp_path, monkeypatch):
+    videos = tiny_runs.write_videos(tmp_path / "videos", each=5)
+    cfg = tiny_runs.settings_of(videos, {"train.epochs": 1})
+    with monkeypatch.context() as patch:
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(grid, "_samples", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grid.run(cfg, tmp_path / "runs")
+    [folder] = (tmp_path / "runs").iterdir()
+    assert (folder / "result.json").exists()
+    assert not (folder / "samples.npz").exists()
+    result = grid.run(cfg, tmp_path / "runs")
+    whole = files.read_arrays(folder / "samples.npz", ["frames", "names"])
+    assert len(whole["names"])
+    assert "data:image" in (folder / "report.html").read_text()
+    (folder / "samples.npz").write_bytes((folder / "samples.npz").read_bytes()[:500])
+    assert grid.run(cfg, tmp_path / "runs") == result
+    again = files.read_arrays(folder / "samples.npz")
+    assert np.array_equal(again["frames"], whole["frames"])
+    # A report that is older than a result does not show it; one that is newer stays.
+    before = (folder / "report.html").stat().st_mtime_ns
+    grid.run(cfg, tmp_path / "runs")
+    assert (folder / "report.html").stat().st_mtime_ns == before
+    os.utime(folder / "report.html", (1, 1))
+    grid.run(cfg, tmp_path / "runs")
+    assert (folder / "report.html").stat().st_mtime > 1
+    (folder / "table.csv").unlink()
+    grid.run(cfg, tmp_path / "runs")
+    assert (folder / "table.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["result.json", "group.json", "ablation.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"a": "\xff"}', b'{"id": 7}'])
+def test_damaged_files_of_a_table_are_one_line_that_names_them(tmp_path, name, content):
+    rows = [{"optim.learning_rate": 0.1}]
+    folder, [member] = grid.plan(table(rows), tmp_path, source=features())
+    group = folder / "groups" / member.about["group"]
+    file = {"result.json": member.folder, "group.json": group, "ablation.json": folder}[name] / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        fill(table(rows), tmp_path, source=features())
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec import ablation as tables
-from vidrec import checkpoint, cost, escape, feeds, files, parallel, prepare, steps, train
+from vidrec import (
+    checkpoint,
+    cost,
+    datasets,
+    escape,
+    feeds,
+    files,
+    parallel,
+    prepare,
+    steps,
+    train,
+)
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
@@ -99,9 +110,11 @@ def ablate(
     folder, members = plan(
         ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
     )
-    trained = _fill(groups(members), folder, _group_folder(folder), screen or Quiet(), source)
+    screen = screen or Quiet()
+    trained = _fill(groups(members), folder, _group_folder(folder), screen, source)
     _strictly(members)
-    return collect(folder, trained)
+    made = _samples_again(folder, members, screen, source)
+    return collect(folder, trained or made)
 
 
 def plan(
@@ -154,8 +167,8 @@ def collect(folder: Path, trained: bool = True) -> Table:
         | {name: trial[name] for name in OF_A_ROW}
         for trial in described["trials"]
     ]
-    if trained:
-        train.write_json(folder / "ablation.json", described | {"data": results[0]["data"]})
+    if trained or "data" not in described:
+        train.write_json(folder / "ablation.json", described | {"data": results[0].get("data", {})})
     _report(folder, trained)
     return Table(folder, results)
 
@@ -220,7 +233,8 @@ def run(
     member = train.Member(id_, trial.config, folder, {"name": name})
     trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
     _strictly([member])
-    _report(folder, trained)
+    made = _samples_again(folder, [member], screen, source)
+    _report(folder, trained or made)
     return files.read_result(folder)
 
 
@@ -473,7 +487,7 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
     """Frames of a few test clips for the report: those that trials got wrong most, and others."""
     import numpy as np
 
-    if data.source.is_features or (folder / "samples.npz").exists() or not parallel.leads():
+    if data.source.is_features or _has_samples(folder) or not parallel.leads():
         return
     clips = data.clips("test")
     wrong = np.zeros(len(clips))
@@ -495,9 +509,40 @@ def _samples(folder: Path, members: Sequence[train.Member], data: prepare.Prepar
         except UnreadableClip:
             continue
         names.append(data.source.names[clip])
-    if names:
-        arrays = {"frames": np.stack(frames), "names": np.array(names)}
-        files.write_arrays(folder / "samples.npz", arrays)
+    # Without any that can be read an empty file says that they were looked at.
+    shape = (0, SAMPLE_FRAMES, size, size, 3)
+    arrays = {"frames": np.stack(frames) if frames else np.zeros(shape, np.uint8)}
+    files.write_arrays(folder / "samples.npz", arrays | {"names": np.array(names, str)})
+
+
+def _has_samples(folder: Path) -> bool:
+    """True where the film strips are there and whole."""
+    try:
+        files.read_arrays(folder / "samples.npz")
+    except (files.Missing, files.Damaged):
+        return False
+    return True
+
+
+def _samples_again(
+    folder: Path, members: Sequence[train.Member], screen: Screen, source: Source | None
+) -> bool:
+    """Makes the film strips that a kill, a full disk or damage took from finished trials."""
+    scored = [each for each in members if (each.folder / "predictions.npz").exists()]
+    if not scored or parallel.processes() > 1 or _has_samples(folder):
+        return False
+    cfg = scored[0].config
+    try:
+        source = source or datasets.load(cfg.data)
+        if source.is_features:
+            return False
+        data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+    except UserError as error:
+        screen.say(f"the report has no film strips: {error}")
+        return False
+    sharing = [each for each in scored if prepare.key(each.config) == prepare.key(cfg)]
+    _samples(folder, sharing, data)
+    return True
 
 
 def _hold(folder: Path, group: Sequence[train.Member]) -> None:
@@ -593,8 +638,19 @@ def _environment(folder: Path) -> None:
 
 
 def _report(folder: Path, trained: bool) -> None:
-    """A report of what was trained just now, or of a finished run that has none."""
-    if parallel.leads() and (trained or not (folder / "report.html").exists()):
+    """A report of what was trained just now, or of finished trials that it does not show."""
+    if parallel.leads() and (trained or not has_report(folder)):
         from vidrec import report
 
         report.build(folder)
+
+
+def has_report(folder: Path) -> bool:
+    """True where the report is newer than all results: a kill may come between them."""
+    made = [folder / name for name in ("table.csv", "table.md", "table.tex", "report.html")]
+    results = [folder / train.RESULT, *(folder / "trials").glob(f"*/{train.RESULT}")]
+    try:
+        oldest = min(file.stat().st_mtime for file in made)
+        return oldest >= max(file.stat().st_mtime for file in results if file.exists())
+    except FileNotFoundError:
+        return False

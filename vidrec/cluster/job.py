@@ -87,8 +87,8 @@ def finish(folder: Path) -> None:
     results = folders.results(folder, ids)
     if len(results) < len(ids):
         return
-    report, lock = folder / "report.html", folder / "report.lock"
-    if report.exists() and report.stat().st_mtime >= max(file.stat().st_mtime for file in results):
+    lock = folder / "report.lock"
+    if grid.has_report(folder):
         return
     with contextlib.suppress(OSError):  # of a writer that was killed
         if time.time() - lock.stat().st_mtime > KILL_SECONDS:
