@@ -13,7 +13,7 @@ import pytest
 import tiny_runs
 from tiny_runs import random_model
 
-from vidrec import export, frames
+from vidrec import export, files, frames
 from vidrec.errors import UserError
 from vidrec.export import loader
 from vidrec.predict import Classifier
@@ -189,3 +189,85 @@ def test_a_model_of_whole_clips_says_so(tmp_path):
     about = export.export(random_model(MODELS["flattened"]), tmp_path / "out")
     assert about["frames"]["fixed"] is True
     assert about["frames"]["length"] == 8
+
+
+class Killed(BaseException):
+    """In place of a kill: nothing that this process would tidy up counts."""
+
+
+def test_an_export_that_is_stopped_anywhere_leaves_the_older_one(tmp_path, monkeypatch):
+    old, new = (random_model(MODELS[name]) for name in ("mean", "features"))
+    out = tmp_path / "out"
+    export.export(old, out)
+    (out / "README").write_text("a user's own")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    write = files.write_whole
+    for stop in range(5):
+        calls = iter(range(10))
+
+        def stopping(*arguments, stop=stop, calls=calls, **named):
+            if next(calls) == stop:
+                raise Killed
+            return write(*arguments, **named)
+
+        monkeypatch.setattr(files, "write_whole", stopping)
+        with pytest.raises(Killed):
+            export.export(new, out)
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    monkeypatch.undo()
+    export.export(new, out)
+    assert loader.load(out).meta["input"]["dtype"] == "float32"
+    assert (out / "README").read_text() == "a user's own"
+
+
+def test_a_half_export_of_a_killed_process_may_be_repeated(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.stablehlo").write_bytes(b"half")
+    (out / ".vidrec-0123456789abcdef.partial").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"no complete export: .*checksums\.json is missing"):
+        loader.load(out)
+    export.export(random_model(MODELS["features"]), out)
+    loader.load(out)
+    assert sorted(file.name for file in out.iterdir()) == sorted(export.FILES)
+
+
+def test_the_loader_finds_every_change(tmp_path):
+    export.export(random_model(MODELS["features"]), tmp_path)
+    rng, named = np.random.default_rng(0), []
+    for name in ("model.stablehlo", "weights.safetensors", "meta.json", "checksums.json"):
+        whole = (tmp_path / name).read_bytes()
+        damages = [whole[: len(whole) // 2], b"", b"[" * 100_000]
+        for place in rng.integers(0, len(whole), 20):
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            damages.append(bytes(changed))
+        for damaged in damages:
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                model = loader.load(tmp_path)
+            except ValueError as error:
+                named.append(str(tmp_path) in str(error))
+                continue
+            # Blanks between the checksums, or that of the loader, which it does not check.
+            assert name == "checksums.json"
+            assert model.classes == ["class 0", "class 1", "class 2"]
+        (tmp_path / name).write_bytes(whole)
+    assert all(named)
+    assert len(named) > 70
+
+
+def test_an_export_may_be_read_by_others_as_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        export.export(random_model(MODELS["features"]), tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(export.FILES, 0o644)
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_work(monkeypatch):
+    monkeypatch.setattr(export, "_serialised", lambda *_: pytest.fail("the work was begun"))
+    with pytest.raises(UserError, match="cannot write /proc/out"):
+        export.export(random_model(MODELS["features"]), "/proc/out")

@@ -648,3 +648,58 @@ def test_how_clips_are_decided_can_be_changed_afterwards(runs):
     theirs = np.load(runs["vote"] / "predictions.npz")
     mine = np.load(f"{result['dir']}/predictions.npz")
     np.testing.assert_allclose(mine["test_logits"], theirs["test_logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--overlay"])
+@pytest.mark.parametrize(
+    "target", ["/proc/out.mp4", "folder.mp4", "file.mp4/out.mp4", "x" * 300 + ".mp4", "film.mp4"]
+)
+def test_a_target_that_cannot_be_written_is_found_out_before_the_work(
+    runs, tmp_path, monkeypatch, capsys, option, target
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file.mp4").write_text("")
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"no film")
+    monkeypatch.setattr(Classifier, "load", lambda *_: pytest.fail("the work was begun"))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["predict", str(runs["table"]), "film.mp4", option, target])
+    assert left.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert target in line
+    assert film.read_bytes() == b"no film"
+
+
+def test_a_folders_own_csv_is_found_out_before_the_work(runs, monkeypatch, capsys):
+    monkeypatch.setattr(Classifier, "load", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.chdir("/proc")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["predict", str(runs["table"]), str(runs["videos"])])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("error: cannot write predictions.csv")
+
+
+def test_old_answers_stay_until_new_ones_are_whole(table, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film = next((runs["videos"] / "left").glob("*.mp4"))
+    words = ["predict", str(runs["table"]), str(film), "--csv", "a.csv", "--overlay", "a.mp4"]
+    for name in ("a.csv", "a.mp4"):
+        (tmp_path / name).write_text("old")
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "with_panel", broken)
+        with pytest.raises(SystemExit):
+            cli.main(words)
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == dict.fromkeys(
+        ("a.csv", "a.mp4"), "old"
+    )
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 0
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1
+    assert video.declared(tmp_path / "a.mp4")[0] > 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.csv", "a.mp4"]

@@ -576,8 +576,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     out = command.csv
     if out is None and any(Path(path).is_dir() for path in command.videos):
         out = Path("predictions.csv")
-    for target in filter(None, (out, command.overlay)):
-        files.check_writable(target)
+    _check_targets(out, command)
     from vidrec import parallel
     from vidrec import predict as answers
 
@@ -609,6 +608,17 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     for written in filter(None, (out, drawn)):
         console.print(str(written), highlight=False, soft_wrap=True, markup=False)
     return int(any(line["class"] is None for line in answered))
+
+
+def _check_targets(out: Path | None, command: Predict) -> None:
+    """What is written after the work: found out before it, and never a video itself."""
+    for target in filter(None, (out, command.overlay)):
+        files.check_writable(target)
+        for video in map(Path, command.videos):
+            if target.exists() and video.exists() and target.samefile(video):
+                raise UserError(f"{target} would replace the video itself: name another file")
+    if out and command.overlay and out.resolve() == command.overlay.resolve():
+        raise UserError(f"--csv and --overlay both name {out}: name two files")
 
 
 def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
