@@ -12,6 +12,7 @@ WORDS = {
     "int": "a whole number",
     "Count": "a whole number from 1",
     "Whole": "a whole number from 0",
+    "Seed": "a whole number from 0 to 4294967295",
     "Positive": "a number from 0",
     "Share": "a number from 0 to 1",
     "float | None": "a number or None",

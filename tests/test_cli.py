@@ -52,7 +52,7 @@ def fails(capsys, *words) -> str:
         (["train", "experiments/motion.py", "--scanner.kind", "gruu"], "did you mean 'gru'"),
         (["train", "experiments/motion.py", "--scanner.units"], "needs a value"),
         (["train", "experiments/motoin.py"], "did you mean 'experiments/motion.py'"),
-        (["train", "ablations/scanners.py"], "use 'launch.py ablate"),
+        (["train", "ablations/scanners.py"], "use `launch.py ablate"),
         (["trian", "experiments/motion.py"], "did you mean 'train'"),
         (["ablate", "ablations/scanners.py", "--dry-rn"], "did you mean '--dry-run'"),
         (["ablate", "ablations/scanners.py", "--axis", "optim"], "should be like"),

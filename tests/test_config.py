@@ -134,3 +134,109 @@ def test_folds_are_refused_where_they_would_mean_nothing():
 def test_names_with_blanks_are_chosen_by_commas():
     assert parse("data.classes", "left hand, right") == ("left hand", "right")
     assert parse("scanner.dense", "8 4") == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["a, b", "c"], ("a, b", "c")),
+        (["a,b"], ("a", "b")),
+        (["a,", "b,", "c"], ("a", "b", "c")),
+        (['"a, b",c'], ("a, b", "c")),
+        (["'a, b'", "c"], ("a, b", "c")),
+        (['["a, b", "c"]'], ("a, b", "c")),
+        (["[a,", "b]"], ("a", "b")),
+        (["(a, b)"], ("a", "b")),
+        (["run,walk (fast)"], ("run", "walk (fast)")),
+        (["(a) b", "c (d)"], ("(a) b", "c (d)")),
+        (["don't,it's"], ("don't", "it's")),
+        (["'(a)'"], ("(a)",)),
+        ([""], ()),
+    ],
+)
+def test_names_with_commas_quotes_and_brackets_are_values_of_a_list(words, values):
+    assert config.parse("data.classes", *words) == values
+
+
+def test_numbers_of_a_list_may_stand_in_any_way():
+    for words in (["8", "4"], ["8,4"], ["(8, 4)"], ["[8,4]"], ["8 4"]):
+        assert config.parse("scanner.dense", *words) == (8, 4)
+
+
+@pytest.mark.parametrize("name", ["seed", "encoder.seed", "data.split_seed"])
+def test_seeds_have_32_bits(name):
+    assert config.get(override(Config(), {name: 2**32 - 1}), name) == 2**32 - 1
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=f"{name} = {seed} should be between 0 and 4294967295"):
+            override(Config(), {name: seed})
+
+
+def test_whole_numbers_fit_a_compiled_program():
+    with pytest.raises(UserError, match=r"train\.epochs = 2147483648 should be at least 1"):
+        override(Config(), {"train.epochs": 2**31})
+
+
+UCF = override(
+    Config(),
+    {
+        "data.kind": "ucf101",
+        "data.split": "given",
+        "data.fold": 2,
+        "data.classes": ("Skiing", "Diving"),
+        "data.swapped": True,
+        "encoder.kind": "vgg16",
+        "encoder.weights": "imagenet",
+        "encoder.readout": "average",
+        "head.kind": "every",
+        "train.truncation": 30,
+        "train.reach": 60,
+        "eval.inference": "clips",
+        "optim.decoupled": True,
+    },
+)
+MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "data.folds": 5})
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "follow"),
+    [
+        (MOTION, {"data.kind": "mine.py:load"}, {"data.tfds": "", "data.groups": ""}),
+        (MOTION, {"data.kind": "videos"}, {"data.tfds": "", "data.groups": ""}),
+        (MOTION, {"data.tfds": "ucf101"}, {"data.groups": ""}),
+        (MOTION, {"data.split": "random"}, {"data.folds": 0}),
+        (MOTION, {"data.split": "given"}, {"data.folds": 0}),
+        (UCF, {"data.kind": "videos"}, {"data.classes": (), "data.fold": 0}),
+        (UCF, {"data.kind": "tfds", "data.tfds": "ucf101"}, {"data.fold": 0}),
+        (UCF, {"data.split": "random"}, {"data.fold": 0, "data.swapped": False}),
+        (UCF, {"encoder.kind": "cnn"}, {"encoder.weights": "random"}),
+        (UCF, {"encoder.kind": "squeezenet"}, {}),
+        (
+            UCF,
+            {"head.kind": "last"},
+            {"train.truncation": 0, "train.reach": 0, "eval.inference": "once"},
+        ),
+        (UCF, {"train.truncation": 90}, {"train.reach": 0}),
+        (UCF, {"train.truncation": 0}, {"train.reach": 0}),
+        (UCF, {"train.truncation": 20}, {}),
+        (UCF, {"optim.kind": "mine.py:make"}, {"optim.decoupled": False}),
+        (UCF, {"data.kind": "ucf101", "head.kind": "every"}, {}),
+    ],
+)
+def test_what_follows_a_setting_is_cleared_with_it(base, given, follow):
+    changed = override(base, given)
+    expected = {name: value for name, _, value in config.fields(base)} | given | follow
+    assert {name: value for name, _, value in config.fields(changed)} == expected
+    told = config.cleared(base, given)
+    assert set(told) == set(follow)
+    assert all(leader in {**given, **follow} for leader in told.values())
+
+
+def test_what_was_given_too_is_refused_and_not_cleared():
+    with pytest.raises(UserError, match=r"needs data\.kind = 'tfds'"):
+        override(MOTION, {"data.kind": "videos", "data.tfds": "motion"})
+    with pytest.raises(UserError, match=r"needs head\.kind = 'every'"):
+        override(UCF, {"head.kind": "last"}, keep=["train.truncation"])
+
+
+def test_a_saved_configuration_is_read_as_it_is():
+    assert config.from_dict(config.to_dict(UCF)) == UCF

@@ -46,7 +46,7 @@ def configs(tmp_path_factory):
     }
     changes = (
         {"train.epochs": 3},
-        {"seed": 1, "train.epochs": 2, "optim.learning_rate": 0.2},
+        {"seed": 2**31 + 1, "train.epochs": 2, "optim.learning_rate": 0.2},
         {"train.epochs": 3, "eval.inference": "clips", "eval.clip": 3, "eval.stride": 2},
     )
     return [override(settings(), common | each) for each in changes]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sources import features, furthest, plan, prepared, settings
 
-from vidrec import feeds, steps
+from vidrec import batches, feeds, steps
 from vidrec.config import override
 
 torch = pytest.importorskip("torch", reason="the literal loop differentiates with PyTorch")
@@ -402,3 +402,12 @@ def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
     same = settings(eval__clip=9, eval__stride=4)
     assert steps.training_id(one) == steps.training_id(same)
     assert steps.training_id(one) != steps.training_id(settings(seed=1))
+
+
+def test_seeds_that_differ_in_their_highest_bit_are_two_trials():
+    keys = [
+        jax.random.key_data(jax.jit(batches.stream)(steps.hyper(recipe(seed=seed))["seed"]))
+        for seed in (5, 5 + 2**31, 2**32 - 1)
+    ]
+    assert len({tuple(map(int, key)) for key in keys}) == 3
+    assert jax.random.key_data(batches.stream(5)).tolist() == keys[0].tolist()

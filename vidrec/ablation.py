@@ -179,7 +179,7 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
         row
         for row in table
         if not any(
-            all(row.overrides.get(name) == value for name, value in point.items())
+            all(_plain(row.overrides.get(name)) == value for name, value in point.items())
             for point in points
         )
     ]
@@ -188,6 +188,11 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
     held = table[ablation.control]
     control = next((place for place, row in enumerate(kept) if row is held), 0)
     return replace(ablation, rows=kept, control=control)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as `config.parse` gives it: a table's file may have a list for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _distinct(table: list[Row]) -> list[Row]:
@@ -245,7 +250,7 @@ def trials(
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory, base)
         rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
-        config = place(override(config, rest), Path.cwd())
+        config = place(override(config, rest, keep=settings), Path.cwd())
         if on:
             # What the rule changed of this row, so that the table shows what really ran.
             settings = {name: get(config, name) for name in settings}

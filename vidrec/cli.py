@@ -105,7 +105,7 @@ def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
                 break
         if not values:
             raise UserError(f"{name} needs a value")
-        settings[name] = config.parse(name, ",".join(values))
+        settings[name] = config.parse(name, *values)
     return rest, settings
 
 

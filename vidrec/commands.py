@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
-from vidrec import ablation, config, files
+from vidrec import ablation, config, escape, files
 from vidrec.ablation import Ablation, Row, load
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
@@ -260,8 +260,23 @@ def _join(command: Joined) -> None:
 def _experiment(path: str, settings: dict[str, Any]) -> Config:
     found = load(path)
     if not isinstance(found, Config):
-        raise UserError(f"{path} is an ablation: use 'launch.py ablate {path}'")
+        words = escape.shell(["launch.py", "ablate", path])
+        raise UserError(f"{path} is an ablation: use `{words}`")
+    _tell_cleared(found, settings)
     return config.pin(config.place(config.override(found, settings), Path.cwd()))
+
+
+def _tell_cleared(cfg: Config, settings: dict[str, Any]) -> None:
+    """Says which settings of the experiment went with those that were given."""
+    for name, leader in config.cleared(cfg, settings).items():
+        value = escape.terminal(f"{name} = {config.get(cfg, name)!r}")
+        print(f"{value} of the experiment is left out: it follows {leader}", file=sys.stderr)
+
+
+def _tell_cleared_of(table: Ablation, settings: dict[str, Any]) -> None:
+    bases = [row.base or table.base for row in ablation.rows(table)]
+    for base in {id(each): each for each in bases}.values():
+        _tell_cleared(load(base) if isinstance(base, str) else base, settings)
 
 
 def _table(command: Ablate) -> Ablation:
@@ -288,14 +303,22 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"--axis {text}: should be like optim.learning_rate=1e-3,1e-4")
-    return name, [config.parse(name, value) for value in values.split(",")]
+    return name, [_value(name, value) for value in config.pieces(values)]
 
 
 def _point(text: str) -> dict[str, Any]:
-    parts = [part.partition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in config.pieces(text)]
     if not all(equals for _, equals, _ in parts):
-        raise UserError(f"--exclude {text}: should be like scanner.kind=gru,scanner.units=50")
-    return {name: config.parse(name, value) for name, _, value in parts}
+        raise UserError(
+            f"--exclude {text}: should be like scanner.kind=gru,scanner.units=50; a list stands in "
+            'brackets, a value with a comma in quotes: data.classes=("a, b",c)'
+        )
+    return {name: _value(name, value) for name, _, value in parts}
+
+
+def _value(name: str, text: str) -> Any:
+    """One of several values; of a list its quotes part the elements."""
+    return config.parse(name, text if config.takes_many(name) else config.unquoted(text))
 
 
 def train(command: Train, settings: dict[str, Any]) -> int:
@@ -319,6 +342,8 @@ def train(command: Train, settings: dict[str, Any]) -> int:
 def ablate(command: Ablate, settings: dict[str, Any]) -> int:
     """A table, to a report."""
     table = _table(command)
+    if not command.on:
+        _tell_cleared_of(table, settings)
     if command.dry_run and command.launcher != "slurm":
         return _dry_run(command, table, settings)
     if command.launcher != "local":

@@ -13,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,9 +30,10 @@ class Range:
     high: float = float("inf")
 
     def __str__(self) -> str:
-        if self.high == float("inf"):
-            return f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
+        low, high = (f"{x:g}" if isinstance(x, float) else str(x) for x in (self.low, self.high))
+        return (
+            f"at least {low}" if self.high in (float("inf"), MOST) else f"between {low} and {high}"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Pattern:
         return self.words
 
 
-Count = Annotated[int, Range(1)]
-Whole = Annotated[int, Range(0)]
+MOST = 2**31 - 1  # whole numbers enter compiled programs in 32 bits
+Count = Annotated[int, Range(1, MOST)]
+Whole = Annotated[int, Range(0, MOST)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # 32 bits of a key: a larger one would repeat another
 Positive = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 # A class of the user's own: the file is hashed by content, so editing it makes a new trial.
@@ -65,7 +68,7 @@ class Data:
     split: Literal["given", "group", "random"] = "group"  # random leaks siblings: a control
     fold: Whole = 0  # official list, left-out group or fold, counted from 1; 0: the fixed split
     folds: Whole = 0  # group k-fold: this many folds, of which `fold` is tested
-    split_seed: int = 0
+    split_seed: Seed = 0
     test: Positive = 0.2  # share of clips (below 1) or number of clips (1 and above)
     val: Positive = 0.2  # carved from training, the same way
     val_by: Literal["group", "clip"] = "group"  # by clip leaks into validation: a control
@@ -95,7 +98,7 @@ class Encoder:
     width: Count = 1024  # of the dense readout
     size: Count = 64  # height and width that frames are resized to
     normalise: Literal["unit", "standard", "caffe", "torch"] = "unit"
-    seed: int = 0  # of random weights; a frozen encoder is shared by all seeds of a table
+    seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardise: bool = False  # centre and scale features by the training split's statistics
     components: Whole = 0  # then keep this many principal components; 0: all
@@ -199,7 +202,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
-    seed: int = 0
+    seed: Seed = 0
 
 
 # Numbers that enter a compiled program as values: trials that differ only here train together.
@@ -244,29 +247,127 @@ def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]
             yield name, hints[entry.name], value
 
 
-def override(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+def override(cfg: Config, overrides: Mapping[str, Any], *, keep: Collection[str] = ()) -> Config:
     """Returns `cfg` with dotted settings replaced; the only way to change one.
+
+    Settings that follow one of them, and no longer fit, go back to their defaults (see `cleared`).
+
+    Args:
+        keep: settings that stay as they are in `cfg`.
 
     Raises:
         UserError: an unknown name (with the nearest right one), or a value out of type or range.
     """
+    changed = _exactly(cfg, overrides)
+    changed = _replaced(changed, _cleared(cfg, changed, {*overrides, *keep}))
+    _check_together(changed)
+    return changed
+
+
+def _exactly(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+    """`cfg` with these settings checked and replaced, and no other."""
     known = {name: hint for name, hint, _ in fields(Config)}
-    sections: dict[str, dict[str, Any]] = {}
-    top: dict[str, Any] = {}
+    checked = {}
     for name, value in overrides.items():
         if name not in known:
             raise UserError(_unknown(name, known))
-        value = _checked(name, value, known[name])
+        checked[name] = check(name, value, known[name])
+    return _replaced(cfg, checked)
+
+
+def _replaced(cfg: Config, values: Mapping[str, Any]) -> Config:
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
         section, dot, leaf = name.partition(".")
         if dot:
             sections.setdefault(section, {})[leaf] = value
         else:
             top[section] = value
-    for section, values in sections.items():
-        top[section] = dataclasses.replace(getattr(cfg, section), **values)
-    changed = dataclasses.replace(cfg, **top)
-    _check_together(changed)
-    return changed
+    for section, leaves in sections.items():
+        top[section] = dataclasses.replace(getattr(cfg, section), **leaves)
+    return dataclasses.replace(cfg, **top)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A setting that follows others: where it no longer fits them, it goes back to its default.
+
+    Attributes:
+        stale: whether it no longer fits, of the settings before and after.
+    """
+
+    name: str
+    leaders: tuple[str, ...]
+    stale: Callable[[Config, Config], bool]
+
+
+def _data_set(data: Data) -> str:
+    """Which clips are meant: those of a folder are the same as videos, images or features."""
+    if data.kind in ("videos", "images", "features"):
+        return "a folder"
+    return data.tfds.partition("/")[0] if data.kind == "tfds" else data.kind
+
+
+def _is_other_data(before: Config, after: Config) -> bool:
+    return _data_set(before.data) != _data_set(after.data)
+
+
+def _reads_weights(cfg: Config) -> bool:
+    """True for encoders that read weights of others; a user's own may be what a run holds."""
+    return cfg.encoder.kind in ("vgg16", "squeezenet") or ".py:" in cfg.encoder.kind
+
+
+# In the order in which one follows from another.
+FOLLOWERS = (
+    Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
+    Follower("data.classes", ("data.kind", "data.tfds"), _is_other_data),
+    Follower("data.groups", ("data.kind", "data.tfds"), _is_other_data),
+    Follower("data.swapped", ("data.kind", "data.split"), lambda _, cfg: cfg.data.split != "given"),
+    Follower(
+        "data.fold",
+        ("data.kind", "data.split"),
+        lambda _, cfg: (
+            cfg.data.split == "random" or (cfg.data.split == "given" and cfg.data.kind in ONE_LIST)
+        ),
+    ),
+    Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
+    Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
+    Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
+    Follower("train.truncation", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
+    Follower(
+        "train.reach",
+        ("head.kind", "train.truncation"),
+        lambda _, cfg: not 0 < cfg.train.truncation <= cfg.train.reach,
+    ),
+    Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
+)
+
+
+def cleared(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of `cfg` that `override` puts back to their defaults, and what each follows."""
+    before = dict(overrides)
+    changed = _replaced(cfg, before)
+    gone = _cleared(cfg, changed, set(before))
+    leaders = {each.name: each.leaders for each in FOLLOWERS}
+    return {
+        name: next(leader for leader in leaders[name] if leader in before or leader in gone)
+        for name in gone
+    }
+
+
+def _cleared(before: Config, after: Config, given: Collection[str]) -> dict[str, Any]:
+    """Defaults of the settings that were not given, and follow one that has changed."""
+    defaults = {name: value for name, _, value in fields(Config)}
+    found: dict[str, Any] = {}
+    for each in FOLLOWERS:
+        moved = any(get(before, leader) != get(after, leader) for leader in each.leaders)
+        if each.name in given or not moved or get(after, each.name) == defaults[each.name]:
+            continue
+        if each.stale(before, after):
+            found[each.name] = defaults[each.name]
+            after = _replaced(after, found)
+    return found
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
@@ -285,13 +386,13 @@ def _sections() -> list[str]:
     return [entry.name for entry in dataclasses.fields(Config)]
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def check(name: str, value: Any, hint: Any) -> Any:
     """The value in its declared type, or a UserError that says what would be right."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return _checked_choice(name, value, hint)
     if typing.get_origin(hint) is Annotated:
         base, bound = typing.get_args(hint)
-        value = _checked(name, value, base)
+        value = check(name, value, base)
         right = (
             re.fullmatch(bound.regex, value)
             if isinstance(bound, Pattern)
@@ -310,7 +411,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         element = typing.get_args(hint)[0]
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise UserError(f"{name} = {value!r} should be a list of values")
-        return tuple(_checked(name, each, element) for each in value)
+        return tuple(check(name, each, element) for each in value)
     if hint is type(None) and value is not None:
         raise UserError(f"{name} = {value!r} should be None")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -325,7 +426,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def _checked_choice(name: str, value: Any, hint: Any) -> Any:
     for option in typing.get_args(hint):
         try:
-            return _checked(name, value, option)
+            return check(name, value, option)
         except UserError:
             continue
     named = [o for o in typing.get_args(hint) if typing.get_origin(o) is Literal]
@@ -421,15 +522,81 @@ def takes_many(name: str) -> bool:
     return typing.get_origin(hints.get(name)) is tuple
 
 
-def parse(name: str, text: str) -> Any:
-    """A setting's value from the command line's text, in its declared type.
+def parse(name: str, *words: str) -> Any:
+    """A setting's value from the command line's words, in its declared type.
 
-    A relative path is taken from the current folder.
+    One word holds a list with commas between its values; a value with a comma stands in quotes. Of
+    several words each is a value of a list of texts, its commas included. A relative path is taken
+    from the current folder.
+
+    Raises:
+        UserError: no such setting, or a value out of type or range.
     """
     hints = {full: hint for full, hint, _ in fields(Config)}
     if name not in hints:
         raise UserError(_unknown(name, hints))
-    return placed({name: _parsed(name, text, hints[name])}, Path.cwd())[name]
+    hint = hints[name]
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str:
+        value: Any = _texts(words)
+    else:
+        value = _parsed(name, ",".join(words), hint)
+    return placed({name: check(name, value, hint)}, Path.cwd())[name]
+
+
+def _texts(words: Sequence[str]) -> tuple[str, ...]:
+    whole = " ".join(words).strip()
+    inside = _without_brackets(whole)
+    if len(words) == 1 or inside != whole:
+        words = pieces(inside)
+    # `a, b` as a shell gives it: the comma is no part of the first word.
+    values = (word if word.strip(", ") == word else word.strip(", ") for word in words)
+    return tuple(unquoted(value) for value in values if value)
+
+
+def pieces(text: str) -> list[str]:
+    """Cuts a text at its commas, those in quotes or brackets left out.
+
+    Raises:
+        UserError: a quote or bracket is not closed.
+    """
+    found, brackets, quote, before = [""], [], "", ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and before in ("", ",", "=", "(", "["):
+            quote = sign  # inside of a word it is an apostrophe
+        elif sign in "([{":
+            brackets.append(")]}"["([{".index(sign)])
+        elif brackets and sign == brackets[-1]:
+            brackets.pop()
+        elif sign == "," and not brackets:
+            found.append("")
+            before = sign
+            continue
+        found[-1] += sign
+        before = sign if sign.strip() else before
+    if quote or brackets:
+        raise UserError(
+            f"{text}: {quote or brackets[-1]} is missing; a value that has a comma, quote or "
+            'bracket of its own should stand in quotes, such as "a, b",c'
+        )
+    return [each.strip() for each in found]
+
+
+def unquoted(text: str) -> str:
+    """A text without the quotes around it."""
+    held = len(text) > 1 and text[0] in "\"'" and text.find(text[0], 1) == len(text) - 1
+    return text[1:-1] if held else text
+
+
+def _without_brackets(text: str) -> str:
+    """The inside of (a, b) or [a, b]; a text such as `(a) b (c)` stays as it is."""
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign in "([") - (sign in ")]")
+        if depth == 0:
+            return text[1:-1].strip() if place and place == len(text) - 1 else text
+    return text
 
 
 def _parsed(name: str, text: str, hint: Any) -> Any:
@@ -440,8 +607,7 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)[0]
-        between = "," if element is str else r"[,\s]+"  # a name may have a blank
-        parts = [part.strip() for part in re.split(between, text.strip("()[] "))]
+        parts = re.split(r"[,\s]+", text.strip("()[] "))
         return tuple(_parsed(name, part, element) for part in parts if part)
     if hint is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -471,7 +637,7 @@ def pin(cfg: Config) -> Config:
     Raises:
         UserError: a file cannot be read.
     """
-    return override(cfg, {name: usercode.pinned(spec) for name, spec in user_code(cfg).items()})
+    return _exactly(cfg, {name: usercode.pinned(spec) for name, spec in user_code(cfg).items()})
 
 
 def placed(settings: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
@@ -491,7 +657,7 @@ def place(cfg: Config, folder: str | Path) -> Config:
     """As `placed`, of a whole configuration."""
     settings = {name: value for name, _, value in fields(cfg)}
     moved = placed(settings, folder)
-    return override(cfg, {n: each for n, each in moved.items() if each != settings[n]})
+    return _exactly(cfg, {n: each for n, each in moved.items() if each != settings[n]})
 
 
 def _joined(folder: str | Path, path: Any) -> Any:
@@ -519,7 +685,7 @@ def from_dict(nested: Mapping[str, Any]) -> Config:
             flat[section] = value
     cfg = override(Config(), flat)
     named = {n: spec for n, spec in user_code(cfg).items() if type(spec) is str}
-    return override(cfg, {name: usercode.UserCode(spec) for name, spec in named.items()})
+    return _exactly(cfg, {name: usercode.UserCode(spec) for name, spec in named.items()})
 
 
 def get(cfg: Config, name: str) -> Any:

@@ -49,7 +49,7 @@ class Held:
     """
 
     def __init__(self, plan: steps.Plan, over: Over, data: Prepared, seeds: Sequence[int]):
-        self.plan, self.over, self.seeds = plan, over, list(seeds)
+        self.plan, self.over, self.seeds = plan, over, list(map(np.uint32, seeds))
         self.shared = over.share_once(resident(data), data.placed)
         self.program: Callable | None = None
 

@@ -95,8 +95,9 @@ def hyper(cfg: Config) -> dict[str, Any]:
     """The traced numbers of a trial, by dotted name."""
     numbers = {name: get(cfg, name) for name in TRACED}
     numbers["loss.step_weights"] = float(cfg.loss.step_weights == "scaled")
+    kinds = {"seed": jnp.uint32}  # all 32 bits: a sign would make two seeds one
     return {
-        name: jnp.asarray(value, jnp.int32 if isinstance(value, int) else float)
+        name: jnp.asarray(value, kinds.get(name, jnp.int32 if isinstance(value, int) else float))
         for name, value in numbers.items()
     }
 

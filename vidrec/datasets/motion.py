@@ -51,7 +51,7 @@ class Settings:
             "frames": (27 if self.memory else 2, 10**4),
             "size": (8, 512),  # larger frames would hold more pixels than the table of noise
             "difficulty": (0, 20),
-            "seed": (0, 2**31),
+            "seed": (0, 2**32 - 1),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

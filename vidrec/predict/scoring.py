@@ -121,8 +121,6 @@ def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
     if moved and "data.classes" not in overrides and model.cfg.data.classes:
         # Which classes to keep was said of the old data; here, those that the model knows.
         overrides = {**overrides, "data.classes": ()}
-    if overrides.get("data.kind", "tfds") != "tfds" and "data.tfds" not in overrides:
-        overrides = {**overrides, "data.tfds": ""}
     return override(model.cfg, overrides)
 
 
