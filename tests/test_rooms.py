@@ -18,6 +18,7 @@ ROOMS = [
     "config",
     "ablation",
     "frames",
+    "pictures",
     "video",
     "datasets",
     "shards",

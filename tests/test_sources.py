@@ -1,5 +1,6 @@
 """Folders of videos, images and features, and TFDS sets: the same interface, nothing dropped."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hostile import FRAMES, as_nobody, clip, moving
 
-from vidrec import datasets, video
+from vidrec import datasets, pictures, video
 from vidrec.config import Data
 from vidrec.datasets import UnreadableClip, source, splits
 from vidrec.errors import UserError
@@ -151,6 +152,222 @@ def test_ready_parts(tmp_path, one_clip):
     assert all(data.names[i].startswith("test/") for i in split.test)
     assert (len(split.train), len(split.val), len(split.test)) == (12, 4, 6)
     assert "data.split given uses them" in data.notes[0]
+
+
+def parts_of(data) -> dict[str, int]:
+    return {part: len(clips) for part, clips in data.given.items()}
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "validate", "test"),
+        ("TRAIN", "Valid", "TEST"),
+        ("Training", "VALIDATION", "testing"),
+        ("train_set", "val set", "Test-Set"),
+        ("train", "dev", "test"),
+    ],
+)
+@pytest.mark.parametrize("extra", ["", "extras", "unlabelled/more"])
+def test_parts_in_any_spelling_and_folders_beside_them(tmp_path, one_clip, train, val, test, extra):
+    counts = {train: 3, val: 1, test: 2}
+    names = [f"{p}/{k}/{i}.mp4" for p, n in counts.items() for k in "ab" for i in range(n)]
+    names += [f"{extra}/{i}.mp4" for i in range(4) if extra]
+    data = datasets.load(videos(lay(tmp_path / "set", one_clip, names)))
+    assert data.classes == ("a", "b")
+    assert parts_of(data) == {"train": 6, "val": 2, "test": 4}
+    told = (
+        f"warning: videos of {extra.partition('/')[0]}, beside the parts of a split, are not used"
+    )
+    assert (told in data.notes) == bool(extra)
+
+
+@pytest.mark.parametrize(
+    ("tops", "line"),
+    [
+        (("test", "val"), "look like parts of a split, and none to train on"),
+        (("train1", "test1", "train2", "test2"), "look like parts of several splits"),
+    ],
+)
+def test_parts_that_are_no_classes_are_refused(tmp_path, one_clip, tops, line):
+    root = lay(tmp_path, one_clip, [f"{top}/{k}/1.mp4" for top in tops for k in "ab"])
+    with pytest.raises(UserError, match=line):
+        datasets.load(videos(root))
+
+
+def test_classes_that_are_called_like_parts(tmp_path, one_clip):
+    for tops in (("bus", "train", "tram"), ("testifying", "training dog", "validating a ticket")):
+        root = lay(tmp_path / tops[0], one_clip, [f"{top}/{i}.mp4" for top in tops for i in "12"])
+        assert datasets.load(videos(root)).classes == tops
+    root = lay(
+        tmp_path / "x", one_clip, [f"{k}/{p}/1.mp4" for k in "ab" for p in ("train", "test")]
+    )
+    data = datasets.load(videos(root))
+    assert data.classes == ("a", "b")
+    assert "within classes are not used as such" in data.notes[-1]
+
+
+def frames_at(folder: Path, names, shade: int = 0) -> None:
+    """A folder of frames, each brighter than the one before it."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for place, name in enumerate(names):
+        level = min(255, shade + 9 * place)
+        Image.new("RGB", (24, 16), (level, level, level)).save(folder / name)
+
+
+def test_folders_of_frames_are_clips(tmp_path, one_clip):
+    root = tmp_path / "set"
+    for kind in "ab":
+        for group in (1, 2, 3):
+            for number in (1, 2):
+                folder = root / kind / f"v_{kind}_g{group:02d}_c{number:02d}"
+                # Numbers without zeros before them: 10 comes after 9.
+                frames_at(folder, [f"frame{i}.jpg" for i in range(1, 13)], 10 * group + number)
+    lay(root, one_clip, ["a/v_a_g03_c03.mp4", "b/v_b_g01_c01/thumbs/1.mp4"])
+    (root / "a" / "v_a_g01_c01" / "notes.txt").write_text("x")
+    (root / "a" / "v_a_g02_c03").mkdir()
+    data = datasets.load(videos(root))
+    assert data.classes == ("a", "b")
+    assert len(data) == 15
+    assert data.groups_known
+    assert sorted(set(data.groups)) == [f"v_{k}_g{g:02d}" for k in "ab" for g in (1, 2, 3)]
+    at = data.names.index("a/v_a_g01_c02")
+    assert data.lengths[at] == 12
+    assert data.fps[at] == 25
+    frames = np.concatenate(list(data.stream(at, 16, 5)))
+    np.testing.assert_allclose(frames[:, 8, 8, 0], [12 + 9 * i for i in range(12)], atol=2)
+    np.testing.assert_array_equal(data.read(at, [11, 0], 16), frames[[11, 0]])
+    assert not data.damage
+    # A folder that lost its frames is named.
+    empty = data.names.index("a/v_a_g02_c03")
+    assert data.lengths[empty] == 0
+    with pytest.raises(UnreadableClip, match="holds no numbered frames"):
+        data.read(empty, [0], 16)
+
+
+def test_missing_and_broken_frames_are_named_and_leave_their_time(tmp_path):
+    folder = tmp_path / "a" / "clip"
+    frames_at(folder, [f"{i:04d}.png" for i in range(0, 50, 5) if i not in (15, 30, 35)])
+    (folder / "0040.png").write_bytes(b"broken")
+    notes, clock = [], video.Clock()
+    frames = np.concatenate(list(video.stream(folder, 16, notes=notes, clock=clock)))
+    assert len(frames) == 6
+    assert list(clock.starts) == pytest.approx([0, 0.04, 0.08, 0.16, 0.2, 0.36])
+    assert clock.end == pytest.approx(0.4)
+    assert notes[0] == "frames missing: 15, 30 to 35"
+    assert notes[1].startswith("broken frames skipped: 0040.png (not a picture")
+    held = np.concatenate(list(video.stream(folder, 16, fps=25)))
+    np.testing.assert_array_equal(held, frames[[0, 1, 2, 2, 3, 4, 4, 4, 4, 5]])
+    for file in folder.iterdir():
+        file.write_bytes(b"broken")
+    with pytest.raises(UnreadableClip, match=r"no frame can be read: 0000\.png .* and 2 more"):
+        next(video.stream(folder, 16))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["2.jpg", "10.jpg", "1.JPG"], ["1.JPG", "2.jpg", "10.jpg"]),
+        (["v_1_f2.jpg", "v_1_f10.jpg", "cover.jpg"], ["v_1_f2.jpg", "v_1_f10.jpg"]),
+        (["img_1.jpg", "flow_x_1.jpg", "flow_y_1.jpg"], ["img_1.jpg"]),
+        (["1_rgb.png", "2_rgb.png", "info.txt"], ["1_rgb.png", "2_rgb.png"]),
+        (["rgb_1.png", "depth_1.png"], []),
+        (["cover.jpg"], []),
+        ([], []),
+    ],
+)
+def test_frames_are_found_among_files(names, expected):
+    assert pictures.frame_names(names) == expected
+
+
+def test_pictures_beside_videos_are_no_clips(tmp_path, one_clip):
+    root = lay(tmp_path, one_clip, ["a/x/1.mp4", "a/y.mp4", "b/1.mp4"])
+    frames_at(root / "a" / "y", ["1.jpg", "2.jpg"])  # that video's frames
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(root / "a" / "x" / "1.jpg")
+    assert datasets.load(videos(root)).names == ("a/x/1.mp4", "a/y.mp4", "b/1.mp4")
+
+
+def test_pictures_in_class_folders_are_told_from_clips(tmp_path):
+    for kind in "ab":
+        frames_at(tmp_path / kind, ["1.jpg", "2.jpg"])
+    with pytest.raises(UserError, match=r"read by --data\.kind images, or as CLASS/CLIP"):
+        datasets.load(videos(tmp_path))
+
+
+def test_single_frames_have_the_group_of_their_folder(tmp_path):
+    for kind in "ab":
+        for group in (1, 2, 3):
+            frames_at(tmp_path / kind / f"v_{kind}_g{group:02d}_c01", ["1.jpg", "2.jpg"])
+    data = datasets.load(Data(kind="images", root=str(tmp_path)))
+    assert len(data) == 12
+    assert data.groups_known
+    assert len(set(data.groups)) == 6
+
+
+def test_a_class_called_like_a_recording_is_no_recording(tmp_path, one_clip):
+    for part in ("", "train/"):
+        names = [f"{part}team_g{k}_home/{i}.mp4" for k in "12" for i in range(3)]
+        root = lay(tmp_path / (part or "plain"), one_clip, names)
+        assert not datasets.load(videos(root)).groups_known
+
+
+def test_animated_pictures_are_clips(tmp_path):
+    from PIL import Image
+
+    stays = [40, 40, 200, 40, 1000, 40]
+    frames = [Image.fromarray(frame) for frame in moving(6)]
+    for kind, name in (("a", "1.webp"), ("a", "2.png"), ("b", "3.gif"), ("b", "4.mp4")):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        file = tmp_path / kind / name
+        format_ = {".mp4": "WEBP"}.get(file.suffix)
+        frames[0].save(
+            file, format_, save_all=True, append_images=frames[1:], duration=stays, lossless=True
+        )
+    frames[0].save(tmp_path / "a" / "still.webp")
+    frames[0].save(tmp_path / "a" / "still.png")
+    data = datasets.load(videos(tmp_path))
+    assert data.names == ("a/1.webp", "a/2.png", "b/3.gif", "b/4.mp4")
+    assert data.lengths.tolist() == [6] * 4
+    for place, path in enumerate(data.paths):
+        clock = video.Clock()
+        seen = np.concatenate(list(video.stream(path, 36, 4, clock=clock)))
+        plain = [frame.resize((36, 36), 2) for frame in frames]
+        assert np.abs(seen.astype(int) - np.stack(plain)).mean() < 4, path
+        assert list(clock.starts) == pytest.approx([0, 0.04, 0.08, 0.28, 0.32, 1.32])
+        assert clock.end == pytest.approx(1.36)
+        # FFmpeg declares a GIF's seconds without those of its last picture.
+        assert data.fps[place] == pytest.approx(6 / 1.36, rel=0.04)
+        assert not data.damage
+    cut = (tmp_path / "a" / "1.webp").read_bytes()[:-200]
+    (tmp_path / "a" / "1.webp").write_bytes(cut)
+    with pytest.raises(UnreadableClip, match="damaged"):
+        next(video.stream(tmp_path / "a" / "1.webp", 16))
+
+
+def test_names_that_are_no_utf8_are_spelled_out(tmp_path, one_clip):
+    for kind in "ab":
+        for number in range(4):
+            name = os.fsdecode(b"caf\xe9%d.mp4" % number)
+            lay(tmp_path, one_clip, [f"{kind}/{name}"])
+    data = datasets.load(videos(tmp_path))
+    assert data.names[0] == "a/caf\\xe90.mp4"
+    assert data.path(0) == f"{tmp_path}/a/caf\\xe90.mp4"
+    assert data.lengths.tolist() == [FRAMES] * 8
+    data.paths[0].write_bytes(b"broken")
+    with pytest.raises(UnreadableClip) as caught:
+        data.read(0, [0], 16)
+    assert caught.value.path == data.path(0)
+    str(caught.value).encode()
+    # A table may name them as they are shown.
+    rows = [f"{name},{name[0]},{place // 2}" for place, name in enumerate(data.names)]
+    (tmp_path / "labels.csv").write_text("path,label,group\n" + "\n".join(rows))
+    told = datasets.load(videos(tmp_path))
+    assert told.names == data.names
+    assert told.paths == data.paths
 
 
 def test_a_table_of_labels(tmp_path, one_clip):

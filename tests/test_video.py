@@ -160,7 +160,7 @@ def test_frames_are_seen_as_players_show_them(tmp_path, name):
     path.write_bytes(hostile.posed(*matrix)(path.read_bytes()))
     assert corner(decoded(path, 64)[0]) == where
     assert corner(video.read(path, [2], 64)[0]) == where
-    (first, *_), *_ = video.pictures(path, lambda width, height: (width, height))
+    (first, *_), *_ = video.shown(path, lambda width, height: (width, height))
     assert corner(first) == where
     assert first.shape == ((48, 96, 3) if matrix[0] else (96, 48, 3))
 
@@ -218,7 +218,7 @@ def test_seconds_are_those_of_the_timestamps(tmp_path, name):
     assert clock.at(FRAMES) == clock.end == pytest.approx(stamps[-1] / 1000 + 0.2, abs=0.17)
     # This encoder says no duration, so that MP4 declares less than the last frame needs.
     assert FRAMES / video.declared(path)[1] == pytest.approx(clock.end, rel=0.11)
-    shown = list(video.pictures(path, lambda width, height: (width, height)))
+    shown = list(video.shown(path, lambda width, height: (width, height)))
     assert [start for _, start, _ in shown] == list(clock.starts)
     list(video.stream(path, 16, fps=10, clock=clock))
     assert [clock.at(k) for k in range(5)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -266,7 +266,7 @@ def test_a_clip_cut_without_encoding_is_whole(tmp_path):
     assert not notes
     assert video.declared(short) == (28, 25)
     np.testing.assert_array_equal(video.read(short, [27, 0], 32), decoded(long)[[47, 20]])
-    assert len(list(video.pictures(short, lambda width, height: (width, height)))) == 28
+    assert len(list(video.shown(short, lambda width, height: (width, height)))) == 28
     short.write_bytes(hostile.cut(0.8)(short.read_bytes()))
     assert len(decoded(short, notes=notes)) < 28
     assert notes[-1].startswith("truncated after")
@@ -307,7 +307,7 @@ def test_colours_without_a_tag_are_those_of_the_size(tmp_path, rows, matrix, tag
     with av.open(str(path)) as container:
         assert next(container.decode(video=0)).colorspace == tag
     np.testing.assert_allclose(decoded(path, 16)[0, 8, 8], colour, atol=3)
-    ((picture, *_),) = video.pictures(path, lambda width, height: (width, height))
+    ((picture, *_),) = video.shown(path, lambda width, height: (width, height))
     np.testing.assert_allclose(picture[9, 9], colour, atol=3)
 
 

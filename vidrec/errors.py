@@ -37,6 +37,26 @@ class UserError(Exception):
     """The command line prints it as one line and exits with status 2."""
 
 
+def spelled(path: str | os.PathLike) -> str:
+    r"""Spell a path as text in UTF-8: bytes that are none are written as \xe9 and the like."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class UnreadableClip(Exception):
+    """A clip of which no frame can be had.
+
+    Attributes:
+        path, reason: which file, as `spelled`, and why in plain words.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(spelled(path), reason)
+        self.path, self.reason = self.args
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
 class TransientError(UserError):
     """The system could not do now what may succeed later; nothing is known to be damaged."""
 

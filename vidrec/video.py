@@ -11,7 +11,6 @@ import bisect
 import functools
 import itertools
 import os
-import stat
 import struct
 import time
 from array import array
@@ -27,7 +26,8 @@ import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from vidrec import files
+from vidrec import files, pictures
+from vidrec.errors import UnreadableClip
 
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
@@ -50,21 +50,6 @@ SCALING = 0x2 | 0x40000 | 0x80000
 HD_ROWS = 720  # from which on colours without a tag are BT.709, as players take them
 UNTAGGED = (0, 2, 3)  # AVCOL_SPC_RGB (of a YUV picture: a wrong tag), UNSPECIFIED, RESERVED
 DECODING = 2  # raised where the same file gives other frames: what was kept of them is not used
-
-
-class UnreadableClip(Exception):
-    """A clip of which no frame can be had.
-
-    Attributes:
-        path, reason: which file, and why in plain words.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -133,24 +118,31 @@ def declared(path: str | os.PathLike) -> tuple[int, float]:
     Raises:
         UnreadableClip: it cannot be opened or holds no video.
     """
+    if series := pictures.of(path):
+        return series.declared()
     with _opened(path) as (container, stream):
         usual = _rate(stream)
         frames = _promised(container, stream).frames
         if frames:
             return frames, usual
-        stamps = [packet.pts for packet in _packets(container, stream) if _is_shown(packet, stream)]
-        return len(stamps), _mean_rate(stamps, stream.time_base, usual)
+        spans = [
+            (packet.pts, packet.duration or 0)
+            for packet in _packets(container, stream)
+            if _is_shown(packet, stream)
+        ]
+        return len(spans), _mean_rate(spans, stream.time_base, usual)
 
 
-def _mean_rate(stamps: list[int | None], base: Fraction | None, usual: float) -> float:
-    """Frames a second by their timestamps: what a container declares is often guessed."""
-    known = sorted(stamp for stamp in stamps if stamp is not None)
-    if len(known) < max(2, len(stamps)) or not base:
+def _mean_rate(spans: list[tuple[int | None, int]], base: Fraction | None, usual: float) -> float:
+    """Frames a second by their times and durations: what a container declares is often guessed."""
+    known = sorted((stamp, stay) for stamp, stay in spans if stamp is not None)
+    if len(known) < max(2, len(spans)) or not base:
         return usual
-    clock = _Steps(1 / usual)
-    for stamp in known:
-        last = clock(stamp * base.numerator / base.denominator)
-    return (len(known) - 1) / last if last else usual
+    clock, start = _Steps(1 / usual), 0.0
+    for stamp, _ in known:
+        start = clock(_stamp(stamp, base))
+    rate = len(known) / (start + clock.last(_stamp(known[-1][1], base) or 0.0))
+    return rate if abs(rate - usual) > 0.001 * usual else usual
 
 
 def probe(path: str | os.PathLike) -> Probe:
@@ -160,12 +152,12 @@ def probe(path: str | os.PathLike) -> Probe:
         UnreadableClip: no frame can be decoded.
     """
     frames, rate = declared(path)
-    with _opened(path) as (container, stream):
-        record = _Record()
-        first = next(_frames(container, stream, record), None)
+    with _film(path) as film:
+        first = next(film.shown(), None)
         if first is None:
-            raise UnreadableClip(path, _no_frame(record))
-        return Probe(frames, rate, first.width, first.height, first.rotation, frames / rate)
+            raise UnreadableClip(path, film.no_frame())
+        frame = first.frame
+        return Probe(frames, rate, frame.width, frame.height, frame.rotation, frames / rate)
 
 
 def stream(
@@ -268,6 +260,8 @@ def _read_by_seeking(path: Any, needed: list[int], size: int) -> dict[int, np.nd
     gaps = [after - before for before, after in zip([0, *needed], needed, strict=False)]
     if max(gaps) < SEEK_GAP:
         return None
+    if pictures.of(path):
+        return None
     table = _timestamps(path)
     if table is None or needed[-1] >= len(table.all):
         return None
@@ -304,7 +298,7 @@ class _Timestamps:
 
 
 def _timestamps(path: Any) -> _Timestamps | None:
-    _check_file(os.path.abspath(path))
+    pictures.check_file(path)
     status = os.stat(path)
     return _timestamps_of(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -344,7 +338,7 @@ def _ranked(
         expected += 1
 
 
-def pictures(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]) -> Iterator:
+def shown(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]) -> Iterator:
     """Frames in their own proportions, as a player shows them: (uint8 (H, W, 3), start, end).
 
     Args:
@@ -382,6 +376,27 @@ class _Video:
         return _no_frame(self._record)
 
 
+class _Pictures:
+    """A folder of frames, or an animation that FFmpeg does not know."""
+
+    def __init__(self, series: pictures.Animation | pictures.Folder):
+        self._series = series
+
+    def shown(self) -> Iterator[_Shown]:
+        """Its frames, once."""
+        for pixels, start, end in self._series.stills():
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            yield _Shown(frame, start, end)
+
+    def lacking(self) -> list[str]:
+        """Lines on what was not there, after `shown` has come to its end."""
+        return self._series.notes
+
+    def no_frame(self) -> str:
+        """Why `shown` gave nothing."""
+        return "no frame can be decoded"
+
+
 class _Film(Protocol):
     """What a clip is while it is read: a container's stream, or a series of pictures."""
 
@@ -393,6 +408,9 @@ class _Film(Protocol):
 @contextmanager
 def _film(path: Any) -> Iterator[_Film]:
     """A clip, open for one reading."""
+    if series := pictures.of(path):
+        yield _Pictures(series)
+        return
     with _opened(path) as (container, stream):
         yield _Video(container, stream)
 
@@ -401,7 +419,7 @@ def _film(path: Any) -> Iterator[_Film]:
 def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
     """Container and its first video stream, one thread each: clips are decoded side by side."""
     path = os.path.abspath(path)
-    _check_file(path)
+    pictures.check_file(path)
     try:
         container = av.open(
             path,
@@ -433,26 +451,6 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
 def _is_cover(stream: Any) -> bool:
     """A picture attached to music."""
     return "attached_pic" in str(stream.disposition).lower()
-
-
-def _check_file(path: str) -> None:
-    """Raises UnreadableClip for what must not even be opened (a pipe would wait for ever)."""
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise UnreadableClip(path, "a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableClip(path, "not a regular file")
-        if status.st_size == 0:
-            raise UnreadableClip(path, "empty file")
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError:
-        raise UnreadableClip(path, "no such file") from None
-    except PermissionError:
-        raise UnreadableClip(path, "no permission to read it") from None
-    except OSError as error:
-        raise UnreadableClip(path, error.strerror or str(error)) from None
 
 
 def _packets(container: Any, stream: Any, record: _Record | None = None) -> Iterator[Any]:

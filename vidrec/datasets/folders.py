@@ -1,42 +1,41 @@
 """A folder of videos or images, read in place.
 
 Layouts, in this order: `labels.csv` (columns path, label and, if you like, group, split);
-`train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`; `CLASS/…`, nested as deep as you like.
+`train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`; `CLASS/…`, nested as deep as you like. A
+clip is a file, or a folder of numbered frames below the folder of its class.
 """
 
 import functools
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
 import numpy as np
 
-from vidrec import video
+from vidrec import pictures, video
 from vidrec.config import Data
 from vidrec.datasets import tables
 from vidrec.datasets.source import PARTS, Files
-from vidrec.errors import UserError
+from vidrec.errors import UserError, spelled
 from vidrec.video import UnreadableClip
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+# Names of the parts of a split, as data sets on the web spell them; letters in any case.
+PART_NAMES = {
+    "train": r"train(ing)?",
+    "val": r"val(id(at(e|ion))?)?|dev",
+    "test": r"test(ing)?",
 }
+PART_ENDING = r"([ _-]*(set|split|data|videos?|clips?|frames?|images?))?"
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Extensions that PyAV's demuxers claim, and that are no videos.
 TEXTS = {".txt", ".nfo", ".diz", ".asc", ".srt", ".ass", ".vtt", ".sub", ".cue", ".json", ".csv"}
 TEXTS |= {".md", ".html", ".xml", ".npy", ".npz", ".safetensors", ".pdf", ".zip", ".py", ".yaml"}
-RECORDING = re.compile(r"(?:.*/)?(.*_g\d+)_[^/]*$")  # UCF's v_Archery_g07_c02.avi and its like
+RECORDING = re.compile(r"(.*_g\d+)_")  # UCF's v_Archery_g07_c02.avi and its like
 
 
 @dataclass
@@ -58,8 +57,16 @@ def load(data: Data) -> Files:
         UserError: no such folder, no clips in it, or a layout that cannot be understood.
     """
     if data.kind == "images":
-        return build(ImageFiles, data, lambda path: path.suffix.lower() in IMAGES, "images")
+        return build(ImageFiles, data, is_image, "images")
     return build(Files, data, is_video, "videos", rate=data.fps)
+
+
+def part_of(name: str) -> str:
+    """The part of a split that a folder or a cell names: train, val or test; else ""."""
+    for part, pattern in PART_NAMES.items():
+        if re.fullmatch(f"({pattern}){PART_ENDING}", name.strip(), re.I):
+            return part
+    return ""
 
 
 def build(kind: type, data: Data, wanted, what: str, **extra) -> Files:
@@ -119,15 +126,19 @@ def _hidden(name: str) -> bool:
 
 def clip_name(path: Path, root: Path) -> str:
     """Path below the root, the same text on every machine: `/`, composed letters, valid UTF-8."""
-    text = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
+
+
+def is_image(path: Path) -> bool:
+    """By extension."""
+    return path.suffix.lower() in IMAGES
 
 
 def is_video(path: Path) -> bool:
     """By extension; where that says nothing, by trying to open it."""
     suffix = path.suffix.lower()
     if suffix in IMAGES | TEXTS:
-        return suffix == ".gif"
+        return suffix == ".gif" or (suffix in IMAGES and pictures.is_animated(path))
     if suffix in _video_extensions():
         return True
     try:
@@ -154,26 +165,104 @@ def listing(root: Path, wanted, what: str) -> Listing:
         return _from_csv(root, labels)
     found, ignored = Listing(), []
     files = list(walk(root))
-    clips = [path for path in files if wanted(path)]
-    tops = {path.relative_to(root).parts[0].lower() for path in clips if path.parent != root}
-    split_folders = bool(tops) and tops <= set(SPLIT_NAMES) and {"train", "training"} & tops
-    depth = 2 if split_folders else 1
+    clips, framed = clips_among(files, root, wanted)
+    tops = {path.relative_to(root).parts[0] for path in clips if path.parent != root}
+    part_by_folder = _parts(root, tops)
+    depth = 2 if part_by_folder else 1
     # In the order of names, which is the same however a disk spells its letters.
     for path in sorted(clips, key=lambda path: clip_name(path, root)):
         parts = path.relative_to(root).parts
+        if part_by_folder and len(parts) > 1 and parts[0] not in part_by_folder:
+            continue
         if len(parts) <= depth:
             ignored.append(path)
             continue
         found.paths.append(path)
         found.classes.append(clip_name(root / parts[depth - 1], root))
-        found.parts.append(SPLIT_NAMES[parts[0].lower()] if split_folders else "")
+        found.parts.append(part_by_folder.get(parts[0], ""))
     found.names = [clip_name(path, root) for path in found.paths]
     found.groups = [""] * len(found.paths)
     if not found.paths:
         raise _nothing(root, what, files, ignored)
     taken = set(clips)
-    _tell(found, root, [*ignored, *(p for p in files if p not in taken)], what)
+    rest = (path for path in files if path not in taken and path.parent not in framed)
+    _tell(found, root, [*ignored, *rest], what)
+    _tell_parts(found, root, tops - set(part_by_folder) if part_by_folder else set(), what)
     return _unique(found)
+
+
+def clips_among(
+    files: Sequence[Path], root: Path, wanted: Callable[[Path], bool]
+) -> tuple[list[Path], set[Path]]:
+    """Files that `wanted` accepts, and folders of frames; those folders once more.
+
+    Frames are looked for where videos are wanted. They lie in a folder of their own, below the
+    folder of their class, with no video beside them. An empty folder between such ones is a clip
+    that lost its frames.
+    """
+    if wanted is not is_video:
+        return [path for path in files if wanted(path)], set()
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        by_folder[path.parent].append(path)
+    clips: list[Path] = []
+    framed: set[Path] = set()
+    for folder, inside in by_folder.items():
+        if len(folder.relative_to(root).parts) > 1 and _holds_frames(inside):
+            framed.add(folder)
+        else:
+            clips += [path for path in inside if is_video(path)]
+    framed |= _emptied(framed, by_folder)
+    # The frames of a video that lies beside them are that clip once more.
+    twice = {path.with_suffix("") for path in clips}
+    return [*clips, *sorted(framed - twice)], framed - twice
+
+
+def _holds_frames(files: Sequence[Path]) -> bool:
+    if not pictures.hold_series([path.name for path in files]):
+        return False
+    stills = {path for path in files if path.suffix.lower() in pictures.STILLS}
+    first = min(stills)
+    return not pictures.is_animated(first) and not any(map(is_video, set(files) - stills))
+
+
+def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
+    """Folders without anything beside folders of frames."""
+    beside = {each for folder in framed for each in folder.parent.iterdir()} - framed
+    return {each for each in beside if each not in known and _is_empty(each)}
+
+
+def _is_empty(folder: Path) -> bool:
+    if _hidden(folder.name) or not folder.is_dir():
+        return False
+    return all(_hidden(each.name) for each in folder.iterdir())
+
+
+def _parts(root: Path, tops: set[str]) -> dict[str, str]:
+    """Folder to part, where folders below the root are the parts of a split; else nothing.
+
+    Raises:
+        UserError: they look like parts, but there is none to train on.
+    """
+    part_by_folder = {top: part for top in tops if (part := part_of(top))}
+    parts = set(part_by_folder.values())
+    everything = tops <= set(part_by_folder)
+    if "train" in parts and (everything or len(parts) > 1):
+        return part_by_folder
+    if everything and len(tops) > 1:
+        named = " and ".join(sorted(tops))
+        raise UserError(
+            f"{root} holds the folders {named}, which look like parts of a split, and none to "
+            "train on: it needs train/CLASS/FILE, or one folder a class"
+        )
+    numbered = {part_of(re.sub(r"[ _-]*\d+$", "", top)) for top in tops}
+    if "" not in numbered and len(numbered) > 1:
+        named = ", ".join(sorted(tops))
+        raise UserError(
+            f"{root} holds the folders {named}, which look like parts of several splits: name one "
+            "set of them train, val and test, or say by a labels.csv what they are"
+        )
+    return {}
 
 
 def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> UserError:
@@ -181,7 +270,10 @@ def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> Use
     if loose:
         return UserError(f"{len(loose)} {what} lie outside of class folders: needed is {layout}")
     if files:
-        return UserError(f"no {what} among the {len(files)} files: needed is {layout}")
+        hint = ""
+        if what == "videos" and any(map(is_image, files)):
+            hint = "; pictures are read by --data.kind images, or as CLASS/CLIP/0001.jpg, …"
+        return UserError(f"no {what} among the {len(files)} files: needed is {layout}{hint}")
     return UserError(f"no {what}, the folder is empty: needed is {layout}")
 
 
@@ -193,8 +285,21 @@ def _tell(found: Listing, root: Path, ignored: list[Path], what: str) -> None:
         some = ", ".join(clip_name(path, root) for path in ignored[:3])
         more = ", …" if len(ignored) > 3 else ""
         found.notes.append(f"{len(ignored)} files are not taken for {what}: {some}{more}")
+
+
+def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None:
+    """Says which folders are parts of a split, and which ones beside them are not used."""
     if any(found.parts):
-        found.notes.append("folders train and test found: data.split given uses them")
+        folders = sorted({path.relative_to(root).parts[0] for path in found.paths})
+        named = " and ".join(clip_name(root / folder, root) for folder in folders)
+        found.notes.append(f"folders {named} found: data.split given uses them")
+    if others:
+        named = ", ".join(clip_name(root / folder, root) for folder in sorted(others))
+        found.notes.append(f"warning: {what} of {named}, beside the parts of a split, are not used")
+    if not any(found.parts) and any(
+        part_of(part) for path in found.paths for part in path.relative_to(root).parts[1:-1]
+    ):
+        found.notes.append("folders named as parts of a split within classes are not used as such")
 
 
 def _unique(found: Listing) -> Listing:
@@ -216,8 +321,8 @@ def _from_csv(root: Path, file: Path) -> Listing:
     if any(grouped) and not all(grouped):
         raise UserError(f"{file}: {grouped.count(False)} lines have no group; give all or none")
     for number, row in rows:
-        part = row.get("split", "").lower()
-        if part and part not in SPLIT_NAMES:
+        part = row.get("split", "")
+        if part and not part_of(part):
             raise UserError(f"{file}, line {number}: split {part!r} should be train, val or test")
         path, name = tables.located(root, row["path"])
         if name in seen:
@@ -227,7 +332,7 @@ def _from_csv(root: Path, file: Path) -> Listing:
         found.names.append(name)
         found.classes.append(unicodedata.normalize("NFC", row["label"]))
         found.groups.append(row.get("group", ""))
-        found.parts.append(SPLIT_NAMES.get(part, ""))
+        found.parts.append(part_of(part))
     if table.unused:
         found.notes.append(f"{file.name}: columns not used: {', '.join(table.unused)}")
     return found
@@ -272,10 +377,20 @@ def groups_of(names: Sequence[str], rule: str = "") -> tuple[list[str], bool]:
     """
     if rule:
         return [_by_rule(name, rule) for name in names], True
-    matches = [RECORDING.match(name) for name in names]
-    if names and all(matches):
-        return [m.group(1) for m in matches if m], True
+    found = [_recording(name) for name in names]
+    if names and all(found):
+        return found, True
     return list(names), False
+
+
+def _recording(name: str) -> str:
+    """As the clip's name says, or that of a folder it lies in below its class; else ""."""
+    *above, own = name.split("/")
+    classes = 2 if above and part_of(above[0]) else 1  # folders, down to that of the class
+    for part in (own, *reversed(above[classes:])):
+        if match := RECORDING.match(part):
+            return match.group(1)
+    return ""
 
 
 def _by_rule(name: str, rule: str) -> str:
@@ -312,15 +427,6 @@ class ImageFiles(Files):
 
 def _picture(path: Path, size: int) -> np.ndarray:
     """An upright picture, uint8 (size, size, 3)."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
-    except FileNotFoundError:
-        raise UnreadableClip(path, "no such file") from None
-    except PermissionError:
-        raise UnreadableClip(path, "no permission to read it") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableClip(path, f"not a picture, or damaged ({str(error)[:80]})") from None
+    return np.asarray(pictures.picture(path).resize((size, size), Image.Resampling.BILINEAR))

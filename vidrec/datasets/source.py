@@ -17,7 +17,7 @@ import numpy as np
 
 from vidrec import video
 from vidrec.config import cache_dir, cores, digest
-from vidrec.errors import UserError
+from vidrec.errors import UserError, spelled
 from vidrec.files import write_whole
 from vidrec.video import UnreadableClip
 
@@ -193,7 +193,7 @@ class Files(Source):
         return _content(self.paths[clip]) or digest("unreadable", self.names[clip], length=32)
 
     def path(self, clip: int) -> str:
-        return str(self.paths[clip])
+        return spelled(self.paths[clip])
 
     def sizes(self) -> list[int]:
         return [_stamp(path)[0] for path in self.paths]

@@ -10,7 +10,7 @@ import numpy as np
 
 from vidrec import escape
 from vidrec.datasets import arrays, folders
-from vidrec.errors import UserError
+from vidrec.errors import UserError, spelled
 from vidrec.predict import clips
 from vidrec.predict.classifier import Answer, Classifier
 from vidrec.video import UnreadableClip
@@ -42,7 +42,7 @@ def lines(
             else:
                 yield from _judged(model, path, every)
         except UnreadableClip as error:
-            yield {"path": str(path), "class": None, "confidence": None, "error": error.reason}
+            yield {"path": spelled(path), "class": None, "confidence": None, "error": error.reason}
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
@@ -115,9 +115,9 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
     for start, end, frame in _frames(model, path):
         probabilities_K = stream.push(frame)
         answer = Answer(stream.classes, probabilities_K, probabilities_K).as_dict()
-        yield {"path": str(path), "start": start, "end": end, **answer}
+        yield {"path": spelled(path), "start": start, "end": end, **answer}
     if answer:
-        yield {"path": str(path), **answer, "frames": stream.frames, "seconds": end}
+        yield {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
 
 
 def _frames(model: Classifier, path: Path) -> Iterator[tuple[float, float, np.ndarray]]:

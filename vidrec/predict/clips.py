@@ -14,7 +14,7 @@ from vidrec import video
 from vidrec.config import Config
 from vidrec.datasets import arrays, folders
 from vidrec.datasets.source import Files
-from vidrec.errors import UserError
+from vidrec.errors import UserError, spelled
 from vidrec.video import UnreadableClip
 
 CHUNK = 64  # frames in memory at once
@@ -56,14 +56,14 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
     if is_picture(path):
         whole = _alone(folders.ImageFiles, path)
         return Clip(
-            str(path),
+            spelled(path),
             1.0,
             lambda: whole.stream(0, size),
             lambda indices: whole.read(0, indices, size),
         )
     fps, clock = rate or video.declared(path)[1], video.Clock()
     return Clip(
-        str(path),
+        spelled(path),
         fps,
         lambda: video.stream(path, size, CHUNK, rate, notes, clock=clock),
         lambda indices: video.read(path, indices, size, rate),
@@ -74,7 +74,7 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
 
 def _alone(kind: type[Files], path: str | os.PathLike) -> Any:
     """A data set of one file and no classes."""
-    name = str(path)
+    name = spelled(path)
     label, group = np.zeros(1, np.int32), np.array([name])
     return kind(name, (), (name,), label, group, paths=(Path(path),))
 
@@ -100,7 +100,7 @@ def of_feature_file(path: str | os.PathLike, fps: float) -> Clip:
             f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
             f"an array (T, D) or a file ({', '.join(arrays.EXTENSIONS)})"
         )
-    return of_features(_alone(arrays.ArrayFiles, path).features(0), str(path), fps)
+    return of_features(_alone(arrays.ArrayFiles, path).features(0), spelled(path), fps)
 
 
 def of_features(features: np.ndarray, name: str, fps: float) -> Clip:

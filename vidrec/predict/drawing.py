@@ -58,7 +58,7 @@ def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, f
     middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
     # Half-way between two middles the nearest window changes.
     changes = (middles[1:] + middles[:-1]) / 2
-    for frame, start, end in video.pictures(path, _fitted):
+    for frame, start, end in video.shown(path, _fitted):
         line = along[int(np.searchsorted(changes, (start + end) / 2))]
         yield with_panel(frame, line["class"], line["confidence"]), start, end
 
