@@ -1,6 +1,7 @@
 """The feature store: extracted once, whole or not at all, the same bits whatever happened."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -248,6 +249,21 @@ def test_what_the_system_refuses_now_is_no_damage(store, monkeypatch, code):
     assert source.streamed == []  # nothing is made again
     assert {file: file.read_bytes() for file in store.folder.iterdir()} == before
     assert len(features.fill(source, Store(store.folder), encode, SIZE, 7).lengths) == len(source)
+
+
+def test_two_thousand_clips_need_few_open_files(store):
+    source = pixels(clips=2000, lengths=(1, 3))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        found = features.fill(source, store, encode, SIZE, 64)
+        again = features.fill(source, Store(store.folder), encode, SIZE, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(source.streamed) == 2000  # none of them twice
+    assert len(found.lengths) == 2000
+    assert np.array_equal(found.values, again.values)
+    assert len(list(store.folder.iterdir())) == 3
 
 
 def test_features_of_an_older_layout_are_left_alone(tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vidrec import files, usercode
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 
 
 @dataclass(frozen=True)
@@ -730,7 +730,9 @@ def _weights(name: str) -> str:
             stat = path.stat()
             return _content(path, stat.st_size, stat.st_mtime_ns)
         return files.read_json(run_folder(path) / "result.json", {"id": str})["id"]
-    except (OSError, UserError):
+    except (OSError, UserError) as error:
+        if is_transient(error):  # another id would be another run
+            raise TransientError.of(f"encoder.weights = {name}", error) from error
         return name
 
 

@@ -63,6 +63,8 @@ class TransientError(UserError):
     @classmethod
     def of(cls, what: object, error: BaseException) -> "TransientError":
         """Of the error that reading `what` raised: says why, and what to do."""
+        if isinstance(error, cls):
+            return error
         return cls(f"cannot read {what} now: {advice(error)}")
 
 
