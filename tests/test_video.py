@@ -1,8 +1,12 @@
 """Decoding: exact frames, upright, at the right time; and a plain outcome for every broken file."""
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +16,10 @@ import hostile
 import numpy as np
 import pytest
 from hostile import FRAMES, as_nobody, clip, encoded, moving
+from test_errors import PASSING
 
-from vidrec import video
+from vidrec import pictures, video
+from vidrec.errors import TransientError
 from vidrec.video import UnreadableClip
 
 HERE = Path(__file__).parent
@@ -451,3 +457,71 @@ def test_real_clips_hold_what_they_declare(real_data):
 def test_one_frame_less_than_declared_is_what_encoders_miscount(lost, line):
     record = video._Record(frames=30 - lost, packets=30 - lost)
     assert video._lacking(video._Promised(30, 30, 0.0), record) == line
+
+
+def refusing(code, *_, **__):
+    raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("code", sorted(set(PASSING) - {errno.EACCES}))
+def test_what_the_system_refuses_is_no_damage_of_a_clip(tmp_path, monkeypatch, code):
+    file = clip()(tmp_path)
+    reads = {
+        "stream": lambda: list(video.stream(file, 16)),
+        "read": lambda: video.read(file, [1, 90], 16),
+        "declared": lambda: video.declared(file),
+        "picture": lambda: pictures.picture(file),
+        "animated": lambda: pictures.is_animated(file),
+    }
+    for read in reads.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(pictures, "open", partial(refusing, code), raising=False)
+            with pytest.raises(TransientError, match=os.strerror(code)):
+                read()
+    for name in ("stream", "read", "declared"):
+        with monkeypatch.context() as patch:
+            patch.setattr(av, "open", partial(refusing, code))
+            with pytest.raises(TransientError, match=os.strerror(code)):
+                reads[name]()
+
+
+def test_an_error_of_the_disk_is_told_from_a_clip_that_ends_early(tmp_path, monkeypatch):
+    """FFmpeg gives what it has read until then, and no word of the error."""
+    file = hostile.CASES["cut mp4"][0](tmp_path)
+    notes = []
+    list(video.stream(file, 16, notes=notes))
+    assert "truncated" in " ".join(notes)
+
+    class Failing(io.FileIO):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.name)
+
+    monkeypatch.setattr(video, "open", lambda name, *_, **__: Failing(name), raising=False)
+    with pytest.raises(TransientError, match="Input/output error"):
+        list(video.stream(file, 16, notes=[]))
+    with pytest.raises(TransientError, match="Input/output error"):
+        video.read(file, [59], 16)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_decoder_without_memory_is_told_from_a_file_that_asks_for_too_much(
+    tmp_path, monkeypatch, memory
+):
+    file = clip()(tmp_path)
+
+    def lacking(*_, **__):
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(video, "_has_memory", lambda: memory)
+    monkeypatch.setattr(av, "open", lacking)
+    expected = UnreadableClip if memory else TransientError
+    with pytest.raises(expected, match="annot allocate memory"):
+        list(video.stream(file, 16))
+
+
+def test_memory_that_a_process_may_not_take_is_noticed():
+    assert video._has_memory()
+    code = "import resource; from vidrec import video; "
+    code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28)); print(video._has_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrec.errors import TransientError, UnreadableClip, is_transient
+from vidrec.errors import TransientError, UnreadableClip, is_transient, raise_if_transient
 
 RATE = 25.0  # frames a second of a folder
 SHORTEST = 0.02  # seconds: a shorter stay of an animation's picture is shown as…
@@ -57,6 +57,7 @@ def check_file(path: str | os.PathLike) -> None:
     except PermissionError:
         raise UnreadableClip(path, "no permission to read it") from None
     except OSError as error:
+        raise_if_transient(path, error)
         raise UnreadableClip(path, error.strerror or str(error)) from None
 
 
@@ -103,7 +104,8 @@ def _animation(path: str | os.PathLike) -> str:
             if head[:8] != b"\x89PNG\r\n\x1a\n":
                 return ""
             head += file.read(1 << 16)
-    except OSError:
+    except OSError as error:
+        raise_if_transient(path, error)  # or a clip would be taken for a picture
         return ""
     before, _, _ = head.partition(b"IDAT")
     return "png" if b"acTL" in before else ""
@@ -137,7 +139,7 @@ class Animation:
                     yield Still(pixels, start, end)
                     start = end
         except Exception as error:
-            if not count:
+            if not count or is_transient(error):
                 raise _damaged(self.path, error) from None
             self.notes.append(f"cannot be read on after {count} of {total} frames")
 

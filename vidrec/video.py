@@ -8,8 +8,10 @@ yields at least one frame is readable: what it lacks is noted, not hidden. Every
 """
 
 import bisect
+import errno
 import functools
 import itertools
+import mmap
 import os
 import struct
 import time
@@ -27,7 +29,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from vidrec import files, pictures
-from vidrec.errors import UnreadableClip
+from vidrec.errors import TransientError, UnreadableClip, raise_if_transient
 
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
@@ -36,6 +38,9 @@ MAX_GAP = 60.0  # seconds between two frames; timestamps further apart are not b
 SEEK_GAP = 250  # frames skipped at once before looking for a key frame pays
 # What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own slips.
 FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+# Numbers that no decoder gives for damage.
+NEVER_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
+SPARE = 1 << 28  # bytes: more than a frame of usual size takes
 DAMAGED = "damaged, or not a video"
 # A title in no known alphabet is no reason to refuse a file; PyAV 19 needs not be told.
 _OLD = int(av.__version__.partition(".")[0]) < 19
@@ -107,9 +112,12 @@ class _Record:
     lost_packets: int = 0
     reason: str = ""
     ended_early: bool = False
+    errors: list[Exception] = field(default_factory=list)  # one of each kind
 
     def blame(self, error: Exception) -> None:
         self.reason = self.reason or _plain(error)
+        if all(type(error) is not type(each) for each in self.errors):
+            self.errors.append(error)
 
 
 def declared(path: str | os.PathLike) -> tuple[int, float]:
@@ -245,6 +253,7 @@ def _read_in_order(
         if last is None:
             raise UnreadableClip(path, film.no_frame())
         picture = _shrunk(path, scale, last)
+        film.lacking()  # raises where the system, not the file, ended it
     found |= dict.fromkeys([place, *places], picture)
     if notes is not None:
         notes.append(f"frame {needed[-1]} was asked for, but it ends after {position}")
@@ -369,10 +378,14 @@ class _Video:
 
     def lacking(self) -> list[str]:
         """Lines on what was not there, after `shown` has come to its end."""
-        return _lacking(self._promised, self._record)
+        lines = _lacking(self._promised, self._record)
+        if lines:
+            _raise_if_system(self._container.name, *self._record.errors)
+        return lines
 
     def no_frame(self) -> str:
         """Why `shown` gave nothing."""
+        _raise_if_system(self._container.name, *self._record.errors)
         return _no_frame(self._record)
 
 
@@ -427,6 +440,7 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
             **TOLERANT,
         )
     except FAULTS as error:
+        _raise_if_system(path, error)
         raise UnreadableClip(path, _plain(error)) from None
     with container:
         kind = container.format.name
@@ -448,6 +462,35 @@ def _opened(path: Any) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def _raise_if_system(path: str, *errors: Exception) -> None:
+    """Raises a TransientError where a file seems damaged because the system refused something.
+
+    Decoders give the numbers of the system's errors for damage too, and hide an error of the disk
+    behind a clip that ends early. So the file is read to its end without them; and where memory
+    was lacking, but is there for anything usual, the file asked for too much.
+    """
+    for error in errors:
+        if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+            if not isinstance(error, av.FFmpegError | MemoryError) or not _has_memory():
+                raise TransientError.of(path, error) from error
+        elif getattr(error, "errno", 0) in NEVER_DAMAGE or not isinstance(error, av.FFmpegError):
+            raise_if_transient(path, error)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise_if_transient(path, error)
+
+
+def _has_memory() -> bool:
+    try:
+        mmap.mmap(-1, SPARE).close()
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
+
+
 def _is_cover(stream: Any) -> bool:
     """A picture attached to music."""
     return "attached_pic" in str(stream.disposition).lower()
@@ -463,7 +506,9 @@ def _packets(container: Any, stream: Any, record: _Record | None = None) -> Iter
             packets, empty = container.demux(stream), empty + 1
             continue
         except FAULTS as error:
-            if record is not None:
+            if record is None:
+                _raise_if_system(container.name, error)
+            else:
                 record.blame(error)
                 record.ended_early = True
             return
@@ -654,6 +699,7 @@ def _rgb(
     try:
         return _scaled(scaler, frame, *size)
     except FAULTS as error:
+        _raise_if_system(os.fspath(path), error)
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
 
 
@@ -662,6 +708,7 @@ def _shrunk(path: Any, scale: Scaler, frame: av.VideoFrame) -> np.ndarray:
     try:
         return _pose(frame).upright(scale(frame))
     except FAULTS as error:
+        _raise_if_system(os.fspath(path), error)
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
 
 
