@@ -28,6 +28,6 @@ def ablation() -> Ablation:
             *(Row({"optim.learning_rate": rate, **guess}) for rate in (1e-1, 1e-3, 1e-5)),
         ),
         control=2,
-        read=("train_loss", "val_accuracy", "test_accuracy"),
+        read=("train_objective", "val_accuracy", "test_accuracy"),
         source="Report C: J. Xu, Introduction to Deep Learning, final project, section 3.1",
     )

@@ -27,8 +27,9 @@ Not stated, chosen here (ours, not the report's): 512 units, a linear layer of 5
 momentum 0.9, RMSProp decay 0.99 and epsilon 1e-8, the same rate for Adam and RMSProp, L2 added
 before clipping; batch normalisation and dropout after the linear and the recurrent layer; split 1,
 a tenth of its training clips held out by group to keep the best epoch. How steps enter the report's
-"batch loss" is not said either: ours is a clip's sum over weighted steps, whose weights add up to
-60.5 at 120 frames, so the two stand side by side and are not of one scale.
+"batch loss" is not said either: beside it stands the loss of the clip's decision; what training
+minimises (`objective`) is a clip's sum over weighted steps, whose weights add up to 60.5 at 120
+frames.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Head, Loss, Optim, Scanner, Train

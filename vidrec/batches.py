@@ -60,6 +60,13 @@ def stream(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:
     return key
 
 
+def scoring_order() -> jax.Array:
+    """The key by which scoring shuffles: the same for every seed, and for clips never seen before,
+    so that a prediction is what evaluation says of that clip.
+    """
+    return stream(0, SHUFFLE, 0)
+
+
 def steps_per_epoch(clips: int, batch_size: int, batches_per_epoch: int) -> int:
     """Batches an epoch has."""
     return batches_per_epoch or -(-clips // batch_size)
@@ -163,8 +170,7 @@ def _indices(
     epoch: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     key = None if epoch is None else stream(seed, SEGMENT, epoch, clip)
-    # Scoring shuffles a clip the same way every time, whatever the trial's seed.
-    shuffle = stream(0, SHUFFLE, clip) if epoch is None else stream(seed, SHUFFLE, epoch, clip)
+    shuffle = scoring_order() if epoch is None else stream(seed, SHUFFLE, epoch, clip)
     return frames.indices(
         n, length, cfg.frames.rule, order=cfg.frames.order, key=key, shuffle_key=shuffle
     )

@@ -10,11 +10,12 @@ Dimension letters: S seeds, G groups of clips, M clips cut from videos, K classe
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
+from vidrec import metrics
 from vidrec.datasets import ucf_types
 from vidrec.errors import UserError
 
@@ -32,6 +33,52 @@ NO_SEEDS_HELP = "more seeds alone would not settle it: more groups of clips woul
 
 
 # --- From clips to videos -------------------------------------------------------------------------
+
+
+class Decision(NamedTuple):
+    """What a model decides of videos: one definition for training, evaluation and prediction.
+
+    Attributes:
+        scores_nK: rank the classes.
+        log_probs_nK: logarithms of the probabilities that prediction prints; -inf for no vote.
+    """
+
+    scores_nK: np.ndarray
+    log_probs_nK: np.ndarray
+
+
+def decide(
+    scores_MK: np.ndarray,
+    weight_M: np.ndarray | float,
+    inference: str = "once",
+    video_M: np.ndarray | None = None,
+    videos: int = 0,
+) -> Decision:
+    """Decides videos by their scores, or by those of their windows.
+
+    Args:
+      scores_MK: of `metrics.clip_scores`, or logits.
+      weight_M: what the weights of the steps add up to in each; 1 for logits.
+      inference: as of the settings: "once" takes each line for a video.
+      video_M: index of the video that each window was cut from.
+    """
+    if inference == "once":
+        return Decision(scores_MK, metrics.log_probabilities(scores_MK, weight_M))
+    assert video_M is not None
+    total_nK = average(scores_MK, video_M, videos)
+    if inference == "vote":
+        windows = np.bincount(video_M, minlength=videos)
+        return by_votes(votes(scores_MK, video_M, videos), total_nK, windows)
+    weight_M = np.broadcast_to(np.asarray(weight_M, np.float64), len(video_M))
+    weight = np.bincount(video_M, weight_M, minlength=videos)
+    return Decision(total_nK, metrics.log_probabilities(total_nK, weight))
+
+
+def by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.ndarray) -> Decision:
+    """Decides videos by the votes of so many windows, ties broken by summed log-probabilities."""
+    with np.errstate(divide="ignore"):
+        shares = np.log(votes_nK / np.asarray(windows_n)[:, None])
+    return Decision(_ranked(votes_nK, total_nK), np.where(np.isnan(total_nK), np.nan, shares))
 
 
 def windows(length: int, clip: int, stride: int) -> np.ndarray:
@@ -69,27 +116,38 @@ def vote(scores_MK: np.ndarray, video_M: np.ndarray, videos: int) -> np.ndarray:
     """Video scores (videos, K): clips that chose the class, ties broken by `average`.
 
     The whole part is the number of votes; the fraction orders equal votes by summed
-    log-probability. So the largest is the decision, and the five largest are the top five.
+    log-probability. So the largest is the decision, and the five largest are the top five. A window
+    whose scores are not numbers makes its video's so.
     """
     scores_MK = np.asarray(scores_MK)
-    total = average(scores_MK, video_M, videos)
-    votes = np.zeros_like(total)
-    np.add.at(votes, (np.asarray(video_M), scores_MK.argmax(axis=1)), 1)
+    return _ranked(votes(scores_MK, video_M, videos), average(scores_MK, video_M, videos))
+
+
+def votes(scores_MK: np.ndarray, video_M: np.ndarray, videos: int) -> np.ndarray:
+    """How many windows of each video chose each class, (videos, K)."""
+    counted = np.zeros((videos, scores_MK.shape[1]))
+    np.add.at(counted, (np.asarray(video_M), scores_MK.argmax(axis=1)), 1)
+    return counted
+
+
+def _ranked(votes_nK: np.ndarray, total_nK: np.ndarray) -> np.ndarray:
     # Ranks instead of the sums themselves: exact, and always less than one vote.
-    order = np.argsort(-total, axis=1, kind="stable")
+    order = np.argsort(-total_nK, axis=1, kind="stable")
     rank = np.argsort(order, axis=1)
-    return votes + (total.shape[1] - 1 - rank) / total.shape[1]
+    classes = total_nK.shape[1]
+    scores = votes_nK + (classes - 1 - rank) / classes
+    return np.where(np.isnan(total_nK), np.nan, scores)
 
 
 def clip_and_video_accuracy(
     scores_MK: np.ndarray, video_M: np.ndarray, labels: np.ndarray, inference: str
 ) -> dict[str, float]:
     """`clip_accuracy` (each clip judged alone) and `video_accuracy` (clips judged together)."""
-    decide = {"clips": average, "vote": vote}[inference]
-    scores = decide(scores_MK, video_M, len(labels))
+    joined = {"clips": average, "vote": vote}[inference]
+    scores = joined(scores_MK, video_M, len(labels))
     return {
-        "clip_accuracy": float(np.mean(np.argmax(scores_MK, 1) == labels[video_M])),
-        "video_accuracy": float(np.mean(np.argmax(scores, 1) == labels)),
+        "clip_accuracy": float(np.mean(metrics.predictions(scores_MK) == labels[video_M])),
+        "video_accuracy": float(np.mean(metrics.predictions(scores) == labels)),
     }
 
 

@@ -25,10 +25,23 @@ def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
     through it, and a row of zeros gives NaN there. Here such a row scores -log 1e-7 and has no
     gradient.
     """
+    return -jnp.take_along_axis(_log_shares(outputs), labels[..., None], -1)[..., 0]
+
+
+def _log_shares(outputs: Array) -> Array:
+    """Logarithms of outputs (…, K), all ≥ 0, as shares of their sum, within Keras' bounds."""
     outputs = floats(outputs)
     total = jnp.maximum(outputs.sum(-1, keepdims=True), KERAS_EPSILON)
-    share = jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON)
-    return -jnp.log(jnp.take_along_axis(share, labels[..., None], -1)[..., 0])
+    return jnp.log(jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON))
+
+
+def scores(outputs: Array, kind: str) -> Array:
+    """Of a head's outputs (…, K) what ranks classes, and whose softmax is their probabilities.
+
+    These are the outputs themselves; after Keras' cross-entropy, which takes outputs for
+    probabilities, the logarithms of their shares. A row of zeros is equal shares.
+    """
+    return _log_shares(outputs) if kind == "keras_cross_entropy" else outputs
 
 
 def double_softmax(logits: Array, labels: Array) -> Array:

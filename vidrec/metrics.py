@@ -12,6 +12,8 @@ from vidrec.cells import floats
 from vidrec.errors import UserError
 
 TOP = (5, 10)
+# What a probability of exactly 0 counts as in the loss: a class without a single vote.
+LEAST = 1e-7
 
 
 def right(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -29,6 +31,24 @@ def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.
     weights_BT = losses.step_weights(1.0, 0, steps, steps)[None]
     weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
     return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
+
+
+def clip_weight(valid: np.ndarray | int, steps: int) -> np.ndarray:
+    """What the weights of `clip_scores` add up to over the first `valid` of so many steps."""
+    valid = np.asarray(valid, np.float64)
+    return valid * (valid + 1) / (2 * steps)
+
+
+def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """Logarithms (n, K) of the probabilities that scores mean, in float64.
+
+    Args:
+      scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
+      weight: (n,) what those weights add up to: the answer is that of the mean, so that a long clip
+        is not surer than a short one for its length.
+    """
+    scores = np.asarray(scores, np.float64)
+    return _log_softmax(scores / np.broadcast_to(weight, len(scores))[:, None])
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -58,16 +78,24 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def summary(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def summary(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    log_probs: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Every figure of one split, as plain Python values.
 
     Args:
-      logits: (n, K).
+      logits: (n, K) scores that rank the classes.
       labels: (n,), index into `classes`.
+      log_probs: (n, K) logarithms of the probabilities that prediction gives for these clips; None:
+        the scores are logits.
 
     Returns:
-      clips; accuracy (equal to top1); loss (mean cross-entropy, nats); top1, top5 and top10 (left
-      out where K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the
+      clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
+      prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (left out where
+      K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the
       classes that have clips; absent, the names of those that have none; confusion counts;
       calibration_error; and nonfinite, clips with a NaN among their logits, which are never right.
 
@@ -76,6 +104,7 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> d
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     _check(logits, labels, classes)
+    log_probs = log_probabilities(logits) if log_probs is None else np.asarray(log_probs)
     predicted = predictions(logits)
     counts = confusion(labels, predicted, len(classes))
     support = np.bincount(labels, minlength=len(classes))
@@ -85,13 +114,13 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> d
     return {
         "clips": len(labels),
         "accuracy": tops["top1"],
-        "loss": float(-np.mean(_true_log_probs(logits, labels))),
+        "loss": loss(log_probs, labels),
         "avg_f1": float(np.mean(f1[support > 0])),
         **tops,
         "f1": {c: float(f) if s else None for c, f, s in zip(classes, f1, support, strict=True)},
         "absent": [c for c, s in zip(classes, support, strict=True) if not s],
         "confusion": counts.tolist(),
-        "calibration_error": calibration_error(logits, labels),
+        "calibration_error": calibration_error(log_probs, labels, predicted=predicted),
         "nonfinite": int(np.sum(predicted < 0)),
     }
 
@@ -117,21 +146,34 @@ def _f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
     return 2 * np.diag(counts) / np.maximum(total, 1)
 
 
-def _log_probs(logits: np.ndarray) -> np.ndarray:
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _true_log_probs(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(_log_probs(logits), labels[:, None], axis=1)[:, 0]
+def loss(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-probability of the true class, in nats; a probability of 0 is `LEAST`."""
+    true = np.take_along_axis(np.asarray(log_probs, np.float64), labels[:, None], axis=1)[:, 0]
+    return float(-np.mean(np.where(np.isneginf(true), np.log(LEAST), true)))
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over equal bins of confidence, by clips."""
-    confidence = np.exp(_log_probs(np.asarray(logits, np.float64))).max(axis=1)
-    right = predictions(logits) == labels
+def calibration_error(
+    log_probs: np.ndarray,
+    labels: np.ndarray,
+    bins: int = 15,
+    predicted: np.ndarray | None = None,
+) -> float:
+    """Mean distance between confidence and accuracy over equal bins of confidence, by clips.
+
+    Args:
+      log_probs: (n, K) logarithms of probabilities, or logits.
+      predicted: (n,) the decided classes; None: the most probable ones.
+    """
+    confidence = np.exp(log_probabilities(log_probs)).max(axis=1)
+    right = (predictions(log_probs) if predicted is None else predicted) == labels
     seen = ~np.isnan(confidence)
-    place = np.minimum((confidence[seen] * bins).astype(int), bins - 1)
+    # Shares of votes lie on the bins' edges, up to rounding.
+    place = np.minimum((confidence[seen] * bins + 1e-9).astype(int), bins - 1)
     gap = np.bincount(place, weights=right[seen] - confidence[seen], minlength=bins)
     # A clip without a confidence counts as a gap of 1.
     return float((np.abs(gap).sum() + np.sum(~seen)) / len(labels))

@@ -446,7 +446,8 @@ def score_batch(
         length=plan.length,
     )
     if logits.ndim == 2:
-        return logits, losses_B, jnp.zeros((len(losses_B), 0), bool)
+        scores = losses.scores(logits, plan.cfg.loss.kind)
+        return scores, losses_B, jnp.zeros((len(losses_B), 0), bool)
     right_BT = metrics.right(logits, batch.labels_B[:, None]) & batch.mask_BT
     return metrics.clip_scores(logits, batch.mask_BT), losses_B, right_BT
 

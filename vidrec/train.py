@@ -309,12 +309,13 @@ class Group:
 
     def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> None:
         """Writes one trial's folder; result.json last, since it says that the rest is there."""
-        logits = self._decided(member.config, scores)
+        decided = self._decided(member.config, scores)
         predictions, figures = {}, {}
         for part in SPLITS:
             clips = self.data.clips(part)
             predictions |= {
-                f"{part}_logits": logits[clips],
+                f"{part}_logits": decided.scores_nK[clips],
+                f"{part}_probabilities": np.exp(decided.log_probs_nK[clips]).astype(np.float32),
                 f"{part}_labels": self.data.source.labels[clips],
                 f"{part}_names": np.asarray(self.data.source.names)[clips],
                 f"{part}_groups": np.asarray(self.data.source.groups)[clips],
@@ -323,10 +324,10 @@ class Group:
                 predictions[f"{part}_steps"] = self._steps(scores["steps"], clips)
             if len(clips):
                 labels = self.data.source.labels[clips]
-                figures[part] = metrics.summary(logits[clips], labels, self.data.classes)
-                if member.config.eval.inference == "once":
-                    figures[part]["loss"] = float(scores["losses"][clips].mean())
-                else:
+                scores_nK, log_probs_nK = (each[clips] for each in decided)
+                figures[part] = metrics.summary(scores_nK, labels, self.data.classes, log_probs_nK)
+                figures[part]["objective"] = float(scores["losses"][clips].mean(dtype=np.float64))
+                if member.config.eval.inference != "once":
                     figures[part] |= self._clips_and_videos(member.config, scores, clips)
         best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
         status = int(self.host.status[place])
@@ -392,17 +393,49 @@ class Group:
         clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
         return model.layers(self.model, clip)
 
-    def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Scores of whole videos, (n, K), as the trial's inference reads them."""
-        if config.eval.inference == "once":
-            return scores["logits"]
-        clips = self.data.readable
-        video = window_table(self.data.lengths, clips, config)[:, 0]
-        decide = evaluate.average if config.eval.inference == "clips" else evaluate.vote
-        decided = decide(scores[_windows(config)], np.searchsorted(clips, video), len(clips))
-        logits = np.zeros((len(self.data.lengths), *decided.shape[1:]), decided.dtype)
-        logits[clips] = decided  # an unreadable clip has no window
-        return logits
+    def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> evaluate.Decision:
+        """Decisions on whole videos, a clip of the data a line, as the trial's inference says."""
+        clips, inference = self.data.readable, config.eval.inference
+        if inference == "once":
+            weight = self._weights(scores["steps"].shape[-1])[clips]
+            decided = evaluate.decide(scores["logits"][clips], weight)
+        else:
+            video = window_table(self.data.lengths, clips, config)[:, 0]
+            weight = metrics.clip_weight(config.eval.clip, config.eval.clip)
+            place = np.searchsorted(clips, video)
+            windows = scores[_windows(config)]
+            decided = evaluate.decide(windows, weight, inference, place, len(clips))
+
+        def filled(found: np.ndarray) -> np.ndarray:
+            whole = np.zeros((len(self.data.lengths), *found.shape[1:]), found.dtype)
+            whole[clips] = found  # an unreadable clip has no decision
+            return whole
+
+        return evaluate.Decision(*map(filled, decided))
+
+    def _weights(self, steps: int) -> np.ndarray:
+        """What the weights of each clip's scored steps add up to; 1 of a head with one answer."""
+        valid = np.full(len(self.data.lengths), steps)
+        if not steps:
+            return np.ones(len(valid))
+        if self.cfg.frames.rule == "whole":
+            valid = np.minimum(self.data.lengths, steps)
+        return metrics.clip_weight(valid, steps)
+
+    def _sampling(self) -> dict[str, Any]:
+        """How long training clips lasted, medians: in frames, and where rates are known in seconds.
+
+        Prediction shows new clips at the same pace.
+        """
+        clips = self.data.clips("train")
+        found: dict[str, Any] = {"clip_frames": int(np.median(self.data.lengths[clips]))}
+        rates = self.data.source.fps
+        if rates is not None and (rates[clips] > 0).all():
+            fps = rates[clips].astype(np.float64)
+            found["clip_seconds"] = float(np.median(self.data.lengths[clips] / fps))
+            found["fps"] = float(np.median(fps))
+            found["fps_range"] = [float(fps.min()), float(fps.max())]
+        return found
 
     def _write_model(self, member: Member, best: steps.Best) -> None:
         tree = {
@@ -418,7 +451,7 @@ class Group:
             "classes": list(self.data.classes),
             "length": self.data.length,
             "frame": list(self.data.values.shape[1:]),
-            "clip_frames": int(np.median(self.data.lengths[self.data.clips("train")])),
+            **self._sampling(),
             "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
             "train_clips": np.asarray(self.data.source.names)[self.data.split.train].tolist(),
             "epoch": int(best.epoch),

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidrec import __version__, files
+from vidrec import __version__, batches, files
+from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.predict import Classifier
 
@@ -30,9 +31,8 @@ LOADER = Path(__file__).with_name("loader.py")
 EXAMPLE = """\
 import loader
 model = loader.load(".")
-frames_THWC = model.pick(video_THWC)
-probabilities_K = model(frames_THWC[None])[0]
-print(model.classes[probabilities_K.argmax()])
+label, probabilities_K = model.predict(video_THWC)
+print(label)
 """
 
 
@@ -138,6 +138,7 @@ def _about(
             "fixed": network.whole_clips,
             "fps": cfg.data.fps or None,
         },
+        "decision": _decision(cfg),
         "platforms": list(platforms),
         "model": {"id": classifier.meta["id"], "chosen": classifier.chosen},
         "versions": {
@@ -145,6 +146,20 @@ def _about(
             **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         },
     }
+
+
+def _decision(cfg: Config) -> dict[str, Any]:
+    """What else says how a clip is decided."""
+    found: dict[str, Any] = {
+        "inference": cfg.eval.inference,
+        "clip": cfg.eval.clip,
+        "stride": cfg.eval.stride,
+        "order": cfg.frames.order,
+    }
+    if cfg.frames.order == "shuffled":
+        drawn = jax.random.uniform(batches.scoring_order(), (cfg.frames.length,))
+        found["shuffle"] = np.argsort(np.argsort(np.asarray(drawn), kind="stable")).tolist()
+    return found
 
 
 def _weights(flat: Mapping[str, np.ndarray]) -> bytes:

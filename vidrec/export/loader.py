@@ -2,11 +2,11 @@
 
     import loader
     model = loader.load("FOLDER")                      the folder that this file lies in
-    frames_THWC = model.pick(video_THWC)               as many frames as it was trained on
-    probabilities_K = model(frames_THWC[None])[0]
-    print(model.classes[probabilities_K.argmax()])
+    label, probabilities_K = model.predict(video_THWC)  as vidrec decides a clip
 
-Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand.
+Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand. Of any frames, as they are:
+
+    probabilities_BK = model(frames_BTHWC)             model.pick(video_THWC) says which
 """
 
 import hashlib
@@ -55,17 +55,53 @@ class Model:
             )
         return np.asarray(self._call(self._weights, frames))
 
+    def predict(self, frames):
+        """(class, probabilities (K,)) of a clip (T, ...), as the model was scored."""
+        decision = self.meta.get("decision", {"inference": "once"})
+        if decision["inference"] == "once":
+            shares = self(self.pick(frames)[None])[0]
+            return self.classes[shares.argmax()], shares
+        clip, stride = decision["clip"], decision["stride"]
+        count = 1 + max(0, -(-(len(frames) - clip) // stride))
+        places = [_folded(start * stride + np.arange(clip), len(frames)) for start in range(count)]
+        tiny = np.finfo(np.float32).tiny
+        shares = [np.maximum(self(frames[place][None])[0], tiny) for place in places]
+        logs = np.log(np.array(shares, np.float64))
+        mean = logs.mean(0)
+        if decision["inference"] == "clips":
+            shares = np.exp(mean - mean.max())
+            return self.classes[mean.argmax()], (shares / shares.sum()).astype(np.float32)
+        votes = np.bincount(logs.argmax(1), minlength=len(self.classes))
+        best = np.where(votes == votes.max(), mean, -np.inf).argmax()  # ties by the mean
+        return self.classes[best], (votes / count).astype(np.float32)
+
     def pick(self, frames):
         """The frames of a clip that scoring in one pass sees: (T, ...) to (L, ...)."""
-        rule, length, n = self.meta["frames"]["rule"], self.meta["frames"]["length"], len(frames)
+        about, n = self.meta["frames"], len(frames)
+        rule, length = about["rule"], about["length"]
         place = np.arange(length)
         if rule == "uniform":
-            return frames[(2 * place + 1) * n // (2 * length)]
+            index = (2 * place + 1) * n // (2 * length)
+        elif rule == "whole":
+            # A program for clips of one length shows the last frame on.
+            index = np.minimum(place, n - 1) if about.get("fixed") else place[:n]
+        else:
+            index = _folded(max(0, n - length) // 2 + place, n)
+        decision, counted = self.meta.get("decision", {}), len(index)
         if rule == "whole":
-            return frames[:length]
-        # A shorter clip is played forwards, backwards, forwards, ...
-        start, last = max(0, n - length) // 2, n - 1
-        return frames[last - np.abs((start + place) % max(1, 2 * last) - last)]
+            counted = min(n, length)
+        if decision.get("order") == "single":
+            index = np.full(len(index), index[counted // 2])
+        if decision.get("order") == "shuffled":
+            order = np.argsort(decision["shuffle"][:counted], kind="stable")
+            index = np.concatenate([index[order], index[counted:]])
+        return frames[index]
+
+
+def _folded(place, n):
+    """A shorter clip is played forwards, backwards, forwards, ..."""
+    last = n - 1
+    return last - np.abs(place % max(1, 2 * last) - last)
 
 
 def load(folder=None):

@@ -111,25 +111,30 @@ def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
 
 
 def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
-    stream, answer, end = model.stream(), None, 0.0
-    for start, end, frame in _frames(model, path):
-        probabilities_K = stream.push(frame)
-        answer = Answer(stream.classes, probabilities_K, probabilities_K).as_dict()
+    clip = None if clips.is_camera(path) else model.open(path)
+    stream, answer, end = model.stream(clip.fps if clip else model.cfg.data.fps or None), None, 0.0
+    for start, end, frame in _frames(model, path, clip):
+        probabilities_K = stream.push(frame, end)
+        answer = Answer(stream.classes, stream.scores_K, probabilities_K).as_dict()
         yield {"path": spelled(path), "start": start, "end": end, **answer}
     if answer:
-        yield {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
+        line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
+        notes = [*(clip.notes if clip else ()), *stream.unlike_prediction()]
+        yield line | ({"notes": notes} if notes else {})
 
 
-def _frames(model: Classifier, path: Path) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(start, end, frame) in seconds; of a camera, when it was seen."""
-    if clips.is_camera(path):
+def _frames(
+    model: Classifier, path: Path, clip: clips.Clip | None
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(start, end, frame) in seconds; without `clip` of a camera, when it was seen."""
+    if clip is None:
         began, before = time.monotonic(), 0.0
         for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
             now = time.monotonic() - began
             yield before, now, frame
             before = now
         return
-    clip, place = model.open(path), 0
+    place = 0
     for chunk in clip.chunks():
         for frame in chunk:
             yield clip.at(place), clip.at(place + 1), frame

@@ -21,6 +21,8 @@ from vidrec.predict.network import Network
 from vidrec.predict.streams import Stream
 
 TOP = 5
+# Rates of 29.97 and 30 frames a second are one: a window's frames are not picked anew for that.
+SAME_RATE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Answer:
     Attributes:
         scores_K: as evaluation ranks the classes.
         probabilities_K: their softmax; where scores add up log-probabilities of steps or windows,
-            that of their mean, so that a long clip is not surer than a short one for its length.
+            that of their mean, so that a long clip is not surer than a short one for its length;
+            of votes the share of each class. `loss` of a result is their negative logarithm.
     """
 
     classes: tuple[str, ...]
@@ -84,11 +87,32 @@ class Prediction(Answer):
 
 
 class Scored(NamedTuple):
-    """Scores (K,), the probabilities that they mean, and the weight of what they add up."""
+    """Scores (K,), logarithms of the probabilities that they mean, and the weight of what they add
+    up.
+    """
 
     scores_K: np.ndarray
-    probabilities_K: np.ndarray
+    log_probs_K: np.ndarray
     weight: float
+
+    @property
+    def probabilities_K(self) -> np.ndarray:
+        """Class probabilities."""
+        return np.exp(self.log_probs_K)
+
+
+class Judged(NamedTuple):
+    """What evaluation needs of a clip.
+
+    Attributes:
+        objective: the loss that training minimised.
+        windows_MK: scores of the windows that decided; None where there are none.
+    """
+
+    scores_K: np.ndarray
+    log_probs_K: np.ndarray
+    objective: float
+    windows_MK: np.ndarray | None
 
 
 class Classifier:
@@ -112,6 +136,7 @@ class Classifier:
         )
         self.cfg = self.network.cfg
         self._score = jax.jit(self.network.score)
+        self._judge = jax.jit(self.network.judge)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Classifier":
@@ -129,7 +154,7 @@ class Classifier:
         clip: str | os.PathLike | np.ndarray,
         *,
         every: float = 0.0,
-        fps: float = 25.0,
+        fps: float | None = None,
     ) -> Prediction:
         """Class and confidence of a clip, however long, and of windows along it.
 
@@ -141,7 +166,7 @@ class Classifier:
                 (an array, a .npy or .safetensors file).
             every: seconds from one window to the next; 0: half a window (with clip inference,
                 eval.stride).
-            fps: frames a second of an array.
+            fps: frames a second of an array; None: as many as training clips had.
 
         Raises:
             UserError: it does not fit the model.
@@ -149,13 +174,33 @@ class Classifier:
         """
         return self.judge(self.open(clip, fps), every)
 
-    def stream(self) -> Stream:
-        """Takes frames one by one and keeps the recurrent carry: one step a frame.
+    def stream(self, fps: float | None = None) -> Stream:
+        """Takes frames one by one and keeps the recurrent carry: a step a frame that is seen.
+
+        Frames are seen at the rate at which training clips were: all of them by default; of a model
+        whose `frames.rule` is uniform, as many a second as were spread over training clips.
+
+        Args:
+            fps: frames a second that will be pushed; None: as many as training clips had.
 
         Raises:
             UserError: the model needs the whole clip at once; says why.
         """
-        return Stream(self.network, self.classes)
+        given, seen = self._rate(fps), None
+        if self.cfg.eval.inference != "once":
+            pass  # windows of so many frames, as filmed
+        elif self.cfg.frames.rule == "uniform":
+            seconds = self.meta.get("clip_seconds") or self.meta.get("clip_frames", 0) / given
+            seen = self.cfg.frames.length / seconds if seconds else None
+        elif self._paced_otherwise(given):
+            seen = self.meta["fps"]
+        return Stream(self.network, self.classes, given, seen)
+
+    def _rate(self, fps: float | None) -> float:
+        """Frames a second, said or those of the training clips; 25 where nobody knows."""
+        if fps is not None and not (0 < fps < float("inf")):
+            raise UserError(f"fps = {fps:g}: frames a second should be above 0")
+        return fps or self.meta.get("fps") or 25.0
 
     def judge(self, clip: Clip, every: float = 0.0) -> Prediction:
         """See `predict`."""
@@ -172,7 +217,7 @@ class Classifier:
             total = slider.total
         if self.cfg.eval.inference != "once":
             whole = self._joined(scored)
-        elif len(scored) == 1:
+        elif plan is not None and len(scored) == 1 and self._shows_all(plan, total):
             whole = scored[0]
         else:
             whole = self._once(lambda indices: self.encode(clip.read(indices)), total)
@@ -193,15 +238,18 @@ class Classifier:
             list(clip.notes),
         )
 
-    def scores(self, inputs_T: np.ndarray) -> np.ndarray:
-        """Evaluation's scores (K,) of a clip from what `encode` gives of all its frames."""
-        if self.cfg.eval.inference == "once":
-            return self._once(lambda indices: inputs_T[indices], len(inputs_T)).scores_K
-        plan, scored = self._clip_plan(), []
-        for start in plan.starts(len(inputs_T)):
-            index_L, mask_L = plan.indices(len(inputs_T), start)
-            scored.append(self._scored(inputs_T[index_L], mask_L))
-        return self._joined(scored).scores_K
+    def evaluated(self, inputs_T: np.ndarray, label: int) -> Judged:
+        """Evaluation's answer for a clip from what `encode` gives of all its frames."""
+        index_L, mask_L = windows.whole(self.cfg, len(inputs_T))
+        found = self._apply(self._judge, inputs_T[index_L], mask_L, np.array([label]))
+        whole, objective, scores_MK = self._meant(*found[:2]), float(found[2][0]), None
+        if self.cfg.eval.inference != "once":
+            plan, scored = self._clip_plan(), []
+            for start in plan.starts(len(inputs_T)):
+                index_L, mask_L = plan.indices(len(inputs_T), start)
+                scored.append(self._scored(inputs_T[index_L], mask_L))
+            whole, scores_MK = self._joined(scored), np.stack([each.scores_K for each in scored])
+        return Judged(whole.scores_K, whole.log_probs_K, objective, scores_MK)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Frames (n, size, size, 3) to what the model scans, (n, D…), as in training."""
@@ -215,7 +263,7 @@ class Classifier:
             return np.asarray
         batch = min(clips.CHUNK, prepare.frames_a_batch(self.cfg.encoder.size))
         forward = encoders.extractor(encoder, self.network.variables["encoder"], batch)
-        return features.narrowed(forward, self.cfg.encoder.precision)
+        return features.narrowed(forward, self.network.precision)
 
     @cached_property
     def project(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -233,8 +281,9 @@ class Classifier:
         other.cfg = other.network.cfg
         return other
 
-    def open(self, clip: Any, fps: float = 25.0) -> Clip:
+    def open(self, clip: Any, fps: float | None = None) -> Clip:
         """Anything that can be predicted, behind one interface."""
+        fps = self._rate(fps)
         if isinstance(clip, np.ndarray):
             if self.network.takes_features:
                 return clips.of_features(clip, "array", fps)
@@ -254,14 +303,35 @@ class Classifier:
                     "windows (eval.clip, eval.stride)"
                 )
             return self._clip_plan()
-        span = self.cfg.frames.length
-        if self.cfg.frames.rule == "uniform":
-            # Frames spread over a clip are as far apart as in training only if it is as long.
-            span = self.meta.get("clip_frames", 0)
-            if not span:
-                return None
+        span, rate = self._span(clip.fps)
+        if not span:
+            return None
         stride = round(every * clip.fps) if every else span // 2
-        return windows.Plan(self.cfg, span, max(1, stride))
+        return windows.Plan(self.cfg, span, max(1, stride), rate=rate)
+
+    def _span(self, fps: float) -> tuple[int, float]:
+        """Frames of a window that lasts as long as training clips did; and `Plan.rate`.
+
+        0: training clips had no length that is known.
+        """
+        length = self.cfg.frames.length
+        if self.cfg.frames.rule == "uniform":
+            # Frames spread over a clip are as far apart as in training only if it lasts as long.
+            if seconds := self.meta.get("clip_seconds"):
+                return max(1, round(seconds * fps)), 1.0
+            return self.meta.get("clip_frames", 0), 1.0
+        rate = fps / self.meta["fps"] if self._paced_otherwise(fps) else 1.0
+        return max(1, round(length * rate)), rate
+
+    def _paced_otherwise(self, fps: float) -> bool:
+        """Whether frames follow each other at a rate that no training clip had."""
+        low, high = self.meta.get("fps_range", (0, float("inf")))
+        return not (low * (1 - SAME_RATE) <= fps <= high * (1 + SAME_RATE))
+
+    def _shows_all(self, plan: windows.Plan, total: int) -> bool:
+        """Whether a clip's only window shows what evaluation sees of the clip."""
+        pairs = zip(plan.indices(total, 0), windows.whole(self.cfg, total), strict=True)
+        return all(np.array_equal(*pair) for pair in pairs)
 
     def _clip_plan(self) -> windows.Plan:
         settings = self.cfg.eval
@@ -281,31 +351,30 @@ class Classifier:
 
     def _scored(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
         """What the model says of the frames that it sees."""
+        return self._meant(*self._apply(self._score, inputs, mask_L))
+
+    def _apply(self, program: Any, inputs: np.ndarray, mask_L: np.ndarray, *more: Any) -> Any:
+        """What a program gives for these frames alone."""
         try:
-            found = self._score(self.network.variables, inputs[None], mask_L[None])
+            return program(self.network.variables, inputs[None], mask_L[None], *more)
         except flax.errors.ScopeParamShapeError:
             raise UserError(
                 f"features of shape {list(inputs.shape[1:])} a frame are not what the model was "
                 "trained on"
             ) from None
-        scores_K, weight = np.asarray(found[0][0], np.float64), float(found[1][0])
-        return Scored(scores_K, _softmax(scores_K / weight), weight)
+
+    def _meant(self, scores_BK: Any, weight_B: Any) -> Scored:
+        scores_BK, weight_B = np.asarray(scores_BK, np.float64), np.asarray(weight_B, np.float64)
+        decided = evaluate.decide(scores_BK, weight_B)
+        return Scored(decided.scores_nK[0], decided.log_probs_nK[0], float(weight_B[0]))
 
     def _joined(self, scored: Sequence[Scored]) -> Scored:
         """A video's scores from its windows', as evaluation joins them."""
         scores_MK = np.stack([each.scores_K for each in scored])
-        place_M, weight = np.zeros(len(scored), int), sum(each.weight for each in scored)
-        if self.cfg.eval.inference == "vote":
-            scores_K = evaluate.vote(scores_MK, place_M, 1)[0]
-            # The whole part counts votes, the rest only orders equal numbers of them.
-            return Scored(scores_K, np.floor(scores_K) / len(scored), weight)
-        scores_K = evaluate.average(scores_MK, place_M, 1)[0]
-        return Scored(scores_K, _softmax(scores_K / weight), weight)
-
-
-def _softmax(x_K: np.ndarray) -> np.ndarray:
-    raised_K = np.exp(x_K - x_K.max())
-    return raised_K / raised_K.sum()
+        weight_M = np.array([each.weight for each in scored])
+        place_M = np.zeros(len(scored), int)
+        decided = evaluate.decide(scores_MK, weight_M, self.cfg.eval.inference, place_M, 1)
+        return Scored(decided.scores_nK[0], decided.log_probs_nK[0], float(weight_M.sum()))
 
 
 def choose(folder: Path) -> tuple[Path, str]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from vidrec import encoders, losses, metrics, model
+from vidrec.cells import floats
 from vidrec.config import Config, override
 from vidrec.errors import UserError
 
@@ -63,6 +64,11 @@ class Network:
         return self.encoder is None and self.model.encoder is None
 
     @property
+    def precision(self) -> str:
+        """Of a frame's features: stored ones were rounded, a trained encoder's never were."""
+        return self.cfg.encoder.precision if self.cfg.encoder.trainable == "none" else "float32"
+
+    @property
     def whole_clips(self) -> bool:
         """True where a clip must have the trained length."""
         return self.model.encoder is not None or self.cfg.head.kind == "flatten"
@@ -71,9 +77,7 @@ class Network:
         """Frames (N, H, W, C), or features, to what the model scans, (N, D…)."""
         x: Any = frames
         if self.encoder is not None:
-            # Stored features are rounded, and these should be the same.
-            x = self.encoder.apply(variables["encoder"], x)
-            x = x.astype(self.cfg.encoder.precision)
+            x = self.encoder.apply(variables["encoder"], x).astype(self.precision)
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -87,16 +91,32 @@ class Network:
 
         Where the head scores every step, these are weighted sums of log-probabilities.
         """
+        return self._scores(self._apply(variables, inputs, mask_BT)[0], mask_BT)
+
+    def judge(
+        self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
+    ) -> tuple[Array, Array, Array]:
+        """As `score`, and the loss (B,) that training minimised, were these clips so labelled."""
         logits = self._apply(variables, inputs, mask_BT)[0]
+        settings = self.cfg.loss
+        losses_B = losses.per_clip(
+            logits,
+            labels_B,
+            mask_BT,
+            settings.kind,
+            scaled=float(settings.step_weights == "scaled"),
+            length=self.cfg.frames.length,
+        )
+        return *self._scores(logits, mask_BT), losses_B
+
+    def _scores(self, logits: Array, mask_BT: Array | None) -> tuple[Array, Array]:
+        """Of logits (B, K), or (B, T, K) of every step: scores (B, K), and what they add up."""
         if logits.ndim == 2:
-            return logits, jnp.ones(logits.shape[0])
+            return losses.scores(logits, self.cfg.loss.kind), jnp.ones(logits.shape[0])
         length = logits.shape[1]
         mask_BT = jnp.ones(logits.shape[:2], bool) if mask_BT is None else mask_BT
         weights_T = losses.step_weights(1.0, 0, length, length)
-        return (
-            metrics.clip_scores(logits, mask_BT),
-            (weights_T[None] * mask_BT).sum(1),
-        )
+        return metrics.clip_scores(logits, mask_BT), (weights_T[None] * mask_BT).sum(1)
 
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
         return self.model.apply(variables["model"], *args, **more)
@@ -112,10 +132,10 @@ class Network:
         """The carry before the first frame of such inputs (1, D…), an array or its shape."""
         frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
         made = jax.eval_shape(lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame)
-        read = made[2]["head_read"]
+        averaged = made[0] if self.cfg.head.kind == "every" else made[2]["head_read"]
         return {
             "scanner": model.initial_carry(self.model, frame),
-            "total": jnp.zeros(read.shape, read.dtype),
+            "mean": jnp.zeros(averaged.shape, jnp.promote_types(averaged.dtype, jnp.float32)),
             "count": jnp.zeros(()),
         }
 
@@ -123,13 +143,18 @@ class Network:
         """The carry after one more frame's inputs (1, D…), and class probabilities (K,)."""
         frame = inputs[:, None]
         logits, scanner, taps = self._apply(variables, frame, carry=carry["scanner"])
-        total, count = carry["total"], carry["count"] + 1
+        mean, count = carry["mean"], carry["count"] + 1
+        # Running means: sums over hours would outgrow float32.
         if self.cfg.head.kind == "mean":
-            total = total + taps["head_read"]
+            mean = mean + (taps["head_read"] - mean) / count
             head = {"params": variables["model"]["params"]["head"]}
-            logits, _ = self.model.head.apply(head, (total / count)[:, None])
-        carry = {"scanner": scanner, "total": total, "count": count}
-        return carry, jax.nn.softmax(logits.reshape(-1))
+            logits, _ = self.model.head.apply(head, mean[:, None])
+        elif self.cfg.head.kind == "every":
+            # Step j of n weighs j + 1 (`metrics.clip_scores`): the last one 2 / (n + 1) of all.
+            mean = mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
+            logits = mean
+        carry = {"scanner": scanner, "mean": mean, "count": count}
+        return carry, jax.nn.softmax(losses.scores(logits.reshape(-1), self.cfg.loss.kind))
 
     def check_streams(self) -> None:
         """Raises a UserError that says why, where the model needs the whole clip at once."""
@@ -143,6 +168,11 @@ class Network:
             raise UserError(
                 f"head.kind = 'flatten' reads the states of all {cfg.frames.length} frames side "
                 "by side, so this model cannot stream; predict the file instead"
+            )
+        if cfg.frames.order != "kept":
+            raise UserError(
+                f"frames.order = {cfg.frames.order!r} is a control that picks frames of the whole "
+                "clip, so this model cannot stream; predict the file instead"
             )
         if not self.model.streams:
             raise UserError(

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidrec import datasets, features, files, metrics, train
+from vidrec import datasets, evaluate, features, files, metrics, train
 from vidrec.config import Config, digest, identity, override, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.encoders import pretrained
 from vidrec.errors import UserError
-from vidrec.predict.classifier import Classifier
+from vidrec.predict.classifier import Classifier, Judged
 
 Part = Literal["test", "val", "train", "all"]
 
@@ -62,21 +62,18 @@ def score(
         return before
     for class_name, count in left_out.items():
         tell(f"{count} clips of {class_name} are left out: the model does not know that class")
-    logits_MK, unreadable = _scored(model, cfg, source, clips, progress)
-    unread = {clip for clip, _, _ in unreadable}
-    readable = [place for place, clip in enumerate(clips) if clip not in unread]
-    if not readable:
+    found, unreadable = _scored(model, cfg, source, clips, progress)
+    if not found:
         raise UserError(f"no clip of {source.name} can be read, such as {unreadable[0][1]}")
-    scored, logits_MK = clips[readable], logits_MK[readable]
-    # From the data set's numbers of classes to the model's.
-    place_of = {name: place for place, name in enumerate(model.classes)}
-    labels = np.array([place_of[source.classes[i]] for i in source.labels[scored]], np.int32)
-    names = np.asarray(source.names)
+    scored, judged = np.array([clip for clip, _ in found]), [each for _, each in found]
+    labels, names = _labels(model, source)[scored], np.asarray(source.names)
+    log_probs_MK = np.stack([each.log_probs_K for each in judged])
     _write(
         out,
         cfg,
         {
-            f"{part}_logits": logits_MK.astype(np.float32),
+            f"{part}_logits": np.stack([each.scores_K for each in judged]).astype(np.float32),
+            f"{part}_probabilities": np.exp(log_probs_MK).astype(np.float32),
             f"{part}_labels": labels,
             f"{part}_names": names[scored],
             f"{part}_groups": np.asarray(source.groups)[scored],
@@ -100,7 +97,7 @@ def score(
             "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
             "damaged": dict(source.damage),
             "left_out": left_out,
-            "metrics": {part: metrics.summary(logits_MK, labels, model.classes)},
+            "metrics": {part: _figures(model, judged, labels)},
             "split": {"id": split, "part": part, **overlap},
             "classes": list(model.classes),
             "data": {"name": source.name, "about": source.about},
@@ -170,19 +167,41 @@ def _scored(
     source: Source,
     clips: np.ndarray,
     progress: features.Progress,
-) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
-    """Scores (M, K) of clips, not a number where unreadable; and those as (clip, path, reason)."""
-    logits_MK = np.full((len(clips), len(model.classes)), np.nan)
-    unreadable = []
+) -> tuple[list[tuple[int, Judged]], list[tuple[int, str, str]]]:
+    """(clip, what the model says of it), and those that cannot be read as (clip, path, reason)."""
+    judged, unreadable = [], []
+    label_of = _labels(model, source)
     for place, (clip, inputs) in enumerate(_inputs(model, cfg, source, clips, progress)):
         if isinstance(inputs, UnreadableClip):
             if cfg.data.strict:
                 raise UserError(f"{inputs.path} cannot be read: {inputs.reason}")
             unreadable.append((clip, inputs.path, inputs.reason))
         else:
-            logits_MK[place] = model.scores(inputs)
+            judged.append((clip, model.evaluated(inputs, label_of[clip])))
         progress(place + 1, len(clips))
-    return logits_MK, unreadable
+    return judged, unreadable
+
+
+def _labels(model: Classifier, source: Source) -> np.ndarray:
+    """The model's number of each clip's class; -1 of a class that it does not know."""
+    place_of = {name: place for place, name in enumerate(model.classes)}
+    labels = [place_of.get(source.classes[label], -1) for label in source.labels]
+    return np.array(labels, np.int32)
+
+
+def _figures(model: Classifier, judged: list[Judged], labels: np.ndarray) -> dict[str, Any]:
+    """The figures that training gives of these clips, by the same definitions."""
+    scores_MK = np.stack([each.scores_K for each in judged])
+    log_probs_MK = np.stack([each.log_probs_K for each in judged])
+    figures = metrics.summary(scores_MK, labels, model.classes, log_probs_MK)
+    figures["objective"] = float(np.mean([each.objective for each in judged]))
+    if model.cfg.eval.inference == "once":
+        return figures
+    windows = [each.windows_MK for each in judged]
+    video_W = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+    return figures | evaluate.clip_and_video_accuracy(
+        np.concatenate(windows), video_W, labels, model.cfg.eval.inference
+    )
 
 
 def _inputs(

@@ -30,12 +30,15 @@ class Plan:
     Attributes:
         clips: windows as clip inference takes them, the last of which may pass the clip's end;
             else the last one ends with the clip.
+        rate: frames of this clip for one of a training clip in the same time. A window lasts as
+            long as what a training clip showed, and its frames are picked as far apart.
     """
 
     cfg: Config
     span: int
     stride: int
     clips: bool = False
+    rate: float = 1.0
 
     def starts(self, n: int) -> list[int]:
         """First frames of the windows of a clip of n frames."""
@@ -50,16 +53,21 @@ class Plan:
         if self.clips:
             found = np.asarray(_continued(n, start, self.span))
             return found, np.ones(len(found), bool)
-        index_L, mask_L = whole(self.cfg, min(self.span, n - start))
-        return start + index_L, mask_L
+        there = min(self.span, n - start)
+        if self.rate == 1:
+            index_L, mask_L = whole(self.cfg, there)
+            return start + index_L, mask_L
+        # The window as a clip of the training would show it: the frame in the middle of each of
+        # its frames' times.
+        full = there == self.span
+        seen = self.cfg.frames.length if full else max(1, round(there / self.rate))
+        index_L, mask_L = whole(self.cfg, seen)
+        return start + (2 * index_L + 1) * there // (2 * seen), mask_L
 
 
 def whole(cfg: Config, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a clip of n that scoring sees in one pass, (L,), and which count, (L,) bool.
-
-    The control "shuffled" is drawn for the first clip of a data set: others have their own order.
-    """
-    shuffle = batches.stream(0, batches.SHUFFLE, 0) if cfg.frames.order == "shuffled" else None
+    """Frames of a clip of n that scoring sees in one pass, (L,), and which count, (L,) bool."""
+    shuffle = batches.scoring_order() if cfg.frames.order == "shuffled" else None
     found = _indices(
         n, L=cfg.frames.length, rule=cfg.frames.rule, order=cfg.frames.order, shuffle_key=shuffle
     )

@@ -25,6 +25,8 @@ class Predictions(NamedTuple):
     groups_B: np.ndarray
     # 1 right, 0 wrong, -1 behind the clip's end; None where the head scores no steps
     steps_BT: np.ndarray | None
+    # What prediction prints; None of runs that did not save them: the scores' softmax
+    probabilities_BK: np.ndarray | None = None
 
     @property
     def predicted_B(self) -> np.ndarray:
@@ -37,7 +39,9 @@ class Predictions(NamedTuple):
 
     @property
     def confidence_B(self) -> np.ndarray:
-        """Softmax of the predicted class."""
+        """Probability of the predicted class."""
+        if self.probabilities_BK is not None:
+            return self.probabilities_BK.max(1)
         shifted_BK = self.logits_BK - self.logits_BK.max(1, keepdims=True)
         return 1 / np.exp(shifted_BK.astype(np.float64)).sum(1)
 
@@ -136,10 +140,11 @@ class Run:
         if f"{split}_logits" not in arrays:
             return None
         parts = [f"{split}_{part}" for part in ("logits", "labels", "names", "groups")]
-        for name in parts:
+        more = [f"{split}_{part}" for part in ("steps", "probabilities")]
+        for name in (*parts, *(name for name in more if name in arrays)):
             if name not in arrays or len(arrays[name]) != len(arrays[parts[0]]):
                 raise files.Damaged(f"{file} is damaged: {name} does not fit {parts[0]}")
-        return Predictions(*(arrays[name] for name in parts), arrays.get(f"{split}_steps"))
+        return Predictions(*(arrays[name] for name in parts), *map(arrays.get, more))
 
     @functools.cached_property
     def samples(self) -> Samples | None:

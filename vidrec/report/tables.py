@@ -218,7 +218,7 @@ def _style(column: str) -> Any:
     """How a column's figures are written."""
     if column.startswith("seconds"):
         return seconds
-    if column.endswith("loss"):
+    if column.endswith(("loss", "objective")):
         return _loss
     return whole if column in WHOLE else percent
 
