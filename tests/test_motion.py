@@ -1,14 +1,18 @@
 """The generated clips: reversals to the bit, groups, sizes, and the TFDS builder over them."""
 
 import dataclasses
+import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vidrec.datasets import motion, source
+from vidrec.config import Data
+from vidrec.datasets import motion, source, tfds_source
 from vidrec.errors import UserError
 
 SMALL = motion.Settings(clips=60, frames=7, size=20, seed=3)
@@ -292,3 +296,30 @@ def test_works_without_tensorflow(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1:] == ["2"]
+
+
+def test_preparing_leaves_no_litter_and_damage_to_what_describes_a_set_is_found(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    data = Data(tfds="motion/clips=30")
+    assert not tfds_source.is_prepared(data)
+    place = Path(tfds_source._builder(data.tfds, "").data_path)
+    half = place.with_name(f"incomplete.ABC123_{place.name}")
+    half.mkdir(parents=True)  # of a process that was killed
+    assert len(tfds_source.load(data)) == 30
+    assert not half.exists()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    described = [file for file in place.iterdir() if "record" not in file.name]
+    assert len(described) >= 4
+    for file in described:
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], whole[:-2] + b"\xff\xfe", b"[" * 100_000):
+            file.write_bytes(content)
+            with pytest.raises(UserError, match=re.escape(str(tmp_path / "cache"))) as caught:
+                tfds_source.load(data)
+            assert "\n" not in str(caught.value)
+        file.write_bytes(whole)
+    assert len(tfds_source.load(data)) == 30

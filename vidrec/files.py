@@ -219,6 +219,24 @@ def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
     _sync_folder(place)
 
 
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock, and hold it; the file stays, empty.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with _plainly(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
 def check_writable(file: str | os.PathLike) -> None:
     """Find out before the work whether a file can be written after it; nothing is left behind.
 

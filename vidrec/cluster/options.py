@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from vidrec import files
 from vidrec.errors import UserError
 
 DATA = "data"  # the first job's place among the groups' names
@@ -81,10 +82,10 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
     values: dict[str, Any] = {}
     if site:
         try:
-            values = tomllib.loads(Path(site).expanduser().read_text())
-        except OSError as error:
-            raise UserError(f"--site {site}: {error.strerror}") from None
-        except ValueError as error:
+            values = tomllib.loads(files.read_text(Path(site).expanduser()))
+        except UserError as error:
+            raise UserError(f"--site: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--site {site} is no TOML: {error}") from None
     known = {entry.name: entry for entry in dataclasses.fields(Options)}
     for name, value in values.items():

@@ -5,10 +5,12 @@ Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/
 """
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from vidrec import files
 from vidrec.config import Data, cache_dir, digest
 from vidrec.datasets.source import PARTS, Source, per_clip, remembered
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.video import UnreadableClip
 
 # Names of a TFDS set's own splits, and the part each is.
@@ -106,8 +109,7 @@ def load(data: Data) -> TfdsSource:
     """
     name = data.tfds or "motion"
     with _quiet():
-        builder = _builder(name, data.root)
-        _prepare(builder, name, data.root)
+        builder = _prepared(name, data.root)
     features = builder.info.features
     video, label = _feature_names(name, features)
     index = _index(builder, video, label)
@@ -144,9 +146,13 @@ def is_prepared(data: Data) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """TFDS's own remarks: stdout is for results, and its warnings are about itself."""
+    import tensorflow_datasets as tfds
+
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    # Of a set that is not prepared it asks the network, and leaves an empty temporary folder.
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda info: None
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -173,8 +179,34 @@ def _made(name: str, folder: str) -> Any:
         raise UserError(f"data.tfds = {name!r}: TFDS knows no data set of this name") from None
     except ModuleNotFoundError as error:
         raise _needs_tensorflow(name, error) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"data.tfds = {name!r}: {_first_line(error)}") from None
+    except Exception as error:  # of another kind for each file of a prepared set that is damaged
+        if is_transient(error):
+            raise TransientError.of(f"data.tfds = {name!r}", error) from error
+        raise UserError(f"data.tfds = {name!r} in {folder}: {_first_line(error)}") from None
+
+
+def _prepared(name: str, root: str) -> Any:
+    """The set, prepared first where it is not; several processes prepare it once."""
+    builder = _builder(name, root)
+    if not builder.is_prepared():
+        with _alone(builder):
+            builder = _builder(name, root)
+            _prepare(builder, name, root)
+    _check_stored(builder, name)
+    _check_sums(builder)
+    return builder
+
+
+@contextlib.contextmanager
+def _alone(builder: Any) -> Iterator[None]:
+    """No other process prepares this set meanwhile, so half ones are of processes that died."""
+    place = Path(builder.data_path)
+    lock = cache_dir() / "data" / f"{digest(str(place.resolve()))}.lock"
+    with files.locked(lock):
+        if cache_dir() in place.parents:  # not a folder that others may write, too
+            for half in place.parent.glob(f"incomplete.??????_{place.name}"):
+                shutil.rmtree(half, ignore_errors=True)
+        yield
 
 
 def _prepare(builder: Any, name: str, root: str) -> None:
@@ -196,12 +228,49 @@ def _prepare(builder: Any, name: str, root: str) -> None:
                 f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
                 f"{_first_line(error)}; `python launch.py ablate ABLATION --on motion` runs now"
             ) from error
+        _write_sums(builder)
+
+
+def _check_stored(builder: Any, name: str) -> None:
     stored = builder.info.file_format.value
     if stored != "array_record":
         raise UserError(
             f"data.tfds = {name!r} is stored as {stored}, which cannot be read clip by clip: "
             "prepare it as array_record (tfds build --file_format=array_record)"
         )
+
+
+def _write_sums(builder: Any) -> None:
+    """Checksums of a set that was prepared just now: of all files but those that have their own."""
+    place = Path(builder.data_path)
+    sums = {file.name: _sum(file) for file in _described_by(place)}
+    files.write_json(place / files.SUMS, sums)
+
+
+def _check_sums(builder: Any) -> None:
+    """Classes and counts of a set prepared here are what they were."""
+    place = Path(builder.data_path)
+    try:
+        expected = files.read_json(place / files.SUMS)
+    except files.Missing:  # prepared by others
+        return
+    found = {file.name: _sum(file) for file in _described_by(place)}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            state = "missing" if name not in found else "changed since it was written"
+            raise files.Damaged(
+                f"{place / name} is {state}: remove {place}, and the set is prepared anew"
+            )
+
+
+def _described_by(place: Path) -> list[Path]:
+    """The files beside the records of a set, which say what these are."""
+    found = (file for file in sorted(place.iterdir()) if file.is_file())
+    return [file for file in found if "record" not in file.name and file.name != files.SUMS]
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(files.read_bytes(file)).hexdigest()
 
 
 def _file_format(builder: Any) -> str | None:
