@@ -32,8 +32,13 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose files are not the ones that were written."""
 
 
-def write(folder: Path, tree: Tree, meta: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, tree: Tree, meta: Mapping[str, Any], beside: Mapping[str, bytes] | None = None
+) -> None:
     """Saves a tree of host arrays and its description as `folder`, replacing what was there.
+
+    Args:
+        beside: contents of further files, by path in the folder.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there stays.
@@ -42,6 +47,8 @@ def write(folder: Path, tree: Tree, meta: Mapping[str, Any]) -> None:
     try:
         with files.writing_folder(folder) as partial:
             _save_arrays(partial / "arrays", _flat(tree))
+            for name, content in (beside or {}).items():
+                files.write_whole(partial / name, content)
             files.write_json(partial / "meta.json", meta)
             files.write_json(partial / SUMS, _checksums(partial))
     except (OSError, ValueError) as error:

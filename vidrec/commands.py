@@ -178,6 +178,7 @@ class Predict(Common):
     every: float = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
     csv: Path | None = None  # write a line a file; a folder writes predictions.csv anyway
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +193,7 @@ class Evaluate(Common):
     folder: Positional[Path]  # of a run or an ablation
     part: Literal["test", "val", "train", "all"] = "test"  # of the split
     force: Flag = False  # score clips that the model was trained on too
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
     settings: Settings = field(default_factory=Config)
 
 
@@ -204,6 +206,7 @@ class Export(Common):
 
     folder: Positional[Path]  # of a run or an ablation
     out: Positional[Path]  # a new folder
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
 
 def _console(command: Common) -> Console:
@@ -606,8 +609,10 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     from vidrec import predict as answers
 
     parallel.prepare()
-    model = answers.Classifier.load(command.folder)
+    model = answers.Classifier.load(command.folder, trust_code=command.trust_code)
     console, drawn = _console(command), None
+    for note in model.notes:
+        print(note, file=sys.stderr)
     if model.chosen:
         console.print(model.chosen, highlight=False, markup=False)
     if command.overlay:
@@ -659,6 +664,7 @@ def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
             settings,
             part=command.part,
             force=command.force,
+            trust_code=command.trust_code,
             tell=screen.say,
             progress=screen.extracting,
         )
@@ -685,7 +691,7 @@ def export(command: Export, settings: dict[str, Any]) -> int:
     """A trained model for machines without vidrec."""
     from vidrec.export import export as write
 
-    about = write(command.folder, command.out)
+    about = write(command.folder, command.out, trust_code=command.trust_code)
     _answer(command, about)
     _console(command).print(str(command.out), highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -24,9 +24,19 @@ from vidrec import (
     prepare,
     steps,
     train,
+    usercode,
 )
 from vidrec.ablation import Ablation, Row, Trial
-from vidrec.config import Config, canonical, digest, from_dict, signature, to_dict
+from vidrec.config import (
+    Config,
+    canonical,
+    digest,
+    from_dict,
+    override,
+    signature,
+    to_dict,
+    user_code,
+)
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.errors import UserError, is_transient
 
@@ -185,18 +195,23 @@ def held(folder: Path, name: str) -> list[train.Member]:
     """The members of a group that `hold_groups` wrote, from the table's folder alone."""
     file = _group_folder(folder)(name) / "group.json"
     try:
-        trials = files.read_json(file, files.GROUP_HOLDS)["trials"]
+        content = files.read_json(file, files.GROUP_HOLDS)
     except files.Missing:
         raise UserError(f"{folder} has no group {name}: {file} is missing") from None
     return [
         train.Member(
             trial["id"],
-            from_dict(trial["config"]),
+            _with_code(from_dict(trial["config"]), file, content.get("code")),
             Path(os.path.normpath(file.parent / trial["folder"])),
             trial["about"],
         )
-        for trial in trials
+        for trial in content["trials"]
     ]
+
+
+def _with_code(cfg: Config, file: Path, said: Any) -> Config:
+    """The settings of a held trial, which may run what this job's launcher named."""
+    return override(cfg, usercode.inherited(file, file.parent / train.CODE, user_code(cfg), said))
 
 
 def train_group(folder: Path, name: str, screen: Screen | None = None) -> None:
@@ -549,22 +564,28 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
     """Members and their order are fixed before the first step, and the same on every resume."""
     file = folder / "group.json"
     members = [member.id for member in group]
-    if not file.exists():
-        trials = [
-            {
-                "id": member.id,
-                "config": to_dict(member.config),
-                "folder": os.path.relpath(member.folder, folder),
-                "about": dict(member.about),
-            }
-            for member in group
-        ]
-        train.make(folder)
-        train.write_json(file, {"members": members, "trials": trials})
-    elif files.read_json(file, {"members": [str]})["members"] != members:
+    held = files.read_json(file, {"members": [str]}) if file.exists() else {"members": members}
+    if held["members"] != members:
         raise UserError(
             f"{folder} belongs to other trials; take another --workdir or remove that folder"
         )
+    if "code" in held:  # an earlier version kept none
+        return
+    trials = [
+        {
+            "id": member.id,
+            "config": to_dict(member.config),
+            "folder": os.path.relpath(member.folder, folder),
+            "about": dict(member.about),
+        }
+        for member in group
+    ]
+    train.make(folder)
+    for name, text in train.kept_code(group).items() if parallel.leads() else ():
+        files.write_whole(folder / train.CODE / name, text)
+    specs = {spec: spec for member in group for spec in user_code(member.config).values()}
+    code = {"trials": trials, "code": usercode.records(specs)}
+    train.write_json(file, held | code)
 
 
 def _known(folder: Path) -> dict[str, str]:

@@ -18,15 +18,27 @@ from typing import IO, Any, Protocol
 import jax
 import numpy as np
 
-from vidrec import __version__, encoders, evaluate, feeds, files, metrics, model, parallel, steps
+from vidrec import (
+    __version__,
+    encoders,
+    evaluate,
+    feeds,
+    files,
+    metrics,
+    model,
+    parallel,
+    steps,
+    usercode,
+)
 from vidrec.checkpoint import Checkpoints, write
-from vidrec.config import Config, override, to_dict
+from vidrec.config import Config, override, to_dict, user_code
 from vidrec.errors import UserError
 from vidrec.prepare import SPLITS, Prepared
 
 Tree = Any
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+CODE = "code"  # folder of the users' files that a run or a model keeps
 log = logging.getLogger(__name__)
 
 
@@ -362,6 +374,7 @@ class Group:
             "classes": list(self.data.classes),
             "data": {"name": self.data.source.name, **self.data.source.about},
             "versions": versions(),
+            "code": usercode.records(user_code(member.config)),
             "dir": str(folder),
         }
         write_json(folder / RESULT, result)
@@ -456,8 +469,15 @@ class Group:
             "train_clips": np.asarray(self.data.source.names)[self.data.split.train].tolist(),
             "epoch": int(best.epoch),
             "vidrec": __version__,
+            "code": usercode.records(user_code(member.config)),
         }
-        write(member.folder / "model", jax.tree.map(np.asarray, tree), about)
+        code = {f"{CODE}/{name}": text for name, text in kept_code([member]).items()}
+        write(member.folder / "model", jax.tree.map(np.asarray, tree), about, code)
+
+
+def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
+    """Sources of the users' files that trials name, by path below their folder."""
+    return {k: v for each in members for k, v in usercode.files(user_code(each.config)).items()}
 
 
 def record_failure(members: Sequence[Member], data: Prepared | None, error: Exception) -> None:
@@ -491,6 +511,7 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
             "epochs": 0,
             "seconds": {"compile": 0.0, "train": 0.0},
             "versions": versions(),
+            "code": usercode.records(user_code(member.config)),
             "dir": str(member.folder),
         }
         write_json(member.folder / RESULT, result)

@@ -136,8 +136,8 @@ def load(spec: str) -> Any:
 
 
 def records(codes: Mapping[str, str]) -> dict[str, Any]:
-    """What a run's description says of its code, by setting; JSON."""
-    return {name: _source(spec).record() for name, spec in codes.items()}
+    """What a run's description says of its code, by `path.py:Name`; JSON."""
+    return {str(spec): _source(spec).record() for spec in codes.values()}
 
 
 def files(codes: Mapping[str, str]) -> dict[str, bytes]:
@@ -207,7 +207,7 @@ def changes(codes: Iterable[str]) -> list[str]:
 def _kept(where: Path, folder: Path, named: Mapping[str, str], said: Any) -> dict[str, UserCode]:
     codes = {}
     for name, spec in named.items():
-        record = said.get(name) if isinstance(said, Mapping) else None
+        record = said.get(spec) if isinstance(said, Mapping) else None
         if record is None:
             now = _hash_now(Path(spec.rpartition(":")[0]))
             there = f" (that file has SHA-256 {now} now)" if now else ""
@@ -287,8 +287,9 @@ def _hash_now(file: Path) -> str | None:
 
 
 def consent() -> dict[str, str]:
-    """The environment by which a launcher tells its jobs what they may run."""
-    return {CONSENT: ",".join(sorted(_named | _inherited()))}
+    """The environment by which a launcher tells its jobs what they may run; empty for nothing."""
+    named = _named | _inherited()
+    return {CONSENT: ",".join(sorted(named))} if named else {}
 
 
 def _inherited() -> set[str]:

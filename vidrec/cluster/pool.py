@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vidrec
-from vidrec import parallel, train
+from vidrec import parallel, train, usercode
 from vidrec.cluster import folders
 from vidrec.cluster.job import STOPPED, Job
 from vidrec.cluster.options import DATA, Handle, Note, Options
@@ -94,7 +94,7 @@ class Pool:
         with log.open("a") as file:
             process = subprocess.Popen(
                 [*self.command, str(folder), group],
-                env=os.environ | own | {"PYTHONPATH": path},
+                env=os.environ | own | usercode.consent() | {"PYTHONPATH": path},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the pool, which asks its jobs to save

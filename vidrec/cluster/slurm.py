@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import vidrec
+from vidrec import usercode
 from vidrec.cluster import folders
 from vidrec.cluster.job import Job, submitit
 from vidrec.cluster.options import DATA, Handle, Note, Options
@@ -130,6 +131,7 @@ class Slurm:
                 f"export VIDREC_CACHE={shlex.quote(str(cache_dir().absolute()))}",
                 # For a checkout that is not installed; a node starts in no particular folder.
                 f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
+                *(f"export {name}={hashes}" for name, hashes in usercode.consent().items()),
                 *options.setup,
             ],
             "additional_parameters": {

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vidrec import config
+from vidrec import config, usercode
 from vidrec.errors import TransientError, UserError, is_transient
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -162,6 +162,21 @@ def _same_preprocessing(cfg: config.Encoder, normalise: str) -> None:
         raise UserError(
             f"encoder.normalise = {cfg.normalise!r} should be {normalise!r}, to which the "
             f"weights {cfg.weights} belong"
+        )
+
+
+def _same_code(cfg: config.Encoder, about: Mapping[str, Any], folder: Path) -> None:
+    """Weights belong to the code that they were trained with; the run's own does not run here."""
+    theirs = str(about["config"]["encoder"]["kind"])
+    said = (about.get("code") or {}).get(theirs)
+    if said is None:
+        return
+    ours = usercode.code_hash(cfg.kind) if usercode.is_code(cfg.kind) else cfg.kind
+    if ours != said["sha256"]:
+        raise UserError(
+            f"encoder.weights: the encoder of {folder} is {theirs} (SHA-256 {said['sha256']}), "
+            f"encoder.kind = {cfg.kind} another one ({ours}): name the code that the run keeps in "
+            f"{folder / 'model' / 'code'}"
         )
 
 
@@ -382,6 +397,7 @@ def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any
         raise UserError(f"encoder.weights: {error}") from None
     tree, about = checkpoint.read(folder / "model")
     _same_preprocessing(cfg, about["config"]["encoder"]["normalise"])
+    _same_code(cfg, about, folder)
     # An encoder that never trained is saved whole; one that did, with the model it was part of.
     parts = [
         *({"params": tree.get(part, {}).get("encoder", {})} for part in ("fixed", "trained")),

@@ -41,17 +41,20 @@ def export(
     out: str | os.PathLike,
     *,
     platforms: Sequence[str] = PLATFORMS,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Writes a model, or that of a run's or an ablation's folder; returns meta.json's content.
 
     Batch and number of frames stay open; only a model that reads whole clips (a flatten head, an
-    encoder of clips) fixes the frames.
+    encoder of clips) fixes the frames. `trust_code`: see `Classifier.load`; the export itself holds
+    no code of Python.
 
     Raises:
         UserError: no model there, `out` holds something else, or it cannot be written; an earlier
             export stays until the new one is complete.
     """
-    classifier = model if isinstance(model, Classifier) else Classifier.load(model)
+    loaded = isinstance(model, Classifier)
+    classifier = model if loaded else Classifier.load(model, trust_code=trust_code)
     out = Path(out)
     _check_out(out)
     with files.writing_folder(out) as partial:  # before the work: it may not be writable

@@ -12,8 +12,8 @@ import flax
 import jax
 import numpy as np
 
-from vidrec import checkpoint, encoders, evaluate, features, files, prepare
-from vidrec.config import Eval, from_dict
+from vidrec import checkpoint, encoders, evaluate, features, files, prepare, train, usercode
+from vidrec.config import Eval, from_dict, override, user_code
 from vidrec.errors import UserError
 from vidrec.predict import clips, windows
 from vidrec.predict.clips import Clip
@@ -126,28 +126,43 @@ class Classifier:
         classes: their names.
         chosen: which trial it is of an ablation, and why; empty for a run.
         meta: what was saved with the model.
+        notes: what to know of its code; mostly empty.
     """
 
-    def __init__(self, tree: Mapping[str, Any], meta: Mapping[str, Any], chosen: str = ""):
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        chosen: str = "",
+        code: Mapping[str, usercode.UserCode] | None = None,
+    ):
+        """`code`: the settings that name users' files, with sources that may run."""
         self.meta, self.chosen = dict(meta), chosen
         self.classes = tuple(meta["classes"])
-        self.network = Network.of(
-            from_dict(meta["config"]), meta["length"], len(self.classes), tree
-        )
+        self.notes = usercode.changes((code or {}).values())
+        cfg = override(from_dict(meta["config"]), code or {})
+        self.network = Network.of(cfg, meta["length"], len(self.classes), tree)
         self.cfg = self.network.cfg
         self._score = jax.jit(self.network.score)
         self._judge = jax.jit(self.network.judge)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Classifier":
+    def load(cls, folder: str | os.PathLike, *, trust_code: bool = False) -> "Classifier":
         """The model of a run's or a trial's folder; of an ablation's, the best on validation.
 
+        Args:
+            trust_code: run the users' files that the run names, from the source that it keeps.
+
         Raises:
-            UserError: the folder holds no trained model, or a damaged one.
+            UserError: the folder holds no trained model, or a damaged one; or it names code and
+                nobody trusts it.
         """
         trial, chosen = choose(Path(folder))
         tree, meta = checkpoint.read(trial / "model")
-        return cls(tree, meta, chosen)
+        named = user_code(from_dict(meta["config"]))
+        kept = trial / "model" / train.CODE
+        code = usercode.trusted(trial, kept, named, meta.get("code"), trust_code)
+        return cls(tree, meta, chosen, code)
 
     def predict(
         self,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vidrec import datasets, evaluate, features, files, metrics, train
-from vidrec.config import Config, digest, identity, override, to_dict
+from vidrec.config import Config, digest, identity, override, pin, placed, to_dict
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.encoders import pretrained
 from vidrec.errors import UserError
@@ -26,6 +26,7 @@ def score(
     *,
     part: Part = "test",
     force: bool = False,
+    trust_code: bool = False,
     tell: Callable[[str], None] = lambda line: None,
     progress: features.Progress = lambda done, total: None,
     source: Source | None = None,
@@ -39,13 +40,16 @@ def score(
         overrides: dotted settings of the data and of `eval`; the rest belongs to the model.
         part: of the data's split; "all" takes every clip and makes no split.
         force: score clips that the model was trained on; the result says how many.
+        trust_code: see `Classifier.load`.
         source: clips from Python instead of those that the settings name.
 
     Raises:
         UserError: a setting of the model, no class in common, or clips of the training.
     """
-    model = Classifier.load(folder)
-    cfg = _settings(model, overrides or {})
+    model = Classifier.load(folder, trust_code=trust_code)
+    for line in model.notes:
+        tell(line)
+    cfg = pin(_settings(model, placed(overrides or {}, Path.cwd())))
     model = model.with_eval(cfg.eval)
     files.check_writable(Path(folder) / "evaluations" / "result.json")
     source = source or datasets.load(cfg.data)
