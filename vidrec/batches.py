@@ -38,8 +38,8 @@ class Resident(NamedTuple):
 
 def frozen(made: Any) -> dict[str, Any]:
     """What no trial trains of what was prepared, or of its shapes."""
-    parts = {"fixed": made.fixed, "start": made.start, "constants": made.constants}
-    return {name: tree for name, tree in parts.items() if tree}
+    names = ("fixed", "start", "start_stats", "constants")
+    return {name: tree for name in names if (tree := getattr(made, name))}
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vidrec import cells, scanners
+from vidrec import cells, encoders, scanners
 from vidrec.config import Config
 from vidrec.errors import UserError
 
@@ -97,6 +97,7 @@ class VideoModel(nn.Module):
     scanner: nn.Module
     head: Head
     encoder: nn.Module | None = None
+    frozen: tuple[str, ...] = ()  # blocks of the encoder that do not train
     dense: tuple[int, ...] = ()  # linear layers before the recurrence
     batch_norm: bool = False
     dropout: float = 0.0
@@ -156,17 +157,25 @@ class VideoModel(nn.Module):
             x = inputs
         else:
             scanners.expect("frames", inputs, "BTHWC")
-            x = self._encode(self.encoder, inputs, train)
+            x = self._encode(self.encoder, inputs, mask_BT, train)
         if mask_BT is not None and x.shape[1] == 1 and mask_BT.shape[1] != 1:
             mask_BT = mask_BT.any(1, keepdims=True)
         return scanners.valid(cells.floats(x), mask_BT), mask_BT
 
-    def _encode(self, encoder: Any, frames_BTHWC: Array, train: bool) -> Array:
-        if encoder.takes_clips:
-            return encoder(frames_BTHWC, train=train)
-        flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
-        x = encoder(flat, train=train)
-        return x.reshape(*frames_BTHWC.shape[:2], *x.shape[1:])
+    def _encode(
+        self, encoder: Any, frames_BTHWC: Array, mask_BT: Array | None, train: bool
+    ) -> Array:
+        flat, mask_N = frames_BTHWC, mask_BT
+        if not encoder.takes_clips:
+            flat = frames_BTHWC.reshape(-1, *frames_BTHWC.shape[2:])
+        if mask_BT is not None:
+            mask_N = mask_BT.any(1) if encoder.takes_clips else mask_BT.reshape(-1)
+        if train:
+            with encoders.batch_statistics(mask_N, self.axis_name, self.frozen):
+                x = encoder(flat, train=True)
+        else:
+            x = encoder(flat, train=False)
+        return x if encoder.takes_clips else x.reshape(*frames_BTHWC.shape[:2], *x.shape[1:])
 
 
 def build(
@@ -179,6 +188,7 @@ def build(
         scanner=scanners.build(scanner, axis_name, final_states=head.kind == "last"),
         head=Head(num_classes, head.kind, head.dense, head.activation, cfg.frames.length, **common),
         encoder=encoder,
+        frozen=encoders.frozen_blocks(encoder, cfg.encoder.trainable) if encoder else (),
         dense=scanner.dense,
         batch_norm=scanner.batch_norm,
         dropout=scanner.dropout,

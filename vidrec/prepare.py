@@ -32,7 +32,8 @@ class Prepared:
             where the encoder is trained.
         encoder: the module that is trained with the scanner; None after a frozen one.
         fixed, start: parameters of `encoder` that stay, and those that trials begin from.
-        constants: other collections of `encoder`.
+        start_stats: running statistics of `encoder` that trials begin from.
+        constants: other collections of `encoder`, and statistics of what stays.
         kept: what predicting needs besides the trained model: arrays, saved with it.
         length: frames of a clip that enter the model.
         streams: the frames are too many to be held, and `values` has only their shape and type.
@@ -50,6 +51,7 @@ class Prepared:
     encoder: nn.Module | None = None
     fixed: Tree = field(default_factory=dict)
     start: Tree = field(default_factory=dict)
+    start_stats: Tree = field(default_factory=dict)
     constants: Tree = field(default_factory=dict)
     kept: Tree = field(default_factory=dict)
     placed: dict[int, Tree] = field(default_factory=dict, compare=False)
@@ -90,6 +92,7 @@ class Abstract(NamedTuple):
     classes: int
     fixed: Tree
     start: Tree
+    start_stats: Tree
     constants: Tree
 
 
@@ -228,10 +231,6 @@ def _with_pixels(
     shape = (size, size, 3)
     whole = (length, *shape) if module.takes_clips else shape
     variables = encoders.init(module, cfg.encoder, frame_shape=whole)
-    mask = encoders.trainable_mask(module, variables["params"], cfg.encoder.trainable)
-    fixed, start = encoders.partition(variables["params"], mask)
-    constants = {name: each for name, each in variables.items() if name != "params"}
-    pretrained_weights = cfg.encoder.weights != "random"
     return Prepared(
         source,
         split,
@@ -242,11 +241,27 @@ def _with_pixels(
         length=length,
         streams=streams,
         encoder=module,
-        fixed=_under_encoder(fixed),
-        # Random weights are drawn anew for each seed; those of a file are where all begin.
-        start=_under_encoder(start) if pretrained_weights else {},
-        constants={name: _under_encoder(each) for name, each in constants.items()},
+        **_parts(cfg, module, variables),
     )
+
+
+def _parts(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> dict[str, Tree]:
+    """Variables of an encoder that trains, as `Prepared` holds them."""
+    parts = {}
+    for name in ("params", "batch_stats"):
+        tree = variables.get(name, {})
+        mask = encoders.trainable_mask(module, tree, cfg.encoder.trainable)
+        parts[name] = [_under_encoder(each) for each in encoders.partition(tree, mask)]
+    (fixed, start), (fixed_stats, start_stats) = parts.values()
+    constants = {n: _under_encoder(each) for n, each in variables.items() if n not in parts}
+    # Random weights are drawn anew for each seed; those of a file are where all begin.
+    begun = cfg.encoder.weights != "random"
+    return {
+        "fixed": fixed,
+        "start": start if begun else {},
+        "start_stats": start_stats if begun else {},
+        "constants": constants | ({"batch_stats": fixed_stats} if fixed_stats else {}),
+    }
 
 
 def _decoded(cfg: Config, source: Source, progress: features.Progress | None) -> features.Features:
@@ -343,18 +358,15 @@ def abstract(cfg: Config) -> Abstract:
     classes = class_count(cfg)
     if cfg.data.kind == "features" or cfg.encoder.trainable == "none":
         frame, dtype, encoder = feature_shape(cfg), np.float32, None
-        fixed = start = constants = {}
+        parts = {name: {} for name in ("fixed", "start", "start_stats", "constants")}
     else:
         frame, dtype = (cfg.encoder.size, cfg.encoder.size, 3), np.uint8
         encoder = encoders.build(cfg.encoder)
         whole = (cfg.frames.length, *frame) if encoder.takes_clips else frame
         variables = encoders.shapes(encoder, whole)[1]
-        mask = encoders.trainable_mask(encoder, variables["params"], cfg.encoder.trainable)
-        fixed, start = (_under_encoder(t) for t in encoders.partition(variables["params"], mask))
-        start = start if cfg.encoder.weights != "random" else {}
-        constants = {n: _under_encoder(t) for n, t in variables.items() if n != "params"}
+        parts = _parts(cfg, encoder, variables)
     built = model.build(cfg, classes, encoder=encoder)
-    return Abstract(built, frame, dtype, classes, fixed, start, constants)
+    return Abstract(built, frame, dtype, classes, **parts)
 
 
 def feature_shape(cfg: Config) -> tuple[int, ...]:

@@ -121,7 +121,8 @@ def init(plan: Plan, numbers: dict, data: Resident, inputs: jax.Array | None = N
     fixed = data.frozen.get("fixed", {})
     start = data.frozen.get("start", {})
     trained = _full(encoders.merge(_without(variables["params"], fixed), start))
-    stats = _full(variables.get("batch_stats", {}))
+    stats = _trained_stats(data.frozen, variables.get("batch_stats", {}))
+    stats = _full(encoders.merge(stats, data.frozen.get("start_stats", {})))
     opt_state = _optimiser(plan, numbers).init(trained)
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
@@ -140,6 +141,11 @@ def init(plan: Plan, numbers: dict, data: Resident, inputs: jax.Array | None = N
     _, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
     mean = _total(plan, losses_B * batch.valid_B) / _total(plan, batch.valid_B)
     return state._replace(untrained_loss=mean)
+
+
+def _trained_stats(frozen: Tree, stats: Tree) -> Tree:
+    """Running statistics less those of an encoder's blocks that stay as they are."""
+    return _without(stats, frozen.get("constants", {}).get("batch_stats", {}))
 
 
 def _full(tree: Tree) -> Tree:
@@ -427,7 +433,7 @@ def _loss(
         length=plan.length,
     )
     total = jnp.where(batch.valid_B, losses_B, 0.0).sum()
-    return total, (carry, changed.get("batch_stats", {}))
+    return total, (carry, _trained_stats(frozen, changed.get("batch_stats", {})))
 
 
 def score_batch(
@@ -453,10 +459,10 @@ def score_batch(
 
 
 def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
-    return {
+    constants = frozen.get("constants", {})
+    return constants | {
         "params": encoders.merge(frozen.get("fixed", {}), trained),
-        "batch_stats": stats,
-        **frozen.get("constants", {}),
+        "batch_stats": encoders.merge(constants.get("batch_stats", {}), stats),
     }
 
 

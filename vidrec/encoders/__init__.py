@@ -18,15 +18,18 @@ from jax import Array
 from vidrec import config
 from vidrec.encoders import base
 from vidrec.encoders.base import count, trained_blocks
+from vidrec.encoders.norm import batch_statistics
 from vidrec.encoders.preprocess import normalise, statistics
 from vidrec.errors import UserError
 
 __all__ = [
+    "batch_statistics",
     "build",
     "count",
     "extractor",
     "feature_shape",
     "fit_normalisation",
+    "frozen_blocks",
     "init",
     "merge",
     "normalise",
@@ -165,6 +168,13 @@ def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None
         trains = name in trained if name in blocks else trainable != "none"
         mask[name] = jax.tree.map(lambda _, trains=trains: trains, part)
     return mask
+
+
+def frozen_blocks(module: nn.Module, trainable: str) -> tuple[str, ...]:
+    """Blocks of an encoder that do not train."""
+    blocks = getattr(module, "blocks", ())
+    trained = trained_blocks(trainable, blocks)
+    return tuple(name for name in blocks if name not in trained)
 
 
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:

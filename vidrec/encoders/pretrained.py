@@ -402,6 +402,7 @@ def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any
     parts = [
         *({"params": tree.get(part, {}).get("encoder", {})} for part in ("fixed", "trained")),
         *({name: each.get("encoder", {})} for name, each in tree.get("constants", {}).items()),
+        {"batch_stats": tree.get("stats", {}).get("encoder", {})},
         tree.get("encoder", {}),
     ]
     theirs = {name: leaf for part in parts for name, leaf in _flat(part).items()}

@@ -42,10 +42,11 @@ class Network:
     def of(cls, cfg: Config, length: int, classes: int, tree: Mapping[str, Any]) -> "Network":
         """The network that a trained model's saved arrays make."""
         cfg = override(cfg, {"frames.length": length})
-        saved = {
+        constants = tree.get("constants", {})
+        saved = constants | {
             "params": encoders.merge(tree.get("fixed", {}), tree.get("trained", {})),
-            "batch_stats": tree.get("stats", {}),
-            **tree.get("constants", {}),
+            # What training left stands over what it began from.
+            "batch_stats": encoders.merge(constants.get("batch_stats", {}), tree.get("stats", {})),
         }
         own = {name: each["encoder"] for name, each in saved.items() if "encoder" in each}
         encoder = encoders.build(cfg.encoder) if own or "encoder" in tree else None

@@ -1,0 +1,311 @@
+"""An encoder with batch normalisation: whose statistics, of which frames, and that all use them."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import sources
+
+import vidrec
+from vidrec import checkpoint, encoders, export, grid, prepare, train
+from vidrec.encoders import norm
+from vidrec.errors import UserError
+from vidrec.predict import Classifier, score
+from vidrec.train import Interrupted
+
+NET = """
+import flax.linen as nn
+from vidrec.encoders.base import Conv
+
+
+class Block(nn.Module):
+    channels: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Conv(self.channels, (3, 3), stride=2)(x)
+        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8)(x))
+
+
+class Net(nn.Module):
+    takes_clips = False
+    blocks = ("first", "second")
+
+    @nn.compact
+    def __call__(self, frames, train=False):
+        x = frames / 255.0
+        x = Block(4, name="first")(x, train)
+        x = Block(6, name="second")(x, train)
+        x = nn.Dense(5, name="last")(x.mean((1, 2)))
+        return nn.BatchNorm(name="norm", momentum=0.8)(x, use_running_average=not train)
+
+
+class Clips(Net):
+    takes_clips = True
+
+    @nn.compact
+    def __call__(self, frames, train=False):
+        x = frames.mean((2, 3)).reshape(len(frames), -1) / 255.0
+        x = nn.BatchNorm(name="norm", use_running_average=not train, momentum=0.8)(x)
+        return nn.Dense(5, name="last")(x)[:, None]
+
+
+class Plain(nn.Module):
+    takes_clips = False
+
+    @nn.compact
+    def __call__(self, frames, train=False):
+        return nn.BatchNorm(use_running_average=not train, momentum=0.75)(frames.mean((1, 2)))
+"""
+SETTINGS = {
+    "encoder.size": 8,
+    "encoder.trainable": "all",
+    "train.epochs": 12,
+    "train.batch_size": 4,
+    "optim.learning_rate": 0.1,
+    "scanner.batch_norm": True,
+    "data.test": 0.25,
+}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("nets") / "net.py"
+    file.write_text(NET)
+    return str(file)
+
+
+def bright() -> sources.PixelSource:
+    """Clips of two classes, dark and bright, far from the statistics that a network begins with."""
+    source = sources.pixels(clips=24)
+    arrays = tuple(
+        (clip // 4 + 130 + 60 * label).astype(np.uint8)
+        for clip, label in zip(source.arrays, source.labels, strict=True)
+    )
+    return sources.PixelSource(**{**vars(source), "arrays": arrays})
+
+
+def settings(net: str, name: str = "Net", **more) -> vidrec.Config:
+    given = {"encoder.kind": f"{net}:{name}"} | SETTINGS
+    given |= {key.replace("__", "."): value for key, value in more.items()}
+    return vidrec.override(sources.settings(), given)
+
+
+@pytest.fixture(scope="module")
+def trained(net, tmp_path_factory):
+    """A run from scratch; the report is not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "_report", lambda *_: None)
+        root = tmp_path_factory.mktemp("runs")
+        return Path(grid.run(settings(net), root, name="scratch", source=bright())["dir"])
+
+
+def stats_of(run: Path) -> dict:
+    """The encoder's running statistics, as they were saved."""
+    tree = checkpoint.read(run / "model")[0]
+    fixed = tree.get("constants", {}).get("batch_stats", {})
+    return encoders.merge(fixed, tree.get("stats", {}))["encoder"]
+
+
+def same_answers(run: Path, source: sources.PixelSource) -> None:
+    """Predicting says of each clip what training's own scoring said of it."""
+    model = Classifier.load(run, trust_code=True)
+    saved = np.load(run / "predictions.npz")
+    for part in ("train", "val", "test"):
+        for name, logits in zip(saved[f"{part}_names"], saved[f"{part}_logits"], strict=True):
+            clip = source.arrays[source.names.index(str(name))]
+            np.testing.assert_allclose(model.predict(clip).scores_K, logits, rtol=2e-3, atol=2e-4)
+
+
+def test_what_trained_is_scored_with_the_statistics_that_it_learned(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["metrics"]["train"]["accuracy"] == 1.0
+    assert result["metrics"]["test"]["accuracy"] == 1.0
+    mean = stats_of(trained)["norm"]["mean"]
+    assert np.abs(mean).max() > 0.05  # it began at 0
+    same_answers(trained, bright())
+    again = score(trained, source=bright(), trust_code=True)
+    assert again["metrics"]["test"]["accuracy"] == 1.0
+
+
+def test_an_export_has_them_too(trained, tmp_path):
+    export.export(trained, tmp_path / "out", platforms=["cpu"], trust_code=True)
+    spec = importlib.util.spec_from_file_location("loader", tmp_path / "out" / "loader.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    exported, model = loader.load(tmp_path / "out"), Classifier.load(trained, trust_code=True)
+    for clip in bright().arrays[:4]:
+        frames = exported.pick(clip)
+        want = model.predict(clip).probabilities_K
+        np.testing.assert_allclose(exported(frames[None])[0], want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_them(net, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "_report", lambda *_: None)
+    ends = []
+
+    class Stops(train.Silent):
+        def epoch(self, number, records):
+            ends.append(number)
+
+        def should_stop(self):
+            return ends == [1, 2]
+
+    class Screen(grid.Quiet):
+        def group(self, name, members):
+            return Stops()
+
+    with pytest.raises(Interrupted):
+        grid.run(settings(net), tmp_path, name="run", source=bright(), screen=Screen())
+    result = grid.run(settings(net), tmp_path, name="run", source=bright())
+    assert result["resumed_epoch"] == 2
+    one, other = (checkpoint.read(Path(d) / "model")[0] for d in (result["dir"], trained))
+    assert sources.same(one, other)
+
+
+@pytest.mark.parametrize(
+    "trainable",
+    ["last_block", *(pytest.param(each, marks=pytest.mark.slow) for each in ("all", "head"))],
+)
+def test_fine_tuning_begins_with_the_statistics_of_the_weights(trainable, net, trained, tmp_path):
+    """Those of blocks that stay, stay; the others go on from there."""
+    cfg = settings(
+        net, encoder__weights=str(trained), encoder__trainable=trainable, train__epochs=1
+    )
+    before = stats_of(trained)
+    data = prepare.prepare(cfg, source=bright())
+    begun, _ = sources.Group([cfg], data).train([cfg], epochs=0)
+    frozen = {"all": set(), "last_block": {"first"}, "head": {"first", "second"}}[trainable]
+    for name in before.keys() - frozen:
+        assert sources.same(sources.one(begun.stats["encoder"][name], 0), before[name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "_report", lambda *_: None)
+        run = Path(grid.run(cfg, tmp_path, name="tuned", source=bright())["dir"])
+    after = stats_of(run)
+    for name in before:
+        assert sources.same(after[name], before[name]) == (name in frozen), name
+    same_answers(run, bright())
+
+
+def test_blocks_that_stay_normalise_by_their_own_statistics(net):
+    """Where nothing moves, a head's training loss over frozen blocks is that of scoring."""
+    file = Path(net).with_name("head.py")
+    last = 'nn.BatchNorm(name="norm", momentum=0.8)(x, use_running_average=not train)'
+    assert last in NET
+    file.write_text(NET.replace(last, "x"))
+    cfg = settings(
+        str(file),
+        encoder__trainable="head",
+        frames__rule="whole",
+        optim__learning_rate=0.0,
+        scanner__batch_norm=False,
+        train__batch_size=32,
+    )
+    data = prepare.prepare(cfg, source=bright())
+    variables = encoders.init(data.encoder, cfg.encoder)
+    rng = np.random.default_rng(3)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), variables["batch_stats"]
+    )
+    data = dataclasses.replace(data, **prepare._parts(cfg, data.encoder, variables))
+    state, [record] = sources.Group([cfg], data).train([cfg], epochs=1)
+    assert record["train_loss"] == pytest.approx(state.untrained_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["alone", "spread", "accumulated"])
+def test_statistics_are_of_valid_frames_alone(how, net):
+    """A NumPy loop over the clips' own frames; padding of clips and of batches counts nothing."""
+    cfg = settings(
+        net,
+        "Plain",
+        train__epochs=3,
+        train__batch_size=32,
+        frames__rule="whole",
+        scanner__batch_norm=False,
+        train__accumulate=7 if how == "accumulated" else 1,
+    )
+    source = bright()
+    data = prepare.prepare(cfg, source=source)
+    over = {"how": "batch", "devices": jax.devices()[:4]} if how == "spread" else {}
+    state, _ = sources.Group([cfg], data, **over).train([cfg])
+    [stats] = sources.one(state, 0).stats["encoder"].values()
+    frames = np.concatenate([source.arrays[clip] for clip in data.clips("train")])
+    values = frames.astype(np.float64).mean((1, 2))
+    if how == "accumulated":
+        assert np.isfinite(stats["mean"]).all()
+        assert np.isfinite(stats["var"]).all()
+        return
+    mean, var = np.zeros(3), np.ones(3)
+    for _ in range(3):
+        mean = 0.75 * mean + 0.25 * values.mean(0)
+        var = 0.75 * var + 0.25 * values.var(0)
+    np.testing.assert_allclose(stats["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
+
+
+def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "_report", lambda *_: None)
+    cfg = settings(net, "Clips", scanner__kind="none", scanner__batch_norm=False)
+    run = Path(grid.run(cfg, tmp_path, name="clips", source=bright())["dir"])
+    assert json.loads((run / "result.json").read_text())["metrics"]["train"]["accuracy"] == 1.0
+    assert (stats_of(run)["norm"]["mean"] > 0.1).all()
+    same_answers(run, bright())
+
+
+def test_a_frozen_encoder_takes_those_of_its_weights(net, trained, tmp_path, monkeypatch):
+    """Extracted features, predicted, evaluated."""
+    monkeypatch.setattr(grid, "_report", lambda *_: None)
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    cfg = settings(net, encoder__weights=str(trained), encoder__trainable="none")
+    data = prepare.prepare(cfg, source=bright())
+    kept = data.kept["encoder"]
+    assert sources.same(kept["batch_stats"], stats_of(trained))
+    [clip] = data.clips("test")[:1]
+    want = data.source.arrays[clip]
+    given = encoders.build(cfg.encoder).apply(kept, want)
+    found = data.values[data.offsets[clip] :][: data.lengths[clip]]
+    np.testing.assert_allclose(found, given, rtol=1e-4, atol=1e-5)
+    run = Path(grid.run(cfg, tmp_path, name="frozen", source=bright())["dir"])
+    assert json.loads((run / "result.json").read_text())["metrics"]["test"]["accuracy"] == 1.0
+    same_answers(run, bright())
+
+
+def test_a_norm_that_says_so_itself_is_left_alone():
+    """One that always takes its running statistics, or has a mask of its own."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    x = jnp.arange(12.0).reshape(4, 3)
+    mask = jnp.array([True, True, False, False])
+    for layer, given in (
+        (nn.BatchNorm(use_running_average=True), {}),
+        (nn.BatchNorm(), {"use_running_average": True}),
+        (nn.BatchNorm(use_running_average=False), {"mask": mask[:, None]}),
+    ):
+        variables = layer.init(jax.random.key(0), x, **given)
+        plain = layer.apply(variables, x, mutable=["batch_stats"], **given)
+        with norm.batch_statistics(jnp.array([True, False, False, False])):
+            ours = layer.apply(variables, x, mutable=["batch_stats"], **given)
+        assert sources.same(plain, ours)
+    layer = nn.BatchNorm(use_running_average=False)
+    variables = layer.init(jax.random.key(0), x)
+    plain = layer.apply(variables, x[:2], mutable=["batch_stats"])
+    with norm.batch_statistics(mask):
+        ours = layer.apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(ours[0][:2], plain[0], rtol=1e-5)
+    assert sources.furthest(ours[1], plain[1]) < 1e-5
+    with norm.batch_statistics(jnp.zeros(4, bool)):
+        y, kept = layer.apply(variables, x, mutable=["batch_stats"])
+    assert np.isfinite(y).all()
+    assert sources.same(kept["batch_stats"], variables["batch_stats"])
+
+
+def test_weights_of_another_encoder_are_refused(net, trained):
+    cfg = settings(net, "Plain", encoder__weights=str(trained))
+    with pytest.raises(UserError, match=r"differ in|another one"):
+        prepare.prepare(cfg, source=bright())

@@ -1,0 +1,104 @@
+"""Batch normalisation in an encoder that trains: whose statistics are taken, of which frames.
+
+An encoder sees frames, not clips: it knows neither which of them are padding, nor that a batch may
+lie on several devices, nor which of its blocks stay as they are. So that a user's encoder may hold
+plain `flax.linen.BatchNorm`, this is seen to from outside while it is called in training.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+@contextlib.contextmanager
+def batch_statistics(
+    mask_N: Array | None, axis_name: str | None = None, frozen: Sequence[str] = ()
+) -> Iterator[None]:
+    """Where an encoder is called in training: each `nn.BatchNorm` counts what it should.
+
+    Statistics are over the valid frames (or clips) of all devices; where there are none, the
+    running ones stay. Blocks that do not train normalise by their running statistics.
+
+    Args:
+        mask_N: which of the frames or clips that enter the encoder are no padding; None: all.
+        frozen: names of blocks that do not train.
+    """
+
+    def normalise(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module = context.module
+        ours = isinstance(module, nn.BatchNorm) and context.method_name == "__call__"
+        if not ours or module.is_initializing() or not _takes_batch(module, args, kwargs):
+            return call(*args, **kwargs)
+        if set(frozen) & set(module.path):
+            return _by_given(module, call, args[0])
+        return _by_batch(module, call, args[0], mask_N, axis_name)
+
+    with nn.intercept_methods(normalise):
+        yield
+
+
+def _takes_batch(module: nn.BatchNorm, args: tuple, kwargs: dict) -> bool:
+    """Whether it would take the batch's statistics, and leaves to us how."""
+    said = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+    running = module.use_running_average if said is None else said
+    return bool(args) and not running and kwargs.get("mask") is None
+
+
+def _by_given(module: nn.BatchNorm, call: Callable, x: Array) -> Array:
+    """Normalises by the statistics that stand in the collection."""
+    if module.use_running_average is None:
+        return call(x, use_running_average=True)
+    before = module.use_running_average
+    object.__setattr__(module, "use_running_average", True)  # of this call's module alone
+    try:
+        return call(x)
+    finally:
+        object.__setattr__(module, "use_running_average", before)
+
+
+def _by_batch(
+    module: nn.BatchNorm, call: Callable, x: Array, mask_N: Array | None, axis_name: str | None
+) -> Array:
+    count, *now = _moments(module, x, mask_N, axis_name or module.axis_name)
+    running = [module.get_variable("batch_stats", name) for name in ("mean", "var")]
+    share = jnp.where(count > 0, 1 - module.momentum, 0)
+    _put(module, now)
+    y = _by_given(module, call, x)
+    _put(module, [old + share * (new - old) for old, new in zip(running, now, strict=True)])
+    return y
+
+
+def _put(module: nn.BatchNorm, values: Sequence[Array]) -> None:
+    for name, value in zip(("mean", "var"), values, strict=True):
+        module.put_variable("batch_stats", name, value)
+
+
+def _moments(
+    module: nn.BatchNorm, x: Array, mask_N: Array | None, axis_name: str | None
+) -> tuple[Array, Array, Array]:
+    """Count of valid positions, mean and variance of each feature."""
+    axes = (module.axis,) if isinstance(module.axis, int) else tuple(module.axis)
+    features = {axis % x.ndim for axis in axes}
+    places = tuple(axis for axis in range(x.ndim) if axis not in features)
+    weight = jnp.ones((1,) * x.ndim, bool)
+    if mask_N is not None and 0 in places and len(mask_N) == len(x):
+        weight = mask_N.reshape(-1, *(1,) * (x.ndim - 1))
+    weight = jnp.broadcast_to(weight, x.shape)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def total(values: Array) -> Array:
+        summed = jnp.sum(jnp.where(weight, values, 0), places)
+        return lax.psum(summed, axis_name) if axis_name else summed
+
+    def row(values: Array) -> Array:
+        return jnp.expand_dims(values, places)
+
+    count = total(jnp.ones_like(x))
+    divisor = jnp.maximum(count, 1)
+    mean = total(x) / divisor
+    # Squares of deviations, not of values: those cancel in float32.
+    return count, mean, total((x - row(mean)) ** 2) / divisor
