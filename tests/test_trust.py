@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import vidrec
-from vidrec import checkpoint, cli, cluster, export, grid, usercode
+from vidrec import checkpoint, cli, cluster, export, files, grid, usercode
 from vidrec.ablation import Ablation
 from vidrec.cluster import job
 from vidrec.errors import UserError
@@ -114,10 +114,10 @@ def sha(file: Path) -> str:
 def forge(run: Path, change) -> None:
     """Changes a model's description as a stranger could, checksums included."""
     file = run / "model" / "meta.json"
-    meta = json.loads(file.read_text())
+    meta = files.read_json(file)
     change(meta)
-    file.write_text(json.dumps(meta))
-    (run / "model" / checkpoint.SUMS).write_text(json.dumps(checkpoint._checksums(run / "model")))
+    files.write_json(file, meta)
+    files.write_json(run / "model" / checkpoint.SUMS, checkpoint._checksums(run / "model"))
 
 
 def refused(capsys, *words) -> str:
