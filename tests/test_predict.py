@@ -5,9 +5,13 @@ import functools
 import hashlib
 import io
 import json
+import os
 import shutil
+import stat
+from types import SimpleNamespace
 
 import av
+import hostile
 import jax
 import numpy as np
 import pytest
@@ -460,8 +464,118 @@ def test_paths_that_hold_nothing_are_refused(table, tmp_path):
         list(predict.lines(table, [tmp_path]))
 
 
-def test_a_device_is_taken_for_a_camera_and_a_file_is_not(tmp_path):
-    assert clips.is_camera("/dev/null")
+def uneven(path, steps):
+    """A recording whose frames stay for these milliseconds."""
+    stamps = [sum(steps[:k]) for k in range(len(steps))]
+    frames = moving(len(steps), True, 3)
+    hostile.encoded(path.name, "libx264", stamps=stamps, frames=frames)(path.parent)
+    return [stamp / 1000 for stamp in stamps]
+
+
+@pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv"])
+def test_seconds_are_the_recordings_own(table, tmp_path, name):
+    """25 frames a second, then 2, then 25: by numbers over a mean rate all would be moved."""
+    path = tmp_path / name
+    starts = uneven(path, [40] * 15 + [500] * 15 + [40] * 10)
+    *along, whole = predict.lines(table, [path])
+    assert whole["seconds"] == pytest.approx(starts[-1], abs=0.6)
+    assert [line["start"] for line in along] == pytest.approx(starts[:33:4])
+    assert [line["end"] for line in along[:-1]] == pytest.approx(starts[8:40:4])
+    assert along[-1]["end"] == whole["seconds"]
+    *along, whole = predict.lines(table, [path], stream=True)
+    assert [line["start"] for line in along] == pytest.approx(starts)
+    assert [line["end"] for line in along[:-1]] == pytest.approx(starts[1:])
+
+
+def test_the_overlay_keeps_the_recordings_seconds(table, tmp_path):
+    path, out = tmp_path / "uneven.mp4", tmp_path / "out.mp4"
+    starts = uneven(path, [40] * 15 + [500] * 5 + [40] * 10)
+    along = list(predict.lines(table, [path]))[:-1]
+    predict.overlay(table, path, out)
+    shown = list(video.shown(out, lambda width, height: (width, height)))
+    assert [start for _, start, _ in shown] == pytest.approx(starts, abs=0.001)
+    for frame, start, end in shown:
+        middle = (start + end) / 2
+        line = min(along, key=lambda each: abs((each["start"] + each["end"]) / 2 - middle))
+        assert bar(frame) == pytest.approx(line["confidence"], abs=0.03)
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (0, 1, 1, 0)])
+def test_the_overlay_is_seen_as_the_video_is(table, tmp_path, matrix):
+    path, out = tmp_path / "mirrored.mp4", tmp_path / "out.mp4"
+    frames = np.full((9, 48, 96, 3), 200, np.uint8)
+    frames[:, :12, :24] = (230, 20, 20)
+    video.write(path, frames, 10)
+    path.write_bytes(hostile.posed(*matrix)(path.read_bytes()))
+    predict.overlay(table, path, out)
+    ((first, *_), *_) = video.shown(out, lambda width, height: (width, height))
+    reds = np.nonzero((first[..., 0] > 150) & (first[..., 2] < 120))
+    height, width = first.shape[:2]
+    assert (width > height) == (matrix[0] != 0)
+    assert (reds[1].mean() > width / 2) == (matrix[0] != 0)
+    assert reds[0].mean() < height / 2
+
+
+def test_folders_of_frames_are_predicted_as_clips(table, runs, tmp_path):
+    from PIL import Image
+
+    path = max((runs["videos"] / "left").iterdir(), key=lambda each: video.declared(each)[0])
+    folder = tmp_path / "new" / "film"
+    folder.mkdir(parents=True)
+    for place, (frame, _, _) in enumerate(video.shown(path, lambda width, height: (width, height))):
+        Image.fromarray(frame).save(folder / f"{place}.png")
+    Image.fromarray(moving(1, True, 0)[0]).save(tmp_path / "new" / "still1.png")
+    whole = [line for line in predict.lines(table, [path]) if "start" not in line]
+    one = [line for line in predict.lines(table, [folder]) if "start" not in line]
+    assert [line["path"] for line in one] == [str(folder)]
+    assert one[0]["frames"] == whole[0]["frames"]
+    assert one[0]["confidence"] == pytest.approx(whole[0]["confidence"], abs=0.01)
+    several = [line for line in predict.lines(table, [tmp_path / "new"]) if "start" not in line]
+    assert [line["path"] for line in several] == [str(folder), str(tmp_path / "new" / "still1.png")]
+    predict.overlay(table, folder, tmp_path / "out.mp4")
+    assert len(decoded(tmp_path / "out.mp4")) == whole[0]["frames"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("name", ["thing.mp4", "thing.jpg", "thing.webp", "thing"])
+def test_what_would_be_waited_for_is_named(table, tmp_path, kind, name):
+    if kind == "device":
+        path = tmp_path / name
+        path.symlink_to("/dev/zero")
+    else:
+        path = hostile.only(kind, name)(tmp_path)
+    (line,) = predict.lines(table, [path])
+    assert line["error"] == "not a regular file"
+
+
+def test_features_are_not_waited_for(tmp_path):
+    path = hostile.only("pipe", "thing.npy")(tmp_path)
+    with pytest.raises(UnreadableClip, match="not a regular file"):
+        clips.of_feature_file(path, 25)
+
+
+def test_names_that_are_no_utf8_are_spelled_out(table, runs, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(next((runs["videos"] / "left").iterdir()), path)
+    (tmp_path / os.fsdecode(b"br\xe9ken.mp4")).write_bytes(b"broken")
+    for stream in (False, True):
+        found = list(predict.lines(table, [tmp_path], stream=stream))
+        assert {line["path"] for line in found} == {
+            f"{tmp_path}/caf\\xe9.mp4",
+            f"{tmp_path}/br\\xe9ken.mp4",
+        }
+        json.dumps(found, ensure_ascii=False).encode()
+        text = io.StringIO()
+        predict.write_csv(iter(found), text)
+        text.getvalue().encode()
+
+
+def test_a_device_is_taken_for_a_camera_and_a_file_is_not(tmp_path, monkeypatch):
+    status = SimpleNamespace(st_mode=stat.S_IFCHR, st_rdev=os.makedev(81, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(clips.os, "stat", lambda path: status)
+        assert clips.is_camera("/dev/video0")
+    assert not clips.is_camera("/dev/null")
     (tmp_path / "file").write_bytes(b"")
     assert not clips.is_camera(tmp_path / "file")
     assert not clips.is_camera(tmp_path / "missing")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrec.errors import TransientError, UnreadableClip, is_transient, raise_if_transient
+from vidrec.errors import UnreadableClip, is_transient, raise_if_transient
 
 RATE = 25.0  # frames a second of a folder
 SHORTEST = 0.02  # seconds: a shorter stay of an animation's picture is shown as…
@@ -77,9 +77,8 @@ def picture(path: str | os.PathLike) -> "Image.Image":  # noqa: F821
         raise _damaged(path, error) from None
 
 
-def _damaged(path: str | os.PathLike, error: Exception) -> Exception:
-    if is_transient(error):
-        return TransientError.of(path, error)
+def _damaged(path: str | os.PathLike, error: Exception) -> UnreadableClip:
+    raise_if_transient(path, error)
     return UnreadableClip(path, f"not a picture, or damaged ({str(error)[:80]})")
 
 
@@ -219,8 +218,7 @@ def _names(folder: Path) -> list[str]:
     except PermissionError:
         raise UnreadableClip(folder, "no permission to list it") from None
     except OSError as error:
-        if is_transient(error):
-            raise TransientError.of(folder, error) from None
+        raise_if_transient(folder, error)
         raise UnreadableClip(folder, error.strerror or str(error)) from None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidrec import pictures
 from vidrec.config import Data
 from vidrec.datasets import folders
 from vidrec.datasets.source import Files
@@ -83,14 +84,11 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _opened(path: Path) -> np.ndarray:
+    pictures.check_file(path)
     try:
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
         return _tensor(path)
-    except FileNotFoundError:
-        raise UnreadableClip(path, "no such file") from None
-    except PermissionError:
-        raise UnreadableClip(path, "no permission to read it") from None
     except UnreadableClip:
         raise
     except Exception as error:  # a damaged head fails in many ways, none of them of the user

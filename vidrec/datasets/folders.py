@@ -192,13 +192,15 @@ def listing(root: Path, wanted, what: str) -> Listing:
 
 
 def clips_among(
-    files: Sequence[Path], root: Path, wanted: Callable[[Path], bool]
+    files: Sequence[Path], root: Path, wanted: Callable[[Path], bool], depth: int = 2
 ) -> tuple[list[Path], set[Path]]:
     """Files that `wanted` accepts, and folders of frames; those folders once more.
 
-    Frames are looked for where videos are wanted. They lie in a folder of their own, below the
-    folder of their class, with no video beside them. An empty folder between such ones is a clip
-    that lost its frames.
+    Frames are looked for where videos are wanted. They lie in a folder of their own, with no video
+    beside them. An empty folder between such ones is a clip that lost its frames.
+
+    Args:
+        depth: how far below the root such a folder lies at least; 2: below that of its class.
     """
     if wanted is not is_video:
         return [path for path in files if wanted(path)], set()
@@ -208,7 +210,7 @@ def clips_among(
     clips: list[Path] = []
     framed: set[Path] = set()
     for folder, inside in by_folder.items():
-        if len(folder.relative_to(root).parts) > 1 and _holds_frames(inside):
+        if len(folder.relative_to(root).parts) >= depth and _holds_frames(inside, depth):
             framed.add(folder)
         else:
             clips += [path for path in inside if is_video(path)]
@@ -218,11 +220,13 @@ def clips_among(
     return [*clips, *sorted(framed - twice)], framed - twice
 
 
-def _holds_frames(files: Sequence[Path]) -> bool:
+def _holds_frames(files: Sequence[Path], depth: int) -> bool:
     if not pictures.hold_series([path.name for path in files]):
         return False
     stills = {path for path in files if path.suffix.lower() in pictures.STILLS}
     first = min(stills)
+    if len(stills) == 1 and not depth:  # a picture that happens to have a number
+        return False
     return not pictures.is_animated(first) and not any(map(is_video, set(files) - stills))
 
 

@@ -26,8 +26,6 @@ from vidrec.datasets.source import PARTS, Source, per_clip, remembered
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.video import UnreadableClip
 
-# Names of a TFDS set's own splits, and the part each is.
-SPLIT_NAMES = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 # Training and test clips of the official lists.
 UCF101_CLIPS = {
     "ucf101/ucf101_1_256": (9537, 3783),
@@ -358,7 +356,9 @@ def _groups(index: dict[str, list], names: Sequence[str], rule: str) -> tuple[li
 
 
 def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
-    parts = np.array([SPLIT_NAMES.get(split, "") for split, _ in places])
+    from vidrec.datasets import folders
+
+    parts = np.array([folders.part_of(split) for split, _ in places])
     given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
     return given if {"train", "test"} <= set(given) else None
 

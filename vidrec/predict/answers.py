@@ -55,14 +55,23 @@ def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [each for each in folders.walk(path) if _wanted(each, model)]
+        inside = _inside(path, model) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"{path} holds no videos")
         found += inside
     return found
+
+
+def _inside(folder: Path, model: Classifier) -> list[Path]:
+    """What lies below a folder; or the folder itself, if it holds the frames of a clip."""
+    files = list(folders.walk(folder))
+    if model.network.takes_features:
+        return [path for path in files if path.suffix.lower() in arrays.EXTENSIONS]
+    if model.cfg.data.kind == "images":
+        return [path for path in files if clips.is_picture(path) or folders.is_video(path)]
+    found, framed = folders.clips_among(files, folder, folders.is_video, depth=0)
+    found += [path for path in files if clips.is_picture(path) and path.parent not in framed]
+    return sorted(found)
 
 
 def write_csv(answered: Iterable[Line], file: TextIO) -> None:
@@ -94,12 +103,6 @@ def as_text(line: Line) -> str:
     others = ", ".join(f"{each['class']} {each['confidence']:.0%}" for each in line["topk"][1:3])
     notes = "".join(f"; {note}" for note in line.get("notes", ()))
     return f"{where}  {line['class']} {line['confidence']:.0%}  ({others}){notes}"
-
-
-def _wanted(path: Path, model: Classifier) -> bool:
-    if model.network.takes_features:
-        return path.suffix.lower() in arrays.EXTENSIONS
-    return clips.is_picture(path) or folders.is_video(path)
 
 
 def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:

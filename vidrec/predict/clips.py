@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vidrec import video
+from vidrec import pictures, video
 from vidrec.config import Config
 from vidrec.datasets import arrays, folders
 from vidrec.datasets.source import Files
@@ -18,6 +18,7 @@ from vidrec.errors import UserError, spelled
 from vidrec.video import UnreadableClip
 
 CHUNK = 64  # frames in memory at once
+VIDEO_DEVICES = 81  # Linux' number for Video4Linux
 
 
 @dataclass(frozen=True)
@@ -141,17 +142,19 @@ class Resizer:
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """By extension; a .gif counts as a video."""
-    suffix = Path(path).suffix.lower()
-    return suffix in folders.IMAGES and suffix != ".gif"
+    """True for a still one, by extension; a .gif counts as a video, and so does what moves."""
+    path = Path(path)
+    still = folders.is_image(path) and path.suffix.lower() != ".gif"
+    return still and not path.is_dir() and not pictures.is_animated(path)
 
 
 def is_camera(path: str | os.PathLike) -> bool:
-    """True for a device such as /dev/video0."""
+    """True for a device such as /dev/video0; others, such as a terminal, would be waited for."""
     try:
-        return stat.S_ISCHR(os.stat(path).st_mode)
+        status = os.stat(path)
     except OSError:
         return False
+    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == VIDEO_DEVICES
 
 
 def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from vidrec import files, video
-from vidrec.errors import UserError
+from vidrec.errors import UnreadableClip, UserError
 from vidrec.predict import answers, clips
 from vidrec.predict.answers import Line
 from vidrec.predict.classifier import Classifier
@@ -38,7 +38,7 @@ def overlay(
         UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
     """
     path, out = Path(path), Path(out)
-    if clips.is_picture(path) or clips.is_camera(path) or path.is_dir():
+    if clips.is_picture(path) or clips.is_camera(path) or answers.listed([path], model) != [path]:
         raise UserError(f"{path}: --overlay draws on one video file")
     if out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--overlay {out} would replace the video itself: name another file")
@@ -51,6 +51,8 @@ def overlay(
         video.write_timed(out, _drawn(path, along), fps)
     except (OSError, av.FFmpegError) as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    except UnreadableClip as error:
+        raise UserError(f"{out} is not written: {error}") from None
     return whole
 
 
