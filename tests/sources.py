@@ -48,9 +48,6 @@ class ArraySource(Source):
     def key(self, clip: int) -> str:
         return digest(self.arrays[clip].tolist(), length=32)
 
-    def sizes(self) -> list[int]:
-        return [int(np.float64(each.sum() * 1e6)) for each in self.arrays]
-
     def features(self, clip: int) -> np.ndarray:
         if not len(self.arrays[clip]):
             raise UnreadableClip(self.names[clip], "is empty")

@@ -702,7 +702,7 @@ def test_scoring_the_runs_own_test_clips_gives_its_own_figures(runs, name):
 
 
 @pytest.mark.usefixtures("cache")
-def test_clips_of_the_training_are_refused_by_name_unless_forced(runs):
+def test_clips_of_the_training_are_refused_unless_forced(runs):
     trained = load(runs["once"]).meta["train_clips"]
     with pytest.raises(UserError, match=r"such as (left|right)/") as refused:
         predict.score(runs["once"], part="all")
@@ -723,6 +723,44 @@ def test_clips_of_the_training_are_refused_by_name_unless_forced(runs):
     assert result["split"]["leaked"] is True
     assert result["split"]["trained_on"] == len(trained)
     assert result["counts"]["all"]["expected"] == 14
+
+
+@pytest.mark.usefixtures("cache")
+def test_clips_of_the_training_are_known_by_content_whatever_their_names(runs, tmp_path):
+    renamed, fresh = tmp_path / "renamed", tmp_path / "fresh"
+    trained = load(runs["once"]).meta["train_clips"]
+    for place, file in enumerate(sorted(runs["videos"].glob("*/*.mp4"))):
+        (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, renamed / file.parent.name / f"{place}.mp4")
+        name = file.relative_to(runs["videos"])
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        video.write(fresh / name, moving(12, place % 2 == 0, 60 + place), 10)
+    with pytest.raises(UserError, match=rf"{len(trained)} of 14 clips were trained on"):
+        predict.score(runs["once"], {"data.root": str(renamed)}, part="all")
+    forced = predict.score(runs["once"], {"data.root": str(renamed)}, part="all", force=True)
+    assert (forced["split"]["leaked"], forced["split"]["trained_on"]) == (True, len(trained))
+    result = predict.score(runs["once"], {"data.root": str(fresh)}, part="all")
+    assert (result["split"]["leaked"], result["split"]["trained_on"]) == (False, 0)
+    # The same recordings' names in another data set tell nothing.
+    named = {"data.root": str(fresh), "data.groups": r"(\d+)\.mp4"}
+    assert predict.score(runs["once"], named, part="all")["split"]["leaked"] is False
+    own = {"data.root": str(runs["videos"]), "data.split_seed": 0}
+    assert predict.score(runs["once"], own)["split"]["leaked"] == "unknown"
+
+
+@pytest.mark.usefixtures("cache")
+def test_where_no_content_can_be_compared_nothing_is_said(runs):
+    model = load(runs["once"])
+    source = datasets.load(model.cfg.data)
+    clips = np.arange(len(source))
+    model.meta["hashed"] = "frames"
+    assert predict.scoring._overlap(model, source, clips, False) == {
+        "leaked": "unknown",
+        "trained_on": None,
+    }
+    del model.meta["train_contents"]
+    with pytest.raises(UserError, match="were trained on"):
+        predict.scoring._overlap(model, source, clips, False)
 
 
 @pytest.mark.usefixtures("cache")

@@ -29,10 +29,10 @@ def one_clip(tmp_path_factory) -> bytes:
 
 def lay(root: Path, content: bytes, names) -> Path:
     """Writes files, each with the same frames but content of its own."""
-    for number, name in enumerate(names):
+    for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content + bytes([number % 256, number // 256]))
+        path.write_bytes(content + name.encode())
     return root
 
 

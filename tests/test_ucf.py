@@ -31,15 +31,15 @@ def listed(lists: Path, pattern: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def ucf101(tmp_path_factory, real_data) -> Path:
-    """All 13,320 names, each a link to one tiny video; spelled as the archives do."""
+    """All 13,320 names, each one tiny video with an end of its own; spelled as the archives do."""
     base = tmp_path_factory.mktemp("ucf")
     lists = real_data / "ucfTrainTestlist"
-    tiny = clip("tiny.avi", 4, (32, 32))(base)
+    tiny = clip("tiny.avi", 4, (32, 32))(base).read_bytes()
     root = base / "UCF-101"
     for name in listed(lists, "t*list01.txt"):
         path = root / name.replace("v_HandStand", "v_Handstand")
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(tiny, path)
+        path.write_bytes(tiny + name.encode())
     shutil.copytree(lists, base / "ucfTrainTestlist")
     return root
 
@@ -219,7 +219,7 @@ def ucf11(tmp_path_factory) -> Path:
     """1,600 names in 11 classes and 25 groups, and the annotations that lie among them."""
     base = tmp_path_factory.mktemp("ucf11")
     root = base / "UCF11_updated_mpg"
-    tiny = clip("tiny.mpg", 4, (32, 32))(base)
+    tiny = clip("tiny.mpg", 4, (32, 32))(base).read_bytes()
     # 25 groups of 5 or 6 clips: 1600 = 11 * 25 * 5 + 225
     for place, kind in enumerate(ucf.CLASSES_11):
         for group in range(1, 26):
@@ -227,7 +227,8 @@ def ucf11(tmp_path_factory) -> Path:
             folder = root / kind / name
             folder.mkdir(parents=True)
             for number in range(1, 6 + (place * 25 + group <= 225)):
-                os.link(tiny, folder / f"{name}_{number:02d}.mpg")
+                file = folder / f"{name}_{number:02d}.mpg"
+                file.write_bytes(tiny + file.name.encode())
         (root / kind / "Annotation").mkdir()
         (root / kind / "Annotation" / f"{name}.xgtf").write_text("<xml/>")
     return root

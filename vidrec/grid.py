@@ -347,7 +347,7 @@ def _ids(trials: Sequence[Trial], source: Source | None, make: bool = True) -> l
 
     def fingerprint(cfg: Config) -> str:
         if source is not None:
-            return source.fingerprint()
+            return prepare.fingerprint_of(source, cfg)
         code = canonical({"data": repr(cfg.data)})
         if code not in fingerprints:
             fingerprints[code] = prepare.data_fingerprint(cfg, make)

@@ -4,7 +4,7 @@ What is prepared depends on the data, the encoder and the frames' rule only, so 
 table that agree in these share it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vidrec import datasets, encoders, features, parallel, video
+from vidrec import datasets, encoders, features, parallel
 from vidrec.config import Config, canonical, digest, identity
 from vidrec.datasets.source import Source
 from vidrec.datasets.splits import Split
 from vidrec.encoders import pretrained
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError
 
 Tree = Any
 SPLITS = ("train", "val", "test")
@@ -271,28 +271,43 @@ def _decoded(cfg: Config, source: Source, progress: features.Progress | None) ->
     def keep(clip: int, chunks: Iterable[np.ndarray]) -> None:
         clips[clip] = np.concatenate(list(chunks))
 
-    return features.ragged(clips, _each_clip(cfg, source, keep, progress))
+    return features.ragged(clips, _each_clip(cfg, source, keep, progress, range(len(clips))))
 
 
 def _counted(cfg: Config, source: Source, progress: features.Progress | None) -> features.Features:
     """Lengths of all clips, as decoded; containers promise other numbers. Remembered."""
     size = cfg.encoder.size
 
-    def count() -> dict[str, Any]:
-        lengths = [0] * len(source.names)
+    def count(clips: list[int]) -> dict[int, Any]:
+        found: dict[int, Any] = {}
 
         def add(clip: int, chunks: Iterable[np.ndarray]) -> None:
-            lengths[clip] = sum(len(chunk) for chunk in chunks)
+            frames = sum(len(chunk) for chunk in chunks)
+            found[clip] = [frames, source.damage.get(source.names[clip], "")]
 
-        unreadable = _each_clip(cfg, source, add, progress)
-        return {"lengths": lengths, "unreadable": unreadable}
+        for clip, _, reason in _each_clip(cfg, source, add, progress, clips):
+            found[clip] = [0, reason]
+        return found
 
-    name = digest("lengths", source.fingerprint(), cfg.data.fps, video.DECODING, length=32)
-    known = datasets.source.remembered(name, count)
-    lengths = np.array(known["lengths"], np.int32)
+    name = datasets.source.decoded_name("counted", source, cfg.data.fps)
+    known = datasets.source.remembered_clips(name, source, count)
+    unreadable = []
+    for clip, (frames, lacking) in known.items():
+        if frames and lacking:
+            source.damage[source.names[clip]] = lacking
+        elif not frames:
+            unreadable.append((clip, source.path(clip), lacking))
+    _strictly(cfg, unreadable)
+    lengths = np.array([known[clip][0] for clip in range(len(source))], np.int32)
     nothing = np.zeros((0, size, size, 3), np.uint8)
-    unreadable = [tuple(each) for each in known["unreadable"]]
     return features.Features(nothing, np.zeros_like(lengths), lengths, unreadable)
+
+
+def _strictly(cfg: Config, unreadable: list[tuple[int, str, str]]) -> None:
+    """Refuses a clip that cannot be read, also one that was met before."""
+    if cfg.data.strict and unreadable:
+        _, path, reason = unreadable[0]
+        raise UserError(f"{path} cannot be read: {reason}")
 
 
 def _each_clip(
@@ -300,17 +315,16 @@ def _each_clip(
     source: Source,
     take: Callable[[int, Iterable[np.ndarray]], None],
     progress: features.Progress | None,
+    clips: Sequence[int],
 ) -> list[tuple[int, str, str]]:
-    """Decodes every clip for `take`; returns those that cannot be read."""
-    unreadable = []
-    clips = range(len(source.names))
+    """Decodes clips for `take`; returns those that cannot be read."""
+    unreadable: list[tuple[int, str, str]] = []
     for done, (clip, chunks) in enumerate(features.decoded(source, clips, cfg.encoder.size)):
         try:
             take(clip, chunks)
         except datasets.source.UnreadableClip as error:
-            if cfg.data.strict:
-                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
             unreadable.append((clip, str(error.path), error.reason))
+            _strictly(cfg, unreadable)
         if progress:
             progress(done + 1, len(clips))
     return unreadable
@@ -330,16 +344,30 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
 
 
 def data_fingerprint(cfg: Config, make: bool = True) -> str:
-    """Of the data set, or "absent"; part of a trial's id.
+    """Of the data set and its split, or "absent"; part of a trial's id.
 
     Args:
         make: a set that can be generated or downloaded is, first.
+
+    Raises:
+        TransientError: the system cannot read it now.
     """
     try:
         source = datasets.load(cfg.data) if make else datasets.load_if_there(cfg.data)
-        return source.fingerprint() if source else "absent"
+    except TransientError:
+        raise
     except UserError:
-        return "absent"
+        source = None
+    return fingerprint_of(source, cfg) if source else "absent"
+
+
+def fingerprint_of(source: Source, cfg: Config) -> str:
+    """Hash of everything in the data that a result rests on: clips, labels, groups, the split."""
+    try:
+        split = datasets.splits.make(source, cfg.data).id
+    except UserError:
+        split = "none"
+    return digest(source.fingerprint(), split, length=32)
 
 
 def trial_id(cfg: Config, fingerprint: str) -> str:

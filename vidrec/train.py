@@ -38,6 +38,7 @@ from vidrec.prepare import SPLITS, Prepared
 Tree = Any
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+COPIES = 10  # that a result names of the clips that stand in two parts
 CODE = "code"  # folder of the users' files that a run or a model keeps
 log = logging.getLogger(__name__)
 
@@ -370,12 +371,12 @@ class Group:
             "resumed_epoch": self.resumed_epoch,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "trials_in_group": len(self.trained),
-            "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
+            "split": _split(self.data),
             "classes": list(self.data.classes),
             "data": {"name": self.data.source.name, **self.data.source.about},
             "versions": versions(),
             "code": usercode.records(user_code(member.config)),
-            "dir": str(folder),
+            "dir": str(folder.absolute()),
         }
         write_json(folder / RESULT, result)
 
@@ -466,7 +467,7 @@ class Group:
             "frame": list(self.data.values.shape[1:]),
             **self._sampling(),
             "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
-            "train_clips": np.asarray(self.data.source.names)[self.data.split.train].tolist(),
+            **_trained_on(self.data),
             "epoch": int(best.epoch),
             "vidrec": __version__,
             "code": usercode.records(user_code(member.config)),
@@ -489,7 +490,7 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
     if data:
         known = {
             "counts": data.counts(),
-            "split": {"id": data.split.id, "leaked": data.split.leaked},
+            "split": _split(data),
             "classes": list(data.classes),
             "data": {"name": data.source.name, **data.source.about},
         }
@@ -512,9 +513,27 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
             "seconds": {"compile": 0.0, "train": 0.0},
             "versions": versions(),
             "code": usercode.records(user_code(member.config)),
-            "dir": str(member.folder),
+            "dir": str(member.folder.absolute()),
         }
         write_json(member.folder / RESULT, result)
+
+
+def _split(data: Prepared) -> dict[str, Any]:
+    """What a result says of its split; of many copies the first ones."""
+    split = data.split
+    return {"id": split.id, "leaked": split.leaked, "copies": list(split.copies[:COPIES])}
+
+
+def _trained_on(data: Prepared) -> dict[str, Any]:
+    """The training clips, so that others can be told from them whatever their names."""
+    source, clips = data.source, data.clips("train")
+    groups = sorted(set(source.groups[clips].tolist())) if source.groups_known else []
+    return {
+        "train_clips": np.asarray(source.names)[data.split.train].tolist(),
+        "train_contents": [source.keys[clip] for clip in clips],
+        "train_groups": groups,
+        "hashed": source.hashed,
+    }
 
 
 def _windows(cfg: Config) -> str:

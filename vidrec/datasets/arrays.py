@@ -52,6 +52,7 @@ class ArrayFiles(Files):
             raise UnreadableClip(
                 self.paths[clip], f"features of shape {values.shape[1:]}, others have {self.shape}"
             )
+        self.check_unchanged(clip)
         return values
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:

@@ -423,10 +423,12 @@ class ImageFiles(Files):
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         picture = _picture(self.paths[clip], size)
+        self.check_unchanged(clip)
         return np.repeat(picture[None], len(frame_indices), 0)
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
         yield _picture(self.paths[clip], size)[None]
+        self.check_unchanged(clip)
 
 
 def _picture(path: Path, size: int) -> np.ndarray:

@@ -2,29 +2,33 @@
 
 import contextlib
 import hashlib
-import json
 import os
+import stat
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vidrec import video
 from vidrec.config import cache_dir, cores, digest
-from vidrec.errors import UserError, spelled
-from vidrec.files import write_whole
+from vidrec.errors import TransientError, UserError, is_transient, spelled
+from vidrec.files import Damaged, Missing, read_json, write_json
 from vidrec.video import UnreadableClip
 
-__all__ = ["Files", "Source", "UnreadableClip", "nearest", "remembered"]
+__all__ = ["Files", "Source", "UnreadableClip", "nearest", "remembered", "remembered_clips"]
 
 PARTS = ("train", "val", "test")
 REMEMBERED = 500  # files from which on their declared lengths are kept between runs
+# A file that changed this many seconds ago may change again without a trace in size and times: the
+# clocks of file systems tick in up to two seconds. Its hash is not kept.
+SETTLED = 3.0
 
 
 @dataclass(eq=False)
@@ -76,6 +80,30 @@ class Source(ABC):
     def key(self, clip: int) -> str:
         """Content address of a clip: equal content, equal key, on every machine."""
 
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Content address of every clip, of its name where it cannot be read."""
+        return tuple(self._key_or_name(clip) for clip in range(len(self)))
+
+    def _key_or_name(self, clip: int) -> str:
+        try:
+            return self.key(clip)
+        except UnreadableClip:
+            return self._name_key(clip)
+
+    def _name_key(self, clip: int) -> str:
+        """What stands for the content of a clip that has none: its name keeps it apart."""
+        return digest("unreadable", self.names[clip], length=32)
+
+    def has_content(self, clip: int) -> bool:
+        """False for a clip that cannot be opened, whose key is that of its name."""
+        return self.keys[clip] != self._name_key(clip)
+
+    @property
+    def hashed(self) -> str:
+        """What keys are hashes of: those of sources that agree in it can be compared."""
+        return type(self).__name__
+
     @abstractmethod
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         """Chosen frames, uint8 (T, size, size, 3); raises UnreadableClip."""
@@ -92,17 +120,21 @@ class Source(ABC):
         """What to call a clip when it cannot be read: its file, or its name."""
         return self.names[clip]
 
-    def sizes(self) -> list[int]:
-        """Something cheap that changes when a clip's content does."""
-        return []
-
     @cached_property
     def _fingerprint(self) -> str:
         labels = [self.classes[label] for label in self.labels]
-        return digest(list(self.names), labels, self.sizes(), length=32)
+        return digest(
+            list(self.classes),
+            list(self.names),
+            labels,
+            self.groups.tolist(),
+            self.groups_known,
+            list(self.keys),
+            length=32,
+        )
 
     def fingerprint(self) -> str:
-        """Hash of names, classes and sizes: cheap, and the same wherever the data set lies."""
+        """Hash of names, classes, groups and content: the same wherever the data set lies."""
         return self._fingerprint
 
     def keep_classes(self, chosen: Sequence[str]) -> "Source":
@@ -162,22 +194,24 @@ class Files(Source):
     @cached_property
     def _declared(self) -> list[tuple[int, float]]:
         if len(self) < REMEMBERED:
-            return self._declare_all()
-        stamps = [_stamp(path) for path in self.paths]
-        return remembered(
-            digest(list(self.names), stamps, self.rate, video.DECODING), self._declare_all
-        )
+            found = self._declare(range(len(self)))
+        else:
+            code = decoded_name("declared", self, self.rate)
+            found = remembered_clips(code, self, self._declare)
+        return [found.get(clip, (0, 0.0)) for clip in range(len(self))]
 
-    def _declare_all(self) -> list[tuple[int, float]]:
+    def _declare(self, clips: Iterable[int]) -> dict[int, tuple[int, float]]:
+        """Frames and rate of those clips that can be opened."""
         # Opening waits for the disk more than for the processor.
         with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(self._declare, self.paths))
+            found = zip(clips, pool.map(self._declare_one, clips), strict=True)
+            return {clip: each for clip, each in found if each}
 
-    def _declare(self, path: Path) -> tuple[int, float]:
+    def _declare_one(self, clip: int) -> tuple[int, float] | None:
         try:
-            frames, fps = video.declared(path)
+            frames, fps = video.declared(self.paths[clip])
         except UnreadableClip:
-            return 0, 0.0
+            return None
         return (max(1, round(frames * self.rate / fps)), self.rate) if self.rate else (frames, fps)
 
     @property
@@ -188,70 +222,236 @@ class Files(Source):
     def fps(self) -> np.ndarray | None:
         return np.array([fps for _, fps in self._declared], np.float32)
 
+    @cached_property
+    def _contents(self) -> list["Content"]:
+        return contents(self.paths)
+
     def key(self, clip: int) -> str:
-        # A file that cannot be read has no content: its name keeps it apart from others.
-        return _content(self.paths[clip]) or digest("unreadable", self.names[clip], length=32)
+        return self._contents[clip].hash or self._name_key(clip)
+
+    @property
+    def hashed(self) -> str:
+        return "files"
 
     def path(self, clip: int) -> str:
         return spelled(self.paths[clip])
-
-    def sizes(self) -> list[int]:
-        return [_stamp(path)[0] for path in self.paths]
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         notes: list[str] = []
         frames = video.read(self.paths[clip], frame_indices, size, self.rate, notes)
         self._remember(clip, notes)
+        self.check_unchanged(clip)
         return frames
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
         notes: list[str] = []
         yield from video.stream(self.paths[clip], size, chunk, self.rate, notes)
         self._remember(clip, notes)
+        self.check_unchanged(clip)
+
+    def check_unchanged(self, clip: int) -> None:
+        """Raises a UserError where a file is no more the one whose content was hashed.
+
+        What is read of it afterwards would be kept under the hash of what it was.
+        """
+        if "_contents" not in vars(self):
+            return
+        path, known = self.paths[clip], self._contents[clip]
+        if not known.hash or (stamp := _stamp(path).text) == known.stamp:
+            return
+        if _hash(path) != known.hash:
+            raise UserError(f"{path} was changed while it was used: give the command again")
+        self._contents[clip] = Content(stamp, known.hash)  # touched, and the same
 
     def _remember(self, clip: int, notes: list[str]) -> None:
         if notes:
             self.damage[self.names[clip]] = "; ".join(notes)
 
 
-_hashes: dict[tuple[str, tuple[int, ...]], str] = {}
+class Content(NamedTuple):
+    """What is known of a file: its stamp when its bytes were hashed; "" if it cannot be read."""
+
+    stamp: str
+    hash: str
 
 
-def _content(path: Path) -> str:
-    """Hash of a file's bytes, remembered while the file stays the same; "" if unreadable."""
-    known = (str(path), tuple(_stamp(path)))
-    if known not in _hashes:
-        try:
-            if not path.is_file():  # a pipe would wait for ever
-                return ""
-            with open(path, "rb") as file:
-                hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-        except OSError:
-            return ""
-        _hashes[known] = hashed.hexdigest()
-    return _hashes[known]
+class _Stamp(NamedTuple):
+    """Size, times and inode of a file, equal while it stays the same; "" where there is none.
+
+    Attributes:
+        seconds: when it last changed.
+    """
+
+    text: str
+    seconds: float
 
 
-def _stamp(path: Path) -> list[int]:
-    """Size and times of change: equal while a file stays the same on this machine."""
+_known: dict[str, Content] = {}
+
+
+def contents(paths: Sequence[Path]) -> list[Content]:
+    """Hash of each file's bytes, of a folder's files; kept in the cache while a file stays.
+
+    A file is taken for the same while path, size, inode and the times of its last change are.
+
+    Raises:
+        TransientError: the system cannot read one now.
+    """
+    if not paths:
+        return []
+    names = [_name(path) for path in paths]
+    stamps = [_stamp(path) for path in paths]
+
+    def unknown() -> list[int]:
+        return [
+            place
+            for place, (name, stamp) in enumerate(zip(names, stamps, strict=True))
+            if stamp.text and (name not in _known or _known[name].stamp != stamp.text)
+        ]
+
+    file = _index_file(digest("contents", os.path.commonpath(names), length=32))
+    kept = _read_contents(file) if unknown() else None
+    fresh: dict[str, Content] = {}
+    if todo := unknown():
+        began = time.time()
+        with ThreadPoolExecutor(cores()) as pool:
+            hashed = pool.map(lambda place: _hash(paths[place]), todo)
+            fresh = {
+                names[place]: Content(stamps[place].text, content)
+                for place, content in zip(todo, hashed, strict=True)
+            }
+        settled = {
+            names[place]
+            for place in todo
+            if stamps[place].seconds < began - SETTLED and fresh[names[place]].hash
+        }
+        _keep_contents(file, kept, {name: fresh[name] for name in settled})
+    return [
+        fresh.get(name) or _known.get(name, Content("", "")) if stamp.text else Content("", "")
+        for name, stamp in zip(names, stamps, strict=True)
+    ]
+
+
+def _read_contents(file: Path) -> dict[str, str] | None:
+    """Adds what the cache knows of files; returns it as written, None where it should stay so."""
+    try:
+        kept = read_json(file, {"files": dict})["files"]
+    except (Missing, Damaged):
+        return {}
+    except UserError:
+        return None
+    for name, text in kept.items():
+        stamp, _, content = str(text).rpartition(" ")
+        _known[name] = Content(stamp, content)
+    return kept
+
+
+def _keep_contents(
+    file: Path, kept: Mapping[str, str] | None, fresh: Mapping[str, Content]
+) -> None:
+    _known.update(fresh)
+    if fresh and kept is not None:
+        told = {name: f"{each.stamp} {each.hash}" for name, each in fresh.items()}
+        # A cache that cannot be written costs time, nothing else.
+        with contextlib.suppress(UserError):
+            write_json(file, {"files": {**kept, **told}}, durable=False)
+
+
+def _name(path: Path) -> str:
+    """An absolute path as text; a byte that is no UTF-8 as an escape."""
+    return os.fsencode(os.path.abspath(path)).decode("utf-8", "backslashreplace")
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Of a file, or of the files in a folder."""
     try:
         status = os.stat(path)
-    except OSError:
-        return [-1]
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if stat.S_ISDIR(status.st_mode):
+            inner = [(each.name, _stamp(Path(each.path))) for each in os.scandir(path)]
+            text = digest([[os.fsencode(name).hex(), each.text] for name, each in sorted(inner)])
+            return _Stamp(text, max((each.seconds for _, each in inner), default=0.0))
+    except OSError as error:
+        _refuse_passing(path, error)
+        return _Stamp("", 0.0)
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return _Stamp("-".join(map(str, numbers)), max(status.st_mtime, status.st_ctime))
+
+
+def _hash(path: Path) -> str:
+    """Of a file's bytes, or of the names and bytes of the files in a folder; "" if unreadable."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            inner = sorted(os.scandir(path), key=lambda each: os.fsencode(each.name))
+            found = [[os.fsencode(each.name).hex(), _hash(Path(each.path))] for each in inner]
+            return digest(found, length=32) if found else ""
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe would wait for ever
+            return ""
+        with open(path, "rb") as file:
+            hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        return hashed.hexdigest()
+    except OSError as error:
+        _refuse_passing(path, error)
+        return ""
+
+
+def _refuse_passing(path: Path, error: OSError) -> None:
+    """Raises for what may be read later: it is not the content that is at fault."""
+    if is_transient(error) and not isinstance(error, PermissionError):
+        raise TransientError.of(path, error) from error
 
 
 def remembered(name: str, make: Callable[[], Any]) -> Any:
     """A JSON-able value from the cache, made and kept there on first use."""
-    file = cache_dir() / "data" / "index" / f"{name}.json"
+    file = _index_file(name)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(file, ["value"])["value"]
+    except (Missing, Damaged):
         value = make()
+    except UserError:  # it cannot be read now: what is there stays
+        return make()
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(UserError):
-        write_whole(file, json.dumps(value), durable=False)
+        write_json(file, {"value": value}, durable=False)
     return value
+
+
+def remembered_clips(
+    name: str, source: Source, make: Callable[[list[int]], Mapping[int, Any]]
+) -> dict[int, Any]:
+    """JSON-able values of clips from the cache, where they are kept by the clips' content.
+
+    Args:
+        name: hash of all that values depend on besides a clip.
+        make: values of the clips that the cache lacks; those it leaves out are asked for again
+            the next time, and so are clips without content.
+    """
+    file = _index_file(name)
+    writable, known = True, {}
+    try:
+        known = read_json(file, {"clips": dict})["clips"]
+    except (Missing, Damaged):
+        pass
+    except UserError:
+        writable = False
+    lacking = [clip for clip, key in enumerate(source.keys) if key not in known]
+    made = dict(make(lacking)) if lacking else {}
+    fresh = {source.keys[clip]: value for clip, value in made.items() if source.has_content(clip)}
+    if fresh and writable:
+        with contextlib.suppress(UserError):
+            write_json(file, {"clips": {**known, **fresh}}, durable=False)
+    stored = {clip: known[key] for clip, key in enumerate(source.keys) if key in known}
+    return stored | made
+
+
+def decoded_name(what: str, source: Source, fps: float) -> str:
+    """Hash of all that decoding the clips of a source depends on."""
+    decoder = (video.DECODING, video.av.__version__)
+    return digest(what, *decoder, fps, list(source.keys), length=32)
+
+
+def _index_file(name: str) -> Path:
+    return cache_dir() / "data" / "index" / f"{name}.json"
 
 
 def ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

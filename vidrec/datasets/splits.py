@@ -22,9 +22,11 @@ class Split:
 
     Attributes:
         id: hash of the clip names of each part.
-        leaked: True if a group stands in two parts; "unknown" where groups are only file names.
+        leaked: True if a group, or the same content, stands in two parts; "unknown" where groups
+            are only file names.
         how: how it was made, in words.
         shared: pairs of parts that share a group, such as "train/val".
+        copies: names of clips with the same content in two parts, each with its part.
     """
 
     train: np.ndarray
@@ -34,6 +36,7 @@ class Split:
     leaked: bool | Literal["unknown"]
     how: str
     shared: tuple[str, ...] = ()
+    copies: tuple[dict[str, str], ...] = ()
 
 
 def make(source: Source, data: Data) -> Split:
@@ -72,11 +75,12 @@ def make(source: Source, data: Data) -> Split:
 def _finished(source: Source, data: Data, parts: Sequence[np.ndarray], how: str) -> Split:
     parts = [np.sort(np.asarray(part, np.int64)) for part in parts]
     shared = tuple(_shared(source, parts))
-    leaked: bool | Literal["unknown"] = bool(shared) or data.split == "random"
+    copies = tuple(_copies(source, parts))
+    leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
     if not source.groups_known and not leaked:
         leaked = "unknown"
     names = [sorted(source.names[i] for i in part) for part in parts]
-    return Split(*parts, digest(*names, length=16), leaked, how, shared)
+    return Split(*parts, digest(*names, length=16), leaked, how, shared, copies)
 
 
 def _shared(source: Source, parts: Sequence[np.ndarray]) -> Iterable[str]:
@@ -84,6 +88,19 @@ def _shared(source: Source, parts: Sequence[np.ndarray]) -> Iterable[str]:
     for a, b in ((0, 1), (0, 2), (1, 2)):
         if groups[a] & groups[b]:
             yield f"{PARTS[a]}/{PARTS[b]}"
+
+
+def _copies(source: Source, parts: Sequence[np.ndarray]) -> Iterable[dict[str, str]]:
+    """Clips that are the same to the byte, as name to part, where they stand in several parts."""
+    part_of = {int(clip): name for name, part in zip(PARTS, parts, strict=True) for clip in part}
+    same: dict[str, list[int]] = defaultdict(list)
+    for clip in part_of:
+        same[source.keys[clip]].append(clip)
+    for clips in same.values():
+        torn = len({part_of[clip] for clip in clips}) > 1
+        # Files that cannot be opened are often the same error page; nothing is learned from them.
+        if torn and all(source.lengths[clips] > 0):
+            yield {source.names[clip]: part_of[clip] for clip in sorted(clips)}
 
 
 def _given(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
@@ -284,8 +301,7 @@ def describe(source: Source, split: Split) -> list[str]:
     counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
     lines.append(f"split {split.how}: {counted} (id {split.id})")
     if split.leaked is True:
-        why = ", ".join(split.shared) or "clips drawn without regard to their source"
-        lines.append(f"warning: this split leaks ({why}): its figures are too high")
+        lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high")
     elif split.leaked == "unknown":
         lines.append(
             f"warning: the clips of {source.name} carry no source, so siblings may stand in two "
@@ -295,6 +311,16 @@ def describe(source: Source, split: Split) -> list[str]:
     if unused:
         lines.append(f"{unused} clips stand in no list and are not used")
     return lines + source.notes
+
+
+def _why(split: Split) -> str:
+    """What of a split leaks."""
+    words = list(split.shared)
+    if split.copies:
+        first = " = ".join(f"{name} ({part})" for name, part in split.copies[0].items())
+        more = f" and {len(split.copies) - 1} more" if len(split.copies) > 1 else ""
+        words.append(f"the same content in two parts: {first}{more}")
+    return ", ".join(words) or "clips drawn without regard to their source"
 
 
 def _overview(source: Source) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from vidrec import files
 from vidrec.config import Data, cache_dir, digest
-from vidrec.datasets.source import PARTS, Source, per_clip, remembered
+from vidrec.datasets.source import PARTS, Source, contents, per_clip, remembered
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.video import UnreadableClip
 
@@ -43,14 +43,14 @@ class TfdsSource(Source):
         builder: of the set.
         places: of each clip, (split, index in it).
         declared: frames of each clip.
-        content: hash of what all clips were generated from.
+        hashes: of each clip's frames.
         video: name of the feature that holds frames.
     """
 
     builder: Any = None
     places: tuple[tuple[str, int], ...] = per_clip()
     declared: tuple[int, ...] = per_clip()
-    content: str = ""
+    hashes: tuple[str, ...] = per_clip()
     video: str = "video"
 
     @cached_property
@@ -62,10 +62,11 @@ class TfdsSource(Source):
         return np.array(self.declared, np.int32)
 
     def key(self, clip: int) -> str:
-        return digest(self.content, *self.places[clip], length=32)
+        return self.hashes[clip]
 
-    def sizes(self) -> list[Any]:
-        return [self.content]
+    @property
+    def hashed(self) -> str:
+        return "frames"
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         frames = self._frames(clip)
@@ -82,11 +83,16 @@ class TfdsSource(Source):
             value = self._data[split][index][self.video]
         except Exception as error:
             raise UnreadableClip(self.names[clip], f"{type(error).__name__}: {error}") from error
-        frames = np.stack(value) if isinstance(value, list | tuple) else np.asarray(value)
-        frames = frames[None] if frames.ndim == 3 else frames
+        frames = _stacked(value)
         if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
             raise UnreadableClip(self.names[clip], f"not a video: an array of {frames.shape}")
         return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8, copy=False)
+
+
+def _stacked(value: Any) -> np.ndarray:
+    """Frames (T, H, W, C) of a video in any form that TFDS gives, or of an image."""
+    frames = np.stack(value) if isinstance(value, list | tuple) else np.asarray(value)
+    return frames[None] if frames.ndim == 3 else frames
 
 
 def _resized(frames: np.ndarray, size: int) -> np.ndarray:
@@ -127,7 +133,7 @@ def load(data: Data) -> TfdsSource:
         builder=builder,
         places=tuple((split, int(i)) for split, i in index["places"]),
         declared=tuple(index["lengths"]),
-        content=_content(builder),
+        hashes=tuple(index["hashes"]),
         video=video,
     )
 
@@ -322,11 +328,13 @@ def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
 
 def _index(builder: Any, video: str, label: str) -> dict[str, list]:
     """Everything but the frames, for all clips; kept, since reading takes a while."""
-    return remembered(_content(builder), lambda: _read_index(builder, video, label))
+    name = digest("tfds", _content(builder), video, label, length=32)
+    return remembered(name, lambda: _read_index(builder, video, label))
 
 
 def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
-    index: dict[str, list] = {key: [] for key in ("names", "labels", "groups", "lengths", "places")}
+    kept = ("names", "labels", "groups", "lengths", "places", "hashes")
+    index: dict[str, list] = {key: [] for key in kept}
     for split, clips in sorted(_open(builder).items()):
         for place in range(len(clips)):
             example = clips[place]
@@ -337,10 +345,19 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
             still = len(builder.info.features[video].shape) == 3
             index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
             index["places"].append((split, place))
+            index["hashes"].append(_hash(frames))
     if len(set(index["names"])) < len(index["names"]):
         pairs = zip(index["places"], index["names"], strict=True)
         index["names"] = [f"{split}/{place:06d} {name}" for (split, place), name in pairs]
     return index
+
+
+def _hash(video: Any) -> str:
+    """Of a clip's frames, whatever file they lie in and however they are packed there."""
+    frames = np.ascontiguousarray(_stacked(video))
+    content = hashlib.blake2b(f"{frames.shape} {frames.dtype}".encode(), digest_size=16)
+    content.update(frames)
+    return content.hexdigest()
 
 
 def _text(value: Any) -> str:
@@ -392,14 +409,8 @@ def _skipped_line(builder: Any) -> list[str]:
 
 
 def _content(builder: Any) -> str:
-    """Hash of what was generated: the set's full name, version, parameters and stored sizes."""
-    splits = {
-        name: [list(map(int, info.shard_lengths)), int(info.num_bytes)]
-        for name, info in sorted(builder.info.splits.items())
-    }
-    files = sorted(
-        (path.name, path.stat().st_size)
-        for path in Path(builder.data_path).iterdir()
-        if "record" in path.name
-    )
-    return digest(builder.info.full_name, splits, [list(f) for f in files], length=32)
+    """Hash of what was generated: the set's full name, and the files that hold it."""
+    files = sorted(each for each in Path(builder.data_path).iterdir() if each.is_file())
+    files = [each for each in files if "record" in each.name or each.suffix == ".txt"]
+    hashed = [[file.name, each.hash] for file, each in zip(files, contents(files), strict=True)]
+    return digest(builder.info.full_name, hashed, length=32)

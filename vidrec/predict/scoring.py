@@ -56,10 +56,11 @@ def score(
     clips, split = _clips(source, cfg, part)
     clips, left_out = _known(source, clips, model.classes)
     overlap = _overlap(model, source, clips, force)
-    code = digest(model.meta["id"], identity(cfg), source.fingerprint(), part)
+    code = digest(model.meta["id"], identity(cfg), source.fingerprint(), split, part)
     out = Path(folder) / "evaluations" / code
+    place = {"dir": str(out.absolute())}
     if (out / "result.json").exists():
-        before = files.read_json(out / "result.json", files.RESULT_HOLDS)
+        before = files.read_json(out / "result.json", files.RESULT_HOLDS) | place
         if cfg.data.strict and before["unreadable"]:
             clip = before["unreadable"][0]
             raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
@@ -106,7 +107,7 @@ def score(
             "classes": list(model.classes),
             "data": {"name": source.name, "about": source.about},
             "versions": train.versions(),
-            "dir": str(out),
+            **place,
         },
     )
     return files.read_json(out / "result.json", files.RESULT_HOLDS)
@@ -148,21 +149,42 @@ def _known(
 
 
 def _overlap(model: Classifier, source: Source, clips: np.ndarray, force: bool) -> dict[str, Any]:
-    """How these clips and those of the training meet; refuses clips of the training itself."""
-    trained = set(model.meta["train_clips"])
-    shared = [source.names[clip] for clip in clips if source.names[clip] in trained]
+    """How these clips and those of the training meet; refuses clips of the training itself.
+
+    Clips are the same where their content is, whatever they are called.
+    """
+    meta = model.meta
+    comparable = meta.get("hashed") == source.hashed
+    if "train_contents" not in meta:  # of an earlier version, which kept names only
+        trained, known_as = set(meta["train_clips"]), source.names
+    else:
+        trained, known_as = set(meta["train_contents"] if comparable else ()), source.keys
+    places = [place for place, known in enumerate(known_as) if known in trained]
+    scored = set(clips.tolist())
+    shared = [source.names[place] for place in places if place in scored]
     if shared and not force:
         raise UserError(
             f"{len(shared)} of {len(clips)} clips were trained on, such as {shared[0]}: the figure "
             "would say nothing about new ones; take another split or --part, or --force"
         )
-    places = [place for place, name in enumerate(source.names) if name in trained]
     groups = set(source.groups[places].tolist())
-    siblings = [clip for clip in clips if source.groups[clip] in groups]
+    siblings = any(group in groups for group in source.groups[clips].tolist())
     leaked: bool | str = bool(shared or siblings)
-    if not leaked and places and not source.groups_known:
+    if not leaked and (not comparable or _may_be_siblings(model, source, clips, bool(places))):
         leaked = "unknown"
-    return {"leaked": leaked, "trained_on": len(shared)}
+    return {"leaked": leaked, "trained_on": len(shared) if comparable or shared else None}
+
+
+def _may_be_siblings(model: Classifier, source: Source, clips: np.ndarray, same_set: bool) -> bool:
+    """True where clips that are new may be cut from recordings that were trained on.
+
+    Args:
+        same_set: the training clips are in this data set too.
+    """
+    if not source.groups_known:
+        return same_set
+    # Recordings of the same name in another data set may be others.
+    return bool(set(model.meta["train_groups"]) & set(source.groups[clips].tolist()))
 
 
 def _scored(

@@ -1,0 +1,288 @@
+"""What a run is: everything that its result rests on is in its id, by content."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sources import settings
+
+from vidrec import datasets, grid, prepare
+from vidrec.config import Data, override
+from vidrec.datasets import source, splits
+from vidrec.errors import TransientError, UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(source, "_known", {})  # as in a process of its own
+
+
+def lay(root: Path, clips: int = 8, seed: int = 0) -> Path:
+    """Features in two classes; a groups.csv puts two clips into each group."""
+    rng = np.random.default_rng(seed)
+    lines = ["path,group"]
+    for place, label in enumerate("ab"):
+        (root / label).mkdir(parents=True)
+        for clip in range(clips):
+            values = rng.normal(place, 0.5, (6, 4)).astype(np.float32)
+            np.save(root / label / f"{clip}.npy", values)
+            lines.append(f"{label}/{clip}.npy,{label}{clip // 2}")
+    (root / "groups.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def features(root: Path, **changes):
+    """Settings of a tiny trial on such a folder."""
+    named = {"data__kind": "features", "data__root": str(root), "scanner__kind": "mean"}
+    return settings(**named, **{"train__epochs": 1, **changes})
+
+
+def identity(root: Path, **changes) -> str:
+    """The id of the trial that these settings would train now."""
+    source._known.clear()
+    cfg = features(root, **changes)
+    return prepare.trial_id(cfg, prepare.data_fingerprint(cfg))
+
+
+def replace_quietly(file: Path, content: bytes) -> None:
+    """Other bytes of the same number in the same file, under the old time of change."""
+    status = file.stat()
+    assert len(content) == status.st_size
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def corrected_groups(root: Path) -> None:
+    file = root / "groups.csv"
+    file.write_text(file.read_text().replace("a/1.npy,a0", "a/1.npy,a1"))
+
+
+def regenerated(root: Path) -> None:
+    file = root / "a" / "0.npy"
+    replace_quietly(file, file.read_bytes()[:-4] + np.float32(9).tobytes())
+
+
+def exchanged(root: Path) -> None:
+    """Two files with each other's content: the same names, the same contents."""
+    for one, other in (("a/0.npy", "b/0.npy"),):
+        (root / one).rename(root / "held")
+        (root / other).rename(root / one)
+        (root / "held").rename(root / other)
+
+
+def relabelled(root: Path) -> None:
+    (root / "a" / "7.npy").rename(root / "b" / "7a.npy")
+    file = root / "groups.csv"
+    file.write_text(file.read_text().replace("a/7.npy", "b/7a.npy"))
+
+
+@pytest.mark.parametrize("change", [corrected_groups, regenerated, exchanged, relabelled])
+@pytest.mark.parametrize("settled", [True, False])
+def test_other_data_under_the_same_names_is_another_trial(tmp_path, monkeypatch, change, settled):
+    # Also where hashes are kept of files that have just been written.
+    monkeypatch.setattr(source, "SETTLED", -60 if settled else 3600)
+    root = lay(tmp_path / "data")
+    before = identity(root)
+    assert identity(root) == before
+    change(root)
+    changed = identity(root)
+    assert changed != before
+    assert identity(Path(shutil.move(root, tmp_path / "moved"))) == changed
+
+
+def test_the_split_column_is_part_of_a_trial_only_where_it_is_used(tmp_path):
+    root = lay(tmp_path / "data")
+    (root / "groups.csv").unlink()
+
+    def write(test: int) -> None:
+        lines = ["path,label,split"]
+        for label in "ab":
+            for clip in range(8):
+                part = "test" if clip == test else "train"
+                lines.append(f"{label}/{clip}.npy,{label},{part}")
+        (root / "labels.csv").write_text("\n".join(lines))
+
+    given = {"data__split": "given", "data__val": 0}
+    write(test=0)
+    first, by_group = identity(root, **given), identity(root)
+    write(test=1)
+    assert identity(root, **given) != first
+    assert identity(root) == by_group
+
+
+def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "SETTLED", -60)
+    root, seen, real = lay(tmp_path / "data"), [], source._hash
+    monkeypatch.setattr(source, "_hash", lambda path: seen.append(path.name) or real(path))
+    first = identity(root)
+    assert len(seen) == 16
+    assert identity(root) == first
+    assert len(seen) == 16
+    regenerated(root)
+    assert identity(root) != first
+    assert seen[16:] == ["0.npy"]
+    # What was written a moment ago may be written again in the same tick of the clock.
+    monkeypatch.setattr(source, "SETTLED", 3600)
+    regenerated(root)
+    for _ in range(2):
+        identity(root)
+    assert seen[17:] == ["0.npy"] * 2
+
+
+def test_a_flipped_byte_in_a_kept_index_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "SETTLED", -60)
+    root = lay(tmp_path / "data")
+    first = identity(root)
+    [file] = (tmp_path / "cache" / "data" / "index").glob("*.json")
+    whole = file.read_bytes()
+    key = datasets.load(features(root).data).key(0).encode()
+    place = whole.index(key) + 3
+    for byte in (whole[place] ^ 1, 0xFF):
+        file.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        assert identity(root) == first
+        assert file.read_bytes() == whole
+    made = source.remembered("value", lambda: ["group 1"])
+    file = file.with_name("value.json")
+    file.write_bytes(file.read_bytes().replace(b"group 1", b"group 2"))
+    assert source.remembered("value", lambda: made) == ["group 1"]
+
+
+def test_what_cannot_be_read_now_is_no_content(tmp_path, monkeypatch):
+    root = lay(tmp_path / "data")
+
+    def full(*_, **__):
+        raise OSError(24, os.strerror(24))
+
+    monkeypatch.setattr(source.hashlib, "file_digest", full)
+    with pytest.raises(TransientError, match=r"0\.npy now: Too many open files"):
+        identity(root)
+
+
+def test_a_file_that_changes_while_it_is_used_is_refused(tmp_path):
+    root = lay(tmp_path / "data")
+    found = datasets.load(features(root).data)
+    held = found.features(0)
+    assert found.keys
+    os.utime(root / "a" / "0.npy")  # touched, and the same
+    np.testing.assert_array_equal(found.features(0), held)
+    regenerated(root)
+    with pytest.raises(UserError, match=r"a/0\.npy was changed while it was used"):
+        found.features(0)
+
+
+def test_copies_on_both_sides_of_a_split_leak(tmp_path):
+    root = lay(tmp_path / "data")
+    data = features(root).data
+    split = splits.make(datasets.load(data), data)
+    assert split.leaked is False
+    assert split.copies == ()
+    found = datasets.load(data)
+    one, other = (Path(found.path(int(part[0]))) for part in (split.train, split.test))
+    shutil.copyfile(one, other)
+    found = datasets.load(data)
+    split = splits.make(found, data)
+    assert split.leaked is True
+    names = {f"{each.parent.name}/{each.name}": p for each, p in ((one, "train"), (other, "test"))}
+    assert split.copies == (names,)
+    told = " ".join(datasets.describe(found, split))
+    assert "leaks (the same content in two parts" in told
+    assert all(f"{name} ({part})" in told for name, part in names.items())
+    # The same error page in place of two files teaches nothing.
+    for file in (one, other):
+        file.write_bytes(b"<html>404")
+    assert splits.make(datasets.load(data), data).leaked is False
+
+
+def test_the_result_says_that_copies_leak(tmp_path):
+    root = lay(tmp_path / "data")
+    data = features(root).data
+    found = datasets.load(data)
+    split = splits.make(found, data)
+    shutil.copyfile(found.path(int(split.train[0])), found.path(int(split.test[0])))
+    result = grid.run(features(root), tmp_path / "runs")
+    assert result["split"]["leaked"] is True
+    assert len(result["split"]["copies"]) == 1
+
+
+def test_an_official_list_is_part_of_a_trial(tmp_path):
+    root = tmp_path / "UCF-101"
+    for label in ("Archery", "Biking"):
+        (root / label).mkdir(parents=True)
+        for group in range(1, 7):
+            (root / label / f"v_{label}_g{group:02d}_c01.avi").write_bytes(
+                f"{label}{group}".encode()
+            )
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n2 Biking\n")
+
+    def write(tested: int) -> str:
+        for part in ("train", "test"):
+            lines = [
+                f"{label}/v_{label}_g{group:02d}_c01.avi"
+                for label in ("Archery", "Biking")
+                for group in range(1, 7)
+                if (group == tested) == (part == "test")
+            ]
+            (lists / f"{part}list01.txt").write_text("\n".join(lines) + "\n")
+        named = {"data.kind": "ucf101", "data.root": str(root), "data.split": "given"}
+        cfg = override(settings(), {**named, "data.fold": 1})
+        return prepare.trial_id(cfg, prepare.data_fingerprint(cfg))
+
+    assert write(tested=1) == write(tested=1) != write(tested=2)
+
+
+def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeypatch):
+    from hostile import clip
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place, label in enumerate("ab"):
+        for number in range(3):
+            (here / label).mkdir(parents=True, exist_ok=True)
+            clip(f"{number}.mp4", 4 + 3 * place + number)(here / label)
+    whole = (here / "a" / "1.mp4").read_bytes()
+    replace_quietly(here / "a" / "1.mp4", bytes(len(whole)))
+    shutil.copytree(here, there)
+    cfg = settings(encoder__trainable="all", encoder__size=16, data__kind="videos")
+
+    def counted(root: Path):
+        source._known.clear()
+        data = datasets.load(Data(kind="videos", root=str(root)))
+        return data, prepare._counted(cfg, data, None)
+
+    _, first = counted(here)
+    assert [path for _, path, _ in first.unreadable] == [str(here / "a" / "1.mp4")]
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.features, "decoded", None)
+        _, again = counted(there)
+    assert [path for _, path, _ in again.unreadable] == [str(there / "a" / "1.mp4")]
+    assert again.lengths.tolist() == first.lengths.tolist()
+    strict = override(cfg, {"data.strict": True})
+    with pytest.raises(UserError, match=r"there/a/1\.mp4 cannot be read"):
+        prepare._counted(strict, datasets.load(Data(kind="videos", root=str(there))), None)
+    replace_quietly(here / "a" / "1.mp4", whole)
+    _, mended = counted(here)
+    assert mended.unreadable == []
+    assert mended.lengths.tolist() == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_tfds_set_is_its_frames_not_its_sizes():
+    def load(seed: int):
+        source._known.clear()
+        return datasets.load(Data(kind="tfds", tfds=f"motion/clips=30,frames=4,size=8,seed={seed}"))
+
+    def records(data) -> list[Path]:
+        return sorted(
+            each for each in Path(data.builder.data_path).iterdir() if "record" in each.name
+        )
+
+    first, other = load(0), load(1)
+    assert not set(first.keys) & set(other.keys)
+    assert load(0).fingerprint() == first.fingerprint()
+    for ours, theirs in zip(records(first), records(other), strict=True):
+        assert ours.stat().st_size == theirs.stat().st_size
+        shutil.copyfile(theirs, ours)
+    assert load(0).keys == other.keys
