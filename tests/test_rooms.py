@@ -23,6 +23,7 @@ ROOMS = [
     "datasets",
     "shards",
     "checkpoint",
+    "runs",
     "parallel",
     "encoders",
     "features",

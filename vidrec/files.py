@@ -70,9 +70,10 @@ TABLE_HOLDS = {
 }
 GROUP_HOLDS = {
     "members": [str],
-    "trials": [{"id": str, "config": dict, "folder": str, "about": dict}],
+    "trials": [{"id": str, "config": dict, "folder": str, "about": dict, "data?": str}],
     "parts?": int,
 }
+DATA_HOLDS = {"fingerprint": str, "clips": {"*": [str]}}
 JOBS_HOLDS = {"engine": str, "jobs": [{"group": str, "job": str, "log": str}]}
 LINE_HOLDS = {
     **{"trial?": str, "epoch": int, "status": str},
@@ -322,13 +323,14 @@ def read_json(
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read result.json of a finished trial.
+    """Read result.json of a finished trial; `dir` is where it lies now.
 
     Raises:
         UserError: it is missing or damaged.
     """
     try:
-        return read_json(folder / "result.json", RESULT_HOLDS)
+        found = read_json(folder / "result.json", RESULT_HOLDS)
+        return found | {"dir": str(Path(folder).absolute())}
     except Damaged as error:
         raise Damaged(
             f"{error}; remove it and train again: only its scores are made anew"

@@ -4,6 +4,7 @@ to one program each, and groups are trained one after another. A single run is a
 
 import os
 import platform
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from vidrec import (
     files,
     parallel,
     prepare,
+    runs,
     steps,
     train,
     usercode,
@@ -138,8 +140,13 @@ def plan(
 ) -> tuple[Path, list[train.Member]]:
     """The table's folder, with its ablation.json, and its trials; see `ablate`."""
     trials = tables.with_code(tables.trials(ablation, overrides, on))
-    ids = parallel.leader_first(lambda: _ids(trials, source))
-    folder = Path(workdir) / f"{ablation.name}-{digest(ids)}"
+    name, workdir = runs.check_name(ablation.name), Path(workdir)
+    known_data = _Data(source)
+    fingerprints = parallel.leader_first(
+        lambda: [known_data.fingerprint_of(t.config) for t in trials]
+    )
+    ids = [prepare.trial_id(t.config, of) for t, of in zip(trials, fingerprints, strict=True)]
+    folder = runs.place_of_table(workdir, name, digest(ids), ids)
     known = _known(folder)
     members = [
         train.Member(
@@ -147,7 +154,7 @@ def plan(
             trial.config,
             folder / "trials" / ids[place],
             {
-                "name": ablation.name,
+                "name": name,
                 "row": trial.row,
                 "row_name": trial.name,
                 "overrides": dict(trial.overrides),
@@ -155,15 +162,20 @@ def plan(
                 "doubtful": list(trial.doubtful),
                 "group": known.get(ids[place]) or group_name(trial.config),
             },
+            fingerprints[place],
         )
         for place, trial in enumerate(trials)
     ]
+    parallel.leader_first(lambda: _adopt(workdir, members, folder, _group_folder(folder)))
+    members = _without_adopted(members, _group_folder(folder))
     failed = _failed(members) if retry == "failed" else []
     members = [_again(member, failed) for member in members]
     parallel.meet()  # what is there has been read by all
     _describe(ablation, members, folder, on)
     for member in failed:
         (member.folder / train.RESULT).unlink(missing_ok=True)
+    if parallel.leads():
+        known_data.note(folder, members)
     parallel.meet()
     return folder, members
 
@@ -173,7 +185,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
     described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     # Rows that came out equal share a trial; each keeps what its own row says.
     results = [
-        files.read_result(folder / "trials" / trial["id"])
+        _own_result(folder / "trials" / trial["id"], trial["id"])
         | {name: trial[name] for name in OF_A_ROW}
         for trial in described["trials"]
     ]
@@ -204,6 +216,7 @@ def held(folder: Path, name: str) -> list[train.Member]:
             _with_code(from_dict(trial["config"]), file, content.get("code")),
             Path(os.path.normpath(file.parent / trial["folder"])),
             trial["about"],
+            trial.get("data", ""),
         )
         for trial in content["trials"]
     ]
@@ -242,15 +255,134 @@ def run(
     if cfg.train.spread == "batch":
         parallel.use_cores()
     screen = screen or Quiet()
-    [trial] = tables.with_code(tables.trials(Ablation(name, cfg, [Row({})])))
-    [id_] = parallel.leader_first(lambda: _ids([trial], source))
-    folder = Path(workdir) / f"{name}-{id_[:8]}"
-    member = train.Member(id_, trial.config, folder, {"name": name})
+    table = Ablation(runs.check_name(name), cfg, [Row({})])
+    [trial] = tables.with_code(tables.trials(table))
+    data, workdir = _Data(source), Path(workdir)
+    fingerprint = parallel.leader_first(lambda: data.fingerprint_of(trial.config))
+    id_ = prepare.trial_id(trial.config, fingerprint)
+    folder = runs.place_of_run(workdir, name, id_)
+    member = train.Member(id_, trial.config, folder, {"name": name}, fingerprint)
+    parallel.leader_first(lambda: _adopt(workdir, [member], folder, lambda _: folder))
+    if parallel.leads():
+        data.note(folder, [member])
     trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
+    result = _own_result(folder, id_)
     _strictly([member])
     made = _samples_again(folder, [member], screen, source)
     _report(folder, trained or made)
-    return files.read_result(folder)
+    return result
+
+
+def _own_result(folder: Path, id_: str) -> dict[str, Any]:
+    """The result of a trial, which another one's in the same folder is not."""
+    result = files.read_result(folder)
+    if result["id"] != id_:
+        raise _of_others(folder)
+    return result
+
+
+def _of_others(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} belongs to other trials; take another --workdir or remove that folder"
+    )
+
+
+class _Data:
+    """The data sets of a table's trials, each loaded and hashed once.
+
+    Args:
+        source: clips from Python instead of those that settings name.
+        make: a set that can be generated or downloaded is, first.
+    """
+
+    def __init__(self, source: Source | None = None, make: bool = True):
+        self.source, self.make = source, make
+        self._known: dict[str, tuple[str, Source | None, Config]] = {}
+
+    def fingerprint_of(self, cfg: Config) -> str:
+        """Fingerprint of the data of a trial."""
+        code = canonical({"data": repr(cfg.data)})
+        if code not in self._known:
+            source = self.source or prepare.source_of(cfg, self.make)
+            found = prepare.fingerprint_of(source, cfg) if source else "absent"
+            self._known[code] = found, source, cfg
+        return self._known[code][0]
+
+    def note(self, folder: Path, members: Sequence[train.Member]) -> None:
+        """Writes what unfinished trials are of, so that a later difference can be named."""
+        wanted = {member.data for member in members if not _finished([member])}
+        for found, source, cfg in self._known.values():
+            file = _data_file(folder, found)
+            if found in wanted and source is not None and not file.exists():
+                content = {"fingerprint": found, "clips": prepare.facts(source, cfg)}
+                files.write_json(file, content)
+
+
+def _data_file(folder: Path, fingerprint: str) -> Path:
+    return folder / "data" / f"{fingerprint[:8]}.json"
+
+
+def _check_data(members: Sequence[train.Member], top: Path, data: prepare.Prepared) -> None:
+    """Refuses to train trials on other data than they were planned on, which their ids say."""
+    for member in members:
+        now = prepare.fingerprint_of(data.source, member.config)
+        if prepare.trial_id(member.config, now) == member.id:
+            continue
+        raise train.Changed(
+            f"{top} was begun on other data: {_difference(member, top, data, now)}; give the "
+            "command that began it again, for a run of what is there now"
+        )
+
+
+def _difference(member: train.Member, top: Path, data: prepare.Prepared, now: str) -> str:
+    if member.data == now:
+        return "none, but its settings or the code that they name were changed"
+    try:
+        kept = files.read_json(_data_file(top, member.data), files.DATA_HOLDS)["clips"]
+    except UserError:
+        return "it keeps no list of what they were"
+    return prepare.difference(kept, prepare.facts(data.source, member.config)) or "their order"
+
+
+def _adopt(
+    workdir: Path,
+    members: Sequence[train.Member],
+    top: Path,
+    place: Callable[[str], Path],
+) -> None:
+    """Copies trials that are finished elsewhere in the workdir; groups that are begun stay."""
+    if not parallel.leads():
+        return
+    lacking = {
+        member.id: member
+        for name, group in groups(members).items()
+        for member in group
+        if not _finished([member]) and not (place(name) / "group.json").exists()
+    }
+    for id_, trial in runs.finished(workdir, lacking).items():
+        member, theirs = lacking[id_], runs.top_of(trial)
+        runs.adopt(trial, member.folder, member.about)
+        train.write_json(member.folder / "config.json", to_dict(member.config))
+        for name in ("samples.npz", "environment.json"):
+            if (theirs / name).is_file() and not (top / name).exists():
+                shutil.copyfile(theirs / name, top / name)
+
+
+def _without_adopted(
+    members: Sequence[train.Member], place: Callable[[str], Path]
+) -> list[train.Member]:
+    """Members of a group that is not begun and partly finished: the rest is a group of its own."""
+    moved = {}
+    for name, group in groups(members).items():
+        rest = [member.id for member in group if not _finished([member])]
+        if len(rest) < len(group) and not (place(name) / "group.json").exists():
+            moved |= dict.fromkeys(rest, digest(name, *rest))
+    return [
+        replace(member, about={**member.about, "group": moved[member.id]})
+        if member.id in moved
+        else member
+        for member in members
+    ]
 
 
 def _strictly(members: Sequence[train.Member]) -> None:
@@ -275,7 +407,7 @@ def dry_run(
 ) -> list[dict[str, Any]]:
     """What `ablate` would train, with each model's parameters; needs no data set."""
     trials = tables.with_code(tables.trials(ablation, overrides, on))
-    ids = _ids(trials, None, make=False)
+    ids = _ids(trials, make=False)
     counted: dict[str, int] = {}
     plan = []
     for place, trial in enumerate(trials):
@@ -342,18 +474,9 @@ def groups(members: Sequence[train.Member]) -> dict[str, list[train.Member]]:
     return found
 
 
-def _ids(trials: Sequence[Trial], source: Source | None, make: bool = True) -> list[str]:
-    fingerprints: dict[str, str] = {}
-
-    def fingerprint(cfg: Config) -> str:
-        if source is not None:
-            return prepare.fingerprint_of(source, cfg)
-        code = canonical({"data": repr(cfg.data)})
-        if code not in fingerprints:
-            fingerprints[code] = prepare.data_fingerprint(cfg, make)
-        return fingerprints[code]
-
-    return [prepare.trial_id(trial.config, fingerprint(trial.config)) for trial in trials]
+def _ids(trials: Sequence[Trial], make: bool = True) -> list[str]:
+    data = _Data(make=make)
+    return [prepare.trial_id(trial.config, data.fingerprint_of(trial.config)) for trial in trials]
 
 
 def _fill(
@@ -400,6 +523,7 @@ def _fill(
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(group, None, error)
             continue
+        _check_data([member for _, group, _ in named for member in group], top, data)
         for _, group, folder in named:
             _hold(folder, group)
             _environment(folder)
@@ -566,9 +690,7 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
     members = [member.id for member in group]
     held = files.read_json(file, {"members": [str]}) if file.exists() else {"members": members}
     if held["members"] != members:
-        raise UserError(
-            f"{folder} belongs to other trials; take another --workdir or remove that folder"
-        )
+        raise _of_others(folder)
     if "code" in held:  # an earlier version kept none
         return
     trials = [
@@ -577,6 +699,7 @@ def _hold(folder: Path, group: Sequence[train.Member]) -> None:
             "config": to_dict(member.config),
             "folder": os.path.relpath(member.folder, folder),
             "about": dict(member.about),
+            "data": member.data,
         }
         for member in group
     ]

@@ -4,6 +4,7 @@ What is prepared depends on the data, the encoder and the frames' rule only, so 
 table that agree in these share it.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -343,8 +344,8 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
     return cfg.frames.length
 
 
-def data_fingerprint(cfg: Config, make: bool = True) -> str:
-    """Of the data set and its split, or "absent"; part of a trial's id.
+def source_of(cfg: Config, make: bool = True) -> Source | None:
+    """The data set of a trial; None where it cannot be had.
 
     Args:
         make: a set that can be generated or downloaded is, first.
@@ -353,11 +354,16 @@ def data_fingerprint(cfg: Config, make: bool = True) -> str:
         TransientError: the system cannot read it now.
     """
     try:
-        source = datasets.load(cfg.data) if make else datasets.load_if_there(cfg.data)
+        return datasets.load(cfg.data) if make else datasets.load_if_there(cfg.data)
     except TransientError:
         raise
     except UserError:
-        source = None
+        return None
+
+
+def data_fingerprint(cfg: Config, make: bool = True) -> str:
+    """Of the data set and its split, or "absent"; part of a trial's id. See `source_of`."""
+    source = source_of(cfg, make)
     return fingerprint_of(source, cfg) if source else "absent"
 
 
@@ -368,6 +374,46 @@ def fingerprint_of(source: Source, cfg: Config) -> str:
     except UserError:
         split = "none"
     return digest(source.fingerprint(), split, length=32)
+
+
+FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of `facts`
+
+
+def facts(source: Source, cfg: Config) -> dict[str, list[str]]:
+    """What a run keeps of each clip by name, so that a later difference can be named."""
+    parts = np.full(len(source), "none", object)
+    with contextlib.suppress(UserError):
+        split = datasets.splits.make(source, cfg.data)
+        for part in SPLITS:
+            parts[getattr(split, part)] = part
+    labels = [source.classes[label] for label in source.labels]
+    each = zip(labels, source.groups.tolist(), parts.tolist(), source.keys, strict=True)
+    return dict(zip(source.names, map(list, each), strict=True))
+
+
+def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
+    """In which clips two data sets of the same place differ, as `facts` gives them."""
+    found = []
+    for words, names in (
+        ("gone", [name for name in before if name not in now]),
+        ("new", [name for name in now if name not in before]),
+    ):
+        if names:
+            found.append(f"{_some(names)} {'is' if len(names) == 1 else 'are'} {words}")
+    both = [name for name in before if name in now]
+    for place, fact in enumerate(FACTS):
+        names = [name for name in both if before[name][place] != now[name][place]]
+        if names:
+            was, became = before[names[0]][place], now[names[0]][place]
+            how = "changed" if fact == "content" else f"was {was} and is {became}"
+            found.append(f"the {fact} of {_some(names, how)}")
+    return "; ".join(found)
+
+
+def _some(names: Sequence[str], of_first: str = "") -> str:
+    """The first of some names, and how many more."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]} {of_first}".strip() + more
 
 
 def trial_id(cfg: Config, fingerprint: str) -> str:

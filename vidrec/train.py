@@ -63,18 +63,27 @@ class Apart(Exception):
         self.parts = parts
 
 
+class Changed(UserError):
+    """The data are no more those that a trial was planned on."""
+
+
 class Busy(UserError):
     """The folder is being trained by another process."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trial of a group: its settings, and the folder that its results go to."""
+    """A trial of a group: its settings, and the folder that its results go to.
+
+    Attributes:
+        data: fingerprint of the data that the trial is of.
+    """
 
     id: str
     config: Config
     folder: Path
     about: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
 
 
 class Watcher(Protocol):

@@ -1,0 +1,192 @@
+"""Find the runs of a workdir by name and their trials by id, wherever their folders have gone.
+
+A run is a folder `NAME-ID8`, or whatever it was renamed to: what it is stands in its files. A trial
+lies in a run's folder or, of a table, in `trials/ID` below it.
+"""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidrec import checkpoint, files
+from vidrec.errors import UserError
+
+RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
+# What a run's folder holds beside its trial.
+NOT_OF_A_TRIAL = (
+    *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
+    *("report.html", "figures", "table.*", "tensorboard", ".*", "*.partial*"),
+)
+NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]{0,199}")
+
+
+def check_name(name: str) -> str:
+    """The name of a run, which is a part of its folder's.
+
+    Raises:
+        UserError: it cannot be that.
+    """
+    if not NAME.fullmatch(name) or len(os.fsencode(name)) > 200:
+        raise UserError(
+            f"{name!r} cannot name a run: up to 200 letters, no slash, and neither a point nor a "
+            "dash at the start"
+        )
+    return name
+
+
+def find(given: str | os.PathLike, workdir: Path) -> Path:
+    """The folder of a run: as given, of that name in the workdir, or the only NAME-ID there.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    path = Path(given).expanduser()
+    if _is_run(path):
+        return path
+    alone = len(path.parts) == 1
+    parent = Path(workdir).expanduser() if alone else path.parent
+    if _is_run(parent / path.name):
+        return parent / path.name
+    found = [folder for folder in named(parent, path.name) if _is_run(folder)]
+    found = found or [folder for folder in _runs(parent) if _name(folder) == path.name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{given} may be {' or '.join(map(str, found))}: say which")
+    for folder in (path, parent / path.name):
+        if folder.exists():
+            return folder  # the command says what it lacks
+    near = difflib.get_close_matches(path.name, [folder.name for folder in _runs(parent)], 1, 0.5)
+    guess = f"; did you mean {parent / near[0]}?" if near else ""
+    raise UserError(f"there is no run {given}" + f" in {parent}" * alone + guess)
+
+
+def named(parent: Path, name: str) -> list[Path]:
+    """Folders NAME-ID8 in a folder."""
+    wanted = re.compile(re.escape(name) + r"-[0-9a-f]{8}")
+    return [folder for folder in _folders(parent) if wanted.fullmatch(folder.name)]
+
+
+def place_of_run(workdir: Path, name: str, id_: str) -> Path:
+    """Where a run belongs: NAME-ID8, or the folder that it was renamed to."""
+    usual = workdir / f"{name}-{id_[:8]}"
+    if usual.exists():
+        return usual
+    for folder in _folders(workdir):
+        held = _members(folder)
+        if held == ([id_], name):
+            return folder
+    return usual
+
+
+def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
+    """Where a table belongs: NAME-CODE, or the folder that it was renamed to."""
+    usual = workdir / f"{name}-{code}"
+    if usual.exists():
+        return usual
+    for folder in _folders(workdir):
+        table = _read(folder / TABLE, files.TABLE_HOLDS)
+        if table.get("name") == name and [t["id"] for t in table["trials"]] == list(ids):
+            return folder
+    return usual
+
+
+def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """Folders of trials that are trained to their end, by id; failed ones are none of them."""
+    wanted, found = set(ids), {}
+    for folder in _folders(workdir) if wanted else ():
+        candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
+        if (folder / RESULT).is_file():
+            candidates[str(_read(folder / RESULT).get("id"))] = folder
+        for id_, place in candidates.items():
+            if id_ in wanted and _is_whole(place, id_):
+                found.setdefault(id_, place)
+    return found
+
+
+def adopt(trial: Path, folder: Path, about: Mapping[str, Any]) -> None:
+    """Copies a finished trial into another run; its result comes last and says that it is whole.
+
+    Args:
+        about: what the result says of the trial's place: its run's name and its row.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    result = files.read_result(trial)
+    of_a_place = ("name", "row", "row_name", "overrides", "published", "doubtful", "group")
+    kept = {name: each for name, each in result.items() if name not in of_a_place}
+    try:
+        shutil.copytree(
+            trial, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_OF_A_TRIAL)
+        )
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot copy {trial} to {folder}: {reason}") from error
+    files.write_json(folder / RESULT, {**kept, **about, "dir": str(folder.absolute())})
+
+
+def top_of(trial: Path) -> Path:
+    """The run that a trial's folder belongs to."""
+    return trial.parent.parent if trial.parent.name == "trials" else trial
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    """Folders in a folder, in order of names."""
+    try:
+        inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+    except OSError:
+        return
+    yield from (parent / name for name in inner)
+
+
+def _runs(parent: Path) -> list[Path]:
+    return [folder for folder in _folders(parent) if _is_run(folder)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (RESULT, TABLE, MODEL))
+
+
+def _name(folder: Path) -> str | None:
+    """The name that a run was given, whatever its folder is called."""
+    for file in (TABLE, RESULT):
+        if name := _read(folder / file).get("name"):
+            return name
+    return None
+
+
+def _members(folder: Path) -> tuple[list[str], str] | None:
+    """Ids and name of a run on its own, finished or not."""
+    group = _read(folder / GROUP, files.GROUP_HOLDS)
+    if group:
+        about = group["trials"][0]["about"] if group["trials"] else {}
+        return group["members"], about.get("name", "")
+    result = _read(folder / RESULT)
+    return ([result.get("id", "")], result.get("name", "")) if result else None
+
+
+def _is_whole(trial: Path, id_: str) -> bool:
+    """True for a trained trial of this id, of which nothing is missing or damaged."""
+    result = _read(trial / RESULT, files.RESULT_HOLDS)
+    if result.get("id") != id_ or result.get("status") not in ("done", "diverged"):
+        return False
+    try:
+        files.read_arrays(trial / "predictions.npz")
+        files.read_lines(trial / "metrics.jsonl")
+        files.read_json(trial / "config.json")
+        return checkpoint.read_meta(trial / MODEL).get("id") == id_
+    except UserError:
+        return False
+
+
+def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        return files.read_json(file, keys)
+    except UserError:
+        return {}
