@@ -1,6 +1,8 @@
 """What a run is: everything that its result rests on is in its id, by content."""
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from sources import settings
 
-from vidrec import datasets, grid, prepare
+from vidrec import cli, datasets, files, grid, prepare, runs, train
+from vidrec.ablation import Ablation
 from vidrec.config import Data, override
 from vidrec.datasets import source, splits
 from vidrec.errors import TransientError, UserError
@@ -286,3 +289,238 @@ def test_a_tfds_set_is_its_frames_not_its_sizes():
         assert ours.stat().st_size == theirs.stat().st_size
         shutil.copyfile(theirs, ours)
     assert load(0).keys == other.keys
+
+
+# --- Trials by id, runs by name, anywhere --------------------------------------------------------
+
+
+class Screen(grid.Quiet):
+    """Remembers which trials were trained."""
+
+    def __init__(self):
+        self.trained = set()
+
+    def group(self, name, members):
+        self.trained |= {member.id for member in members}
+        return super().group(name, members)
+
+
+def fill(root: Path, workdir: Path, rows=({},), **more):
+    """A finished table, and the ids of what was trained for it."""
+    screen, name = Screen(), more.pop("name", "table")
+    ablation = Ablation(name, features(root), rows, seeds=more.pop("seeds", 1))
+    return grid.ablate(ablation, workdir, screen=screen, **more), screen.trained
+
+
+def ids(table) -> list[str]:
+    return [trial["id"] for trial in table.trials]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A data set and a workdir with a table of two rows with one seed; copied, never changed."""
+    base = tmp_path_factory.mktemp("filled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDREC_CACHE", str(base / "cache"))
+        fill(lay(base / "data"), base / "runs", RATES)
+    return base
+
+
+RATES = ({"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.2})
+
+
+@pytest.fixture
+def place(filled, tmp_path):
+    """A copy of it: `data` and `runs`."""
+    for name in ("data", "runs"):
+        shutil.copytree(filled / name, tmp_path / name)
+    return tmp_path
+
+
+def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
+    root, workdir = place / "data", place / "runs"
+    first, trained = fill(root, workdir, RATES)
+    assert not trained
+    both, trained = fill(root, workdir, RATES, seeds=2)
+    assert trained == set(ids(both)) - set(ids(first))
+    assert len(trained) == 2
+    assert both.folder != first.folder
+    more, trained = fill(root, workdir, [*RATES, {"optim.learning_rate": 0.3}], name="other")
+    assert trained == {ids(more)[2]}
+    same = {trial["id"]: trial for trial in both.trials}
+    for trial in (*first.trials, *more.trials[:2]):
+        kept = ("metrics", "seconds", "epochs", "weights", "seed", "status", "split")
+        assert {n: trial[n] for n in kept} == {n: same[trial["id"]][n] for n in kept}
+        assert (Path(trial["dir"]) / "model").is_dir()
+    assert {trial["name"] for trial in more.trials} == {"other"}
+    # A row on its own, and back from a run to a table.
+    alone = grid.run(
+        features(root, optim__learning_rate=0.1), workdir, name="alone", screen=Refuse()
+    )
+    assert alone["id"] == ids(first)[0]
+    assert (alone["name"], "row" in alone, "group" in alone) == ("alone", False, False)
+    assert (Path(alone["dir"]) / "report.html").is_file()
+    shutil.rmtree(first.folder)
+    shutil.rmtree(both.folder)
+    shutil.rmtree(more.folder)
+    again, trained = fill(root, workdir, RATES)
+    assert trained == {ids(again)[1]}
+    assert again.trials[0]["row"] == 0
+    # Both are read and reported as any other.
+    assert [row["row"] for row in again.rows] == [0, 1]
+    assert grid.run(features(root, optim__learning_rate=0.1), workdir, name="alone") == alone
+
+
+class Refuse(grid.Quiet):
+    def group(self, name, members):
+        raise AssertionError("a finished trial is trained again")
+
+
+def test_a_trial_that_is_not_whole_is_trained(place):
+    root, workdir = place / "data", place / "runs"
+    [table] = workdir.iterdir()
+    first, second = sorted((table / "trials").iterdir())
+    file = first / "predictions.npz"
+    file.write_bytes(file.read_bytes()[:-999])
+    result = files.read_json(second / "result.json")
+    files.write_json(second / "result.json", result | {"status": "failed"})
+    _, trained = fill(root, workdir, RATES, name="again")
+    assert trained == {first.name, second.name}
+
+
+def test_a_copy_that_was_cut_short_is_made_anew(place, monkeypatch):
+    root, workdir = place / "data", place / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(grid.runs.files, "write_json", None)
+        with pytest.raises(TypeError):
+            fill(root, workdir, RATES, name="again")
+    assert not list(workdir.glob("again-*/trials/*/result.json"))
+    _, trained = fill(root, workdir, RATES, name="again")
+    assert not trained
+
+
+def test_a_workdir_may_be_moved_renamed_copied_and_looked_at_from_elsewhere(
+    place, monkeypatch, capsys
+):
+    root, (table,) = place / "data", (place / "runs").iterdir()
+    monkeypatch.chdir(place)
+    run = grid.run(features(Path("data")), "runs", name="mine")
+    assert Path(run["dir"]).is_absolute()
+    assert files.read_json(Path(run["dir"]) / "config.json")["data"]["root"] == str(root)
+    moved = Path(shutil.move("runs", "elsewhere")).rename(place / "kept runs")
+    (moved / table.name).rename(moved / "my table")
+    (moved / Path(run["dir"]).name).rename(moved / "my run")
+    before = sorted(each.name for each in moved.iterdir())
+    monkeypatch.chdir(tmp := moved.parent / "data")
+    assert tmp.is_dir()
+    again = grid.run(features(root), moved, name="mine", screen=Refuse())
+    assert again["dir"] == str(moved / "my run")
+    assert {**again, "dir": ""} == {**run, "dir": ""}
+    filled, trained = fill(root, Path("../kept runs"), RATES)
+    assert not trained
+    assert {Path(trial["dir"]).parent.parent for trial in filled.trials} == {
+        Path("../kept runs/my table").absolute()
+    }
+    assert sorted(each.name for each in moved.iterdir()) == before
+    shutil.rmtree(moved / "my run" / "figures", ignore_errors=True)
+    for words in (
+        ["report", "mine", "table", "my run"],
+        ["compare", "mine", "table"],
+        ["status", "my table"],
+        ["evaluate", "mine", "--part", "val"],
+        ["export", "table", str(place / "exported")],
+        ["predict", "mine", str(root / "a" / "0.npy")],
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main([*words, "--workdir", "../kept runs"])
+        out = capsys.readouterr()
+        assert left.value.code == 0, (words, out)
+
+
+def test_a_run_is_found_by_its_name_where_only_one_has_it(place):
+    workdir = place / "runs"
+    [table] = workdir.iterdir()
+    for given in (table, table.name, "table", workdir / "table", str(table) + "/"):
+        assert runs.find(given, workdir) == table
+    (workdir / "table-again-0123abcd").mkdir()
+    shutil.copytree(table, workdir / "table-0123456")  # no ID: renamed by someone
+    assert runs.find("table", workdir) == table
+    with pytest.raises(UserError, match=r"there is no run tabel in .*runs; did you mean .*table-"):
+        runs.find("tabel", workdir)
+    other = workdir / "table-01234567"
+    shutil.copytree(table, other)
+    with pytest.raises(
+        UserError, match=f"table may be .*{other.name} or .*{table.name}: say which"
+    ):
+        runs.find("table", workdir)
+    assert runs.find(other.name, workdir) == other
+    with pytest.raises(UserError, match="there is no run x"):
+        runs.find("x", place / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-x", ".hidden", "a\nb", "x" * 201])
+def test_what_cannot_name_a_folder_names_no_run(tmp_path, name):
+    with pytest.raises(UserError, match="cannot name a run"):
+        grid.run(settings(), tmp_path, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_named_on_the_command_line(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    words = ["--data.kind", "features", "--data.root", "data", "--encoder.components", "0"]
+    words += ["--train.epochs", "1", "--scanner.kind", "mean", "--encoder.standardise", "False"]
+    for command in (["train", "my_videos"], ["ablate", "my_videos", "--seeds", "1"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main([*command, *words, "--name", "mine and yours", "--json"])
+        assert left.value.code == 0
+        told = json.loads(capfd.readouterr().out)
+        assert re.fullmatch(r"mine and yours-[0-9a-f]{8}", Path(told["dir"]).name)
+        assert Path(told["dir"]).is_dir()
+
+
+def test_a_folder_with_the_files_of_another_trial_is_refused(place):
+    root, workdir = place / "data", place / "runs"
+    run = grid.run(features(root), workdir, name="mine")
+    other = features(root, optim__learning_rate=0.3)
+    id_ = prepare.trial_id(other, prepare.data_fingerprint(other))
+    Path(run["dir"]).rename(workdir / f"mine-{id_[:8]}")
+    with pytest.raises(UserError, match="belongs to other trials"):
+        grid.run(other, workdir, name="mine")
+
+
+# --- Going on by folder, on data that changed ----------------------------------------------------
+
+
+CHANGES = {
+    corrected_groups: "the recording of a/1.npy was a0 and is a1",
+    regenerated: "the content of a/0.npy changed",
+    exchanged: "the content of a/0.npy changed and 1 more",
+    relabelled: "a/7.npy is gone; b/7a.npy is new",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_group_is_not_trained_on_other_data_than_it_was_planned_on(tmp_path, change):
+    root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
+    ablation = Ablation("table", features(root), [{}])
+    folder, members = grid.plan(ablation, workdir)
+    [name] = grid.hold_groups(folder, members)
+    change(root)
+    with pytest.raises(train.Changed) as refused:
+        grid.train_group(folder, name)
+    assert CHANGES[change] in str(refused.value)
+    assert "give the command that began it again" in str(refused.value)
+    assert not list(folder.glob("trials/*/result.json"))
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_that_were_changed_in_a_folder_are_refused(tmp_path):
+    root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
+    folder, members = grid.plan(Ablation("table", features(root), [{}]), workdir)
+    [name] = grid.hold_groups(folder, members)
+    file = folder / "groups" / name / "group.json"
+    content = files.read_json(file)
+    content["trials"][0]["config"]["optim"]["learning_rate"] = 0.4
+    files.write_json(file, content)
+    with pytest.raises(train.Changed, match="its settings or the code that they name were changed"):
+        grid.train_group(folder, name)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from vidrec import config
-from vidrec.commands import COMMANDS, Common
+from vidrec.commands import COMMANDS, Common, with_folders
 from vidrec.errors import UserError, advice, is_transient
 
 # A union made from a table of commands has no other spelling.
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         name, command, settings = parse(argv)
         with _only_answers_on_stdout(command):
-            status = COMMANDS[name][1](command, settings)
+            status = COMMANDS[name][1](with_folders(command), settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

@@ -1,5 +1,6 @@
 """What each command takes and does: a dataclass for its words, a function for its work."""
 
+import contextlib
 import io
 import json
 import math
@@ -56,6 +57,7 @@ class Train(Joined):
     """
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
+    name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
     settings: Settings = field(default_factory=Config)
 
 
@@ -67,6 +69,7 @@ class Ablate(Joined):
     """
 
     files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
+    name: str = ""  # of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
     seeds: Annotated[int, config.Range(0)] = 0  # seeds a row; 0: as the file says
     dry_run: Flag = False  # list the trials, train nothing
     on: Literal["", "motion"] = ""  # run on the embedded data instead
@@ -94,7 +97,7 @@ class Report(Common):
     Example: python launch.py report runs/scanners-1a2b3c4d --tensorboard
     """
 
-    folders: Positional[tuple[Path, ...]] = ()  # of runs and ablations
+    folders: Positional[tuple[Path, ...]] = ()  # of runs and ablations, or their names
     tensorboard: Flag = False  # write the curves as TensorBoard events, too
 
 
@@ -107,7 +110,7 @@ class Compare(Common):
     Example: python launch.py compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """
 
-    first: Positional[Path]  # folder of a run or an ablation: the one before
+    first: Positional[Path]  # folder or name of a run or an ablation: the one before
     second: Positional[Path]  # and the one after
 
 
@@ -150,7 +153,7 @@ class Status(Common):
     Example: python launch.py status runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of an ablation
+    folder: Positional[Path]  # of an ablation, or its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +163,20 @@ class Cancel(Common):
     Example: python launch.py cancel runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of an ablation
+    folder: Positional[Path]  # of an ablation, or its name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Common):
     """What a trained model sees in videos, folders or a camera.
 
-    FOLDER is a run's, or an ablation's: then its setting best on validation answers.
+    FOLDER is a run's, or an ablation's: then its setting best on validation answers. The name of
+    its folder will do, and so will the name alone where one run in WORKDIR has it.
 
     Example: python launch.py predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
-    folder: Positional[Path]  # of a run or an ablation
+    folder: Positional[Path]  # of a run or an ablation, or its name
     videos: Positional[tuple[str, ...]]  # files, folders, or one camera: /dev/video0
     stream: Flag = False  # an answer a frame, the recurrent state kept
     every: float = 0.0  # seconds between windows; 0: half a window
@@ -190,7 +194,7 @@ class Evaluate(Common):
     Example: python launch.py evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
-    folder: Positional[Path]  # of a run or an ablation
+    folder: Positional[Path]  # of a run or an ablation, or its name
     part: Literal["test", "val", "train", "all"] = "test"  # of the split
     force: Flag = False  # score clips that the model was trained on too
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
@@ -204,7 +208,7 @@ class Export(Common):
     Example: python launch.py export runs/my_videos-1a2b3c4d exported
     """
 
-    folder: Positional[Path]  # of a run or an ablation
+    folder: Positional[Path]  # of a run or an ablation, or its name
     out: Positional[Path]  # a new folder
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
@@ -260,6 +264,36 @@ def _join(command: Joined) -> None:
         sys.__stdout__ = os.fdopen(answers, "w")
 
 
+def with_folders(command: Common) -> Common:
+    """The command with the folders of the runs that it names, by path, folder's or plain name."""
+    named = {name: getattr(command, name, None) for name in ("folder", "first", "second")}
+    found: dict[str, Any] = {name: _run(command, each) for name, each in named.items() if each}
+    if isinstance(command, Report):
+        found["folders"] = tuple(_run(command, each) for each in command.folders)
+    return replace(command, **found)
+
+
+def _run(command: Common, given: Path) -> Path:
+    from vidrec import runs
+
+    return runs.find(given, command.workdir)
+
+
+def _weights(command: Common, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose encoder.weights may be the plain name of a run in the workdir."""
+    given = settings.get("encoder.weights", "random")
+    path = Path(given)
+    if given in config.WORDS or path.parent != Path.cwd() or path.is_file():
+        return settings
+    try:
+        config.run_folder(path)
+    except UserError:
+        with contextlib.suppress(UserError):
+            found = os.path.abspath(_run(command, Path(path.name)))
+            return {**settings, "encoder.weights": found}
+    return settings
+
+
 def _experiment(path: str, settings: dict[str, Any]) -> Config:
     found = load(path)
     if not isinstance(found, Config):
@@ -292,6 +326,8 @@ def _table(command: Ablate) -> Ablation:
         table = ablation.cross(table, dict(_axis(text) for text in command.axis))
     if command.exclude:
         table = ablation.exclude(table, [_point(text) for text in command.exclude])
+    if command.name:
+        table = replace(table, name=command.name)
     return replace(table, seeds=command.seeds) if command.seeds else table
 
 
@@ -326,25 +362,25 @@ def _value(name: str, text: str) -> Any:
 
 def train(command: Train, settings: dict[str, Any]) -> int:
     """One experiment, to a report."""
-    cfg = _experiment(command.experiment, settings)
+    cfg = _experiment(command.experiment, _weights(command, settings))
     _join(command)
     from vidrec import grid
 
     def work(screen: Any) -> Any:
-        name = Path(command.experiment).stem
+        name = command.name or Path(command.experiment).stem
         return grid.run(cfg, command.workdir, name=name, screen=screen)
 
     result = _work(command, work)
     if result is None:
         return STOPPED
     _answer(command, result)
-    _show(command, Path(result["dir"]))
+    _show(command, _short(result["dir"]))
     return 0 if result["status"] == "done" else 1
 
 
 def ablate(command: Ablate, settings: dict[str, Any]) -> int:
     """A table, to a report."""
-    table = _table(command)
+    table, settings = _table(command), _weights(command, settings)
     if not command.on:
         _tell_cleared_of(table, settings)
     if command.dry_run and command.launcher != "slurm":
@@ -369,7 +405,9 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
         return STOPPED
     if command.json:
         rows = [dict(row) for row in filled.rows]
-        _answer(command, {"dir": str(filled.folder), "rows": rows, "trials": filled.trials})
+        _answer(
+            command, {"dir": str(filled.folder.absolute()), "rows": rows, "trials": filled.trials}
+        )
     _show(command, filled.folder)
     return int(any(trial["status"] == "failed" for trial in filled.trials))
 
@@ -389,6 +427,12 @@ def _work(command: Common, work: Callable[[Any], Any]) -> Any:
         return None
     finally:
         screen.close()
+
+
+def _short(folder: str) -> Path:
+    """A folder as seen from the current one, where it lies below that."""
+    path = Path(folder)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _show(command: Common, folder: Path) -> None:
@@ -683,7 +727,7 @@ def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
         soft_wrap=True,
         markup=False,
     )
-    console.print(result["dir"], highlight=False, soft_wrap=True, markup=False)
+    console.print(str(_short(result["dir"])), highlight=False, soft_wrap=True, markup=False)
     return 0
 
 

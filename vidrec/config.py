@@ -721,15 +721,16 @@ def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
 
 
 def _weights(name: str) -> str:
-    """What weights are: a file's content, a run's id; what is not there, and words, stay."""
+    """What weights are: a file's content, a run's arrays; what is not there, and words, stay."""
     if name in WORDS:
         return name
     path = Path(name).expanduser()
     try:
         if path.is_file():
             stat = path.stat()
-            return _content(path, stat.st_size, stat.st_mtime_ns)
-        return files.read_json(run_folder(path) / "result.json", {"id": str})["id"]
+            return _content(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        result = files.read_json(run_folder(path) / "result.json", {"id": str, "weights?": str})
+        return result.get("weights") or result["id"]
     except (OSError, UserError) as error:
         if is_transient(error):  # another id would be another run
             raise TransientError.of(f"encoder.weights = {name}", error) from error
@@ -737,7 +738,7 @@ def _weights(name: str) -> str:
 
 
 @functools.cache
-def _content(file: Path, size: int, changed: int) -> str:
+def _content(file: Path, *stamp: int) -> str:
     """Hash of a file, read once for each time it was written."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
@@ -749,7 +750,9 @@ def run_folder(path: Path) -> Path:
     Raises:
         UserError: no such run, several, or one that did not finish.
     """
-    found = [path] if path.is_dir() else sorted(path.parent.glob(f"{path.name}-*/"))
+    named = re.compile(re.escape(path.name) + r"-[0-9a-f]{8}")
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    found = [path] if path.is_dir() else [each for each in beside if named.fullmatch(each.name)]
     done = [folder for folder in found if (folder / "result.json").is_file()]
     if len(done) > 1:
         raise UserError(f"{path} may be {' or '.join(map(str, done))}: say which")

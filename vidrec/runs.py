@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrec import checkpoint, files
+from vidrec import files
 from vidrec.errors import UserError
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
@@ -60,8 +60,9 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     for folder in (path, parent / path.name):
         if folder.exists():
             return folder  # the command says what it lacks
-    near = difflib.get_close_matches(path.name, [folder.name for folder in _runs(parent)], 1, 0.5)
-    guess = f"; did you mean {parent / near[0]}?" if near else ""
+    there = {each: folder for folder in _runs(parent) for each in (_plain(folder), folder.name)}
+    near = difflib.get_close_matches(path.name, there, 1, 0.5)
+    guess = f"; did you mean {there[near[0]]}?" if near else ""
     raise UserError(f"there is no run {given}" + f" in {parent}" * alone + guess)
 
 
@@ -144,6 +145,11 @@ def _folders(parent: Path) -> Iterator[Path]:
     yield from (parent / name for name in inner)
 
 
+def _plain(folder: Path) -> str:
+    """The name of a run's folder without its ID."""
+    return re.sub(r"-[0-9a-f]{8}$", "", folder.name)
+
+
 def _runs(parent: Path) -> list[Path]:
     return [folder for folder in _folders(parent) if _is_run(folder)]
 
@@ -175,6 +181,8 @@ def _is_whole(trial: Path, id_: str) -> bool:
     result = _read(trial / RESULT, files.RESULT_HOLDS)
     if result.get("id") != id_ or result.get("status") not in ("done", "diverged"):
         return False
+    from vidrec import checkpoint  # brings JAX, which finding a run does not need
+
     try:
         files.read_arrays(trial / "predictions.npz")
         files.read_lines(trial / "metrics.jsonl")

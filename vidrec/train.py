@@ -32,6 +32,7 @@ from vidrec import (
 )
 from vidrec.checkpoint import Checkpoints, write
 from vidrec.config import Config, override, to_dict, user_code
+from vidrec.encoders import pretrained
 from vidrec.errors import UserError
 from vidrec.prepare import SPLITS, Prepared
 
@@ -355,7 +356,7 @@ class Group:
         status = int(self.host.status[place])
         folder = member.folder
         make(folder)
-        self._write_model(member, best)
+        weights = self._write_model(member, best)
         files.write_arrays(folder / "predictions.npz", predictions)
         ids = list(self.trained)
         lines = _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
@@ -374,6 +375,7 @@ class Group:
             "damaged": dict(self.data.source.damage),
             "metrics": figures,
             "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
+            "weights": weights,
             "epochs": int(self.host.epoch[place]),
             "best_epoch": int(best.epoch),
             "epoch_lines": lines,
@@ -460,7 +462,8 @@ class Group:
             found["fps_range"] = [float(fps.min()), float(fps.max())]
         return found
 
-    def _write_model(self, member: Member, best: steps.Best) -> None:
+    def _write_model(self, member: Member, best: steps.Best) -> str:
+        """Writes the trained model; returns the hash of its arrays."""
         tree = {
             "trained": best.trained,
             "stats": best.stats,
@@ -482,7 +485,9 @@ class Group:
             "code": usercode.records(user_code(member.config)),
         }
         code = {f"{CODE}/{name}": text for name, text in kept_code([member]).items()}
-        write(member.folder / "model", jax.tree.map(np.asarray, tree), about, code)
+        arrays = jax.tree.map(np.asarray, tree)
+        write(member.folder / "model", arrays, about, code)
+        return pretrained.digest(arrays)[:32]
 
 
 def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
