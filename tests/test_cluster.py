@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -222,6 +223,9 @@ def test_status_tells_states_reasons_and_logs(scheduler):
     assert shown["groups"][1]["why"] == "vidrec.errors.UserError: no such data"
     assert "file system that all nodes share" in shown["groups"][2]["why"]
     assert (shown["finished"], shown["trials"], shown["report"]) == (0, 4, None)
+    moved = Path(shutil.move(folder, scheduler / "moved"))
+    assert cluster.status(moved)["groups"][1]["why"] == shown["groups"][1]["why"]
+    assert cluster.status(moved)["groups"][1]["log"] == str(moved / log.relative_to(folder))
 
 
 def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler):

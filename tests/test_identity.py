@@ -199,6 +199,7 @@ def test_copies_on_both_sides_of_a_split_leak(tmp_path):
     assert splits.make(datasets.load(data), data).leaked is False
 
 
+@pytest.mark.usefixtures("unread")
 def test_the_result_says_that_copies_leak(tmp_path):
     root = lay(tmp_path / "data")
     data = features(root).data
@@ -322,11 +323,18 @@ def filled(tmp_path_factory):
     base = tmp_path_factory.mktemp("filled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDREC_CACHE", str(base / "cache"))
+        patch.setattr(grid, "_report", lambda *_: None)
         fill(lay(base / "data"), base / "runs", RATES)
     return base
 
 
 RATES = ({"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.2})
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Nobody looks at the reports."""
+    monkeypatch.setattr(grid, "_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -337,6 +345,7 @@ def place(filled, tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unread")
 def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
     root, workdir = place / "data", place / "runs"
     first, trained = fill(root, workdir, RATES)
@@ -359,7 +368,6 @@ def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
     )
     assert alone["id"] == ids(first)[0]
     assert (alone["name"], "row" in alone, "group" in alone) == ("alone", False, False)
-    assert (Path(alone["dir"]) / "report.html").is_file()
     shutil.rmtree(first.folder)
     shutil.rmtree(both.folder)
     shutil.rmtree(more.folder)
@@ -376,6 +384,7 @@ class Refuse(grid.Quiet):
         raise AssertionError("a finished trial is trained again")
 
 
+@pytest.mark.usefixtures("unread")
 def test_a_trial_that_is_not_whole_is_trained(place):
     root, workdir = place / "data", place / "runs"
     [table] = workdir.iterdir()
@@ -388,6 +397,7 @@ def test_a_trial_that_is_not_whole_is_trained(place):
     assert trained == {first.name, second.name}
 
 
+@pytest.mark.usefixtures("unread")
 def test_a_copy_that_was_cut_short_is_made_anew(place, monkeypatch):
     root, workdir = place / "data", place / "runs"
     with monkeypatch.context() as patch:
@@ -467,23 +477,28 @@ def test_what_cannot_name_a_folder_names_no_run(tmp_path, name):
 
 def test_runs_are_named_on_the_command_line(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
-    words = ["--data.kind", "features", "--data.root", "data", "--encoder.components", "0"]
-    words += ["--train.epochs", "1", "--scanner.kind", "mean", "--encoder.standardise", "False"]
-    for command in (["train", "my_videos"], ["ablate", "my_videos", "--seeds", "1"]):
+    words = ["train", "my_videos", "--data.kind", "features", "--data.root", "data"]
+    words += ["--encoder.components", "0", "--encoder.standardise", "False"]
+    words += ["--train.epochs", "1", "--scanner.kind", "mean"]
+    for name in ("mine and yours", "ours"):
         with pytest.raises(SystemExit) as left:
-            cli.main([*command, *words, "--name", "mine and yours", "--json"])
+            cli.main([*words, "--name", name, "--json"])
         assert left.value.code == 0
         told = json.loads(capfd.readouterr().out)
-        assert re.fullmatch(r"mine and yours-[0-9a-f]{8}", Path(told["dir"]).name)
-        assert Path(told["dir"]).is_dir()
+        assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", Path(told["dir"]).name)
+        assert (Path(told["dir"]) / "report.html").is_file()
+    with pytest.raises(SystemExit):
+        cli.main(["ablate", "my_videos", "--name", "a/b"])
+    assert "'a/b' cannot name a run" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("unread")
 def test_a_folder_with_the_files_of_another_trial_is_refused(place):
     root, workdir = place / "data", place / "runs"
-    run = grid.run(features(root), workdir, name="mine")
     other = features(root, optim__learning_rate=0.3)
     id_ = prepare.trial_id(other, prepare.data_fingerprint(other))
-    Path(run["dir"]).rename(workdir / f"mine-{id_[:8]}")
+    [trial, _] = workdir.glob("*/trials/*")
+    shutil.copytree(trial, workdir / f"mine-{id_[:8]}")
     with pytest.raises(UserError, match="belongs to other trials"):
         grid.run(other, workdir, name="mine")
 

@@ -335,6 +335,8 @@ def _check_data(members: Sequence[train.Member], top: Path, data: prepare.Prepar
 
 
 def _difference(member: train.Member, top: Path, data: prepare.Prepared, now: str) -> str:
+    if member.data == "absent":
+        return "they could not be read where the command was given"
     if member.data == now:
         return "none, but its settings or the code that they name were changed"
     try:

@@ -77,9 +77,8 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
     usual = workdir / f"{name}-{id_[:8]}"
     if usual.exists():
         return usual
-    for folder in _folders(workdir):
-        held = _members(folder)
-        if held == ([id_], name):
+    for folder in _renamed(workdir, id_[:8]):
+        if _members(folder) == ([id_], name):
             return folder
     return usual
 
@@ -89,7 +88,7 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
     usual = workdir / f"{name}-{code}"
     if usual.exists():
         return usual
-    for folder in _folders(workdir):
+    for folder in _renamed(workdir, code):
         table = _read(folder / TABLE, files.TABLE_HOLDS)
         if table.get("name") == name and [t["id"] for t in table["trials"]] == list(ids):
             return folder
@@ -101,7 +100,9 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     wanted, found = set(ids), {}
     for folder in _folders(workdir) if wanted else ():
         candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
-        if (folder / RESULT).is_file():
+        # Only a renamed folder has to be looked into: the others say whose they are.
+        said = _id_of(folder)
+        if (not said or any(id_[:8] == said for id_ in wanted)) and (folder / RESULT).is_file():
             candidates[str(_read(folder / RESULT).get("id"))] = folder
         for id_, place in candidates.items():
             if id_ in wanted and _is_whole(place, id_):
@@ -147,7 +148,18 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 def _plain(folder: Path) -> str:
     """The name of a run's folder without its ID."""
-    return re.sub(r"-[0-9a-f]{8}$", "", folder.name)
+    return folder.name.removesuffix(f"-{_id_of(folder)}")
+
+
+def _id_of(folder: Path) -> str:
+    """The ID8 at the end of a folder's name; "" where it has none."""
+    found = re.search(r"-([0-9a-f]{8})$", folder.name)
+    return found[1] if found else ""
+
+
+def _renamed(parent: Path, id8: str) -> Iterator[Path]:
+    """Folders whose names do not say that they are of another run."""
+    return (folder for folder in _folders(parent) if _id_of(folder) in ("", id8))
 
 
 def _runs(parent: Path) -> list[Path]:

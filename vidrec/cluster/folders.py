@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,13 @@ def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
     except files.Missing:
         return "", []
     names = [each.name for each in fields(Handle)]
-    return content["engine"], [
+    found = [
         Handle(**{name: job[name] for name in names if name in job}) for job in content["jobs"]
+    ]
+    # Logs lie in the table's folder, wherever that is by now.
+    logs = [str(folder / each.log) if each.log else "" for each in found]
+    return content["engine"], [
+        replace(each, log=log) for each, log in zip(found, logs, strict=True)
     ]
 
 
@@ -85,7 +90,13 @@ def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
     """Adds jobs, which replace earlier ones of their groups, and all of another engine."""
     used, before = read_jobs(folder)
     known = {each.group: each for each in [*(before if used == engine else []), *handles]}
-    content = {"engine": engine, "jobs": [asdict(each) for each in known.values()]}
+    inside = [
+        replace(each, log=os.path.relpath(each.log, folder))
+        if Path(each.log).is_relative_to(folder)
+        else each
+        for each in known.values()
+    ]
+    content = {"engine": engine, "jobs": [asdict(each) for each in inside]}
     train.write_json(folder / "jobs.json", content)
 
 
