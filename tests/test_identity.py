@@ -400,11 +400,18 @@ def test_a_trial_that_is_not_whole_is_trained(place):
 @pytest.mark.usefixtures("unread")
 def test_a_copy_that_was_cut_short_is_made_anew(place, monkeypatch):
     root, workdir = place / "data", place / "runs"
+    real = runs.files.write_json
+
+    def full(file, content):
+        if file.name == "result.json":
+            raise UserError("the disk is full")
+        return real(file, content)
+
     with monkeypatch.context() as patch:
-        patch.setattr(grid.runs.files, "write_json", None)
-        with pytest.raises(TypeError):
+        patch.setattr(runs.files, "write_json", full)
+        with pytest.raises(UserError, match="the disk is full"):
             fill(root, workdir, RATES, name="again")
-    assert not list(workdir.glob("again-*/trials/*/result.json"))
+    assert not list(workdir.glob("again-*/trials/*"))
     _, trained = fill(root, workdir, RATES, name="again")
     assert not trained
 

@@ -29,6 +29,7 @@ ALLOWED = {
     ("shards.py", "open"): "features, which are appended under checksums and locks of their own",
     ("shards.py", "truncate"): "an append that failed is taken back",
     ("report/figures.py", "savefig"): "into memory",
+    ("runs.py", "copytree"): "into a folder of files.writing_folder",
 }
 
 

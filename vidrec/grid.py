@@ -4,7 +4,6 @@ to one program each, and groups are trained one after another. A single run is a
 
 import os
 import platform
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -363,11 +362,10 @@ def _adopt(
     }
     for id_, trial in runs.finished(workdir, lacking).items():
         member, theirs = lacking[id_], runs.top_of(trial)
-        runs.adopt(trial, member.folder, member.about)
-        train.write_json(member.folder / "config.json", to_dict(member.config))
+        runs.adopt(trial, member.folder, member.about, to_dict(member.config))
         for name in ("samples.npz", "environment.json"):
             if (theirs / name).is_file() and not (top / name).exists():
-                shutil.copyfile(theirs / name, top / name)
+                files.write_whole(top / name, files.read_bytes(theirs / name))
 
 
 def _without_adopted(

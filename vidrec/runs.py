@@ -110,11 +110,12 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def adopt(trial: Path, folder: Path, about: Mapping[str, Any]) -> None:
-    """Copies a finished trial into another run; its result comes last and says that it is whole.
+def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Copies a finished trial into another run, as a whole or not at all.
 
     Args:
         about: what the result says of the trial's place: its run's name and its row.
+        config: its settings, with the places that they name now.
 
     Raises:
         UserError: the folder cannot be written.
@@ -122,14 +123,14 @@ def adopt(trial: Path, folder: Path, about: Mapping[str, Any]) -> None:
     result = files.read_result(trial)
     of_a_place = ("name", "row", "row_name", "overrides", "published", "doubtful", "group")
     kept = {name: each for name, each in result.items() if name not in of_a_place}
+    left_out = shutil.ignore_patterns(*NOT_OF_A_TRIAL)
     try:
-        shutil.copytree(
-            trial, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_OF_A_TRIAL)
-        )
-    except (OSError, shutil.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"cannot copy {trial} to {folder}: {reason}") from error
-    files.write_json(folder / RESULT, {**kept, **about, "dir": str(folder.absolute())})
+        with files.writing_folder(folder) as whole:
+            shutil.copytree(trial, whole, dirs_exist_ok=True, ignore=left_out)
+            files.write_json(whole / "config.json", config)
+            files.write_json(whole / RESULT, {**kept, **about, "dir": str(folder.absolute())})
+    except shutil.Error as error:
+        raise UserError(f"cannot copy {trial} to {folder}: {error.args[0][0][2]}") from error
 
 
 def top_of(trial: Path) -> Path:
