@@ -750,7 +750,7 @@ def run_folder(path: Path) -> Path:
     Raises:
         UserError: no such run, several, or one that did not finish.
     """
-    named = re.compile(re.escape(path.name) + r"-[0-9a-f]{8}")
+    named = re.compile(re.escape(path.name) + r"-[0-9a-f]+")
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
     found = [path] if path.is_dir() else [each for each in beside if named.fullmatch(each.name)]
     done = [folder for folder in found if (folder / "result.json").is_file()]

@@ -29,6 +29,7 @@ REMEMBERED = 500  # files from which on their declared lengths are kept between 
 # A file that changed this many seconds ago may change again without a trace in size and times: the
 # clocks of file systems tick in up to two seconds. Its hash is not kept.
 SETTLED = 3.0
+LEFT = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 @dataclass(eq=False)
@@ -367,8 +368,8 @@ def _stamp(path: Path) -> _Stamp:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            inner = [(each.name, _stamp(Path(each.path))) for each in os.scandir(path)]
-            text = digest([[os.fsencode(name).hex(), each.text] for name, each in sorted(inner)])
+            inner = [(each.name, _stamp(Path(each.path))) for each in _entries(path)]
+            text = digest([[os.fsencode(name).hex(), each.text] for name, each in inner])
             return _Stamp(text, max((each.seconds for _, each in inner), default=0.0))
     except OSError as error:
         _refuse_passing(path, error)
@@ -377,12 +378,19 @@ def _stamp(path: Path) -> _Stamp:
     return _Stamp("-".join(map(str, numbers)), max(status.st_mtime, status.st_ctime))
 
 
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, in order of names, but for what desktops leave in it."""
+    with os.scandir(folder) as found:
+        kept = [each for each in found if not each.name.startswith(".") and each.name not in LEFT]
+    return sorted(kept, key=lambda each: os.fsencode(each.name))
+
+
 def _hash(path: Path) -> str:
     """Of a file's bytes, or of the names and bytes of the files in a folder; "" if unreadable."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            inner = sorted(os.scandir(path), key=lambda each: os.fsencode(each.name))
+            inner = _entries(path)
             found = [[os.fsencode(each.name).hex(), _hash(Path(each.path))] for each in inner]
             return digest(found, length=32) if found else ""
         if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe would wait for ever

@@ -58,7 +58,7 @@ def score(
     overlap = _overlap(model, source, clips, force)
     code = digest(model.meta["id"], identity(cfg), source.fingerprint(), split, part)
     out = Path(folder) / "evaluations" / code
-    place = {"dir": str(out.absolute())}
+    place: dict[str, Any] = {"dir": str(out.absolute())}
     if (out / "result.json").exists():
         before = files.read_json(out / "result.json", files.RESULT_HOLDS) | place
         if cfg.data.strict and before["unreadable"]:
