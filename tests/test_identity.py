@@ -546,3 +546,16 @@ def test_settings_that_were_changed_in_a_folder_are_refused(tmp_path):
     files.write_json(file, content)
     with pytest.raises(train.Changed, match="its settings or the code that they name were changed"):
         grid.train_group(folder, name)
+
+
+def test_a_damaged_record_of_a_tfds_set_is_named():
+    name = "motion/clips=30,frames=4,size=8,seed=2"
+    folder = Path(datasets.load(Data(kind="tfds", tfds=name)).builder.data_path)
+    for file in folder.glob("*record*"):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    source._known.clear()
+    with pytest.raises(UserError, match=r"damaged: clip|cannot be") as refused:
+        datasets.load(Data(kind="tfds", tfds=name))
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)

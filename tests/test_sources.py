@@ -32,7 +32,7 @@ def lay(root: Path, content: bytes, names) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content + name.encode())
+        path.write_bytes(content + os.fsencode(name))
     return root
 
 

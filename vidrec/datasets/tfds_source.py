@@ -337,7 +337,7 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
     index: dict[str, list] = {key: [] for key in kept}
     for split, clips in sorted(_open(builder).items()):
         for place in range(len(clips)):
-            example = clips[place]
+            example = _example(builder, split, clips, place)
             index["names"].append(_text(example.get("name")) or f"{split}/{place:06d}")
             index["labels"].append(int(example[label]))
             index["groups"].append(_text(example.get("group")))
@@ -350,6 +350,18 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
         pairs = zip(index["places"], index["names"], strict=True)
         index["names"] = [f"{split}/{place:06d} {name}" for (split, place), name in pairs]
     return index
+
+
+def _example(builder: Any, split: str, clips: Any, place: int) -> dict[str, Any]:
+    try:
+        return clips[place]
+    except Exception as error:  # whatever a damaged record makes its reader raise
+        if is_transient(error):
+            raise TransientError.of(builder.data_path, error) from error
+        raise UserError(
+            f"{builder.data_path} is damaged: clip {place} of {split} cannot be read "
+            f"({_first_line(error)}); remove that folder, and the set is prepared anew"
+        ) from error
 
 
 def _hash(video: Any) -> str:
