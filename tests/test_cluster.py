@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vidrec import cli, cluster, grid, train
 from vidrec.ablation import Ablation, product
 from vidrec.cluster import folders, job
+from vidrec.cluster import pool as pool_room
 from vidrec.cluster.options import DATA
 from vidrec.cluster.pool import Pool
 from vidrec.config import Config, override
@@ -522,6 +524,19 @@ def test_a_pool_asked_to_stop_starts_nothing_more(pool, tmp_path):
         pool.submit(tmp_path, ["a", "b"], options, interrupt)
     assert [line[0] for line in ran(tmp_path)] == [DATA]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_job_counts_as_running_while_the_system_does_not_tell(monkeypatch):
+    job = f"{os.getpid()}@{platform.node()}@{pool_room._born(os.getpid())}"
+    gone = f"{os.getpid()}@{platform.node()}@1"
+    assert pool_room._is_running(job)
+    assert not pool_room._is_running(gone)
+
+    def refuse(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pool_room.Path, "read_text", refuse)
+    assert pool_room._is_running(job)
 
 
 @pytest.mark.parametrize("devices", [(), ("0", "0")])

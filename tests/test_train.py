@@ -1,5 +1,6 @@
 """What a run leaves behind, and that neither stops, kills nor other runs change a bit of it."""
 
+import errno
 import fcntl
 import json
 import subprocess
@@ -274,9 +275,18 @@ def test_two_runs_on_one_folder_are_refused(data, tmp_path):
     train._claim(tmp_path / "group").close()
 
 
+def test_a_lock_that_the_system_refuses_is_not_done_without(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(train.fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        train._claim(tmp_path)
+
+
 def test_a_folder_without_locks_is_trained_in_all_the_same(tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError("no locks here")
+        raise OSError(errno.ENOSYS, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     train._claim(tmp_path).close()

@@ -3,6 +3,7 @@ figures, save. Everything that is computed is in `steps`; every device is behind
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import platform
@@ -37,6 +38,8 @@ from vidrec.errors import UserError
 from vidrec.prepare import SPLITS, Prepared
 
 Tree = Any
+# Of a file system without locks.
+NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 COPIES = 10  # that a result names of the clips that stand in two parts
@@ -634,8 +637,10 @@ def _claim(folder: Path) -> IO:
         raise Busy(
             f"{folder} is being trained by another process: wait for it, or take another --workdir"
         ) from None
-    except OSError:  # a file system without locks
-        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise
     return file
 
 

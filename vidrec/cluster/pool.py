@@ -149,13 +149,19 @@ def _pid(job: str) -> int:
 
 
 def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks: a number is soon another process's."""
+    """When a process started, in the kernel's ticks: a number is soon another process's.
+
+    "" for one that is gone.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, IndexError):
         return ""
 
 
 def _is_running(job: str) -> bool:
     pid, host, born = job.split("@")
-    return host == platform.node() and born != "" and _born(int(pid)) == born
+    try:
+        return host == platform.node() and born != "" and _born(int(pid)) == born
+    except OSError:  # not to be told now, and a second job of the group would be worse
+        return True
