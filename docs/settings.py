@@ -44,7 +44,10 @@ def _line(section: str, field: ast.AnnAssign, text: str) -> str:
     choices = [f"`{each}`" for each in re.findall(r"'([^']*)'", kind)]
     choices += ["`path.py:Name`"] * ("UserFile" in kind)
     taken = ", ".join(choices) or WORDS[kind]
-    _, _, comment = text.splitlines()[field.end_lineno - 1].partition("  # ")
+    lines = text.splitlines()
+    _, _, comment = lines[field.end_lineno - 1].partition("  # ")
+    above = lines[field.lineno - 2].strip()
+    comment = comment or (above.removeprefix("# ") if above.startswith("# ") else "")
     return (
         f"| `{section}.{ast.unparse(field.target)}` | {taken} "
         f"| {default and f'`{default}`'} | {comment} |"

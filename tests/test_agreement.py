@@ -330,3 +330,25 @@ def test_shares_that_keras_loss_is_taken_of_are_the_probabilities(tmp_path):
             assert judged.objective == pytest.approx(-math.log(shares.max()), abs=1e-5)
         spread.append(shares)
     assert np.ptp(spread, 0).max() > 0.1
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_features_of_another_shape_get_one_line(standardise, tmp_path):
+    model = random_model(
+        PLAIN | {"encoder.standardise": standardise, "encoder.components": 4 * standardise}
+    )
+    clip = np.zeros((9, 5), np.float32)
+    np.save(tmp_path / "clip.npy", clip)
+    for wrong in (clip, tmp_path / "clip.npy"):
+        with pytest.raises(UserError, match=r"shape \[5\].*trained on, \[7\]"):
+            model.predict(wrong)
+    stream = model.stream()
+    with pytest.raises(UserError, match=r"shape \[5\].*trained on, \[7\]"):
+        stream.push(clip[0])
+    assert np.isfinite(stream.push(np.zeros(7, np.float32))).all()
+
+
+@pytest.mark.parametrize("every", [-1.0, float("nan"), float("inf")])
+def test_seconds_between_windows_are_a_number(every):
+    with pytest.raises(UserError, match="seconds between windows should be positive"):
+        random_model(PLAIN).predict(np.zeros((9, 7), np.float32), every=every)

@@ -240,3 +240,87 @@ def test_what_was_given_too_is_refused_and_not_cleared():
 
 def test_a_saved_configuration_is_read_as_it_is():
     assert config.from_dict(config.to_dict(UCF)) == UCF
+
+
+# --- Contradictions: every setting that asks for what would not happen ----------------------------
+
+MANY = {"head.kind": "every"}
+KERAS = {"loss.kind": "keras_cross_entropy", "head.activation": "relu"}
+CUT = MANY | {"eval.inference": "clips"}
+# A setting, what it contradicts, what the line names, and what would be right.
+CONTRADICTIONS = [
+    ({"loss.kind": "keras_cross_entropy"}, {"head.activation": "softmax"}, KERAS),
+    (KERAS, MANY, KERAS),
+    ({"loss.kind": "double_softmax"}, {"head.activation": "relu"}, {"loss.kind": "double_softmax"}),
+    ({"encoder.standardise": True}, {"encoder.trainable": "all"}, {"encoder.standardise": True}),
+    ({"encoder.components": 3}, {"encoder.trainable": "head"}, {"encoder.components": 3}),
+    ({"encoder.trainable": "all"}, {"data.kind": "features"}, {"encoder.trainable": "all"}),
+    ({"encoder.trainable": "all"}, {"encoder.kind": "none"}, {"encoder.kind": "none"}),
+    (CUT, {"frames.order": "shuffled"}, CUT),
+    (CUT, {"frames.order": "single"}, {"frames.order": "single"}),
+    (CUT, {"eval.clip": 10, "eval.stride": 11}, {"eval.clip": 10, "eval.stride": 11}),
+    ({"head.kind": "flatten"}, {"frames.rule": "whole"}, {"frames.rule": "whole"}),
+    ({"encoder.kind": "c3d"}, {"head.kind": "every"}, {"encoder.kind": "c3d"}),
+    ({"encoder.kind": "c3d"}, {"head.kind": "flatten"}, {"head.kind": "flatten"}),
+    (
+        {"data.swapped": True},
+        {"data.split": "group"},
+        {"data.swapped": True, "data.split": "given"},
+    ),
+    ({"data.groups": "(g.)"}, {"data.kind": "ucf101"}, {"data.groups": "(g.)"}),
+    ({"data.fps": 5}, {"data.kind": "images"}, {"data.fps": 5, "data.kind": "videos"}),
+    ({"data.fps": 5}, {"data.kind": "features"}, {"data.fps": 5, "data.kind": "ucf11"}),
+    ({"data.fps": 5}, {"data.kind": "tfds"}, {"data.kind": "tfds"}),
+    ({"data.folds": 1}, {}, {"data.folds": 2}),
+    ({"data.test": 2.5}, {}, {"data.test": 2}),
+    ({"data.val": 1.5}, {}, {"data.val": 0.5}),
+    ({"train.patience": 3}, {"data.val": 0}, {"data.val": 0}),
+    ({"train.target": 0.9}, {"data.val": 0}, {"train.target": 0.9}),
+    (
+        {"train.accumulate": 9},
+        {"train.batch_size": 8},
+        {"train.accumulate": 8, "train.batch_size": 8},
+    ),
+    ({"optim.warmup": 8}, {"train.epochs": 7}, {"optim.warmup": 7, "train.epochs": 7}),
+    ({"optim.clip_at": "preactivation"}, {"scanner.kind": "mean"}, {"scanner.kind": "mean"}),
+    ({"optim.clip_at": "preactivation"}, {"scanner.kind": "none"}, {"scanner.kind": "none"}),
+    ({"optim.decoupled": True}, {"optim.kind": "mine.py:Make"}, {"optim.decoupled": True}),
+    ({"optim.momentum": 1}, {"optim.kind": "adam"}, {"optim.momentum": 1, "optim.kind": "sgd"}),
+    ({"optim.decay": 1}, {"optim.kind": "rmsprop"}, {"optim.decay": 1, "optim.kind": "adam"}),
+    ({"optim.epsilon": 0}, {"optim.kind": "adam"}, {"optim.epsilon": 0, "optim.kind": "momentum"}),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "right"), CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_refused(one, other, right):
+    override(Config(), right)
+    for changes in (one | other, other | one):
+        with pytest.raises(UserError) as refused:
+            override(Config(), changes)
+        line = str(refused.value)
+        assert "\n" not in line
+        assert len(line) < 250
+        assert any(name in line for name in one), line
+        assert not other or any(name.rpartition(".")[2] in line for name in other), line
+
+
+@pytest.mark.parametrize(
+    "name", ["data.fps", "data.test", "optim.learning_rate", "train.memory_gb"]
+)
+def test_numbers_are_finite(name):
+    with pytest.raises(UserError, match=rf"{name} = inf should be a number, and finite"):
+        override(Config(), {name: float("inf"), "data.kind": "videos"})
+
+
+def test_what_a_base_brings_gives_way_to_what_a_row_asks_for():
+    """Rows of a table share a base; what no longer fits goes back, and the line is told."""
+    base = override(
+        Config(),
+        {"encoder.standardise": True, "encoder.components": 8, "optim.clip_at": "preactivation"},
+    )
+    trained = override(base, {"encoder.trainable": "all"})
+    assert (trained.encoder.standardise, trained.encoder.components) == (False, 0)
+    assert override(base, {"scanner.kind": "mean"}).optim.clip_at == "gradient"
+    videos = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
+    moved = override(videos, {"data.kind": "features"})
+    assert (moved.data.fps, moved.encoder.trainable) == (0, "none")

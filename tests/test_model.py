@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vidrec import model, scanners
-from vidrec.config import Config, Frames, Head, Scanner
+from vidrec.config import Config, Frames, Head, Scanner, override
+from vidrec.encoders.c3d import C3D
 from vidrec.errors import UserError
 from vidrec.scanners import lengths_to_mask
 
@@ -273,3 +274,12 @@ def test_every_setting_reaches_its_place():
 def test_docstring_shows_a_use_that_runs():
     assert doctest.testmod(model).failed == 0
     assert isinstance(model.build(config(kind="none"), K).scanner, scanners.Identity)
+
+
+@pytest.mark.parametrize("head", ["every", "flatten"])
+def test_an_encoder_of_whole_clips_has_one_state_to_read(head):
+    """A user's encoder too, of which settings alone say nothing."""
+    cfg = override(Config(), {"head.kind": head})
+    with pytest.raises(UserError, match=rf"head\.kind should be last or mean, not '{head}'"):
+        model.build(cfg, 3, encoder=C3D())
+    assert model.build(override(cfg, {"head.kind": "mean"}), 3, encoder=C3D()).head.kind == "mean"

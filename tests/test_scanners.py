@@ -520,3 +520,26 @@ def test_docstrings_show_a_use_that_runs():
     for shown in (Recurrent, Mean, Identity):
         (found,) = finder.find(shown, shown.__name__, module=scanners)
         assert len(found.examples) == 5
+
+
+def test_the_unit_of_a_clip_at_the_pre_activation_is_the_loss_of_one_clip():
+    """A batch of n equal clips is held by the same bound as one: nothing is divided before it."""
+    rng = np.random.default_rng(8)
+    x_BTD, weights = rng.normal(size=(1, 5, 3)), rng.normal(size=4)
+    model = scanners.build(Settings(kind="gru", units=4))
+    variables = model.init(jax.random.key(0), jnp.asarray(x_BTD, jnp.float32))
+
+    def gradient(count, bound):
+        inputs = jnp.asarray(np.repeat(x_BTD, count, 0), jnp.float32)
+
+        def loss(variables):  # summed over clips, as training does before it divides
+            return 50 * (model.apply(variables, inputs, grad_clip=bound)[0] @ weights).sum()
+
+        slope = jax.grad(loss)(variables)
+        return jax.tree.map(lambda leaf: leaf / count, slope)
+
+    one, many, free = gradient(1, 0.5), gradient(6, 0.5), gradient(6, 0.0)
+    for a, b in zip(*map(jax.tree.leaves, (one, many)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    far = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (many, free)), strict=True)]
+    assert max(far) > 0.1

@@ -1,5 +1,6 @@
 """What a run leaves behind, and that neither stops, kills nor other runs change a bit of it."""
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -360,3 +361,14 @@ def test_a_trials_weights_are_drawn_from_its_seed_alone(data):
     assert same(one, other)
     assert not same(one, two)
     assert batches.INIT not in (batches.ORDER, batches.SEGMENT, batches.DROPOUT)
+
+
+@pytest.mark.parametrize("name", ["patience", "target"])
+def test_a_stop_that_watches_validation_clips_needs_some(tmp_path, data, name):
+    """A given split may have none, which only the data tells."""
+    nothing = np.zeros(0, np.int64)
+    bare = dataclasses.replace(data, split=dataclasses.replace(data.split, val=nothing))
+    cfg = settings(**BASE, **{f"train__{name}": 1})
+    with pytest.raises(UserError, match=rf"train\.{name} = 1 watches validation clips"):
+        Group(members(tmp_path, [cfg]), bare, tmp_path / "group")
+    Group(members(tmp_path, [settings(**BASE)]), bare, tmp_path / "group")

@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import types
@@ -145,14 +146,23 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """One optax chain: clip, L2, optimiser, schedule."""
+    """One optax chain: clip, L2, optimiser, schedule.
+
+    `clip_norm` bounds, at the gradient, the L2 norm of the batch's mean gradient over all trained
+    arrays; at the pre-activation, every single derivative of one clip's own loss (in nats, summed
+    over its weighted steps, not divided by the clips of a batch) with respect to what enters a
+    gate of the recurrence, to within plus or minus that many nats per unit. So a value means
+    another thing at each place: a framework that clips there the derivative of a batch's mean loss
+    reaches the same with clip_norm / train.batch_size.
+    """
 
     kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"
     learning_rate: Positive = 1e-3
     momentum: Share = 0.9
     weight_decay: Positive = 0.0
     decoupled: bool = False  # decay after the optimiser instead of L2 added to the gradient
-    clip_norm: Positive = 0.0  # global L2 norm; 0: off
+    clip_norm: Positive = 0.0  # L2 norm of a batch's mean gradient, or as clip_at says; 0: off
+    # preactivation: clip_norm bounds each derivative of one clip's loss (nats) at a gate's input
     clip_at: Literal["gradient", "preactivation"] = "gradient"
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup: Whole = 0  # epochs of linear warm-up
@@ -221,6 +231,10 @@ TRACED = (
 )
 # What encoder.weights may be besides a path.
 WORDS = ("random", "imagenet")
+# Pairs of whether two settings contradict each other, and the line that says so.
+Contradictions = Iterator[tuple[bool, str]]
+# Kinds of data that know no frames a second.
+NO_RATE = ("tfds", "images", "features")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
 # Where things lie and how often they are saved: never part of a trial's identity.
@@ -318,6 +332,14 @@ def _reads_weights(cfg: Config) -> bool:
     return cfg.encoder.kind in ("vgg16", "squeezenet") or ".py:" in cfg.encoder.kind
 
 
+def _no_encoder(cfg: Config) -> bool:
+    return cfg.data.kind == "features" or cfg.encoder.kind == "none"
+
+
+def _trains_encoder(cfg: Config) -> bool:
+    return cfg.encoder.trainable != "none"
+
+
 # In the order in which one follows from another.
 FOLLOWERS = (
     Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
@@ -333,6 +355,15 @@ FOLLOWERS = (
     ),
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
     Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
+    Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
+    Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
+    Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower(
+        "optim.clip_at",
+        ("scanner.kind",),
+        lambda _, cfg: cfg.scanner.kind in ("none", "mean"),
+    ),
     Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
     Follower("train.truncation", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
     Follower(
@@ -418,8 +449,8 @@ def check(name: str, value: Any, hint: Any) -> Any:
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"{name} = {value!r} should be {_words(hint)}")
-    if hint is float and value != value:
-        raise UserError(f"{name} = {value!r} should be a number")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{name} = {value!r} should be a number, and finite")
     return value
 
 
@@ -454,65 +485,190 @@ def _words(hint: Any) -> str:
 
 
 def _check_together(cfg: Config) -> None:
-    """Contradictions between settings, found before anything is built."""
+    """Contradictions between settings, found before anything is built.
 
-    def refuse(condition: bool, line: str) -> None:
-        if condition:
-            raise UserError(line)
+    A setting of what a row does not have (units of a mean) is left unread, so that the rows of a
+    table can share a base. Refused is what would train or score otherwise than it says.
+    """
+    for found in (_of_data(cfg), _of_frames(cfg), _of_model(cfg), _of_training(cfg)):
+        for wrong, line in found:
+            if wrong:
+                raise UserError(line)
 
-    refuse(
-        bool(cfg.data.tfds) and cfg.data.kind != "tfds",
-        f"data.tfds = {cfg.data.tfds!r} needs data.kind = 'tfds', not {cfg.data.kind!r}",
+
+def _of_data(cfg: Config) -> Contradictions:
+    data = cfg.data
+    yield (
+        bool(data.tfds) and data.kind != "tfds",
+        f"data.tfds = {data.tfds!r} needs data.kind = 'tfds', not {data.kind!r}",
     )
-    refuse(
-        usercode.is_code(cfg.encoder.weights),
-        f"encoder.weights = {cfg.encoder.weights!r} should be random, imagenet, a file of weights "
-        "or a finished run: code goes in as encoder.kind",
-    )
-    refuse(
-        0 < cfg.train.reach < cfg.train.truncation,
-        f"train.reach = {cfg.train.reach} should be at least train.truncation = "
-        f"{cfg.train.truncation}: the gradient of a window reaches back over all of it",
-    )
-    refuse(
-        cfg.train.reach > 0 and cfg.train.truncation == 0,
-        f"train.reach = {cfg.train.reach} needs train.truncation: how often to update",
-    )
-    refuse(
-        cfg.train.truncation > 0 and cfg.head.kind != "every",
-        f"train.truncation = {cfg.train.truncation} needs head.kind = 'every' (a loss in every "
-        f"window), not {cfg.head.kind!r}",
-    )
-    refuse(
-        cfg.train.truncation > 0 and cfg.scanner.bidirectional != "no",
-        "train.truncation cannot be used with scanner.bidirectional = "
-        f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
-    )
-    refuse(
-        cfg.eval.inference != "once" and cfg.head.kind != "every",
-        f"eval.inference = {cfg.eval.inference!r} needs head.kind = 'every', not {cfg.head.kind!r}",
-    )
-    refuse(
-        cfg.data.split == "random" and max(cfg.data.fold, cfg.data.folds) > 0,
+    yield (
+        data.split == "random" and max(data.fold, data.folds) > 0,
         "data.split = 'random' draws clips and knows no folds: set data.fold and data.folds to 0 "
         "(another draw is another data.split_seed)",
     )
-    refuse(
-        cfg.data.split == "given" and cfg.data.folds > 0,
-        f"data.folds = {cfg.data.folds} needs data.split = 'group', not 'given'",
+    yield (
+        data.split == "given" and data.folds > 0,
+        f"data.folds = {data.folds} needs data.split = 'group', not 'given'",
     )
-    refuse(
-        cfg.data.split == "given" and cfg.data.fold > 0 and cfg.data.kind in ONE_LIST,
-        f"data.fold = {cfg.data.fold} with data.split = 'given' names one of several lists, and "
-        f"data.kind = {cfg.data.kind!r} has one",
+    yield (
+        data.split == "given" and data.fold > 0 and data.kind in ONE_LIST,
+        f"data.fold = {data.fold} with data.split = 'given' names one of several lists, and "
+        f"data.kind = {data.kind!r} has one",
     )
-    refuse(
-        cfg.data.fold > 0 and cfg.data.folds > 0 and cfg.data.fold > cfg.data.folds,
-        f"data.fold = {cfg.data.fold} should be at most data.folds = {cfg.data.folds}",
+    yield (
+        data.fold > 0 and data.folds > 0 and data.fold > data.folds,
+        f"data.fold = {data.fold} should be at most data.folds = {data.folds}",
     )
-    refuse(
-        cfg.loss.kind == "keras_cross_entropy" and cfg.head.kind == "every",
+    yield data.folds == 1, "data.folds = 1 should be at least 2, or 0 for none"
+    yield (
+        data.swapped and data.split != "given",
+        "data.swapped = True exchanges given lists: it needs data.split = 'given', not "
+        f"{data.split!r}",
+    )
+    yield (
+        bool(data.groups) and data.kind in ("ucf101", "ucf11"),
+        f"data.groups = {data.groups!r}: the clips of data.kind = {data.kind!r} name their sources "
+        "themselves",
+    )
+    yield (
+        data.fps > 0 and data.kind in NO_RATE,
+        f"data.fps = {data.fps:g} resamples videos, and data.kind = {data.kind!r} has none",
+    )
+    for name in ("test", "val"):
+        share = getattr(data, name)
+        yield (
+            share > 1 and share != int(share),
+            f"data.{name} = {share:g} should be a share below 1 or a whole number of clips",
+        )
+
+
+def _of_frames(cfg: Config) -> Contradictions:
+    frames, head, settings = cfg.frames, cfg.head, cfg.eval
+    yield (
+        head.kind == "flatten" and frames.rule == "whole",
+        "head.kind = 'flatten' reads clips of one length, and frames.rule = 'whole' shows each "
+        "clip's own: take segment, mean or uniform",
+    )
+    yield (
+        settings.inference != "once" and head.kind != "every",
+        f"eval.inference = {settings.inference!r} needs head.kind = 'every', not {head.kind!r}",
+    )
+    yield (
+        settings.inference != "once" and settings.stride > settings.clip,
+        f"eval.inference = {settings.inference!r}: eval.stride = {settings.stride} leaves frames "
+        f"out between clips of eval.clip = {settings.clip}; it should be at most that",
+    )
+    yield (
+        settings.inference != "once" and frames.order != "kept",
+        f"frames.order = {frames.order!r} orders the frames of one pass: eval.inference = "
+        f"{settings.inference!r} cuts clips whose frames stay in order",
+    )
+    yield (
+        cfg.encoder.kind == "c3d" and head.kind in ("every", "flatten"),
+        f"encoder.kind = 'c3d' gives a clip one feature: head.kind should be last or mean, not "
+        f"{head.kind!r}",
+    )
+
+
+def _of_model(cfg: Config) -> Contradictions:
+    encoder, scanner, loss, head = cfg.encoder, cfg.scanner, cfg.loss, cfg.head
+    yield (
+        usercode.is_code(encoder.weights),
+        f"encoder.weights = {encoder.weights!r} should be random, imagenet, a file of weights "
+        "or a finished run: code goes in as encoder.kind",
+    )
+    yield (
+        encoder.trainable != "none" and cfg.data.kind == "features",
+        f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' brings features made "
+        "elsewhere, so no encoder trains",
+    )
+    yield (
+        encoder.trainable != "none" and encoder.kind == "none",
+        f"encoder.trainable = {encoder.trainable!r}: encoder.kind = 'none' has nothing to train",
+    )
+    for name in ("standardise", "components"):
+        value = getattr(encoder, name)
+        yield (
+            bool(value) and encoder.trainable != "none",
+            f"encoder.{name} = {value} is fitted to features that stay: it needs encoder.trainable "
+            f"= 'none', not {encoder.trainable!r}",
+        )
+    yield (
+        loss.kind == "keras_cross_entropy" and head.kind == "every",
         "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'every' has many",
+    )
+    yield (
+        loss.kind == "keras_cross_entropy" and head.activation != "relu",
+        "loss.kind = 'keras_cross_entropy' takes outputs for shares, which raw logits are not: it "
+        f"needs head.activation = 'relu', not {head.activation!r} (cross_entropy is Keras' loss of "
+        "a softmax)",
+    )
+    yield (
+        loss.kind == "double_softmax" and head.activation != "softmax",
+        "loss.kind = 'double_softmax' takes the network's softmax for logits: it needs "
+        f"head.activation = 'softmax', not {head.activation!r}",
+    )
+    yield (
+        cfg.optim.clip_at == "preactivation" and scanner.kind in ("none", "mean"),
+        f"optim.clip_at = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
+        "nothing would be clipped",
+    )
+
+
+def _of_training(cfg: Config) -> Contradictions:
+    train, optim = cfg.train, cfg.optim
+    yield (
+        0 < train.reach < train.truncation,
+        f"train.reach = {train.reach} should be at least train.truncation = "
+        f"{train.truncation}: the gradient of a window reaches back over all of it",
+    )
+    yield (
+        train.reach > 0 and train.truncation == 0,
+        f"train.reach = {train.reach} needs train.truncation: how often to update",
+    )
+    yield (
+        train.truncation > 0 and cfg.head.kind != "every",
+        f"train.truncation = {train.truncation} needs head.kind = 'every' (a loss in every "
+        f"window), not {cfg.head.kind!r}",
+    )
+    yield (
+        train.truncation > 0 and cfg.scanner.bidirectional != "no",
+        "train.truncation cannot be used with scanner.bidirectional = "
+        f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
+    )
+    yield (
+        train.accumulate > train.batch_size,
+        f"train.accumulate = {train.accumulate} parts are more than the clips of a batch "
+        f"(train.batch_size = {train.batch_size})",
+    )
+    for name in ("patience", "target"):
+        value = getattr(train, name)
+        yield (
+            value > 0 and cfg.data.val == 0 and cfg.data.split != "given",
+            f"train.{name} = {value:g} watches validation clips, and data.val = 0 leaves none",
+        )
+    yield (
+        optim.warmup > train.epochs,
+        f"optim.warmup = {optim.warmup} epochs are more than train.epochs = {train.epochs}",
+    )
+    yield (
+        optim.decoupled and usercode.is_code(optim.kind),
+        f"optim.decoupled = True: optim.kind = {optim.kind!r} has to bring its own decay",
+    )
+    yield (
+        optim.momentum == 1 and optim.kind in ("momentum", "adam"),
+        f"optim.momentum = 1 never forgets a gradient (optim.kind = {optim.kind!r}): it should be "
+        "below 1",
+    )
+    yield (
+        optim.decay == 1 and optim.kind == "rmsprop",
+        "optim.decay = 1 never sees a gradient (optim.kind = 'rmsprop'): it should be below 1",
+    )
+    yield (
+        optim.epsilon == 0 and optim.kind in ("adam", "rmsprop"),
+        f"optim.epsilon = 0 divides a gradient of 0 by 0 (optim.kind = {optim.kind!r}): it should "
+        "be above 0",
     )
 
 

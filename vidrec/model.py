@@ -183,6 +183,11 @@ def build(
 ) -> VideoModel:
     """The model that a configuration describes; without `encoder` it starts at the features."""
     scanner, head = cfg.scanner, cfg.head
+    if getattr(encoder, "takes_clips", False) and head.kind in ("every", "flatten"):
+        raise UserError(
+            f"encoder.kind = {cfg.encoder.kind!r} gives a clip one feature: head.kind should be "
+            f"last or mean, not {head.kind!r}"
+        )
     common: dict[str, Any] = {"initialiser": scanner.init, "compute": scanner.compute}
     return VideoModel(
         scanner=scanners.build(scanner, axis_name, final_states=head.kind == "last"),

@@ -140,6 +140,7 @@ class Group:
     def __init__(self, members: Sequence[Member], data: Prepared, folder: Path):
         self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
+        _check_watched(members, data)
         fitted = override(self.cfg, {"frames.length": data.length})
         # Variants that differ in scoring only are trained once.
         self.trained = {steps.training_id(each.config): each.config for each in members}
@@ -496,6 +497,17 @@ class Group:
 def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
     """Sources of the users' files that trials name, by path below their folder."""
     return {k: v for each in members for k, v in usercode.files(user_code(each.config)).items()}
+
+
+def _check_watched(members: Sequence[Member], data: Prepared) -> None:
+    """Raises a UserError where a trial would stop by validation clips that there are none of."""
+    for config in (member.config for member in members):
+        for name, value in (("patience", config.train.patience), ("target", config.train.target)):
+            if value and not len(data.clips("val")):
+                raise UserError(
+                    f"train.{name} = {value:g} watches validation clips, and there are none: set "
+                    f"it to 0, or data.val above 0"
+                )
 
 
 def record_failure(members: Sequence[Member], data: Prepared | None, error: Exception) -> None:

@@ -115,9 +115,7 @@ def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
     """Shape and type of what one frame is to the program."""
     network = classifier.network
     if network.takes_features:
-        frame = classifier.meta["frame"]
-        fitted = network.variables["projection"]
-        return (*frame[:-1], len(fitted["mean"]) if fitted else frame[-1]), np.float32
+        return classifier.features_like, np.float32
     size = classifier.cfg.encoder.size
     return (size, size, 3), np.uint8
 

@@ -209,7 +209,7 @@ class Classifier:
             seen = self.cfg.frames.length / seconds if seconds else None
         elif self._paced_otherwise(given):
             seen = self.meta["fps"]
-        return Stream(self.network, self.classes, given, seen)
+        return Stream(self.network, self.classes, given, seen, self.features_like)
 
     def _rate(self, fps: float | None) -> float:
         """Frames a second, said or those of the training clips; 25 where nobody knows."""
@@ -301,15 +301,24 @@ class Classifier:
         fps = self._rate(fps)
         if isinstance(clip, np.ndarray):
             if self.network.takes_features:
-                return clips.of_features(clip, "array", fps)
+                return clips.of_features(clip, "array", fps, self.features_like)
             return clips.of_array(clip, self.cfg, fps)
         if not self.network.takes_features:
             return clips.of_file(clip, self.cfg)
-        return clips.of_feature_file(clip, fps)
+        return clips.of_feature_file(clip, fps, self.features_like)
+
+    @property
+    def features_like(self) -> tuple[int, ...] | None:
+        """Shape of a frame's features made elsewhere; None of a model of frames."""
+        if not self.network.takes_features or "frame" not in self.meta:
+            return None
+        *places, depth = self.meta["frame"]
+        fitted = self.network.variables["projection"]
+        return (*places, len(fitted["mean"]) if fitted else depth)
 
     def _plan(self, clip: Clip, every: float) -> windows.Plan | None:
         """How a clip's windows lie; None: it is one window, however long."""
-        if every < 0:
+        if not 0 <= every < float("inf"):
             raise UserError(f"every = {every:g}: seconds between windows should be positive")
         if self.cfg.eval.inference != "once":
             if every:

@@ -94,24 +94,42 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
     return _of_rows("array", fps, frames, lambda part: np.stack([resize(each) for each in part]))
 
 
-def of_feature_file(path: str | os.PathLike, fps: float) -> Clip:
+def of_feature_file(
+    path: str | os.PathLike, fps: float, like: tuple[int, ...] | None = None
+) -> Clip:
     """A .npy or .safetensors file of features, read as training reads them."""
     if Path(path).suffix.lower() not in arrays.EXTENSIONS:
         raise UserError(
             f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
             f"an array (T, D) or a file ({', '.join(arrays.EXTENSIONS)})"
         )
-    return of_features(_alone(arrays.ArrayFiles, path).features(0), spelled(path), fps)
+    return of_features(_alone(arrays.ArrayFiles, path).features(0), spelled(path), fps, like)
 
 
-def of_features(features: np.ndarray, name: str, fps: float) -> Clip:
-    """Features (T, D…), made by whatever made those that the model was trained on."""
+def of_features(
+    features: np.ndarray, name: str, fps: float, like: tuple[int, ...] | None = None
+) -> Clip:
+    """Features (T, D…), made by whatever made those that the model was trained on.
+
+    Args:
+        like: the shape of a frame's in training; None: it is not known.
+    """
     if features.ndim not in (2, 4) or features.dtype.kind != "f":
         raise UserError(
             f"{name}: features should be float (T, D) or (T, h, w, D), as in training; got "
             f"{features.dtype}{list(features.shape)}"
         )
+    check_features(features.shape[1:], like, name)
     return _of_rows(name, fps, features, lambda part: np.asarray(part, np.float32))
+
+
+def check_features(shape: tuple[int, ...], like: tuple[int, ...] | None, name: str) -> None:
+    """Raises a UserError where a frame's features have another shape than in training."""
+    if like is not None and tuple(shape) != tuple(like):
+        raise UserError(
+            f"{name}: features of shape {list(shape)} a frame are not what the model was trained "
+            f"on, {list(like)}"
+        )
 
 
 def _of_rows(

@@ -9,6 +9,7 @@ import numpy as np
 
 from vidrec import evaluate
 from vidrec.errors import UserError
+from vidrec.predict import clips
 from vidrec.predict.clips import Resizer
 from vidrec.predict.network import Network
 
@@ -81,9 +82,10 @@ class Stream:
         classes: tuple[str, ...],
         fps: float = 25.0,
         rate: float | None = None,
+        like: tuple[int, ...] | None = None,
     ):
         network.check_streams()
-        self.classes, self.fps, self.rate = classes, fps, rate
+        self.classes, self.fps, self.rate, self._like = classes, fps, rate, like
         self._network = network
         self._resize = Resizer(network.cfg.encoder.size)
         self._variables, self._begin = network.variables, network.begin
@@ -186,6 +188,7 @@ class Stream:
 
     def _check(self, frame: np.ndarray) -> None:
         if self._network.takes_features:
+            clips.check_features(np.shape(frame), self._like, "a frame")
             return
         if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
             raise UserError(
