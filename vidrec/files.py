@@ -74,6 +74,9 @@ GROUP_HOLDS = {
     "parts?": int,
 }
 DATA_HOLDS = {"fingerprint": str, "clips": {"*": [str]}}
+# What a damaged file's message says to do: the save is there, and scores are made from it.
+OF_A_TRIAL = ("result.json", "predictions.npz", "model.json", "config.json", "metrics.jsonl")
+WRITTEN_AGAIN = ("group.json", "ablation.json", "samples.npz", "environment.json")
 JOBS_HOLDS = {"engine": str, "jobs": [{"group": str, "job": str, "log": str}]}
 LINE_HOLDS = {
     **{"trial?": str, "epoch": int, "status": str},
@@ -319,7 +322,8 @@ def read_json(
         Damaged: it is no JSON, not of this kind, lacks a key, or was changed.
         UserError: it cannot be read.
     """
-    return _parsed(read_text(file), keys, str(file), kind)
+    with _advised(Path(file)):
+        return _parsed(read_text(file), keys, str(file), kind)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -328,13 +332,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or damaged.
     """
-    try:
-        found = read_json(folder / "result.json", RESULT_HOLDS)
-        return found | {"dir": str(Path(folder).absolute())}
-    except Damaged as error:
-        raise Damaged(
-            f"{error}; remove it and train again: only its scores are made anew"
-        ) from None
+    found = read_json(folder / "result.json", RESULT_HOLDS)
+    return found | {"dir": str(Path(folder).absolute())}
 
 
 def read_lines(
@@ -351,7 +350,8 @@ def read_lines(
     """
     found, broken = sound_lines(file, keys, whole=whole)
     if broken:
-        raise Damaged(broken[0])
+        with _advised(Path(file)):
+            raise Damaged(broken[0])
     return found
 
 
@@ -387,9 +387,13 @@ def read_arrays(file: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, 
         Damaged: it is no such file, was changed, lacks an array, or holds pickled ones.
         UserError: it cannot be read.
     """
+    with _advised(Path(file)):
+        return _arrays(read_bytes(file), keys, file)
+
+
+def _arrays(content: bytes, keys: Sequence[str], file: str | os.PathLike) -> dict[str, Any]:
     import numpy as np
 
-    content = read_bytes(file)
     arrays: dict[str, Any] = {}
     size = len(MARK) + len(_hash(b""))
     said = content[-size:]
@@ -409,6 +413,24 @@ def read_arrays(file: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, 
         if name not in arrays:
             raise Damaged(f"{file} is damaged: the array {name} is missing")
     return arrays
+
+
+@contextlib.contextmanager
+def _advised(file: Path) -> Iterator[None]:
+    """Say of a damaged file how to get on."""
+    try:
+        yield
+    except Damaged as error:
+        if "evaluations" in file.parts:
+            remedy = f"; remove {file.parent} and evaluate again"
+        elif file.name in OF_A_TRIAL:
+            result = file.with_name("result.json")
+            remedy = f"; remove {result} and train again: only its scores are made anew"
+        elif file.name in WRITTEN_AGAIN:
+            remedy = "; without this file the same command writes it again"
+        else:
+            remedy = ""
+        raise Damaged(f"{error}{remedy}") from None
 
 
 def _json(content: Tree, indent: int | None = None) -> str:

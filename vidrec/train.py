@@ -619,7 +619,9 @@ def _cut_back(file: Path, epoch: int) -> None:
 
 def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
     """Writes a trial's lines of its group's, and says how many they are."""
-    lines = files.read_lines(group, files.LINE_HOLDS)
+    lines, broken = files.sound_lines(group, files.LINE_HOLDS)
+    for what in broken:  # while the group trained
+        log.warning("%s; the line is left out", what)
     mine = [line | {"trial": trial} for line in lines if line.get("trial") in (trained, trial)]
     files.write_lines(own, mine)
     return len(mine)

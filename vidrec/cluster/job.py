@@ -95,8 +95,8 @@ def finish(folder: Path) -> None:
             lock.unlink()
     try:
         lock.touch(exist_ok=False)
-    except FileExistsError:
-        return  # two jobs ended together, and the other writes
+    except OSError:
+        return  # two jobs ended together and the other writes, or the folder is only read
     try:
         grid.collect(folder)
     finally:

@@ -83,8 +83,8 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
     if site:
         try:
             values = tomllib.loads(files.read_text(Path(site).expanduser()))
-        except UserError as error:
-            raise UserError(f"--site: {error}") from None
+        except files.Missing:
+            raise UserError(f"--site {site}: No such file or directory") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"--site {site} is no TOML: {error}") from None
     known = {entry.name: entry for entry in dataclasses.fields(Options)}

@@ -51,7 +51,6 @@ def score(
         tell(line)
     cfg = pin(_settings(model, placed(overrides or {}, Path.cwd())))
     model = model.with_eval(cfg.eval)
-    files.check_writable(Path(folder) / "evaluations" / "result.json")
     source = source or datasets.load(cfg.data)
     clips, split = _clips(source, cfg, part)
     clips, left_out = _known(source, clips, model.classes)
@@ -65,6 +64,7 @@ def score(
             clip = before["unreadable"][0]
             raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
         return before
+    files.check_writable(out / "result.json")
     for class_name, count in left_out.items():
         tell(f"{count} clips of {class_name} are left out: the model does not know that class")
     found, unreadable = _scored(model, cfg, source, clips, progress)

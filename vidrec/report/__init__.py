@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vidrec.files import write_whole
+from vidrec.files import check_writable, write_whole
 from vidrec.report import tables
 from vidrec.report.results import Ablation, read
 
@@ -57,6 +57,7 @@ def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
     from vidrec.report import comparison
 
     out = Path(out)
+    check_writable(out / "report.html")
     return write_whole(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
 
 

@@ -124,15 +124,7 @@ class Run:
     def _arrays(self) -> dict[str, np.ndarray]:
         """predictions.npz, read once; empty where there is none."""
         file = self.folder / "predictions.npz"
-        try:
-            return files.read_arrays(file)
-        except files.Missing:
-            return {}
-        except files.Damaged as error:
-            raise files.Damaged(
-                f"{error}; remove {self.folder / 'result.json'} and train again: only its scores "
-                "are made anew"
-            ) from None
+        return files.read_arrays(file) if file.exists() else {}
 
     def _predictions(self, split: str) -> Predictions | None:
         file = self.folder / "predictions.npz"
