@@ -1,6 +1,9 @@
 """Folders of videos, images and features, and TFDS sets: the same interface, nothing dropped."""
 
+import contextlib
+import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +13,10 @@ import numpy as np
 import pytest
 from hostile import FRAMES, as_nobody, clip, moving
 
-from vidrec import datasets, pictures, video
-from vidrec.config import Data
+from vidrec import datasets, pictures, prepare, video
+from vidrec.config import Config, Data, override
 from vidrec.datasets import UnreadableClip, source, splits
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -697,6 +700,53 @@ def test_a_tfds_set_by_name():
     assert len({data.key(i) for i in range(60)}) == 60
     other = datasets.load(Data(kind="tfds", tfds="motion/clips=60,frames=6,size=16,seed=1"))
     assert not {other.key(i) for i in range(60)} & {data.key(i) for i in range(60)}
+
+
+def test_too_many_open_files_lose_no_clip_of_a_prepared_set():
+    """Its reader opens a file once, and repeats the error of that for ever."""
+    data = datasets.load(Data(kind="tfds", tfds=SMALL))
+    whole = next(data.stream(0, 16))
+    data = datasets.load(Data(kind="tfds", tfds=SMALL))
+    with files_taken(), pytest.raises(TransientError, match="Too many open files"):
+        next(data.stream(0, 16))
+    assert np.array_equal(next(data.stream(0, 16)), whole)
+
+
+def test_what_the_system_refuses_is_no_data_set_that_is_absent(tmp_path, one_clip, monkeypatch):
+    root = lay(tmp_path / "set", one_clip, ["a/1.mp4", "b/1.mp4"])
+    cfg = override(Config(), {"data.kind": "videos", "data.root": str(root)})
+    here = prepare.data_fingerprint(cfg)
+
+    def refuse(*_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(root))
+
+    for make in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", refuse)
+            with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
+                prepare.data_fingerprint(cfg, make)
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "open", refuse, raising=False)
+            patch.setattr(source, "_known", {})
+            with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
+                prepare.data_fingerprint(cfg, make)
+    assert prepare.data_fingerprint(cfg) == here
+
+
+@contextlib.contextmanager
+def files_taken():
+    """No further file can be opened."""
+    limits, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/", os.O_RDONLY))
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_frames_are_those_that_were_generated():

@@ -7,7 +7,7 @@ from vidrec.config import Data, load_user
 from vidrec.datasets import motion, source, splits, ucf
 from vidrec.datasets.source import Source, UnreadableClip
 from vidrec.datasets.splits import Split, describe
-from vidrec.errors import UserError
+from vidrec.errors import TransientError, UserError
 
 __all__ = [
     "Source",
@@ -33,7 +33,11 @@ def load(data: Data) -> Source:
 
 
 def load_if_there(data: Data) -> Source | None:
-    """As `load`; None where it would have to be generated or downloaded first, or is not there."""
+    """As `load`; None where it would have to be generated or downloaded first, or is not there.
+
+    Raises:
+        TransientError: the system refuses to read it now.
+    """
     if data.kind == "tfds":
         from vidrec.datasets import tfds_source
 
@@ -41,6 +45,8 @@ def load_if_there(data: Data) -> Source | None:
             return None
     try:
         return load(data)
+    except TransientError:
+        raise
     except UserError:
         return None
 

@@ -21,7 +21,7 @@ from vidrec import pictures, video
 from vidrec.config import Data
 from vidrec.datasets import tables
 from vidrec.datasets.source import PARTS, Files
-from vidrec.errors import UserError, spelled
+from vidrec.errors import TransientError, UserError, is_transient, spelled
 from vidrec.video import UnreadableClip
 
 # Names of the parts of a split, as data sets on the web spell them; letters in any case.
@@ -109,7 +109,8 @@ def walk(root: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {error.strerror}")
+        kind = TransientError if is_transient(error) else UserError
+        raise kind(f"{error.filename} cannot be listed: {error.strerror}")
 
     seen = set()
     for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):

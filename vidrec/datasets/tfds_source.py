@@ -80,10 +80,11 @@ class TfdsSource(Source):
     def _frames(self, clip: int) -> np.ndarray:
         split, index = self.places[clip]
         try:
-            value = self._data[split][index][self.video]
-        except Exception as error:
-            raise UnreadableClip(self.names[clip], f"{type(error).__name__}: {error}") from error
-        frames = _stacked(value)
+            example = _example(self.builder, split, self._data[split], index)
+        except TransientError:
+            vars(self).pop("_data", None)  # a reader that could not open its file never will
+            raise
+        frames = _stacked(example[self.video])
         if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
             raise UnreadableClip(self.names[clip], f"not a video: an array of {frames.shape}")
         return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8, copy=False)
@@ -143,6 +144,8 @@ def is_prepared(data: Data) -> bool:
     with _quiet():
         try:
             return _builder(data.tfds or "motion", data.root).is_prepared()
+        except TransientError:
+            raise
         except UserError:
             return False
 
