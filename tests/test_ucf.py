@@ -214,6 +214,33 @@ def test_missing_lists_say_so(tmp_path):
     assert data.classes == ("Archery", "Hammering", "HammerThrow")
 
 
+def test_clips_may_be_folders_of_frames(tmp_path):
+    from PIL import Image
+
+    def lay(folder: Path, frames: int) -> None:
+        folder.mkdir(parents=True)
+        for place in range(1, frames + 1):
+            Image.new("RGB", (8, 8)).save(folder / f"{folder.name}_{place:03d}.jpg")
+
+    for kind in ("Archery", "Diving"):
+        for group in (1, 2, 3):
+            lay(tmp_path / "101" / kind / f"v_{kind}_g{group:02d}_c01", 3 + group)
+    data = datasets.load(Data(kind="ucf101", root=str(tmp_path / "101"), split="group"))
+    assert data.names[0] == "Archery/v_Archery_g01_c01"
+    assert data.groups.tolist() == [
+        f"{k}/g{g:02d}" for k in ("Archery", "Diving") for g in (1, 2, 3)
+    ]
+    assert data.lengths.tolist() == [4, 5, 6] * 2
+    for kind in ("biking", "diving"):
+        for group in (1, 2):
+            folder = tmp_path / "11" / kind / f"v_{kind}_{group:02d}"
+            lay(folder / f"{folder.name}_01", 5)
+    data = datasets.load(Data(kind="ucf11", root=str(tmp_path / "11")))
+    assert data.names[0] == "biking/v_biking_01/v_biking_01_01"
+    assert data.groups.tolist() == ["biking/g01", "biking/g02", "diving/g01", "diving/g02"]
+    assert data.read(0, [4, 0], 16).shape == (2, 16, 16, 3)
+
+
 @pytest.fixture(scope="session")
 def ucf11(tmp_path_factory) -> Path:
     """1,600 names in 11 classes and 25 groups, and the annotations that lie among them."""

@@ -84,10 +84,22 @@ def build(kind: type, data: Data, wanted, what: str, **extra) -> Files:
         groups=np.array(groups, str),
         groups_known=known,
         given=given_of(found.parts),
-        notes=found.notes,
+        notes=[*found.notes, *(_framed_note(found, root) if kind is ImageFiles else ())],
         paths=tuple(found.paths),
         **extra,
     )
+
+
+def _framed_note(found: Listing, root: Path) -> list[str]:
+    """A line where pictures are the frames of clips: those in training betray those in the test."""
+    folders = frame_folders(found.paths, root, depth=2)
+    inside = sum(path.parent in folders for path in found.paths)
+    if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
+        return []
+    return [
+        f"warning: pictures lie as numbered frames in {len(folders)} folders: --data.kind videos "
+        "takes each folder for a clip"
+    ]
 
 
 def folder_of(data: Data, what: str) -> Path:
@@ -205,20 +217,24 @@ def clips_among(
     """
     if wanted is not is_video:
         return [path for path in files if wanted(path)], set()
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in files:
-        by_folder[path.parent].append(path)
-    clips: list[Path] = []
-    framed: set[Path] = set()
-    for folder, inside in by_folder.items():
-        if len(folder.relative_to(root).parts) >= depth and _holds_frames(inside, depth):
-            framed.add(folder)
-        else:
-            clips += [path for path in inside if is_video(path)]
-    framed |= _emptied(framed, by_folder)
+    framed = frame_folders(files, root, depth)
+    clips = [path for path in files if path.parent not in framed and is_video(path)]
     # The frames of a video that lies beside them are that clip once more.
     twice = {path.with_suffix("") for path in clips}
     return [*clips, *sorted(framed - twice)], framed - twice
+
+
+def frame_folders(files: Sequence[Path], root: Path, depth: int) -> set[Path]:
+    """See `clips_among`."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        by_folder[path.parent].append(path)
+    framed = {
+        folder
+        for folder, inside in by_folder.items()
+        if len(folder.relative_to(root).parts) >= depth and _holds_frames(inside, depth)
+    }
+    return framed | _emptied(framed, by_folder)
 
 
 def _holds_frames(files: Sequence[Path], depth: int) -> bool:
@@ -233,7 +249,8 @@ def _holds_frames(files: Sequence[Path], depth: int) -> bool:
 
 def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
     """Folders without anything beside folders of frames."""
-    beside = {each for folder in framed for each in folder.parent.iterdir()} - framed
+    parents = {folder.parent for folder in framed}
+    beside = {each for parent in parents for each in parent.iterdir()} - framed
     return {each for each in beside if each not in known and _is_empty(each)}
 
 

@@ -21,8 +21,8 @@ from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.video import UnreadableClip
 
 LISTS = "ucfTrainTestlist"
-CLIP_101 = re.compile(r"v_([A-Za-z]+)_g(\d+)_c(\d+)\.\w+$")
-CLIP_11 = re.compile(r"v_.+_(\d+)_(\d+)\.\w+$")
+CLIP_101 = re.compile(r"v_([A-Za-z]+)_g(\d+)_c(\d+)(\.\w+)?$")
+CLIP_11 = re.compile(r"v_.+_(\d+)_(\d+)(\.\w+)?$")
 GROUPS_11 = 25
 CLASSES_11 = (
     *("basketball", "biking", "diving", "golf_swing", "horse_riding", "soccer_juggling", "swing"),
@@ -112,8 +112,11 @@ def _ucf101(data: Data) -> Files:
 def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
     if not root.is_dir():
         raise archive.missing(root, "no such folder")
-    found = [path for path in folders.walk(root) if pattern.match(path.name)]
-    found = [path for path in found if path.suffix.lower() not in folders.TEXTS]
+    files = list(folders.walk(root))
+    # A clip may be a folder of its frames, whose names may be like clips'.
+    framed = folders.frame_folders(files, root, depth=1)
+    found = [path for path in files if path.suffix.lower() not in folders.TEXTS | folders.IMAGES]
+    found = [path for path in (*found, *sorted(framed)) if pattern.match(path.name)]
     if not found:
         raise archive.missing(root, "no clips")
     return found
