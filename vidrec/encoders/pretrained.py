@@ -212,7 +212,10 @@ def _readable(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except (
+        *(OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError),
+        *(MemoryError, AssertionError, SafetensorError),
+    ) as error:
         if is_transient(error):
             raise TransientError.of(file, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
