@@ -2,11 +2,13 @@
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
 0 when the work was done, 2 and one line for a user's mistake, 75 when it was asked to stop and has
-saved (a scheduler may start it again).
+saved (a scheduler may start it again), 141 when nobody reads its output any more (`| head`).
 """
 
 import contextlib
 import difflib
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from vidrec import config
+from vidrec import config, escape, files
 from vidrec.commands import COMMANDS, Common, with_folders
 from vidrec.errors import UserError, advice, is_transient
 
@@ -33,24 +35,86 @@ OVERVIEW = (
 
 def main(argv: list[str] | None = None) -> None:
     """Parses, works, and leaves with the status that the module's text names."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names in letters that it lacks
     argv = list(sys.argv[1:] if argv is None else argv)
+    status = 0
+    try:
+        status = _work(argv)
+        for stream in _streams():
+            stream.flush()
+    except BrokenPipeError:
+        status = _end_quietly()
+    except OSError as error:
+        status = status or _unwritten(error)
+        _end_quietly()
+    sys.exit(status)
+
+
+def _work(argv: list[str]) -> Any:
+    """The status of the command, whose mistakes are told in a line."""
     try:
         name, command, settings = parse(argv)
-        with _only_answers_on_stdout(command):
-            status = COMMANDS[name][1](with_folders(command), settings)
+        command = with_folders(command)
+        with _only_answers_on_stdout(command), _of_newer(command):
+            return COMMANDS[name][1](command, settings)
+    except SystemExit as left:  # of --help and the like
+        return left.code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except (OSError, MemoryError) as error:
-        if not is_transient(error) and not isinstance(error, MemoryError):
-            raise
-        place = f"{error.filename}: " if getattr(error, "filename", None) else ""
-        print(f"error: {place}{advice(error)}", file=sys.stderr)
-        status = 2
+        return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last save", file=sys.stderr)
-        status = 128 + signal.SIGINT
-    sys.exit(status)
+        line = "interrupted; the same command goes on from the last save"
+        print(line, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if not reason:
+            raise
+        return _fail(reason)
+
+
+def _fail(reason: object) -> int:
+    print(f"error: {escape.terminal(reason)}", file=sys.stderr)
+    return 2
+
+
+def _reason(error: Exception) -> str:
+    """What is not vidrec's fault, in words for people; empty where it may be."""
+    if is_transient(error) or isinstance(error, MemoryError):
+        place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        return place + advice(error)
+    if "jax" not in sys.modules:
+        return ""
+    from vidrec import parallel
+
+    return parallel.why_not(error)
+
+
+def _streams() -> list[Any]:
+    return [each for each in (sys.stdout, sys.__stdout__, sys.stderr) if each and not each.closed]
+
+
+def _end_quietly() -> int:
+    """Nobody reads what is written (`| head`): what is left of it is thrown away.
+
+    The status is that of a program which the system ended for this reason.
+    """
+    for stream in _streams():
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _unwritten(error: OSError) -> int:
+    """The output itself cannot be written: its disk is full."""
+    with contextlib.suppress(OSError):
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr, flush=True)
+    return 2
 
 
 def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
@@ -113,4 +177,13 @@ def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 def _only_answers_on_stdout(command: Common) -> Iterator[None]:
     """With --json, whatever a library prints goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
+        yield
+
+
+@contextlib.contextmanager
+def _of_newer(command: Common) -> Iterator[None]:
+    """Says of runs that a newer vidrec has written that this one may not understand them."""
+    named = [getattr(command, name, None) for name in ("folder", "first", "second")]
+    folders = [Path(each) for each in (*named, *getattr(command, "folders", ())) if each]
+    with files.reading_runs(folders, lambda line: print(escape.terminal(line), file=sys.stderr)):
         yield

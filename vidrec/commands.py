@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from tyro.conf import FlagConversionOff, Positional, UseAppendAction
 
 from vidrec import ablation, config, escape, files
@@ -213,9 +212,28 @@ class Export(Common):
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
 
-def _console(command: Common) -> Console:
+class Terminal(Console):
+    """A console that shows text as it is: names are no markup, and obey nothing."""
+
+    def __init__(self, **how: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **how)
+
+    def line(self, text: object, lines: bool = False) -> None:
+        """Prints a text on a line of its own, which the terminal breaks.
+
+        Args:
+            lines: it has several lines.
+        """
+        self.print(escape.terminal(text, lines), soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command what is done where nobody reads any more."""
+        raise BrokenPipeError
+
+
+def _console(command: Common) -> Terminal:
     """Where people read: stdout, or stderr when stdout is for a machine."""
-    return Console(stderr=command.json, quiet=not _speaks(command))
+    return Terminal(stderr=command.json, quiet=not _speaks(command))
 
 
 def _speaks(command: Common) -> bool:
@@ -229,7 +247,17 @@ def _speaks(command: Common) -> bool:
 
 def _answer(command: Common, content: Any) -> None:
     if command.json and _speaks(command):
-        print(json.dumps(_jsonable(content), ensure_ascii=False), file=sys.__stdout__, flush=True)
+        _to_stdout(content)
+
+
+def _to_stdout(content: Any) -> None:
+    """A line of JSON: escapes where stdout, or UTF-8, has no letters for a name."""
+    text = json.dumps(_jsonable(content), ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.__stdout__, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_jsonable(content))
+    print(text, file=sys.__stdout__, flush=True)
 
 
 def _jsonable(content: Any) -> Any:
@@ -427,6 +455,8 @@ def _work(command: Common, work: Callable[[Any], Any]) -> Any:
         return None
     finally:
         screen.close()
+        if screen.unread:  # saved, and nobody to tell
+            raise BrokenPipeError
 
 
 def _short(folder: str) -> Path:
@@ -441,37 +471,43 @@ def _show(command: Common, folder: Path) -> None:
 
     console = _console(command)
     console.print(report.terminal(folder))
-    console.print(str(folder / "report.html"), highlight=False, soft_wrap=True, markup=False)
+    console.line(folder / "report.html")
 
 
 def _dry_run(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
     from vidrec import grid
+    from vidrec.report.tables import Columns
 
     plan = grid.dry_run(table, settings, command.on)
     _answer(command, plan)
     if not command.json:
-        shown = Table("row", "seed", "settings", "parameters", "group", title=table.question)
+        heads = ("row", "seed", "settings", "parameters", "group")
+        lines = []
         for trial in plan:
             words = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
             cells = (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
-            shown.add_row(*map(str, cells))
+            lines.append(cells)
+        shown = Columns(heads, lines, "settings", [["group"], ["parameters"]], title=table.question)
         console = _console(command)
         console.print(shown)
         console.print(_estimated(grid.estimates(table, settings, command.on)))
         groups = len({trial["group"] for trial in plan})
-        console.print(f"{len(plan)} trials in {groups} programs")
+        console.line(f"{len(plan)} trials in {groups} programs")
     return 0
 
 
-def _estimated(groups: list[dict[str, Any]]) -> Table:
+def _estimated(groups: list[dict[str, Any]]) -> Any:
     """Memory and time of each group, as far as the data set is there."""
-    shown = Table("group", "trials", "memory", "time at most", title="on this machine, about")
+    from vidrec.report.tables import Columns
+
+    lines = []
     for group in groups:
         memory, time = "no data yet", "–"
         if group["seconds"] is not None:
             memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
-        shown.add_row(group["group"], str(group["trials"]), memory, time)
-    return shown
+        lines.append((group["group"], group["trials"], memory, time))
+    heads = ("group", "trials", "memory", "time at most")
+    return Columns(heads, lines, "group", title="on this machine, about")
 
 
 def report(command: Report, settings: dict[str, Any]) -> int:
@@ -485,7 +521,7 @@ def report(command: Report, settings: dict[str, Any]) -> int:
     _answer(command, {"reports": built, "events": events})
     if not command.json:
         for line in events:
-            _console(command).print(f"tensorboard --logdir '{line}'", highlight=False, markup=False)
+            _console(command).line(escape.shell(["tensorboard", "--logdir", line]))
         for folder in command.folders:
             _show(command, folder)
     return 0
@@ -499,7 +535,9 @@ def compare(command: Compare, settings: dict[str, Any]) -> int:
     place = command.workdir / "-".join(("compare", *names))
     out = reports.compare(command.first, command.second, place)
     _answer(command, {"report": str(out)})
-    _console(command).print(str(out), highlight=False, soft_wrap=True, markup=False)
+    console = _console(command)
+    console.print(reports.terminal_of_two(command.first, command.second))
+    console.line(out)
     return 0
 
 
@@ -522,7 +560,7 @@ def extract(command: Extract, settings: dict[str, Any]) -> int:
     unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
     _answer(command, {"counts": counts, "unreadable": unreadable, "frames": len(data.values)})
     for line in unreadable:
-        _console(command).print(f"unreadable: {line['path']}: {line['reason']}", markup=False)
+        _console(command).line(f"unreadable: {line['path']}: {line['reason']}")
     return 0
 
 
@@ -541,7 +579,7 @@ def doctor(command: Doctor, settings: dict[str, Any]) -> int:
     _answer(command, findings)
     if not command.json:
         for line in clinic.lines(findings):
-            _console(command).print(line, highlight=False, soft_wrap=True, markup=False)
+            _console(command).line(line)
     return 0 if findings["healthy"] else 1
 
 
@@ -561,7 +599,7 @@ def check(command: Check, settings: dict[str, Any]) -> int:
                 built += 1
             except UserError as error:
                 failed.append(f"{path} {dict(trial.overrides)}: {error}")
-        console.print(f"{path}: {built} settings", highlight=False, markup=False)
+        console.line(f"{path}: {built} settings")
     _answer(command, {"files": len(command.files), "programs": len(done), "failed": failed})
     if failed:
         raise UserError("; ".join(failed))
@@ -583,7 +621,7 @@ def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
             table, command.workdir, options, overrides=settings, on=command.on
         )
         _answer(command, {"scripts": scripts})
-        console.print("\n".join(scripts), highlight=False, markup=False, soft_wrap=True)
+        console.line("\n".join(scripts), lines=True)
         return 0
     try:
         folder = cluster.launch(
@@ -596,7 +634,7 @@ def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
             tell=_screen(command).say,
         )
     except Interrupted as stop:
-        console.print(str(stop))
+        console.line(stop)
         return STOPPED
     return _show_status(command, cluster.status(folder))
 
@@ -608,26 +646,40 @@ def status(command: Status, settings: dict[str, Any]) -> int:
     return _show_status(command, cluster.status(command.folder))
 
 
+STATUS = ("group", "trials", "epoch", "best", "job", "state", "log", "why")
+
+
+def _status_cells(row: dict[str, Any]) -> list[str]:
+    """A group's cells, or those of the job that makes the data."""
+    told = {name: row[name] or "" for name in ("group", "job", "state", "log", "why")}
+    if "trials" in row:
+        told["trials"] = f"{row['finished']} of {row['trials']}"
+        told["epoch"] = f"{row['epoch']} of {row['epochs']}"
+        told["best"] = "" if row["best"] is None else f"{row['best']:.3f}"
+    return [told.get(name, "") for name in STATUS]
+
+
 def _show_status(command: Common, found: dict[str, Any]) -> int:
+    from vidrec.report.tables import Columns
+
     _answer(command, found)
     console = _console(command)
     if found["note"]:
-        console.print(found["note"], highlight=False, markup=False)
-    shown = Table("group", "trials", "epoch", "best", "job", "state", "log", "why")
-    if data := found["data"]:
-        shown.add_row(
-            "data", "", "", "", *(str(data[n] or "") for n in ("job", "state", "log", "why"))
-        )
-    for group in found["groups"]:
-        best = "" if group["best"] is None else f"{group['best']:.3f}"
-        trials = f"{group['finished']} of {group['trials']}"
-        epochs = f"{group['epoch']} of {group['epochs']}"
-        cells = (group["group"], trials, epochs, best, group["job"], group["state"])
-        shown.add_row(*(str(each or "") for each in (*cells, group["log"], group["why"])))
+        console.line(found["note"])
+    rows = [found["data"] | {"group": "data"}] if found["data"] else []
+    rows += found["groups"]
+    shown = Columns(
+        STATUS, map(_status_cells, rows), "state", [["epoch"], ["job"], ["why"], ["log"]]
+    )
     console.print(shown)
-    console.print(f"{found['finished']} of {found['trials']} trials finished", highlight=False)
+    fitting = shown.fitting(console.width)
+    for row in rows:
+        told = [row[name] for name in ("why", "log") if row[name] and name not in fitting]
+        if told and row["state"] != "done":
+            console.line(f"{row['group']}: {', '.join(told)}")
+    console.line(f"{found['finished']} of {found['trials']} trials finished")
     last = found["report"] or found["dir"]
-    console.print(str(last), highlight=False, soft_wrap=True, markup=False)
+    console.line(last)
     return 0
 
 
@@ -637,7 +689,7 @@ def cancel(command: Cancel, settings: dict[str, Any]) -> int:
 
     ended = cluster.cancel(command.folder)
     _answer(command, {"cancelled": ended})
-    _console(command).print(f"cancelled: {', '.join(ended) or 'no job was running'}")
+    _console(command).line(f"cancelled: {', '.join(ended) or 'no job was running'}")
     return 0
 
 
@@ -648,6 +700,8 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     out = command.csv
     if out is None and any(Path(path).is_dir() for path in command.videos):
         out = Path("predictions.csv")
+    if command.overlay and len(command.videos) != 1:
+        raise UserError("--overlay draws on one video: name one")
     _check_targets(out, command)
     from vidrec import parallel
     from vidrec import predict as answers
@@ -658,10 +712,8 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     for note in model.notes:
         print(note, file=sys.stderr)
     if model.chosen:
-        console.print(model.chosen, highlight=False, markup=False)
+        console.line(model.chosen)
     if command.overlay:
-        if len(command.videos) != 1:
-            raise UserError("--overlay draws on one video: name one")
         options = {"stream": command.stream, "every": command.every}
         told = [answers.overlay(model, command.videos[0], command.overlay, **options)]
         drawn = command.overlay if told[0]["class"] is not None else None
@@ -670,9 +722,9 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     answered = []
     for line in told:
         if command.json:
-            print(json.dumps(_jsonable(line), ensure_ascii=False), file=sys.__stdout__, flush=True)
+            _to_stdout(line)
         else:
-            console.print(answers.as_text(line), highlight=False, markup=False, soft_wrap=True)
+            console.line(answers.as_text(line))
         if "start" not in line:
             answered.append(line)
     if out:
@@ -680,12 +732,16 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
         answers.write_csv(answered, text)
         files.write_whole(out, text.getvalue())
     for written in filter(None, (out, drawn)):
-        console.print(str(written), highlight=False, soft_wrap=True, markup=False)
+        console.line(written)
     return int(any(line["class"] is None for line in answered))
 
 
 def _check_targets(out: Path | None, command: Predict) -> None:
     """What is written after the work: found out before it, and never a video itself."""
+    if command.overlay:
+        from vidrec.predict.drawing import check_name
+
+        check_name(command.overlay)
     for target in filter(None, (out, command.overlay)):
         files.check_writable(target)
         for video in map(Path, command.videos):
@@ -720,14 +776,11 @@ def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
     figures = result["metrics"][command.part]
     counts = result["counts"][command.part]
     console = _console(command)
-    console.print(
+    console.line(
         f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} expected), "
         f"average F1 {figures['avg_f1']:.3f}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
     )
-    console.print(str(_short(result["dir"])), highlight=False, soft_wrap=True, markup=False)
+    console.line(_short(result["dir"]))
     return 0
 
 
@@ -737,7 +790,7 @@ def export(command: Export, settings: dict[str, Any]) -> int:
 
     about = write(command.folder, command.out, trust_code=command.trust_code)
     _answer(command, about)
-    _console(command).print(str(command.out), highlight=False, soft_wrap=True, markup=False)
+    _console(command).line(command.out)
     return 0
 
 

@@ -20,10 +20,11 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vidrec import __version__
 from vidrec.errors import TransientError, UserError, is_transient
 
 CHECKSUM = "checksum"  # key of a JSON object: hash of all others
@@ -326,6 +327,51 @@ def read_json(
         return _parsed(read_text(file), keys, str(file), kind)
 
 
+@contextlib.contextmanager
+def reading_runs(
+    folders: Iterable[Path], tell: Callable[[str], None] = lambda line: None
+) -> Iterator[None]:
+    """Say of runs that a newer vidrec wrote them: in what goes wrong, else to `tell`."""
+    told = "; ".join(filter(None, map(newer, folders)))
+    try:
+        yield
+    except UserError as error:
+        if told and told not in str(error):
+            raise UserError(f"{error}; {told}") from error
+        raise
+    if told:
+        tell(f"note: {told}")
+
+
+def newer(folder: Path) -> str:
+    """Say that a newer vidrec wrote a run or a table, as far as its files can be read; else ""."""
+    places = ["ablation.json", "result.json", "environment.json"]
+    with contextlib.suppress(OSError, ValueError):
+        named = [folder / place for place in places]
+        for file in (*named, *sorted(folder.glob("trials/*/result.json"))[:9]):
+            theirs = _version_in(file)
+            if _numbers(theirs) > _numbers(__version__):
+                return (
+                    f"{folder} was written by vidrec {theirs}, which is newer than this "
+                    f"{__version__}: update vidrec to read all of it"
+                )
+    return ""
+
+
+def _version_in(file: Path) -> str:
+    """The version of vidrec that a JSON file says wrote it, whatever else it holds."""
+    try:
+        content = json.loads(read_bytes(file))
+        return str((content.get("versions") or {}).get("vidrec", ""))
+    except (UserError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """What versions are ordered by: 0.10.1 is (0, 10, 1)."""
+    return tuple(int(each) for each in re.findall(r"\d{1,9}", version)[:3])
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """Read result.json of a finished trial; `dir` is where it lies now.
 
@@ -421,7 +467,9 @@ def _advised(file: Path) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        if "evaluations" in file.parts:
+        if told := newer(file.parent):
+            remedy = f"; {told}"
+        elif "evaluations" in file.parts:
             remedy = f"; remove {file.parent} and evaluate again"
         elif file.name in OF_A_TRIAL:
             result = file.with_name("result.json")

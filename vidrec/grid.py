@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidrec import ablation as tables
 from vidrec import (
+    __version__,
     checkpoint,
     cost,
     datasets,
@@ -27,6 +27,7 @@ from vidrec import (
     train,
     usercode,
 )
+from vidrec import ablation as tables
 from vidrec.ablation import Ablation, Row, Trial
 from vidrec.config import (
     Config,
@@ -499,6 +500,8 @@ def _fill(
         for part in _parts(name, group, place(name))
         if not _finished(part[1])
     ]
+    if todo:
+        parallel.check_devices()  # that none is there is no failure of the trials
     record = record or len(todo) > 1
     sharing: dict[str, list[Part]] = {}
     for part in todo:
@@ -765,6 +768,7 @@ def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path,
             "read": list(ablation.read),
             "on": on,
             "command": escape.this_command(),
+            "versions": {"vidrec": __version__},
             "trials": made,
         },
     )

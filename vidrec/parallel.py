@@ -63,6 +63,39 @@ def keep_memory() -> None:
         mallopt(option, value)
 
 
+def why_not(error: Exception) -> str:
+    """Why JAX cannot work here, in a line; empty where `error` has another reason."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({str(error).splitlines()[0]}): take a smaller train.batch_size, "
+            "frames.length or scanner, or say by train.memory_gb what a group may take"
+        )
+    try:
+        check_devices()
+    except UserError as refused:
+        return str(refused)
+    return ""
+
+
+def check_devices() -> None:
+    """Starts JAX's devices.
+
+    Raises:
+        UserError: it finds none, or none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        jax.devices()
+    except Exception as error:
+        said = (str(error).splitlines() or ["none is found"])[0]
+        wanted = jax.config.jax_platforms
+        if not wanted:
+            raise UserError(f"JAX cannot start a device: {said}") from None
+        raise UserError(
+            f"JAX_PLATFORMS = {wanted!r}, but JAX has no such device here ({said}): unset it, or "
+            "install JAX for that device, such as pip install 'vidrec[cuda]'"
+        ) from None
+
+
 def use_cores() -> None:
     """Makes every core a device where devices are processors, before JAX starts.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vidrec import train
+from vidrec import escape, train
 
 # Without a terminal a long work still says every so often that it lives.
 PLAIN_EVERY_SECONDS = 15.0
@@ -15,19 +15,23 @@ PLAIN_EVERY_SECONDS = 15.0
 class Screen:
     """Shows an engine's work on a console; Ctrl-C asks for a save, a second one ends at once.
 
-    Between two clips or two epochs everything is saved: there it stops.
+    Between two clips or two epochs everything is saved: there it stops. So it does where nobody
+    reads what is shown any more (`| head`).
+
+    Attributes:
+        unread: nobody reads any more.
     """
 
     def __init__(self, console: Console):
         self.console = console
-        self.stopping = False
+        self.stopping = self.unread = False
         self._bar: Progress | None = None
         self._last = 0.0
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self.close()
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self._print(line)
 
     def extracting(self, done: int, total: int) -> None:
         """Clips decoded and encoded so far; raises Interrupted after Ctrl-C."""
@@ -55,25 +59,31 @@ class Screen:
             self._bar.stop()
             self._bar = None
 
+    def _print(self, line: str) -> None:
+        try:
+            text = escape.terminal(line)
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        except BrokenPipeError:
+            self.stopping = self.unread = self.console.quiet = True
+
     def _advance(self, what: str, done: int, total: int, note: str = "") -> None:
         if not self.console.is_terminal:
             now = time.monotonic()
             if now - self._last >= PLAIN_EVERY_SECONDS:
                 self._last = now
-                line = f"{what}: {done} of {total} {note}".rstrip()
-                self.console.print(line, highlight=False, soft_wrap=True)
+                self._print(f"{what}: {done} of {total} {note}".rstrip())
             return
         if not self._bar:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task(what, total=total, note=note)
+            self._task = self._bar.add_task(escape.terminal(what), total=total, note=note)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total, note=note)
 

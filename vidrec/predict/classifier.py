@@ -157,12 +157,13 @@ class Classifier:
             UserError: the folder holds no trained model, or a damaged one; or it names code and
                 nobody trusts it.
         """
-        trial, chosen = choose(Path(folder))
-        tree, meta = checkpoint.read(trial / "model")
-        named = user_code(from_dict(meta["config"]))
-        kept = trial / "model" / train.CODE
-        code = usercode.trusted(trial, kept, named, meta.get("code"), trust_code)
-        return cls(tree, meta, chosen, code)
+        with files.reading_runs([Path(folder)]):
+            trial, chosen = choose(Path(folder))
+            tree, meta = checkpoint.read(trial / "model")
+            named = user_code(from_dict(meta["config"]))
+            kept = trial / "model" / train.CODE
+            code = usercode.trusted(trial, kept, named, meta.get("code"), trust_code)
+            return cls(tree, meta, chosen, code)
 
     def predict(
         self,

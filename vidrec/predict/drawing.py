@@ -15,6 +15,7 @@ from vidrec.predict.answers import Line
 from vidrec.predict.classifier import Classifier
 
 LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
+ENDINGS = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
 SHADE = 190  # of 255: how much of the picture the panel hides
 
@@ -42,6 +43,7 @@ def overlay(
         raise UserError(f"{path}: --overlay draws on one video file")
     if out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--overlay {out} would replace the video itself: name another file")
+    check_name(out)
     files.check_writable(out)
     *along, whole = answers.lines(model, [path], stream=stream, every=every)
     if whole["class"] is None:
@@ -54,6 +56,12 @@ def overlay(
     except UnreadableClip as error:
         raise UserError(f"{out} is not written: {error}") from None
     return whole
+
+
+def check_name(out: str | os.PathLike) -> None:
+    """Raises UserError for a name that tells no container that can be written."""
+    if Path(out).suffix.lower() not in ENDINGS:
+        raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
 
 
 def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, float]]:

@@ -34,7 +34,16 @@ def table(folder: str | Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def terminal(folder: str | Path) -> Any:
     """A rich renderable of the table, plain where the output is no terminal."""
-    return tables.Terminal(read(folder))
+    found = read(folder)
+    return tables.Terminal(*tables.table_of(found), tables.notes(found))
+
+
+def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
+    """As `terminal`, of two runs that are compared: the first is the control."""
+    from vidrec.report import comparison
+
+    a, b = comparison.pair(dir_a, dir_b)
+    return tables.Terminal([a, b], a)
 
 
 def events(folder: str | Path) -> Path:
@@ -61,4 +70,4 @@ def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
     return write_whole(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
 
 
-__all__ = ["Ablation", "build", "compare", "events", "read", "table", "terminal"]
+__all__ = ["Ablation", "build", "compare", "events", "read", "table", "terminal", "terminal_of_two"]

@@ -23,8 +23,8 @@ MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
 
-def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
-    """The page for B against A.
+def pair(dir_a: str | Path, dir_b: str | Path) -> tuple[Row, Row]:
+    """The rows that are compared, of different names; the second has its difference to the first.
 
     Raises:
         UserError: nothing scored there, or different classes.
@@ -36,7 +36,16 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
         )
     if a.name == b.name:
         a, b = replace(a, name=f"{a.name} (A)"), replace(b, name=f"{b.name} (B)")
-    b = replace(b, difference=difference(b, a))
+    return a, replace(b, difference=difference(b, a))
+
+
+def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
+    """The page for B against A.
+
+    Raises:
+        UserError: nothing scored there, or different classes.
+    """
+    a, b = pair(dir_a, dir_b)
     draw = page.Drawer(pictures)
     sections = [
         _numbers(a, b),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from vidrec import escape
@@ -288,37 +288,132 @@ def as_tex(found: Run | Ablation) -> str:
     )
 
 
-class Terminal:
-    """The table at the end of a run: ruled and coloured on a terminal, plain elsewhere."""
+class Columns:
+    """A table for a terminal, ruled and coloured there and plain elsewhere.
 
-    def __init__(self, found: Run | Ablation):
-        self.found = found
+    A narrow one has the columns that are always shown, their cells whole, and of the others as
+    many as there is room for.
+
+    Args:
+        heads: of the columns; the one in `folded` takes the room that is left, in several lines.
+        lines: cells, texts or rich's Text.
+        rare: columns shown where there is room, the first before the others; what stands together
+            is shown together.
+        narrow: of these, the columns shown where there is room for none.
+        title: stands above.
+    """
+
+    LEAST = 8  # letters of the folded column, however narrow the terminal
+    USUAL = 24  # so many before a rare column is shown
+
+    def __init__(
+        self,
+        heads: Sequence[str],
+        lines: Iterable[Sequence[Any]],
+        folded: str,
+        rare: Sequence[Sequence[str]] = (),
+        *,
+        narrow: Sequence[str] = (),
+        title: str = "",
+    ):
+        self.heads, self.folded, self.rare = heads, folded, rare
+        self.narrow, self.title = narrow, title
+        self.lines = [list(map(_as_text, line)) for line in lines]
+
+    def fitting(self, width: int) -> list[str]:
+        """Heads of the columns that are shown in so many letters."""
+        shown = set(self.heads) - {head for heads in self.rare for head in heads}
+        key = len(shown)
+        for heads in self.rare:
+            if self._width({*shown, *heads}) <= width:
+                shown |= set(heads)
+        if len(shown) == key:
+            shown |= set(self.narrow)
+        return [head for head in self.heads if head in shown]
+
+    def _width(self, shown: Collection[str]) -> int:
+        widths = [self._longest(head) for head in shown if head != self.folded]
+        widths.append(min(self._longest(self.folded), self.USUAL))
+        return sum(widths) + GAP * (len(widths) - 1)
+
+    def _longest(self, head: str) -> int:
+        """Letters of the widest cell, or of the longest word of the head, which may be broken."""
+        place = self.heads.index(head)
+        return max(
+            [line[place].cell_len for line in self.lines] + [len(word) for word in head.split()]
+        )
+
+    def _widths(self, shown: Sequence[str], width: int) -> list[int]:
+        """Letters of each column; heads stand in one line where there is room for all of them."""
+        whole = {head: max(len(head), self._longest(head)) for head in shown}
+        room = width - GAP * (len(shown) - 1)
+        if sum(whole.values()) > room:
+            whole = {head: self._longest(head) for head in shown}
+        others = sum(letters for head, letters in whole.items() if head != self.folded)
+        whole[self.folded] = min(whole[self.folded], max(room - others, self.LEAST))
+        return [whole[head] for head in shown]
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         from rich import box
         from rich.table import Table
+
+        ruled = console.is_terminal
+        table = Table(
+            box=box.SIMPLE_HEAD if ruled else None,  # whose columns are a blank apart
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, GAP - ruled, 0, 0),
+            title=_as_text(self.title) if self.title else None,
+        )
+        shown = self.fitting(options.max_width)
+        for head, width in zip(shown, self._widths(shown, options.max_width), strict=True):
+            words = head == self.folded or head in WORDY
+            table.add_column(
+                head, justify="left" if words else "right", overflow="fold", width=width
+            )
+        for line in self.lines:
+            table.add_row(*(line[self.heads.index(head)] for head in shown))
+        yield table
+
+
+GAP = 2  # blanks between two columns
+WORDY = ("group", "job", "state", "log", "why")  # columns of words stand on the left
+
+
+def _as_text(cell: Any) -> Any:
+    from rich.text import Text
+
+    return cell if isinstance(cell, Text) else Text(escape.terminal(cell))
+
+
+class Terminal:
+    """The table at the end of a run, and what must be known to read it."""
+
+    def __init__(self, rows: Sequence[Row], control: Row | None, notes: Sequence[str] = ()):
+        self.rows, self.control, self.notes = rows, control, notes
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-        rows, control = table_of(self.found)
-        longest = max((len(row.name) for row in rows), default=0)
-        table.add_column("setting", overflow="fold", min_width=min(longest, 24))
-        columns = _THEIRS if any("test_accuracy" in row.published for row in rows) else _OURS
-        for head in columns:
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("to control", justify="right", no_wrap=True)
-        for row in rows:
-            against = "control" if row is control else _terse(row)
+        theirs = any("test_accuracy" in row.published for row in self.rows)
+        columns = _THEIRS if theirs else _OURS
+        lines = []
+        for row in self.rows:
+            held = row is self.control
             colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
-            table.add_row(
-                Text(escape.terminal(row.name), style="bold" if row is control else ""),
-                *(cell(row) for cell in columns.values()),
-                Text(against, style=colour),
+            lines.append(
+                [
+                    Text(escape.terminal(row.name), style="bold" if held else ""),
+                    *(cell(row) for cell in columns.values()),
+                    Text("control" if held else _terse(row), style=colour),
+                ]
             )
-        yield table
-        if any(row.within_noise for row in rows):
+        heads = ["setting", *columns, "to control"]
+        rare = _THEIRS_RARE if theirs else _OURS_RARE
+        yield Columns(heads, lines, "setting", rare, narrow=["95 % interval"])
+        if any(row.within_noise for row in self.rows):
             yield Text(f"{NOISE} within noise", style="dim")
-        for note in [*notes(self.found), *_lost(rows)]:
+        for note in [*self.notes, *_lost(self.rows)]:
             yield Text(escape.terminal(note), style="yellow")
 
 
@@ -330,11 +425,14 @@ _OURS: dict[str, Callable[[Row], str]] = {
     "params": lambda row: whole(_params(row)),
     "s": lambda row: seconds(row.mean("seconds_train")),
 }
+_OURS_RARE = (("avg F1",), ("params",), ("s",))
 _THEIRS: dict[str, Callable[[Row], str]] = {
     "published": published,
     "ours": lambda row: percent(row.mean("test_accuracy")),
+    "95 % interval": lambda row: span(row.interval),
     "to published (95 %)": versus_published,
 }
+_THEIRS_RARE = (("published", "to published (95 %)"), ("95 % interval",))
 NOISE = "≈"
 
 
@@ -348,4 +446,4 @@ def _lost(rows: Iterable[Row]) -> list[str]:
     return [f"{row.name}: {seeds(row)} seeds" for row in rows if len(row.done) < len(row.planned)]
 
 
-__all__ = ["Terminal", "as_csv", "as_markdown", "as_tex", "shown", "trials"]
+__all__ = ["Columns", "Terminal", "as_csv", "as_markdown", "as_tex", "shown", "trials"]
