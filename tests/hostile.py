@@ -195,6 +195,25 @@ def avi_frames(count: int) -> Callable[[bytes], bytes]:
     return change
 
 
+def repeating(content: bytes) -> bytes:
+    """Lets every fourth frame of an AVI be empty, which shows the one before it once more."""
+    start = content.index(b"movi") + 4
+    chunks, index, place, number = b"", b"", start, 0
+    while content[place : place + 4] == b"00dc":
+        (size,) = struct.unpack_from("<I", content, place + 4)
+        body = content[place + 8 : place + 8 + size + size % 2]
+        place += 8 + len(body)
+        if number % 4 == 3:
+            size, body = 0, b""
+        index += b"00dc" + struct.pack("<III", 16, len(chunks) + 4, size)
+        chunks += b"00dc" + struct.pack("<I", size) + body
+        number += 1
+    head = content[12 : content.rindex(b"LIST", 0, start)]
+    movi = b"LIST" + struct.pack("<I", len(chunks) + 4) + b"movi" + chunks
+    whole = b"AVI " + head + movi + b"idx1" + struct.pack("<I", len(index)) + index
+    return b"RIFF" + struct.pack("<I", len(whole)) + whole
+
+
 def avi_size(width: int, height: int) -> Callable[[bytes], bytes]:
     """Lets an AVI declare another size of frame."""
 
@@ -428,6 +447,12 @@ CASES: dict[str, tuple] = {
     "noise in all frames": (changed(FAST, "clip.mp4", noisy(0.35, 1)), "no frame"),
     "garbage behind": (changed(MP4, "clip.mp4", lambda c: c + RANDOM), FRAMES),
     "garbage before": (changed(TS, "clip.ts", lambda c: RANDOM[:999] + c), FRAMES),
+    "repeated pictures": (changed(INTRA, "clip.avi", repeating), FRAMES * 3 // 4),
+    "repeated and cut": (
+        changed(INTRA, "clip.avi", lambda c: cut(0.6)(repeating(c))),
+        SOME,
+        "truncated after",
+    ),
     "declares more": (changed(INTRA, "clip.avi", avi_frames(500)), FRAMES, "after 24 of 500"),
     "declares fewer": (changed(INTRA, "clip.avi", avi_frames(5)), FRAMES, "declares 5"),
     "declares one more": (changed(INTRA, "clip.avi", avi_frames(FRAMES + 1)), FRAMES),

@@ -11,6 +11,7 @@ import bisect
 import errno
 import functools
 import itertools
+import math
 import mmap
 import os
 import struct
@@ -719,6 +720,9 @@ class _Promised(NamedTuple):
     packets: int
     seconds: float
     odd_clock: bool = False  # timestamps that cannot be true, so they hide what should be shown
+    # A frame at so many seconds is from the end, however many were counted: where an AVI repeats a
+    # picture, nothing is stored.
+    reach: float = math.inf
 
 
 def _promised(container: Any, stream: Any) -> _Promised:
@@ -733,6 +737,8 @@ def _promised(container: Any, stream: Any) -> _Promised:
         frozen = sum(a == b for (a, _), (b, _) in itertools.pairwise(times)) > packets // 2
         odd = frames < packets and (frozen or not _is_rate(stream.average_rate))
         return _Promised(frames, packets, seconds, odd)
+    if frames and container.format.name == "avi":
+        return _Promised(frames, packets, seconds, reach=(frames - 2) / _rate(stream))
     return _Promised(frames, packets, seconds)
 
 
@@ -746,12 +752,12 @@ def _is_shown(packet: Any, stream: Any) -> bool:
 def _lacking(promised: _Promised, record: _Record) -> list[str]:
     """Lines on what a readable file lacks."""
     lines, total = [], record.frames
-    frames, packets, seconds, odd_clock = promised
+    frames, packets, seconds, odd_clock, reach = promised
     if record.lost_packets:
         lines.append(f"damaged packets skipped: {record.lost_packets} ({record.reason})")
     # By packets, for not every one is to be shown. Encoders that pack frames (Xvid, so UCF-101)
     # miscount by one.
-    if record.packets < packets - 1 and total < frames:
+    if record.packets < packets - 1 and total < frames and record.seconds < reach:
         lines.append(f"truncated after {total} of {frames} frames")
     elif odd_clock:
         lines.append(f"timestamps that cannot be true: {total} of {packets} frames are shown")
