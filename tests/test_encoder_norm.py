@@ -27,7 +27,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        x = Conv(self.channels, (3, 3), stride=2)(x)
+        x = Conv(self.channels, (3, 3), stride=2, name="first")(x)
         return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8)(x))
 
 
@@ -309,3 +309,35 @@ def test_weights_of_another_encoder_are_refused(net, trained):
     cfg = settings(net, "Plain", encoder__weights=str(trained))
     with pytest.raises(UserError, match=r"differ in|another one"):
         prepare.prepare(cfg, source=bright())
+
+
+def test_a_name_deeper_inside_is_no_frozen_block():
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    class Outer(nn.Module):
+        inner: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.remat(type(self.inner))(use_running_average=False, name="first")(x)
+
+    class Encoder(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.BatchNorm(use_running_average=False, name="first")(x)
+            return Outer(nn.BatchNorm(), name="second")(x)
+
+    x = jnp.arange(12.0).reshape(4, 3)
+    variables = Encoder().init(jax.random.key(0), x)
+
+    def loss(params):
+        with norm.batch_statistics(None, frozen=[("first",)]):
+            return Encoder().apply(variables | {"params": params}, x, mutable=["batch_stats"])
+
+    _, changed = loss(variables["params"])
+    before, after = variables["batch_stats"], changed["batch_stats"]
+    assert sources.same(before["first"], after["first"])
+    assert not sources.same(before["second"], after["second"])
+    gradient = jax.grad(lambda params: (loss(params)[0] ** 3).sum())(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -462,3 +462,16 @@ def test_commands_that_are_given_code_run_it(project, ran):
         usercode._module_of.cache_clear()
         cli_status(0, words[0], home / "experiment.py", *words[1:])
         assert len(ran()) > before
+
+
+def test_a_relative_folder_of_data_in_a_run_is_not_looked_for_here(run, tmp_path, monkeypatch):
+    """Earlier versions recorded what was typed, and of which folder it was seen is not known."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips" / "a").mkdir(parents=True)
+
+    def change(meta):
+        meta["config"]["data"] |= {"kind": "videos", "root": "clips"}
+
+    forge(run, change)
+    with pytest.raises(UserError, match=r"data\.root = 'clips'.*give --data\.root"):
+        score(run, trust_code=True)

@@ -171,7 +171,8 @@ class VideoModel(nn.Module):
         if mask_BT is not None:
             mask_N = mask_BT.any(1) if encoder.takes_clips else mask_BT.reshape(-1)
         if train:
-            with encoders.batch_statistics(mask_N, self.axis_name, self.frozen):
+            frozen = [(*encoder.path, name) for name in self.frozen]
+            with encoders.batch_statistics(mask_N, self.axis_name, frozen):
                 x = encoder(flat, train=True)
         else:
             x = encoder(flat, train=False)

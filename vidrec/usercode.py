@@ -300,7 +300,10 @@ def _source(spec: str) -> Source:
     if not isinstance(spec, UserCode):
         return collect(spec.rpartition(":")[0])
     if spec.source is None:
-        raise UserError(f"{spec} was read from a run's folder, so it runs only with {HOW}")
+        raise UserError(
+            f"{spec} was read from a run's folder, where nothing says whose code it is: name it "
+            f"yourself, or load the run with {HOW}"
+        )
     return spec.source
 
 

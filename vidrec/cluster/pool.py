@@ -23,7 +23,8 @@ from vidrec.errors import UserError
 class Pool:
     """A pool on this machine: each job has a device for itself, the next starts when one ends."""
 
-    command: tuple[str, ...] = (sys.executable, "-u", "-m", "vidrec.cluster")
+    # -P: modules that lie in the current folder are not meant.
+    command: tuple[str, ...] = (sys.executable, "-u", "-P", "-m", "vidrec.cluster")
 
     def check(self, options: Options) -> list[str]:
         if not options.devices or len(set(options.devices)) < len(options.devices):

@@ -131,6 +131,7 @@ class Slurm:
                 f"export VIDREC_CACHE={shlex.quote(str(cache_dir().absolute()))}",
                 # For a checkout that is not installed; a node starts in no particular folder.
                 f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
+                "export PYTHONSAFEPATH=1",  # modules in the current folder are not meant
                 *(f"export {name}={hashes}" for name, hashes in usercode.consent().items()),
                 *options.setup,
             ],

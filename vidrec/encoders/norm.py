@@ -6,7 +6,7 @@ plain `flax.linen.BatchNorm`, this is seen to from outside while it is called in
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from jax import Array, lax
 
 @contextlib.contextmanager
 def batch_statistics(
-    mask_N: Array | None, axis_name: str | None = None, frozen: Sequence[str] = ()
+    mask_N: Array | None, axis_name: str | None = None, frozen: Collection[tuple[str, ...]] = ()
 ) -> Iterator[None]:
     """Where an encoder is called in training: each `nn.BatchNorm` counts what it should.
 
@@ -25,7 +25,7 @@ def batch_statistics(
 
     Args:
         mask_N: which of the frames or clips that enter the encoder are no padding; None: all.
-        frozen: names of blocks that do not train.
+        frozen: paths of modules that do not train.
     """
 
     def normalise(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -33,7 +33,7 @@ def batch_statistics(
         ours = isinstance(module, nn.BatchNorm) and context.method_name == "__call__"
         if not ours or module.is_initializing() or not _takes_batch(module, args, kwargs):
             return call(*args, **kwargs)
-        if set(frozen) & set(module.path):
+        if any(module.path[: len(path)] == path for path in frozen):
             return _by_given(module, call, args[0])
         return _by_batch(module, call, args[0], mask_N, axis_name)
 

@@ -47,6 +47,7 @@ def score(
         UserError: a setting of the model, no class in common, or clips of the training.
     """
     model = Classifier.load(folder, trust_code=trust_code)
+    _check_root(model.cfg.data.root, overrides or {}, source)
     for line in model.notes:
         tell(line)
     cfg = pin(_settings(model, placed(overrides or {}, Path.cwd())))
@@ -111,6 +112,15 @@ def score(
         },
     )
     return files.read_json(out / "result.json", files.RESULT_HOLDS)
+
+
+def _check_root(root: str, overrides: Mapping[str, Any], source: Source | None) -> None:
+    """Refuses a folder of data that earlier versions recorded as seen from another folder."""
+    if source is None and "data.root" not in overrides and root and root[0] not in "/~":
+        raise UserError(
+            f"the run was trained on data.root = {root!r}, taken from a folder that it does not "
+            "name: give --data.root"
+        )
 
 
 def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
