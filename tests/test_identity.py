@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sources import settings
 
-from vidrec import cli, datasets, files, grid, prepare, runs, train
+from vidrec import cli, commands, config, datasets, files, grid, prepare, runs, train
 from vidrec.ablation import Ablation
 from vidrec.config import Data, override
 from vidrec.datasets import source, splits
@@ -497,6 +497,33 @@ def test_runs_are_named_on_the_command_line(place, monkeypatch, capfd):
     with pytest.raises(SystemExit):
         cli.main(["ablate", "my_videos", "--name", "a/b"])
     assert "'a/b' cannot name a run" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("unread")
+def test_weights_of_a_run_are_its_arrays_and_may_be_named_plainly(place, monkeypatch):
+    workdir = place / "runs"
+    [table] = workdir.iterdir()
+    first, second = sorted((table / "trials").iterdir())
+    results = [files.read_json(each / "result.json") for each in (first, second)]
+
+    def known(folder) -> str:
+        return config.identity(override(settings(), {"encoder.weights": str(folder)}))[
+            "encoder.weights"
+        ]
+
+    assert [known(first), known(second)] == [result["weights"] for result in results]
+    # Trained anew by another machine, which adds up in another order.
+    files.write_json(first / "result.json", results[0] | {"weights": "other"})
+    assert known(first) == "other"
+    shutil.copytree(second, workdir / "frames-01234567")
+    monkeypatch.chdir(place)
+    command = commands.Train(experiment="motion", workdir=Path("runs"))
+    given = {"encoder.weights": config.parse("encoder.weights", "frames")}
+    named = commands._weights(command, given)["encoder.weights"]
+    assert named == str(workdir / "frames-01234567")
+    assert commands._weights(command, {"seed": 1}) == {"seed": 1}
+    nothing = {"encoder.weights": config.parse("encoder.weights", "nothing")}
+    assert commands._weights(command, nothing) == nothing
 
 
 @pytest.mark.usefixtures("unread")

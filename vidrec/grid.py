@@ -324,8 +324,9 @@ def _data_file(folder: Path, fingerprint: str) -> Path:
 
 def _check_data(members: Sequence[train.Member], top: Path, data: prepare.Prepared) -> None:
     """Refuses to train trials on other data than they were planned on, which their ids say."""
+    there = _Data(data.source)
     for member in members:
-        now = prepare.fingerprint_of(data.source, member.config)
+        now = there.fingerprint_of(member.config)
         if prepare.trial_id(member.config, now) == member.id:
             continue
         raise train.Changed(

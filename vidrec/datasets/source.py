@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -29,6 +30,7 @@ REMEMBERED = 500  # files from which on their declared lengths are kept between 
 # A file that changed this many seconds ago may change again without a trace in size and times: the
 # clocks of file systems tick in up to two seconds. Its hash is not kept.
 SETTLED = 3.0
+TOLD = 2e9  # bytes to hash from which on it is said: they take seconds
 LEFT = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
@@ -281,10 +283,12 @@ class _Stamp(NamedTuple):
 
     Attributes:
         seconds: when it last changed.
+        size: bytes of it.
     """
 
     text: str
-    seconds: float
+    seconds: float = 0.0
+    size: int = 0
 
 
 _known: dict[str, Content] = {}
@@ -314,7 +318,9 @@ def contents(paths: Sequence[Path]) -> list[Content]:
     kept = _read_contents(file) if unknown() else None
     fresh: dict[str, Content] = {}
     if todo := unknown():
-        began = time.time()
+        began, size = time.time(), sum(stamps[place].size for place in todo)
+        if size > TOLD:
+            print(f"hashing {len(todo)} clips, {size / 1e9:.1f} GB, once", file=sys.stderr)
         with ThreadPoolExecutor(cores()) as pool:
             hashed = pool.map(lambda place: _hash(paths[place]), todo)
             fresh = {
@@ -370,12 +376,14 @@ def _stamp(path: Path) -> _Stamp:
         if stat.S_ISDIR(status.st_mode):
             inner = [(each.name, _stamp(Path(each.path))) for each in _entries(path)]
             text = digest([[os.fsencode(name).hex(), each.text] for name, each in inner])
-            return _Stamp(text, max((each.seconds for _, each in inner), default=0.0))
+            seconds = max((each.seconds for _, each in inner), default=0.0)
+            return _Stamp(text, seconds, sum(each.size for _, each in inner))
     except OSError as error:
         _refuse_passing(path, error)
-        return _Stamp("", 0.0)
+        return _Stamp("")
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    return _Stamp("-".join(map(str, numbers)), max(status.st_mtime, status.st_ctime))
+    text = "-".join(map(str, numbers))
+    return _Stamp(text, max(status.st_mtime, status.st_ctime), status.st_size)
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
