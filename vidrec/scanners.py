@@ -8,8 +8,11 @@ and their own outputs are 0.
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
 
+import contextlib
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +21,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vidrec import cells
+from vidrec import cells, fused
 from vidrec.config import load_user
 from vidrec.errors import UserError
 
 DIRECTIONS = ("no", "concat", "sum")
+FORMS = ("auto", "loop", "unroll4", "unroll8", "cudnn", "kernel")
+FORM = os.environ.get("VIDREC_SCAN", "auto")
+_form: ContextVar[str] = ContextVar("form", default=FORM)
+
+
+@contextlib.contextmanager
+def scan_form(name: str) -> Iterator[None]:
+    """Take this form of the loop over frames wherever a cell allows it, for comparisons.
+
+    `loop`: a scan; `unroll4`, `unroll8`: so many frames a round of it; `cudnn`: an LSTM by cuDNN;
+    `kernel`: one kernel for all frames (see `fused`); `auto`: what is quickest here, by
+    measurement. It holds while a function is traced.
+    """
+    if name not in FORMS:
+        raise ValueError(f"{name!r} is not one of {', '.join(FORMS)}")
+    token = _form.set(name)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 def expect(name: str, array: Any, *letters: str) -> None:
@@ -203,6 +226,11 @@ def scan_time(
     if isinstance(cell, cells.Linear) and jax.default_backend() != "cpu":
         factors = cell.factors(inputs_BTG, _clipper(bound))
         return scan_linear(*factors, mask_BT, carry, reverse=reverse)
+    if _form.get() == "kernel" and fused.fits(cell):
+        h_BTU, carry = fused.scan_cell(
+            cell, weights, inputs_BTG, mask_BT, carry, reverse=reverse, bound=bound
+        )
+        return valid(h_BTU, mask_BT), carry
     given = _Given(weights, inputs_BTG, mask_BT, carry, bound)
     h_BTU, carry = _scanned(cell, reverse, given)
     return valid(h_BTU, mask_BT), carry
@@ -260,7 +288,8 @@ def _loop(
         return new, (cell.output(new), operands)
 
     frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1), notes)
-    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse)
+    unroll = int(_form.get().removeprefix("unroll")) if "unroll" in _form.get() else 1
+    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
     return (h_TBU.swapaxes(0, 1), carry), operands
 
 
@@ -365,13 +394,21 @@ class Direction(nn.Module):
     ) -> tuple[Array, Any]:
         named = self.cell.weights(x_BTD.shape[-1])
         weights = {name: self.param(name, *begin_shape) for name, begin_shape in named.items()}
-        inputs_BTG = self.cell.project(weights, x_BTD)
-        zeros = self.cell.begin((x_BTD.shape[0], *x_BTD.shape[2:-1]), inputs_BTG.dtype)
+        zeros = self.cell.begin((x_BTD.shape[0], *x_BTD.shape[2:-1]), cells.floats(x_BTD).dtype)
         carry = zeros if carry is None else _checked(carry, zeros)
+        if _form.get() == "cudnn" and self._suits_cudnn(mask_BT, grad_clip):
+            lengths_B = jnp.full(x_BTD.shape[0], x_BTD.shape[1], jnp.int32)
+            return fused.cudnn(weights, x_BTD, lengths_B, carry)
+        inputs_BTG = self.cell.project(weights, x_BTD)
         bound = None if grad_clip is None else jnp.asarray(grad_clip, jnp.float32)
         return scan_time(
             self.cell, weights, inputs_BTG, mask_BT, carry, reverse=self.reverse, bound=bound
         )
+
+    def _suits_cudnn(self, mask_BT: Array | None, grad_clip: Array | float | None) -> bool:
+        """Return True where cuDNN computes the same, under no vmap."""
+        plain = type(self.cell) is cells.LSTM and self.cell.compute == "float32"
+        return plain and not self.reverse and mask_BT is None and grad_clip is None
 
 
 def _checked(carry: Any, zeros: Any) -> Any:
