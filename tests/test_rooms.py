@@ -29,6 +29,7 @@ ROOMS = [
     "features",
     "batches",
     "cells",
+    "fused",
     "scanners",
     "interop",
     "model",

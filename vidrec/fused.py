@@ -69,22 +69,26 @@ class Form(NamedTuple):
         return {"lstm": 4, "gru": 3}[self.cell]
 
 
-def blocks_for(trials: int, clips: int, units: int, processors: int) -> Blocks:
+def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool = False) -> Blocks:
     """Cut the work so that every multiprocessor has a program, and no more where programs wait.
 
     Args:
         trials, clips, units: sizes of the group, the batch and the layer.
         processors: multiprocessors of the device.
+        exact: products in float32, by scalar units.
     """
-    rows = min(64, _up(clips, TILE))
-    if rows > 32 and trials * math.ceil(clips / 32) * (_up(units, TILE) // TILE) <= processors:
+    rows = 16 if clips <= 16 else 32 if clips <= 32 or exact else 64
+    if rows == 64 and trials * math.ceil(clips / 32) * math.ceil(units / TILE) <= processors:
         rows = 32
-    rows = {16: 16, 32: 32, 48: 64, 64: 64}[rows]
-    tiles = trials * math.ceil(clips / rows)
-    slices = max(1, min(processors // tiles, _up(units, TILE) // TILE))
-    columns = math.ceil(units / slices)
-    inner = 128 if units >= 256 else 64
-    return Blocks(rows, TILE if columns <= TILE else 32, inner, slices)
+    # Parts of a sum lie in shared memory, which is small for tall tiles. Exact products are
+    # written out one by one: larger parts would take minutes to compile.
+    inner = 32 if exact or rows == 64 or units <= 32 else 64 if units <= 192 else 128
+    padded = _up(units, inner)
+    most = padded // TILE  # slices that a tile of clips could have
+    slices = max(1, min(most, processors // (trials * math.ceil(clips / rows))))
+    columns = TILE if exact or slices == most else 2 * TILE
+    own = math.ceil(padded / columns / slices)  # products of a program
+    return Blocks(rows, columns, inner, math.ceil(padded / columns / own))
 
 
 def _up(size: int, multiple: int) -> int:
@@ -245,25 +249,29 @@ def _load(form: Form, ref: Any, *index: Any) -> Array:
 
 
 class _Place(NamedTuple):
-    """Where a program works: its trial, tile, rows, first unit, and the sizes it loops over."""
+    """Where a program works: its trial, tile, rows, and its products' numbers and width."""
 
     trial: Any
     tile: Any
     rows: Any
-    first: Any
-    chunks: int
+    chunks: tuple
     width: int
+
+    def columns(self, chunk: Any) -> Any:
+        """Return the units of one product."""
+        return pl.ds(chunk * self.width, self.width)
 
 
 def _place(blocks: Blocks, units: int) -> _Place:
     """Slices are the grid's quickest axis: those that wait for each other start together."""
-    own = units // blocks.slices
+    chunks = units // blocks.units
+    own = math.ceil(chunks / blocks.slices)
+    first = pl.program_id(0) * own
     return _Place(
         trial=pl.program_id(2),
         tile=pl.program_id(1),
         rows=pl.ds(pl.program_id(1) * blocks.clips, blocks.clips),
-        first=pl.program_id(0) * own,
-        chunks=own // blocks.units,
+        chunks=(first, jnp.minimum(first + own, chunks)),
         width=blocks.units,
     )
 
@@ -276,13 +284,13 @@ def _forward_kernel(form: Form, blocks: Blocks, save: bool, *refs: Any) -> None:
     first_slot = frames if form.reverse else 0
 
     def begin(j: Any, _: Any) -> Any:
-        cols = pl.ds(at.first + j * at.width, at.width)
+        cols = at.columns(j)
         h[n, rows, first_slot, cols] = h0[n, rows, cols]
         if form.cell == "lstm":
             c[n, rows, first_slot, cols] = c0[n, rows, cols]
         return _
 
-    lax.fori_loop(0, at.chunks, begin, 0)
+    lax.fori_loop(*at.chunks, begin, 0)
     _wait(form, sync, (n, at.tile), blocks.slices, blocks.slices)
 
     def frame(step: Any, _: Any) -> Any:
@@ -291,8 +299,7 @@ def _forward_kernel(form: Form, blocks: Blocks, save: bool, *refs: Any) -> None:
         valid = mask[n, rows, t][:, None] > 0
 
         def chunk(j: Any, _: Any) -> Any:
-            start = at.first + j * at.width
-            cols = pl.ds(start, at.width)
+            cols = at.columns(j)
             sums = tuple(x[n, rows, t, g, cols] for g in range(form.gates))
             if form.cell == "gru":
                 apart = jnp.broadcast_to(bias[n, cols][None], sums[2].shape)
@@ -327,7 +334,7 @@ def _forward_kernel(form: Form, blocks: Blocks, save: bool, *refs: Any) -> None:
                     gates[n, rows, t, g, cols] = each
             return _
 
-        lax.fori_loop(0, at.chunks, chunk, 0)
+        lax.fori_loop(*at.chunks, chunk, 0)
         _wait(form, sync, (n, at.tile), blocks.slices * (step + 2), blocks.slices)
         return _
 
@@ -346,12 +353,12 @@ def _backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
         return jnp.clip(slope, -limit, limit)
 
     def begin(j: Any, _: Any) -> Any:
-        cols = pl.ds(at.first + j * at.width, at.width)
+        cols = at.columns(j)
         dh0[n, rows, cols] = jnp.zeros((blocks.clips, at.width), jnp.float32)
         dc0[n, rows, cols] = dc_last[n, rows, cols]
         return _
 
-    lax.fori_loop(0, at.chunks, begin, 0)
+    lax.fori_loop(*at.chunks, begin, 0)
     _wait(form, sync, (n, at.tile), blocks.slices, blocks.slices)
 
     def through(total: Array, t_next: Any, cols: Any, count: Any) -> Array:
@@ -373,7 +380,7 @@ def _backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
         valid = mask[n, rows, t][:, None] > 0
 
         def chunk(j: Any, _: Any) -> Any:
-            cols = pl.ds(at.first + j * at.width, at.width)
+            cols = at.columns(j)
             dh = dh_all[n, rows, t, cols] + dh0[n, rows, cols]
             dh = through(dh, t_next, cols, parts * jnp.minimum(step, 1))
             dc = dc0[n, rows, cols]
@@ -407,7 +414,7 @@ def _backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
                 dr[n, rows, t, g, cols] = recurrent[g]
             return _
 
-        lax.fori_loop(0, at.chunks, chunk, 0)
+        lax.fori_loop(*at.chunks, chunk, 0)
         _wait(form, sync, (n, at.tile), blocks.slices * (step + 2), blocks.slices)
         return _
 
@@ -415,11 +422,11 @@ def _backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
     t_first = frames - 1 if form.reverse else 0
 
     def end(j: Any, _: Any) -> Any:
-        cols = pl.ds(at.first + j * at.width, at.width)
+        cols = at.columns(j)
         dh0[n, rows, cols] = through(dh0[n, rows, cols], t_first, cols, parts)
         return _
 
-    lax.fori_loop(0, at.chunks, end, 0)
+    lax.fori_loop(*at.chunks, end, 0)
 
 
 def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: list) -> tuple:
@@ -456,8 +463,9 @@ def _sizes(form: Form, trials: int, clips: int, units: int) -> tuple[Blocks, int
     """How work is cut, and clips and units with padding."""
     blocks = form.blocks
     if blocks is None:
-        blocks = blocks_for(trials, clips, units, 1 if form.interpret else processors())
-    step = math.lcm(blocks.units * blocks.slices, blocks.inner)
+        cores = 1 if form.interpret else processors()
+        blocks = blocks_for(trials, clips, units, cores, form.exact)
+    step = max(blocks.units, blocks.inner)  # powers of two
     return blocks, _up(clips, blocks.clips), _up(units, step)
 
 

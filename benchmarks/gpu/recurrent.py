@@ -289,13 +289,13 @@ def candidates(record: Record) -> None:
 
 def ways(trials: int, clips: int, units: int) -> dict[str, fused.Blocks]:
     """Return ways to cut the kernel's work; the rule's own is first."""
-    own = fused.blocks_for(trials, clips, units, fused.processors())
+    own = fused.blocks_for(trials, clips, units, fused.processors(), fused.is_exact())
     found = {"rule": own}
     if not harness.on_gpu():
         return found
-    for inner in (64, 128, 256):
-        for stages in (2, 4):
-            found[f"inner {inner} stages {stages}"] = own._replace(inner=inner, stages=stages)
+    if not fused.is_exact():
+        found["double inner"] = own._replace(inner=2 * own.inner, stages=2)
+        found["half inner"] = own._replace(inner=own.inner // 2, stages=4)
     found["8 warps"] = own._replace(warps=8)
     found["half the slices"] = own._replace(slices=max(1, own.slices // 2))
     found["one slice"] = own._replace(slices=1)
