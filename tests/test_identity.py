@@ -1,5 +1,6 @@
 """What a run is: everything that its result rests on is in its id, by content."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sources import settings
+from test_errors import PASSING
 
 from vidrec import cli, commands, config, datasets, files, grid, prepare, runs, train
 from vidrec.ablation import Ablation
@@ -382,6 +384,30 @@ def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
 class Refuse(grid.Quiet):
     def group(self, name, members):
         raise AssertionError("a finished trial is trained again")
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_a_finished_run_that_cannot_be_read_now_is_not_trained_again(tmp_path, monkeypatch, code):
+    (tmp_path / "renamed").mkdir()
+    files.write_json(tmp_path / "renamed" / "result.json", {"id": "a" * 16, "name": "mine"})
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    looked = (
+        lambda: runs.finished(tmp_path, ["a" * 16]),
+        lambda: runs.place_of_run(tmp_path, "mine", "a" * 16),
+    )
+    for place, name in ((files.Path, "read_bytes"), (os, "scandir")):
+        for look in looked:
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, refuse)
+                if code == errno.EACCES:  # of another user, perhaps
+                    assert look() in ({}, tmp_path / f"mine-{'a' * 8}")
+                    continue
+                with pytest.raises(TransientError, match=os.strerror(code)):
+                    look()
+    assert looked[1]() == tmp_path / "renamed"
 
 
 @pytest.mark.usefixtures("unread")

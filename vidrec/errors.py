@@ -82,7 +82,7 @@ def raise_if_transient(what: object, error: BaseException) -> None:
 
     A missing permission stays with the caller: a clip of which it is known is listed as that.
     """
-    if is_transient(error) and not isinstance(error, PermissionError):
+    if is_transient(error) and not any(isinstance(e, PermissionError) for e in _chain(error)):
         raise TransientError.of(what, error) from error
 
 

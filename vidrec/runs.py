@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec import files
-from vidrec.errors import UserError
+from vidrec.errors import UserError, raise_if_transient
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
 # What a run's folder holds beside its trial.
@@ -142,7 +142,8 @@ def _folders(parent: Path) -> Iterator[Path]:
     """Folders in a folder, in order of names."""
     try:
         inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
-    except OSError:
+    except OSError as error:
+        raise_if_transient(parent, error)
         return
     yield from (parent / name for name in inner)
 
@@ -201,13 +202,19 @@ def _is_whole(trial: Path, id_: str) -> bool:
         files.read_lines(trial / "metrics.jsonl")
         files.read_json(trial / "config.json")
         return checkpoint.read_meta(trial / MODEL).get("id") == id_
-    except UserError:
+    except UserError as error:
+        raise_if_transient(trial, error)
         return False
 
 
 def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read."""
+    """A JSON object; empty where there is none that can be read.
+
+    Raises:
+        TransientError: the system refuses to read it now: it may be the run that is looked for.
+    """
     try:
         return files.read_json(file, keys)
-    except UserError:
+    except UserError as error:
+        raise_if_transient(file, error)
         return {}
