@@ -1,5 +1,6 @@
 """The feature store: extracted once, whole or not at all, the same bits whatever happened."""
 
+import json
 import os
 import resource
 import signal
@@ -264,6 +265,31 @@ def test_two_thousand_clips_need_few_open_files(store):
     assert len(found.lengths) == 2000
     assert np.array_equal(found.values, again.values)
     assert len(list(store.folder.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_the_default_job_needs_few_open_files_and_keeps_its_features(tmp_path):
+    """1,200 clips under a limit that a descriptor a clip would break."""
+    launch = Path(__file__).parent.parent / "launch.py"
+    words = [sys.executable, str(launch), "--seeds", "1", "--json"]
+    kept, results = [], []
+    for epochs in ("2", "3"):
+        limited = ["bash", "-c", 'ulimit -n 256; exec "$@"', "-", *words, "--train.epochs", epochs]
+        done = subprocess.run(
+            limited,
+            cwd=tmp_path,
+            env=os.environ | {"VIDREC_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout))
+        files = sorted((tmp_path / "cache" / "features").rglob("*.*"))
+        kept.append({file: file.read_bytes() for file in files})
+    for result in results:
+        assert {trial["status"] for trial in result["trials"]} == {"done"}
+        assert {trial["unreadable"] == [] for trial in result["trials"]} == {True}
+    assert kept[1] == kept[0]
 
 
 def test_features_of_an_older_layout_are_left_alone(tmp_path):
