@@ -20,7 +20,7 @@ import tyro
 
 from vidrec import config, escape, files
 from vidrec.commands import COMMANDS, Common, with_folders
-from vidrec.errors import UserError, advice, is_transient
+from vidrec.errors import UserError, refusal
 
 # A union made from a table of commands has no other spelling.
 _KINDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
@@ -83,9 +83,8 @@ def _fail(reason: object) -> int:
 
 def _reason(error: Exception) -> str:
     """What is not vidrec's fault, in words for people; empty where it may be."""
-    if is_transient(error) or isinstance(error, MemoryError):
-        place = f"{error.filename}: " if getattr(error, "filename", None) else ""
-        return place + advice(error)
+    if line := refusal(error):
+        return line
     if "jax" not in sys.modules:
         return ""
     from vidrec import parallel

@@ -77,6 +77,14 @@ def advice(error: BaseException) -> str:
     return f"{reason.splitlines()[0]}; {again}"
 
 
+def refusal(error: BaseException) -> str:
+    """What the system refused, and what to do, in a line; "" for any other error."""
+    if not is_transient(error) and not isinstance(error, MemoryError):
+        return ""
+    place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    return place + advice(error)
+
+
 def raise_if_transient(what: object, error: BaseException) -> None:
     """Raises a TransientError where the system refused to read `what`.
 

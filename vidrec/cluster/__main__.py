@@ -3,10 +3,14 @@
 import sys
 
 from vidrec.cluster.job import Job
-from vidrec.errors import UserError
+from vidrec.errors import UserError, refusal
 
 if __name__ == "__main__":
     try:
         Job(*sys.argv[1:])()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if line := refusal(error):
+            sys.exit(f"error: {line}")
+        raise
