@@ -350,8 +350,10 @@ def place(filled, tmp_path):
 @pytest.mark.usefixtures("unread")
 def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
     root, workdir = place / "data", place / "runs"
+    before = written(workdir)
     first, trained = fill(root, workdir, RATES)
     assert not trained
+    assert written(workdir) == before
     both, trained = fill(root, workdir, RATES, seeds=2)
     assert trained == set(ids(both)) - set(ids(first))
     assert len(trained) == 2
@@ -379,6 +381,11 @@ def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
     # Both are read and reported as any other.
     assert [row["row"] for row in again.rows] == [0, 1]
     assert grid.run(features(root, optim__learning_rate=0.1), workdir, name="alone") == alone
+
+
+def written(folder: Path) -> dict[str, int]:
+    """When each file below was written: a finished table may be only looked at."""
+    return {str(each): each.stat().st_mtime_ns for each in folder.rglob("*")}
 
 
 class Refuse(grid.Quiet):
@@ -497,8 +504,9 @@ def test_a_run_is_found_by_its_name_where_only_one_has_it(place):
     ):
         runs.find("table", workdir)
     assert runs.find(other.name, workdir) == other
-    with pytest.raises(UserError, match="there is no run x"):
-        runs.find("x", place / "nowhere")
+    for name in ("x", "x" * 999, "x\0", "~nobody-of-this-name/x"):
+        with pytest.raises(UserError, match="there is no run"):
+            runs.find(name, place / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", ".hidden", "a\nb", "x" * 201])

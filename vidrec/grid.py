@@ -756,23 +756,22 @@ def _describe(ablation: Ablation, members: Sequence[train.Member], folder: Path,
     ]
     file = folder / "ablation.json"
     known = files.read_json(file, files.TABLE_HOLDS) if file.exists() else {}
-    train.write_json(
-        file,
-        {name: each for name, each in known.items() if name == "data"}
-        | {
-            "name": ablation.name,
-            "question": ablation.question,
-            "source": ablation.source,
-            "axes": tables.axes(ablation),
-            "control": ablation.control,
-            "seeds": ablation.seeds,
-            "read": list(ablation.read),
-            "on": on,
-            "command": escape.this_command(),
-            "versions": {"vidrec": __version__},
-            "trials": made,
-        },
-    )
+    plan = {
+        "name": ablation.name,
+        "question": ablation.question,
+        "source": ablation.source,
+        "axes": tables.axes(ablation),
+        "control": ablation.control,
+        "seeds": ablation.seeds,
+        "read": list(ablation.read),
+        "on": on,
+        "trials": made,
+    }
+    if canonical({name: known.get(name) for name in plan}) == canonical(plan):
+        return  # a finished table may be looked at where nothing can be written
+    kept = {"data": known["data"]} if "data" in known else {}
+    said = {"command": escape.this_command(), "versions": {"vidrec": __version__}}
+    train.write_json(file, kept | plan | said)
 
 
 def _environment(folder: Path) -> None:

@@ -44,7 +44,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     Raises:
         UserError: there is none, or there are several.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if _is_run(path):
         return path
     alone = len(path.parts) == 1
@@ -58,7 +58,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     if found:
         raise UserError(f"{given} may be {' or '.join(map(str, found))}: say which")
     for folder in (path, parent / path.name):
-        if folder.exists():
+        if os.path.exists(folder):  # False for a name that no file can have
             return folder  # the command says what it lacks
     there = {each: folder for folder in _runs(parent) for each in (_plain(folder), folder.name)}
     near = difflib.get_close_matches(path.name, there, 1, 0.5)
@@ -169,7 +169,7 @@ def _runs(parent: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (RESULT, TABLE, MODEL))
+    return any(os.path.exists(folder / name) for name in (RESULT, TABLE, MODEL))
 
 
 def _name(folder: Path) -> str | None:

@@ -306,37 +306,40 @@ def contents(paths: Sequence[Path]) -> list[Content]:
         return []
     names = [_name(path) for path in paths]
     stamps = [_stamp(path) for path in paths]
-
-    def unknown() -> list[int]:
-        return [
-            place
-            for place, (name, stamp) in enumerate(zip(names, stamps, strict=True))
-            if stamp.text and (name not in _known or _known[name].stamp != stamp.text)
-        ]
-
-    file = _index_file(digest("contents", os.path.commonpath(names), length=32))
-    kept = _read_contents(file) if unknown() else None
     fresh: dict[str, Content] = {}
-    if todo := unknown():
-        began, size = time.time(), sum(stamps[place].size for place in todo)
-        if size > TOLD:
-            print(f"hashing {len(todo)} clips, {size / 1e9:.1f} GB, once", file=sys.stderr)
-        with ThreadPoolExecutor(cores()) as pool:
-            hashed = pool.map(lambda place: _hash(paths[place]), todo)
-            fresh = {
-                names[place]: Content(stamps[place].text, content)
-                for place, content in zip(todo, hashed, strict=True)
-            }
-        settled = {
-            names[place]
-            for place in todo
-            if stamps[place].seconds < began - SETTLED and fresh[names[place]].hash
-        }
+    if _unknown(names, stamps):
+        file = _index_file(digest("contents", os.path.commonpath(names), length=32))
+        kept, began = _read_contents(file), time.time()
+        for place, content in _hashed(paths, stamps, _unknown(names, stamps)):
+            fresh[names[place]] = Content(stamps[place].text, content)
+        changed = {name: stamp.seconds for name, stamp in zip(names, stamps, strict=True)}
+        settled = (n for n, c in fresh.items() if c.hash and changed[n] < began - SETTLED)
         _keep_contents(file, kept, {name: fresh[name] for name in settled})
+    nothing = Content("", "")
     return [
-        fresh.get(name) or _known.get(name, Content("", "")) if stamp.text else Content("", "")
+        fresh.get(name) or _known.get(name, nothing) if stamp.text else nothing
         for name, stamp in zip(names, stamps, strict=True)
     ]
+
+
+def _unknown(names: Sequence[str], stamps: Sequence[_Stamp]) -> list[int]:
+    """Places of files that are there and have changed since their hash was taken."""
+    return [
+        place
+        for place, (name, stamp) in enumerate(zip(names, stamps, strict=True))
+        if stamp.text and (name not in _known or _known[name].stamp != stamp.text)
+    ]
+
+
+def _hashed(
+    paths: Sequence[Path], stamps: Sequence[_Stamp], places: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Hashes of the files at these places; of many bytes it is said that they take a while."""
+    size = sum(stamps[place].size for place in places)
+    if size > TOLD:
+        print(f"hashing {len(places)} clips, {size / 1e9:.1f} GB, once", file=sys.stderr)
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from zip(places, pool.map(lambda place: _hash(paths[place]), places), strict=True)
 
 
 def _read_contents(file: Path) -> dict[str, str] | None:
