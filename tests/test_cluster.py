@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -145,6 +146,72 @@ def test_a_dry_run_shows_both_scripts_and_writes_nothing(tmp_path):
     assert "#SBATCH --dependency=afterok:DATA_JOB\n" in array
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in array
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"sbatch": {"account": "a\n#SBATCH --uid=root"}}, "account=a\\n#SBATCH"),
+        ({"sbatch": {"x\n#SBATCH --y": "z"}}, "an option of sbatch is like account"),
+        ({"sbatch": {"--wrap": "z"}}, "an option of sbatch is like account"),
+        ({"partition": "gpu\n#SBATCH --wrap=x"}, "partition=gpu\\n"),
+        ({"mem": "1G\r"}, "mem=1G\\r"),
+    ],
+)
+def test_an_option_of_a_job_is_one_line_of_its_script(more, line):
+    with pytest.raises(UserError) as error:
+        cluster.Options(**more)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "two\n#SBATCH --wrap=x", "100%j", "a\rb"])
+def test_a_workdir_that_slurm_would_change_is_refused_before_any_work(name, tmp_path):
+    pytest.importorskip("submitit")
+    workdir = tmp_path / name
+    with pytest.raises(UserError, match="--workdir") as error:
+        cluster.dry_run(absent(2), workdir, cluster.Options())
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="--workdir"):
+        cluster.launch(absent(2), workdir, cluster.Options())
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_of_a_script_are_read_back_by_a_shell(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "it's $(x)\ntwo"))
+    workdir = tmp_path / "it's $(touch x) `y` é"
+    options = cluster.Options(sbatch={"comment": "it's $(z)"})
+    for script in cluster.dry_run(absent(2), workdir, options):
+        head = script.partition("# setup")[0]
+        asked = [line for line in head.splitlines() if line.startswith("#SBATCH")]
+        assert sum("comment" in line for line in asked) == 1
+        [comment] = [shlex.split(each, comments=False)[1] for each in asked if "comment" in each]
+        assert comment == "--comment=it's $(z)"
+        [command] = [line for line in script.splitlines() if line.startswith("srun")]
+        words = shlex.split(command)
+        [folder] = [word for word in words if word.endswith("/jobs")]
+        assert folder.startswith(str(workdir))
+        assert "#SBATCH" not in script.partition("# setup")[2]
+
+
+@pytest.mark.parametrize("ids", [["--me"], ["1", "-u root"], ["1_[2]"], [""]])
+def test_ids_that_are_none_reach_no_program_of_slurm(ids, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
+    handles = [cluster.Handle("g", job, "") for job in ids]
+    for ask in (cluster.Slurm().cancel, cluster.Slurm().states):
+        with pytest.raises(UserError, match="is no job of SLURM"):
+            ask(handles)
+
+
+def test_a_log_that_is_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for log in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        assert folders.last_line(str(log)) in (f"{log} is no file", "")
+    assert folders.last_line("a\0b") == ""
+    site = tmp_path / "pipe"
+    with pytest.raises(UserError, match="is no file"):
+        cluster.read_options(site)
 
 
 # ----------------------------------------------------------------- a scheduler made of three words

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from vidrec import config
+from vidrec import config, files
 from vidrec.config import Config, override, parse
 from vidrec.errors import UserError
 
@@ -324,3 +324,39 @@ def test_what_a_base_brings_gives_way_to_what_a_row_asks_for():
     videos = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
     moved = override(videos, {"data.kind": "features"})
     assert (moved.data.fps, moved.encoder.trainable) == (0, "none")
+
+
+def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(tmp_path, monkeypatch):
+    import os
+    import pwd
+    import tempfile
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "VIDREC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = tmp_path / f"vidrec-{os.getuid()}"
+    for home in (None, "", "/"):
+        if home is not None:
+            monkeypatch.setenv("HOME", home)
+        assert config.cache_dir() == own
+        assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)
+    with pytest.raises(UserError, match="VIDREC_CACHE"):
+        config.cache_dir()
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="VIDREC_CACHE"):
+        config.cache_dir()
+    monkeypatch.delenv("HOME")
+    for value in ("~/weights.h5", "~no-such-user/x"):
+        with pytest.raises(UserError, match="there is no such home folder"):
+            files.expanded(value)
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "mine"))
+    assert config.cache_dir() == tmp_path / "mine"
+    monkeypatch.delenv("VIDREC_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.cache_dir() == tmp_path / ".cache" / "vidrec"

@@ -4,6 +4,7 @@ Dimension letters of the whole code: B clips, T frames, H W C pixels, D features
 K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with one seed.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -12,6 +13,8 @@ import json
 import math
 import os
 import re
+import stat
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -880,7 +883,7 @@ def _weights(name: str) -> str:
     """What weights are: a file's content, a run's arrays; what is not there, and words, stay."""
     if name in WORDS:
         return name
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     try:
         if path.is_file():
             stat = path.stat()
@@ -938,10 +941,34 @@ def cores() -> int:
 
 
 def cache_dir() -> Path:
-    """Where data sets, features and compiled programs are kept between runs."""
-    if "VIDREC_CACHE" in os.environ:
-        return Path(os.environ["VIDREC_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vidrec"
+    """Where data sets, features and compiled programs are kept between runs.
+
+    Raises:
+        UserError: there is no home folder, and the temporary one is somebody else's.
+    """
+    for name, inside in (("VIDREC_CACHE", ""), ("XDG_CACHE_HOME", "vidrec")):
+        if os.environ.get(name):
+            return files.expanded(os.environ[name]) / inside
+    home = os.path.expanduser("~")
+    usual = Path(home, ".cache", "vidrec")
+    there = next(folder for folder in (usual, *usual.parents) if os.path.exists(folder))
+    if os.path.isabs(home) and home != "/" and os.access(there, os.W_OK | os.X_OK):
+        return usual
+    return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """For a user without a home folder, as in many containers: one that nobody else can write."""
+    folder = Path(tempfile.gettempdir(), f"vidrec-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise UserError(
+            f"there is no home folder to keep data sets and features in, and others can write to "
+            f"{folder}: name one by VIDREC_CACHE"
+        )
+    return folder
 
 
 def load_user(spec: str) -> Any:

@@ -262,6 +262,18 @@ def check_writable(file: str | os.PathLike) -> None:
         partial.unlink()
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """Give a path with ~ for the home folder.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home folder, write its path out") from None
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders of processes that were killed; others are left alone."""
     with contextlib.suppress(OSError):

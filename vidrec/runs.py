@@ -48,7 +48,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     if _is_run(path):
         return path
     alone = len(path.parts) == 1
-    parent = Path(workdir).expanduser() if alone else path.parent
+    parent = files.expanded(workdir) if alone else path.parent
     if _is_run(parent / path.name):
         return parent / path.name
     found = [folder for folder in named(parent, path.name) if _is_run(folder)]

@@ -50,7 +50,7 @@ def launch(
         train.Interrupted: a local pool was asked to stop; what it trained is saved.
     """
     options = options or Options()
-    for line in engine(options.engine).check(options):
+    for line in engine(options.engine).check(options, Path(workdir).absolute()):
         tell(line)
     folder, members = grid.plan(ablation, Path(workdir).absolute(), overrides=overrides, on=on)
     busy = _busy(folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -121,10 +122,13 @@ def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
 def last_line(log: str) -> str:
     """What a job said last; what a scheduler says of its end is less than that."""
     try:
-        with open(log, "rb") as file:
+        # Opened without waiting for the other end of a pipe.
+        with os.fdopen(os.open(log, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return f"{log} is no file"
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
+            lines = file.read(TAIL).decode(errors="replace").splitlines()
+    except (OSError, ValueError):  # a name with a zero byte is a ValueError
         return ""
     said = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
     own = [line for line in said if not line.startswith(("submitit ", "INFO:submitit:"))]

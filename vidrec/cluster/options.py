@@ -2,13 +2,14 @@
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidrec import files
+from vidrec import escape, files
 from vidrec.errors import UserError
 
 DATA = "data"  # the first job's place among the groups' names
@@ -41,6 +42,19 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"{name} = {value!r} should be a whole number, {least} or more")
+        for name, value in {"partition": self.partition, "mem": self.mem, **self.sbatch}.items():
+            _check_line(name, value)
+
+
+def _check_line(name: str, value: Any) -> None:
+    """Refuses an option that would be more than one line, or another option, of a job's script."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise UserError(f"--sbatch {escape.terminal(name)}: an option of sbatch is like account")
+    if escape.visible(value) != str(value):
+        raise UserError(
+            f"--sbatch {name}={escape.terminal(value)}: should be one line without control "
+            "characters"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ Note = Callable[[Sequence[Handle]], None]
 class Engine(Protocol):
     """Where jobs run. To add one, put it into `cluster.ENGINES`."""
 
-    def check(self, options: Options) -> list[str]:
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
         """What the user should know before jobs are started; UserError where they cannot be."""
 
     def submit(
@@ -82,7 +96,7 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
     values: dict[str, Any] = {}
     if site:
         try:
-            values = tomllib.loads(files.read_text(Path(site).expanduser()))
+            values = tomllib.loads(files.read_text(files.expanded(site)))
         except files.Missing:
             raise UserError(f"--site {site}: No such file or directory") from None
         except (ValueError, RecursionError) as error:
@@ -108,5 +122,5 @@ def parse_sbatch(words: Sequence[str]) -> dict[str, Any]:
     """`account=vision` and `exclusive` as options of sbatch."""
     parts = [word.removeprefix("--").partition("=") for word in words]
     if not all(name for name, _, _ in parts):
-        raise UserError(f"--sbatch {' '.join(words)}: should be like account=vision")
+        raise UserError(f"--sbatch {escape.shell(words)}: should be like account=vision")
     return {name: value if equals else True for name, equals, value in parts}

@@ -26,7 +26,7 @@ class Pool:
     # -P: modules that lie in the current folder are not meant.
     command: tuple[str, ...] = (sys.executable, "-u", "-P", "-m", "vidrec.cluster")
 
-    def check(self, options: Options) -> list[str]:
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
         if not options.devices or len(set(options.devices)) < len(options.devices):
             given = " ".join(options.devices)
             raise UserError(f"--devices {given} should name each device once: --devices 0 1")
@@ -125,7 +125,7 @@ class Pool:
 class Inline:
     """Here and now, one after another: for tests and for finding out what is wrong with a job."""
 
-    def check(self, options: Options) -> list[str]:
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
         return []
 
     def submit(

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import vidrec
-from vidrec import usercode
+from vidrec import escape, usercode
 from vidrec.cluster import folders
 from vidrec.cluster.job import Job, submitit
 from vidrec.cluster.options import DATA, Handle, Note, Options
@@ -24,7 +25,8 @@ WARNING_SECONDS = 120  # before the time limit, when SLURM sends USR2
 class Slurm:
     """Jobs of a SLURM cluster, started through submitit, watched through squeue and sacct."""
 
-    def check(self, options: Options) -> list[str]:
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        _check_path(workdir)
         submitit()
         for program in ("sbatch", "squeue", "scancel"):
             if not shutil.which(program):
@@ -43,6 +45,7 @@ class Slurm:
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
+        _check_path(folder)
         logs = folders.new_logs(folder)
         handles = self._start(folder, [DATA], logs, self._data(folder, options), options)
         note(handles)
@@ -57,8 +60,11 @@ class Slurm:
 
     def scripts(self, folder: Path, count: int, options: Options) -> list[str]:
         """What sbatch gets for the data and for so many groups."""
+        _check_path(folder)
         make = submitit().slurm.slurm._make_sbatch_string
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {folder / 'jobs'}"
+        command = escape.shell(
+            [sys.executable, "-u", "-m", "submitit.core._submit", folder / "jobs"]
+        )
         made = []
         array = {"map_count": count} if count > 1 else {}
         for parameters in (
@@ -69,13 +75,13 @@ class Slurm:
         return made
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        ids = [handle.job for handle in handles]
+        ids = _checked([handle.job for handle in handles])
         found = _squeue(ids)
         gone = [job for job in ids if job not in found]
         return found | (_sacct(gone) or {})
 
     def cancel(self, handles: Sequence[Handle]) -> None:
-        _called(["scancel", *(handle.job for handle in handles)])
+        _called(["scancel", *_checked([handle.job for handle in handles])])
 
     def _start(
         self,
@@ -141,6 +147,24 @@ class Slurm:
                 **more,
             },
         }
+
+
+def _check_path(folder: Path) -> None:
+    """Refuses a folder whose name a job's script, or SLURM in the names of logs, would change."""
+    text = str(folder)
+    if "%" in text or escape.visible(text) != text:
+        raise UserError(
+            f"--workdir {escape.terminal(text)}: for SLURM its path should have no % (it puts "
+            "numbers of jobs there), no line break and no control character"
+        )
+
+
+def _checked(ids: Sequence[str]) -> list[str]:
+    """Ids of jobs as SLURM gives them: anything else could be an option of its programs."""
+    for job in ids:
+        if not re.fullmatch(r"\d+(_\d+)?", job):
+            raise UserError(f"jobs.json: {escape.terminal(job)!r} is no job of SLURM")
+    return list(ids)
 
 
 def _refused(said: str, options: Options) -> UserError:

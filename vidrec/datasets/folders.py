@@ -22,6 +22,7 @@ from vidrec.config import Data
 from vidrec.datasets import tables
 from vidrec.datasets.source import PARTS, Files
 from vidrec.errors import TransientError, UserError, is_transient, spelled
+from vidrec.files import expanded
 from vidrec.video import UnreadableClip
 
 # Names of the parts of a split, as data sets on the web spell them; letters in any case.
@@ -106,7 +107,7 @@ def folder_of(data: Data, what: str) -> Path:
     """`data.root` as a folder that is there."""
     if not data.root:
         raise UserError(f"data.root should name the folder of {what}: --data.root FOLDER")
-    root = Path(data.root).expanduser()
+    root = expanded(data.root)
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise UserError(f"data.root = {data.root} {state}: it should be the folder of {what}")

@@ -171,7 +171,7 @@ def _builder(name: str, root: str) -> Any:
     builder = _made(name, root or str(cache_dir() / "data"))
     if root and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not builder.is_prepared():
         # Then the root is what a user has unpacked, and nothing is written into it.
-        if not Path(root).expanduser().is_dir():
+        if not files.expanded(root).is_dir():
             raise UserError(f"data.root = {root} does not exist: it should hold what {name} needs")
         return _made(name, str(cache_dir() / "data"))
     return builder

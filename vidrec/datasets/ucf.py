@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vidrec import files
 from vidrec.config import Data, cache_dir
 from vidrec.datasets import folders
 from vidrec.datasets.source import Files, ahead, nearest
@@ -49,7 +50,7 @@ class Archive:
 
     def root(self, data: Data) -> Path:
         """`data.root`, or the folder that is looked in when none is named."""
-        return Path(data.root).expanduser() if data.root else cache_dir() / "data" / self.folder
+        return files.expanded(data.root) if data.root else cache_dir() / "data" / self.folder
 
 
 UCF101 = Archive(
@@ -131,6 +132,8 @@ def _lists_folder(root: Path) -> Path | None:
 
 
 def _lines(file: Path) -> list[str]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UserError(f"{file} cannot be read as a list of UCF-101: it is no file")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

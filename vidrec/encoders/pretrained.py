@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vidrec import config, usercode
+from vidrec import config, files, usercode
 from vidrec.errors import TransientError, UserError, is_transient
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -137,7 +137,7 @@ def load(kind: str, source: str | Path, like: Tree) -> Weights:
         )
     if str(source) == "imagenet":
         return _imagenet(kind, like)
-    return _from_file(NETS[kind], Path(source).expanduser(), like)
+    return _from_file(NETS[kind], files.expanded(source), like)
 
 
 def fill(cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def fill(cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     Raises:
         UserError: the weights do not fit, or belong to another preprocessing.
     """
-    path = Path(cfg.weights).expanduser()
+    path = files.expanded(cfg.weights)
     if cfg.weights != "imagenet" and not path.is_file():
         return _from_run(path, cfg, variables)
     found = load(cfg.kind, cfg.weights, variables["params"])
