@@ -92,6 +92,15 @@ def test_places_are_no_part_of_a_trial():
     assert config.identity(moved) == config.identity(Config())
 
 
+def test_a_trial_is_the_same_after_its_settings_were_written_and_read():
+    """Whole numbers where fractions may stand, too: jobs compare what they read with the plan."""
+    for cfg in (Config(), Config(data=config.Data("videos", fps=25), seed=3)):
+        read = config.from_dict(json.loads(json.dumps(config.to_dict(cfg))))
+        one, other = (config.canonical(config.identity(each)) for each in (cfg, read))
+        assert one == other
+        assert config.signature(cfg) == config.signature(read)
+
+
 def test_a_users_file_counts_by_its_content(tmp_path):
     file = tmp_path / "mine.py"
     spec = f"{file}:Cell"

@@ -201,6 +201,15 @@ def test_code_read_from_a_folder_does_not_run(tmp_path):
             use(stored.scanner.kind)
 
 
+def test_nor_where_its_path_is_relative(tmp_path, monkeypatch):
+    write(tmp_path, mine="raise SystemExit('a stranger')\n")
+    monkeypatch.chdir(tmp_path)
+    stored = config.from_dict({"scanner": {"kind": "mine.py:size"}})
+    [trial] = ablation.trials(ablation.Ablation("one", stored, [{}]))
+    with pytest.raises(UserError, match="--trust-code"):
+        ablation.with_code([trial])
+
+
 def test_weights_are_no_code():
     with pytest.raises(UserError, match=r"encoder\.weights = 'mine\.py:net' should be random"):
         override(Config(), {"encoder.weights": "mine.py:net"})

@@ -803,6 +803,8 @@ def placed(settings: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
     """Dotted settings with their relative paths taken from `folder`, the one of who named them."""
     found = dict(settings)
     for name, value in settings.items():
+        if isinstance(value, usercode.UserCode):
+            continue  # it means what it meant where it was named
         if name.endswith(".kind") and usercode.is_code(value):
             path, _, attribute = value.rpartition(":")
             if not Path(path).is_absolute():
@@ -870,9 +872,11 @@ def identity(cfg: Config, without: tuple[str, ...] = PLACES) -> dict[str, Any]:
     User files and weights count by their content, so that they may lie anywhere.
     """
     settings = {}
-    for name, _, value in fields(cfg):
+    for name, hint, value in fields(cfg):
         if name in without:
             continue
+        if type(value) is int and float in (hint, *typing.get_args(hint)):
+            value = float(value)  # as it is when read back from a file
         if name.endswith(".kind") and usercode.is_code(value):
             value = f"{usercode.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
         settings[name] = _weights(value) if name == "encoder.weights" else value
