@@ -10,9 +10,10 @@ import tiny_runs
 from tiny_runs import moving, random_model
 
 from vidrec import export, metrics, predict, video
+from vidrec.config import Config, override
 from vidrec.errors import UserError
 from vidrec.export import loader
-from vidrec.predict import Classifier, Stream
+from vidrec.predict import Classifier, Stream, windows
 
 RUNS = ("once", "clips", "vote", "trained")
 PLAIN = {"data.kind": "features", "encoder.kind": "none"}
@@ -262,6 +263,44 @@ def test_a_window_shows_what_the_same_seconds_showed_in_training():
         slow = model.predict(scene[:5], fps=10).windows[0]
         fast = model.predict(np.repeat(scene[:5], 3, 0), fps=30).windows[0]
         np.testing.assert_allclose(slow.scores_K, fast.scores_K, atol=1e-5)
+
+
+def test_windows_of_an_uneven_recording_are_of_seconds_too():
+    """A slow, literal walk over the seconds, frame by frame; rates change within the recording."""
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        span, stride, length = (int(rng.integers(1, high)) for high in (12, 20, 9))
+        steps = np.repeat(rng.choice([0.2, 0.5, 1, 3], 12), rng.integers(1, 9, 12))
+        times = np.concatenate([[0.0], np.cumsum(steps)])
+        n = len(steps)
+        cfg = override(Config(), {"frames.length": length, "frames.rule": "uniform"})
+        slider = windows.Slider(windows.Plan(cfg, span, stride), lambda k, t=times: float(t[k]))
+        shown, size = [], int(rng.integers(1, 9))
+        for start in range(0, n, size):
+            shown += slider.add(np.arange(start, min(start + size, n)))
+        shown += slider.end()
+        expected, start = [], 0
+        while True:
+            ends = [k for k in range(n + 1) if times[k] - times[start] >= span - 0.25]
+            if not ends:
+                break
+            expected.append((start, ends[0]))
+            later = [k for k in range(n + 1) if times[k] - times[start] >= stride - 0.25]
+            if not later:
+                break
+            start = later[0]
+        lasts = [k for k in range(n) if times[n] - times[k] >= span - 0.25] or [0]
+        if not expected or lasts[-1] > expected[-1][0]:
+            expected.append((lasts[-1], n))
+        assert [(each.start, each.end) for each in shown] == expected
+        for each in shown:
+            seconds = times[each.end] - times[each.start]
+            for place, frame in enumerate(each.inputs):
+                middle = times[each.start] + (place + 0.5) / length * seconds
+                on_screen = max(k for k in range(each.start, each.end) if times[k] <= middle + 1e-9)
+                assert abs(times[frame] - times[on_screen]) <= 0.5
+                if np.ptp(steps[each.start : each.end]) > 1:
+                    assert frame == on_screen
 
 
 def test_rates_that_training_clips_had_are_taken_as_filmed():

@@ -479,11 +479,14 @@ def test_seconds_are_the_recordings_own(table, tmp_path, name):
     starts = uneven(path, [40] * 15 + [500] * 15 + [40] * 10)
     *along, whole = predict.lines(table, [path])
     assert whole["seconds"] == pytest.approx(starts[-1], abs=0.6)
-    plan = table._plan(table.open(path), 0)
-    firsts, ends = plan.starts(40), [*starts, whole["seconds"]]
-    assert len(along) == len(firsts) > 5
-    assert [line["start"] for line in along] == pytest.approx([starts[k] for k in firsts])
-    assert [line["end"] for line in along] == pytest.approx([ends[k + plan.span] for k in firsts])
+    ends = [*starts[1:], whole["seconds"]]
+    assert len(along) > 15
+    for line in along:
+        # Windows begin and end with frames, and last as long as training clips: 8 frames of 0.1 s.
+        assert min(abs(line["start"] - start) for start in starts) < 1e-6
+        assert line["end"] - line["start"] > 0.75
+        before = [each for each in (0.0, *ends) if each < line["end"] - 1e-6][-1]
+        assert before - line["start"] < 0.85
     *along, whole = predict.lines(table, [path], stream=True)
     assert [line["start"] for line in along] == pytest.approx(starts)
     assert [line["end"] for line in along[:-1]] == pytest.approx(starts[1:])

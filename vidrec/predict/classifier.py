@@ -226,14 +226,14 @@ class Classifier:
         if plan is None:
             total = sum(len(chunk) for chunk in clip.chunks())
         else:
-            slider = windows.Slider(plan)
+            slider, first = windows.Slider(plan, clip.at), []
             for chunk in clip.chunks():
-                self._take(slider.add(self.encode(chunk)), places, scored)
-            self._take(slider.end(), places, scored)
+                self._take(slider.add(self.encode(chunk)), places, scored, first)
+            self._take(slider.end(), places, scored, first)
             total = slider.total
         if self.cfg.eval.inference != "once":
             whole = self._joined(scored)
-        elif plan is not None and len(scored) == 1 and self._shows_all(plan, total):
+        elif plan is not None and len(scored) == 1 and self._shows_all(first[0], total):
             whole = scored[0]
         else:
             whole = self._once(lambda indices: self.encode(clip.read(indices)), total)
@@ -328,34 +328,31 @@ class Classifier:
                     "windows (eval.clip, eval.stride)"
                 )
             return self._clip_plan()
-        span, rate = self._span(clip.fps)
+        span = self._span(clip.fps)
         if not span:
             return None
         stride = round(every * clip.fps) if every else span // 2
-        return windows.Plan(self.cfg, span, max(1, stride), rate=rate)
+        return windows.Plan(self.cfg, span, max(1, stride), fps=clip.fps)
 
-    def _span(self, fps: float) -> tuple[int, float]:
-        """Frames of a window that lasts as long as training clips did; and `Plan.rate`.
-
-        0: training clips had no length that is known.
-        """
+    def _span(self, fps: float) -> int:
+        """Frames of a window that lasts as long as training clips did; 0 where nobody knows."""
         length = self.cfg.frames.length
         if self.cfg.frames.rule == "uniform":
             # Frames spread over a clip are as far apart as in training only if it lasts as long.
             if seconds := self.meta.get("clip_seconds"):
-                return max(1, round(seconds * fps)), 1.0
-            return self.meta.get("clip_frames", 0), 1.0
+                return max(1, round(seconds * fps))
+            return self.meta.get("clip_frames", 0)
         rate = fps / self.meta["fps"] if self._paced_otherwise(fps) else 1.0
-        return max(1, round(length * rate)), rate
+        return max(1, round(length * rate))
 
     def _paced_otherwise(self, fps: float) -> bool:
         """Whether frames follow each other at a rate that no training clip had."""
         low, high = self.meta.get("fps_range", (0, float("inf")))
         return not (low * (1 - SAME_RATE) <= fps <= high * (1 + SAME_RATE))
 
-    def _shows_all(self, plan: windows.Plan, total: int) -> bool:
+    def _shows_all(self, shown: tuple[np.ndarray, np.ndarray], total: int) -> bool:
         """Whether a clip's only window shows what evaluation sees of the clip."""
-        pairs = zip(plan.indices(total, 0), windows.whole(self.cfg, total), strict=True)
+        pairs = zip(shown, windows.whole(self.cfg, total), strict=True)
         return all(np.array_equal(*pair) for pair in pairs)
 
     def _clip_plan(self) -> windows.Plan:
@@ -363,10 +360,15 @@ class Classifier:
         return windows.Plan(self.cfg, settings.clip, settings.stride, clips=True)
 
     def _take(
-        self, found: Iterable[windows.Shown], places: list[tuple[int, int]], scored: list[Scored]
+        self,
+        found: Iterable[windows.Shown],
+        places: list[tuple[int, int]],
+        scored: list[Scored],
+        first: list[tuple[np.ndarray, np.ndarray]],
     ) -> None:
-        """Scores windows as they come: only their answers are kept."""
+        """Scores windows as they come: kept are answers, and what the first one showed."""
         for window in found:
+            first += [] if first else [(window.index_L, window.mask_L)]
             places.append((window.start, window.end))
             scored.append(self._scored(window.inputs, window.mask_L))
 
