@@ -102,20 +102,27 @@ def test_the_split_column_is_part_of_a_trial_only_where_it_is_used(tmp_path):
     root = lay(tmp_path / "data")
     (root / "groups.csv").unlink()
 
-    def write(test: int) -> None:
-        lines = ["path,label,split"]
+    def write(test: int, size: int = 1) -> None:
+        lines = ["path,label,split,group"]
         for label in "ab":
             for clip in range(8):
                 part = "test" if clip == test else "train"
-                lines.append(f"{label}/{clip}.npy,{label},{part}")
+                group = f"{label}{(clip + 1) // size}"
+                lines.append(f"{label}/{clip}.npy,{label},{part},{group}")
         (root / "labels.csv").write_text("\n".join(lines))
 
     given = {"data__split": "given", "data__val": 0}
     write(test=0)
     first, by_group = identity(root, **given), identity(root)
     write(test=1)
-    assert identity(root, **given) != first
     assert identity(root) == by_group
+    second = identity(root, **given)
+    assert second != first
+    # Recordings count also where they do not move the split: intervals rest on them.
+    write(test=0, size=2)
+    assert identity(root, **given) not in (first, second)
+    data = features(root, **given).data
+    assert set(splits.make(datasets.load(data), data).test) == {0, 8}
 
 
 def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):

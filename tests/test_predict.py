@@ -791,6 +791,11 @@ def test_another_data_set_is_matched_by_the_names_of_its_classes(runs, tmp_path)
         predict.score(runs["once"], settings | {"data.strict": True, "data.fps": 5.0}, part="all")
     with pytest.raises(UserError, match=r"broken\.mp4 cannot be read"):  # scored without it before
         predict.score(runs["once"], settings | {"data.strict": True}, part="all")
+    # The same content elsewhere was scored before, too; its paths are its own.
+    copy = shutil.copytree(other, tmp_path / "copy")
+    again = predict.score(runs["once"], {"data.root": str(copy)}, part="all")
+    assert again["metrics"] == result["metrics"]
+    assert again["unreadable"][0]["path"] == str(copy / "left" / "broken.mp4")
 
 
 @pytest.mark.usefixtures("cache")

@@ -48,7 +48,7 @@ RESULT_HOLDS = {
     **{"overrides?": dict, "published?": (dict, type(None)), "doubtful?": (list, type(None))},
     **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
     "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
-    "unreadable?": [{"path": str, "reason": str}],
+    **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
     **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}, "split?": {"id?": str}},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
 }

@@ -392,10 +392,14 @@ def _strictly(members: Sequence[train.Member]) -> None:
     for member in members:
         if not member.config.data.strict:
             continue
-        for clip in files.read_result(member.folder)["unreadable"]:
+        result = files.read_result(member.folder)
+        if result["unreadable"]:
+            clip = result["unreadable"][0]
+            # Its name, where that was kept: the path may be that of a copy which lay elsewhere.
+            [name, *_] = [*result.get("unreadable_names", ()), clip["path"]]
             raise UserError(
-                f"{clip['path']}: {clip['reason']} (data.strict is set, and {member.folder} was "
-                "trained without this clip)"
+                f"{name}: {clip['reason']} (data.strict is set, and {member.folder} was trained "
+                "without this clip)"
             )
 
 

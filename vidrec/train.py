@@ -376,6 +376,7 @@ class Group:
             "unreadable": [
                 {"path": path, "reason": reason} for _, path, reason in self.data.unreadable
             ],
+            "unreadable_names": [self.data.source.names[i] for i, _, _ in self.data.unreadable],
             "damaged": dict(self.data.source.damage),
             "metrics": figures,
             "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),

@@ -61,6 +61,7 @@ def score(
     place: dict[str, Any] = {"dir": str(out.absolute())}
     if (out / "result.json").exists():
         before = files.read_json(out / "result.json", files.RESULT_HOLDS) | place
+        before |= _located(source, before)
         if cfg.data.strict and before["unreadable"]:
             clip = before["unreadable"][0]
             raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
@@ -101,6 +102,7 @@ def score(
                 }
             },
             "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
+            "unreadable_names": [source.names[clip] for clip, _, _ in unreadable],
             "damaged": dict(source.damage),
             "left_out": left_out,
             "metrics": {part: _figures(model, judged, labels)},
@@ -112,6 +114,16 @@ def score(
         },
     )
     return files.read_json(out / "result.json", files.RESULT_HOLDS)
+
+
+def _located(source: Source, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The clips that could not be read, which may have lain elsewhere, where they lie now."""
+    names = before.get("unreadable_names", ())
+    places = {name: place for place, name in enumerate(source.names)} if names else {}
+    if not names or any(name not in places for name in names):
+        return {}
+    found = zip(names, before["unreadable"], strict=True)
+    return {"unreadable": [each | {"path": source.path(places[name])} for name, each in found]}
 
 
 def _check_root(root: str, overrides: Mapping[str, Any], source: Source | None) -> None:
