@@ -6,10 +6,11 @@
     python -m benchmarks.gpu --list                   the sections
 
 Each section is a process of its own with its own share of the time: one that fails, hangs or runs
-out of memory is told with its reason, and the others go on. Rows are written one by one, so that
-what was measured is kept whatever happens after it. Results are compared before anything is timed.
-A ratio says how many times as long as ours the other side takes: above 1 ours is quicker. Both
-sides compute at the same precision: float32 exactly, TF32, or bfloat16.
+out of memory is told with its reason, and the others go on. Programs are compiled ahead, side by
+side. Rows are written one by one, so that what was measured is kept whatever happens after it.
+Results are compared before anything is timed. A ratio says how many times as long as ours the other
+side takes: above 1 ours is quicker. Both sides compute at the same precision: float32 exactly,
+TF32, or bfloat16.
 """
 
 import argparse
@@ -36,34 +37,63 @@ class Section:
         name: the module of this folder, and the function in it after a dot (default `run`).
         minutes: its share, where all have eight.
         about: what it measures.
+        shares: parts whose programs are compiled side by side, ahead of all timing.
     """
 
     name: str
     minutes: float
     about: str
+    shares: tuple[str, ...] = ()
 
 
+PRECISIONS = ("tf32", "float32", "bfloat16")
 SECTIONS = (
-    Section("ceilings", 0.3, "a copy's bandwidth, a large product"),
-    Section("right", 1.1, "is it right there: NumPy's loops, groups, resuming, bfloat16"),
-    Section("recurrent", 2.2, "steps of LSTM, GRU, ConvLSTM beside cuDNN, PyTorch, flax"),
-    Section("table", 1.4, "1 to 256 trials as one program, beside one after another"),
-    Section("recurrent.candidates", 0.8, "the kernel's work cut in several ways"),
-    Section("features", 0.4, "frames a second of frozen encoders"),
-    Section("pixels", 0.6, "an epoch of CNN+LSTM and C3D from pixels"),
+    Section("ceilings", 0.2, "a copy's bandwidth, a large product"),
+    Section(
+        "recurrent",
+        1.8,
+        "steps of LSTM, GRU, ConvLSTM beside cuDNN, PyTorch, flax",
+        (
+            *(
+                f"{cell} {low}"
+                for cell in ("lstm", "gru")
+                for low in ("tf32", "float32", "bfloat16")
+            ),
+            "convlstm",
+        ),
+    ),
+    Section(
+        "table",
+        1.4,
+        "1 to 256 trials as one program, beside one after another",
+        ("A auto.", "A unroll8.", "A kernel.", "D auto.", "D unroll8.", "D kernel."),
+    ),
+    Section(
+        "right",
+        0.8,
+        "is it right there: NumPy's loops, groups, resuming, bfloat16",
+        ("truth", "group", "stopped", "resume", "accuracy"),
+    ),
+    Section("features", 0.4, "frames a second of frozen encoders", ("",)),
+    Section("pixels", 0.5, "an epoch of CNN+LSTM and C3D from pixels", ("cnn3", "c3d")),
     Section("jobs", 1.0, "report A's sixty trainings, and python launch.py"),
+    Section("recurrent.candidates", 0.4, "the kernel's work cut in several ways"),
     Section("memory", 0.3, "memory of a group, told and used"),
-    Section("table.check", 0.4, "losses beside PyTorch's from the same weights"),
-    Section("features.compiled", 0.7, "PyTorch compiled: VGG16"),
-    Section("recurrent.compiled", 0.7, "PyTorch compiled: LSTM and GRU"),
+    Section("table.check", 0.3, "losses beside PyTorch's from the same weights"),
+    Section("features.compiled", 0.4, "PyTorch compiled: VGG16"),
+    Section("recurrent.compiled", 0.5, "PyTorch compiled: LSTM and GRU"),
 )
 # What a process needs to start: interpreters and libraries, before its own clock begins.
-START = 25.0
+START = 12.0
+# Of the time, what compiling ahead of all timing may take.
+WARM = 0.4
 
 
-def inside(name: str, file: str, seconds: float, tiny: bool) -> None:
+def inside(given: argparse.Namespace) -> None:
     """Run one section in this process."""
     import importlib
+
+    name = given.inside
 
     module, _, function = name.partition(".")
     os.chdir(ROOT)
@@ -72,39 +102,65 @@ def inside(name: str, file: str, seconds: float, tiny: bool) -> None:
     from vidrec import parallel
 
     parallel.prepare()
-    record = harness.Record(name, Path(file), seconds, tiny)
+    record = harness.Record(name, Path(given.file), float(given.seconds), tiny=given.tiny)
+    record.share, record.warm = given.share or "", given.warming
     if name == SECTIONS[0].name:
         record.row("machine", **harness.machine())
     with record.part(name):
         getattr(work, function or "run")(record)
 
 
-def outside(section: Section, file: Path, seconds: float, tiny: bool) -> list[dict[str, Any]]:
-    """Run one section in a process of its own, and return its rows."""
+def start(section: Section, file: Path, seconds: float, *words: str) -> subprocess.Popen:
+    """Start one section in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--inside", section.name]
-    command += ["--file", str(file), "--seconds", str(seconds), *(["--tiny"] if tiny else [])]
+    command += ["--file", str(file), "--seconds", str(seconds), *words]
     # Both frameworks share the card: neither takes all of it at the start.
     more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
-    began = time.monotonic()
-    reason = ""
+    with file.with_suffix(".err").open("w") as said:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": said}
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | more, **pipes)
+
+
+def end(process: subprocess.Popen, file: Path, seconds: float) -> str:
+    """Wait for a process, at most so long; return why it failed, or nothing."""
     try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | more,
-            capture_output=True,
-            text=True,
-            timeout=seconds + START,
-        )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            reason = f"ended by {done.returncode}: {lines[-1][:300] if lines else ''}"
+        process.wait(max(0.1, seconds))
     except subprocess.TimeoutExpired:
-        reason = f"stopped after {seconds + START:.0f} s"
+        process.kill()
+        process.wait()
+        return f"stopped after its time ({seconds:.0f} s)"
+    if not process.returncode:
+        return ""
+    lines = [line for line in file.with_suffix(".err").read_text().splitlines() if line.strip()]
+    return f"ended by {process.returncode}: {lines[-1][:300] if lines else ''}"
+
+
+def warm_up(chosen: Sequence[Section], folder: Path, seconds: float, *words: str) -> dict[str, Any]:
+    """Compile the sections' programs side by side, into the cache of compiled programs."""
+    began = time.monotonic()
+    running, stopped = [], {}
+    for section in chosen:
+        for share in section.shares:
+            file = folder / f"warm{len(running)}.jsonl"
+            more = ("--warming", f"--share={share}", *words)
+            process = start(section, file, seconds, *more)
+            running.append((f"{section.name} {share}".strip(), file, process))
+    for name, file, process in running:
+        reason = end(process, file, seconds - (time.monotonic() - began))
+        if reason:
+            stopped[name] = reason
+    row = {"section": "compiling ahead", "work": "compiling ahead", "side": OURS}
+    return row | {"took": round(time.monotonic() - began, 1), "stopped": stopped}
+
+
+def outside(section: Section, file: Path, seconds: float, *words: str) -> list[dict[str, Any]]:
+    """Run one section in a process of its own, and return its rows."""
+    began = time.monotonic()
+    reason = end(start(section, file, seconds, *words), file, seconds + START)
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    end = {"section": section.name, "work": section.name, "side": OURS}
+    last = {"section": section.name, "work": section.name, "side": OURS}
     spent = round(time.monotonic() - began, 1)
-    return [*rows, end | {"took": spent, **({"failed": reason} if reason else {})}]
+    return [*rows, last | {"took": spent, **({"failed": reason} if reason else {})}]
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -176,42 +232,49 @@ def main() -> int:
     words.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="some sections")
     words.add_argument("--tiny", action="store_true", help="small sizes, for a first look")
     words.add_argument("--list", action="store_true", help="the sections; runs nothing")
-    for hidden in ("--inside", "--file", "--seconds"):
+    words.add_argument("--cold", action="store_true", help="compile nothing ahead, side by side")
+    for hidden in ("--inside", "--file", "--seconds", "--share"):
         words.add_argument(hidden, help=argparse.SUPPRESS)
+    words.add_argument("--warming", action="store_true", help=argparse.SUPPRESS)
     given = words.parse_args()
     if given.inside:
-        inside(given.inside, given.file, float(given.seconds), given.tiny)
+        inside(given)
         return 0
     chosen = [each for each in SECTIONS if not given.only or each.name in given.only]
     if given.list:
         for each in chosen:
             print(f"{each.name:22} {each.about}")
         return 0
-    rows = run(chosen, given.minutes, given.tiny, Path(given.json) if given.json else None)
+    rows = run(chosen, given)
     print(table(rows))
     return int(any("failed" in row for row in rows))
 
 
-def run(chosen: Sequence[Section], minutes: float, tiny: bool, to: Path | None) -> list[dict]:
+def run(chosen: Sequence[Section], given: argparse.Namespace) -> list[dict[str, Any]]:
     """Run sections one after another within the minutes; write all rows after each."""
-    ends = time.monotonic() + 60 * minutes
+    ends = time.monotonic() + 60 * given.minutes
+    words = ["--tiny"] if given.tiny else []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
+        if not given.cold:
+            print("compiling ahead, side by side", file=sys.stderr, flush=True)
+            rows.append(warm_up(chosen, Path(place), WARM * 60 * given.minutes, *words))
+            print(f"  {rows[-1]}", file=sys.stderr, flush=True)
         for number, section in enumerate(chosen):
             left = ends - time.monotonic()
             share = section.minutes / sum(each.minutes for each in chosen[number:])
-            seconds = left * share - START / 2
+            seconds = left * share - START / 3
             print(f"{section.name}: {section.about} ({seconds:.0f} s)", file=sys.stderr, flush=True)
-            if seconds < 5:
+            if seconds < 3:
                 about = {"section": section.name, "work": section.name, "side": OURS}
                 rows.append(about | {"failed": "no time was left"})
                 continue
-            rows += outside(section, Path(place) / f"{number}.jsonl", seconds, tiny)
+            rows += outside(section, Path(place) / f"{number}.jsonl", seconds, *words)
             for row in rows:
                 if row["section"] == section.name and "failed" in row:
                     print(f"  {row['work']} {row['side']}: {row['failed']}", file=sys.stderr)
-            if to:
-                to.write_text(json.dumps(rows, indent=1))
+            if given.json:
+                Path(given.json).write_text(json.dumps(rows, indent=1))
     return rows
 
 

@@ -23,11 +23,23 @@ ROUNDS = 7
 
 
 class Record:
-    """Rows of a section, written to a file one by one, and the time that is left for more."""
+    """Rows of a section, written to a file one by one, and the time that is left for more.
 
-    def __init__(self, section: str, file: Path, seconds: float, tiny: bool):
+    Attributes:
+        tiny: small sizes.
+        share: the work that is asked for: all words of it stand in a part's name; empty: all work.
+        warm: programs are compiled, so that the cache holds them, and nothing is timed.
+    """
+
+    def __init__(self, section: str, file: Path, seconds: float, *, tiny: bool = False):
         self.section, self.file, self.tiny = section, Path(file), tiny
+        self.share, self.warm = "", False
         self.ends = time.monotonic() + seconds
+
+    def wants(self, *words: Any) -> bool:
+        """Return True where this part is asked for and time is left."""
+        text = " ".join(str(word) for word in words)
+        return self.left() > 0 and all(word in text for word in self.share.split())
 
     def left(self) -> float:
         """Return the seconds that this section may still take."""
@@ -109,6 +121,8 @@ def compare(record: Record, work: str, precision: str, sides: dict[str, Side], t
     """Return the sides whose result on input set 0 is near the truth; the others become rows."""
     right = {}
     for name, side in sides.items():
+        if record.warm and name.startswith("torch"):
+            continue
         with record.part(work, name, precision=precision):
             out = side.run(0)
             side.wait(out)
@@ -125,6 +139,8 @@ def timed(record: Record, work: str, sides: dict[str, Side], **about: Any) -> No
 
     A run queues calls for at least PAUSED seconds, then waits once; figures are seconds a call.
     """
+    if record.warm:
+        return
     calls, spent = {}, {name: [] for name in sides}
     for name, side in sides.items():
         began = time.perf_counter()

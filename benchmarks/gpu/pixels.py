@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def run(record: Record) -> None:
     """Time report C's CNN+LSTM and C3D at their published sizes."""
     for kind in ("cnn3", "c3d"):
-        if record.left() > 0:
+        if record.wants(kind):
             with record.part(f"pixels, {kind}"):
                 one(record, kind)
 
@@ -61,7 +61,7 @@ def one(record: Record, kind: str) -> None:
             record.row(f"pixels, {kind}", OURS, seconds=spent, rate=clips / spent, **about)
             params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], group.over.gather(group.state))
             group.close()
-        if harness.has_torch():
+        if harness.has_torch() and not record.warm:
             with record.part(f"pixels, {kind}", "torch", **about), harness.precision_of(precision):
                 in_torch(record, kind, mine, source, params.trained, about)
 

@@ -19,7 +19,7 @@ from vidrec import cells, fused, interop, scanners
 SETS = 4  # of inputs, in turn
 Shape = tuple[int, int, int, int]
 KINDS = {"lstm": cells.LSTM, "gru": cells.GRU}
-FORMS = ("unroll4", "cudnn", "kernel")
+FORMS = ("loop", "unroll8", "cudnn", "kernel")
 
 
 def shapes(tiny: bool) -> dict[str, list[Shape]]:
@@ -37,10 +37,10 @@ def run(record: Record) -> None:
             if place >= len(sizes):
                 continue
             for precision in ("tf32", "float32", "bfloat16"):
-                if record.left() > 0:
+                if record.wants(cell, precision):
                     layer(record, cell, sizes[place], precision)
     for units in (4,) if record.tiny else (64, 256):
-        if record.left() > 0:
+        if record.wants("convlstm"):
             maps(record, units)
 
 
@@ -91,6 +91,8 @@ def ours(kind: str, units: int, bias: str, precision: str, params: Any, inputs: 
     scanner = scanners.Recurrent(KINDS[kind](units=units, bias=bias, init="torch", compute=low))
     sides = {OURS: in_form("auto", scanner, params, inputs)}
     for form in FORMS:
+        if form == "loop" and not harness.on_gpu():
+            continue  # it is what `auto` takes there
         if form == "cudnn" and (kind == "gru" or low == "bfloat16" or not harness.on_gpu()):
             continue
         sides[f"{OURS} {form}"] = in_form(form, scanner, params, inputs)
@@ -283,7 +285,7 @@ def candidates(record: Record) -> None:
         ]
     for kind, trials, clips, frames, units in sizes:
         for precision in ("tf32", "bfloat16", "float32"):
-            if record.left() > 0:
+            if record.wants(kind, precision, trials):
                 cut(record, kind, (trials, clips, frames, units), precision)
 
 
