@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from vidrec import config, errors, runs
 from vidrec.errors import TransientError, UserError, is_transient
 
 PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
@@ -44,3 +45,18 @@ def test_a_transient_error_says_what_failed_and_what_to_do():
     )
     line = str(TransientError.of("a.npy", OSError(errno.EIO, os.strerror(errno.EIO))))
     assert line.endswith("Input/output error; nothing is lost, run the same command again")
+
+
+def test_folders_that_libraries_cannot_write_to_are_refused_before_the_work(tmp_path, monkeypatch):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    assert errors.spelled(odd) == f"{tmp_path}/caf\\xe9"
+    assert errors.unspelled(errors.spelled(odd)) == str(odd)
+    errors.check_spelling(tmp_path / "café", "the workdir")
+    for place in (
+        lambda: runs.place_of_run(odd, "mine", "a" * 16),
+        lambda: runs.place_of_table(odd, "mine", "a" * 8, []),
+        config.cache_dir,
+    ):
+        monkeypatch.setenv("VIDREC_CACHE", str(odd))
+        with pytest.raises(UserError, match=r"caf\\xe9 is no UTF-8"):
+            place()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vidrec import files, usercode
-from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.errors import TransientError, UserError, check_spelling, is_transient
 
 
 @dataclass(frozen=True)
@@ -948,8 +948,15 @@ def cache_dir() -> Path:
     """Where data sets, features and compiled programs are kept between runs.
 
     Raises:
-        UserError: there is no home folder, and the temporary one is somebody else's.
+        UserError: there is no home folder, and the temporary one is somebody else's; or its path is
+            no UTF-8.
     """
+    folder = _cache_dir()
+    check_spelling(folder, "the cache (VIDREC_CACHE)")
+    return folder
+
+
+def _cache_dir() -> Path:
     for name, inside in (("VIDREC_CACHE", ""), ("XDG_CACHE_HOME", "vidrec")):
         if os.environ.get(name):
             return files.expanded(os.environ[name]) / inside

@@ -42,6 +42,22 @@ def spelled(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def unspelled(text: str | os.PathLike) -> str:
+    r"""Turn a path as `spelled` into the name that the system knows: \xe9 into that byte."""
+    letters = re.compile(rb"\\x([89a-f][0-9a-f])")
+    return os.fsdecode(letters.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+
+
+def check_spelling(path: str | os.PathLike, what: str) -> None:
+    """Refuse a folder to write to whose path is no UTF-8: libraries cannot, some after the work.
+
+    Raises:
+        UserError: it is one.
+    """
+    if spelled(path) != os.fspath(path):
+        raise UserError(f"{what} {spelled(path)} is no UTF-8: name a folder that is")
+
+
 class UnreadableClip(Exception):
     """A clip of which no frame can be had.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec import files
-from vidrec.errors import UserError, raise_if_transient
+from vidrec.errors import UserError, check_spelling, raise_if_transient
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
 # What a run's folder holds beside its trial.
@@ -74,6 +74,7 @@ def named(parent: Path, name: str) -> list[Path]:
 
 def place_of_run(workdir: Path, name: str, id_: str) -> Path:
     """Where a run belongs: NAME-ID8, or the folder that it was renamed to."""
+    check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     if usual.exists():
         return usual
@@ -85,6 +86,7 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
 
 def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
     """Where a table belongs: NAME-CODE, or the folder that it was renamed to."""
+    check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
     if usual.exists():
         return usual

@@ -21,7 +21,7 @@ from vidrec import pictures, video
 from vidrec.config import Data
 from vidrec.datasets import tables
 from vidrec.datasets.source import PARTS, Files
-from vidrec.errors import TransientError, UserError, is_transient, spelled
+from vidrec.errors import TransientError, UserError, is_transient, spelled, unspelled
 from vidrec.files import expanded
 from vidrec.video import UnreadableClip
 
@@ -78,7 +78,7 @@ def build(kind: type, data: Data, wanted, what: str, **extra) -> Files:
     groups, known = _groups(found, root, data.groups)
     label_of = {name: label for label, name in enumerate(classes)}
     return kind(
-        name=root.resolve().name,
+        name=spelled(root.resolve().name),
         classes=classes,
         names=tuple(found.names),
         labels=np.array([label_of[name] for name in found.classes], np.int32),
@@ -108,6 +108,8 @@ def folder_of(data: Data, what: str) -> Path:
     if not data.root:
         raise UserError(f"data.root should name the folder of {what}: --data.root FOLDER")
     root = expanded(data.root)
+    if not root.exists():  # a run's configuration is UTF-8, and has such a name spelled out
+        root = Path(unspelled(root))
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise UserError(f"data.root = {data.root} {state}: it should be the folder of {what}")

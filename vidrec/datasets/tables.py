@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidrec.errors import UserError
+from vidrec.errors import UserError, unspelled
 from vidrec.files import Damaged, read_text
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -163,8 +163,7 @@ def located(root: Path, path: str) -> tuple[Path, str]:
     for each in (name, unicodedata.normalize("NFD", name), path.replace("\\", "/")):
         if os.path.lexists(root / each):
             return root / each, name
-    spelled = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), os.fsencode(path))
-    for each in (path, os.fsdecode(spelled)):
+    for each in (path, unspelled(path)):
         if "\\" in path and os.path.lexists(root / each):
             return root / each, unicodedata.normalize("NFC", path)
     return root / name, name
