@@ -330,6 +330,10 @@ MKV, MPG = clip("clip.mkv"), clip("clip.mpg")
 FAST = encoded("fast.mp4", "libx264", muxing={"movflags": "faststart"})
 INTRA = encoded("intra.avi", "mjpeg", "yuvj420p", base=25)
 RAW = encoded("raw.avi", "rawvideo", base=25)
+GIF = encoded("clip.gif", "gif", "rgb8", base=100)
+FRAGMENTS = encoded(
+    "f.mp4", "libx264", options={"g": "6"}, muxing={"movflags": "frag_keyframe+empty_moov"}
+)
 SOME = range(1, FRAMES)
 VARIABLE = [sum(20 + 60 * (k % 3 == 0) for k in range(t)) for t in range(FRAMES)]
 HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head></html>\n" * 20
@@ -379,7 +383,8 @@ CASES: dict[str, tuple] = {
     "ts": (TS, FRAMES),
     "flv": (clip("clip.flv", codec="flv1"), FRAMES),
     "webm": (clip("clip.webm"), FRAMES),
-    "gif": (encoded("clip.gif", "gif", "rgb8", base=100), FRAMES),
+    "gif": (GIF, FRAMES),
+    "gif and more": (changed(GIF, "clip.gif", lambda c: c + b"\0\0\n"), FRAMES),
     "mjpeg": (INTRA, FRAMES),
     "lossless": (encoded("clip.mkv", "ffv1", "bgr0"), FRAMES),
     "grey": (encoded("clip.mkv", "ffv1", "gray"), FRAMES),
@@ -387,10 +392,7 @@ CASES: dict[str, tuple] = {
     "full colour": (encoded("clip.mp4", "libx264", "yuv444p"), FRAMES),
     "transparent": (encoded("clip.mov", "qtrle", "argb"), FRAMES),
     "faststart": (FAST, FRAMES),
-    "fragments": (
-        encoded("f.mp4", "libx264", muxing={"movflags": "frag_keyframe+empty_moov"}),
-        FRAMES,
-    ),
+    "fragments": (FRAGMENTS, FRAMES),
     "b-frames": (encoded("b.mp4", "libx264", options={"bf": "3"}), FRAMES),
     "with sound": (encoded("s.mp4", "libx264", sound=True), FRAMES),
     "two videos": (encoded("two.mkv", "ffv1", streams=2), FRAMES),
@@ -439,6 +441,9 @@ CASES: dict[str, tuple] = {
     "cut mp4": (changed(FAST, "clip.mp4", cut(0.8)), SOME, "truncated after"),
     "cut avi": (changed(INTRA, "clip.avi", cut(0.5)), SOME, "truncated after"),
     "cut mkv": (changed(MKV, "clip.mkv", cut(0.7)), SOME, "truncated after 0.2 of 1.0 seconds"),
+    "cut mkv at its end": (changed(MKV, "clip.mkv", cut(0.8)), SOME, "truncated after"),
+    "cut gif": (changed(GIF, "clip.gif", cut(0.9)), SOME, "truncated after"),
+    "cut fragments": (changed(FRAGMENTS, "f.mp4", cut(0.6)), SOME, "truncated after"),
     "cut mpg": (changed(MPG, "clip.mpg", cut(0.5)), SOME),  # declares neither frames nor time
     "cut ts": (changed(TS, "clip.ts", cut(0.5)), SOME),
     "blank middle": (changed(INTRA, "clip.avi", blanked(0.4, 0.6)), SOME, "damaged packets"),

@@ -723,6 +723,8 @@ class _Promised(NamedTuple):
     # A frame at so many seconds is from the end, however many were counted: where an AVI repeats a
     # picture, nothing is stored.
     reach: float = math.inf
+    slack: float = math.inf  # seconds by which it may end before those declared
+    is_cut: bool = False  # by its structure: its last part is longer than the file
 
 
 def _promised(container: Any, stream: Any) -> _Promised:
@@ -737,7 +739,14 @@ def _promised(container: Any, stream: Any) -> _Promised:
         frozen = sum(a == b for (a, _), (b, _) in itertools.pairwise(times)) > packets // 2
         odd = frames < packets and (frozen or not _is_rate(stream.average_rate))
         return _Promised(frames, packets, seconds, odd)
-    if frames and container.format.name == "avi":
+    kind = container.format.name
+    if kind.startswith("mov"):
+        return _Promised(0, 0, seconds, is_cut=_is_cut_mp4(container.name))
+    if kind == "gif":
+        return _Promised(frames, packets, seconds, is_cut=_is_cut_gif(container.name))
+    if kind.startswith("matroska"):
+        return _Promised(frames, packets, seconds, slack=2 / _rate(stream) + 0.05)
+    if frames and kind == "avi":
         return _Promised(frames, packets, seconds, reach=(frames - 2) / _rate(stream))
     return _Promised(frames, packets, seconds)
 
@@ -752,12 +761,13 @@ def _is_shown(packet: Any, stream: Any) -> bool:
 def _lacking(promised: _Promised, record: _Record) -> list[str]:
     """Lines on what a readable file lacks."""
     lines, total = [], record.frames
-    frames, packets, seconds, odd_clock, reach = promised
+    frames, packets, seconds, odd_clock = promised[:4]
+    slack = min(promised.slack, 0.2 * seconds + 0.5)
     if record.lost_packets:
         lines.append(f"damaged packets skipped: {record.lost_packets} ({record.reason})")
     # By packets, for not every one is to be shown. Encoders that pack frames (Xvid, so UCF-101)
     # miscount by one.
-    if record.packets < packets - 1 and total < frames and record.seconds < reach:
+    if record.packets < packets - 1 and total < frames and record.seconds < promised.reach:
         lines.append(f"truncated after {total} of {frames} frames")
     elif odd_clock:
         lines.append(f"timestamps that cannot be true: {total} of {packets} frames are shown")
@@ -765,9 +775,36 @@ def _lacking(promised: _Promised, record: _Record) -> list[str]:
         lines.append(f"cannot be read on after {total} frames ({record.reason})")
     elif total > frames + 1 > 1:
         lines.append(f"declares {frames} frames, holds {total}")
-    elif not frames and record.seconds < 0.8 * seconds - 0.5:
+    elif not frames and record.seconds < seconds - slack:
         lines.append(f"truncated after {record.seconds:.1f} of {seconds:.1f} seconds")
+    elif promised.is_cut:
+        lines.append(f"truncated after {total} frames: its end is missing")
     return lines
+
+
+def _is_cut_mp4(path: str) -> bool:
+    """Whether a part with pictures (a box) is longer than what is left of the file, or missing."""
+    place, total, kind = 0, os.path.getsize(path), b""
+    with open(path, "rb") as file:
+        while place + 8 <= total:
+            file.seek(place)
+            head = file.read(16)
+            size, kind = struct.unpack_from(">I4s", head)
+            if size == 1 and len(head) == 16:
+                (size,) = struct.unpack_from(">Q", head, 8)
+            if size < 8:  # 0: as far as the file goes; others are no box
+                return False
+            place += size
+            if place > total:
+                return kind in (b"moof", b"mdat")
+    return kind == b"moof"  # announces pictures that should follow
+
+
+def _is_cut_gif(path: str) -> bool:
+    """Whether the mark of the end is missing; zeros and line breaks may follow it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 4096))
+        return not file.read().rstrip(b"\0\r\n ").endswith(b";")
 
 
 def _no_frame(record: _Record) -> str:

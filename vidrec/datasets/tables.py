@@ -151,7 +151,7 @@ def _delimiter(line: str, columns: Sequence[str]) -> str:
 def plain(path: str) -> str:
     """A path of a table as names are spelled: `/`, composed letters, no `.` or doubled `/`."""
     text = re.sub(r"/(\./|/)*", "/", path.replace("\\", "/"))
-    return unicodedata.normalize("NFC", text.removeprefix("./"))
+    return unicodedata.normalize("NFC", text.removeprefix("./").rstrip("/"))
 
 
 def located(root: Path, path: str) -> tuple[Path, str]:

@@ -184,7 +184,7 @@ def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.
     Raises:
         UnreadableClip: no such device, or it gives no video.
     """
-    resize, due = Resizer(size), 0.0
+    scale, due = video.Scaler(size), 0.0
     try:
         with av.open(os.fspath(device), format="v4l2") as container:
             for frame in container.decode(video=0):
@@ -192,6 +192,6 @@ def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.
                 if fps and now < due:
                     continue
                 due = max(due, now - 1 / fps) + 1 / fps if fps else now
-                yield resize(frame.to_ndarray(format="rgb24"))
+                yield scale(frame)
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         raise UnreadableClip(device, str(error)) from None
