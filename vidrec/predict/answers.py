@@ -131,8 +131,9 @@ def _frames(
 ) -> Iterator[tuple[float, float, np.ndarray]]:
     """(start, end, frame) in seconds; without `clip` of a camera, when it was seen."""
     if clip is None:
-        began, before = time.monotonic(), 0.0
+        began, before = 0.0, 0.0
         for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
+            began = began or time.monotonic()  # opening a camera may take seconds
             now = time.monotonic() - began
             yield before, now, frame
             before = now

@@ -17,6 +17,8 @@ from vidrec.encoders import pretrained
 from vidrec.errors import UserError
 from vidrec.predict.classifier import Classifier, Judged
 
+# What the figures mean, part of an evaluation's id: one made before a change is not read for it.
+FIGURES = "loss and calibration of probabilities"
 Part = Literal["test", "val", "train", "all"]
 
 
@@ -56,7 +58,7 @@ def score(
     clips, split = _clips(source, cfg, part)
     clips, left_out = _known(source, clips, model.classes)
     overlap = _overlap(model, source, clips, force)
-    code = digest(model.meta["id"], identity(cfg), source.fingerprint(), split, part)
+    code = digest(model.meta["id"], identity(cfg), source.fingerprint(), split, part, FIGURES)
     out = Path(folder) / "evaluations" / code
     place: dict[str, Any] = {"dir": str(out.absolute())}
     if (out / "result.json").exists():

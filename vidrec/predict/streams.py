@@ -9,7 +9,7 @@ import numpy as np
 
 from vidrec import evaluate
 from vidrec.errors import UserError
-from vidrec.predict import clips
+from vidrec.predict import clips, windows
 from vidrec.predict.clips import Resizer
 from vidrec.predict.network import Network
 
@@ -97,6 +97,7 @@ class Stream:
         """Forgets what went by."""
         self._carry, self._said, self._scores_K = None, None, np.zeros(0)
         self.frames = self.seen = 0
+        self._places: list[int] = []  # of the frames seen, as far as prediction sees any
         self._open: list[_Window] = []
         self._last: _Window | None = None
         self._closed = _Joined(len(self.classes), self._network.cfg.eval.inference)
@@ -113,6 +114,8 @@ class Stream:
         self._check(frame)
         self.frames += 1
         due = self._due(self.frames / self.fps if end is None else end)
+        room = self._network.cfg.frames.length + 1 - len(self._places)
+        self._places += [self.frames - 1] * min(due, room)
         if due:
             inputs = self.encode(frame)
             for _ in range(due):
@@ -172,7 +175,8 @@ class Stream:
         length, rule = cfg.frames.length, cfg.frames.rule
         if cfg.eval.inference != "once":
             return [UNFINISHED] if self._last else []
-        if self.seen == length or (rule == "whole" and self.seen < length):
+        index_L, mask_L = windows.whole(cfg, max(1, self.frames))
+        if self._places == index_L[mask_L].tolist():
             return []
         spread = {"uniform": "spread over it", "whole": "at its beginning"}
         where = spread.get(rule, "around its middle")
