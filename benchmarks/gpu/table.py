@@ -52,7 +52,7 @@ def run(record: Record) -> None:
         "report A, LSTM 200": (report_a(16, 20) if record.tiny else report_a(200, 399)),
         "report D, LSTM 512": report_d(record.tiny),
     }
-    sizes = {"report A, LSTM 200": (1, 4, 16, 64, 256), "report D, LSTM 512": (1, 4, 16)}
+    sizes = {"report A, LSTM 200": (1, 64, 16, 256, 4), "report D, LSTM 512": (1, 16, 4)}
     for work, (cfg, source) in both.items():
         parts = same_work.arrays(source)
         if harness.has_torch() and not record.warm:
