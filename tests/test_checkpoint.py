@@ -197,3 +197,20 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         checkpoint.write(tmp_path / "file" / "1", state(), {})
+
+
+@pytest.mark.parametrize("name", ["a [x]", "a\\b", "a\nb", "gs:", "é \udcff", "{a}*?", "$x$"])
+def test_a_folder_of_any_name_is_written_and_read_back(name, tmp_path):
+    tree = {"params": {"w": np.arange(3.0)}}
+    try:
+        (tmp_path / name).mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    checkpoint.write(tmp_path / name / "model", tree, {})
+    found, _ = checkpoint.read(tmp_path / name / "model")
+    np.testing.assert_array_equal(found["params"]["w"], np.arange(3.0))
+    saves = checkpoint.Checkpoints(tmp_path / name / "checkpoints")
+    saves.save(1, tree, {})
+    saves.wait()
+    assert saves.restore(tree) is not None
+    saves.close()

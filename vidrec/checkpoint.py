@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -149,8 +151,8 @@ def _save_arrays(folder: Path, flat: dict[str, np.ndarray]) -> None:
 
     if not flat:
         return folder.mkdir()
-    with _quiet(), _orbax() as saver:
-        saver.save(folder, args=ocp.args.StandardSave(flat))
+    with _quiet(), _plain_path(folder) as path, _orbax() as saver:
+        saver.save(path, args=ocp.args.StandardSave(flat))
 
 
 def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -159,12 +161,12 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
     if not any(folder.iterdir()):
         return {}
     try:
-        with _quiet(), _orbax() as loader:
-            described = loader.metadata(folder).item_metadata
+        with _quiet(), _plain_path(folder) as path, _orbax() as loader:
+            described = loader.metadata(path).item_metadata
             like = {
                 name: np.zeros(entry.shape, entry.dtype) for name, entry in dict(described).items()
             }
-            return dict(loader.restore(folder, args=ocp.args.StandardRestore(like)))
+            return dict(loader.restore(path, args=ocp.args.StandardRestore(like)))
     except Exception as error:  # the checksums were right: this is no damage
         if is_transient(error) or isinstance(error, MemoryError):
             raise TransientError.of(folder, error) from error
@@ -172,6 +174,18 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
             f"{folder} is whole and cannot be read: {_reason(error)}; was it written by another "
             "version of orbax?"
         ) from error
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path to a folder for orbax, which takes [ ] for a pattern, and \\ for an escape."""
+    if re.fullmatch(r"[\w./ +,=@-]*", str(folder), re.ASCII):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="vidrec-") as place:
+        link = Path(place, "link")
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
 
 
 def _orbax() -> Any:
