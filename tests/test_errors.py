@@ -4,9 +4,10 @@ import errno
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from vidrec import config, errors, runs
-from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.errors import TransientError, UnreadableClip, UserError, is_transient
 
 PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
 
@@ -17,6 +18,7 @@ def test_what_the_system_refuses_is_transient_however_it_is_told(code):
     assert is_transient(OSError(code, words))
     assert is_transient(ValueError(f"FAILED_PRECONDITION: {words} [OS error {code}]"))
     assert is_transient(OSError(f"unable to open file (errno = {code}, error message = '{words}')"))
+    assert is_transient(SafetensorError(f"Error while opening: {words}"))
     told = UserError("cannot write it")
     told.__cause__ = OSError(code, words)  # as `raise ... from error` leaves it
     assert is_transient(told)
@@ -30,6 +32,8 @@ def test_what_the_system_refuses_is_transient_however_it_is_told(code):
         ValueError("checksum"),
         OSError("Truncated file"),
         UserError("cannot read it: Permission denied"),
+        UnreadableClip("a.mp4", "no permission to read it"),
+        KeyError("a"),
         None,
     ],
 )

@@ -124,7 +124,7 @@ def _refused(error: BaseException) -> bool:
     code = getattr(error, "errno", None)
     if isinstance(error, OSError) and isinstance(code, int):
         return code in TRANSIENT
-    if isinstance(error, OSError | RuntimeError | ValueError) and not isinstance(error, UserError):
+    if isinstance(error, Exception) and not isinstance(error, UserError | UnreadableClip):
         text = str(error)
         numbers = [int(each) for each in _NUMBER.findall(text)]
         return any(n in TRANSIENT for n in numbers) or any(words in text for words in _WORDS)

@@ -463,6 +463,8 @@ def class_count(cfg: Config) -> int:
         return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)
     try:
         return len(datasets.load(cfg.data).classes)
+    except TransientError:
+        raise
     except UserError:
         return 2
 
