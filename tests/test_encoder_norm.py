@@ -168,10 +168,8 @@ def test_a_stopped_run_goes_on_with_them(net, trained, tmp_path, monkeypatch):
     assert sources.same(one, other)
 
 
-@pytest.mark.parametrize(
-    "trainable",
-    ["last_block", *(pytest.param(each, marks=pytest.mark.slow) for each in ("all", "head"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", ["all", "last_block", "head"])
 def test_fine_tuning_begins_with_the_statistics_of_the_weights(trainable, net, trained, tmp_path):
     """Those of blocks that stay, stay; the others go on from there."""
     cfg = settings(
@@ -217,7 +215,10 @@ def test_blocks_that_stay_normalise_by_their_own_statistics(net):
     assert record["train_loss"] == pytest.approx(state.untrained_loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", ["alone", "spread", "accumulated"])
+@pytest.mark.parametrize(
+    "how",
+    ["alone", *(pytest.param(how, marks=pytest.mark.slow) for how in ("spread", "accumulated"))],
+)
 def test_statistics_are_of_valid_frames_alone(how, net):
     """A NumPy loop over the clips' own frames; padding of clips and of batches counts nothing."""
     cfg = settings(
@@ -248,6 +249,7 @@ def test_statistics_are_of_valid_frames_alone(how, net):
     np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "_report", lambda *_: None)
     cfg = settings(net, "Clips", scanner__kind="none", scanner__batch_norm=False)
@@ -257,6 +259,7 @@ def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
     same_answers(run, bright())
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_takes_those_of_its_weights(net, trained, tmp_path, monkeypatch):
     """Extracted features, predicted, evaluated."""
     monkeypatch.setattr(grid, "_report", lambda *_: None)
