@@ -21,7 +21,8 @@ NOT_OF_A_TRIAL = (
     *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
     *("report.html", "figures", "table.*", "tensorboard", ".*", "*.partial*"),
 )
-NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]{0,199}")
+LONGEST = 240  # bytes of a name: with the ID a folder may have 255
+NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]*")
 
 
 def check_name(name: str) -> str:
@@ -30,10 +31,10 @@ def check_name(name: str) -> str:
     Raises:
         UserError: it cannot be that.
     """
-    if not NAME.fullmatch(name) or len(os.fsencode(name)) > 200:
+    if not NAME.fullmatch(name) or len(os.fsencode(name)) > LONGEST:
         raise UserError(
-            f"{name!r} cannot name a run: up to 200 letters, no slash, and neither a point nor a "
-            "dash at the start"
+            f"{name!r} cannot name a run: up to {LONGEST} bytes, no slash, and neither a point nor "
+            "a dash at the start (--name gives another)"
         )
     return name
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vidrec import video
 from vidrec.config import cache_dir, cores, digest
-from vidrec.errors import TransientError, UserError, is_transient, spelled
+from vidrec.errors import UserError, raise_if_transient, spelled
 from vidrec.files import Damaged, Missing, read_json, write_json
 from vidrec.video import UnreadableClip
 
@@ -382,7 +382,7 @@ def _stamp(path: Path) -> _Stamp:
             seconds = max((each.seconds for _, each in inner), default=0.0)
             return _Stamp(text, seconds, sum(each.size for _, each in inner))
     except OSError as error:
-        _refuse_passing(path, error)
+        raise_if_transient(path, error)
         return _Stamp("")
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     text = "-".join(map(str, numbers))
@@ -410,14 +410,8 @@ def _hash(path: Path) -> str:
             hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         return hashed.hexdigest()
     except OSError as error:
-        _refuse_passing(path, error)
+        raise_if_transient(path, error)
         return ""
-
-
-def _refuse_passing(path: Path, error: OSError) -> None:
-    """Raises for what may be read later: it is not the content that is at fault."""
-    if is_transient(error) and not isinstance(error, PermissionError):
-        raise TransientError.of(path, error) from error
 
 
 def remembered(name: str, make: Callable[[], Any]) -> Any:
