@@ -244,3 +244,16 @@ def test_a_command_is_pasted_back(tmp_path, monkeypatch):
     recorded = json.loads((folder / "environment.json").read_text())["command"]
     assert shlex.split(recorded) == ["python", *sys.argv]
     assert "'it'\"'\"'s $(a) run'" in Page(folder / "report.html").text
+
+
+def test_what_csv_files_hold_is_read_back_as_labels(tmp_path):
+    """A table of predictions with another heading is a labels.csv."""
+    from vidrec.datasets import tables as labels
+
+    names = [text for text in HOSTILE if text.strip() and clean(text) == escape.visible(text)]
+    names = [escape.visible(text).strip() for text in names] + ["'=x", "-1", "don't"]
+    file = tmp_path / "labels.csv"
+    file.write_text(escape.csv([["path", "label"], *([f"{n}.mp4", n] for n in names)]))
+    rows = [row for _, row in labels.read(file, ("path", "label")).rows]
+    assert [row["label"] for row in rows] == names
+    assert [row["path"] for row in rows] == [f"{name}.mp4" for name in names]

@@ -8,9 +8,11 @@ saved (a scheduler may start it again), 141 when nobody reads its output any mor
 import contextlib
 import difflib
 import io
+import itertools
 import os
 import signal
 import sys
+import typing
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -132,19 +134,42 @@ def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
         and not any(entry.name == "settings" for entry in fields(COMMANDS[name][0]))
     ):
         raise UserError(f"'launch.py {name}' takes no settings such as {next(iter(settings))}")
-    command, unknown = tyro.cli(
-        _CHOICE,
-        args=rest,
-        prog="vidrec" if Path(sys.argv[0]).name == "vidrec" else "launch.py",  # for completion
-        description=OVERVIEW,
-        return_unknown_args=True,
-    )
+    command, unknown = _taken(name, rest)
     if unknown:
         options = [f"--{entry.name.replace('_', '-')}" for entry in fields(command)]
         near = difflib.get_close_matches(unknown[0], options, 1)
         guess = f"; did you mean '{near[0]}'?" if near else f"; see 'launch.py {name} --help'"
         raise UserError(f"unknown option '{unknown[0]}'{guess}")
+    for option, hint in typing.get_type_hints(type(command), include_extras=True).items():
+        if any(isinstance(each, config.Range) for each in typing.get_args(hint)):
+            config.check(f"--{option}", getattr(command, option), hint)
     return name, command, settings
+
+
+def _taken(name: str, words: list[str]) -> tuple[Any, list[str]]:
+    """The command of these words, and the options that it does not know.
+
+    What tyro says in a box of a mistake is told in a line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                _CHOICE,
+                args=words,
+                prog="vidrec" if Path(sys.argv[0]).name == "vidrec" else "launch.py",
+                description=OVERVIEW,
+                return_unknown_args=True,
+            )
+    except SystemExit as left:
+        inside = [line.strip("│ ") for line in said.getvalue().splitlines()]
+        told = itertools.takewhile(
+            lambda line: not line.startswith(("───", "Got errors")), inside[1:]
+        )
+        if not left.code or not inside:
+            raise
+        reason = " ".join(filter(None, told))
+        raise UserError(f"{reason.rstrip('.')}; see 'launch.py {name} --help'") from None
 
 
 def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:

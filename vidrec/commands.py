@@ -69,7 +69,7 @@ class Ablate(Joined):
 
     files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
     name: str = ""  # of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
-    seeds: Annotated[int, config.Range(0)] = 0  # seeds a row; 0: as the file says
+    seeds: Annotated[int, config.Range(0, 10_000)] = 0  # seeds a row; 0: as the file says
     dry_run: Flag = False  # list the trials, train nothing
     on: Literal["", "motion"] = ""  # run on the embedded data instead
     # every row with each of these values: optim.learning_rate=1e-3,1e-4
@@ -178,7 +178,7 @@ class Predict(Common):
     folder: Positional[Path]  # of a run or an ablation, or its name
     videos: Positional[tuple[str, ...]]  # files, folders, or one camera: /dev/video0
     stream: Flag = False  # an answer a frame, the recurrent state kept
-    every: float = 0.0  # seconds between windows; 0: half a window
+    every: config.Positive = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
     csv: Path | None = None  # write a line a file; a folder writes predictions.csv anyway
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vidrec import escape
 from vidrec.errors import UserError, unspelled
 from vidrec.files import Damaged, read_text
 
@@ -55,7 +56,7 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
     asked = ("", *columns, *optional)
     table = Table(file, unused=[name for name in lines.heading if name not in asked])
     for number, cells in lines.records():
-        row = dict(zip(lines.heading, cells, strict=True))
+        row = dict(zip(lines.heading, map(escape.uncell, cells), strict=True))
         for column in columns:
             if not row[column]:
                 raise UserError(f"{file}, line {number}: {', '.join(columns)} should not be empty")
