@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -700,6 +701,18 @@ def test_a_tfds_set_by_name():
     assert len({data.key(i) for i in range(60)}) == 60
     other = datasets.load(Data(kind="tfds", tfds="motion/clips=60,frames=6,size=16,seed=1"))
     assert not {other.key(i) for i in range(60)} & {data.key(i) for i in range(60)}
+
+
+def test_a_damaged_description_of_a_prepared_set_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
+    data = Data(kind="tfds", tfds="motion/clips=30,frames=2,size=8")
+    datasets.load(data)
+    [file] = tmp_path.rglob("dataset_info.json")
+    file.write_bytes(file.read_bytes()[:99])
+    with pytest.raises(UserError, match=r"dataset_info.json is damaged: remove its folder"):
+        datasets.load(data)
+    shutil.rmtree(file.parent)
+    assert len(datasets.load(data)) == 30
 
 
 def test_too_many_open_files_lose_no_clip_of_a_prepared_set():

@@ -189,7 +189,12 @@ def _made(name: str, folder: str) -> Any:
     except Exception as error:  # of another kind for each file of a prepared set that is damaged
         if is_transient(error):
             raise TransientError.of(f"data.tfds = {name!r}", error) from error
-        raise UserError(f"data.tfds = {name!r} in {folder}: {_first_line(error)}") from None
+        line = f"data.tfds = {name!r} in {folder}: {_first_line(error)}"
+        if type(error).__name__ == "ParseError":  # protobuf's, of dataset_info.json
+            line += (
+                "; the set's dataset_info.json is damaged: remove its folder, and it is made anew"
+            )
+        raise UserError(line) from None
 
 
 def _prepared(name: str, root: str) -> Any:
