@@ -199,6 +199,11 @@ def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_pa
             length = data.lengths[clip]
             assert set(steps_T[:length].tolist()) <= {0, 1}
             assert set(steps_T[length:].tolist()) <= {-1}
+        # Probabilities of a clip: its own frames' weights alone, whatever was padded.
+        for place, (frames, apply) in enumerate(rescored(tmp_path / "t0", data, cfg)):
+            mean = log_probabilities(apply(frames)) * 2 / (len(frames) + 1)
+            shares = np.exp(mean) / np.exp(mean).sum()
+            assert np.allclose(saved["test_probabilities"][place], shares, atol=1e-5)
     assert len(set(data.lengths[data.clips("test")].tolist())) > 1
 
 

@@ -182,7 +182,7 @@ class Train:
     batches_per_epoch: Whole = 0  # 0: a pass over the training clips
     truncation: Whole = 0  # frames a window of truncated back-propagation; 0: the whole clip
     reach: Whole = 0  # frames the gradient reaches back, truncation or more; 0: truncation
-    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
+    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"  # loss: of what training minimises
     patience: Whole = 0  # epochs without improvement before it stops; 0: never
     min_delta: Positive = 0.0
     target: Share = 0.0  # stop when validation accuracy reaches this; 0: never

@@ -460,9 +460,10 @@ class Group:
         clips = self.data.clips("train")
         found: dict[str, Any] = {"clip_frames": int(np.median(self.data.lengths[clips]))}
         rates = self.data.source.fps
-        if rates is not None and (rates[clips] > 0).all():
-            fps = rates[clips].astype(np.float64)
-            found["clip_seconds"] = float(np.median(self.data.lengths[clips] / fps))
+        known = clips if rates is None else clips[rates[clips] > 0]
+        if rates is not None and len(known):
+            fps = rates[known].astype(np.float64)
+            found["clip_seconds"] = float(np.median(self.data.lengths[known] / fps))
             found["fps"] = float(np.median(fps))
             found["fps_range"] = [float(fps.min()), float(fps.max())]
         return found

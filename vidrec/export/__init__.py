@@ -115,7 +115,7 @@ def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
     """Shape and type of what one frame is to the program."""
     network = classifier.network
     if network.takes_features:
-        return classifier.features_like, np.float32
+        return tuple(classifier.features_like or ()), np.float32
     size = classifier.cfg.encoder.size
     return (size, size, 3), np.uint8
 

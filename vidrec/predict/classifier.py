@@ -223,10 +223,11 @@ class Classifier:
         plan = self._plan(clip, every)
         places: list[tuple[int, int]] = []
         scored: list[Scored] = []
+        first: list[tuple[np.ndarray, np.ndarray]] = []
         if plan is None:
             total = sum(len(chunk) for chunk in clip.chunks())
         else:
-            slider, first = windows.Slider(plan, clip.at), []
+            slider = windows.Slider(plan, clip.at)
             for chunk in clip.chunks():
                 self._take(slider.add(self.encode(chunk)), places, scored, first)
             self._take(slider.end(), places, scored, first)

@@ -78,7 +78,8 @@ class Network:
         """Frames (N, H, W, C), or features, to what the model scans, (N, D…)."""
         x: Any = frames
         if self.encoder is not None:
-            x = self.encoder.apply(variables["encoder"], x).astype(self.precision)
+            x = self.encoder.apply(variables["encoder"], x)
+            x = x.astype(self.precision)  # as stored features were rounded
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))

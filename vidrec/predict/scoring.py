@@ -247,7 +247,7 @@ def _figures(model: Classifier, judged: list[Judged], labels: np.ndarray) -> dic
     figures["objective"] = float(np.mean([each.objective for each in judged]))
     if model.cfg.eval.inference == "once":
         return figures
-    windows = [each.windows_MK for each in judged]
+    windows = [each.windows_MK for each in judged if each.windows_MK is not None]
     video_W = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
     return figures | evaluate.clip_and_video_accuracy(
         np.concatenate(windows), video_W, labels, model.cfg.eval.inference

@@ -95,7 +95,8 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets what went by."""
-        self._carry, self._said, self._scores_K = None, None, np.zeros(0)
+        self._carry: Any = None
+        self._said, self._scores_K = np.zeros(0), np.zeros(0)
         self.frames = self.seen = 0
         self._places: list[int] = []  # of the frames seen, as far as prediction sees any
         self._open: list[_Window] = []
@@ -134,15 +135,16 @@ class Stream:
             return self._encode(self._variables, np.asarray(frame, np.float32)[None])
         return self._encode(self._variables, self._resize(frame)[None])
 
-    def step(self, inputs: jax.Array) -> jax.Array:
+    def step(self, inputs: jax.Array) -> jax.Array | np.ndarray:
         """Class probabilities (K,) after what `encode` gave; moves the carry on."""
         if self._network.cfg.eval.inference != "once":
             return self._in_windows(inputs)
         if self._carry is None:
             self._carry = self._begin(inputs)
-        self._carry, self._scores_K = self._step(self._variables, self._carry, inputs)
+        self._carry, said_K = self._step(self._variables, self._carry, inputs)
         self.seen += 1
-        return self._scores_K
+        self._scores_K = said_K
+        return said_K
 
     @property
     def scores_K(self) -> np.ndarray:

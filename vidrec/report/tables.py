@@ -14,9 +14,9 @@ RARE = ("test_top10", "best_epoch")  # in the table for people where its author 
 FITTED = [
     "validation accuracy",
     "training accuracy",
-    "training loss",
-    "validation loss",
-    "test loss",
+    "loss, training",
+    "loss, validation",
+    "loss, test",
 ]
 DAGGER = "†"
 
