@@ -357,10 +357,10 @@ def shown(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]
     Raises:
         UnreadableClip: it cannot be opened, or a frame cannot be converted.
     """
-    scaler, size = VideoReformatter(), None
+    scaler, poses, size = VideoReformatter(), _Poses(), None
     with _film(path) as film:
         for frame, start, end in film.shown():
-            pose = _pose(frame)
+            pose = poses(frame)
             if size is None:
                 size = fitted(*pose.applied(frame.width, frame.height))
             yield pose.upright(_rgb(path, scaler, frame, pose.applied(*size))), start, end
@@ -647,6 +647,8 @@ class _Pose(NamedTuple):
 
     def upright(self, picture_HWC: np.ndarray) -> np.ndarray:
         """The picture as it is to be seen."""
+        if self == UPRIGHT:
+            return picture_HWC
         shown = picture_HWC.swapaxes(0, 1) if self.exchanged else picture_HWC
         if self.left_right or self.upside_down:
             step = (-1 if self.upside_down else 1, -1 if self.left_right else 1)
@@ -654,11 +656,26 @@ class _Pose(NamedTuple):
         return np.ascontiguousarray(shown)
 
 
+UPRIGHT = _Pose()
+
+
+class _Poses:
+    """Poses of a clip's frames; looked up again where they may change, for that takes a while."""
+
+    def __init__(self) -> None:
+        self._known, self._rotation = UPRIGHT, math.nan
+
+    def __call__(self, frame: av.VideoFrame) -> _Pose:
+        if frame.rotation != self._rotation or frame.key_frame:
+            self._known, self._rotation = _pose(frame), frame.rotation
+        return self._known
+
+
 def _pose(frame: av.VideoFrame) -> _Pose:
     """By the display matrix (x, y) -> (a x + c y, b x + d y); other angles go to the nearest."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
-        return _Pose()
+        return UPRIGHT
     a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
     if abs(b) + abs(c) > abs(a) + abs(d):
         return _Pose(True, c < 0, b < 0)
@@ -670,6 +687,7 @@ class Scaler:
 
     def __init__(self, size: int):
         self.size, self._scaler = size, VideoReformatter()
+        self.pose = _Poses()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(size, size, 3) uint8."""
@@ -707,7 +725,7 @@ def _rgb(
 def _shrunk(path: Any, scale: Scaler, frame: av.VideoFrame) -> np.ndarray:
     """The frame as a player shows it: upright."""
     try:
-        return _pose(frame).upright(scale(frame))
+        return scale.pose(frame).upright(scale(frame))
     except FAULTS as error:
         _raise_if_system(os.fspath(path), error)
         raise UnreadableClip(path, f"a frame cannot be converted: {_plain(error)}") from None
