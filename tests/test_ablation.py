@@ -177,3 +177,14 @@ def test_the_mistake_in_a_file_of_ones_own_is_told(tmp_path):
     file.write_text("made = 1\n")
     with pytest.raises(UserError, match="should define config"):
         tables.load(file)
+
+
+def test_what_a_row_clears_stands_in_the_table():
+    base = override(Config(), {"head.kind": "every", "train.truncation": 30, "optim.warmup": 9})
+    rows = [{"head.kind": "every"}, {"head.kind": "last", "train.epochs": 5}]
+    first, last = tables.trials(Ablation("t", base, rows))
+    assert first.overrides == {"head.kind": "every"}
+    assert last.overrides == {**rows[1], "train.truncation": 0, "optim.warmup": 0}
+    # What the command line clears is of all rows alike, and a row's own setting is not cleared.
+    with pytest.raises(UserError, match=r"needs head\.kind"):
+        tables.trials(Ablation("t", base, [{"train.truncation": 20}]), {"head.kind": "last"})

@@ -203,6 +203,19 @@ UCF = override(
         "optim.decoupled": True,
     },
 )
+FITTED = override(
+    Config(),
+    {
+        "encoder.standardise": True,
+        "encoder.components": 8,
+        "train.patience": 3,
+        "train.target": 0.9,
+        "train.accumulate": 4,
+        "optim.warmup": 5,
+        "optim.clip_at": "preactivation",
+    },
+)
+TRAINED = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
 MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "data.folds": 5})
 
 
@@ -219,6 +232,17 @@ MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "da
         (UCF, {"data.split": "random"}, {"data.fold": 0, "data.swapped": False}),
         (UCF, {"encoder.kind": "cnn"}, {"encoder.weights": "random"}),
         (UCF, {"encoder.kind": "squeezenet"}, {}),
+        (
+            FITTED,
+            {"encoder.trainable": "all"},
+            {"encoder.standardise": False, "encoder.components": 0},
+        ),
+        (FITTED, {"data.val": 0}, {"train.patience": 0, "train.target": 0.0}),
+        (FITTED, {"train.epochs": 2}, {"optim.warmup": 0}),
+        (FITTED, {"train.batch_size": 2}, {"train.accumulate": 1}),
+        (FITTED, {"scanner.kind": "mean"}, {"optim.clip_at": "gradient"}),
+        (TRAINED, {"encoder.kind": "none"}, {"encoder.trainable": "none"}),
+        (TRAINED, {"data.kind": "features"}, {"encoder.trainable": "none", "data.fps": 0.0}),
         (
             UCF,
             {"head.kind": "last"},

@@ -13,6 +13,7 @@ from typing import Any
 from vidrec.config import (
     Config,
     canonical,
+    cleared,
     get,
     load_module,
     override,
@@ -247,6 +248,8 @@ def trials(
                 bases[base] = load(base)
             base = bases[base]
         config = override(base, settings)
+        # What went with a setting of this row differs between rows too, so the table shows it.
+        settings |= {name: get(config, name) for name in cleared(base, settings)}
         if on:
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory, base)

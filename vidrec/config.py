@@ -343,6 +343,10 @@ def _trains_encoder(cfg: Config) -> bool:
     return cfg.encoder.trainable != "none"
 
 
+def _trains_encoder(cfg: Config) -> bool:
+    return cfg.encoder.trainable != "none"
+
+
 # In the order in which one follows from another.
 FOLLOWERS = (
     Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
@@ -357,7 +361,15 @@ FOLLOWERS = (
         ),
     ),
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
+    Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
+    Follower(
+        "encoder.trainable",
+        ("encoder.kind", "data.kind"),
+        lambda _, cfg: cfg.encoder.kind == "none" or cfg.data.kind == "features",
+    ),
+    Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
     Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
@@ -373,6 +385,17 @@ FOLLOWERS = (
         "train.reach",
         ("head.kind", "train.truncation"),
         lambda _, cfg: not 0 < cfg.train.truncation <= cfg.train.reach,
+    ),
+    Follower(
+        "train.accumulate",
+        ("train.batch_size",),
+        lambda _, cfg: cfg.train.accumulate > cfg.train.batch_size,
+    ),
+    Follower("train.patience", ("data.val",), lambda _, cfg: cfg.data.val == 0),
+    Follower("train.target", ("data.val",), lambda _, cfg: cfg.data.val == 0),
+    Follower("optim.warmup", ("train.epochs",), lambda _, cfg: cfg.optim.warmup > cfg.train.epochs),
+    Follower(
+        "optim.clip_at", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in ("none", "mean")
     ),
     Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
 )
