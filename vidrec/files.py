@@ -123,7 +123,7 @@ def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Binary
             yield opened
             opened.flush()
             if partial and durable:
-                os.fsync(opened.fileno())
+                _to_disk(opened.fileno())
             if partial:
                 partial.replace(file)
     except BaseException:
@@ -690,9 +690,17 @@ def _sync(path: Path) -> None:
         return
     number = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        _to_disk(number)
     finally:
         os.close(number)
+
+
+def _to_disk(number: int) -> None:
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # no disk behind it
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
