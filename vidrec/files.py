@@ -35,10 +35,17 @@ PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
 SURROGATE = re.compile("[\ud800-\udfff]")
 Tree = Any
 
+FIGURE_NAMES = tuple(
+    f"{name}?"
+    for name in (
+        *("accuracy", "loss", "avg_f1", "clips", "top1", "top5", "top10", "calibration_error"),
+        *("nonfinite", "clip_accuracy", "video_accuracy"),
+    )
+)
 # What the files of runs hold, as far as it is read again; see `read_json`.
 _NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
 _FIGURES = {
-    **dict.fromkeys(("accuracy?", "loss?", "avg_f1?", "clips?"), _NUMBER_OR_NONE),
+    **dict.fromkeys(FIGURE_NAMES, _NUMBER_OR_NONE),
     "f1?": {"*": _NUMBER_OR_NONE},
     "confusion?": [[int]],
 }
@@ -67,6 +74,7 @@ TABLE_HOLDS = {
         "command?": str,
         "data?": dict,
         "read?": list,
+        "axes?": (dict, list, type(None)),
     },
 }
 GROUP_HOLDS = {
@@ -74,6 +82,12 @@ GROUP_HOLDS = {
     "trials": [{"id": str, "config": dict, "folder": str, "about": dict, "data?": str}],
     "parts?": int,
 }
+CONFIG_HOLDS = {
+    "data?": {"kind?": str, "tfds?": str, "root?": str},
+    **{"scanner?": {"kind?": str}, "encoder?": {"kind?": str}},
+}
+ENVIRONMENT_HOLDS = {"command?": str, "versions?": {"*": str}}
+MODEL_HOLDS = {"layers": [{"name?": str, "kind?": str, "params?": _NUMBER_OR_NONE}]}
 DATA_HOLDS = {"fingerprint": str, "clips": {"*": [str]}}
 # What a damaged file's message says to do: the save is there, and scores are made from it.
 OF_A_TRIAL = ("result.json", "predictions.npz", "model.json", "config.json", "metrics.jsonl")

@@ -143,6 +143,10 @@ def group_line(
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
     if len(found) == len(ids):
         shown |= {"state": "done", "why": ""}
+    place = folder / "groups" / name
+    if place.exists() and not shown["why"]:
+        _, broken = files.sound_lines(place / train.METRICS, files.LINE_HOLDS, whole=False)
+        shown["why"] = next(iter(broken), "")
     return {
         "group": name,
         "trials": len(ids),

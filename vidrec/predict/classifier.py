@@ -420,7 +420,7 @@ def choose(folder: Path) -> tuple[Path, str]:
             f"{folder} {there}: give the folder of a finished run, of a trial, or of an ablation"
         )
     trials = files.read_json(file, files.TABLE_HOLDS)["trials"]
-    rows: dict[int, list[tuple[float, dict]]] = {}
+    rows: dict[int | str, list[tuple[float, dict]]] = {}
     for trial in trials:
         accuracy = _validated(folder / "trials" / trial["id"])
         if accuracy is not None:
@@ -428,10 +428,10 @@ def choose(folder: Path) -> tuple[Path, str]:
     if not rows:
         raise UserError(
             f"{folder} has no finished trial with validation clips to choose by: name a trial's "
-            f"folder, such as {folder / 'trials' / trials[0]['id']}"
+            f"folder, such as {folder / 'trials' / (trials[0]['id'] if trials else 'ID')}"
         )
     # Of equals the earliest row, and the earliest seed.
-    row = max(rows, key=lambda each: (np.mean([score for score, _ in rows[each]]), -each))
+    row = max(rows, key=lambda each: np.mean([score for score, _ in rows[each]]))
     score, trial = max(rows[row], key=lambda each: (each[0], -each[1]["seed"]))
     mean, count = np.mean([each for each, _ in rows[row]]), len({t["row"] for t in trials})
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())

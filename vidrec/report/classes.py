@@ -109,8 +109,10 @@ def _many_rows(rows: Sequence[Row], run: Run) -> Html:
 
 def confusion(row: Row) -> np.ndarray:
     """Counts (K, K) summed over seeds: row the class, column the prediction."""
-    each = [run.result["metrics"]["test"].get("confusion") for run in row.done]
-    return np.sum([np.asarray(c) for c in each if c is not None], axis=0).astype(int)
+    each = [run.result["metrics"].get("test", {}).get("confusion") for run in row.done]
+    counts = [np.asarray(counts_KK, int) for counts_KK in each if counts_KK is not None]
+    none_KK = np.zeros((len(row.runs[0].classes),) * 2, int)
+    return np.sum([none_KK, *counts], axis=0)
 
 
 def confusions(row: Row | None, run: Run | None, draw: Any) -> Html:

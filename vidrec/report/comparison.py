@@ -68,7 +68,7 @@ def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
     That is a model of single frames and an LSTM, both of UCF-101; elsewhere nothing.
     """
     settings = [row.done[0].config for row in (a, b)]
-    scanners = [each["scanner"]["kind"] for each in settings]
+    scanners = [each.get("scanner", {}).get("kind") for each in settings]
     if scanners != ["none", "lstm"] or not all(map(_of_ucf101, settings)):
         return {}
     return config.load_user(f"{ablation.find(CHANGES)}:PUBLISHED")["class_changes"]

@@ -14,6 +14,8 @@ from vidrec import evaluate, files, metrics
 from vidrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# Files that a run may lack, and what they hold.
+OPTIONAL = {"config": files.CONFIG_HOLDS, "environment": files.ENVIRONMENT_HOLDS}
 
 
 class Predictions(NamedTuple):
@@ -152,7 +154,7 @@ class Run:
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
         file = self.folder / "model.json"
-        return files.read_json(file, {"layers": [dict]})["layers"] if file.is_file() else []
+        return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +197,7 @@ class Ablation:
 
     @property
     def axes(self) -> list[str]:
-        named = list(self.meta.get("axes") or ())
+        named = [name for name in self.meta.get("axes") or () if isinstance(name, str)]
         used = [name for row in self.rows for t in row.planned for name in t["overrides"]]
         return list(dict.fromkeys(named + used))
 
@@ -274,12 +276,21 @@ def alone(run: Run) -> Row:
 
 def _run(folder: Path) -> Run:
     optional = {
-        name: files.read_json(folder / f"{name}.json")
+        name: files.read_json(folder / f"{name}.json", holds)
         if (folder / f"{name}.json").is_file()
         else {}
-        for name in ("config", "environment")
+        for name, holds in OPTIONAL.items()
     }
-    return Run(folder, files.read_result(folder), **optional)
+    result = files.read_result(folder)
+    count = len(result.get("classes", ()))
+    for split, figures in result["metrics"].items():
+        counts = figures.get("confusion")
+        if counts is not None and {len(counts), *map(len, counts)} != {count}:
+            raise files.Damaged(
+                f"{folder / 'result.json'} is damaged: metrics.{split}.confusion should have "
+                f"{count} lines of {count} numbers"
+            )
+    return Run(folder, result, **optional)
 
 
 def _label(trial: Mapping[str, Any]) -> str:
