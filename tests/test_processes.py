@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vidrec import files
 from vidrec.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def done(folder, *arguments):
 
 def epochs(folder):
     [file] = (folder / "runs").glob("*/metrics.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return files.read_lines(file)
 
 
 def alike(folder, other):
