@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from tiny_runs import moving, random_model
 
-from vidrec import export, metrics, predict, video
+from vidrec import batches, export, metrics, predict, video
 from vidrec.config import Config, override
 from vidrec.errors import UserError
 from vidrec.export import loader
@@ -391,3 +391,24 @@ def test_features_of_another_shape_get_one_line(standardise, tmp_path):
 def test_seconds_between_windows_are_a_number(every):
     with pytest.raises(UserError, match="seconds between windows should be positive"):
         random_model(PLAIN).predict(np.zeros((9, 7), np.float32), every=every)
+
+
+def test_a_stream_has_no_windows_to_set_apart(runs):
+    path = next((runs["videos"] / "left").iterdir())
+    with pytest.raises(UserError, match=r"every = 0\.5: a stream answers at every frame"):
+        list(predict.lines(load(runs["once"]), [path], stream=True, every=0.5))
+
+
+@pytest.mark.parametrize("rule", ["segment", "uniform", "whole"])
+@pytest.mark.parametrize("order", ["shuffled", "single"])
+def test_scoring_orders_frames_as_prediction_does(rule, order):
+    """Whatever the trial's seed, and the place of the clip in its data set."""
+    settings = {"frames.length": 9, "frames.rule": rule, "frames.order": order}
+    cfg = override(Config(), settings)
+    lengths, clips = np.array([9, 4, 21, 1, 9]), np.array([7, 0, 3, 2, 5])
+    for seed in (0, 3):
+        found = batches.places(lengths, clips, cfg, 9, seed, None)
+        for n, index_L, mask_L in zip(lengths, *map(np.asarray, found), strict=True):
+            expected = windows.whole(cfg, int(n))
+            np.testing.assert_array_equal(index_L, expected[0])
+            np.testing.assert_array_equal(mask_L, expected[1])

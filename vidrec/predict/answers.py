@@ -33,11 +33,19 @@ def lines(
         paths: files, folders (all videos and pictures below), or one camera (/dev/video0), which
             is streamed without end.
         stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
-        every: as of `Classifier.predict`.
+        every: as of `Classifier.predict`; a stream has no windows.
+
+    Raises:
+        UserError: nothing there, or what does not fit the model.
     """
     for path in listed(paths, model):
         try:
             if stream or clips.is_camera(path):
+                if every:
+                    raise UserError(
+                        f"every = {every:g}: a stream answers at every frame, so it has no seconds "
+                        "between windows"
+                    )
                 yield from _streamed(model, path)
             else:
                 yield from _judged(model, path, every)
