@@ -1,11 +1,14 @@
 """Benchmarks are run by hand; what is tested here is that they are found, and what they refuse."""
 
+import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -62,3 +65,107 @@ def test_ratios_are_taken_round_by_round():
     figures = turns.figures({"vidrec": [1.0, 2.0, 4.0], "torch": [2.0, 2.0, 2.0]})
     assert figures["torch"]["times_ours"] == [0.75, 1.0, 1.5]
     assert (figures["vidrec"]["least"], figures["vidrec"]["most"]) == (1.0, 4.0)
+
+
+# What the GPU's benchmark compares with: a wrong side, a missing one and not-a-number are refused.
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The package of the GPU's benchmark, which is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.gpu.harness")
+
+
+def rows(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_side_that_computes_something_else_is_not_timed(gpu, tmp_path):
+    truth = {"w": np.arange(1.0, 5.0, dtype=np.float32)}
+    wrong = {
+        "right": truth["w"] * (1 + 1e-5),
+        "off": truth["w"] * 1.01,
+        "nan": truth["w"] * np.float32("nan"),
+        "short": truth["w"][:2],
+    }
+    sides = {
+        name: gpu.Side(lambda _, found=found: found, lambda out: out, lambda out: {"w": out})
+        for name, found in wrong.items()
+    }
+    sides["other names"] = gpu.Side(lambda _: truth, lambda out: out, lambda _: {"v": truth["w"]})
+    record = gpu.Record("test", tmp_path / "rows.jsonl", 60, tiny=True)
+    kept = gpu.compare(record, "work", "float32", sides, truth)
+    assert list(kept) == ["right"]
+    assert {row["side"] for row in rows(record.file) if "failed" in row} == set(sides) - {"right"}
+
+
+def test_a_part_that_fails_is_a_row_and_the_next_goes_on(gpu, tmp_path):
+    record = gpu.Record("test", tmp_path / "rows.jsonl", 60)
+    with record.part("breaks", "torch"):
+        raise RuntimeError("no card\nmore lines")
+    record.row("goes on", seconds=1.0)
+    first, second = rows(record.file)
+    assert (first["side"], first["failed"]) == ("torch", "RuntimeError: no card")
+    assert second["seconds"] == 1.0
+
+
+def test_figures_beyond_their_bound_are_failures(gpu, tmp_path):
+    right = importlib.import_module("benchmarks.gpu.right")
+    record = gpu.Record("test", tmp_path / "rows.jsonl", 60)
+    right.expect(record, "near", 1e-6, 1e-5)
+    right.expect(record, "far", 1e-4, 1e-5)
+    right.expect(record, "nan", float("nan"), 1e-5)
+    assert ["failed" in row for row in rows(record.file)] == [False, True, True]
+
+
+def test_ratios_are_of_the_same_work_precision_and_trials(gpu):
+    main = importlib.import_module("benchmarks.gpu.__main__")
+    row = {"work": "step", "side": "vidrec", "precision": "tf32", "seconds": 2.0}
+    found = main.ratios(
+        [
+            row,
+            {**row, "side": "torch", "seconds": 3.0},
+            {**row, "side": "torch", "precision": "float32"},
+            {**row, "side": "torch", "trials": 4},
+        ]
+    )
+    assert [each["ratio"] for each in found] == [1.5]
+    assert "1.50" in main.table([row, {**row, "side": "torch", "seconds": 3.0}])
+
+
+def test_a_section_that_dies_or_hangs_leaves_its_rows_and_a_reason(gpu, tmp_path, monkeypatch):
+    main = importlib.import_module("benchmarks.gpu.__main__")
+    section = main.Section("nothing", 1, "")
+    line = json.dumps({"section": "nothing", "work": "w", "side": "vidrec", "seconds": 1.0})
+    for code, told in (
+        ("raise SystemExit('no memory')", "no memory"),
+        ("import time; time.sleep(60)", "time"),
+    ):
+        script = f"import sys; open(sys.argv[1], 'w').write('''{line}\\n'''); {code}"
+
+        def start(section, file, seconds, *words, script=script):
+            with file.with_suffix(".err").open("w") as said:
+                return subprocess.Popen([sys.executable, "-c", script, str(file)], stderr=said)
+
+        monkeypatch.setattr(main, "start", start)
+        monkeypatch.setattr(main, "START", 2.0)
+        found = main.outside(section, tmp_path / "rows.jsonl", 1.0)
+        assert found[0]["seconds"] == 1.0
+        assert told in found[-1]["failed"]
+
+
+@pytest.mark.slow(minutes=6)
+def test_the_gpus_benchmark_runs_at_tiny_sizes_on_a_cpu(tmp_path):
+    """Every section, with both sides where PyTorch is; its minutes are no limit for a slow hour."""
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--cold", "--minutes", "60"]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+    command += ["--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    found = json.loads(file.read_text())
+    assert not [row for row in found if "failed" in row], done.stderr
+    assert done.returncode == 0
+    main = load("gpu/__main__")
+    assert {section.name for section in main.SECTIONS} <= {row["section"] for row in found}

@@ -74,8 +74,9 @@ def shown() -> tuple[tuple[str, str], ...]:
 @functools.cache  # documents repeat each other
 def check(line: str) -> None:
     """Raises where a command line would not do."""
-    if benchmark := re.match(r"python (?:-m )?(benchmarks\S*)", line):
-        file = ROOT / benchmark[1]
+    if benchmark := re.match(r"python (-m )?(benchmarks\S*)", line):
+        module, name = benchmark.groups()
+        file = ROOT / (name.replace(".", "/") if module else name)
         check_benchmark(file / "__main__.py" if file.is_dir() else file, line)
         return
     words = shlex.split(re.sub(r"^srun -n\d ", "", line))

@@ -35,9 +35,13 @@ _form: ContextVar[str] = ContextVar("form", default=FORM)
 def scan_form(name: str) -> Iterator[None]:
     """Take this form of the loop over frames wherever a cell allows it, for comparisons.
 
-    `loop`: a scan; `unroll4`, `unroll8`: so many frames a round of it; `cudnn`: an LSTM by cuDNN;
-    `kernel`: one kernel for all frames (see `fused`); `auto`: what is quickest here, by
-    measurement. It holds while a function is traced.
+    `loop`: a scan; `unroll4`, `unroll8`: so many frames a round of it; `cudnn`: an LSTM by cuDNN,
+    where no frame is masked; `kernel`: one kernel for all frames (see `fused`); `auto`: four frames
+    a round on a GPU, else one. It holds while a function is traced. VIDREC_SCAN names another
+    default.
+
+    Raises:
+        ValueError: no form has this name.
     """
     if name not in FORMS:
         raise ValueError(f"{name!r} is not one of {', '.join(FORMS)}")
@@ -250,6 +254,18 @@ def _clipper(bound: Array | None) -> Callable[[Array], Array]:
     return (lambda z: z) if bound is None else (lambda z: clip_gradient(z, bound))
 
 
+def _unroll() -> int:
+    """Return the frames a round of the loop.
+
+    On a GPU a round waits for the host, which costs a third of an LSTM's step; four frames a round
+    were as quick there as one kernel for all frames (docs/gpu.md). A CPU gains nothing by it.
+    """
+    form = _form.get()
+    if form.startswith("unroll"):
+        return int(form.removeprefix("unroll"))
+    return 4 if form == "auto" and jax.default_backend() == "gpu" else 1
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scanned(cell: cells.Cell, reverse: bool, given: _Given) -> tuple[Array, Any]:
     """Frame after frame.
@@ -288,8 +304,7 @@ def _loop(
         return new, (cell.output(new), operands)
 
     frames = (inputs_BTG.swapaxes(0, 1), None if mask_BT is None else mask_BT.swapaxes(0, 1), notes)
-    unroll = int(_form.get().removeprefix("unroll")) if "unroll" in _form.get() else 1
-    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse, unroll=unroll)
+    carry, (h_TBU, operands) = lax.scan(step, carry, frames, reverse=reverse, unroll=_unroll())
     return (h_TBU.swapaxes(0, 1), carry), operands
 
 

@@ -1,5 +1,6 @@
 """What the sections share: rows written at once, precisions of both sides, comparing and timing."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ NEAR = {"float32": 2e-4, "tf32": 2e-2, "bfloat16": 6e-2}
 MATMUL = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
 PAUSED = 0.02  # seconds of work that are queued before the device is waited for
 ROUNDS = 7
+# Its import takes seconds; set where nothing is timed.
+WITHOUT_TORCH = False
 
 
 class Record:
@@ -168,11 +171,9 @@ def timed(record: Record, work: str, sides: dict[str, Side], **about: Any) -> No
 def precision_of(name: str) -> Iterator[None]:
     """Compute float32 products exactly or in TF32, on both sides."""
     exact = name == "float32"
-    try:
+    if has_torch():
         import torch
-    except ImportError:
-        torch = None
-    if torch:
+
         torch.backends.cuda.matmul.allow_tf32 = not exact
         torch.backends.cudnn.allow_tf32 = not exact
     with jax.default_matmul_precision(MATMUL[name]):
@@ -180,12 +181,8 @@ def precision_of(name: str) -> Iterator[None]:
 
 
 def has_torch() -> bool:
-    """Return True where PyTorch is installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Return True where PyTorch is installed and wanted: compiling ahead does without."""
+    return not WITHOUT_TORCH and importlib.util.find_spec("torch") is not None
 
 
 def on_gpu() -> bool:
