@@ -17,6 +17,7 @@ from vidrec.ablation import Ablation
 from vidrec.config import Data, override
 from vidrec.datasets import source, splits
 from vidrec.errors import TransientError, UserError
+from vidrec.report import comparison
 
 
 @pytest.fixture(autouse=True)
@@ -627,3 +628,19 @@ def test_a_damaged_record_of_a_tfds_set_is_named():
         datasets.load(Data(kind="tfds", tfds=name))
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_runs_on_corrected_data_are_not_compared_without_a_word(place):
+    [table] = (place / "runs").iterdir()
+    first, second = sorted((table / "trials").iterdir())
+
+    def page() -> str:
+        return str(comparison.render(first, second, place / "figures"))
+
+    assert "not of the same data" not in page()
+    arrays = files.read_arrays(second / "predictions.npz")
+    arrays["test_groups"][0] = "another"
+    arrays["test_labels"][:2] = 1 - arrays["test_labels"][:2]
+    files.write_arrays(second / "predictions.npz", arrays)
+    told = "of 4 clips of the same names 2 have another class and 1 have another recording"
+    assert told in page()

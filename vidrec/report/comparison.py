@@ -55,11 +55,32 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
         page.steps([a, b], a, b, draw),
         _settings(a, b),
     ]
-    lead = [tag("p", line, kind="warn") for line in page.warnings([a, b])]
+    warned = [*page.warnings([a, b]), *_other_data(a, b)]
+    lead = [tag("p", line, kind="warn") for line in warned]
     lead.append(tag("p", _answer(a, b), kind="answer"))
     lead.append(markup.definitions([("A", f"{a.name}: {dir_a}"), ("B", f"{b.name}: {dir_b}")]))
     foot = Html('Figures lie in <a href="figures/">figures/</a>.')
     return markup.page(f"{b.name} against {a.name}", joined(lead, "\n"), sections, foot)
+
+
+def _other_data(a: Row, b: Row) -> list[str]:
+    """A line where clips of the same name are not said to be the same by both runs."""
+    both = shared(a, b)
+    if both is None:
+        return []
+    of_a, of_b = both
+    counts = {"class": of_a.labels != of_b.labels, "recording": of_a.groups != of_b.groups}
+    told = [
+        f"{int(differ.sum())} have another {what}"
+        for what, differ in counts.items()
+        if differ.any()
+    ]
+    if not told:
+        return []
+    return [
+        f"The two runs are not of the same data: of {len(of_a.names)} clips of the same names "
+        f"{' and '.join(told)} in the second."
+    ]
 
 
 def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
