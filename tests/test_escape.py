@@ -257,3 +257,23 @@ def test_what_csv_files_hold_is_read_back_as_labels(tmp_path):
     rows = [row for _, row in labels.read(file, ("path", "label")).rows]
     assert [row["label"] for row in rows] == names
     assert [row["path"] for row in rows] == [f"{name}.mp4" for name in names]
+
+
+@pytest.mark.parametrize("text", [*BOTH, *HOSTILE])
+def test_a_label_of_any_letters_is_drawn_on_a_frame(text):
+    from vidrec.predict.drawing import with_panel
+
+    frame = np.zeros((120, 160, 3), np.uint8)
+    assert with_panel(frame, text, 0.5).any()
+
+
+def test_folders_of_tensorboard_are_one_a_trial(tmp_path):
+    pytest.importorskip("tensorboardX")
+    rows = tuple((name, 1.0, 3) for name in ("a/b", "a_b", "..", "é" * 300, "é" * 301, "\0\n"))
+    folder = fake_results.ablation(
+        tmp_path / "t", rows=rows, seeds=1, samples=0, control=0, by_index=True
+    )
+    out = report.events(folder)
+    assert len(list(out.iterdir())) == len(rows)
+    assert not list(tmp_path.glob("*.tfevents*"))
+    assert sorted(each.name for each in folder.iterdir() if "events" in each.name) == []

@@ -448,7 +448,7 @@ def _work(command: Common, work: Callable[[Any], Any]) -> Any:
     try:
         return work(screen)
     except Lost as loss:
-        print(f"error: {loss}", file=sys.stderr, flush=True)
+        print(f"error: {escape.terminal(loss)}", file=sys.stderr, flush=True)
         os._exit(STOPPED)  # an orderly end would wait for the process that is no more
     except Interrupted as stop:
         screen.say(str(stop))
@@ -710,7 +710,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     model = answers.Classifier.load(command.folder, trust_code=command.trust_code)
     console, drawn = _console(command), None
     for note in model.notes:
-        print(note, file=sys.stderr)
+        print(escape.terminal(note), file=sys.stderr)
     if model.chosen:
         console.line(model.chosen)
     if command.overlay:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrec import datasets, grid, parallel, prepare, train
+from vidrec import datasets, escape, grid, parallel, prepare, train
 from vidrec.cluster import folders
 from vidrec.cluster.options import DATA
 from vidrec.errors import STOPPED, UserError
@@ -40,7 +40,7 @@ class Job:
     def __call__(self) -> None:
         self._log = _Log()
         parallel.prepare()
-        print(f"{self.group} of {self.folder} on {platform.node()}", flush=True)
+        self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
         if not (Path(self.folder) / "ablation.json").exists():
             raise UserError(f"{platform.node()} does not see {self.folder}: {folders.UNSHARED}")
         _attend(self.work, self._log.stop)
@@ -112,7 +112,7 @@ class _Log(grid.Quiet):
         self._last = -TOLD_SECONDS
 
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        print(escape.terminal(line), flush=True)
 
     def sometimes(self, line: str) -> None:
         if time.monotonic() - self._last >= TOLD_SECONDS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vidrec import files, video
+from vidrec import escape, files, video
 from vidrec.errors import UnreadableClip, UserError
 from vidrec.predict import answers, clips
 from vidrec.predict.answers import Line
@@ -96,7 +96,7 @@ def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
     share = f"{percent} %"
     share_width = draw.textlength(share, font)
     room = width - 3 * margin - share_width
-    text = label
+    text = escape.visible(label)  # Pillow measures no text of several lines
     while text and draw.textlength(text, font) > room:
         text = text.removesuffix("…")[:-1] + "…" if len(text.removesuffix("…")) > 1 else ""
     draw.text((margin, margin * 0.6), text, (255, 255, 255, 255), font)

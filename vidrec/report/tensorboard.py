@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from vidrec import files
 from vidrec.errors import UserError
-from vidrec.report.results import Run, read
+from vidrec.report.results import Ablation, Run, read
 
+LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
 BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no curve
 
 
@@ -24,14 +26,27 @@ def write(folder: str | Path) -> Path:
         if isinstance(found, Run):
             _events(found, partial)
             return out
-        for row in found.rows:
-            for run in row.runs:
-                _events(run, partial / _folder_name(f"{row.name}, seed {run.result.get('seed')}"))
+        for run, name in zip(found.runs, _folder_names(found), strict=True):
+            _events(run, partial / name)
     return out
 
 
-def _folder_name(text: str) -> str:
-    return re.sub(r"[^\w=,.+ -]", "_", text)
+def _folder_names(found: Ablation) -> list[str]:
+    """A name a run; those that differ in other signs alone, or behind what fits, have an id."""
+    names = [
+        _folder_name(row.name, run.result.get("seed")) for row in found.rows for run in row.runs
+    ]
+    return [
+        f"{name}, trial {run.folder.name}" if names.count(name) > 1 else name
+        for run, name in zip(found.runs, names, strict=True)
+    ]
+
+
+def _folder_name(row: str, seed: Any) -> str:
+    name = re.sub(r"[^\w=,.+ -]", "_", row)
+    while len(name.encode()) > LONGEST:
+        name = name[:-1]
+    return f"{name}, seed {seed}"
 
 
 def _events(run: Run, out: Path) -> None:
