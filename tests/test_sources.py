@@ -202,7 +202,10 @@ def test_parts_that_are_no_classes_are_refused(tmp_path, one_clip, tops, line):
 def test_classes_that_are_called_like_parts(tmp_path, one_clip):
     for tops in (("bus", "train", "tram"), ("testifying", "training dog", "validating a ticket")):
         root = lay(tmp_path / tops[0], one_clip, [f"{top}/{i}.mp4" for top in tops for i in "12"])
-        assert datasets.load(videos(root)).classes == tops
+        data = datasets.load(videos(root))
+        assert data.classes == tops
+        told = "warning: train is called like a part of a split, and taken for a class"
+        assert (told in data.notes) == ("train" in tops)
     root = lay(
         tmp_path / "x", one_clip, [f"{k}/{p}/1.mp4" for k in "ab" for p in ("train", "test")]
     )

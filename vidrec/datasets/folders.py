@@ -292,12 +292,14 @@ def _parts(root: Path, tops: set[str]) -> dict[str, str]:
 
 def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> UserError:
     layout = f"one folder a class (CLASS/FILE), or a labels.csv with columns path,label, in {root}"
+    hint = ""
+    if what == "videos" and any(map(is_image, files)):
+        hint = "; pictures are read by --data.kind images, or as CLASS/CLIP/0001.jpg, …"
     if loose:
-        return UserError(f"{len(loose)} {what} lie outside of class folders: needed is {layout}")
+        return UserError(
+            f"{len(loose)} {what} lie outside of class folders: needed is {layout}{hint}"
+        )
     if files:
-        hint = ""
-        if what == "videos" and any(map(is_image, files)):
-            hint = "; pictures are read by --data.kind images, or as CLASS/CLIP/0001.jpg, …"
         return UserError(f"no {what} among the {len(files)} files: needed is {layout}{hint}")
     return UserError(f"no {what}, the folder is empty: needed is {layout}")
 
@@ -321,6 +323,11 @@ def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None
     if others:
         named = ", ".join(clip_name(root / folder, root) for folder in sorted(others))
         found.notes.append(f"warning: {what} of {named}, beside the parts of a split, are not used")
+    called = sorted({name for name in found.classes if part_of(name)})
+    if called and not any(found.parts):
+        found.notes.append(
+            f"warning: {', '.join(called)} is called like a part of a split, and taken for a class"
+        )
     if not any(found.parts) and any(
         part_of(part) for path in found.paths for part in path.relative_to(root).parts[1:-1]
     ):
