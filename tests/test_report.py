@@ -215,6 +215,20 @@ def test_markdown_sets_ours_beside_theirs(folders):
     assert rows[0]["published test top5"] == "86.9 %"
 
 
+def test_a_table_says_which_intervals_hold_less_often(folders, monkeypatch):
+    found = read(folders["rates"])
+    monkeypatch.setattr(tables, "HELD_AS_SAID", 0.0)
+    assert not any("simulated" in note for note in tables.notes(found))
+    monkeypatch.setattr(tables, "HELD_AS_SAID", 1.0)
+    told = [note for note in tables.notes(found) if "simulated" in note]
+    rows = [row for row in found.rows if row.interval is not None]
+    assert rows
+    for row in rows:
+        (mine,) = (note for note in told if row.name in note)
+        assert mine.startswith(f"With {len(row.done)} seeds")
+        assert tables.percent(row.interval.held) in mine
+
+
 def test_the_table_has_the_columns_its_author_asks_for(folders, tmp_path):
     folder = shutil.copytree(folders["rates"], tmp_path / "rates")
     heads = tables.lines(read(folder))[0]

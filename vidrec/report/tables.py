@@ -19,6 +19,7 @@ FITTED = [
     "loss, test",
 ]
 DAGGER = "†"
+HELD_AS_SAID = 0.93  # an interval of 95 % that held less often in simulation is said to
 
 
 def trials(found: Run | Ablation) -> tuple[list[str], list[dict[str, Any]]]:
@@ -258,7 +259,21 @@ def notes(found: Run | Ablation) -> list[str]:
         told.append("Leaked: clips of one source stand in training and in test.")
     if any(row.doubtful for row in rows):
         told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return told
+    return told + _held(rows)
+
+
+def _held(rows: Sequence[Row]) -> list[str]:
+    """Of which rows the intervals are right less often than they say, and how often they are."""
+    names: dict[tuple[int, float], list[str]] = {}
+    for row in rows:
+        held = getattr(row.interval, "held", None)
+        if held is not None and held < HELD_AS_SAID:
+            names.setdefault((len(row.done), held), []).append(row.name)
+    return [
+        f"With {seeds} seeds that differ this much a 95 % interval held the accuracy in "
+        f"{percent(held)} of simulated experiments in the worst case: {', '.join(some)}."
+        for (seeds, held), some in names.items()
+    ]
 
 
 def as_markdown(found: Run | Ablation) -> str:
