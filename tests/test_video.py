@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,22 @@ def test_frames_are_resized_as_pillow_does(tmp_path):
     for size in (32, 200):
         plain = [Image.fromarray(f).resize((size, size), Image.Resampling.BILINEAR) for f in frames]
         np.testing.assert_allclose(decoded(path, size).astype(int), np.stack(plain), atol=4)
+
+
+def test_pixels_that_are_no_squares_are_shown_in_proportion(tmp_path):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
+        for frame in moving(3, 48, 64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    (first, *_), *_ = video.shown(path, lambda width, height: (width, height))
+    assert first.shape == (48, 96, 3)
+    path.write_bytes(hostile.turned(90)(path.read_bytes()))
+    (first, *_), *_ = video.shown(path, lambda width, height: (width, height))
+    assert first.shape == (96, 48, 3)
 
 
 # Display matrices (a, b, c, d) of all eight orientations, and where the upper left corner goes.

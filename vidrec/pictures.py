@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def check_file(path: str | os.PathLike) -> None:
         raise UnreadableClip(path, error.strerror or str(error)) from None
 
 
-def picture(path: str | os.PathLike) -> "Image.Image":  # noqa: F821
+def picture(path: str | os.PathLike) -> Any:
     """A still picture, upright, as a Pillow image in RGB.
 
     Raises:

@@ -348,7 +348,9 @@ def _ranked(
         expected += 1
 
 
-def shown(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]) -> Iterator:
+def shown(
+    path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]
+) -> Iterator[tuple[np.ndarray, float, float]]:
     """Frames in their own proportions, as a player shows them: (uint8 (H, W, 3), start, end).
 
     Args:
@@ -362,7 +364,8 @@ def shown(path: str | os.PathLike, fitted: Callable[[int, int], tuple[int, int]]
         for frame, start, end in film.shown():
             pose = poses(frame)
             if size is None:
-                size = fitted(*pose.applied(frame.width, frame.height))
+                width = max(1, round(frame.width * film.pixel_aspect))
+                size = fitted(*pose.applied(width, frame.height))
             yield pose.upright(_rgb(path, scaler, frame, pose.applied(*size))), start, end
 
 
@@ -372,6 +375,9 @@ class _Video:
     def __init__(self, container: Any, stream: Any):
         self._container, self._stream, self._record = container, stream, _Record()
         self._promised = _promised(container, stream)
+        ratio = stream.sample_aspect_ratio
+        # Another ratio is a damaged head.
+        self.pixel_aspect = float(ratio) if ratio and 0.1 <= ratio <= 10 else 1.0
 
     def shown(self) -> Iterator[_Shown]:
         """Its frames, once."""
@@ -393,6 +399,8 @@ class _Video:
 class _Pictures:
     """A folder of frames, or an animation that FFmpeg does not know."""
 
+    pixel_aspect = 1.0
+
     def __init__(self, series: pictures.Animation | pictures.Folder):
         self._series = series
 
@@ -412,7 +420,13 @@ class _Pictures:
 
 
 class _Film(Protocol):
-    """What a clip is while it is read: a container's stream, or a series of pictures."""
+    """What a clip is while it is read: a container's stream, or a series of pictures.
+
+    Attributes:
+        pixel_aspect: width of a stored pixel by its height.
+    """
+
+    pixel_aspect: float
 
     def shown(self) -> Iterator[_Shown]: ...
     def lacking(self) -> list[str]: ...
