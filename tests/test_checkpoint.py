@@ -193,6 +193,19 @@ def test_a_full_disk_stops_with_a_line_and_keeps_the_save_before(tmp_path, monke
     assert not list(tmp_path.glob("*.partial*"))
 
 
+def test_a_full_disk_is_told_without_the_traceback_that_orbax_logs(tmp_path, monkeypatch, caplog):
+    import orbax.checkpoint as ocp
+
+    def full(*_, **__):
+        logging.getLogger("absl").error("run() raised an exception", exc_info=True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.write(tmp_path / "1", state(), {})
+    assert caplog.text == ""
+
+
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):

@@ -204,11 +204,14 @@ def _orbax() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns of what is done on purpose here (arrays without sharding)."""
+    """Orbax warns of what is done on purpose here (arrays without sharding).
+
+    Of what fails it logs the traceback, too; the error itself is raised, and told in a line.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
     levels = [each.level for each in loggers]
     for each in loggers:
-        each.setLevel(logging.ERROR)
+        each.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
