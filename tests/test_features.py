@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import hostile
 import ml_dtypes
@@ -24,6 +25,7 @@ from vidrec.ablation import load, rows
 from vidrec.config import Data, digest, override
 from vidrec.errors import UserError
 from vidrec.features import Store
+from vidrec.predict import scoring
 
 SIZE = 8
 
@@ -220,6 +222,21 @@ def test_damaged_features_are_noticed_and_made_again(store, harm, ending):
     assert stored(store) == good
     assert file.read_bytes().startswith(before)  # nothing was removed
     assert features.lacked(source, Store(store.folder)) == []
+
+
+def test_an_evaluation_makes_damaged_features_anew(store):
+    source = pixels()
+    extract(source, store)
+    good = stored(store)
+    [file] = store.folder.glob("*.arrays")
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1
+    file.write_bytes(content)
+    [hit] = [n for n in range(len(source)) if Store(store.folder).get(source.key(n)) is None]
+    model = SimpleNamespace(extract=encode, cfg=SimpleNamespace(encoder=SimpleNamespace(size=SIZE)))
+    made = scoring._stored(model, source, Store(store.folder), hit)
+    assert made.tolist() == good[source.key(hit)][0]
+    assert stored(store) == good
 
 
 def test_bytes_behind_the_last_clip_harm_nothing(store):
