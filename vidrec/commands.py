@@ -218,7 +218,7 @@ class Terminal(Console):
     def __init__(self, **how: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **how)
 
-    def line(self, text: object, lines: bool = False) -> None:
+    def tell(self, text: object, lines: bool = False) -> None:
         """Prints a text on a line of its own, which the terminal breaks.
 
         Args:
@@ -471,7 +471,7 @@ def _show(command: Common, folder: Path) -> None:
 
     console = _console(command)
     console.print(report.terminal(folder))
-    console.line(folder / "report.html")
+    console.tell(folder / "report.html")
 
 
 def _dry_run(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
@@ -492,7 +492,7 @@ def _dry_run(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
         console.print(shown)
         console.print(_estimated(grid.estimates(table, settings, command.on)))
         groups = len({trial["group"] for trial in plan})
-        console.line(f"{len(plan)} trials in {groups} programs")
+        console.tell(f"{len(plan)} trials in {groups} programs")
     return 0
 
 
@@ -521,7 +521,7 @@ def report(command: Report, settings: dict[str, Any]) -> int:
     _answer(command, {"reports": built, "events": events})
     if not command.json:
         for line in events:
-            _console(command).line(escape.shell(["tensorboard", "--logdir", line]))
+            _console(command).tell(escape.shell(["tensorboard", "--logdir", line]))
         for folder in command.folders:
             _show(command, folder)
     return 0
@@ -537,7 +537,7 @@ def compare(command: Compare, settings: dict[str, Any]) -> int:
     _answer(command, {"report": str(out)})
     console = _console(command)
     console.print(reports.terminal_of_two(command.first, command.second))
-    console.line(out)
+    console.tell(out)
     return 0
 
 
@@ -560,7 +560,7 @@ def extract(command: Extract, settings: dict[str, Any]) -> int:
     unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
     _answer(command, {"counts": counts, "unreadable": unreadable, "frames": len(data.values)})
     for line in unreadable:
-        _console(command).line(f"unreadable: {line['path']}: {line['reason']}")
+        _console(command).tell(f"unreadable: {line['path']}: {line['reason']}")
     return 0
 
 
@@ -579,7 +579,7 @@ def doctor(command: Doctor, settings: dict[str, Any]) -> int:
     _answer(command, findings)
     if not command.json:
         for line in clinic.lines(findings):
-            _console(command).line(line)
+            _console(command).tell(line)
     return 0 if findings["healthy"] else 1
 
 
@@ -599,7 +599,7 @@ def check(command: Check, settings: dict[str, Any]) -> int:
                 built += 1
             except UserError as error:
                 failed.append(f"{path} {dict(trial.overrides)}: {error}")
-        console.line(f"{path}: {built} settings")
+        console.tell(f"{path}: {built} settings")
     _answer(command, {"files": len(command.files), "programs": len(done), "failed": failed})
     if failed:
         raise UserError("; ".join(failed))
@@ -621,7 +621,7 @@ def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
             table, command.workdir, options, overrides=settings, on=command.on
         )
         _answer(command, {"scripts": scripts})
-        console.line("\n".join(scripts), lines=True)
+        console.tell("\n".join(scripts), lines=True)
         return 0
     try:
         folder = cluster.launch(
@@ -634,7 +634,7 @@ def _launch(command: Ablate, table: Ablation, settings: dict[str, Any]) -> int:
             tell=_screen(command).say,
         )
     except Interrupted as stop:
-        console.line(stop)
+        console.tell(stop)
         return STOPPED
     return _show_status(command, cluster.status(folder))
 
@@ -665,7 +665,7 @@ def _show_status(command: Common, found: dict[str, Any]) -> int:
     _answer(command, found)
     console = _console(command)
     if found["note"]:
-        console.line(found["note"])
+        console.tell(found["note"])
     rows = [found["data"] | {"group": "data"}] if found["data"] else []
     rows += found["groups"]
     shown = Columns(
@@ -676,10 +676,10 @@ def _show_status(command: Common, found: dict[str, Any]) -> int:
     for row in rows:
         told = [row[name] for name in ("why", "log") if row[name] and name not in fitting]
         if told and row["state"] != "done":
-            console.line(f"{row['group']}: {', '.join(told)}")
-    console.line(f"{found['finished']} of {found['trials']} trials finished")
+            console.tell(f"{row['group']}: {', '.join(told)}")
+    console.tell(f"{found['finished']} of {found['trials']} trials finished")
     last = found["report"] or found["dir"]
-    console.line(last)
+    console.tell(last)
     return 0
 
 
@@ -689,7 +689,7 @@ def cancel(command: Cancel, settings: dict[str, Any]) -> int:
 
     ended = cluster.cancel(command.folder)
     _answer(command, {"cancelled": ended})
-    _console(command).line(f"cancelled: {', '.join(ended) or 'no job was running'}")
+    _console(command).tell(f"cancelled: {', '.join(ended) or 'no job was running'}")
     return 0
 
 
@@ -712,7 +712,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     for note in model.notes:
         print(escape.terminal(note), file=sys.stderr)
     if model.chosen:
-        console.line(model.chosen)
+        console.tell(model.chosen)
     if command.overlay:
         options = {"stream": command.stream, "every": command.every}
         told = [answers.overlay(model, command.videos[0], command.overlay, **options)]
@@ -724,7 +724,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
         if command.json:
             _to_stdout(line)
         else:
-            console.line(answers.as_text(line))
+            console.tell(answers.as_text(line))
         if "start" not in line:
             answered.append(line)
     if out:
@@ -732,7 +732,7 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
         answers.write_csv(answered, text)
         files.write_whole(out, text.getvalue())
     for written in filter(None, (out, drawn)):
-        console.line(written)
+        console.tell(written)
     return int(any(line["class"] is None for line in answered))
 
 
@@ -776,11 +776,11 @@ def evaluate(command: Evaluate, settings: dict[str, Any]) -> int:
     figures = result["metrics"][command.part]
     counts = result["counts"][command.part]
     console = _console(command)
-    console.line(
+    console.tell(
         f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} expected), "
         f"average F1 {figures['avg_f1']:.3f}",
     )
-    console.line(_short(result["dir"]))
+    console.tell(_short(result["dir"]))
     return 0
 
 
@@ -790,7 +790,7 @@ def export(command: Export, settings: dict[str, Any]) -> int:
 
     about = write(command.folder, command.out, trust_code=command.trust_code)
     _answer(command, about)
-    _console(command).line(command.out)
+    _console(command).tell(command.out)
     return 0
 
 
