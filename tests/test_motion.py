@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from vidrec import files
 from vidrec.config import Data
 from vidrec.datasets import motion, source, tfds_source
 from vidrec.errors import UserError
@@ -311,6 +312,12 @@ def test_preparing_leaves_no_litter_and_damage_to_what_describes_a_set_is_found(
     half.mkdir(parents=True)  # of a process that was killed
     assert len(tfds_source.load(data)) == 30
     assert not half.exists()
+    # Killed while the checksums were written: the next one writes them and tidies up.
+    (place / files.SUMS).rename(place / ".vidrec-0123456789abcdef.partial.json")
+    files._sweep_once.cache_clear()  # as in a new process
+    assert len(tfds_source.load(data)) == 30
+    assert (place / files.SUMS).exists()
+    assert not list(place.glob(".vidrec-*"))
     assert list((tmp_path / "tmp").iterdir()) == []
     described = [file for file in place.iterdir() if "record" not in file.name]
     assert len(described) >= 4

@@ -204,9 +204,17 @@ def _prepared(name: str, root: str) -> Any:
         with _alone(builder):
             builder = _builder(name, root)
             _prepare(builder, name, root)
+    elif _in_cache(builder) and not Path(builder.data_path, files.SUMS).exists():
+        # Of a process that was killed just before, or of an earlier version.
+        with contextlib.suppress(UserError), _alone(builder):
+            _write_sums(builder)
     _check_stored(builder, name)
     _check_sums(builder)
     return builder
+
+
+def _in_cache(builder: Any) -> bool:
+    return cache_dir() in Path(builder.data_path).parents
 
 
 @contextlib.contextmanager
@@ -215,7 +223,7 @@ def _alone(builder: Any) -> Iterator[None]:
     place = Path(builder.data_path)
     lock = cache_dir() / "data" / f"{digest(str(place.resolve()))}.lock"
     with files.locked(lock):
-        if cache_dir() in place.parents:  # not a folder that others may write, too
+        if _in_cache(builder):  # not a folder that others may write, too
             for half in place.parent.glob(f"incomplete.??????_{place.name}"):
                 shutil.rmtree(half, ignore_errors=True)
         yield
