@@ -145,3 +145,15 @@ def test_programs_that_wait_for_each_other_fit_on_the_device(trials, clips, unit
     assert blocks.slices <= products
     # No program is left without a product.
     assert (blocks.slices - 1) * -(-products // blocks.slices) < products
+
+
+def test_doubles_stay_doubles_in_a_scanner():
+    """The carry begins in the precision of the projected inputs, whatever features come in."""
+    with jax.enable_x64(True):
+        scanner = scanners.Recurrent(cells.LSTM(6))
+        x = jnp.ones((2, 3, 4), jnp.float32)
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64), scanner.init(jax.random.key(0), x)
+        )
+        y, _ = scanner.apply(params, x)
+    assert y.dtype == jnp.float64

@@ -409,12 +409,13 @@ class Direction(nn.Module):
     ) -> tuple[Array, Any]:
         named = self.cell.weights(x_BTD.shape[-1])
         weights = {name: self.param(name, *begin_shape) for name, begin_shape in named.items()}
-        zeros = self.cell.begin((x_BTD.shape[0], *x_BTD.shape[2:-1]), cells.floats(x_BTD).dtype)
+        inputs_BTG = self.cell.project(weights, x_BTD)
+        zeros = self.cell.begin((x_BTD.shape[0], *x_BTD.shape[2:-1]), inputs_BTG.dtype)
         carry = zeros if carry is None else _checked(carry, zeros)
         if _form.get() == "cudnn" and self._suits_cudnn(mask_BT, grad_clip):
+            # The compiler leaves out our own projection, which nothing reads then.
             lengths_B = jnp.full(x_BTD.shape[0], x_BTD.shape[1], jnp.int32)
             return fused.cudnn(weights, x_BTD, lengths_B, carry)
-        inputs_BTG = self.cell.project(weights, x_BTD)
         bound = None if grad_clip is None else jnp.asarray(grad_clip, jnp.float32)
         return scan_time(
             self.cell, weights, inputs_BTG, mask_BT, carry, reverse=self.reverse, bound=bound
