@@ -286,7 +286,8 @@ def _check_sums(builder: Any) -> None:
 def _described_by(place: Path) -> list[Path]:
     """The files beside the records of a set, which say what these are."""
     found = (file for file in sorted(place.iterdir()) if file.is_file())
-    return [file for file in found if "record" not in file.name and file.name != files.SUMS]
+    plain = (file for file in found if not file.name.startswith("."))
+    return [file for file in plain if "record" not in file.name and file.name != files.SUMS]
 
 
 def _sum(file: Path) -> str:
