@@ -179,6 +179,17 @@ def test_the_mistake_in_a_file_of_ones_own_is_told(tmp_path):
         tables.load(file)
 
 
+@pytest.mark.parametrize(
+    "body", ["return 1 / 0", "raise SystemExit(3)", "raise ValueError('a\\nb')"]
+)
+def test_a_file_whose_function_fails_is_named(body, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def config():\n    {body}\n")
+    with pytest.raises(UserError, match=r"config\(\) of .*mine\.py fails \(") as error:
+        vidrec.load(file)
+    assert "\n" not in str(error.value)
+
+
 def test_what_a_row_clears_stands_in_the_table():
     base = override(Config(), {"head.kind": "every", "train.truncation": 30, "optim.warmup": 9})
     rows = [{"head.kind": "every"}, {"head.kind": "last", "train.epochs": 5}]

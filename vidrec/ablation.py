@@ -347,6 +347,17 @@ def _pixels(encoder: Any) -> Any:
     return replace(encoder, weights="random", size=min(encoder.size, 64))
 
 
+def _made(module: Any, maker: str, file: Path) -> Any:
+    """What a file's function returns; that it fails is said in a line."""
+    try:
+        return getattr(module, maker)()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{maker}() of {file} fails ({reason})") from error
+
+
 def load(path: str | Path) -> Any:
     """The Config or Ablation of a file, found by path or by bare name.
 
@@ -362,7 +373,7 @@ def load(path: str | Path) -> Any:
         for maker in ("config", "ablation"):
             if not hasattr(module, maker):
                 continue
-            made = getattr(module, maker)()
+            made = _made(module, maker, file)
             if not isinstance(made, Config | Ablation):
                 raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
             return _placed(made, file)
