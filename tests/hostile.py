@@ -9,6 +9,7 @@ import gzip
 import os
 import socket
 import struct
+import tempfile
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,13 +31,19 @@ def as_nobody(folder: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for each in (folder, *list(folder.parents)[:3]):
-        each.chmod(0o755)
+    # Folders that pytest made for its user alone are opened meanwhile, never those above them.
+    above = Path(tempfile.gettempdir())
+    opened = [each for each in (folder, *folder.parents) if above in each.parents]
+    modes = [each.stat().st_mode for each in opened]
+    for each, mode in zip(opened, modes, strict=True):
+        each.chmod(mode | 0o055)
     os.seteuid(65534)
     try:
         yield
     finally:
         os.seteuid(0)
+        for each, mode in zip(opened, modes, strict=True):
+            each.chmod(mode)
 
 
 def moving(count: int = FRAMES, height: int = 36, width: int = 48) -> np.ndarray:
