@@ -393,3 +393,8 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(tmp_path, mo
     monkeypatch.delenv("VIDREC_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config.cache_dir() == tmp_path / ".cache" / "vidrec"
+
+
+def test_a_setting_follows_others_by_one_rule():
+    rules = [(rule.name, frozenset(rule.leaders)) for rule in config.FOLLOWERS]
+    assert len(set(rules)) == len(rules)

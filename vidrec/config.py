@@ -343,10 +343,6 @@ def _trains_encoder(cfg: Config) -> bool:
     return cfg.encoder.trainable != "none"
 
 
-def _trains_encoder(cfg: Config) -> bool:
-    return cfg.encoder.trainable != "none"
-
-
 # In the order in which one follows from another.
 FOLLOWERS = (
     Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
@@ -363,14 +359,6 @@ FOLLOWERS = (
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
     Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
-    Follower(
-        "encoder.trainable",
-        ("encoder.kind", "data.kind"),
-        lambda _, cfg: cfg.encoder.kind == "none" or cfg.data.kind == "features",
-    ),
-    Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
-    Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
-    Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
     Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),

@@ -97,8 +97,8 @@ def refusal(error: BaseException) -> str:
     """What the system refused, and what to do, in a line; "" for any other error."""
     if not is_transient(error) and not isinstance(error, MemoryError):
         return ""
-    place = f"{error.filename}: " if getattr(error, "filename", None) else ""
-    return place + advice(error)
+    place = getattr(error, "filename", None)
+    return f"{place}: {advice(error)}" if place else advice(error)
 
 
 def raise_if_transient(what: object, error: BaseException) -> None:

@@ -53,8 +53,10 @@ def export(
         UserError: no model there, `out` holds something else, or it cannot be written; an earlier
             export stays until the new one is complete.
     """
-    loaded = isinstance(model, Classifier)
-    classifier = model if loaded else Classifier.load(model, trust_code=trust_code)
+    if isinstance(model, Classifier):
+        classifier = model
+    else:
+        classifier = Classifier.load(model, trust_code=trust_code)
     out = Path(out)
     _check_out(out)
     with files.writing_folder(out) as partial:  # before the work: it may not be writable

@@ -15,7 +15,10 @@ from vidrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
 # Files that a run may lack, and what they hold.
-OPTIONAL = {"config": files.CONFIG_HOLDS, "environment": files.ENVIRONMENT_HOLDS}
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    "config": files.CONFIG_HOLDS,
+    "environment": files.ENVIRONMENT_HOLDS,
+}
 
 
 class Predictions(NamedTuple):
