@@ -362,11 +362,6 @@ FOLLOWERS = (
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
     Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
-    Follower(
-        "optim.clip_at",
-        ("scanner.kind",),
-        lambda _, cfg: cfg.scanner.kind in ("none", "mean"),
-    ),
     Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
     Follower("train.truncation", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
     Follower(
