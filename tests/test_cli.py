@@ -57,6 +57,15 @@ def fails(capsys, *words) -> str:
         (["ablate", "ablations/scanners.py", "--dry-rn"], "did you mean '--dry-run'"),
         (["ablate", "ablations/scanners.py", "--axis", "optim"], "should be like"),
         (["ablate", "scanners", "--axis", "optm.momentum=1"], "'optim.momentum'"),
+        (
+            ["ablate", "motion", "--axis", "scanner.units=4,8", "--axis", "scanner.units=5"],
+            "--axis names scanner.units twice",
+        ),
+        (
+            ["ablate", "scanners", "--exclude", "scanner.kind=gru,scanner.kind=lstm"],
+            "--exclude scanner.kind=gru,scanner.kind=lstm names scanner.kind twice",
+        ),
+        (["predict", ".", ""], "the name of a video should not be empty"),
         (["report", "--scanner.units", "3"], "takes no settings"),
         (["report"], "needs the folder"),
         (["ablate", "scanners", "--seeds", "-1"], "--seeds = -1 should be between 0 and 10000"),
@@ -300,3 +309,13 @@ def test_help_with_settings_is_help(capsys):
         cli.main(["--help", "--seed", "1"])
     assert left.value.code == 0
     assert "ablate" in capsys.readouterr().out
+
+
+def test_a_setting_that_every_row_of_a_table_has_its_own_of_is_told(capsys):
+    words = ["--dry-run", "--json", "--scanner.kind", "gru", "--scanner.units", "4"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["ablate", "scanners", "--on", "motion", *words])
+    assert left.value.code == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert len(told) == 1
+    assert "scanner.kind as given has no effect" in told[0]

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -344,6 +344,14 @@ def _tell_cleared_of(table: Ablation, settings: dict[str, Any]) -> None:
         _tell_cleared(load(base) if isinstance(base, str) else base, settings)
 
 
+def _tell_without_effect(table: Ablation, settings: dict[str, Any]) -> None:
+    """Says which of the settings that were given no row takes, since each has its own."""
+    for name in settings:
+        if all(name in row.overrides for row in ablation.rows(table)):
+            line = f"warning: {name} as given has no effect: every row of the table sets its own"
+            print(line, file=sys.stderr)
+
+
 def _table(command: Ablate) -> Ablation:
     """The files' rows one after another, crossed with the command line's axes."""
     if not command.files:
@@ -351,7 +359,7 @@ def _table(command: Ablate) -> Ablation:
     tables = [_as_ablation(path) for path in command.files]
     table = tables[0] if len(tables) == 1 else ablation.join(tables)
     if command.axis:
-        table = ablation.cross(table, dict(_axis(text) for text in command.axis))
+        table = ablation.cross(table, _once("--axis", map(_axis, command.axis)))
     if command.exclude:
         table = ablation.exclude(table, [_point(text) for text in command.exclude])
     if command.name:
@@ -380,7 +388,18 @@ def _point(text: str) -> dict[str, Any]:
             f"--exclude {text}: should be like scanner.kind=gru,scanner.units=50; a list stands in "
             'brackets, a value with a comma in quotes: data.classes=("a, b",c)'
         )
-    return {name: _value(name, value) for name, _, value in parts}
+    return _once(f"--exclude {text}", ((name, _value(name, value)) for name, _, value in parts))
+
+
+def _once(option: str, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Settings by name; of one that is named twice, nobody would see that the last one wins."""
+    found: dict[str, Any] = {}
+    for name, value in settings:
+        name = name.replace("-", "_")
+        if name in found:
+            raise UserError(f"{option} names {name} twice: give its values at once")
+        found[name] = value
+    return found
 
 
 def _value(name: str, text: str) -> Any:
@@ -409,6 +428,7 @@ def train(command: Train, settings: dict[str, Any]) -> int:
 def ablate(command: Ablate, settings: dict[str, Any]) -> int:
     """A table, to a report."""
     table, settings = _table(command), _weights(command, settings)
+    _tell_without_effect(table, settings)
     if not command.on:
         _tell_cleared_of(table, settings)
     if command.dry_run and command.launcher != "slurm":
@@ -697,6 +717,8 @@ def predict(command: Predict, settings: dict[str, Any]) -> int:
     """Answers for files; with --json a line a window and a last line a file."""
     if not command.videos:
         raise UserError("predict needs a video, a folder or a camera after the run's folder")
+    if "" in command.videos:  # of an empty variable; as a path it would be the current folder
+        raise UserError("the name of a video should not be empty")
     out = command.csv
     if out is None and any(Path(path).is_dir() for path in command.videos):
         out = Path("predictions.csv")

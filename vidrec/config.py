@@ -167,7 +167,7 @@ class Optim:
     clip_norm: Positive = 0.0  # L2 norm of a batch's mean gradient, or as clip_at says; 0: off
     # preactivation: clip_norm bounds each derivative of one clip's loss (nats) at a gate's input
     clip_at: Literal["gradient", "preactivation"] = "gradient"
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"  # of the learning rate
     warmup: Whole = 0  # epochs of linear warm-up
     decay: Share = 0.99  # of RMSProp's mean square
     epsilon: Positive = 1e-8
