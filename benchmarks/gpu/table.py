@@ -58,7 +58,7 @@ def run(record: Record) -> None:
         if harness.has_torch() and not record.warm:
             with record.part(work, "torch", precision="tf32"), harness.precision_of("tf32"):
                 in_torch(record, work, cfg, parts)
-        for count in sizes[work][:2] if record.tiny else sizes[work]:
+        for count in sizes[work][:1] if record.tiny else sizes[work]:
             for form in FORMS:
                 if not record.wants(work, f"{form}.", f"{count}."):
                     continue
