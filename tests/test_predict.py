@@ -348,6 +348,25 @@ def test_models_of_features_take_features(tmp_path):
         model.predict(features[:, :5])
 
 
+def test_a_file_of_other_features_does_not_cost_the_others_their_answers(tmp_path):
+    model = random_model(PLAIN)
+    features = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
+    model.predict(features)
+    for name, width in (("a", 7), ("b", 5), ("c", 7)):
+        np.save(tmp_path / f"{name}.npy", features[:, :width])
+    said = [each for each in predict.lines(model, [tmp_path]) if "start" not in each]
+    assert [each["class"] is None for each in said] == [False, True, False]
+    assert said[1]["error"].startswith("features of shape [5]")
+    with pytest.raises(UserError, match="not what the model was trained on"):
+        list(predict.lines(model, [tmp_path / "b.npy"]))
+
+
+def test_an_overlay_of_features_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((20, 7), np.float32))
+    with pytest.raises(UserError, match="--overlay draws on a video"):
+        predict.overlay(random_model(PLAIN), tmp_path / "a.npy", tmp_path / "out.mp4")
+
+
 # --- Which model ----------------------------------------------------------------------------------
 
 

@@ -36,9 +36,11 @@ def lines(
         every: as of `Classifier.predict`; a stream has no windows.
 
     Raises:
-        UserError: nothing there, or what does not fit the model.
+        UserError: nothing there, or what does not fit the model; one of several files that does
+            not fit gets a line.
     """
-    for path in listed(paths, model):
+    wanted = listed(paths, model)
+    for path in wanted:
         try:
             if stream or clips.is_camera(path):
                 if every:
@@ -50,7 +52,16 @@ def lines(
             else:
                 yield from _judged(model, path, every)
         except UnreadableClip as error:
-            yield {"path": spelled(path), "class": None, "confidence": None, "error": error.reason}
+            yield _unanswered(path, error.reason)
+        except clips.UnfitClip as error:
+            if len(wanted) == 1:
+                raise
+            # The others' answers are not lost for it.
+            yield _unanswered(path, str(error).removeprefix(f"{spelled(path)}: "))
+
+
+def _unanswered(path: Path, reason: str) -> Line:
+    return {"path": spelled(path), "class": None, "confidence": None, "error": reason}
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:

@@ -94,16 +94,28 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
     return _of_rows("array", fps, frames, lambda part: np.stack([resize(each) for each in part]))
 
 
+class UnfitClip(UserError):
+    """A file that can be read, but is none that the model takes."""
+
+
 def of_feature_file(
     path: str | os.PathLike, fps: float, like: tuple[int, ...] | None = None
 ) -> Clip:
-    """A .npy or .safetensors file of features, read as training reads them."""
+    """A .npy or .safetensors file of features, read as training reads them.
+
+    Raises:
+        UnfitClip: it holds no such features as the model was trained on.
+    """
     if Path(path).suffix.lower() not in arrays.EXTENSIONS:
-        raise UserError(
+        raise UnfitClip(
             f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
             f"an array (T, D) or a file ({', '.join(arrays.EXTENSIONS)})"
         )
-    return of_features(_alone(arrays.ArrayFiles, path).features(0), spelled(path), fps, like)
+    features = _alone(arrays.ArrayFiles, path).features(0)
+    try:
+        return of_features(features, spelled(path), fps, like)
+    except UserError as error:
+        raise UnfitClip(str(error)) from None
 
 
 def of_features(

@@ -39,6 +39,11 @@ def overlay(
         UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
     """
     path, out = Path(path), Path(out)
+    if model.network.takes_features:
+        raise UserError(
+            f"{path}: --overlay draws on a video, and this model was trained on features made "
+            "elsewhere"
+        )
     if clips.is_picture(path) or clips.is_camera(path) or answers.listed([path], model) != [path]:
         raise UserError(f"{path}: --overlay draws on one video file")
     if out.exists() and path.exists() and out.samefile(path):
