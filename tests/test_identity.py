@@ -1,5 +1,6 @@
 """What a run is: everything that its result rests on is in its id, by content."""
 
+import contextlib
 import errno
 import json
 import os
@@ -577,6 +578,87 @@ def test_a_folder_with_the_files_of_another_trial_is_refused(place):
     shutil.copytree(trial, workdir / f"mine-{id_[:8]}")
     with pytest.raises(UserError, match="belongs to other trials"):
         grid.run(other, workdir, name="mine")
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_new_name_may_end_like_an_id(place):
+    root, workdir = place / "data", place / "runs"
+    [table] = workdir.iterdir()
+    table.rename(workdir / "table-20261127")
+    run = grid.run(features(root), workdir, name="mine")
+    Path(run["dir"]).rename(workdir / "mine-20261128")
+    filled, trained = fill(root, workdir, RATES)
+    assert not trained
+    assert filled.folder == workdir / "table-20261127"
+    again = grid.run(features(root), workdir, name="mine", screen=Refuse())
+    assert again["dir"] == str(workdir / "mine-20261128")
+    _, trained = fill(root, workdir, ({},), name="other")
+    assert not trained
+
+
+@pytest.mark.usefixtures("unread")
+def test_runs_that_exchanged_their_names_are_found(place):
+    root, workdir = place / "data", place / "runs"
+    one = grid.run(features(root), workdir, name="mine")
+    two = grid.run(features(root, optim__learning_rate=0.3), workdir, name="mine")
+    Path(one["dir"]).rename(workdir / "between")
+    Path(two["dir"]).rename(one["dir"])
+    (workdir / "between").rename(two["dir"])
+    for rate, now, was in (({}, two, one), ({"optim__learning_rate": 0.3}, one, two)):
+        again = grid.run(features(root, **rate), workdir, name="mine", screen=Refuse())
+        assert (again["id"], again["dir"]) == (was["id"], now["dir"])
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
+    patient = features(root, train__patience=3)
+    source = datasets.load(patient.data)
+    for clip in datasets.splits.make(source, patient.data).val:
+        source.paths[clip].write_bytes(b"cut")
+    refused = {
+        "a classifier needs two": features(root, data__classes=("a",)),
+        "watches validation clips": patient,
+    }
+    for why, cfg in refused.items():
+        with pytest.raises(UserError, match=why):
+            grid.run(cfg, workdir, name="mine")
+        assert not workdir.exists()
+
+
+UNITS = ({"scanner.units": 4}, {"scanner.units": 6})
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
+    root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
+    folder, members = grid.plan(Ablation("table", features(root), UNITS), workdir)
+    first, second = (folder / "groups" / member.about["group"] for member in members)
+    first.mkdir(parents=True)
+    with contextlib.closing(train._claim(first)), pytest.raises(train.Busy, match=first.name):
+        fill(root, workdir, UNITS)
+    assert (members[1].folder / "result.json").exists()
+    assert not (members[0].folder / "result.json").exists()
+    _, trained = fill(root, workdir, UNITS)
+    assert trained == {members[0].id}
+    assert second.is_dir()
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_another_command_finished_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
+    root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
+    ready, others = train.Group.ready, []
+
+    def late(group):
+        if not others:  # while this one still prepares its data
+            others.append(None)
+            others.append(fill(root, workdir, UNITS)[1])
+        ready(group)
+
+    monkeypatch.setattr(train.Group, "ready", late)
+    monkeypatch.setattr(grid, "AHEAD", 0)
+    table, trained = fill(root, workdir, UNITS)
+    assert others[1] == set(ids(table))
+    assert not trained
 
 
 # --- Going on by folder, on data that changed ----------------------------------------------------

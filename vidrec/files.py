@@ -270,7 +270,7 @@ def check_writable(file: str | os.PathLike) -> None:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"Not a directory: {folder}")
         opened, partial = _open_partial(folder / file.name)
         opened.close()
         partial.unlink()

@@ -263,9 +263,12 @@ def run(
     folder = runs.place_of_run(workdir, name, id_)
     member = train.Member(id_, trial.config, folder, {"name": name}, fingerprint)
     parallel.leader_first(lambda: _adopt(workdir, [member], folder, lambda _: folder))
-    if parallel.leads():
-        data.note(folder, [member])
-    trained = _fill(groups([member]), folder, lambda _: folder, screen, source)
+    if parallel.leads() and not _finished([member]):
+        files.check_writable(folder / train.RESULT)  # before hours of extraction
+    trained = _fill(
+        *(groups([member]), folder, lambda _: folder, screen, source),
+        begin=lambda: data.note(folder, [member]),
+    )
     result = _own_result(folder, id_)
     _strictly([member])
     made = _samples_again(folder, [member], screen, source)
@@ -492,8 +495,11 @@ def _fill(
     screen: Screen,
     source: Source | None,
     record: bool = False,
+    begin: Callable[[], None] = lambda: None,
 ) -> bool:
     """Trains groups that are not finished, and says if any was; they share the data they need.
+
+    `begin` is called where nothing stands against training any more, by the leading process.
 
     What goes wrong in one of several groups is recorded, and the others go on; in one alone it is
     raised, unless `record`. What the system refuses now is raised: it says nothing of the trials,
@@ -532,6 +538,10 @@ def _fill(
                 train.record_failure(group, None, error)
             continue
         _check_data([member for _, group, _ in named for member in group], top, data)
+        if not record:
+            train.check_watched(named[0][1], data)  # before a folder is made
+        if parallel.leads():
+            begin()
         for _, group, folder in named:
             _hold(folder, group)
             _environment(folder)
@@ -585,8 +595,10 @@ def _train(
 ) -> None:
     """Trains groups one after another, while the next ones compile.
 
-    Several processes do one thing at a time, so that all do it in the same order.
+    Several processes do one thing at a time, so that all do it in the same order. A group that
+    another command trains is left to it: of two that were given at once, one must not end both.
     """
+    elsewhere: list[tuple[list[train.Member], train.Busy]] = []
     ahead = AHEAD if parallel.processes() == 1 else 0
 
     def ready(members: list[train.Member], folder: Path) -> train.Group:
@@ -601,16 +613,27 @@ def _train(
             while len(coming) <= ahead and place + len(coming) < len(named):
                 coming.append(pool.submit(ready, *named[place + len(coming)][1:]))
             try:
-                coming.popleft().result().run(screen.group(name, members))
+                group = coming.popleft().result()
+                if parallel.processes() == 1 and _finished(members):  # by another command
+                    group.close()
+                    continue
+                group.run(screen.group(name, members))
             except train.Apart as error:
                 _train_parts((name, members, folder), data, screen, record, error)
+            except train.Busy as error:
+                if parallel.processes() > 1:
+                    raise
+                elsewhere.append((members, error))
             except Exception as error:
-                stopped = isinstance(error, train.Interrupted | train.Busy)
+                stopped = isinstance(error, train.Interrupted)
                 if not record or stopped or is_transient(error):
                     _leave(pool, coming)
                     raise
                 screen.say(f"group {name} failed: {error}")
                 train.record_failure(members, data, error)
+    for members, error in elsewhere:
+        if not _finished(members):
+            raise error
 
 
 def _check_loops(members: Sequence[train.Member], data: prepare.Prepared, folder: Path) -> None:

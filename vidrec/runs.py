@@ -77,9 +77,8 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
     """Where a run belongs: NAME-ID8, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
-    if usual.exists():
-        return usual
-    for folder in _renamed(workdir, id_[:8]):
+    # Any folder may be it: a new name may end like an id, in a date for one.
+    for folder in (usual, *_folders(workdir)):
         if _members(folder) == ([id_], name):
             return folder
     return usual
@@ -89,9 +88,7 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
     """Where a table belongs: NAME-CODE, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
-    if usual.exists():
-        return usual
-    for folder in _renamed(workdir, code):
+    for folder in (usual, *_folders(workdir)):
         table = _read(folder / TABLE, files.TABLE_HOLDS)
         if table.get("name") == name and [t["id"] for t in table["trials"]] == list(ids):
             return folder
@@ -103,9 +100,7 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     wanted, found = set(ids), {}
     for folder in _folders(workdir) if wanted else ():
         candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
-        # Only a renamed folder has to be looked into: the others say whose they are.
-        said = _id_of(folder)
-        if (not said or any(id_[:8] == said for id_ in wanted)) and (folder / RESULT).is_file():
+        if (folder / RESULT).is_file():
             candidates[str(_read(folder / RESULT).get("id"))] = folder
         for id_, place in candidates.items():
             if id_ in wanted and _is_whole(place, id_):
@@ -160,11 +155,6 @@ def _id_of(folder: Path) -> str:
     """The ID8 at the end of a folder's name; "" where it has none."""
     found = re.search(r"-([0-9a-f]{8})$", folder.name)
     return found[1] if found else ""
-
-
-def _renamed(parent: Path, id8: str) -> Iterator[Path]:
-    """Folders whose names do not say that they are of another run."""
-    return (folder for folder in _folders(parent) if _id_of(folder) in ("", id8))
 
 
 def _runs(parent: Path) -> list[Path]:

@@ -140,7 +140,7 @@ class Group:
     def __init__(self, members: Sequence[Member], data: Prepared, folder: Path):
         self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
-        _check_watched(members, data)
+        check_watched(members, data)
         fitted = override(self.cfg, {"frames.length": data.length})
         # Variants that differ in scoring only are trained once.
         self.trained = {steps.training_id(each.config): each.config for each in members}
@@ -501,7 +501,7 @@ def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
     return {k: v for each in members for k, v in usercode.files(user_code(each.config)).items()}
 
 
-def _check_watched(members: Sequence[Member], data: Prepared) -> None:
+def check_watched(members: Sequence[Member], data: Prepared) -> None:
     """Raises a UserError where a trial would stop by validation clips that there are none of."""
     for config in (member.config for member in members):
         for name, value in (("patience", config.train.patience), ("target", config.train.target)):
