@@ -268,8 +268,10 @@ def test_both_ways_over_devices_go_through_pmap(devices, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "pmap", counted)
     (tmp_path / "mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)))
     for words in (["train"], ["ablate", "--seeds", "4"]):
+        # A workdir each: the table would not train again what the run has finished.
+        place = ["--workdir", str(tmp_path / words[0])]
         with pytest.raises(SystemExit) as left:
-            cli.main([words[0], str(tmp_path / "mine.py"), *words[1:], "--workdir", str(tmp_path)])
+            cli.main([words[0], str(tmp_path / "mine.py"), *words[1:], *place])
         assert left.value.code == 0
     assert {axis for axis, _ in seen} == {parallel.AXIS, None}
     assert {count for _, count in seen} == {devices}
