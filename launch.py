@@ -1,6 +1,6 @@
 """Starts vidrec from a checkout; `python launch.py --help` says what it can do."""
 
-from vidrec.cli import main
+from vidrec.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 Test time uses running statistics.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # On: top-1, top-5, top-10

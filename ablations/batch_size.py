@@ -1,6 +1,6 @@
 """Report D names batch size among its twelve subjects and prints no table: all rows are ours."""
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

@@ -5,8 +5,8 @@ each, without a table. After its rates, a guess of ours: the softmax was taken t
 and by the loss, which saturates at levels half apart (benchmarks/why_c3d_stalled.py).
 """
 
-from vidrec.ablation import Ablation, Row, load
 from vidrec.config import override
+from vidrec.sweeps.ablation import Ablation, Row, load
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 

@@ -5,7 +5,7 @@ derivative with respect to the LSTM's inputs, and of its being vital for stabili
 off, and the derivative clipped element by element at the recurrent layer's pre-activations.
 """
 
-from vidrec.ablation import Ablation, Row, published
+from vidrec.sweeps.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Norm: top-1, top-5, top-10, training accuracy, batch loss

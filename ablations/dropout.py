@@ -4,7 +4,7 @@ The report calls p a retention probability, but training accuracy falls as p gro
 rate: it is taken as one. Its text calls 0.3 ideal, its table's best is 0.2. A row of ours: off.
 """
 
-from vidrec.ablation import Ablation, Row, published
+from vidrec.sweeps.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Drop rate: top-1, top-5, top-10, training accuracy, batch loss

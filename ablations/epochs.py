@@ -3,7 +3,7 @@
 Training stops after 25 epochs without improvement, the report says; for its time it chooses 25.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Epochs: top-1, top-5, top-10, training accuracy, batch loss

@@ -4,7 +4,7 @@
 reaches 0.668, less than 150 frames alone (0.672). The row after it, ours, is its baseline.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 FINAL = {
     "frames.length": 150,

@@ -3,7 +3,7 @@
 No report did this: all use one split. Any other table takes the axis too: `--axis data.fold=1,2,3`.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

@@ -3,7 +3,7 @@
 No report did this. Any other table of UCF-11 takes the same axis: `--axis data.fold=1,2,…,25`.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 GROUPS = 25
 

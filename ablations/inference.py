@@ -7,7 +7,7 @@ and not repeated here. A row of ours: one pass over the clip, as all other table
 serves the three.
 """
 
-from vidrec.ablation import Ablation, Row, published
+from vidrec.sweeps.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # Inference: top-1, top-5, top-10

@@ -3,7 +3,7 @@
 The report finds no gain from depth: training accuracy rises, test accuracy falls.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Layers: top-1, top-5, top-10, training accuracy, batch loss

@@ -5,7 +5,7 @@ the same video) are trained on: in UCF-101, of 99.4 % of test clips. The random 
 leaked wherever it is printed. No report did this; reports B and C do not say how they split.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

@@ -4,7 +4,7 @@ The best is the largest tried, so the table does not show where it ends. The bas
 0.933 in most of its other tables, so 0.9435 is marked.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Rate: top-1, top-5, top-10, training accuracy, batch loss

@@ -3,7 +3,7 @@
 A conclusion without figures: none "loses on expressivity", two overfit, one is best.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

@@ -3,7 +3,7 @@
 Step j of L weighs (j+1)/L (scaled), or all weigh the same (sum).
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Weights: top-1, top-5, top-10, training accuracy, batch loss

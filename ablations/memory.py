@@ -11,8 +11,8 @@ The same GRU and optimiser throughout. Report D asks both questions of its LSTM 
 slow optimiser, these rows with one that gets to the end in ten epochs.
 """
 
-from vidrec.ablation import Ablation, Row, load
 from vidrec.config import override
+from vidrec.sweeps.ablation import Ablation, Row, load
 
 LENGTHS = (30, 60, 90, 120, 150, 180)
 WINDOWS = (2, 5, 15, 30)

@@ -5,7 +5,7 @@ points. Their rates are not stated: all three take the baseline's 5e-4, which is
 two.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Optimiser: top-1, top-5, top-10, training accuracy, batch loss

@@ -7,7 +7,7 @@ this; `launch.py ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuf
 the same of another model.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

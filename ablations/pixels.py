@@ -7,7 +7,7 @@ clip, whose siblings are trained on, as a control of ours; and its two failures 
 size suits their layers (see the lab note).
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 C3D = {
     "encoder.kind": "c3d",

@@ -4,7 +4,7 @@ The mean over frames is the control: on motions in pairs that are each other's r
 the pair and no more. No report did this; it is what `launch.py` runs without arguments.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 
 def ablation() -> Ablation:

@@ -6,7 +6,7 @@ are marked. Training figures of 180 are not printed. Rows of ours: the training 
 and the whole video.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Frames: top-1, top-5, top-10, training accuracy, batch loss

@@ -8,7 +8,7 @@ Its losses of ReLU outputs are Keras', which training minimises here too: ours s
 `objective`, since `loss` counts a row of zeros as equal shares.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 COLUMNS = (
     "train_accuracy",

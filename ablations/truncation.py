@@ -5,7 +5,7 @@ went from 34 to 45 minutes. A row of ours: an update every 30 frames with gradie
 (k2 > k1 in the report's words, whose tables have k1 = k2).
 """
 
-from vidrec.ablation import Ablation, Row, published
+from vidrec.sweeps.ablation import Ablation, Row, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Frames: top-1, top-5, top-10, training accuracy, batch loss

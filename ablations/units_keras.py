@@ -6,7 +6,7 @@ experiments/ucf101_four_classes.py; `--data.swapped True` swaps the lists). `--a
 repeats the table on all official splits.
 """
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 CLASSES = ("Basketball", "Diving", "GolfSwing", "Skiing")
 SCORES = ("test_accuracy", "test_avg_f1", *(f"test_f1_{name}" for name in CLASSES))

@@ -7,7 +7,7 @@ out at a time (25 in all: ablations/folds_ucf11.py).
 
 from typing import Any
 
-from vidrec.ablation import Ablation, Row
+from vidrec.sweeps.ablation import Ablation, Row
 
 COLUMNS = ("params", "seconds_train", "test_accuracy", "test_avg_f1")
 UNITS = (64, 128, 256, 512)

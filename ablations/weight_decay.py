@@ -4,7 +4,7 @@ The report calls 0.9 points "a 5 % improvement". The baseline's top-10 is 0.933 
 tables, so 0.9435 is marked. `--optim.decoupled True` decays after the optimiser instead.
 """
 
-from vidrec.ablation import Ablation, published
+from vidrec.sweeps.ablation import Ablation, published
 
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # Decay: top-1, top-5, top-10

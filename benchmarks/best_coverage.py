@@ -2,9 +2,10 @@
 
     python benchmarks/best_coverage.py             the table of docs/statistics.md (a few seconds)
 
-An easier problem than that of vidrec.evaluate: normal means, and the variance that clips give is
-known (1). A share of it, `seen`, is luck that seeds differ by as well, so that the variance between
-seeds is A = (R + seen) times a chi-square of S - 1 degrees of freedom over them, where R is what
+An easier problem than that of vidrec.evaluation.statistics: normal means, and the variance that
+clips give is known (1). A share of it, `seen`, is luck that seeds differ by as well, so that the
+variance between seeds is A = (R + seen) times a chi-square of S - 1 degrees of freedom over them,
+where R is what
 seeds add. An interval is a function h(A) >= 0, the half width, and R is unknown to it. Coverage is
 concave in h and width is linear in it, so the h with the largest worst coverage over all R is found
 by convex optimization; no method does better, and with real answers none does as well.

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import turns
 
-from vidrec import cells, interop, scanners
+from vidrec.models import cells, interop, scanners
 
 Gradients = dict[str, np.ndarray]  # by the names of our weights
 SIDES = ("vidrec", "torch", "torch hoisted", "keras on jax")

@@ -1,4 +1,4 @@
-"""How often the intervals of vidrec.evaluate are right, on generated results with a known truth.
+"""How often vidrec's intervals are right, on generated results with a known truth.
 
     python benchmarks/coverage.py                  the tables of docs/statistics.md (25 minutes)
     python benchmarks/coverage.py --draws 100      a first look
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import special
 
-from vidrec import evaluate
+from vidrec.evaluation import statistics
 
 SEEDS, GROUPS = (2, 3, 5), (7, 25, 707)
 ACCURACIES = (0.05, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99)
@@ -192,7 +192,7 @@ def answers(case: Case, draws: int, rng: np.random.Generator) -> np.ndarray:
     return rows[0] if len(rows) == 1 else rows[1] - rows[0]
 
 
-def before(found: evaluate.Spread, one_row: bool) -> tuple[np.ndarray, np.ndarray]:
+def before(found: statistics.Spread, one_row: bool) -> tuple[np.ndarray, np.ndarray]:
     """The interval before this one: a t quantile for each source, squares added."""
     alpha = 0.04 if one_row else 0.05
     t_seeds, t_groups = (
@@ -231,14 +231,14 @@ class Found:
 def measure(case: Case, draws: int, rng: np.random.Generator) -> Found:
     """How often the intervals hold the truth in one case, and how wide they are."""
     size_G, one_row = sizes(case.groups), len(case.accuracies) == 1
-    taken = evaluate.OF_ACCURACIES if one_row else evaluate.OF_DIFFERENCES
-    found = evaluate.spread(answers(case, draws, rng), size_G, taken)
+    taken = statistics.OF_ACCURACIES if one_row else statistics.OF_DIFFERENCES
+    found = statistics.spread(answers(case, draws, rng), size_G, taken)
     if one_row:
         _, variance = variances(case.accuracies[0], case.seeds, size_G, case.spreads)
     else:
         variance = float(np.mean((found.mean - case.truth) ** 2))
     oracle, seeds = 2 * 1.96 * math.sqrt(variance), case.seeds_variance()
-    ours = evaluate.accuracy_bounds if one_row else evaluate.difference_bounds
+    ours = statistics.accuracy_bounds if one_row else statistics.difference_bounds
     (low, high), (least, most) = ours(found), before(found, one_row)
     return Found(
         draws=draws,
@@ -255,7 +255,7 @@ def measure(case: Case, draws: int, rng: np.random.Generator) -> Found:
 
 def misses(case: Case, found: Found) -> bool:
     """Whether a case covers less than the worst one should, beyond four errors of the draws."""
-    said = evaluate.HELD[case.seeds][int(found.seeds_share > evaluate.MOSTLY_SEEDS)]
+    said = statistics.HELD[case.seeds][int(found.seeds_share > statistics.MOSTLY_SEEDS)]
     return found.coverage < said - 4 * math.sqrt(said * (1 - said) / found.draws)
 
 
@@ -305,7 +305,7 @@ def worst(results: Results, draws: int, seed: int) -> Results:
     """The worst of each kind, measured again: the least of many shares is below its own truth."""
     kinds: dict[tuple[str, bool], list[tuple[Case, Found]]] = {}
     for case, found in results:
-        mostly = found.seeds_share > evaluate.MOSTLY_SEEDS
+        mostly = found.seeds_share > statistics.MOSTLY_SEEDS
         kinds.setdefault((str(case.seeds), mostly), []).append((case, found))
     again = []
     for i, some in enumerate(kinds.values()):

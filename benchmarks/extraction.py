@@ -19,9 +19,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vidrec import config, datasets, encoders, features, prepare
+from vidrec import config
 from vidrec.config import Config
-from vidrec.datasets.source import Source
+from vidrec.data import datasets
+from vidrec.data.datasets.source import Source
+from vidrec.features import extraction
+from vidrec.models import encoders
 
 
 def settings(folder: Path, weights: str, size: int) -> Config:
@@ -56,12 +59,12 @@ def timed(work: Callable[[], int]) -> float:
 def measure(cfg: Config, clips: int, rounds: int) -> dict[str, object]:
     """Frames a second of each round, their medians, and what bounds extraction."""
     source = some(datasets.load(cfg.data), clips)
-    size, batch = cfg.encoder.size, prepare.frames_a_batch(cfg.encoder.size)
+    size, batch = cfg.encoder.size, extraction.frames_a_batch(cfg.encoder.size)
     module = encoders.build(cfg.encoder)
     encode = encoders.extractor(module, encoders.init(module, cfg.encoder), batch)
 
     def decode_all() -> int:
-        decoded = features.decoded(source, range(len(source)), size)
+        decoded = extraction.decoded(source, range(len(source)), size)
         return sum(len(chunk) for _, chunks in decoded for chunk in chunks)
 
     total = decode_all()  # and the files come into the system's memory
@@ -75,8 +78,8 @@ def measure(cfg: Config, clips: int, rounds: int) -> dict[str, object]:
 
     def extract_all() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            store = features.Store.of({"benchmark": "extraction"}, Path(folder))
-            features.extract(source, store, encode, size, batch)
+            store = extraction.Store.of({"benchmark": "extraction"}, Path(folder))
+            extraction.extract(source, store, encode, size, batch)
         return total
 
     works = {"decoding": decode_all, "encoder": encode_all, "extraction": extract_all}

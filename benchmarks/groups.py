@@ -22,7 +22,11 @@ from statistics import median
 import jax
 import numpy as np
 
-from vidrec import ablation, config, feeds, grid, model, parallel, prepare, steps, train
+from vidrec import config
+from vidrec.io import machine
+from vidrec.models import model
+from vidrec.sweeps import ablation, runner
+from vidrec.training import devices, feeds, loop, prepare, step
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5  # epochs timed
@@ -47,7 +51,7 @@ def table(seeds: int) -> ablation.Ablation:
 def as_table(question: ablation.Ablation, few: dict, folder: Path) -> Seconds:
     """Seconds of the whole table, and of processors."""
     clock = Clock()
-    grid.ablate(question, folder, overrides=few, on="motion")
+    runner.ablate(question, folder, overrides=few, on="motion")
     return clock.seconds()
 
 
@@ -56,8 +60,8 @@ def one_after_another(trials: list[ablation.Trial], folder: Path) -> Seconds:
     data = prepare.prepare(trials[0].config)
 
     def fit(place: int, name: str) -> None:
-        member = train.Member(f"{place:016d}", trials[place].config, folder / name)
-        train.fit([member], data, folder / name)
+        member = loop.Member(f"{place:016d}", trials[place].config, folder / name)
+        loop.fit([member], data, folder / name)
 
     fit(0, "warm")
     clock = Clock()
@@ -96,20 +100,20 @@ def epochs(trials: list[ablation.Trial], stopped: int, rounds: int) -> tuple[flo
     data = prepare.prepare(cfg)
     built = model.build(cfg, len(data.classes))
     counts = (len(data.clips("train")), len(data.clips("val")))
-    plan = steps.Plan(cfg, built, data.length, *counts)
-    over = parallel.Trials(len(trials))
+    plan = step.Plan(cfg, built, data.length, *counts)
+    over = devices.Trials(len(trials))
     shared = over.share_all(feeds.resident(data))
-    numbers = [steps.hyper(trial.config) for trial in trials]
+    numbers = [step.hyper(trial.config) for trial in trials]
     numbers = over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-    begun = over.gather(over.map(partial(steps.init, plan))(numbers, shared))
+    begun = over.gather(over.map(partial(step.init, plan))(numbers, shared))
     few = begun._replace(alive=np.arange(len(trials)) >= stopped)
     state = over.spread(begun)
-    step = over.compile(partial(steps.epoch, plan), state, numbers, shared)
+    run_epoch = over.compile(partial(step.epoch, plan), state, numbers, shared)
 
-    def timed(host: steps.TrainState) -> float:
+    def timed(host: step.TrainState) -> float:
         state = over.spread(host)
         began = time.perf_counter()
-        jax.block_until_ready(step(state, numbers, shared))
+        jax.block_until_ready(run_epoch(state, numbers, shared))
         return 1e3 * (time.perf_counter() - began)
 
     timed(begun)
@@ -125,8 +129,8 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=ROUNDS, help="epochs timed; 0: none")
     words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
     settings = words.parse_args()
-    parallel.prepare()
-    parallel.use_cores()
+    devices.prepare()
+    devices.use_cores()
     question = table(settings.seeds)
     few = {"train.epochs": settings.epochs}
     trials = ablation.trials(question, few, on="motion")
@@ -138,7 +142,7 @@ def main() -> None:
         process = as_processes(trials[:: max(1, len(trials) // settings.processes)], folder)
     separate = process * len(trials)
     figures = {
-        "device": train.versions()["device"],
+        "device": machine.versions()["device"],
         "trials": len(trials),
         "epochs": settings.epochs,
         "table_seconds": round(together[0], 1),

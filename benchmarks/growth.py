@@ -29,8 +29,9 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import cost, grid, parallel, train
 from vidrec.config import Data
+from vidrec.sweeps import cost, runner
+from vidrec.training import devices, loop
 
 AXES = {
     "trials": (1, 4, 16, 64, 256),
@@ -63,8 +64,8 @@ def measure(size: dict[str, int], rounds: int, peak: float) -> dict[str, Any]:
     classes = [f"class {k}" for k in range(CLASSES)]
     source = same_work.signals((size["clips"], VAL, 1), (size["frames"], WIDTH), classes)
     made = vidrec.Ablation("growth", cfg, [vidrec.Row({})], seeds=size["trials"])
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(train.Interrupted):
-        grid.ablate(made, folder, source=source, screen=watch)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(loop.Interrupted):
+        runner.ablate(made, folder, source=source, screen=watch)
     all_frames = (size["clips"] + VAL) * size["frames"]
     one = cost.of(cfg, size["clips"], VAL, all_frames)
     least = size["trials"] * (one.small + one.large) / peak
@@ -131,7 +132,7 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 def main() -> None:
     """Measures point after point."""
-    parallel.use_cores()  # before JAX starts
+    devices.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     words.add_argument("--axes", nargs="+", choices=AXES, default=AXES, metavar="AXIS")

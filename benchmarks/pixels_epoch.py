@@ -20,7 +20,8 @@ import numpy as np
 import optax
 
 import vidrec
-from vidrec import model, prepare, train
+from vidrec.models import model
+from vidrec.training import loop, prepare
 
 HERE = Path(__file__).parent
 MODELS = {
@@ -54,7 +55,7 @@ def settings(kind: str) -> vidrec.Config:
 
 def ours(cfg: vidrec.Config, data: prepare.Prepared, folder: Path) -> Callable[[], None]:
     """Trains one epoch each time it is called."""
-    group = train.Group([train.Member("trial", cfg, folder)], data, folder)
+    group = loop.Group([loop.Member("trial", cfg, folder)], data, folder)
     group.ready()
 
     def epoch() -> None:

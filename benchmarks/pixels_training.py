@@ -27,8 +27,10 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import interop, parallel, scanners, train, video
-from vidrec.datasets import motion
+from vidrec.data import video
+from vidrec.data.datasets import motion
+from vidrec.models import interop, scanners
+from vidrec.training import devices, loop
 
 HERE = Path(__file__).parent
 NEAR = (1e-4, 1e-2)  # of the loss: untrained, and after an update
@@ -285,7 +287,7 @@ def main() -> None:
     words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = words.parse_args()
     if given.spread == "batch":
-        parallel.use_cores()  # before JAX starts
+        devices.use_cores()  # before JAX starts
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         for name, clips in (("few", len(motion.CLASSES) + 1), ("clips", given.clips + 1)):
@@ -299,7 +301,7 @@ def main() -> None:
         dataset = Clips(paths, labels, given.frames, given.size, given.scaler_threads)
         other = in_torch(cfg, network(cfg, begin), dataset, given.workers)
         watch = Turns(other, given.epochs + 1)
-        with contextlib.suppress(train.Interrupted):
+        with contextlib.suppress(loop.Interrupted):
             spread = vidrec.override(cfg, {"train.spread": given.spread})
             vidrec.train(spread, place / "runs", screen=watch)
     found = turns.figures({turns.OURS: watch.spent[1:], "torch": watch.others[1:]})
@@ -318,7 +320,7 @@ def main() -> None:
 
 def train_names(cfg: vidrec.Config) -> list[str]:
     """The clips that ours trains on."""
-    from vidrec import datasets
+    from vidrec.data import datasets
 
     source = datasets.load(cfg.data)
     return [source.names[clip] for clip in datasets.splits.make(source, cfg.data).train]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import vidrec
-from vidrec import evaluate
+from vidrec.evaluation import statistics
 
 SPLIT_SEED = 0  # fixed before any result was seen
 
@@ -68,9 +68,9 @@ def main() -> None:
     trials = vidrec.ablate(ablation, options.workdir).trials
     correct, groups = pooled(trials, str(options.weights))
     random, _ = pooled(trials, "random")
-    found = evaluate.accuracy_interval(correct, groups)
-    base = evaluate.accuracy_interval(random, groups)
-    gain = evaluate.paired(correct, random, groups)
+    found = statistics.accuracy_interval(correct, groups)
+    base = statistics.accuracy_interval(random, groups)
+    gain = statistics.paired(correct, random, groups)
     answer = {
         "clips": int(correct.shape[1]),
         "pretrained": [found.mean, found.low, found.high],

@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 import vidrec
-from vidrec import grid
 from vidrec.config import Data, digest
-from vidrec.datasets.source import Source, per_clip
+from vidrec.data.datasets.source import Source, per_clip
+from vidrec.sweeps import runner
 
 
 @dataclass(eq=False)
@@ -129,7 +129,7 @@ def measure(name: str) -> dict[str, Any]:
     cfg = replace(cfg, data=Data(**data))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = grid.run(cfg, folder, source=noise(case))
+        result = runner.run(cfg, folder, source=noise(case))
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
         "case": name,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import turns
 
-from vidrec import cells, interop, scanners
+from vidrec.models import cells, interop, scanners
 
 Step = Callable[[], Any]  # gives the gradient of the input weights; flax's gives none
 NEAR = 1e-4  # of the gradient's size

@@ -12,8 +12,9 @@ import numpy as np
 from published_sizes import Noise
 
 import vidrec
-from vidrec import grid, prepare, train
-from vidrec.datasets import Source
+from vidrec.data.datasets import Source
+from vidrec.sweeps import runner
+from vidrec.training import loop, prepare
 
 PARTS = ("train", "val", "test")
 
@@ -73,10 +74,10 @@ def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[s
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         both = [
-            train.Member(name, each, folder / name)
+            loop.Member(name, each, folder / name)
             for name, each in (("still", still), ("trained", cfg))
         ]
-        train.fit(both, prepare.prepare(cfg, source=source), folder)
+        loop.fit(both, prepare.prepare(cfg, source=source), folder)
         still, trained = (each.folder for each in both)
         lines = (trained / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
@@ -87,7 +88,7 @@ def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[s
         return vidrec.parameters(still)["trained"], losses
 
 
-class Epochs(train.Silent, grid.Quiet):
+class Epochs(loop.Silent, runner.Quiet):
     """Keeps an epoch's seconds, and stops after so many: nothing is scored."""
 
     def __init__(self, epochs: int):
@@ -95,7 +96,7 @@ class Epochs(train.Silent, grid.Quiet):
         self.spent: list[float] = []
         self.began = 0.0
 
-    def group(self, name: str, members: Sequence[train.Member]) -> train.Watcher:
+    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher:
         """Itself watches the group."""
         return self
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidrec.config import Data
-from vidrec.datasets import Source, motion
-from vidrec.encoders import c3d, vgg
+from vidrec.data.datasets import Source, motion
+from vidrec.models.encoders import c3d, vgg
 
 SEEDS = range(4)  # of motion; a source has two
 

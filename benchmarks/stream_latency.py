@@ -18,9 +18,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vidrec import config, encoders, model
+from vidrec import config
 from vidrec.config import Config
-from vidrec.predict import Classifier
+from vidrec.evaluation.predict import Classifier
+from vidrec.models import encoders, model
 
 WARM_UP = 20
 PAGES_TO_MB = resource.getpagesize() / 2**20

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import vidrec
-from vidrec import video
+from vidrec.data import video
 
 COLUMNS = [f"{part}_{name}" for part in ("train", "val", "test") for name in ("accuracy", "loss")]
 

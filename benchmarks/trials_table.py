@@ -26,8 +26,10 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import ablation, grid, interop, losses, parallel, scanners
 from vidrec.config import Data
+from vidrec.models import interop, losses, scanners
+from vidrec.sweeps import ablation, runner
+from vidrec.training import devices
 
 TABLES = ("learning_rate", "dropout", "clipping")
 NEAR = 2e-4  # of the largest loss
@@ -71,7 +73,7 @@ def ours(made: vidrec.Ablation, source: Any) -> dict[str, float]:
     """Seconds of the whole table, of compiling, and of training it."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = grid.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, source=source)
     # Every trial of a group tells the group's seconds.
     share = {
         name: sum(each["seconds"][name] / each["trials_in_group"] for each in done.trials)
@@ -188,7 +190,7 @@ def check(cfg: vidrec.Config, source: Any) -> float:
 
 def main() -> None:
     """Checks, then trains both sides in turns, each round anew."""
-    parallel.use_cores()  # before JAX starts
+    devices.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, trials=2 if small else 70, clips=128 if small else 1024)

@@ -102,9 +102,9 @@ def torch_device() -> Any:
 
 def arguments(text: str | None) -> argparse.ArgumentParser:
     """Words every benchmark takes, its docstring the help; memory is kept, as by our commands."""
-    from vidrec import parallel
+    from vidrec.training import devices
 
-    parallel.keep_memory()
+    devices.keep_memory()
     words = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,9 +125,9 @@ def shown(given: argparse.Namespace, *left_out: str) -> dict[str, Any]:
 
 def versions(*packages: str) -> dict[str, str]:
     """Of what was compared, of the device and of the cores."""
-    from vidrec import train
+    from vidrec.io import machine
 
-    found = train.versions() | {name: metadata.version(name) for name in packages}
+    found = machine.versions() | {name: metadata.version(name) for name in packages}
     if "torch" in packages:
         found["torch_device"] = str(torch_device())
     return found | {"cores": str(len(os.sched_getaffinity(0)))}

@@ -29,8 +29,10 @@ import same_work
 import turns
 
 import vidrec
-from vidrec import grid, interop, parallel, scanners
 from vidrec.config import Data
+from vidrec.models import interop, scanners
+from vidrec.sweeps import runner
+from vidrec.training import devices
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 NEAR = 5e-4  # of the largest loss; Adam's epsilon stands elsewhere in Keras
@@ -65,7 +67,7 @@ def table(models: int, seeds: int, epochs: int) -> vidrec.Ablation:
 def ours(made: vidrec.Ablation, source: Any) -> list[Fit]:
     """The table as it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        done = grid.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, source=source)
     return [
         Fit(
             each["row"],
@@ -229,7 +231,7 @@ def _scanner(cfg: vidrec.Config) -> scanners.Recurrent:
 
 def main() -> None:
     """Checks, trains every side --rounds times, and tells totals and what an epoch takes."""
-    parallel.use_cores()  # before JAX starts
+    devices.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1, clips=399, epochs=1000)

@@ -19,8 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import turns
 
-from vidrec import config, cost, encoders, prepare
-from vidrec.encoders import preprocess
+from vidrec import config
+from vidrec.features import extraction
+from vidrec.models import encoders
+from vidrec.models.encoders import preprocess
+from vidrec.sweeps import cost
 
 NEAR = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest feature
 Extract = Callable[[], np.ndarray]
@@ -97,7 +100,7 @@ def main() -> None:
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, frames=16 if small else 2048, size=224, rounds=5)
-    turns.sizes(words, batch=prepare.frames_a_batch(224) if small else 256)
+    turns.sizes(words, batch=extraction.frames_a_batch(224) if small else 256)
     words.add_argument("--compute", choices=NEAR, default="float32" if small else "bfloat16")
     words.add_argument("--peak", type=float, default=0.0, help="of the card, in TFLOPS")
     words.add_argument("--eager", action="store_true", help="leave torch.compile out")

@@ -5,19 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-CONFIG = Path(__file__).parent.parent / "vidrec" / "config.py"
+CONFIG = Path(__file__).parent.parent / "vidrec" / "config" / "schema.py"
 WORDS = {
     "str": "text",
     "bool": "True or False",
     "int": "a whole number",
-    "Count": "a whole number from 1",
-    "Whole": "a whole number from 0",
+    "PositiveInt": "a whole number from 1",
+    "NonNegativeInt": "a whole number from 0",
     "Seed": "a whole number from 0 to 4294967295",
-    "Positive": "a number from 0",
-    "Share": "a number from 0 to 1",
+    "NonNegative": "a number from 0",
+    "Fraction": "a number from 0 to 1",
     "float | None": "a number or None",
     "tuple[str, ...]": "texts",
-    "tuple[Count, ...]": "whole numbers from 1",
+    "tuple[PositiveInt, ...]": "whole numbers from 1",
 }
 COLUMNS = "| setting | takes | default | |\n|---|---|---|---|\n"
 

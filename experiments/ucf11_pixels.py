@@ -25,7 +25,7 @@ likely, not proven. With one softmax and normal(0, 0.1), losses are 23 to 1549 a
 after 40 steps at 1e-3: activations grow in every layer of thousands of inputs (by about 6 in one of
 3x3x3x256), in VGG9 as well, which may be its slow start. What made ours train is one softmax and
 He's weights (`--encoder.init own`, rows of ablations/pixels.py): C3D and VGG9 at an eighth of
-their channels so fit 32 clips of motion (tests/test_pixels.py); at full width that was not
+their channels so fit 32 clips of motion (tests/training/test_pixels.py); at full width that was not
 measured.
 
 Measured on motion, one seed, on a processor, so at smaller sizes than the report's: `--data.tfds

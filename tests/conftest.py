@@ -29,10 +29,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
-from vidrec import parallel
+from vidrec.training import devices
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-parallel.KEEP = ()  # a process of many tests would keep what the largest of them took
+devices.KEEP = ()  # a process of many tests would keep what the largest of them took
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,13 +15,13 @@ import shutil
 import traceback
 from pathlib import Path
 
-import fake_results
 import pytest
-import tiny_runs
+from helpers import result_folders, trained_runs
 
-from vidrec import cli, report
+from vidrec import report
+from vidrec.cli import main
 from vidrec.errors import UserError
-from vidrec.predict import choose
+from vidrec.evaluation.predict import choose
 from vidrec.report import figures
 
 pytestmark = pytest.mark.slow(minutes=12)
@@ -34,10 +34,10 @@ EXPERIMENT = """'''Videos and an encoder that stays.'''
 import sys
 sys.path.insert(0, {tests!r})
 import pathlib, tiny_runs
-from vidrec.ablation import Ablation
+from vidrec.sweeps.ablation import Ablation
 
 def config():
-    return tiny_runs.settings_of(pathlib.Path({videos!r}), tiny_runs.TABLE)
+    return trained_runs.settings_of(pathlib.Path({videos!r}), trained_runs.TABLE)
 
 def ablation():
     rows = [{{"seed": 0}}, {{"head.kind": "mean"}}]
@@ -54,7 +54,7 @@ class World:
         (self.folder / "cache").mkdir()
         if programs:  # compiled ones are many megabytes
             (self.folder / "cache" / "xla").symlink_to(programs)
-        videos = tiny_runs.write_videos(self.folder / "videos")
+        videos = trained_runs.write_videos(self.folder / "videos")
         text = EXPERIMENT.format(tests=str(Path(__file__).parent), videos=str(videos))
         (self.folder / "single.py").write_text(text.partition("def ablation")[0])
         (self.folder / "question.py").write_text(text)
@@ -82,7 +82,7 @@ class World:
             with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
                 patch.setenv("VIDREC_CACHE", str(self.folder / "cache"))
                 patch.setattr("sys.__stdout__", out)
-                cli.main([*words, "--json"])
+                main.main([*words, "--json"])
         except SystemExit as left:
             return left.code, comparable(out.getvalue()), said.getvalue()
         except BaseException as error:
@@ -230,9 +230,9 @@ def test_values_of_another_type_and_missing_keys_cost_no_traceback(tmp_path, mon
     """Of files without checksums, as another program may write them."""
     monkeypatch.setattr(figures, "draw", lambda *_: '<svg width="10" height="10"></svg>')
     monkeypatch.setattr(figures, "save", lambda figure, _: figure)
-    single = fake_results.run(tmp_path / "single", steps=6)
+    single = result_folders.run(tmp_path / "single", steps=6)
     rows = (("mean", 0.6, 330), ("lstm", 3.6, 25482))
-    table = fake_results.ablation(tmp_path / "table", seeds=2, steps=6, rows=rows)
+    table = result_folders.ablation(tmp_path / "table", seeds=2, steps=6, rows=rows)
     trial = sorted(table.glob("trials/*"))[0]
     for each in table.glob("trials/*"):
         (each / "model").mkdir()

@@ -11,15 +11,17 @@ from types import ModuleType
 
 import pytest
 
-from vidrec import ablation, cli, commands, config
-from vidrec.ablation import Ablation
-from vidrec.commands import COMMANDS
+from vidrec import config
+from vidrec.cli import commands, main
+from vidrec.cli.commands import COMMANDS
 from vidrec.errors import UserError
+from vidrec.sweeps import ablation
+from vidrec.sweeps.ablation import Ablation
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTES = [
-    ROOT / "vidrec" / "commands.py",
+    ROOT / "vidrec" / "cli" / "commands.py",
     *sorted((ROOT / "experiments").glob("*.py")),
     *sorted((ROOT / "ablations").glob("*.py")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
@@ -84,7 +86,7 @@ def check(line: str) -> None:
     if "--help" in words or (len(words) == 1 and line.startswith("vidrec")):
         assert words[0] in COMMANDS, words[0]
         return
-    name, command, settings = cli.parse(words)
+    name, command, settings = main.parse(words)
     if name in ("train", "extract", "doctor"):
         check_file(command.experiment, settings)
     elif name == "ablate" and not any(file.startswith(READERS) for file in command.files):

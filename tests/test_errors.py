@@ -6,8 +6,9 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from vidrec import config, errors, runs
+from vidrec import config, errors
 from vidrec.errors import TransientError, UnreadableClip, UserError, is_transient
+from vidrec.io import runs
 
 PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
 

@@ -10,15 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import settings
+from helpers.small_datasets import settings
 from test_errors import PASSING
 
-from vidrec import cli, commands, config, datasets, files, grid, prepare, runs, train
-from vidrec.ablation import Ablation
+from vidrec import config
+from vidrec.cli import commands, main
 from vidrec.config import Data, override
-from vidrec.datasets import source, splits
+from vidrec.data import datasets, splits
+from vidrec.data.datasets import source
 from vidrec.errors import TransientError, UserError
+from vidrec.io import files, runs
 from vidrec.report import comparison
+from vidrec.sweeps import runner
+from vidrec.sweeps.ablation import Ablation
+from vidrec.training import loop, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +222,7 @@ def test_the_result_says_that_copies_leak(tmp_path):
     found = datasets.load(data)
     split = splits.make(found, data)
     shutil.copyfile(found.path(int(split.train[0])), found.path(int(split.test[0])))
-    result = grid.run(features(root), tmp_path / "runs")
+    result = runner.run(features(root), tmp_path / "runs")
     assert result["split"]["leaked"] is True
     assert len(result["split"]["copies"]) == 1
 
@@ -251,7 +256,7 @@ def test_an_official_list_is_part_of_a_trial(tmp_path):
 
 
 def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeypatch):
-    from hostile import clip
+    from helpers.video_files import clip
 
     here, there = tmp_path / "here", tmp_path / "there"
     for place, label in enumerate("ab"):
@@ -271,7 +276,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
     _, first = counted(here)
     assert [path for _, path, _ in first.unreadable] == [str(here / "a" / "1.mp4")]
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.features, "decoded", None)
+        patch.setattr(prepare.extraction, "decoded", None)
         _, again = counted(there)
     assert [path for _, path, _ in again.unreadable] == [str(there / "a" / "1.mp4")]
     assert again.lengths.tolist() == first.lengths.tolist()
@@ -306,7 +311,7 @@ def test_a_tfds_set_is_its_frames_not_its_sizes():
 # --- Trials by id, runs by name, anywhere --------------------------------------------------------
 
 
-class Screen(grid.Quiet):
+class Screen(runner.Quiet):
     """Remembers which trials were trained."""
 
     def __init__(self):
@@ -321,7 +326,7 @@ def fill(root: Path, workdir: Path, rows=({},), **more):
     """A finished table, and the ids of what was trained for it."""
     screen, name = Screen(), more.pop("name", "table")
     ablation = Ablation(name, features(root), rows, seeds=more.pop("seeds", 1))
-    return grid.ablate(ablation, workdir, screen=screen, **more), screen.trained
+    return runner.ablate(ablation, workdir, screen=screen, **more), screen.trained
 
 
 def ids(table) -> list[str]:
@@ -334,7 +339,7 @@ def filled(tmp_path_factory):
     base = tmp_path_factory.mktemp("filled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDREC_CACHE", str(base / "cache"))
-        patch.setattr(grid, "_report", lambda *_: None)
+        patch.setattr(runner, "_report", lambda *_: None)
         fill(lay(base / "data"), base / "runs", RATES)
     return base
 
@@ -345,7 +350,7 @@ RATES = ({"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.2})
 @pytest.fixture
 def unread(monkeypatch):
     """Nobody looks at the reports."""
-    monkeypatch.setattr(grid, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -376,7 +381,7 @@ def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
         assert (Path(trial["dir"]) / "model").is_dir()
     assert {trial["name"] for trial in more.trials} == {"other"}
     # A row on its own, and back from a run to a table.
-    alone = grid.run(
+    alone = runner.run(
         features(root, optim__learning_rate=0.1), workdir, name="alone", screen=Refuse()
     )
     assert alone["id"] == ids(first)[0]
@@ -389,7 +394,7 @@ def test_more_seeds_rows_and_other_names_train_what_is_new_alone(place):
     assert again.trials[0]["row"] == 0
     # Both are read and reported as any other.
     assert [row["row"] for row in again.rows] == [0, 1]
-    assert grid.run(features(root, optim__learning_rate=0.1), workdir, name="alone") == alone
+    assert runner.run(features(root, optim__learning_rate=0.1), workdir, name="alone") == alone
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -397,7 +402,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(each): each.stat().st_mtime_ns for each in folder.rglob("*")}
 
 
-class Refuse(grid.Quiet):
+class Refuse(runner.Quiet):
     def group(self, name, members):
         raise AssertionError("a finished trial is trained again")
 
@@ -463,7 +468,7 @@ def test_a_workdir_may_be_moved_renamed_copied_and_looked_at_from_elsewhere(
 ):
     root, (table,) = place / "data", (place / "runs").iterdir()
     monkeypatch.chdir(place)
-    run = grid.run(features(Path("data")), "runs", name="mine")
+    run = runner.run(features(Path("data")), "runs", name="mine")
     assert Path(run["dir"]).is_absolute()
     assert files.read_json(Path(run["dir"]) / "config.json")["data"]["root"] == str(root)
     moved = Path(shutil.move("runs", "elsewhere")).rename(place / "kept runs")
@@ -472,7 +477,7 @@ def test_a_workdir_may_be_moved_renamed_copied_and_looked_at_from_elsewhere(
     before = sorted(each.name for each in moved.iterdir())
     monkeypatch.chdir(tmp := moved.parent / "data")
     assert tmp.is_dir()
-    again = grid.run(features(root), moved, name="mine", screen=Refuse())
+    again = runner.run(features(root), moved, name="mine", screen=Refuse())
     assert again["dir"] == str(moved / "my run")
     assert {**again, "dir": ""} == {**run, "dir": ""}
     filled, trained = fill(root, Path("../kept runs"), RATES)
@@ -491,7 +496,7 @@ def test_a_workdir_may_be_moved_renamed_copied_and_looked_at_from_elsewhere(
         ["predict", "mine", str(root / "a" / "0.npy")],
     ):
         with pytest.raises(SystemExit) as left:
-            cli.main([*words, "--workdir", "../kept runs"])
+            main.main([*words, "--workdir", "../kept runs"])
         out = capsys.readouterr()
         assert left.value.code == 0, (words, out)
 
@@ -521,7 +526,7 @@ def test_a_run_is_found_by_its_name_where_only_one_has_it(place):
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", ".hidden", "a\nb", "x" * 241])
 def test_what_cannot_name_a_folder_names_no_run(tmp_path, name):
     with pytest.raises(UserError, match="cannot name a run"):
-        grid.run(settings(), tmp_path, name=name)
+        runner.run(settings(), tmp_path, name=name)
     assert not list(tmp_path.iterdir())
 
 
@@ -532,13 +537,13 @@ def test_runs_are_named_on_the_command_line(place, monkeypatch, capfd):
     words += ["--train.epochs", "1", "--scanner.kind", "mean"]
     for name in ("mine and yours", "ours"):
         with pytest.raises(SystemExit) as left:
-            cli.main([*words, "--name", name, "--json"])
+            main.main([*words, "--name", name, "--json"])
         assert left.value.code == 0
         told = json.loads(capfd.readouterr().out)
         assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", Path(told["dir"]).name)
         assert (Path(told["dir"]) / "report.html").is_file()
     with pytest.raises(SystemExit):
-        cli.main(["ablate", "my_videos", "--name", "a/b"])
+        main.main(["ablate", "my_videos", "--name", "a/b"])
     assert "'a/b' cannot name a run" in capfd.readouterr().err
 
 
@@ -550,7 +555,7 @@ def test_weights_of_a_run_are_its_arrays_and_may_be_named_plainly(place, monkeyp
     results = [files.read_json(each / "result.json") for each in (first, second)]
 
     def known(folder) -> str:
-        return config.identity(override(settings(), {"encoder.weights": str(folder)}))[
+        return config.identifying_settings(override(settings(), {"encoder.weights": str(folder)}))[
             "encoder.weights"
         ]
 
@@ -577,7 +582,7 @@ def test_a_folder_with_the_files_of_another_trial_is_refused(place):
     [trial, _] = workdir.glob("*/trials/*")
     shutil.copytree(trial, workdir / f"mine-{id_[:8]}")
     with pytest.raises(UserError, match="belongs to other trials"):
-        grid.run(other, workdir, name="mine")
+        runner.run(other, workdir, name="mine")
 
 
 @pytest.mark.usefixtures("unread")
@@ -585,12 +590,12 @@ def test_a_new_name_may_end_like_an_id(place):
     root, workdir = place / "data", place / "runs"
     [table] = workdir.iterdir()
     table.rename(workdir / "table-20261127")
-    run = grid.run(features(root), workdir, name="mine")
+    run = runner.run(features(root), workdir, name="mine")
     Path(run["dir"]).rename(workdir / "mine-20261128")
     filled, trained = fill(root, workdir, RATES)
     assert not trained
     assert filled.folder == workdir / "table-20261127"
-    again = grid.run(features(root), workdir, name="mine", screen=Refuse())
+    again = runner.run(features(root), workdir, name="mine", screen=Refuse())
     assert again["dir"] == str(workdir / "mine-20261128")
     _, trained = fill(root, workdir, ({},), name="other")
     assert not trained
@@ -599,13 +604,13 @@ def test_a_new_name_may_end_like_an_id(place):
 @pytest.mark.usefixtures("unread")
 def test_runs_that_exchanged_their_names_are_found(place):
     root, workdir = place / "data", place / "runs"
-    one = grid.run(features(root), workdir, name="mine")
-    two = grid.run(features(root, optim__learning_rate=0.3), workdir, name="mine")
+    one = runner.run(features(root), workdir, name="mine")
+    two = runner.run(features(root, optim__learning_rate=0.3), workdir, name="mine")
     Path(one["dir"]).rename(workdir / "between")
     Path(two["dir"]).rename(one["dir"])
     (workdir / "between").rename(two["dir"])
     for rate, now, was in (({}, two, one), ({"optim__learning_rate": 0.3}, one, two)):
-        again = grid.run(features(root, **rate), workdir, name="mine", screen=Refuse())
+        again = runner.run(features(root, **rate), workdir, name="mine", screen=Refuse())
         assert (again["id"], again["dir"]) == (was["id"], now["dir"])
 
 
@@ -621,7 +626,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
     }
     for why, cfg in refused.items():
         with pytest.raises(UserError, match=why):
-            grid.run(cfg, workdir, name="mine")
+            runner.run(cfg, workdir, name="mine")
         assert not workdir.exists()
 
 
@@ -631,10 +636,10 @@ UNITS = ({"scanner.units": 4}, {"scanner.units": 6})
 @pytest.mark.usefixtures("unread")
 def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    folder, members = grid.plan(Ablation("table", features(root), UNITS), workdir)
+    folder, members = runner.plan(Ablation("table", features(root), UNITS), workdir)
     first, second = (folder / "groups" / member.about["group"] for member in members)
     first.mkdir(parents=True)
-    with contextlib.closing(train._claim(first)), pytest.raises(train.Busy, match=first.name):
+    with contextlib.closing(loop._claim(first)), pytest.raises(loop.Busy, match=first.name):
         fill(root, workdir, UNITS)
     assert (members[1].folder / "result.json").exists()
     assert not (members[0].folder / "result.json").exists()
@@ -646,7 +651,7 @@ def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
 @pytest.mark.usefixtures("unread")
 def test_what_another_command_finished_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    ready, others = train.Group.ready, []
+    ready, others = loop.Group.ready, []
 
     def late(group):
         if not others:  # while this one still prepares its data
@@ -654,8 +659,8 @@ def test_what_another_command_finished_meanwhile_is_not_trained_again(tmp_path, 
             others.append(fill(root, workdir, UNITS)[1])
         ready(group)
 
-    monkeypatch.setattr(train.Group, "ready", late)
-    monkeypatch.setattr(grid, "AHEAD", 0)
+    monkeypatch.setattr(loop.Group, "ready", late)
+    monkeypatch.setattr(runner, "AHEAD", 0)
     table, trained = fill(root, workdir, UNITS)
     assert others[1] == set(ids(table))
     assert not trained
@@ -676,11 +681,11 @@ CHANGES = {
 def test_a_group_is_not_trained_on_other_data_than_it_was_planned_on(tmp_path, change):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
     ablation = Ablation("table", features(root), [{}])
-    folder, members = grid.plan(ablation, workdir)
-    [name] = grid.hold_groups(folder, members)
+    folder, members = runner.plan(ablation, workdir)
+    [name] = runner.hold_groups(folder, members)
     change(root)
-    with pytest.raises(train.Changed) as refused:
-        grid.train_group(folder, name)
+    with pytest.raises(loop.Changed) as refused:
+        runner.train_group(folder, name)
     assert CHANGES[change] in str(refused.value)
     assert "give the command that began it again" in str(refused.value)
     assert not list(folder.glob("trials/*/result.json"))
@@ -689,14 +694,14 @@ def test_a_group_is_not_trained_on_other_data_than_it_was_planned_on(tmp_path, c
 
 def test_settings_that_were_changed_in_a_folder_are_refused(tmp_path):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    folder, members = grid.plan(Ablation("table", features(root), [{}]), workdir)
-    [name] = grid.hold_groups(folder, members)
+    folder, members = runner.plan(Ablation("table", features(root), [{}]), workdir)
+    [name] = runner.hold_groups(folder, members)
     file = folder / "groups" / name / "group.json"
     content = files.read_json(file)
     content["trials"][0]["config"]["optim"]["learning_rate"] = 0.4
     files.write_json(file, content)
-    with pytest.raises(train.Changed, match="its settings or the code that they name were changed"):
-        grid.train_group(folder, name)
+    with pytest.raises(loop.Changed, match="its settings or the code that they name were changed"):
+        runner.train_group(folder, name)
 
 
 def test_a_damaged_record_of_a_tfds_set_is_named():

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_runs
+from helpers import trained_runs
 
-from vidrec import files, video
-from vidrec.export import loader
+from vidrec.data import video
+from vidrec.evaluation.export import loader
+from vidrec.io import files
 
 pytestmark = pytest.mark.slow(minutes=15)
 ROOT = Path(__file__).parent.parent
@@ -26,11 +27,11 @@ EXPERIMENT = """'''Videos, an encoder that stays, and a save after each epoch.''
 import sys
 sys.path.insert(0, {tests!r})
 import pathlib, tiny_runs
-from vidrec.ablation import Ablation
+from vidrec.sweeps.ablation import Ablation
 
 def config():
-    settings = tiny_runs.TABLE | {{"train.save_seconds": 0.0, "train.epochs": 3}}
-    return tiny_runs.settings_of(pathlib.Path({videos!r}), settings)
+    settings = trained_runs.TABLE | {{"train.save_seconds": 0.0, "train.epochs": 3}}
+    return trained_runs.settings_of(pathlib.Path({videos!r}), settings)
 """
 QUESTION = """
 def ablation():
@@ -62,7 +63,7 @@ def syncing(number):  # what was written is there, its name is not
     watch("os.remove", [folder])
     sync(number)
 os.fsync = syncing
-from vidrec import cli
+from vidrec.cli import main as cli
 try:
     cli.main(sys.argv[4:])
 finally:
@@ -180,7 +181,7 @@ def worlds(tmp_path_factory):
     """Folders to start from: nothing done, and everything done with older outputs."""
     fresh = tmp_path_factory.mktemp("kills") / "fresh"
     fresh.mkdir()
-    videos = tiny_runs.write_videos(fresh.parent / "videos", each=5)
+    videos = trained_runs.write_videos(fresh.parent / "videos", each=5)
     text = EXPERIMENT.format(tests=str(Path(__file__).parent), videos=str(videos))
     (fresh / "single.py").write_text(text)
     (fresh / "question.py").write_text(text + QUESTION)

@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import vidrec
-from vidrec import checkpoint, cli, cluster, export, files, grid, usercode
-from vidrec.ablation import Ablation
-from vidrec.cluster import job
+from vidrec.cli import main
+from vidrec.config import plugins
 from vidrec.errors import UserError
-from vidrec.predict import Classifier, score
+from vidrec.evaluation import export
+from vidrec.evaluation.predict import Classifier, score
+from vidrec.io import checkpoint, files
+from vidrec.sweeps import cluster, runner
+from vidrec.sweeps.ablation import Ablation
+from vidrec.sweeps.cluster import job
 
 # Writes a line wherever it runs.
 MINE = f"""
@@ -25,7 +29,7 @@ from dataclasses import dataclass
 
 import jax, jax.numpy as jnp, optax
 import helper
-from vidrec.cells import Cell
+from vidrec.models.cells import Cell
 
 with open(os.environ.get("RAN", os.devnull), "a") as file:
     file.write(__file__ + chr(10))
@@ -44,7 +48,7 @@ class Leaky(Cell):
 
 
 def load(data):
-    from sources import features
+    from helpers.small_datasets import features
     return features()
 
 
@@ -87,7 +91,7 @@ def project(tmp_path_factory):
     home = write_project(tmp_path_factory.mktemp("project") / "home")
     cfg = vidrec.load(home / "experiment.py")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "_report", lambda *_: None)
+        patch.setattr(runner, "_report", lambda *_: None)
         result = vidrec.train(cfg, home / "runs", name="mine")
     return home, Path(result["dir"])
 
@@ -103,7 +107,7 @@ def run(project, tmp_path):
 def ran(tmp_path, monkeypatch):
     """Which files ran; modules that ran before are forgotten."""
     monkeypatch.setenv("RAN", str(tmp_path / "ran"))
-    usercode._module_of.cache_clear()
+    plugins._module_of.cache_clear()
     return lambda: (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
 
 
@@ -122,7 +126,7 @@ def forge(run: Path, change) -> None:
 
 def refused(capsys, *words) -> str:
     with pytest.raises(SystemExit) as left:
-        cli.main([str(word) for word in words])
+        main.main([str(word) for word in words])
     assert left.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()
     assert len(line) == 1, line
@@ -218,7 +222,7 @@ def test_trusted_it_runs_the_kept_source(project, run, ran, capsys, tmp_path, mo
 
 def cli_status(status: int, *words) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main([str(word) for word in words])
+        main.main([str(word) for word in words])
     assert left.value.code == status
 
 
@@ -259,7 +263,7 @@ def test_kept_source_that_was_changed_does_not_run(told, run, ran):
 
 def outside(record):
     record["files"] = {"mine.py": record["files"]["mine.py"], "../../../x.py": "0" * 64}
-    record["sha256"] = usercode._combined(record["files"])
+    record["sha256"] = plugins._combined(record["files"])
 
 
 @pytest.mark.parametrize(
@@ -316,13 +320,13 @@ def test_a_stranger_cannot_have_a_pipe_read_or_a_path_of_here(run, ran, tmp_path
 def test_reports_status_and_comparisons_need_none(project, tmp_path, ran, monkeypatch, capsys):
     home = write_project(tmp_path / "home")
     cfg = vidrec.load(home / "experiment.py")
-    table = grid.ablate(Ablation("mine", cfg, [{}], seeds=2), tmp_path / "runs")
+    table = runner.ablate(Ablation("mine", cfg, [{}], seeds=2), tmp_path / "runs")
     run = vidrec.train(cfg, tmp_path / "runs", name="mine")["dir"]
     count = len(ran())
     assert count
     shutil.rmtree(home)
     shutil.rmtree(Path(run) / "model" / "code")
-    usercode._module_of.cache_clear()
+    plugins._module_of.cache_clear()
     monkeypatch.chdir(tmp_path)
     for words in (
         *(["report", table.folder], ["report", run], ["status", table.folder]),
@@ -340,7 +344,7 @@ def test_reports_status_and_comparisons_need_none(project, tmp_path, ran, monkey
 
 @pytest.mark.slow
 def test_an_edited_file_is_another_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_report", lambda *_: None)
     home = write_project(tmp_path / "home")
     first = vidrec.train(vidrec.load(home / "experiment.py"), tmp_path / "runs", name="mine")
     again = vidrec.train(vidrec.load(home / "experiment.py"), tmp_path / "runs", name="mine")
@@ -360,16 +364,16 @@ def test_an_edited_file_is_another_run(tmp_path, monkeypatch):
 def held_table(home: Path, workdir: Path) -> tuple[Path, str]:
     """A table whose groups are written for jobs: its folder, and the one group."""
     table = Ablation("mine", vidrec.load(home / "experiment.py"), [{}], seeds=2)
-    folder, members = grid.plan(table, workdir)
-    [group] = grid.hold_groups(folder, members)
+    folder, members = runner.plan(table, workdir)
+    [group] = runner.hold_groups(folder, members)
     return folder, group
 
 
 def start_job(folder: Path, group: str, cwd: Path, **environment: str):
     """A job's process, as a pool starts it."""
-    plain = {name: each for name, each in os.environ.items() if name != usercode.CONSENT}
+    plain = {name: each for name, each in os.environ.items() if name != plugins.CONSENT}
     return subprocess.run(
-        [sys.executable, "-m", "vidrec.cluster", str(folder), group],
+        [sys.executable, "-m", "vidrec.sweeps.cluster", str(folder), group],
         env=plain | {"PYTHONPATH": str(Path(vidrec.__file__).parent.parent)} | environment,
         cwd=cwd,
         capture_output=True,
@@ -383,9 +387,9 @@ def test_a_job_runs_what_its_launcher_named_as_it_was_then(tmp_path, ran):
     home = write_project(tmp_path / "home")
     (home / "mine.py").write_text(MINE.replace("0.9", "0.5"))  # this process never ran it
     folder, group = held_table(home, tmp_path / "runs")
-    consent, count = usercode.consent(), len(ran())
+    consent, count = plugins.consent(), len(ran())
     (home / "helper.py").write_text("raise SystemExit('edited since')\n")
-    for environment in ({}, {usercode.CONSENT: "0" * 64}):
+    for environment in ({}, {plugins.CONSENT: "0" * 64}):
         done = start_job(folder, group, tmp_path, **environment)
         assert done.returncode == 1
         assert "mine.py" in done.stderr
@@ -403,10 +407,10 @@ def test_a_job_runs_what_its_launcher_named_as_it_was_then(tmp_path, ran):
 
 
 def test_engines_hand_their_jobs_the_consent(tmp_path, monkeypatch):
-    from vidrec.cluster import pool, slurm
+    from vidrec.sweeps.cluster import pool, slurm
 
     home = write_project(tmp_path / "home")
-    spec = usercode.pinned(f"{home}/mine.py:Leaky")
+    spec = plugins.pinned(f"{home}/mine.py:Leaky")
     started = []
 
     class Process:
@@ -417,10 +421,10 @@ def test_engines_hand_their_jobs_the_consent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pool.subprocess, "Popen", Process)
     pool.Pool()._start(tmp_path, "group", {}, tmp_path)
-    assert usercode.code_hash(spec) in started[0][usercode.CONSENT].split(",")
+    assert plugins.code_hash(spec) in started[0][plugins.CONSENT].split(",")
     setup = slurm.Slurm()._parameters("name", cluster.Options())["setup"]
-    [line] = [each for each in setup if usercode.CONSENT in each]
-    assert usercode.code_hash(spec) in line
+    [line] = [each for each in setup if plugins.CONSENT in each]
+    assert plugins.code_hash(spec) in line
 
 
 def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
@@ -429,10 +433,10 @@ def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
     (home / "mine.py").write_text(MINE.replace("0.9", "0.7"))
     folder, group = held_table(home, tmp_path / "runs")
     count = len(ran())
-    monkeypatch.setattr(usercode, "_named", set())
+    monkeypatch.setattr(plugins, "_named", set())
     for work in (
-        lambda: grid.train_group(folder, group),
-        lambda: job.make_data(folder, grid.Quiet()),
+        lambda: runner.train_group(folder, group),
+        lambda: job.make_data(folder, runner.Quiet()),
         lambda: cluster.submit(folder, [group], cluster.Options(engine="debug")),
     ):
         with pytest.raises(UserError, match="launcher did not name"):
@@ -442,15 +446,15 @@ def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
 
 def test_weights_of_a_run_bring_no_code(project, ran):
     """They are arrays; an encoder that is code has to be the one that was trained."""
-    from vidrec.encoders import pretrained
+    from vidrec.models.encoders import pretrained
 
     about = {"config": {"encoder": {"kind": "/gone/net.py:Net"}}, "code": {}}
     about["code"] = {"/gone/net.py:Net": {"sha256": "f" * 64}}
     cfg = vidrec.override(vidrec.Config(), {"encoder.kind": f"{project[0]}/mine.py:Leaky"}).encoder
     with pytest.raises(UserError, match="f" * 64) as error:
         pretrained._same_code(cfg, about, Path("runs/first"))
-    assert usercode.code_hash(cfg.kind) in str(error.value)
-    about["code"]["/gone/net.py:Net"]["sha256"] = usercode.code_hash(cfg.kind)
+    assert plugins.code_hash(cfg.kind) in str(error.value)
+    about["code"]["/gone/net.py:Net"]["sha256"] = plugins.code_hash(cfg.kind)
     pretrained._same_code(cfg, about, Path("runs/first"))
     assert ran() == []
 
@@ -459,7 +463,7 @@ def test_commands_that_are_given_code_run_it(project, ran):
     home = project[0]
     for words in (["check"], ["ablate", "--dry-run"], ["extract"]):
         before = len(ran())
-        usercode._module_of.cache_clear()
+        plugins._module_of.cache_clear()
         cli_status(0, words[0], home / "experiment.py", *words[1:])
         assert len(ran()) > before
 

@@ -103,9 +103,9 @@ def inside(given: argparse.Namespace) -> None:
     os.chdir(ROOT)
     work = importlib.import_module(f"benchmarks.gpu.{module}")
     from benchmarks.gpu import harness
-    from vidrec import parallel
+    from vidrec.training import devices
 
-    parallel.prepare()
+    devices.prepare()
     record = harness.Record(name, Path(given.file), float(given.seconds), tiny=given.tiny)
     record.share, record.warm = given.share or "", given.warming
     harness.WITHOUT_TORCH = given.warming

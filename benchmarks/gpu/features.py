@@ -8,8 +8,10 @@ import numpy as np
 
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record, Side
-from vidrec import config, cost, encoders
+from vidrec import config
 from vidrec.errors import UserError
+from vidrec.models import encoders
+from vidrec.sweeps import cost
 
 BATCH = 256
 NOT_BUILT = ("resnet50", "efficientnet_lite0")
@@ -98,7 +100,7 @@ def vgg_torch(variables: Any, frames: list, low: str, *, compiled: bool = False)
     import turns
     import vgg16_features
 
-    from vidrec.encoders import preprocess
+    from vidrec.models.encoders import preprocess
 
     device, dtype = turns.torch_device(), getattr(torch, low)
     layers: list[Any] = []

@@ -63,7 +63,7 @@ def sixty(record: Record) -> None:
     """Time report A's twelve models with five seeds, compiling apart."""
     import units_table
 
-    from vidrec import grid
+    from vidrec.sweeps import runner
 
     models, seeds, clips, epochs = (2, 1, 40, 2) if record.tiny else (12, 5, 399, 1000)
     made = units_table.table(models, seeds, epochs)
@@ -71,7 +71,7 @@ def sixty(record: Record) -> None:
     source = same_work.signals(counts, (30, 512), units_table.made_classes(made))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = grid.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, source=source)
     whole = time.perf_counter() - began
     # Every trial of a group tells the group's seconds.
     share = {

@@ -7,7 +7,7 @@ import jax
 
 from benchmarks.gpu import harness, table
 from benchmarks.gpu.harness import Record
-from vidrec import parallel
+from vidrec.training import devices
 
 
 def run(record: Record) -> None:
@@ -24,14 +24,14 @@ def run(record: Record) -> None:
             epoch, group = table.epochs_of(cfg, source, count, Path(place))
             epoch()
             stats = jax.local_devices()[0].memory_stats() or {}
-            told = parallel.memory_needed(group.feed.program)
+            told = devices.memory_needed(group.feed.program)
             peak = stats.get("peak_bytes_in_use", 0)
             record.row(
                 "memory of a group",
                 trials=count,
                 program_gb=told / 1e9,
                 peak_gb=peak / 1e9,
-                limit_gb=parallel.memory_limit() / 1e9,
+                limit_gb=devices.memory_limit() / 1e9,
                 told_of_peak=told / peak if peak else None,
             )
             group.close()

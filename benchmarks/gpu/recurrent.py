@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record, Side
-from vidrec import cells, fused, interop, scanners
+from vidrec.models import cells, fused, interop, scanners
 
 SETS = 4  # of inputs, in turn
 Shape = tuple[int, int, int, int]

@@ -15,7 +15,8 @@ import same_work
 import vidrec
 from benchmarks.gpu import harness, table
 from benchmarks.gpu.harness import Record
-from vidrec import prepare, scanners, train
+from vidrec.models import scanners
+from vidrec.training import loop, prepare
 
 ROOT = Path(__file__).parents[2]
 MOST = {"float32": 2e-5, "tf32": 5e-3}  # off the NumPy truth
@@ -90,7 +91,7 @@ def cudnn_truth(record: Record) -> None:
     if not harness.on_gpu():
         record.row("cuDNN against our loop", note="no GPU here")
         return
-    from vidrec import cells
+    from vidrec.models import cells
 
     scanner = scanners.Recurrent(cells.LSTM(units=24))
     x = jax.random.normal(jax.random.key(0), (3, 7, 12))
@@ -110,9 +111,9 @@ def cudnn_truth(record: Record) -> None:
 def fit(configs: list, source: Any, folder: Path) -> list[dict[str, Any]]:
     """Train trials as one group, and return their results with their validation losses."""
     members = [
-        train.Member(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
+        loop.Member(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
     ]
-    results = train.fit(members, prepare.prepare(configs[0], source=source), folder)
+    results = loop.fit(members, prepare.prepare(configs[0], source=source), folder)
     for member, result in zip(members, results, strict=True):
         lines = (member.folder / "metrics.jsonl").read_text().splitlines()
         result["losses"] = [json.loads(line)["val/loss"] for line in lines]
@@ -168,9 +169,9 @@ def resume(record: Record) -> None:
     with tempfile.TemporaryDirectory() as place:
         whole = fit([cfg], source, Path(place) / "whole")[0]
         folder = Path(place) / "parts"
-        member = train.Member("0", cfg, folder / "0")
-        with contextlib.suppress(train.Interrupted):
-            train.fit([member], prepare.prepare(cfg, source=source), folder, Stop(2))
+        member = loop.Member("0", cfg, folder / "0")
+        with contextlib.suppress(loop.Interrupted):
+            loop.fit([member], prepare.prepare(cfg, source=source), folder, Stop(2))
         parts = fit([cfg], source, folder)[0]
     apart = np.abs(np.subtract(whole["losses"], parts["losses"])).max()
     more = {"resumed_epoch": parts["resumed_epoch"]}

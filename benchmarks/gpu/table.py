@@ -13,7 +13,7 @@ import same_work
 import vidrec
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record
-from vidrec import parallel, prepare, train
+from vidrec.training import devices, loop, prepare
 
 ROOT = Path(__file__).parents[2]
 FORMS = ("auto", "unroll8", "kernel")
@@ -70,14 +70,14 @@ def run(record: Record) -> None:
 def epochs_of(cfg: Any, source: Any, count: int, folder: Path) -> tuple[Callable[[], None], Any]:
     """Return a function that trains one epoch of a group, and the group."""
     members = [
-        train.Member(
+        loop.Member(
             str(seed),
             vidrec.override(cfg, {"seed": seed, "train.patience": 0, "train.epochs": 10**6}),
             folder / str(seed),
         )
         for seed in range(count)
     ]
-    group = train.Group(members, prepare.prepare(cfg, source=source), folder)
+    group = loop.Group(members, prepare.prepare(cfg, source=source), folder)
     group.ready()
 
     def epoch() -> None:
@@ -89,7 +89,7 @@ def epochs_of(cfg: Any, source: Any, count: int, folder: Path) -> tuple[Callable
 
 def one(record: Record, named: tuple, cfg: Any, source: Any, count: int) -> None:
     """Time epochs of a group of so many trials, and tell its memory."""
-    from vidrec import scanners
+    from vidrec.models import scanners
 
     work, side, form = named
     with (
@@ -111,7 +111,7 @@ def one(record: Record, named: tuple, cfg: Any, source: Any, count: int) -> None
             a_trial=spent / count,
             trials_a_second=count / spent,
             ready=compiling,
-            program_gb=parallel.memory_needed(group.feed.program) / 1e9,
+            program_gb=devices.memory_needed(group.feed.program) / 1e9,
             in_use_gb=stats.get("bytes_in_use", 0) / 1e9,
             peak_gb=stats.get("peak_bytes_in_use", 0) / 1e9,
         )

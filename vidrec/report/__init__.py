@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vidrec.files import check_writable, write_whole
+from vidrec.io.files import check_writable, write_whole
 from vidrec.report import tables
 from vidrec.report.results import Ablation, read
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import ablation, config, evaluate
-from vidrec.datasets import ucf_types
+from vidrec import config
+from vidrec.config import shipped
 from vidrec.errors import UserError
-from vidrec.escape import Html
+from vidrec.evaluation import statistics, ucf_types
+from vidrec.io.escape import Html
 from vidrec.report import figures, markup, page, tables
 from vidrec.report.classes import confusion
 from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, difference, row_of, shared
 
 # Where report D's changes of classes stand, from its frame CNN to its LSTM.
-CHANGES = ablation.Shipped("experiments/ucf101_lstm.py")
+CHANGES = shipped.Shipped("experiments/ucf101_lstm.py")
 MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
@@ -92,7 +93,7 @@ def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
     scanners = [each.get("scanner", {}).get("kind") for each in settings]
     if scanners != ["none", "lstm"] or not all(map(_of_ucf101, settings)):
         return {}
-    return config.load_user(f"{ablation.find(CHANGES)}:PUBLISHED")["class_changes"]
+    return config.load_user(f"{shipped.find(CHANGES)}:PUBLISHED")["class_changes"]
 
 
 def _of_ucf101(settings: Mapping[str, Any]) -> bool:
@@ -146,11 +147,11 @@ def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -
     if both is None:
         return Html()
     classes, (before, after) = a.done[0].classes, both
-    found = evaluate.class_changes(
+    found = statistics.class_changes(
         before.predicted_Sn, after.predicted_Sn, before.labels, classes, before.groups
     )
     changes = sorted(itertools.chain(*found), key=lambda c: c.before - c.after)
-    judged = evaluate.corrected([each.difference for each in changes if each.difference])
+    judged = statistics.corrected([each.difference for each in changes if each.difference])
     body = [_change(c, d, theirs) for c, d in zip(changes, judged, strict=True)]
     said = "{} classes improved, {} worsened, {} stayed.".format(*map(len, found))
     beyond = sum(not d.within_noise for d in judged)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import files, metrics
-from vidrec.escape import Html, html, plot, short
+from vidrec.evaluation import metrics
+from vidrec.io import files
+from vidrec.io.escape import Html, html, plot, short
 from vidrec.report.results import Row, Run
 from vidrec.report.tables import percent
 

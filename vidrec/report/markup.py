@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vidrec.escape import Html, html
+from vidrec.io.escape import Html, html
 
 
 @dataclass(frozen=True)

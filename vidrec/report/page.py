@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrec import escape
-from vidrec.escape import Html
+from vidrec.io import escape
+from vidrec.io.escape import Html
 from vidrec.report import classes, figures, markup, tables
 from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import SPLITS, Ablation, Row, Run, best_of, difference, shown, table_of

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec import evaluate, files, metrics
 from vidrec.errors import UserError
+from vidrec.evaluation import metrics, statistics
+from vidrec.io import files
 
 SPLITS = ("train", "val", "test")
 # Files that a run may lack, and what they hold.
@@ -391,7 +392,7 @@ def _with_interval(row: Row) -> Row:
     found = answers(row.done)
     if found is None or not len(found.names):
         return row
-    return replace(row, interval=evaluate.accuracy_interval(found.right_Sn, found.groups))
+    return replace(row, interval=statistics.accuracy_interval(found.right_Sn, found.groups))
 
 
 def shared(a: Row, b: Row) -> tuple[Answers, Answers] | None:
@@ -408,7 +409,7 @@ def difference(row: Row, control: Row) -> Any:
     both = shared(row, control)
     if both is None:
         return None
-    return evaluate.paired(both[0].right_Sn, both[1].right_Sn, both[0].groups)
+    return statistics.paired(both[0].right_Sn, both[1].right_Sn, both[0].groups)
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
@@ -427,6 +428,6 @@ def _with_differences(rows: list[Row], control: Row | None) -> list[Row]:
         return rows
     found = {row: difference(row, control) for row in rows if row is not control}
     compared = [row for row, gap in found.items() if gap is not None]
-    judged = evaluate.corrected([found[row] for row in compared])
+    judged = statistics.corrected([found[row] for row in compared])
     of_row = dict(zip(compared, judged, strict=True))
     return [replace(row, difference=of_row[row]) if row in of_row else row for row in rows]

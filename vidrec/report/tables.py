@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from vidrec import escape
-from vidrec.ablation import MEASURED
+from vidrec.config.columns import MEASURED
+from vidrec.io import escape
 from vidrec.report.results import Ablation, Row, Run, shown, table_of
 
 WHOLE = ("params", "epochs", "best_epoch")

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vidrec import files
 from vidrec.errors import UserError
+from vidrec.io import files
 from vidrec.report.results import Ablation, Run, read
 
 LONGEST = 150  # bytes of a row in the name of a folder, which may have 255

@@ -1,0 +1,272 @@
+"""Splits: no group in two parts, every class in each, and the same whatever finds the files."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidrec.config import Data
+from vidrec.data import splits
+from vidrec.data.datasets.source import Source
+from vidrec.errors import UserError
+
+PARTS = ("train", "val", "test")
+
+
+class Names(Source):
+    """Clips that are names only."""
+
+    @property
+    def lengths(self):
+        return np.full(len(self), 30, np.int32)
+
+    def key(self, clip):
+        return self.names[clip]
+
+    def read(self, clip, frame_indices, size):
+        raise NotImplementedError
+
+    def stream(self, clip, size, chunk=64):
+        raise NotImplementedError
+
+
+def source(labels, groups=None, given=None, classes=None, order=None) -> Names:
+    """A source of these labels; groups None: every clip its own."""
+    names = [f"clip{i:04d}" for i in range(len(labels))]
+    known = groups is not None
+    groups = list(groups) if known else names
+    order = range(len(labels)) if order is None else order
+    return Names(
+        "toy",
+        tuple(classes or (f"class{k}" for k in range(max(labels, default=-1) + 1))),
+        tuple(names[i] for i in order),
+        np.array([labels[i] for i in order], np.int32),
+        np.array([groups[i] for i in order], str),
+        known,
+        given,
+    )
+
+
+def even(classes=5, groups=10, clips=4) -> Names:
+    """`groups` groups a class of `clips` clips each."""
+    labels = [k for k in range(classes) for _ in range(groups * clips)]
+    return source(labels, [f"{k}-{i // clips % groups}" for i, k in enumerate(labels)])
+
+
+def groups_of(data, part) -> set:
+    return set(data.groups[part].tolist())
+
+
+def check_whole(data, split) -> None:
+    """Every clip in exactly one part; no group in two; every class in each part."""
+    clips = np.concatenate([getattr(split, part) for part in PARTS])
+    assert sorted(clips.tolist()) == list(range(len(data)))
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not groups_of(data, getattr(split, a)) & groups_of(data, getattr(split, b))
+    for part in PARTS:
+        assert set(data.labels[getattr(split, part)].tolist()) == set(range(len(data.classes)))
+
+
+def test_shares_are_met_in_every_class():
+    data = even()
+    split = splits.make(data, Data(split="group"))
+    check_whole(data, split)
+    assert split.leaked is False
+    assert [len(getattr(split, part)) for part in PARTS] == [120, 40, 40]
+    for part, share in (("train", 24), ("val", 8), ("test", 8)):
+        counts = Counter(data.labels[getattr(split, part)].tolist())
+        assert set(counts.values()) == {share}
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_unequal_groups_stay_whole(seed, classes, crossing):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, (classes, 8))
+    labels = [k for k in range(classes) for g in range(8) for _ in range(sizes[k, g])]
+    groups = [
+        f"g{g}" if crossing else f"{k}-g{g}"
+        for k in range(classes)
+        for g in range(8)
+        for _ in range(sizes[k, g])
+    ]
+    data = source(labels, groups)
+    split = splits.make(data, Data(split="group", split_seed=seed % 7))
+    check_whole(data, split)
+    assert split.leaked is False
+    # As near to a fifth as the largest groups allow.
+    largest = max(Counter(groups).values())
+    assert abs(len(split.test) - len(data) / 5) <= largest * (1 if crossing else classes)
+
+
+def test_the_order_of_files_changes_nothing():
+    data = even()
+    for how in (Data(split="group"), Data(split="random"), Data(split="group", folds=3, fold=2)):
+        names = [{data.names[i] for i in getattr(splits.make(data, how), p)} for p in PARTS]
+        order = np.random.default_rng(0).permutation(len(data))
+        mixed = data._only(order)
+        again = splits.make(mixed, how)
+        assert [{mixed.names[i] for i in getattr(again, p)} for p in PARTS] == names
+        assert again.id == splits.make(data, how).id
+
+
+def test_seeds_draw_anew_and_ids_tell():
+    data = even()
+    ids = {splits.make(data, Data(split_seed=seed)).id for seed in range(10)}
+    assert len(ids) == 10
+    assert splits.make(data, Data(split_seed=3)).id == splits.make(data, Data(split_seed=3)).id
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 10])
+def test_folds_test_every_group_once(folds):
+    data = even()
+    tested = []
+    for fold in range(1, folds + 1):
+        split = splits.make(data, Data(folds=folds, fold=fold))
+        check_whole(data, split)
+        assert split.leaked is False
+        tested += sorted(groups_of(data, split.test))
+        assert abs(len(split.test) - len(data) / folds) <= 5 * 4
+    assert sorted(tested) == sorted(groups_of(data, np.arange(len(data))))
+    zero, first = (splits.make(data, Data(folds=folds, fold=f)) for f in (0, 1))
+    assert zero.id == first.id
+
+
+def test_folds_over_clips_where_sources_are_unknown():
+    data = source([k for k in range(3) for _ in range(20)])
+    split = splits.make(data, Data(folds=4, fold=2))
+    assert split.leaked == "unknown"
+    assert Counter(data.labels[split.test].tolist()) == {0: 5, 1: 5, 2: 5}
+    assert split.how == "fold 2 of 4 by files"
+
+
+def test_leaving_one_out():
+    data = even()
+    blocks = np.array([group.partition("-")[2] for group in data.groups])
+    data = replace(data, blocks=blocks)
+    for fold in range(1, 11):
+        split = splits.make(data, Data(fold=fold))
+        check_whole(data, split)
+        assert set(blocks[split.test]) == {str(fold - 1)}
+        assert len(split.test) == 20
+    with pytest.raises(UserError, match="toy has 10 sources"):
+        splits.make(data, Data(fold=11))
+    with pytest.raises(UserError, match="carry no source"):
+        splits.make(source([0, 0, 0, 1, 1, 1]), Data(fold=1))
+
+
+def test_random_splits_are_labelled_leaked():
+    data = even()
+    split = splits.make(data, Data(split="random"))
+    assert split.leaked is True
+    assert "train/test" in split.shared
+    assert [len(getattr(split, part)) for part in PARTS] == [128, 32, 40]
+    assert Counter(data.labels[split.test].tolist()) == dict.fromkeys(range(5), 8)
+    # By clip, so labelled even where no group happens to be shared.
+    lone = source([0, 1] * 20)
+    assert splits.make(lone, Data(split="random")).leaked is True
+    assert any("leaks" in line for line in splits.describe(data, split))
+
+
+def test_validation_by_clip_takes_exactly_as_many_and_is_labelled():
+    data = even(clips=5)
+    split = splits.make(data, Data(val=33, val_by="clip"))
+    assert len(split.val) == 33
+    assert split.leaked is True
+    assert split.shared == ("train/val",)
+    assert "validation at random by clip" in split.how
+    assert not groups_of(data, split.test) & groups_of(data, split.train)
+
+
+def test_numbers_of_clips():
+    data = even()
+    split = splits.make(data, Data(test=60, val=40))
+    check_whole(data, split)
+    assert (len(split.test), len(split.val)) == (60, 40)
+    empty = splits.make(data, Data(val=0))
+    assert len(empty.val) == 0
+    with pytest.raises(UserError, match=re.escape("data.test = 500 asks for")):
+        splits.make(data, Data(test=500))
+    with pytest.raises(UserError, match=re.escape("data.val = 190 asks for")):
+        splits.make(data, Data(test=0.2, val=190, val_by="clip"))
+
+
+def test_given_lists_are_taken_as_they_are():
+    data = even()
+    test = np.flatnonzero([group.endswith(("-0", "-1", "-2")) for group in data.groups])
+    train = np.setdiff1d(np.arange(len(data)), test)
+    data = replace(data, given={"train": train, "test": test})
+    split = splits.make(data, Data(split="given"))
+    check_whole(data, split)
+    assert split.test.tolist() == test.tolist()
+    assert split.leaked is False
+    swapped = splits.make(data, Data(split="given", swapped=True))
+    assert swapped.test.tolist() == train.tolist()
+    assert sorted([*swapped.train, *swapped.val]) == test.tolist()
+    assert swapped.id != split.id
+    val = train[:8]
+    own = replace(data, given={"train": train[8:], "val": val, "test": test})
+    own = replace(own, groups=np.array(own.names), groups_known=False)
+    split = splits.make(own, Data(split="given"))
+    assert split.val.tolist() == val.tolist()
+    assert split.leaked == "unknown"
+    # Clips of no list are counted, not hidden.
+    few = replace(own, given={"train": train[8:], "val": val[:3], "test": test})
+    line = splits.describe(few, splits.make(few, Data(split="given")))[-1]
+    assert line == "5 clips stand in no list and are not used"
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_leak_is_refused_by_name(other):
+    data = even()
+    last = np.flatnonzero([group.endswith("-9") for group in data.groups])
+    train = np.setdiff1d(np.arange(len(data)), last)
+    parts = {"train": train, "val": last[:10], "test": last[10:]}
+    # One clip of group 3-7 in the wrong list.
+    stray = np.flatnonzero(data.groups == "3-7")[0]
+    parts["train"] = np.setdiff1d(train, [stray])
+    parts[other] = np.append(parts[other], stray)
+    parts["val"] = parts["val"][~np.isin(data.groups[parts["val"]], data.groups[parts["test"]])]
+    leaking = replace(data, given=parts)
+    with pytest.raises(UserError, match=f"group '3-7' stands in both train and {other}"):
+        splits.make(leaking, Data(split="given"))
+    assert splits.make(leaking, Data(split="random")).leaked is True
+    assert splits.make(leaking, Data(split="group")).leaked is False
+
+
+def test_what_cannot_be_split_says_what_is_needed():
+    with pytest.raises(UserError, match="toy comes without lists"):
+        splits.make(even(), Data(split="given"))
+    with pytest.raises(UserError, match="one class"):
+        splits.make(source([0] * 9), Data())
+    two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
+    with pytest.raises(UserError, match=r"'class0' of toy has 2 sources.*needs at least 3 sources"):
+        splits.make(two, Data())
+    assert splits.make(two, Data(val=0)).leaked is False
+    lone = source([0] * 12 + [1])
+    for how in ("group", "random"):
+        with pytest.raises(UserError, match="'class1' of toy has 1 clip, too few"):
+            splits.make(lone, Data(split=how, test=0.6))
+    with pytest.raises(UserError, match=r"data.folds = 30, but toy has only 13 files"):
+        splits.make(lone, Data(folds=30, fold=1))
+    with pytest.raises(UserError, match="at least 2"):
+        splits.make(even(), Data(folds=1, fold=1))
+
+
+def test_small_classes_are_in_every_part():
+    data = source([k for k in range(4) for _ in range(3 + 20 * (k == 0))])
+    check_whole(data, splits.make(data, Data()))
+
+
+def test_a_warning_where_sources_are_unknown():
+    data = source([k for k in range(3) for _ in range(9)])
+    lines = splits.describe(data, splits.make(data, Data()))
+    assert lines[0] == "toy: 3 classes, 27 clips"
+    assert sum("carry no source" in line for line in lines) == 1
+    known = splits.describe(even(), splits.make(even(), Data()))
+    assert known[0] == "toy: 5 classes, 200 clips, 50 sources"
+    assert not any("warning" in line for line in known)

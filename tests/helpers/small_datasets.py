@@ -1,0 +1,197 @@
+"""Tiny data sets that need no disk, and tiny trials on them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import numpy as np
+
+from vidrec.config import Config, digest, override
+from vidrec.data.datasets.source import Source, UnreadableClip, per_clip
+from vidrec.models import model
+from vidrec.training import devices, feeds, prepare, step
+
+# A few clips of unequal length, some shorter than SETTINGS' frames.length.
+SETTINGS = {
+    "data.split": "group",
+    "data.test": 0.25,
+    "data.val": 0.25,
+    "frames.length": 6,
+    "scanner.kind": "gru",
+    "scanner.units": 4,
+    "train.batch_size": 5,
+    "train.epochs": 3,
+    "train.save_seconds": 0,
+    "optim.kind": "momentum",
+    "optim.learning_rate": 0.05,
+    "eval.batch_size": 7,
+}
+
+
+def settings(**changes) -> Config:
+    """A configuration of SETTINGS, changed: `section__name=value`."""
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(Config(), SETTINGS | named)
+
+
+@dataclass(eq=False)
+class ArraySource(Source):
+    """Ready-made features in memory; an empty clip cannot be read."""
+
+    arrays: tuple[np.ndarray, ...] = per_clip()
+    is_features = True
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(each) for each in self.arrays], np.int32)
+
+    def key(self, clip: int) -> str:
+        return digest(self.arrays[clip].tolist(), length=32)
+
+    def features(self, clip: int) -> np.ndarray:
+        if not len(self.arrays[clip]):
+            raise UnreadableClip(self.names[clip], "is empty")
+        return self.arrays[clip]
+
+    def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        raise TypeError("features, not frames")
+
+    def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        raise TypeError("features, not frames")
+
+
+@dataclass(eq=False)
+class PixelSource(ArraySource):
+    """Frames in memory, uint8 (T, H, H, 3), given whatever size is asked for; counts readings."""
+
+    is_features = False
+    streamed: list[str] = field(default_factory=list)
+
+    def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        self.streamed.append(self.names[clip])
+        frames = self.arrays[clip]
+        if not len(frames):
+            raise UnreadableClip(self.names[clip], "is empty")
+        for start in range(0, len(frames), min(chunk, 3)):
+            yield frames[start : start + min(chunk, 3)]
+
+    def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        return self.arrays[clip][list(frame_indices)]
+
+
+def features(clips=32, classes=3, width=5, lengths=(2, 9), seed=0, broken=()) -> ArraySource:
+    """Noise about a direction of each class's own; two clips a group."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(clips) // 2 % classes
+    centres = rng.normal(size=(classes, width))
+    arrays = []
+    for clip, label in enumerate(labels):
+        frames = 0 if clip in broken else rng.integers(*lengths)
+        arrays.append((centres[label] + rng.normal(size=(frames, width))).astype(np.float32))
+    return ArraySource(**_about("features", labels, classes), arrays=tuple(arrays))
+
+
+def pixels(clips=12, classes=2, size=8, lengths=(2, 9), seed=0, broken=()) -> PixelSource:
+    """Random frames."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(clips) // 2 % classes
+    arrays = [
+        rng.integers(
+            0, 256, (0 if i in broken else rng.integers(*lengths), size, size, 3), np.uint8
+        )
+        for i in range(clips)
+    ]
+    return PixelSource(**_about("pixels", labels, classes), arrays=tuple(arrays))
+
+
+def _about(name: str, labels: np.ndarray, classes: int) -> dict:
+    clips = len(labels)
+    return {
+        "name": name,
+        "classes": tuple("abcdefgh"[:classes]),
+        "names": tuple(f"clip_{i:03d}" for i in range(clips)),
+        "labels": labels.astype(np.int32),
+        "groups": np.array([f"group_{i // 2:03d}" for i in range(clips)]),
+    }
+
+
+def prepared(cfg: Config, source: Source | None = None) -> prepare.Prepared:
+    """What a group trains on."""
+    return prepare.prepare(cfg, source=source or features())
+
+
+def plan(cfg: Config, data: prepare.Prepared, axis_name=None, shares=1) -> step.Plan:
+    """As `fit` makes it."""
+    fitted = override(cfg, {"frames.length": data.length})
+    built = model.build(fitted, len(data.classes), axis_name, data.encoder)
+    clips = (len(data.clips("train")), len(data.clips("val")))
+    return step.Plan(cfg, built, data.length, *clips, axis_name, shares)
+
+
+class Group:
+    """Trials of one signature, trained in memory: no files, no scoring, one program.
+
+    The program fits every group of as many trials, so `train` may be called with others. With
+    `how` "batch" it is one trial, whose batches are spread over the devices.
+    """
+
+    def __init__(self, configs, data=None, how="map", on=None):
+        data = data or prepared(configs[0])
+        on = on or jax.devices()[:1]
+        if how == "batch":
+            self.over = devices.Batches(on)
+        else:
+            self.over = devices.Trials(len(configs), how, on)
+        self.plan = plan(configs[0], data, self.over.axis_name, self.over.shares)
+        self.shared = self.over.share_all(feeds.resident(data))
+        self._init = self.over.map(partial(step.init, self.plan))
+        self._epoch = None
+
+    def train(self, configs, epochs=None, begun=None):
+        """(last state, records of each epoch), with the trials' axis, on the host.
+
+        Goes on from `begun`, a state on the host, where it is given.
+        """
+        numbers = [step.hyper(config) for config in configs]
+        numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        state = self.over.spread(begun) if begun else self._init(numbers, self.shared)
+        if self._epoch is None:
+            run_epoch = partial(step.epoch, self.plan)
+            self._epoch = self.over.compile(run_epoch, state, numbers, self.shared)
+        records = []
+        while (alive := self.over.gather(state.alive)).any() and len(records) != epochs:
+            state, numbers = self.over.deal(alive, (state, numbers))
+            state, record = self._epoch(state, numbers, self.shared)
+            records.append(jax.tree.map(np.array, self.over.gather(record)))
+        return jax.tree.map(np.array, self.over.gather(state)), records
+
+
+def one(tree, place):
+    """The tree of one trial."""
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def same(a, b) -> bool:
+    """Equal to the bit, types too, not-a-numbers included."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(
+        np.asarray(x).dtype == np.asarray(y).dtype
+        and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        for x, y in pairs
+    )
+
+
+def furthest(a, b) -> float:
+    """Largest difference between two trees; equal infinities do not differ."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(
+        float(np.where(x == y, 0, np.abs(x - np.where(np.isinf(x), 0, y))).max(initial=0))
+        for x, y in ((np.asarray(x, float), np.asarray(y, float)) for x, y in pairs)
+    )
+
+
+def given(data) -> ArraySource:
+    """As a user's own data set: data.kind sources.py:given."""
+    del data
+    return features()

@@ -1,0 +1,423 @@
+"""A trial in a group is the trial alone: to the bit under map, to 1e-9 in float64 under vmap."""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.small_datasets import Group, furthest, one, plan, prepared, same, settings
+
+from vidrec.config import override
+from vidrec.errors import UserError
+from vidrec.training import batches, devices, feeds, step
+
+EPOCHS = 3
+
+
+def sixteen():
+    """Different in every number that may differ; they stop at different epochs."""
+    rng = np.random.default_rng(0)
+    return [
+        settings(
+            seed=trial,
+            scanner__batch_norm=True,
+            optim__learning_rate=float(rng.choice([0.01, 0.1, 0.5])),
+            optim__momentum=float(rng.choice([0.0, 0.5, 0.9])),
+            optim__weight_decay=float(rng.choice([0.0, 0.01])),
+            optim__clip_norm=float(rng.choice([0.0, 0.3])),
+            scanner__dropout=float(rng.choice([0.0, 0.2, 0.5])),
+            train__epochs=3 + trial % 4,
+            train__patience=trial % 3,
+        )
+        for trial in range(16)
+    ]
+
+
+CONFIGS = sixteen()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepared(CONFIGS[0])
+
+
+@pytest.fixture(scope="module")
+def grouped(data):
+    """The group of 16, and its last state and records."""
+    group = Group(CONFIGS, data)
+    return group, *group.train(CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    """The program of one trial."""
+    return Group(CONFIGS[:1], data)
+
+
+def test_a_mapped_trial_is_the_trial_alone_to_the_bit(grouped, alone):
+    _, states, records = grouped
+    assert len(set(states.epoch.tolist())) > 2
+    assert set(states.status.tolist()) == {step.FINISHED, step.STOPPED}
+    for place in range(0, 16, 3):
+        state, history = alone.train([CONFIGS[place]])
+        assert same(one(state, 0), one(states, place))
+        for epoch, record in enumerate(history):
+            assert same(one(record, 0), one(records[epoch], place))
+
+
+def test_a_stopped_trial_keeps_its_state_and_gives_zeros(grouped):
+    group, states, records = grouped
+    first = int(states.epoch.argmin())
+    ended = int(states.epoch[first])
+    assert ended < len(records)
+    early, _ = group.train(CONFIGS, epochs=ended)
+    assert same(one(early, first), one(states, first))
+    assert all(leaf == 0 for leaf in jax.tree.leaves(one(records[ended], first)))
+
+
+def test_trials_that_diverge_leave_the_others_alone(grouped):
+    """One clipped rate of 1e6, which stays finite, and one that gives NaN, in the middle."""
+    group, states, _ = grouped
+    wild = list(CONFIGS)
+    wild[5] = settings(scanner__batch_norm=True, optim__learning_rate=1e6, optim__clip_norm=1.0)
+    wild[8] = settings(scanner__batch_norm=True, optim__learning_rate=1e38)
+    found, records = group.train(wild)
+    for place in range(16):
+        if place not in (5, 8):
+            assert same(one(found, place), one(states, place))
+    assert found.status[[5, 8]].tolist() == [step.DIVERGED] * 2
+    assert found.epoch[[5, 8]].tolist() == [1, 1]
+    assert np.isfinite(records[0]["train_loss"][5])
+    assert not np.isfinite(records[0]["train_loss"][8])
+    # What is kept of them is the best before, here the untrained weights: finite.
+    assert all(np.isfinite(leaf[[5, 8]]).all() for leaf in jax.tree.leaves(found.best.trained))
+
+
+def in_float64(how):
+    """16 trials after three epochs, then to their ends."""
+    with jax.enable_x64(True):
+        data = prepared(CONFIGS[0])
+        group = Group(CONFIGS, data, how)
+        state = group.train(CONFIGS, EPOCHS)[0]
+        assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(state.trained))
+        return state, group.train(CONFIGS)[0]
+
+
+@pytest.fixture(scope="module")
+def mapped64():
+    return in_float64("map")
+
+
+@pytest.mark.slow
+def test_batched_trials_in_float64_are_those_alone(mapped64):
+    state, ended = in_float64("vmap")
+    assert furthest(state.trained, mapped64[0].trained) < 1e-9
+    assert furthest(state.stats, mapped64[0].stats) < 1e-9
+    for name in ("epoch", "status", "wait"):
+        assert np.array_equal(getattr(ended, name), getattr(mapped64[1], name))
+    assert np.array_equal(ended.best.epoch, mapped64[1].best.epoch)
+    assert furthest(ended.best.trained, mapped64[1].best.trained) < 1e-9
+
+
+def ten_over(devices, how="map"):
+    """Ten trials to their ends, in float64."""
+    with jax.enable_x64(True):
+        ten = CONFIGS[:10]
+        group = Group(ten, prepared(ten[0]), how, jax.devices()[:devices])
+        assert len(group.over.devices) == -(-10 // group.over.share)
+        return group.train(ten)[0]
+
+
+def ten_alike(mapped64, state):
+    _, ended = mapped64
+    for name in ("epoch", "status", "wait"):
+        assert np.array_equal(getattr(state, name), getattr(ended, name)[:10])
+    assert furthest(state, jax.tree.map(lambda leaf: leaf[:10], ended)) < 1e-9
+
+
+@pytest.mark.slow
+def test_ten_trials_over_four_devices_are_ten_on_one(mapped64):
+    """XLA compiles for several devices otherwise than for one: float32 differs in the last bit."""
+    ten_alike(mapped64, ten_over(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "how"), [(2, "map"), (8, "map"), (4, "vmap")])
+def test_ten_trials_over_other_numbers_of_devices(mapped64, devices, how):
+    ten_alike(mapped64, ten_over(devices, how))
+
+
+@pytest.mark.slow
+def test_several_devices_agree_to_the_bit_and_with_one_to_the_last(grouped, data):
+    ten = CONFIGS[:10]
+    two, eight = (Group(ten, data, on=jax.devices()[:n]).train(ten, EPOCHS)[0] for n in (2, 8))
+    assert same(two, eight)
+    one_device = grouped[0].train(CONFIGS, EPOCHS)[0]
+    away = furthest(two.trained, jax.tree.map(lambda leaf: leaf[:10], one_device.trained))
+    print(f"float32, several devices against one after {EPOCHS} epochs: {away:.1e}")
+    assert away < 1e-3
+
+
+@pytest.mark.slow
+def test_batched_trials_in_float32_stay_near(grouped, data, record_property):
+    group = Group(CONFIGS, data, "vmap")
+    state, _ = group.train(CONFIGS, EPOCHS)
+    away = furthest(state.trained, grouped[0].train(CONFIGS, EPOCHS)[0].trained)
+    record_property("float32_difference", away)
+    print(f"float32, vmap against map after {EPOCHS} epochs: {away:.1e}")
+    assert away < 1e-3
+    wild = list(CONFIGS)
+    wild[5] = settings(scanner__batch_norm=True, optim__learning_rate=1e38)
+    ordinary, found = group.train(CONFIGS)[0], group.train(wild)[0]
+    for place in range(16):
+        assert same(one(found, place), one(ordinary, place)) == (place != 5)
+
+
+def counting(over, trees=1):
+    """A carried step that adds, and how often it was traced."""
+    traced = []
+
+    def step(state, hyper, shared):
+        traced.append(1)
+        moved = state._replace(epoch=state.epoch + hyper + shared)
+        return moved, moved.epoch
+
+    return over.carry(step), traced
+
+
+@pytest.mark.parametrize("how", ["map", "vmap"])
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_groups_of_any_size_go_over_devices_and_back(how, count):
+    over = devices.Trials(count, how, jax.devices())
+    assert over.share * len(over.devices) >= count
+    assert over.share * (len(over.devices) - 1) < count, "a device without a trial"
+    state = step.TrainState(*[np.arange(count, dtype=np.int32) * (place + 1) for place in range(9)])
+    state = state._replace(alive=np.arange(count) % 3 != 0)
+    there = over.spread(state)
+    assert all(len(leaf.sharding.device_set) == len(over.devices) for leaf in there)
+    assert same(over.gather(there), state)
+    run, traced = counting(over)
+    add = over.spread(np.arange(count, dtype=np.int32))
+    shared = over.share_all(np.int32(7))
+    for _ in range(3):
+        stepped, out = run(there, add, shared)
+    assert len(traced) <= 2  # a conditional is traced for its shapes, too
+    moved = state.epoch + np.arange(count) + 7
+    assert np.array_equal(over.gather(stepped.epoch), np.where(state.alive, moved, state.epoch))
+    assert np.array_equal(over.gather(out), np.where(state.alive, moved, 0))
+
+
+@pytest.mark.parametrize("number", [2, 3, 8])
+@pytest.mark.parametrize("count", [3, 5, 8, 11])
+def test_trials_that_go_on_lie_evenly_on_the_devices(count, number):
+    over = devices.Trials(count, "map", jax.devices()[:number])
+    rng = np.random.default_rng(count)
+    values = rng.random((count, 3, 2), np.float32)
+    tree = np.arange(count, dtype=np.int32), values
+    there, alive = over.spread(tree), np.ones(count, bool)
+    for stopped in rng.permutation(count):
+        alive[stopped] = False
+        there = over.deal(alive, there)
+        assert same(over.gather(there), tree)
+        lying = [np.asarray(shard.data) for shard in there[0].addressable_shards]
+        busiest = max(alive[trials].sum() for trials in lying)
+        assert busiest == -(-alive.sum() // len(over.devices)), "one waits for another"
+        assert over.deal(alive, there) is there, "moved although nothing is gained"
+
+
+def test_batched_trials_stay_where_they_are():
+    over = devices.Trials(4, "vmap", jax.devices()[:2])
+    there = over.spread(np.arange(4))
+    assert over.deal(np.array([True, False, True, False]), there) is there
+
+
+def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
+    """The host's copy is saved by a thread while the next epoch writes into the donated state."""
+    over = devices.Trials(2, "map", jax.devices()[:1])
+
+    def double(state, hyper, shared):
+        return state._replace(trained=state.trained * 2 + shared), jnp.zeros(())
+
+    zero = np.zeros(2, np.int32)
+    state = step.TrainState(np.ones((2, 4096), np.float32), *[zero] * 8)._replace(alive=zero == 0)
+    state, shared = over.spread(state), over.share_all(np.float32(1))
+    run = over.compile(double, state, over.spread(zero), shared)
+    seen = []
+    for _ in range(5):
+        seen.append(over.gather(state))
+        state, _ = run(state, over.spread(zero), shared)
+    assert [each.trained[0, 0] for each in seen] == [1, 3, 7, 15, 31]
+
+
+# Of 5 clips a batch the last of 4 devices gets none, and the last batch has 4 clips.
+SHARED = settings(
+    scanner__batch_norm=True,
+    scanner__dropout=0.3,
+    optim__clip_norm=0.2,
+    optim__weight_decay=0.01,
+    train__epochs=2,
+)
+
+
+def shared_by(devices, cfg=SHARED):
+    """A trial's state and records after two epochs in float64, and all its clips' scores."""
+    with jax.enable_x64(True):
+        data = prepared(cfg)
+        group = Group([cfg], data, "batch", jax.devices()[:devices])
+        state, records = group.train([cfg])
+        best = group.over.spread(state.best)
+        numbers = group.over.spread(jax.tree.map(lambda leaf: leaf[None], step.hyper(cfg)))
+        rows = np.arange(33, dtype=np.int32).reshape(11, 3) % 32
+        scoring = partial(step.score, plan(cfg, data))
+        return state, records, group.over.score(scoring, (best, numbers), rows, group.shared)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return shared_by(1)
+
+
+@pytest.mark.slow
+def test_a_batch_spread_over_four_devices_is_the_batch_on_one(on_one_device):
+    assert furthest(shared_by(4), on_one_device) < 1e-9
+
+
+@pytest.mark.slow
+def test_a_batch_on_one_device_is_the_trial_in_a_group(on_one_device):
+    with jax.enable_x64(True):
+        state, records = Group([SHARED]).train([SHARED])
+    assert furthest((state, records), on_one_device[:2]) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_batch_spread_over_other_numbers_of_devices(on_one_device, devices):
+    assert furthest(shared_by(devices), on_one_device) < 1e-9
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(on_one_device):
+    with jax.enable_x64(True):
+        data = prepared(SHARED)
+        four, two = (Group([SHARED], data, "batch", jax.devices()[:n]) for n in (4, 2))
+        begun, _ = four.train([SHARED], epochs=1)
+        assert furthest(two.train([SHARED], begun=begun)[0], on_one_device[0]) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"train__truncation": 4, "head__kind": "every"}, {"train__accumulate": 2}]
+)
+def test_windows_and_parts_of_a_spread_batch(changes):
+    cfg = settings(scanner__dropout=0.3, train__epochs=2, **changes)
+    assert furthest(shared_by(4, cfg), shared_by(1, cfg)) < 1e-9
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_add_up_to_the_batch():
+    """5 clips in 3 parts, the last padded; windows carry on within each part."""
+    for changes in ({}, {"train__truncation": 4, "head__kind": "every"}):
+        cfg = settings(scanner__dropout=0.3, optim__clip_norm=0.2, train__epochs=2, **changes)
+        whole = shared_by(1, cfg)[:2]
+        assert furthest(shared_by(1, override(cfg, {"train.accumulate": 3}))[:2], whole) < 1e-9
+
+
+def test_several_trials_cannot_share_a_batch():
+    with pytest.raises(UserError, match=r"train.spread = 'batch' trains one trial at a time"):
+        devices.over(2, "batch")
+    assert isinstance(devices.over(1), devices.Batches)
+    assert isinstance(devices.over(2), devices.Trials)
+
+
+@pytest.mark.slow
+class Variants(chex.TestCase):
+    """One step, compiled, plain, and on several devices at once."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_a_step_is_the_same_however_it_is_carried(self):
+        cfg = settings(scanner__dropout=0.3, scanner__batch_norm=True, optim__clip_norm=0.1)
+        with jax.enable_x64(True):
+            data = prepared(cfg)
+            how, numbers = plan(cfg, data), step.hyper(cfg)
+            held = jax.tree.map(jnp.asarray, feeds.resident(data))
+            clips, valid = held.train[:5], jnp.arange(5) < 4
+            batch = batches.gather(held, clips, valid, cfg, how.length, numbers["seed"], 0)
+            state = jax.jit(partial(step.init, how))(numbers, held)
+            train_step = partial(step.train_step, how)
+            expected, _ = jax.jit(train_step)(state, numbers, {}, batch)
+            found, sums = self.variant(train_step)(state, numbers, {}, batch)
+            assert sums["clips"] == 4
+            assert furthest(found, expected) < 1e-12
+            assert furthest(found.trained, state.trained) > 1e-4
+
+
+def test_processors_share_the_clips_and_divide_the_rest(monkeypatch):
+    monkeypatch.setattr(devices, "_machine_bytes", lambda: 10e9)
+    shared = {"values": np.zeros(250_000_000, np.uint8)}
+    assert devices.Trials(8, devices=jax.devices()[:4]).memory_limit(shared) == pytest.approx(
+        0.25e9 + (8e9 - 0.25e9) / 4
+    )
+    assert devices.Batches(jax.devices()[:1]).memory_limit(shared) == pytest.approx(8e9)
+    assert devices.room() == pytest.approx(10e9 / 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_where_it_was_asked_for():
+    program = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from vidrec.training import devices as parallel
+if sys.argv[1] == "kept":
+    parallel.keep_memory()
+for _ in range(2):
+    large = np.ones(2**25)
+    del large
+print(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", program, how]))
+        for how in ("kept", "given back")
+    )
+    assert kept - given_back > 0.9 * 2**28 / 1024
+
+
+@pytest.mark.parametrize("given", ["", "3"])
+def test_cores_are_devices_for_a_table_and_one_for_a_trial(given):
+    """Clips lie once, however many cores read them."""
+    program = """
+import jax, numpy as np
+from vidrec.training import devices as parallel
+parallel.use_cores()
+alone, three = parallel.over(1), parallel.over(3)
+clips = three.share_once(np.ones((1001, 7), np.float32)[1:], {})
+lie = {each.data.unsafe_buffer_pointer() for each in clips.addressable_shards}
+told = isinstance(parallel.over(1, "batch"), parallel.Batches)
+print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie), told)
+"""
+    environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
+    if given:
+        environment["JAX_NUM_CPU_DEVICES"] = given
+    count = int(given or min(devices.cores(), max(1, devices._machine_bytes() // 4e9)))
+    found = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    three = -(-3 // -(-3 // count))
+    assert found.split() == [str(count), "1", str(three), "1", "True"]
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(devices, "cores", lambda: 9)
+    monkeypatch.setattr(devices, "_machine_bytes", lambda: 1e12)
+    assert devices.share_of_cores(4) == {"JAX_NUM_CPU_DEVICES": "2"}
+    assert devices.share_of_cores(20) == {"JAX_NUM_CPU_DEVICES": "1"}
+    monkeypatch.setattr(devices, "_machine_bytes", lambda: 13e9)  # three devices' worth
+    assert devices.share_of_cores(1) == {"JAX_NUM_CPU_DEVICES": "3"}
+    monkeypatch.setattr(devices, "are_cores", lambda: True)  # the user said how many
+    assert devices.share_of_cores(1) == {}

@@ -1,0 +1,381 @@
+"""What a run leaves behind, and that neither stops, kills nor other runs change a bit of it."""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.small_datasets import features, plan, prepared, same, settings
+
+from vidrec.data import keys
+from vidrec.errors import UserError
+from vidrec.io import checkpoint, files
+from vidrec.training import batches, feeds, loop, step
+from vidrec.training.loop import METRICS, Busy, Group, Interrupted, Member
+
+BASE = {"scanner__kind": "mean", "head__kind": "every", "scanner__dropout": 0.2}
+CONFIGS = [
+    settings(seed=0, train__epochs=6, **BASE),
+    settings(seed=1, train__epochs=4, optim__learning_rate=0.3, **BASE),
+    settings(seed=2, train__epochs=9, train__patience=2, train__min_delta=0.5, **BASE),
+    # Trained once with the first: they differ in scoring only.
+    settings(
+        seed=0, train__epochs=6, eval__inference="clips", eval__clip=4, eval__stride=2, **BASE
+    ),
+    settings(seed=0, train__epochs=6, eval__inference="vote", eval__clip=3, eval__stride=3, **BASE),
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepared(CONFIGS[0], features(broken=(2,)))
+
+
+def members(folder, configs=CONFIGS):
+    return [Member(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
+
+
+class Watch(loop.Silent):
+    """Remembers epochs; stops after the given one."""
+
+    def __init__(self, stop=0):
+        self.stop, self.epochs, self.compilations = stop, [], 0
+
+    def compiled(self, seconds):
+        self.compilations += 1
+
+    def epoch(self, number, records):
+        self.epochs.append(number)
+
+    def should_stop(self):
+        return bool(self.epochs) and self.epochs[-1] == self.stop
+
+
+def fit(folder, data, watcher=None):
+    return loop.fit(members(folder), data, folder / "group", watcher=watcher)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    """A run that nothing disturbed: its folder and results."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, fit(folder, data)
+
+
+def contents(folder):
+    """Everything a run leaves that may not depend on how it came about."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.name in (METRICS, "config.json", "model.json"):
+            found[name] = file.read_text()
+        elif file.name == "predictions.npz":
+            with np.load(file) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays}
+        elif file.name == "model":
+            tree, meta = checkpoint.read(file)
+            found[name] = meta
+            found[f"{name} arrays"] = [
+                (jax.tree_util.keystr(path), leaf.dtype, leaf.tobytes())
+                for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+            ]
+        elif file.name == "result.json":
+            result = json.loads(file.read_text())
+            for name_ in ("seconds", "resumed_epoch", "dir", "checksum"):
+                result.pop(name_)
+            found[name] = result
+    return found
+
+
+def test_a_trial_leaves_its_scores_weights_and_figures(whole, data):
+    folder, results = whole
+    for place, result in enumerate(results):
+        assert result == files.read_result(folder / f"t{place}")
+        assert result["status"] == "done"
+        assert result["resumed_epoch"] == 0
+        with np.load(folder / f"t{place}" / "predictions.npz") as saved:
+            for part in ("train", "val", "test"):
+                clips = data.clips(part)
+                assert saved[f"{part}_names"].tolist() == [f"clip_{clip:03d}" for clip in clips]
+                assert np.array_equal(saved[f"{part}_labels"], data.source.labels[clips])
+                right = saved[f"{part}_logits"].argmax(1) == saved[f"{part}_labels"]
+                assert result["metrics"][part]["accuracy"] == pytest.approx(right.mean())
+    assert results[0]["unreadable"] == [{"path": "clip_002", "reason": "is empty"}]
+    assert [result["epochs"] for result in results] == [6, 4, results[2]["epochs"], 6, 6]
+    assert results[2]["epochs"] < 9
+    assert results[2]["why"] == "no improvement within train.patience epochs"
+
+
+def test_each_epoch_of_each_trial_is_one_line(whole):
+    folder, results = whole
+    for place, result in enumerate(results):
+        lines = [json.loads(x) for x in (folder / f"t{place}" / METRICS).read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(1, result["epochs"] + 1))
+        assert {line["trial"] for line in lines} == {f"t{place}"}
+        assert [line["status"] for line in lines[:-1]] == ["running"] * (len(lines) - 1)
+        assert lines[-1]["status"] == "done"
+        best = min(lines, key=lambda line: line["val/loss"])
+        if place != 2:  # whose min_delta calls little better no improvement
+            assert result["best_epoch"] == best["epoch"]
+    trained = (folder / "group" / METRICS).read_text().splitlines()
+    assert len({json.loads(line)["trial"] for line in trained}) == 3
+
+
+def rescored(folder, data, cfg):
+    """The saved model applied to the centre of each test clip, one clip at a time."""
+    tree, _ = checkpoint.read(folder / "model")
+    model = plan(cfg, data).model
+    variables = {"params": tree["trained"], "batch_stats": tree.get("stats", {})}
+    for clip in data.clips("test"):
+        frames = data.values[data.offsets[clip] :][: data.lengths[clip]]
+        yield frames, lambda inputs: model.apply(variables, inputs[None])[0][0]
+
+
+def log_probabilities(logits_TK):
+    """Report D's sum over steps, in float64."""
+    logits = np.asarray(logits_TK, np.float64)
+    logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return ((np.arange(len(logp)) + 1)[:, None] / len(logp) * logp).sum(0)
+
+
+def continued(frames, start, length):
+    """Frames from `start`, forwards and backwards."""
+    turns = [*range(len(frames)), *range(len(frames) - 2, 0, -1)] or [0]
+    return frames[[turns[(start + t) % len(turns)] for t in range(length)]]
+
+
+def test_saved_scores_are_those_of_the_saved_weights(whole, data):
+    folder, _ = whole
+    with np.load(folder / "t1" / "predictions.npz") as saved:
+        pairs = rescored(folder / "t1", data, CONFIGS[1])
+        for place, (frames, apply) in enumerate(pairs):
+            start = max(len(frames) - 6, 0) // 2
+            logits = apply(continued(frames, start, 6))
+            wanted = log_probabilities(logits)
+            assert np.allclose(saved["test_logits"][place], wanted, atol=1e-4)
+            label = saved["test_labels"][place]
+            assert np.array_equal(saved["test_steps"][place], np.argmax(logits, -1) == label)
+
+
+@pytest.mark.parametrize(("place", "length", "stride"), [(3, 4, 2), (4, 3, 3)])
+def test_trials_of_a_group_cut_videos_as_each_says(whole, data, place, length, stride):
+    """Both were trained with trial 0, whose own inference is another."""
+    folder, results = whole
+    with np.load(folder / f"t{place}" / "predictions.npz") as saved:
+        decided, labels = saved["test_logits"].argmax(1), saved["test_labels"]
+    pairs = rescored(folder / f"t{place}", data, CONFIGS[place])
+    alone = []
+    for clip, (frames, apply) in enumerate(pairs):
+        last = max(len(frames) - length, 0)
+        starts = [*range(0, last, stride), -(-last // stride) * stride]
+        scores = np.array(
+            [log_probabilities(apply(continued(frames, start, length))) for start in starts]
+        )
+        if place == 3:
+            assert decided[clip] == scores.mean(0).argmax()
+        else:
+            votes = np.bincount(scores.argmax(1), minlength=scores.shape[1])
+            tied = np.where(votes == votes.max(), scores.sum(0), -np.inf)
+            assert decided[clip] == tied.argmax()
+        alone += (scores.argmax(1) == labels[clip]).tolist()
+    told = results[place]["metrics"]["test"]
+    assert told["clip_accuracy"] == pytest.approx(np.mean(alone))
+    assert told["video_accuracy"] == told["accuracy"]
+    assert len(alone) > len(labels)
+
+
+@pytest.mark.slow
+def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_path):
+    cfg = settings(train__epochs=2, frames__rule="whole", **BASE)
+    data = prepared(cfg, features())
+    loop.fit(members(tmp_path, [cfg]), data, tmp_path / "group")
+    with np.load(tmp_path / "t0" / "predictions.npz") as saved:
+        for clip, steps_T in zip(data.clips("test"), saved["test_steps"], strict=True):
+            length = data.lengths[clip]
+            assert set(steps_T[:length].tolist()) <= {0, 1}
+            assert set(steps_T[length:].tolist()) <= {-1}
+        # Probabilities of a clip: its own frames' weights alone, whatever was padded.
+        for place, (frames, apply) in enumerate(rescored(tmp_path / "t0", data, cfg)):
+            mean = log_probabilities(apply(frames)) * 2 / (len(frames) + 1)
+            shares = np.exp(mean) / np.exp(mean).sum()
+            assert np.allclose(saved["test_probabilities"][place], shares, atol=1e-5)
+    assert len(set(data.lengths[data.clips("test")].tolist())) > 1
+
+
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, data, tmp_path, after):
+    watch = Watch(stop=after)
+    with pytest.raises(Interrupted, match=f"stopped after epoch {after}; the same command goes on"):
+        fit(tmp_path, data, watch)
+    assert watch.epochs == list(range(1, after + 1))
+    assert not list(tmp_path.glob("t*/result.json"))
+    with (tmp_path / "group" / METRICS).open("a") as file:
+        # As a kill leaves them: an epoch after the save, and half a line.
+        file.write('{"trial": "x", "epoch": 99}\n{"trial": "x", "ep')
+    watch = Watch()
+    results = fit(tmp_path, data, watch)
+    assert watch.epochs[0] == after + 1
+    assert watch.compilations == 1
+    assert {result["resumed_epoch"] for result in results} == {after}
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_a_damaged_save_costs_epochs_and_changes_nothing(whole, data, tmp_path, caplog):
+    with pytest.raises(Interrupted):
+        fit(tmp_path, data, Watch(stop=4))
+    saves = tmp_path / "group" / "checkpoints"
+    assert sorted(each.name for each in saves.iterdir()) == ["12", "16"]  # steps
+    largest = max(
+        (file for file in (saves / "16" / "arrays").rglob("*") if file.is_file()),
+        key=lambda file: file.stat().st_size,
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 255
+    largest.write_bytes(content)
+    results = fit(tmp_path, data)
+    assert "going back to the save before it" in caplog.text
+    assert results[0]["resumed_epoch"] == 3
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_a_finished_run_is_scored_again_without_training(whole, data, tmp_path):
+    folder, results = whole
+    watch = Watch()
+    group = Group(members(tmp_path), data, folder / "group")
+    again = group.run(watch)
+    assert (watch.epochs, watch.compilations, group.feed.program) == ([], 0, None)
+    assert [each["metrics"] for each in again] == [each["metrics"] for each in results]
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_on_one_folder_are_refused(data, tmp_path):
+    (tmp_path / "group").mkdir()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "group" / "lock")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(Busy, match="group is being trained by another process"):
+            fit(tmp_path, data)
+        assert not (tmp_path / "group" / METRICS).exists()
+        other.stdin.close()
+    # Whoever stops lets go, and so does a group that was made ready and left.
+    group = Group(members(tmp_path), data, tmp_path / "group")
+    group.ready()
+    with pytest.raises(Busy):
+        loop._claim(tmp_path / "group")
+    group.close()
+    loop._claim(tmp_path / "group").close()
+
+
+def test_a_lock_that_the_system_refuses_is_not_done_without(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(loop.fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        loop._claim(tmp_path)
+
+
+def test_a_folder_without_locks_is_trained_in_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    loop._claim(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file.*: Not a directory"):
+        fit(tmp_path / "file", data)
+
+
+@pytest.mark.parametrize(
+    "room", [200, *(pytest.param(x, marks=pytest.mark.slow) for x in (8, 400))]
+)
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(whole, data, tmp_path, room):
+    """KiB that end before the first save, in a later one, and when results are written."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        with pytest.raises(UserError, match=r"cannot (save|write) .*: No space left on device"):
+            fit(disk, data)
+        saves = disk / "group" / "checkpoints"
+        left = sorted(saves.iterdir()) if saves.exists() else []
+        for each in left:
+            checkpoint.read_meta(each)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        results = fit(disk, data)
+        assert (results[0]["resumed_epoch"] > 0) == bool(left)
+        assert contents(disk) == contents(whole[0])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(whole, data, tmp_path, monkeypatch):
+    times = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(loop.time, "time", lambda: next(times))
+    fit(tmp_path, data)
+    assert contents(tmp_path) == contents(whole[0])
+
+
+# How often one whole run may trace each, whatever its epochs and batches. The conditional that
+# skips stopped trials traces its branch twice, once for its shapes; scores are taken of the first
+# batch, of the validation clips and at the end; frames are chosen wherever a batch is gathered.
+TRACES = {(step, "train_step"): 2, (step, "score_batch"): 4, (batches.frames, "indices"): 6}
+
+
+@pytest.mark.slow
+def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypatch):
+    """Ragged clips, ragged last batches, trials that end at different epochs: no trace anew."""
+    for (room, name), most in TRACES.items():
+        limited = chex.assert_max_traces(getattr(room, name), most)
+        monkeypatch.setattr(room, name, limited)
+    assert len(data.clips("train")) % CONFIGS[0].train.batch_size
+    watch = Watch(stop=2)
+    with pytest.raises(Interrupted):
+        fit(tmp_path, data, watch)
+    assert watch.compilations == 1
+    chex.clear_trace_counter()
+    fit(tmp_path, data)
+
+
+def test_a_trials_weights_are_drawn_from_its_seed_alone(data):
+    cfg = settings(**BASE)
+    how, resident = plan(cfg, data), jax.tree.map(jnp.asarray, feeds.resident(data))
+    begin = jax.jit(lambda numbers: step.init(how, numbers, resident).trained)
+    one, two = (begin(step.hyper(settings(seed=seed, **BASE))) for seed in (0, 1))
+    other = begin(step.hyper(settings(seed=0, optim__learning_rate=9.0, **BASE)))
+    assert same(one, other)
+    assert not same(one, two)
+    assert keys.INIT not in (keys.ORDER, keys.SEGMENT, keys.DROPOUT)
+
+
+@pytest.mark.parametrize("name", ["patience", "target"])
+def test_a_stop_that_watches_validation_clips_needs_some(tmp_path, data, name):
+    """A given split may have none, which only the data tells."""
+    nothing = np.zeros(0, np.int64)
+    bare = dataclasses.replace(data, split=dataclasses.replace(data.split, val=nothing))
+    cfg = settings(**BASE, **{f"train__{name}": 1})
+    with pytest.raises(UserError, match=rf"train\.{name} = 1 watches validation clips"):
+        Group(members(tmp_path, [cfg]), bare, tmp_path / "group")
+    Group(members(tmp_path, [settings(**BASE)]), bare, tmp_path / "group")

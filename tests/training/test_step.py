@@ -1,0 +1,414 @@
+"""The recipe against literal loops: no scan, no vmap, no mask, no padding; float64 throughout.
+
+The literal trainer walks each clip's own frames one by one in PyTorch, whose autograd is none of
+ours; keys are folded here as the documentation says, not by the code under test.
+"""
+
+import zlib
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.small_datasets import features, furthest, plan, prepared, settings
+
+from vidrec.config import override
+from vidrec.data import keys
+from vidrec.training import feeds, step
+
+torch = pytest.importorskip("torch", reason="the literal loop differentiates with PyTorch")
+
+EPOCHS = 3
+RECIPE = {
+    "data.val": 0.0,
+    "scanner.kind": "lstm",
+    "scanner.units": 3,
+    "scanner.bias": "double",
+    "frames.rule": "whole",
+    "head.kind": "every",
+    "loss.step_weights": "scaled",
+    "optim.kind": "momentum",
+    "optim.learning_rate": 0.3,
+    "optim.momentum": 0.8,
+    "optim.weight_decay": 0.05,
+    "optim.clip_norm": 0.4,
+    "train.batch_size": 6,
+    "train.epochs": EPOCHS,
+}
+
+
+def recipe(**changes):
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(settings(), RECIPE | named)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """24 clips of 1 to 12 frames: some end in every window, one fills the last."""
+    return features(clips=32, width=4, lengths=(1, 13), seed=4)
+
+
+@pytest.fixture(scope="module")
+def long():
+    """10 clips of 14 to 120 frames to train: report D's length, in unequal clips."""
+    return features(clips=16, width=4, lengths=(9, 121), seed=10)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def quick(fn, how):
+    """Compiled in half the time: what it computes is tested here, not how fast."""
+    return jax.jit(partial(fn, how), compiler_options={"xla_backend_optimization_level": 0})
+
+
+def ours(cfg, source):
+    """Initial and final state, and the records, of three epochs by the engine."""
+    data = prepared(cfg, source)
+    how = plan(cfg, data)
+    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
+    numbers = step.hyper(cfg)
+    state = begun = quick(step.init, how)(numbers, resident)
+    epoch = quick(step.epoch, how)
+    records = []
+    for _ in range(EPOCHS):
+        state, record = epoch(state, numbers, resident)
+        records.append(record)
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(state.trained))
+    return SimpleNamespace(data=data, begun=begun, state=state, records=records)
+
+
+class Literal:
+    """The recipe as one would tell it, from the engine's initial weights."""
+
+    def __init__(self, cfg, data, begun):
+        self.cfg, self.data = cfg, data
+        flat = jax.tree_util.tree_flatten_with_path(begun.trained)[0]
+        self.weights = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): torch.tensor(
+                np.array(leaf), requires_grad=True
+            )
+            for path, leaf in flat
+        }
+        self.momentum = {name: torch.zeros_like(each) for name, each in self.weights.items()}
+        self.mean, self.var = torch.zeros(cfg.scanner.units), torch.ones(cfg.scanner.units)
+        self.mean, self.var = self.mean.double(), self.var.double()
+        self.updates = 0
+
+    def trained(self, like):
+        """Weights in the engine's structure."""
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+        return jax.tree_util.tree_unflatten(
+            structure, [self.weights[name].detach().numpy() for name in names]
+        )
+
+    def epoch(self, number):
+        """Mean loss of the epoch's clips."""
+        cfg, train = self.cfg, self.data.clips("train")
+        key = fold(cfg.seed, 0, number)
+        shuffled = train[np.asarray(jax.random.permutation(key, len(train)))]
+        total = 0.0
+        for start in range(0, len(shuffled), cfg.train.batch_size):
+            total += self.batch(shuffled[start : start + cfg.train.batch_size], number)
+        return total / len(shuffled)
+
+    def batch(self, clips, epoch):
+        cfg, length = self.cfg, self.data.length
+        every = cfg.train.truncation or length
+        back = (cfg.train.reach or every) - every
+        carries = {clip: (0, self.zeros()) for clip in clips}
+        total = 0.0
+        for window, begin in enumerate(range(0, length, every)):
+            scored = [
+                (clip, [t for t in range(begin, begin + every) if t < self.data.lengths[clip]])
+                for clip in clips
+            ]
+            states, passing = {}, {}
+            for clip in clips:
+                states[clip], passing[clip] = self.walk(clip, carries[clip], begin, every)
+            if any(frames for _, frames in scored):
+                key = partial(self.key, epoch, window)
+                loss = self.loss(scored, states, key, every)
+                total += float(loss.detach())
+                self.update(loss / len(clips))
+            for clip in clips:
+                at = max(0, begin + every - back)
+                # Where a clip has ended its carry stays the one of its last frame.
+                carries[clip] = (at, passing[clip][min(at, self.data.lengths[clip])])
+        return total
+
+    def walk(self, clip, carry, begin, every):
+        """States by frame, and detached carries before each frame, up to the window's end."""
+        place, (h, c) = carry
+        states, passing = {}, {min(place, int(self.data.lengths[clip])): (h, c)}
+        for t in range(place, min(begin + every, int(self.data.lengths[clip]))):
+            h, c = self.cell(self.frame(clip, t), h, c)
+            states[t] = h
+            passing[t + 1] = (h.detach(), c.detach())
+        return states, passing
+
+    def frame(self, clip, t):
+        values = self.data.values[self.data.offsets[clip] + t]
+        return torch.tensor(values.astype(np.float64))
+
+    def zeros(self):
+        zero = torch.zeros(self.cfg.scanner.units, dtype=torch.float64)
+        return zero, zero
+
+    def cell(self, x, h, c):
+        """The textbook's LSTM; gates i, f, g, o side by side."""
+        room = "scanner/layer_0_forward/"
+        gates = x @ self.weights[room + "input_kernel"] + self.weights[room + "bias"]
+        gates = gates + h @ self.weights[room + "recurrent_kernel"]
+        gates = gates + self.weights[room + "recurrent_bias"]
+        i, f, g, o = gates.split(self.cfg.scanner.units)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def key(self, epoch, window, clip):
+        key = fold(self.cfg.seed, 3, epoch, clip)
+        if self.cfg.train.truncation:
+            key = jax.random.fold_in(key, window)
+        return jax.random.fold_in(key, zlib.crc32(b"after_layer_0"))
+
+    def loss(self, scored, states, key, every):
+        """Sum over clips of the weighted losses of their frames in this window."""
+        cfg, total = self.cfg, 0.0
+        shift = self.normaliser(scored, states)
+        for clip, frames in scored:
+            rate = cfg.scanner.dropout
+            kept = jax.random.bernoulli(key(clip), 1 - rate, (every, cfg.scanner.units))
+            kept = torch.tensor(np.array(kept, np.float64)) / (1 - rate)
+            for t in frames:
+                seen = shift(states[clip][t])
+                seen = seen * kept[t % every] if rate else seen
+                logits = seen @ self.weights["head/scores/kernel"]
+                logits = logits + self.weights["head/scores/bias"]
+                label = self.data.source.labels[clip]
+                weight = (t + 1) / self.data.length if cfg.loss.step_weights == "scaled" else 1
+                total = total - weight * torch.log_softmax(logits, 0)[label]
+        return total
+
+    def normaliser(self, scored, states):
+        if not self.cfg.scanner.batch_norm:
+            return lambda h: h
+        seen = torch.stack([states[clip][t] for clip, frames in scored for t in frames])
+        mean, var = seen.mean(0), seen.var(0, correction=0)
+        self.mean = self.mean + 0.1 * (mean.detach() - self.mean)
+        self.var = self.var + 0.1 * (var.detach() - self.var)
+        scale = self.weights["scanner/after_layer_0/norm/scale"]
+        bias = self.weights["scanner/after_layer_0/norm/bias"]
+        return lambda h: (h - mean) / torch.sqrt(var + 1e-5) * scale + bias
+
+    def update(self, loss):
+        """L2 into the gradient, the whole clipped, then momentum."""
+        cfg = self.cfg.optim
+        grads = dict(
+            zip(self.weights, torch.autograd.grad(loss, list(self.weights.values())), strict=True)
+        )
+        grads = {name: g + cfg.weight_decay * self.weights[name] for name, g in grads.items()}
+        norm = float(torch.sqrt(sum((g**2).sum() for g in grads.values())).detach())
+        for name, g in grads.items():
+            g = g * min(1, cfg.clip_norm / norm) if cfg.clip_norm else g
+            self.momentum[name] = cfg.momentum * self.momentum[name] + g
+            new = self.weights[name].detach() - cfg.learning_rate * self.momentum[name]
+            self.weights[name] = new.requires_grad_(True)
+        self.updates += 1
+
+
+def fold(seed, *path):
+    key = jax.random.key(seed)
+    for each in path:
+        key = jax.random.fold_in(key, int(each))
+    return key
+
+
+def compare(cfg, source, least_updates):
+    """Three epochs by both; weights, statistics and losses must agree."""
+    found = ours(cfg, source)
+    literal = Literal(cfg, found.data, found.begun)
+    losses = [literal.epoch(number) for number in range(EPOCHS)]
+    assert literal.updates >= least_updates
+    moved = furthest(found.begun.trained, found.state.trained)
+    away = furthest(literal.trained(found.state.trained), found.state.trained)
+    assert moved > 0.05
+    assert away < 1e-5 * moved  # the float64 figure is some 1e-15
+    assert np.allclose([record["train_loss"] for record in found.records], losses, rtol=1e-9)
+    if cfg.scanner.batch_norm:
+        norm = found.state.stats["scanner"]["after_layer_0"]["norm"]
+        assert np.allclose(norm["mean"], literal.mean, rtol=1e-9)
+        assert np.allclose(norm["var"], literal.var, rtol=1e-9)
+    return found, literal
+
+
+@pytest.mark.slow
+def test_windows_of_50_of_120_frames(long):
+    """Windows of 50, 50 and 20 frames; a clip that has ended is in none of the later ones."""
+    found, _ = compare(recipe(train__truncation=50), long, 10)
+    assert found.data.length == 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["scaled", "sum"])
+def test_windows_of_80_of_120_frames(long, weights):
+    changes = {"loss__step_weights": weights, "optim__clip_norm": 0.0 if weights == "sum" else 0.4}
+    compare(recipe(train__truncation=80, **changes), long, 10)
+
+
+@pytest.mark.slow
+def test_a_window_that_no_clip_of_the_batch_reaches_makes_no_update(source):
+    found, literal = compare(recipe(train__truncation=5), source, 20)
+    # Batches of short clips end early: fewer updates than windows.
+    assert literal.updates < found.data.clips("train").size // 6 * 3 * 3 + 9
+
+
+@pytest.mark.slow
+def test_the_gradient_reaches_back_further_than_updates_are_apart(source):
+    compare(recipe(train__truncation=3, train__reach=7), source, 20)
+
+
+@pytest.mark.slow
+def test_dropout_and_batch_norm_in_windows(source):
+    changes = {"scanner__dropout": 0.4, "scanner__batch_norm": True}
+    compare(recipe(train__truncation=5, **changes), source, 20)
+
+
+@pytest.mark.slow
+def test_whole_clips_in_one_update(source):
+    compare(recipe(scanner__dropout=0.3), source, 10)
+
+
+def last_epoch(curve, epochs, patience=0, min_delta=0.0, target=0.0, monitor="val_loss"):
+    """(why, epochs trained, best epoch) by reading the rule to oneself."""
+    best, best_epoch = np.inf, 0
+    for epoch, (train_loss, val_loss, accuracy) in enumerate(curve, start=1):
+        if not train_loss <= 10 * UNTRAINED or train_loss == np.inf:
+            return step.DIVERGED, epoch, best_epoch
+        figure = -accuracy if monitor == "val_accuracy" else val_loss
+        if figure < best - min_delta:
+            best, best_epoch = figure, epoch
+        if target and accuracy >= target:
+            return step.TARGET, epoch, best_epoch
+        if patience and epoch - best_epoch == patience:
+            return step.STOPPED, epoch, best_epoch
+        if epoch == epochs:
+            return step.FINISHED, epoch, best_epoch
+    raise AssertionError("the curve is too short")
+
+
+UNTRAINED = 2.0
+
+
+def decided(curves, cfg, val_clips=5):
+    """What the engine decides along many curves (n, epochs, 3), from one program."""
+    how = step.Plan(cfg, None, 4, 10, val_clips)
+
+    def along(numbers, curve):
+        nothing = {"weight": jnp.zeros(1)}
+        zero = jnp.zeros((), jnp.int32)
+        state = step.TrainState(
+            trained=nothing,
+            stats={},
+            opt_state=(),
+            best=step.Best(nothing, {}, jnp.array(jnp.inf), zero),
+            epoch=zero,
+            wait=zero,
+            alive=jnp.array(True),
+            status=zero,
+            untrained_loss=jnp.array(UNTRAINED),
+        )
+
+        def one_epoch(state, figures):
+            record = dict(zip(("train_loss", "val_loss", "val_accuracy"), figures, strict=True))
+            # Weights that tell the epoch: the best ones must be those of the best epoch.
+            moved = state._replace(trained={"weight": state.trained["weight"] + 1})
+            new = step.decide(how, moved, numbers, record | {"not_finite": jnp.zeros(())})
+            kept = jax.tree.map(lambda a, b: jnp.where(state.alive, a, b), new, state)
+            return kept, None
+
+        return jax.lax.scan(one_epoch, state, curve)[0]
+
+    run = jax.jit(jax.vmap(along, (None, 0)))
+    return lambda numbers: jax.device_get(run(numbers, jnp.asarray(curves)))
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_stopping_follows_a_literal_reading_of_the_rule(monitor):
+    rng = np.random.default_rng(5)
+    # Figures on a coarse grid make plateaus and ties; some are no numbers.
+    train_loss = rng.integers(1, 8, (60, 12)) / 4.0
+    train_loss[rng.random(train_loss.shape) < 0.02] = rng.choice([np.nan, np.inf, 20.25])
+    val_loss = rng.integers(1, 7, (60, 12)) / 4.0
+    accuracy = rng.integers(0, 9, (60, 12)) / 8.0
+    for each in (val_loss, accuracy):
+        each[rng.random(each.shape) < 0.1] = np.nan
+    curves = np.stack([train_loss, val_loss, accuracy], -1)
+    decide = decided(curves, settings(train__monitor=monitor))
+    seen = set()
+    for patience, min_delta, target, epochs in [
+        (0, 0.0, 0.0, 12),
+        (1, 0.0, 0.0, 12),
+        (3, 0.0, 0.0, 12),
+        (3, 0.25, 0.0, 12),
+        (0, 0.25, 0.875, 9),
+        (2, 0.125, 1.0, 7),
+    ]:
+        cfg = settings(
+            train__monitor=monitor,
+            train__patience=patience,
+            train__min_delta=min_delta,
+            train__target=target,
+            train__epochs=epochs,
+        )
+        state = decide(step.hyper(cfg))
+        for place, curve in enumerate(curves):
+            wanted = last_epoch(curve, epochs, patience, min_delta, target, monitor)
+            found = (state.status[place], state.epoch[place], state.best.epoch[place])
+            assert tuple(map(int, found)) == wanted
+            # Weights count epochs, so the best epoch's weights were kept.
+            assert state.best.trained["weight"][place, 0] == wanted[2]
+            assert not state.alive[place]
+            seen.add(wanted[0])
+    assert seen == {step.FINISHED, step.STOPPED, step.TARGET, step.DIVERGED}
+
+
+def test_without_validation_the_last_epoch_counts_as_best():
+    curves = np.full((1, 5, 3), np.nan)
+    curves[..., 0] = 1.0
+    cfg = settings(train__epochs=5, train__patience=2)
+    state = decided(curves, cfg, val_clips=0)(step.hyper(cfg))
+    assert state.best.epoch[0] == 5
+    assert state.status[0] == step.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("clips", "shape"), [(79, (2, 40)), (64, (1, 64)), (65, (2, 33)), (3, (1, 3)), (0, (0, 1))]
+)
+def test_validation_is_in_few_batches_of_a_size(clips, shape):
+    places = step.validation(step.Plan(recipe(**{"eval.batch_size": 64}), None, 4, 10, clips))
+    assert places.shape == shape
+    np.testing.assert_array_equal(places.reshape(-1), np.arange(places.size))
+
+
+def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
+    one, other = settings(), settings(eval__inference="clips", head__kind="every")
+    assert set(step.hyper(one)) >= {"seed", "scanner.dropout", "train.patience"}
+    assert step.training_id(one) != step.training_id(other)
+    same = settings(eval__clip=9, eval__stride=4)
+    assert step.training_id(one) == step.training_id(same)
+    assert step.training_id(one) != step.training_id(settings(seed=1))
+
+
+def test_seeds_that_differ_in_their_highest_bit_are_two_trials():
+    folded = [
+        jax.random.key_data(jax.jit(keys.fold_key)(step.hyper(recipe(seed=seed))["seed"]))
+        for seed in (5, 5 + 2**31, 2**32 - 1)
+    ]
+    assert len({tuple(map(int, key)) for key in folded}) == 3
+    assert jax.random.key_data(keys.fold_key(5)).tolist() == folded[0].tolist()

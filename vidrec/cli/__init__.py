@@ -1,0 +1,1 @@
+"""The command line: commands, their arguments and their progress."""

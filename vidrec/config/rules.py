@@ -1,0 +1,285 @@
+"""Rules between settings: what contradicts what, and which settings follow others."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vidrec.config import plugins
+from vidrec.config.schema import Config, Data
+from vidrec.errors import UserError
+
+# Pairs of whether two settings contradict each other, and the line that says so.
+Contradictions = Iterator[tuple[bool, str]]
+
+
+# Kinds of data that know no frames a second.
+NO_RATE = ("tfds", "images", "features")
+
+
+# Kinds of data whose given split is a single one.
+ONE_LIST = ("tfds", "videos", "images", "features")
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A setting that follows others: where it no longer fits them, it goes back to its default.
+
+    Attributes:
+        stale: whether it no longer fits, of the settings before and after.
+    """
+
+    name: str
+    leaders: tuple[str, ...]
+    stale: Callable[[Config, Config], bool]
+
+
+def _data_set(data: Data) -> str:
+    """Which clips are meant: those of a folder are the same as videos, images or features."""
+    if data.kind in ("videos", "images", "features"):
+        return "a folder"
+    return data.tfds.partition("/")[0] if data.kind == "tfds" else data.kind
+
+
+def _is_other_data(before: Config, after: Config) -> bool:
+    return _data_set(before.data) != _data_set(after.data)
+
+
+def _reads_weights(cfg: Config) -> bool:
+    """True for encoders that read weights of others; a user's own may be what a run holds."""
+    return cfg.encoder.kind in ("vgg16", "squeezenet") or ".py:" in cfg.encoder.kind
+
+
+def _no_encoder(cfg: Config) -> bool:
+    return cfg.data.kind == "features" or cfg.encoder.kind == "none"
+
+
+def _trains_encoder(cfg: Config) -> bool:
+    return cfg.encoder.trainable != "none"
+
+
+# In the order in which one follows from another.
+FOLLOWERS = (
+    Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
+    Follower("data.classes", ("data.kind", "data.tfds"), _is_other_data),
+    Follower("data.groups", ("data.kind", "data.tfds"), _is_other_data),
+    Follower("data.swapped", ("data.kind", "data.split"), lambda _, cfg: cfg.data.split != "given"),
+    Follower(
+        "data.fold",
+        ("data.kind", "data.split"),
+        lambda _, cfg: (
+            cfg.data.split == "random" or (cfg.data.split == "given" and cfg.data.kind in ONE_LIST)
+        ),
+    ),
+    Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
+    Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
+    Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
+    Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
+    Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
+    Follower("train.truncation", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
+    Follower(
+        "train.reach",
+        ("head.kind", "train.truncation"),
+        lambda _, cfg: not 0 < cfg.train.truncation <= cfg.train.reach,
+    ),
+    Follower(
+        "train.accumulate",
+        ("train.batch_size",),
+        lambda _, cfg: cfg.train.accumulate > cfg.train.batch_size,
+    ),
+    Follower("train.patience", ("data.val",), lambda _, cfg: cfg.data.val == 0),
+    Follower("train.target", ("data.val",), lambda _, cfg: cfg.data.val == 0),
+    Follower("optim.warmup", ("train.epochs",), lambda _, cfg: cfg.optim.warmup > cfg.train.epochs),
+    Follower(
+        "optim.clip_at", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in ("none", "mean")
+    ),
+    Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
+)
+
+
+def check_together(cfg: Config) -> None:
+    """Contradictions between settings, found before anything is built.
+
+    A setting of what a row does not have (units of a mean) is left unread, so that the rows of a
+    table can share a base. Refused is what would train or score otherwise than it says.
+    """
+    for found in (_of_data(cfg), _of_frames(cfg), _of_model(cfg), _of_training(cfg)):
+        for wrong, line in found:
+            if wrong:
+                raise UserError(line)
+
+
+def _of_data(cfg: Config) -> Contradictions:
+    data = cfg.data
+    yield (
+        bool(data.tfds) and data.kind != "tfds",
+        f"data.tfds = {data.tfds!r} needs data.kind = 'tfds', not {data.kind!r}",
+    )
+    yield (
+        data.split == "random" and max(data.fold, data.folds) > 0,
+        "data.split = 'random' draws clips and knows no folds: set data.fold and data.folds to 0 "
+        "(another draw is another data.split_seed)",
+    )
+    yield (
+        data.split == "given" and data.folds > 0,
+        f"data.folds = {data.folds} needs data.split = 'group', not 'given'",
+    )
+    yield (
+        data.split == "given" and data.fold > 0 and data.kind in ONE_LIST,
+        f"data.fold = {data.fold} with data.split = 'given' names one of several lists, and "
+        f"data.kind = {data.kind!r} has one",
+    )
+    yield (
+        data.fold > 0 and data.folds > 0 and data.fold > data.folds,
+        f"data.fold = {data.fold} should be at most data.folds = {data.folds}",
+    )
+    yield data.folds == 1, "data.folds = 1 should be at least 2, or 0 for none"
+    yield (
+        data.swapped and data.split != "given",
+        "data.swapped = True exchanges given lists: it needs data.split = 'given', not "
+        f"{data.split!r}",
+    )
+    yield (
+        bool(data.groups) and data.kind in ("ucf101", "ucf11"),
+        f"data.groups = {data.groups!r}: the clips of data.kind = {data.kind!r} name their sources "
+        "themselves",
+    )
+    yield (
+        data.fps > 0 and data.kind in NO_RATE,
+        f"data.fps = {data.fps:g} resamples videos, and data.kind = {data.kind!r} has none",
+    )
+    for name in ("test", "val"):
+        share = getattr(data, name)
+        yield (
+            share > 1 and share != int(share),
+            f"data.{name} = {share:g} should be a share below 1 or a whole number of clips",
+        )
+
+
+def _of_frames(cfg: Config) -> Contradictions:
+    frames, head, settings = cfg.frames, cfg.head, cfg.eval
+    yield (
+        head.kind == "flatten" and frames.rule == "whole",
+        "head.kind = 'flatten' reads clips of one length, and frames.rule = 'whole' shows each "
+        "clip's own: take segment, mean or uniform",
+    )
+    yield (
+        settings.inference != "once" and head.kind != "every",
+        f"eval.inference = {settings.inference!r} needs head.kind = 'every', not {head.kind!r}",
+    )
+    yield (
+        settings.inference != "once" and settings.stride > settings.clip,
+        f"eval.inference = {settings.inference!r}: eval.stride = {settings.stride} leaves frames "
+        f"out between clips of eval.clip = {settings.clip}; it should be at most that",
+    )
+    yield (
+        settings.inference != "once" and frames.order != "kept",
+        f"frames.order = {frames.order!r} orders the frames of one pass: eval.inference = "
+        f"{settings.inference!r} cuts clips whose frames stay in order",
+    )
+    yield (
+        cfg.encoder.kind == "c3d" and head.kind in ("every", "flatten"),
+        f"encoder.kind = 'c3d' gives a clip one feature: head.kind should be last or mean, not "
+        f"{head.kind!r}",
+    )
+
+
+def _of_model(cfg: Config) -> Contradictions:
+    encoder, scanner, loss, head = cfg.encoder, cfg.scanner, cfg.loss, cfg.head
+    yield (
+        plugins.is_code(encoder.weights),
+        f"encoder.weights = {encoder.weights!r} should be random, imagenet, a file of weights "
+        "or a finished run: code goes in as encoder.kind",
+    )
+    yield (
+        encoder.trainable != "none" and cfg.data.kind == "features",
+        f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' brings features made "
+        "elsewhere, so no encoder trains",
+    )
+    yield (
+        encoder.trainable != "none" and encoder.kind == "none",
+        f"encoder.trainable = {encoder.trainable!r}: encoder.kind = 'none' has nothing to train",
+    )
+    for name in ("standardise", "components"):
+        value = getattr(encoder, name)
+        yield (
+            bool(value) and encoder.trainable != "none",
+            f"encoder.{name} = {value} is fitted to features that stay: it needs encoder.trainable "
+            f"= 'none', not {encoder.trainable!r}",
+        )
+    yield (
+        loss.kind == "keras_cross_entropy" and head.kind == "every",
+        "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'every' has many",
+    )
+    yield (
+        loss.kind == "keras_cross_entropy" and head.activation != "relu",
+        "loss.kind = 'keras_cross_entropy' takes outputs for shares, which raw logits are not: it "
+        f"needs head.activation = 'relu', not {head.activation!r} (cross_entropy is Keras' loss of "
+        "a softmax)",
+    )
+    yield (
+        loss.kind == "double_softmax" and head.activation != "softmax",
+        "loss.kind = 'double_softmax' takes the network's softmax for logits: it needs "
+        f"head.activation = 'softmax', not {head.activation!r}",
+    )
+    yield (
+        cfg.optim.clip_at == "preactivation" and scanner.kind in ("none", "mean"),
+        f"optim.clip_at = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
+        "nothing would be clipped",
+    )
+
+
+def _of_training(cfg: Config) -> Contradictions:
+    train, optim = cfg.train, cfg.optim
+    yield (
+        0 < train.reach < train.truncation,
+        f"train.reach = {train.reach} should be at least train.truncation = "
+        f"{train.truncation}: the gradient of a window reaches back over all of it",
+    )
+    yield (
+        train.reach > 0 and train.truncation == 0,
+        f"train.reach = {train.reach} needs train.truncation: how often to update",
+    )
+    yield (
+        train.truncation > 0 and cfg.head.kind != "every",
+        f"train.truncation = {train.truncation} needs head.kind = 'every' (a loss in every "
+        f"window), not {cfg.head.kind!r}",
+    )
+    yield (
+        train.truncation > 0 and cfg.scanner.bidirectional != "no",
+        "train.truncation cannot be used with scanner.bidirectional = "
+        f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
+    )
+    yield (
+        train.accumulate > train.batch_size,
+        f"train.accumulate = {train.accumulate} parts are more than the clips of a batch "
+        f"(train.batch_size = {train.batch_size})",
+    )
+    for name in ("patience", "target"):
+        value = getattr(train, name)
+        yield (
+            value > 0 and cfg.data.val == 0 and cfg.data.split != "given",
+            f"train.{name} = {value:g} watches validation clips, and data.val = 0 leaves none",
+        )
+    yield (
+        optim.warmup > train.epochs,
+        f"optim.warmup = {optim.warmup} epochs are more than train.epochs = {train.epochs}",
+    )
+    yield (
+        optim.decoupled and plugins.is_code(optim.kind),
+        f"optim.decoupled = True: optim.kind = {optim.kind!r} has to bring its own decay",
+    )
+    yield (
+        optim.momentum == 1 and optim.kind in ("momentum", "adam"),
+        f"optim.momentum = 1 never forgets a gradient (optim.kind = {optim.kind!r}): it should be "
+        "below 1",
+    )
+    yield (
+        optim.decay == 1 and optim.kind == "rmsprop",
+        "optim.decay = 1 never sees a gradient (optim.kind = 'rmsprop'): it should be below 1",
+    )
+    yield (
+        optim.epsilon == 0 and optim.kind in ("adam", "rmsprop"),
+        f"optim.epsilon = 0 divides a gradient of 0 by 0 (optim.kind = {optim.kind!r}): it should "
+        "be above 0",
+    )

@@ -1,0 +1,271 @@
+"""Every setting of a run: frozen dataclasses, one flat section a stage of the flow.
+
+Dimension letters of the whole code: B clips, T frames, H W C pixels, D features, U units,
+K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with one seed.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from vidrec.config import plugins
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed interval that a number must lie in."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        low, high = (f"{x:g}" if isinstance(x, float) else str(x) for x in (self.low, self.high))
+        return (
+            f"at least {low}" if self.high in (float("inf"), MOST) else f"between {low} and {high}"
+        )
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Text that must match a regular expression, said in words."""
+
+    regex: str
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+MOST = 2**31 - 1  # whole numbers enter compiled programs in 32 bits
+
+
+PositiveInt = Annotated[int, Range(1, MOST)]
+
+
+NonNegativeInt = Annotated[int, Range(0, MOST)]
+
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # 32 bits of a key: a larger one would repeat another
+
+
+NonNegative = Annotated[float, Range(0)]
+
+
+Fraction = Annotated[float, Range(0, 1)]
+
+
+# A class of the user's own: the file is hashed by content, so editing it makes a new trial.
+UserFile = Annotated[str, Pattern(plugins.SPEC, "path.py:Name")]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where clips come from and how they are split."""
+
+    kind: Literal["tfds", "ucf101", "ucf11", "videos", "images", "features"] | UserFile = "tfds"
+    root: str = ""  # folder of the data (for tfds: its data_dir); never part of a trial's id
+    tfds: str = ""  # TFDS name, for example motion, motion/memory or ucf101
+    classes: tuple[str, ...] = ()  # keep only these; none named: all
+    split: Literal["given", "group", "random"] = "group"  # random leaks siblings: a control
+    fold: NonNegativeInt = (
+        0  # official list, left-out group or fold, counted from 1; 0: the fixed split
+    )
+    folds: NonNegativeInt = 0  # group k-fold: this many folds, of which `fold` is tested
+    split_seed: Seed = 0
+    test: NonNegative = 0.2  # share of clips (below 1) or number of clips (1 and above)
+    val: NonNegative = 0.2  # carved from training, the same way
+    val_by: Literal["group", "clip"] = "group"  # by clip leaks into validation: a control
+    swapped: bool = False  # train on the test list and test on the training list (report A)
+    groups: str = ""  # regex whose first bracket names the source of a clip
+    fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
+    strict: bool = False  # an unreadable clip stops the run instead of being listed
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Which frames of a clip a model sees."""
+
+    length: PositiveInt = 30
+    rule: Literal["segment", "uniform", "mean", "whole"] = "segment"  # mean: mean length of train
+    order: Literal["kept", "shuffled", "single"] = "kept"  # the last two are controls
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frame (or a clip, for c3d) to features."""
+
+    kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
+    weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a finished run
+    trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
+    readout: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
+    width: PositiveInt = 1024  # of the dense readout
+    size: PositiveInt = 64  # height and width that frames are resized to
+    normalise: Literal["unit", "standard", "caffe", "torch"] = "unit"
+    seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
+    init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
+    standardise: bool = False  # centre and scale features by the training split's statistics
+    components: NonNegativeInt = 0  # then keep this many principal components; 0: all
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
+    compute: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False  # recompute activations in the backward pass
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A recurrence over the frames' features."""
+
+    kind: Literal["none", "mean", "lstm", "gru", "mingru", "convlstm"] | UserFile = "lstm"
+    units: PositiveInt = 64
+    layers: PositiveInt = 1
+    bidirectional: Literal["no", "concat", "sum"] = "no"
+    dense: tuple[PositiveInt, ...] = ()  # linear layers before the recurrence
+    kernel: PositiveInt = 3  # of convlstm
+    bias: Literal["single", "double"] = "single"  # Keras has one bias vector a gate, PyTorch two
+    reset_after: bool = True  # GRU: the reset gate acts after the recurrent product
+    init: Literal["keras", "torch", "normal"] = "keras"
+    forget_bias: float | None = None  # LSTM's at the start; None: 1 as Keras has it, else 0
+    batch_norm: bool = False  # after every layer, the last included
+    dropout: Fraction = 0.0  # share dropped after every layer, the last included
+    compute: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Head:
+    """From states to class scores."""
+
+    kind: Literal["last", "mean", "every", "flatten"] = "last"
+    dense: tuple[PositiveInt, ...] = ()  # hidden layers before the output
+    activation: Literal["softmax", "relu"] = "softmax"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised."""
+
+    kind: Literal["cross_entropy", "keras_cross_entropy", "double_softmax"] = "cross_entropy"
+    step_weights: Literal["scaled", "sum"] = "scaled"  # (j+1)/L or 1 for step j of head.kind every
+
+
+@dataclass(frozen=True)
+class Optim:
+    """One optax chain: clip, L2, optimiser, schedule.
+
+    `clip_norm` bounds, at the gradient, the L2 norm of the batch's mean gradient over all trained
+    arrays; at the pre-activation, every single derivative of one clip's own loss (in nats, summed
+    over its weighted steps, not divided by the clips of a batch) with respect to what enters a
+    gate of the recurrence, to within plus or minus that many nats per unit. So a value means
+    another thing at each place: a framework that clips there the derivative of a batch's mean loss
+    reaches the same with clip_norm / train.batch_size.
+    """
+
+    kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"
+    learning_rate: NonNegative = 1e-3
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    decoupled: bool = False  # decay after the optimiser instead of L2 added to the gradient
+    clip_norm: NonNegative = 0.0  # L2 norm of a batch's mean gradient, or as clip_at says; 0: off
+    # preactivation: clip_norm bounds each derivative of one clip's loss (nats) at a gate's input
+    clip_at: Literal["gradient", "preactivation"] = "gradient"
+    schedule: Literal["constant", "cosine", "step"] = "constant"  # of the learning rate
+    warmup: NonNegativeInt = 0  # epochs of linear warm-up
+    decay: Fraction = 0.99  # of RMSProp's mean square
+    epsilon: NonNegative = 1e-8
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, in what portions, and when to stop."""
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 32
+    batches_per_epoch: NonNegativeInt = 0  # 0: a pass over the training clips
+    truncation: NonNegativeInt = (
+        0  # frames a window of truncated back-propagation; 0: the whole clip
+    )
+    reach: NonNegativeInt = 0  # frames the gradient reaches back, truncation or more; 0: truncation
+    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"  # loss: of what training minimises
+    patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
+    min_delta: NonNegative = 0.0
+    target: Fraction = 0.0  # stop when validation accuracy reaches this; 0: never
+    accumulate: PositiveInt = 1  # gradient accumulation: parts of a batch
+    spread: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
+    memory_gb: NonNegative = 0.0  # that a group may take of a device; 0: what the device has
+    save_seconds: NonNegative = 20.0  # at least this long between two saves
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How a video is decided."""
+
+    inference: Literal["once", "clips", "vote"] = "once"
+    clip: PositiveInt = 60
+    stride: PositiveInt = 30
+    batch_size: PositiveInt = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on."""
+
+    data: Data = field(default_factory=Data)
+    frames: Frames = field(default_factory=Frames)
+    encoder: Encoder = field(default_factory=Encoder)
+    scanner: Scanner = field(default_factory=Scanner)
+    head: Head = field(default_factory=Head)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    seed: Seed = 0
+
+
+# Numbers that enter a compiled program as values: trials that differ only here train together.
+TRACED = (
+    "seed",
+    "optim.learning_rate",
+    "optim.momentum",
+    "optim.weight_decay",
+    "optim.clip_norm",
+    "scanner.dropout",
+    "loss.step_weights",
+    "train.epochs",
+    "train.patience",
+    "train.min_delta",
+    "train.target",
+)
+
+
+# What encoder.weights may be besides a path.
+WORDS = ("random", "imagenet")
+
+
+# Where things lie and how often they are saved: never part of a trial's identity.
+NOT_IDENTITY = (
+    "data.root",
+    "data.strict",
+    "train.spread",
+    "train.memory_gb",
+    "train.save_seconds",
+    "eval.batch_size",
+)
+
+
+def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields (dotted name, declared type, value or default) of every leaf setting."""
+    hints = typing.get_type_hints(cfg if isinstance(cfg, type) else type(cfg), include_extras=True)
+    instance = cfg() if isinstance(cfg, type) else cfg
+    for entry in dataclasses.fields(instance):
+        value = getattr(instance, entry.name)
+        name = prefix + entry.name
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, name + ".")
+        else:
+            yield name, hints[entry.name], value
+
+
+def get(cfg: Config, name: str) -> Any:
+    """Value of one dotted setting."""
+    section, dot, leaf = name.partition(".")
+    return getattr(getattr(cfg, section), leaf) if dot else getattr(cfg, section)

@@ -1,0 +1,74 @@
+"""Where clips come from: `load` gives a `Source`, `splits.make` divides it.
+
+Importing this makes the TFDS builders `motion` and `ucf11` known.
+"""
+
+from vidrec.config import Data, load_user
+from vidrec.data import splits
+from vidrec.data.datasets import motion, source, ucf
+from vidrec.data.datasets.source import Source, UnreadableClip
+from vidrec.data.splits import Split, describe
+from vidrec.errors import TransientError, UserError
+
+__all__ = [
+    "Source",
+    "Split",
+    "UnreadableClip",
+    "describe",
+    "load",
+    "load_if_there",
+    "motion",
+    "source",
+    "splits",
+    "ucf",
+]
+
+
+def load(data: Data) -> Source:
+    """The data set that the settings name, with the classes they keep.
+
+    Raises:
+        UserError: it is not there, or not as it should be; says what to do.
+    """
+    return _load(data).keep_classes(data.classes)
+
+
+def load_if_there(data: Data) -> Source | None:
+    """As `load`; None where it would have to be generated or downloaded first, or is not there.
+
+    Raises:
+        TransientError: the system refuses to read it now.
+    """
+    if data.kind == "tfds":
+        from vidrec.data.datasets import tfds_source
+
+        if not tfds_source.is_prepared(data):
+            return None
+    try:
+        return load(data)
+    except TransientError:
+        raise
+    except UserError:
+        return None
+
+
+def _load(data: Data) -> Source:
+    # Imported as needed: each kind brings its own libraries.
+    if data.kind == "tfds":
+        from vidrec.data.datasets import tfds_source
+
+        return tfds_source.load(data)
+    if data.kind in ("videos", "images"):
+        from vidrec.data.datasets import folders
+
+        return folders.load(data)
+    if data.kind in ("ucf101", "ucf11"):
+        return ucf.load(data)
+    if data.kind == "features":
+        from vidrec.data.datasets import feature_files
+
+        return feature_files.load(data)
+    made = load_user(data.kind)(data)
+    if not isinstance(made, Source):
+        raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Source")
+    return made

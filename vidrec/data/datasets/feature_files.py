@@ -1,0 +1,120 @@
+"""Features made elsewhere: a .npy or .safetensors file a clip, so that any encoder can be scanned.
+
+Folders are laid out as for videos. A file holds (T, D), (T, h, w, D), or (D,) for one step.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vidrec.config import Data
+from vidrec.data import pictures
+from vidrec.data.datasets import folders
+from vidrec.data.datasets.source import Files
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import UserError, raise_if_transient
+
+EXTENSIONS = (".npy", ".safetensors")
+
+
+@dataclass(eq=False)
+class ArrayFiles(Files):
+    """Clips whose features are ready."""
+
+    is_features = True
+
+    @cached_property
+    def _shapes(self) -> list[tuple[int, ...] | None]:
+        return [_shape(path) for path in self.paths]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([shape[0] if shape else 0 for shape in self._shapes], np.int32)
+
+    @property
+    def fps(self) -> None:
+        return None
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(D,) or (h, w, D), which most clips have."""
+        ends = [shape[1:] for shape in self._shapes if shape]
+        if not ends:
+            raise UserError(f"no array of {self.name} can be read: {self.paths[0]}")
+        return max(sorted(set(ends)), key=ends.count)
+
+    def features(self, clip: int) -> np.ndarray:
+        values = _array(self.paths[clip])
+        if values.shape[1:] != self.shape:
+            raise UnreadableClip(
+                self.paths[clip], f"features of shape {values.shape[1:]}, others have {self.shape}"
+            )
+        self.check_unchanged(clip)
+        return values
+
+    def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        raise TypeError(f"{self.name} holds features, not frames")
+
+    def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        raise TypeError(f"{self.name} holds features, not frames")
+
+
+def load(data: Data) -> ArrayFiles:
+    """The folder `data.root` of ready-made features."""
+    what = "feature files (.npy, .safetensors)"
+    return folders.build(ArrayFiles, data, lambda path: path.suffix.lower() in EXTENSIONS, what)
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    """(T, D…), of a .npy from its head alone; None where it cannot be read."""
+    try:
+        return _steps(path).shape
+    except UnreadableClip:
+        return None
+
+
+def _array(path: Path) -> np.ndarray:
+    """float32 (T, D…), all finite."""
+    values = np.array(_steps(path), np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableClip(path, "holds values that are not finite")
+    return values
+
+
+def _opened(path: Path) -> np.ndarray:
+    pictures.check_file(path)
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return _tensor(path)
+    except UnreadableClip:
+        raise
+    except Exception as error:  # a damaged head fails in many ways, none of them of the user
+        raise_if_transient(path, error)
+        raise UnreadableClip(path, f"damaged, or no array ({str(error)[:80]})") from None
+
+
+def _tensor(path: Path) -> np.ndarray:
+    """The one tensor of the file, or the one named "features"."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        names = list(file.keys())
+        name = "features" if "features" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise UnreadableClip(path, f"holds {len(names)} tensors, none named features")
+        return file.get_tensor(name)
+
+
+def _steps(path: Path) -> np.ndarray:
+    """The array as (T, D…), whatever its type."""
+    values = _opened(path)
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim not in (2, 4) or not values.size:
+        raise UnreadableClip(path, f"an array of {values.shape}, not (T, D) or (T, h, w, D)")
+    if values.dtype.kind not in "fiu":
+        raise UnreadableClip(path, f"an array of {values.dtype}, not of numbers")
+    return values

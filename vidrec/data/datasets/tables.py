@@ -1,0 +1,170 @@
+"""Tables that people write: labels.csv and groups.csv, read strictly, for a shifted cell is silent.
+
+A line that does not fit its heading is refused and named. Columns are separated by commas,
+semicolons, tabs or bars, whichever makes the heading fit.
+"""
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidrec.errors import UserError, unspelled
+from vidrec.io import escape
+from vidrec.io.files import Damaged, read_text
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.I)  # with which a spreadsheet begins its own files
+
+
+@dataclass
+class Table:
+    """Rows with their line numbers; `unused` are columns that nobody asked for."""
+
+    file: Path
+    rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def find(root: Path, name: str) -> Path | None:
+    """The file of this name in a folder, in any case of letters; None where there is none.
+
+    Raises:
+        UserError: there are two.
+    """
+    found = sorted(each for each in os.listdir(root) if each.lower() == name)
+    if len(found) > 1:
+        raise UserError(f"{root} holds {' and '.join(found)}: keep one of them")
+    return root / found[0] if found else None
+
+
+def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """A table with a heading; empty lines are passed over.
+
+    Raises:
+        UserError: it is no text file in UTF-8, a column is missing, or a line does not fit.
+    """
+    try:
+        text = read_text(file)
+    except Damaged as error:
+        raise UserError(f"{error}; save it as UTF-8 text") from None
+    lines = _Lines(file, text, columns)
+    asked = ("", *columns, *optional)
+    table = Table(file, unused=[name for name in lines.heading if name not in asked])
+    for number, cells in lines.records():
+        row = dict(zip(lines.heading, map(escape.uncell, cells), strict=True))
+        for column in columns:
+            if not row[column]:
+                raise UserError(f"{file}, line {number}: {', '.join(columns)} should not be empty")
+        for column in asked:
+            if any(unicodedata.category(letter) == "Cc" for letter in row.get(column, "")):
+                raise UserError(f"{file}, line {number}: {column} holds a control character")
+        table.rows.append((number, row))
+    return table
+
+
+class _Lines:
+    """The lines of a table, taken apart; each as many cells as the heading has."""
+
+    def __init__(self, file: Path, text: str, columns: Sequence[str]):
+        self.file = file
+        stream = io.StringIO(text, newline="")
+        said = SEPARATOR_LINE.fullmatch(stream.readline().strip())
+        self._before = 1 if said else 0
+        if not said:
+            stream.seek(0)
+        begin = stream.tell()
+        line = stream.readline()
+        self.delimiter = said[1] if said else _delimiter(line, columns)
+        stream.seek(begin)
+        self._reader = csv.reader(
+            stream, delimiter=self.delimiter, skipinitialspace=True, strict=True
+        )
+        _, cells = next(self._records(), (0, []))
+        self.heading = [name.lower() for name in cells]
+        for column in columns:
+            if column not in self.heading:
+                kinds = ", ".join(DELIMITERS.values())
+                raise UserError(
+                    f"{file} has no column {column}: its first line should name the columns "
+                    f"{', '.join(columns)} (separated by {kinds})"
+                )
+        named = [name for name in self.heading if name]
+        for name in named:
+            if named.count(name) > 1:
+                raise UserError(f"{file} has two columns {name}")
+
+    def records(self):
+        """Line number and cells of every line that is not empty."""
+        for number, cells in self._records():
+            if not any(cells):
+                continue
+            wanted = len(self.heading)
+            if any(cells[wanted:]) or any(
+                cell and not name for cell, name in zip(cells, self.heading, strict=False)
+            ):
+                raise UserError(
+                    f"{self.file}, line {number} has more cells than the heading "
+                    f"({len(cells)}, {wanted}): put a cell that holds a "
+                    f"{DELIMITERS.get(self.delimiter, self.delimiter)} in double quotes"
+                )
+            if len(cells) < wanted:
+                raise UserError(
+                    f"{self.file}, line {number} has fewer cells than the heading "
+                    f"({len(cells)}, {wanted})"
+                )
+            yield number, cells[:wanted]
+
+    def _records(self):
+        while True:
+            end = self._reader.line_num
+            number = end + 1 + self._before
+            try:
+                cells = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise UserError(
+                    f"{self.file}, line {number}: a double quote is not closed, or stands within a "
+                    f"cell without being doubled ({error})"
+                ) from None
+            if self._reader.line_num > end + 1:
+                raise UserError(
+                    f"{self.file}, line {number}: a double quote is not closed on this line; a "
+                    "cell cannot hold a line break"
+                )
+            yield number, [cell.strip() for cell in cells]
+
+
+def _delimiter(line: str, columns: Sequence[str]) -> str:
+    """The one that makes a heading with these columns."""
+    for delimiter in DELIMITERS:
+        named = line.replace('"', "").lower().split(delimiter)
+        if set(columns) <= {name.strip() for name in named}:
+            return delimiter
+    return max(DELIMITERS, key=line.count)
+
+
+def plain(path: str) -> str:
+    """A path of a table as names are spelled: `/`, composed letters, no `.` or doubled `/`."""
+    text = re.sub(r"/(\./|/)*", "/", path.replace("\\", "/"))
+    return unicodedata.normalize("NFC", text.removeprefix("./").rstrip("/"))
+
+
+def located(root: Path, path: str) -> tuple[Path, str]:
+    """(file that a table means, its name), also where the disk spells its letters another way.
+
+    A backslash is Windows' `/`; in `\\xe9` it may be how a byte that is no UTF-8 is shown.
+    """
+    name = plain(path)
+    for each in (name, unicodedata.normalize("NFD", name), path.replace("\\", "/")):
+        if os.path.lexists(root / each):
+            return root / each, name
+    for each in (path, unspelled(path)):
+        if "\\" in path and os.path.lexists(root / each):
+            return root / each, unicodedata.normalize("NFC", path)
+    return root / name, name

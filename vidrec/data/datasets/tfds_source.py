@@ -1,0 +1,445 @@
+"""Any TFDS data set that holds a video (or an image) and a label, by name.
+
+Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/memory`,
+`motion/clips=400,difficulty=1.0`. Sets stored as array_record need no TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidrec.config import Data, cache_dir, digest
+from vidrec.data.datasets.source import PARTS, Source, contents, per_clip, remembered
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.io import files
+
+# Training and test clips of the official lists.
+UCF101_CLIPS = {
+    "ucf101/ucf101_1_256": (9537, 3783),
+    "ucf101/ucf101_1": (9537, 3783),
+    "ucf101/ucf101_2": (9586, 3734),
+    "ucf101/ucf101_3": (9624, 3696),
+}
+
+
+@dataclass(eq=False)
+class TfdsSource(Source):
+    """Clips of a prepared TFDS set.
+
+    Attributes:
+        builder: of the set.
+        places: of each clip, (split, index in it).
+        declared: frames of each clip.
+        hashes: of each clip's frames.
+        video: name of the feature that holds frames.
+    """
+
+    builder: Any = None
+    places: tuple[tuple[str, int], ...] = per_clip()
+    declared: tuple[int, ...] = per_clip()
+    hashes: tuple[str, ...] = per_clip()
+    video: str = "video"
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return _open(self.builder)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array(self.declared, np.int32)
+
+    def key(self, clip: int) -> str:
+        return self.hashes[clip]
+
+    @property
+    def hashed(self) -> str:
+        return "frames"
+
+    def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        frames = self._frames(clip)
+        return _resized(frames[np.minimum(np.asarray(frame_indices, int), len(frames) - 1)], size)
+
+    def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        frames = self._frames(clip)
+        for start in range(0, len(frames), chunk):
+            yield _resized(frames[start : start + chunk], size)
+
+    def _frames(self, clip: int) -> np.ndarray:
+        split, index = self.places[clip]
+        try:
+            example = _example(self.builder, split, self._data[split], index)
+        except TransientError:
+            vars(self).pop("_data", None)  # a reader that could not open its file never will
+            raise
+        frames = _stacked(example[self.video])
+        if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
+            raise UnreadableClip(self.names[clip], f"not a video: an array of {frames.shape}")
+        return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8, copy=False)
+
+
+def _stacked(value: Any) -> np.ndarray:
+    """Frames (T, H, W, C) of a video in any form that TFDS gives, or of an image."""
+    frames = np.stack(value) if isinstance(value, list | tuple) else np.asarray(value)
+    return frames[None] if frames.ndim == 3 else frames
+
+
+def _resized(frames: np.ndarray, size: int) -> np.ndarray:
+    """(T, H, W, 3) to (T, size, size, 3)."""
+    if frames.shape[1:3] == (size, size):
+        return np.ascontiguousarray(frames)
+    from PIL import Image
+
+    kind = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(f).resize((size, size), kind)) for f in frames])
+
+
+def load(data: Data) -> TfdsSource:
+    """The set `data.tfds`, prepared on first use in `data.root` or the cache.
+
+    Raises:
+        UserError: no such set, it cannot be prepared here, or it lacks a video or a label.
+    """
+    name = data.tfds or "motion"
+    with _quiet():
+        builder = _prepared(name, data.root)
+    features = builder.info.features
+    video, label = _feature_names(name, features)
+    index = _index(builder, video, label)
+    classes = tuple(features[label].names)
+    names = tuple(index["names"])
+    groups, known = _groups(index, names, data.groups)
+    return TfdsSource(
+        name=builder.info.full_name if "=" in name else name,
+        classes=classes,
+        names=names,
+        labels=np.array(index["labels"], np.int32),
+        groups=np.array(groups, str),
+        groups_known=known,
+        given=_given(index["places"]),
+        about=_about(builder),
+        notes=_unreadable_line(builder) + _skipped_line(builder),
+        builder=builder,
+        places=tuple((split, int(i)) for split, i in index["places"]),
+        declared=tuple(index["lengths"]),
+        hashes=tuple(index["hashes"]),
+        video=video,
+    )
+
+
+def is_prepared(data: Data) -> bool:
+    """True where `load` has nothing to generate or to download."""
+    with _quiet():
+        try:
+            return _builder(data.tfds or "motion", data.root).is_prepared()
+        except TransientError:
+            raise
+        except UserError:
+            return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS's own remarks: stdout is for results, and its warnings are about itself."""
+    import tensorflow_datasets as tfds
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    # Of a set that is not prepared it asks the network, and leaves an empty temporary folder.
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda info: None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _builder(name: str, root: str) -> Any:
+    builder = _made(name, root or str(cache_dir() / "data"))
+    if root and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not builder.is_prepared():
+        # Then the root is what a user has unpacked, and nothing is written into it.
+        if not files.expanded(root).is_dir():
+            raise UserError(f"data.root = {root} does not exist: it should hold what {name} needs")
+        return _made(name, str(cache_dir() / "data"))
+    return builder
+
+
+def _made(name: str, folder: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=os.path.expanduser(folder))
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"data.tfds = {name!r}: TFDS knows no data set of this name") from None
+    except ModuleNotFoundError as error:
+        raise _needs_tensorflow(name, error) from None
+    except Exception as error:  # of another kind for each file of a prepared set that is damaged
+        if is_transient(error):
+            raise TransientError.of(f"data.tfds = {name!r}", error) from error
+        line = f"data.tfds = {name!r} in {folder}: {_first_line(error)}"
+        if type(error).__name__ == "ParseError":  # protobuf's, of dataset_info.json
+            line += (
+                "; the set's dataset_info.json is damaged: remove its folder, and it is made anew"
+            )
+        raise UserError(line) from None
+
+
+def _prepared(name: str, root: str) -> Any:
+    """The set, prepared first where it is not; several processes prepare it once."""
+    builder = _builder(name, root)
+    if not builder.is_prepared():
+        with _alone(builder):
+            builder = _builder(name, root)
+            _prepare(builder, name, root)
+    elif _in_cache(builder) and not Path(builder.data_path, files.SUMS).exists():
+        # Of a process that was killed just before, or of an earlier version.
+        with contextlib.suppress(UserError), _alone(builder):
+            _write_sums(builder)
+    _check_stored(builder, name)
+    _check_sums(builder)
+    return builder
+
+
+def _in_cache(builder: Any) -> bool:
+    return cache_dir() in Path(builder.data_path).parents
+
+
+@contextlib.contextmanager
+def _alone(builder: Any) -> Iterator[None]:
+    """No other process prepares this set meanwhile, so half ones are of processes that died."""
+    place = Path(builder.data_path)
+    lock = cache_dir() / "data" / f"{digest(str(place.resolve()))}.lock"
+    with files.locked(lock):
+        if _in_cache(builder):  # not a folder that others may write, too
+            for half in place.parent.glob(f"incomplete.??????_{place.name}"):
+                shutil.rmtree(half, ignore_errors=True)
+        yield
+
+
+def _prepare(builder: Any, name: str, root: str) -> None:
+    import tensorflow_datasets as tfds
+
+    if not builder.is_prepared():
+        tfds.disable_progress_bar()
+        print(f"preparing {name}, once, in {builder.data_path}", file=sys.stderr)
+        manual = os.path.expanduser(root) if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else None
+        try:
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=manual or None),
+                file_format=_file_format(builder),
+            )
+        except ModuleNotFoundError as error:
+            raise _needs_tensorflow(name, error) from None
+        except (OSError, AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
+                f"{_first_line(error)}; `python launch.py ablate ABLATION --on motion` runs now"
+            ) from error
+        _write_sums(builder)
+
+
+def _check_stored(builder: Any, name: str) -> None:
+    stored = builder.info.file_format.value
+    if stored != "array_record":
+        raise UserError(
+            f"data.tfds = {name!r} is stored as {stored}, which cannot be read clip by clip: "
+            "prepare it as array_record (tfds build --file_format=array_record)"
+        )
+
+
+def _write_sums(builder: Any) -> None:
+    """Checksums of a set that was prepared just now: of all files but those that have their own."""
+    place = Path(builder.data_path)
+    sums = {file.name: _sum(file) for file in _described_by(place)}
+    files.write_json(place / files.SUMS, sums)
+
+
+def _check_sums(builder: Any) -> None:
+    """Classes and counts of a set prepared here are what they were."""
+    place = Path(builder.data_path)
+    try:
+        expected = files.read_json(place / files.SUMS)
+    except files.Missing:  # prepared by others
+        return
+    found = {file.name: _sum(file) for file in _described_by(place)}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            state = "missing" if name not in found else "changed since it was written"
+            raise files.Damaged(
+                f"{place / name} is {state}: remove {place}, and the set is prepared anew"
+            )
+
+
+def _described_by(place: Path) -> list[Path]:
+    """The files beside the records of a set, which say what these are."""
+    found = (file for file in sorted(place.iterdir()) if file.is_file())
+    plain = (file for file in found if not file.name.startswith("."))
+    return [file for file in plain if "record" not in file.name and file.name != files.SUMS]
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(files.read_bytes(file)).hexdigest()
+
+
+def _file_format(builder: Any) -> str | None:
+    """Only array_record can be read clip by clip; a set that chose it keeps its choice."""
+    return None if builder.info.file_format.value == "array_record" else "array_record"
+
+
+def _needs_tensorflow(name: str, error: Exception) -> UserError:
+    module = re.search(r"No module named '([\w.]+)'", str(error))
+    return UserError(
+        f"data.tfds = {name!r} needs {module[1] if module else 'tensorflow'}: pip install "
+        "'vidrec[tensorflow]'; `python launch.py ablate ABLATION --on motion` runs without"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Of an error's text, without the prefix that TFDS puts before it."""
+    text = re.sub(r"^Failed to construct dataset .*?}\"?: ", "", str(error).strip())
+    first = (text or type(error).__name__).splitlines()[0]
+    return re.sub(r" Here are \d+ BuilderConfigs.*", "", first)
+
+
+def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
+    """The features that hold frames and class."""
+    import tensorflow_datasets as tfds
+
+    def is_video(feature: Any) -> bool:
+        shape = getattr(feature, "shape", None) or ()
+        return len(shape) in (3, 4) and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
+
+    videos = [n for n in ("video", "image", *features) if n in features and is_video(features[n])]
+    labels = [
+        n
+        for n in ("label", *features)
+        if n in features and isinstance(features[n], tfds.features.ClassLabel)
+    ]
+    if not videos or not labels:
+        raise UserError(
+            f"data.tfds = {name!r} has features {', '.join(features)}: it needs a video or image "
+            "of uint8 and a class label"
+        )
+    return videos[0], labels[0]
+
+
+def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
+    try:
+        return builder.as_data_source(decoders=decoders)
+    except ModuleNotFoundError as error:
+        raise _needs_tensorflow(builder.name, error) from None
+
+
+def _index(builder: Any, video: str, label: str) -> dict[str, list]:
+    """Everything but the frames, for all clips; kept, since reading takes a while."""
+    name = digest("tfds", _content(builder), video, label, length=32)
+    return remembered(name, lambda: _read_index(builder, video, label))
+
+
+def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
+    kept = ("names", "labels", "groups", "lengths", "places", "hashes")
+    index: dict[str, list] = {key: [] for key in kept}
+    for split, clips in sorted(_open(builder).items()):
+        for place in range(len(clips)):
+            example = _example(builder, split, clips, place)
+            index["names"].append(_text(example.get("name")) or f"{split}/{place:06d}")
+            index["labels"].append(int(example[label]))
+            index["groups"].append(_text(example.get("group")))
+            frames = example[video]
+            still = len(builder.info.features[video].shape) == 3
+            index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
+            index["places"].append((split, place))
+            index["hashes"].append(_hash(frames))
+    if len(set(index["names"])) < len(index["names"]):
+        pairs = zip(index["places"], index["names"], strict=True)
+        index["names"] = [f"{split}/{place:06d} {name}" for (split, place), name in pairs]
+    return index
+
+
+def _example(builder: Any, split: str, clips: Any, place: int) -> dict[str, Any]:
+    try:
+        return clips[place]
+    except Exception as error:  # whatever a damaged record makes its reader raise
+        if is_transient(error):
+            raise TransientError.of(builder.data_path, error) from error
+        raise UserError(
+            f"{builder.data_path} is damaged: clip {place} of {split} cannot be read "
+            f"({_first_line(error)}); remove that folder, and the set is prepared anew"
+        ) from error
+
+
+def _hash(video: Any) -> str:
+    """Of a clip's frames, whatever file they lie in and however they are packed there."""
+    frames = np.ascontiguousarray(_stacked(video))
+    content = hashlib.blake2b(f"{frames.shape} {frames.dtype}".encode(), digest_size=16)
+    content.update(frames)
+    return content.hexdigest()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value or ""
+
+
+def _groups(index: dict[str, list], names: Sequence[str], rule: str) -> tuple[list[str], bool]:
+    from vidrec.data.datasets import folders
+
+    if not rule and all(index["groups"]):
+        return index["groups"], True
+    return folders.groups_of(names, rule)
+
+
+def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
+    from vidrec.data.datasets import folders
+
+    parts = np.array([folders.part_of(split) for split, _ in places])
+    given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
+    return given if {"train", "test"} <= set(given) else None
+
+
+def _about(builder: Any) -> dict[str, Any]:
+    """The generator's parameters where it states them."""
+    return {"tfds": builder.info.full_name, **(builder.info.metadata or {})}
+
+
+def _unreadable_line(builder: Any) -> list[str]:
+    """Clips that a builder of ours could not read while it prepared the set."""
+    lost = (builder.info.metadata or {}).get("unreadable", [])
+    if not lost:
+        return []
+    first = f"{lost[0]['path']}: {lost[0]['reason']}"
+    return [f"{len(lost)} clips could not be read when {builder.name} was prepared: {first}"]
+
+
+def _skipped_line(builder: Any) -> list[str]:
+    """TFDS's ucf101 leaves out files it does not find, so what it made is counted."""
+    expected = UCF101_CLIPS.get(builder.info.full_name.rpartition("/")[0])
+    if expected is None:
+        return []
+    made = tuple(builder.info.splits[part].num_examples for part in ("train", "test"))
+    if made == expected:
+        return []
+    return [
+        "TFDS made {} training and {} test clips; ".format(*made)
+        + "the official lists have {} and {}: it skips files it does not find".format(*expected)
+    ]
+
+
+def _content(builder: Any) -> str:
+    """Hash of what was generated: the set's full name, and the files that hold it."""
+    files = sorted(each for each in Path(builder.data_path).iterdir() if each.is_file())
+    files = [each for each in files if "record" in each.name or each.suffix == ".txt"]
+    hashed = [[file.name, each.hash] for file, each in zip(files, contents(files), strict=True)]
+    return digest(builder.info.full_name, hashed, length=32)

@@ -1,0 +1,382 @@
+"""UCF-101 and UCF-11 from the unpacked archives, read in place; and the TFDS builder `ucf11`.
+
+UCF-101 (K. Soomro, A. R. Zamir, M. Shah, CRCV-TR-12-01, 2012) comes with three lists of training
+and test clips that divide its recordings. UCF-11 (J. Liu, J. Luo, M. Shah, CVPR 2009) has 25
+recordings a class and no lists: one recording of every class is left out in turn.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vidrec.config import Data, cache_dir
+from vidrec.data.datasets import folders
+from vidrec.data.datasets.source import Files, ahead, nearest
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.io import files
+
+LISTS = "ucfTrainTestlist"
+CLIP_101 = re.compile(r"v_([A-Za-z]+)_g(\d+)_c(\d+)(\.\w+)?$")
+CLIP_11 = re.compile(r"v_.+_(\d+)_(\d+)(\.\w+)?$")
+GROUPS_11 = 25
+CLASSES_11 = (
+    *("basketball", "biking", "diving", "golf_swing", "horse_riding", "soccer_juggling", "swing"),
+    *("tennis_swing", "trampoline_jumping", "volleyball_spiking", "walking"),
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What to fetch, and where it belongs."""
+
+    title: str
+    page: str
+    size: str
+    folder: str
+
+    def missing(self, where: Path, what: str) -> UserError:
+        """One line: what is missing, its page and size, its folder, and what runs without."""
+        return UserError(
+            f"{self.title}: {what} in {where}; get it from {self.page} ({self.size}), unpack it "
+            f"to {where} or name its folder by --data.root; "
+            "`python launch.py ablate ABLATION --on motion` runs now"
+        )
+
+    def root(self, data: Data) -> Path:
+        """`data.root`, or the folder that is looked in when none is named."""
+        return files.expanded(data.root) if data.root else cache_dir() / "data" / self.folder
+
+
+UCF101 = Archive(
+    "UCF-101",
+    "https://www.crcv.ucf.edu/data/UCF101.php",
+    "UCF101.rar, 6.5 GB, and the split lists for action recognition, 0.1 MB",
+    "UCF-101",
+)
+UCF11 = Archive(
+    "UCF-11",
+    "https://www.crcv.ucf.edu/data/UCF_YouTube_Action.php",
+    "about 1 GB",
+    "UCF-11",
+)
+
+
+def load(data: Data) -> Files:
+    """UCF-101 or UCF-11, whichever `data.kind` names.
+
+    Raises:
+        UserError: clips or lists are missing: what, its page, its size, and where it belongs.
+    """
+    return _ucf101(data) if data.kind == "ucf101" else ucf11_files(UCF11.root(data), data.fps)
+
+
+def _ucf101(data: Data) -> Files:
+    root = UCF101.root(data)
+    found = _clips(root, CLIP_101, UCF101)
+    lists = _lists_folder(root)
+    if data.split == "given" and lists is None:
+        raise UCF101.missing(root, f"no split lists ({LISTS}/trainlist01.txt …)")
+    classes = _classes(lists, found)
+    fold = max(1, data.fold) if data.split == "given" else 1
+    listed = _official(lists, classes, fold) if lists else {}
+    on_disk = {_clip_key(path.name, classes): path for path in found}
+    wanted = data.classes or classes
+    _all_present(classes, wanted, on_disk, root)
+    # A clip of the lists that is not there stays expected, and is named as unreadable.
+    clips = {key: (name, root / name) for key, (name, _) in listed.items()}
+    for key, path in on_disk.items():
+        clips[key] = (listed[key][0] if key in listed else f"{key[0]}/{path.name}", path)
+    place = {name: label for label, name in enumerate(classes)}
+    keys = sorted((key for key in clips if key[0] in wanted), key=lambda k: (place[k[0]], k))
+    names, paths = zip(*(clips[key] for key in keys), strict=True)
+    return Files(
+        name="ucf101",
+        classes=classes,
+        names=names,
+        labels=np.array([place[key[0]] for key in keys], np.int32),
+        groups=np.array([f"{key[0]}/g{key[1]:02d}" for key in keys], str),
+        blocks=np.array([f"g{key[1]:02d}" for key in keys], str),
+        given=folders.given_of([listed[key][1] if key in listed else "" for key in keys]),
+        about={"list": fold} if data.split == "given" else {},
+        notes=_list_notes(listed, on_disk, wanted, root),
+        paths=paths,
+        rate=data.fps,
+    )
+
+
+def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
+    if not root.is_dir():
+        raise archive.missing(root, "no such folder")
+    files = list(folders.walk(root))
+    # A clip may be a folder of its frames, whose names may be like clips'.
+    framed = folders.frame_folders(files, root, depth=1)
+    found = [path for path in files if path.suffix.lower() not in folders.TEXTS | folders.IMAGES]
+    found = [path for path in (*found, *sorted(framed)) if pattern.match(path.name)]
+    if not found:
+        raise archive.missing(root, "no clips")
+    return found
+
+
+def _lists_folder(root: Path) -> Path | None:
+    """The official lists, in the folder of clips or beside it."""
+    for folder in (root / LISTS, root.parent / LISTS, root):
+        if (folder / "trainlist01.txt").is_file():
+            return folder
+    return None
+
+
+def _lines(file: Path) -> list[str]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UserError(f"{file} cannot be read as a list of UCF-101: it is no file")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        if is_transient(error):
+            raise TransientError.of(file, error) from error
+        raise UserError(f"{file} cannot be read as a list of UCF-101: {error}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _classes(lists: Path | None, found: list[Path]) -> tuple[str, ...]:
+    """Class names in the order of classInd.txt, which is alphabetical whatever the case."""
+    if lists is None or not (lists / "classInd.txt").is_file():
+        spelled = {stem.lower(): stem for stem in (_parsed(path.name)[0] for path in found)}
+        return tuple(spelled[name] for name in sorted(spelled))
+    numbered = []
+    for place, line in enumerate(_lines(lists / "classInd.txt"), 1):
+        number, _, name = line.partition(" ")
+        if number != str(place) or not name:
+            raise UserError(f"{lists / 'classInd.txt'}, line {place}: should be '{place} CLASS'")
+        numbered.append(name)
+    return tuple(numbered)
+
+
+def _parsed(name: str) -> tuple[str, int, int]:
+    """(class as spelled, group, clip) of a file's name."""
+    match = CLIP_101.match(name)
+    if match is None:
+        raise UserError(f"{name} is not named as in UCF-101: v_CLASS_gNN_cNN.avi")
+    return match[1], int(match[2]), int(match[3])
+
+
+def _clip_key(name: str, classes: tuple[str, ...]) -> tuple[str, int, int]:
+    """(class, group, clip) of a file or list entry.
+
+    Lists say v_HandStandPushups where some archives say v_HandstandPushups: case does not count.
+    """
+    stem, group, clip = _parsed(name.rpartition("/")[2])
+    known = _by_lower_case(classes)
+    if stem.lower() not in known:
+        raise UserError(f"{name}: UCF-101 has no class {stem!r}{nearest(stem, classes)}")
+    return known[stem.lower()], group, clip
+
+
+@functools.lru_cache(maxsize=4)
+def _by_lower_case(classes: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower(): name for name in classes}
+
+
+def _official(
+    lists: Path, classes: tuple[str, ...], fold: int
+) -> dict[tuple[str, int, int], tuple[str, str]]:
+    """Clip to (its name, its part), of all clips in the official lists of one fold."""
+    if fold > 3:
+        raise UserError(f"data.fold = {fold}: UCF-101 has the official lists 1, 2 and 3")
+    listed: dict[tuple[str, int, int], tuple[str, str]] = {}
+    for part in ("train", "test"):
+        file = lists / f"{part}list{fold:02d}.txt"
+        for number, line in enumerate(_lines(file), 1):
+            name, _, label = line.partition(" ")
+            key = _clip_key(name, classes)
+            actual = str(classes.index(key[0]) + 1)
+            if label.strip() not in ("", actual):
+                raise UserError(
+                    f"{file}, line {number}: {name} is labelled {label}; classInd.txt says {actual}"
+                )
+            if listed.setdefault(key, (name, part))[1] != part:
+                raise UserError(f"{file}, line {number}: {name} stands in the training list too")
+    return listed
+
+
+def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, root: Path) -> None:
+    """Fewer classes are another task: they are chosen by name, not by what happens to be there."""
+    for name in wanted:
+        if name not in classes:
+            raise UserError(f"data.classes: ucf101 has no class {name!r}{nearest(name, classes)}")
+    there = {key[0] for key in on_disk}
+    lacking = [name for name in classes if name in wanted and name not in there]
+    if lacking:
+        raise UCF101.missing(
+            root,
+            f"{len(lacking)} of {len(wanted)} classes have no clips, such as {lacking[0]} (choose "
+            "those you have by --data.classes, or get the rest):",
+        )
+
+
+def _list_notes(listed: dict, on_disk: dict, wanted: Sequence[str], root: Path) -> list[str]:
+    """Lines where folder and official lists differ."""
+    absent = sorted(key for key in listed if key[0] in wanted and key not in on_disk)
+    extra = sorted(key for key in on_disk if key[0] in wanted and listed and key not in listed)
+    notes = []
+    if absent:
+        example = listed[absent[0]][0]
+        notes.append(f"{len(absent)} clips of the official lists are not in {root}: {example} …")
+    if extra:
+        notes.append(f"{len(extra)} clips stand in no official list: {on_disk[extra[0]].name} …")
+    return notes
+
+
+def ucf11_files(root: Path, fps: float = 0) -> Files:
+    """All clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth."""
+    named = {_name_11(path): path for path in _clips(root, CLIP_11, UCF11)}
+    names, paths = zip(*sorted(named.items()), strict=True)
+    kinds = [name.partition("/")[0] for name in names]
+    classes = tuple(sorted(set(kinds)))
+    groups = [f"g{int(_number_11(name)):02d}" for name in names]
+    return Files(
+        name="ucf11",
+        classes=classes,
+        names=names,
+        labels=np.array([classes.index(kind) for kind in kinds], np.int32),
+        groups=np.array([f"{a}/{b}" for a, b in zip(kinds, groups, strict=True)], str),
+        blocks=np.array(groups, str),
+        notes=_counts_11(kinds, groups),
+        paths=paths,
+        rate=fps,
+    )
+
+
+def _name_11(path: Path) -> str:
+    """CLASS/v_GROUP/v_GROUP_CLIP.mpg, also where the groups' folders were lost."""
+    group = path.name.rpartition("_")[0]
+    above = path.parent.parent if path.parent.name == group else path.parent
+    return f"{above.name}/{group}/{path.name}"
+
+
+def _number_11(name: str) -> str:
+    return name.split("_")[-2]
+
+
+def _counts_11(kinds: list[str], groups: list[str]) -> list[str]:
+    """A line where the archive is not whole: 1,600 clips, 11 classes, 25 groups."""
+    has = (len(kinds), len(set(kinds)), len(set(groups)))
+    if has == (1600, 11, GROUPS_11):
+        return []
+    return ["UCF-11 has 1600 clips, 11 classes and 25 groups; here are {}, {} and {}".format(*has)]
+
+
+@dataclass
+class Ucf11Config(tfds.core.BuilderConfig):
+    """How clips are cut: `frames` in a row from the middle, each `pixels` square."""
+
+    frames: int = 30
+    pixels: int = 64
+
+
+class Ucf11(tfds.core.GeneratorBasedBuilder):
+    """`tfds.builder("ucf11")`: small clips for training from pixels.
+
+    The unpacked archive is looked for in `manual_dir`, else in vidrec's cache. The splits hold
+    groups 1-20 and 21-25. A clip that cannot be read is named in the set's metadata.
+    """
+
+    code_path = None  # nothing is downloaded, so no checksums lie beside this file
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS declares it)
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        Ucf11Config(name="30x64x64", description="30 frames of 64x64 pixels.")
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"Unpack UCF-11 ({UCF11.page}, {UCF11.size}) into this folder: CLASS/v_GROUP/*.mpg."
+    )
+
+    def __init__(self, *, file_format: str = "array_record", **kwargs):
+        super().__init__(file_format=file_format, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        shape = (config.frames, config.pixels, config.pixels, 3)
+        frames = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="UCF YouTube Action (UCF-11), cut to short clips of small frames.",
+            homepage=UCF11.page,
+            citation=CITATION_11,
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": frames,
+                    "label": tfds.features.ClassLabel(names=CLASSES_11),
+                    "group": tfds.features.Text(),
+                    "name": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("video", "label"),
+            metadata=tfds.core.MetadataDict(unreadable=[]),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        archive = ucf11_files(_manual(dl_manager))
+        strange = sorted(set(archive.classes) - set(CLASSES_11))
+        if strange:
+            raise UserError(f"UCF-11 has no class {strange[0]!r}{nearest(strange[0], CLASSES_11)}")
+        return {
+            "train": self._generate_examples(archive, lambda group: group <= 20),
+            "test": self._generate_examples(archive, lambda group: group > 20),
+        }
+
+    def _generate_examples(self, archive: Files, has: Callable[[int], bool]) -> Iterator:
+        config = self.builder_config
+        clips = [i for i, block in enumerate(archive.blocks) if has(int(block[1:]))]
+
+        def cut(clip: int) -> np.ndarray | UnreadableClip:
+            try:
+                return middle(
+                    np.concatenate(list(archive.stream(clip, config.pixels))), config.frames
+                )
+            except UnreadableClip as error:
+                return error
+
+        for clip, frames in zip(clips, ahead(cut, clips), strict=True):
+            if isinstance(frames, UnreadableClip):
+                lost = {"path": archive.names[clip], "reason": frames.reason}
+                self.info.metadata["unreadable"].append(lost)
+                continue
+            yield (
+                clip,
+                {
+                    "video": frames,
+                    "label": archive.classes[archive.labels[clip]],
+                    "group": str(archive.groups[clip]),
+                    "name": archive.names[clip],
+                },
+            )
+
+
+def _manual(dl_manager) -> Path:
+    try:
+        return Path(dl_manager.manual_dir)
+    except AssertionError:  # TFDS's way to say that the folder is missing or empty
+        return UCF11.root(Data())
+
+
+def middle(frames: np.ndarray, count: int) -> np.ndarray:
+    """`count` frames in a row from the middle; a shorter clip goes on backwards, then forwards."""
+    last = len(frames) - 1
+    start = max(0, len(frames) - count) // 2
+    position = (start + np.arange(count)) % max(1, 2 * last)
+    return frames[last - np.abs(position - last)]
+
+
+CITATION_11 = """@inproceedings{liu2009recognizing,
+  author    = {Jingen Liu and Jiebo Luo and Mubarak Shah},
+  title     = {Recognizing Realistic Actions from Videos "in the Wild"},
+  booktitle = {CVPR},
+  year      = {2009}
+}"""

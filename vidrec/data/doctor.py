@@ -1,0 +1,189 @@
+"""Checks every clip of a data set: can it be read, is it whole, does it stand in two splits."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.config import Data
+from vidrec.data import splits
+from vidrec.data.datasets.source import PARTS, Source, UnreadableClip
+from vidrec.errors import UserError
+
+SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
+LISTED = 10  # of a kind of finding that `lines` names one by one
+
+Progress = Callable[[int, int], None]
+
+
+class _Checked(NamedTuple):
+    """One clip: frames decoded, hash of them, and why it cannot be read ("" if it can)."""
+
+    frames: int
+    content: str
+    reason: str
+
+
+def examine(
+    source: Source, data: Data, progress: Progress | None = None, workers: int = 4
+) -> dict[str, Any]:
+    """Decodes every frame of every clip; prints nothing.
+
+    Args:
+        progress: called with clips done and clips to do.
+
+    Returns:
+        JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
+        `frames` (declared, decoded, shortest, median, longest), `unreadable` and `damaged` (path
+        and reason), `duplicates` (names with the same content, and the parts they stand in),
+        `split` (counts, id, leaked, groups in two parts; or the error), `notes`.
+    """
+    checked = list(_checked(source, progress, workers))
+    part_of, split = _split(source, data)
+    frames = np.array([each.frames for each in checked], np.int64)
+    unreadable = [
+        {"path": source.path(clip), "reason": each.reason}
+        for clip, each in enumerate(checked)
+        if each.reason
+    ]
+    damaged = [
+        {"path": source.path(clip), "reason": source.damage[name]}
+        for clip, name in enumerate(source.names)
+        if name in source.damage
+    ]
+    duplicates = _duplicates(source, checked, part_of)
+    torn = [each for each in duplicates if len(each["parts"]) > 1]
+    healthy = not (unreadable or damaged or torn or split.get("error") or split.get("shared"))
+    return {
+        "healthy": healthy,
+        "name": source.name,
+        "clips": len(source),
+        "classes": _per_class(source),
+        "frames": _frame_counts(source, frames),
+        "unreadable": unreadable,
+        "damaged": damaged,
+        "duplicates": duplicates,
+        "split": split,
+        "notes": list(source.notes),
+    }
+
+
+def _checked(source: Source, progress: Progress | None, workers: int) -> Iterator[_Checked]:
+    # The decoder leaves the interpreter free, so threads use all cores.
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda clip: _check(source, clip), range(len(source)))
+        try:
+            for done, result in enumerate(results, 1):
+                if progress:
+                    progress(done, len(source))
+                yield result
+        finally:  # of a data set that is left half-way, the rest is not decoded
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check(source: Source, clip: int) -> _Checked:
+    content, frames = hashlib.blake2b(digest_size=16), 0
+    try:
+        chunks = [source.features(clip)] if source.is_features else source.stream(clip, SIZE)
+        for chunk in chunks:
+            content.update(np.ascontiguousarray(chunk))
+            frames += len(chunk)
+    except UnreadableClip as error:
+        return _Checked(0, "", error.reason)
+    return _Checked(frames, content.hexdigest(), "")
+
+
+def _split(source: Source, data: Data) -> tuple[dict[int, str], dict[str, Any]]:
+    """Part of each clip, and what is to be said about the split."""
+    try:
+        split = splits.make(source, data)
+    except UserError as error:
+        return {}, {"error": str(error)}
+    part_of = {int(clip): part for part in PARTS for clip in getattr(split, part)}
+    parts_of_group = defaultdict(set)
+    for clip, part in part_of.items():
+        parts_of_group[str(source.groups[clip])].add(part)
+    shared = {group: _ordered(parts) for group, parts in parts_of_group.items() if len(parts) > 1}
+    return part_of, {
+        "id": split.id,
+        "how": split.how,
+        "leaked": split.leaked,
+        "counts": {part: len(getattr(split, part)) for part in PARTS},
+        "shared": dict(sorted(shared.items())),
+    }
+
+
+def _ordered(parts: set[str]) -> list[str]:
+    return [part for part in PARTS if part in parts]
+
+
+def _duplicates(
+    source: Source, checked: list[_Checked], part_of: dict[int, str]
+) -> list[dict[str, list[str]]]:
+    same = defaultdict(list)
+    for clip, each in enumerate(checked):
+        if each.content:
+            same[each.content].append(clip)
+    return [
+        {
+            "names": [source.names[clip] for clip in clips],
+            "parts": _ordered({part_of[clip] for clip in clips if clip in part_of}),
+        }
+        for clips in same.values()
+        if len(clips) > 1
+    ]
+
+
+def _per_class(source: Source) -> dict[str, int]:
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    return dict(zip(source.classes, counts.tolist(), strict=True))
+
+
+def _frame_counts(source: Source, frames: np.ndarray) -> dict[str, int]:
+    held = frames[frames > 0]
+    return {
+        "declared": int(source.lengths.astype(np.int64).sum()),
+        "decoded": int(frames.sum()),
+        "shortest": int(held.min()) if len(held) else 0,
+        "median": int(np.median(held)) if len(held) else 0,
+        "longest": int(held.max()) if len(held) else 0,
+    }
+
+
+def lines(findings: dict[str, Any]) -> list[str]:
+    """The findings for people."""
+    frames, split = findings["frames"], findings["split"]
+    text = [
+        f"{findings['name']}: {len(findings['classes'])} classes, {findings['clips']} clips, "
+        f"{frames['decoded']} frames decoded of {frames['declared']} declared; a clip has "
+        f"{frames['shortest']} to {frames['longest']}, half have up to {frames['median']}"
+    ]
+    text += _listed("unreadable", [f"{e['path']}: {e['reason']}" for e in findings["unreadable"]])
+    text += _listed("damaged", [f"{e['path']}: {e['reason']}" for e in findings["damaged"]])
+    torn = [e for e in findings["duplicates"] if len(e["parts"]) > 1]
+    twins = [e for e in findings["duplicates"] if len(e["parts"]) <= 1]
+    text += _listed(
+        "same content in two splits", [f"{' = '.join(e['names'])} ({_and(e)})" for e in torn]
+    )
+    text += _listed("same content", [" = ".join(e["names"]) for e in twins])
+    if "error" in split:
+        text.append(f"cannot be split: {split['error']}")
+    else:
+        counts = ", ".join(f"{count} {part}" for part, count in split["counts"].items())
+        text.append(f"split {split['how']}: {counts}; leaked: {str(split['leaked']).lower()}")
+        shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
+        text += _listed("source in two splits", shared)
+    return text + findings["notes"] + ["healthy" if findings["healthy"] else "needs mending"]
+
+
+def _and(finding: dict[str, list[str]]) -> str:
+    return ", ".join(finding["parts"])
+
+
+def _listed(kind: str, items: list[str]) -> list[str]:
+    """Each item on its line; of many the first ones and how many more."""
+    more = [f"{kind}: {len(items) - LISTED} more"] if len(items) > LISTED else []
+    return [f"{kind}: {item}" for item in items[:LISTED]] + more

@@ -1,0 +1,1 @@
+"""Score clips: metrics, decisions, intervals, predictions and exported models."""

@@ -1,0 +1,201 @@
+"""A trained model as files that outlive this package: StableHLO, weights, and a small loader.
+
+OUT/model.stablehlo       the network from frames to class probabilities, by jax.export
+OUT/weights.safetensors   its weights
+OUT/meta.json             classes, what frames must look like, versions
+OUT/loader.py             reads the three; needs jax, numpy and flatbuffers, nothing else
+OUT/checksums.json        SHA-256 of the others, which the loader checks
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidrec import __version__
+from vidrec.config import Config
+from vidrec.data import keys
+from vidrec.errors import UserError
+from vidrec.evaluation.predict import Classifier
+from vidrec.io import files
+
+PLATFORMS = ("cpu", "cuda")
+FILES = ("model.stablehlo", "weights.safetensors", "meta.json", "loader.py", files.SUMS)
+LOADER = Path(__file__).with_name("loader.py")
+# One example of what to write in a README, kept here so that a test can run it.
+EXAMPLE = """\
+import loader
+model = loader.load(".")
+label, probabilities_K = model.predict(video_THWC)
+print(label)
+"""
+
+
+def export(
+    model: str | os.PathLike | Classifier,
+    out: str | os.PathLike,
+    *,
+    platforms: Sequence[str] = PLATFORMS,
+    trust_code: bool = False,
+) -> dict[str, Any]:
+    """Writes a model, or that of a run's or an ablation's folder; returns meta.json's content.
+
+    Batch and number of frames stay open; only a model that reads whole clips (a flatten head, an
+    encoder of clips) fixes the frames. `trust_code`: see `Classifier.load`; the export itself holds
+    no code of Python.
+
+    Raises:
+        UserError: no model there, `out` holds something else, or it cannot be written; an earlier
+            export stays until the new one is complete.
+    """
+    if isinstance(model, Classifier):
+        classifier = model
+    else:
+        classifier = Classifier.load(model, trust_code=trust_code)
+    out = Path(out)
+    _check_out(out)
+    with files.writing_folder(out) as partial:  # before the work: it may not be writable
+        flat = flatten(classifier.network.variables)
+        program, frame = _serialised(classifier, flat, platforms)
+        about = _about(classifier, frame, platforms)
+        contents = {
+            "model.stablehlo": program,
+            "weights.safetensors": _weights(flat),
+            "meta.json": json.dumps(about, indent=1, ensure_ascii=False).encode(),
+            "loader.py": LOADER.read_bytes(),
+        }
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        contents[files.SUMS] = json.dumps(sums, indent=1).encode()
+        for name, content in contents.items():
+            files.write_whole(partial / name, content)
+        _keep_others(out, partial)
+    return about
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by their path, such as model/params/head/scores/kernel."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _unflattened(like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """What turns arrays by path back into the tree."""
+    structure = jax.tree.structure(like)
+    order = list(flatten(like))
+    return lambda flat: jax.tree.unflatten(structure, [flat[name] for name in order])
+
+
+def _serialised(
+    classifier: Classifier, flat: Mapping[str, np.ndarray], platforms: Sequence[str]
+) -> tuple[bytes, dict[str, Any]]:
+    """The program, and shape and type of one frame that enters it."""
+    from jax import export as exporting
+
+    network, cfg = classifier.network, classifier.cfg
+    nested = _unflattened(network.variables)
+    frame, dtype = _frame(classifier)
+    length = str(cfg.frames.length) if network.whole_clips else "t"
+    shape = exporting.symbolic_shape(", ".join(["b", length, *map(str, frame)]))
+    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat.items()}
+
+    def one(flat: Mapping[str, Any], frames: jax.Array) -> jax.Array:
+        return network.clip(nested(flat), frames)
+
+    program = jax.jit(jax.vmap(one, in_axes=(None, 0)))
+    exported = exporting.export(program, platforms=list(platforms))(
+        weights, jax.ShapeDtypeStruct(shape, dtype)
+    )
+    return bytes(exported.serialize()), {"frame": list(frame), "dtype": np.dtype(dtype).name}
+
+
+def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
+    """Shape and type of what one frame is to the program."""
+    network = classifier.network
+    if network.takes_features:
+        return tuple(classifier.features_like or ()), np.float32
+    size = classifier.cfg.encoder.size
+    return (size, size, 3), np.uint8
+
+
+def _about(
+    classifier: Classifier, frame: Mapping[str, Any], platforms: Sequence[str]
+) -> dict[str, Any]:
+    cfg, network = classifier.cfg, classifier.network
+    return {
+        "classes": list(classifier.classes),
+        "input": {
+            **frame,
+            "axes": "BTD…" if network.takes_features else "BTHWC",
+            "colours": None if network.takes_features else "RGB, 0 to 255",
+            "resize": None if network.takes_features else "bilinear, to the whole frame's square",
+        },
+        "output": "class probabilities (B, K), float32",
+        "frames": {
+            "length": cfg.frames.length,
+            "rule": cfg.frames.rule,
+            "fixed": network.whole_clips,
+            "fps": cfg.data.fps or None,
+        },
+        "decision": _decision(cfg),
+        "platforms": list(platforms),
+        "model": {"id": classifier.meta["id"], "chosen": classifier.chosen},
+        "versions": {
+            "vidrec": __version__,
+            **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+        },
+    }
+
+
+def _decision(cfg: Config) -> dict[str, Any]:
+    """What else says how a clip is decided."""
+    found: dict[str, Any] = {
+        "inference": cfg.eval.inference,
+        "clip": cfg.eval.clip,
+        "stride": cfg.eval.stride,
+        "order": cfg.frames.order,
+    }
+    if cfg.frames.order == "shuffled":
+        drawn = jax.random.uniform(keys.scoring_order(), (cfg.frames.length,))
+        found["shuffle"] = np.argsort(np.argsort(np.asarray(drawn), kind="stable")).tolist()
+    return found
+
+
+def _weights(flat: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(array) for name, array in flat.items()})
+
+
+def _check_out(out: Path) -> None:
+    """Nothing that is not an earlier export, or a half one, may be replaced."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the export")
+    others = _others(out)
+    if others and not (out / "model.stablehlo").is_file():
+        raise UserError(
+            f"{out} holds something else ({others[0].name}): name a new or empty folder for the "
+            "export"
+        )
+
+
+def _others(out: Path) -> list[Path]:
+    """What a folder holds besides an export, such as notes of a user."""
+    if not out.is_dir():
+        return []
+    found = (each for each in sorted(out.iterdir()) if each.name not in (*FILES, "__pycache__"))
+    return [each for each in found if not files.PARTIAL.fullmatch(each.name)]
+
+
+def _keep_others(out: Path, partial: Path) -> None:
+    for each in _others(out):
+        if each.is_dir() and not each.is_symlink():
+            shutil.copytree(each, partial / each.name, symlinks=True)
+        else:
+            shutil.copy2(each, partial / each.name, follow_symlinks=False)

@@ -1,0 +1,244 @@
+"""How good class scores are: what compiled steps ask of them, and full summaries on the host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidrec.errors import UserError
+from vidrec.models import losses
+from vidrec.models.cells import floats
+
+TOP = (5, 10)
+# What a probability of exactly 0 counts as in the loss: a class without a single vote.
+LEAST = 1e-7
+
+
+def right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether each of the logits (…, K) is largest at its label (…); never where one is NaN."""
+    # argmax calls the first NaN the largest: a diverged model would look right.
+    return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
+
+
+def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
+    """Report D's decision: the sum over steps j of (j+1)/T · log p_j, (B, K).
+
+    Steps whose mask is False add nothing.
+    """
+    steps = logits_BTK.shape[1]
+    weights_BT = losses.step_weights(1.0, 0, steps, steps)[None]
+    weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
+    return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
+
+
+def clip_weight(valid: np.ndarray | int, steps: int) -> np.ndarray:
+    """What the weights of `clip_scores` add up to over the first `valid` of so many steps."""
+    valid = np.asarray(valid, np.float64)
+    return valid * (valid + 1) / (2 * steps)
+
+
+def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """Logarithms (n, K) of the probabilities that scores mean, in float64.
+
+    Args:
+      scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
+      weight: (n,) what those weights add up to: the answer is that of the mean, so that a long clip
+        is not surer than a short one for its length.
+    """
+    scores = np.asarray(scores, np.float64)
+    return _log_softmax(scores / np.broadcast_to(weight, len(scores))[:, None])
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place (0 is first) of each clip's true class among its logits (n, K).
+
+    Equal logits rank by class index, as argmax does. A row with NaN ranks its true class last.
+    """
+    logits = np.asarray(logits)
+    labels = np.asarray(labels)
+    true = np.take_along_axis(logits, labels[:, None], axis=1)
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > true) | ((logits == true) & before)).sum(axis=1)
+    return np.where(np.isnan(logits).any(axis=1), logits.shape[1], rank)
+
+
+def predictions(logits: np.ndarray) -> np.ndarray:
+    """Class of the largest logit; -1 where a logit is NaN."""
+    bad = np.isnan(logits).any(axis=1)
+    return np.where(bad, -1, np.argmax(logits, axis=1))
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Clips of true class (row) taken for class (column); a prediction of -1 is in no column."""
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    seen = predicted >= 0
+    cells = labels[seen].astype(np.int64) * num_classes + predicted[seen]
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def summary(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    log_probs: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Every figure of one split, as plain Python values.
+
+    Args:
+      logits: (n, K) scores that rank the classes.
+      labels: (n,), index into `classes`.
+      log_probs: (n, K) logarithms of the probabilities that prediction gives for these clips; None:
+        the scores are logits.
+
+    Returns:
+      clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
+      prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (left out where
+      K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the
+      classes that have clips; absent, the names of those that have none; confusion counts;
+      calibration_error; and nonfinite, clips with a NaN among their logits, which are never right.
+
+    Raises:
+      UserError: no clips, or shapes that do not fit.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    _check(logits, labels, classes)
+    log_probs = log_probabilities(logits) if log_probs is None else np.asarray(log_probs)
+    predicted = predictions(logits)
+    counts = confusion(labels, predicted, len(classes))
+    support = np.bincount(labels, minlength=len(classes))
+    f1 = _f1(counts, support)
+    rank = ranks(logits, labels)
+    tops = {f"top{k}": float(np.mean(rank < k)) for k in (1, *TOP) if k < len(classes) or k == 1}
+    return {
+        "clips": len(labels),
+        "accuracy": tops["top1"],
+        "loss": loss(log_probs, labels),
+        "avg_f1": float(np.mean(f1[support > 0])),
+        **tops,
+        "f1": {c: float(f) if s else None for c, f, s in zip(classes, f1, support, strict=True)},
+        "absent": [c for c, s in zip(classes, support, strict=True) if not s],
+        "confusion": counts.tolist(),
+        "calibration_error": calibration_error(log_probs, labels, predicted=predicted),
+        "nonfinite": int(np.sum(predicted < 0)),
+    }
+
+
+def _check(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    if len(labels) == 0:
+        raise UserError("labels: the split has no clips to score; give it at least one")
+    if logits.shape != (len(labels), len(classes)):
+        raise UserError(
+            f"logits: shape {logits.shape} does not fit {len(labels)} labels and "
+            f"{len(classes)} classes; expected ({len(labels)}, {len(classes)})"
+        )
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise UserError(
+            f"labels: {labels.min()} … {labels.max()} reach outside the {len(classes)} classes; "
+            f"expected 0 … {len(classes) - 1}"
+        )
+
+
+def _f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
+    # 2tp / (true + predicted); 0 for a class that was neither found nor named.
+    total = support + counts.sum(axis=0)
+    return 2 * np.diag(counts) / np.maximum(total, 1)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def loss(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-probability of the true class, in nats; a probability of 0 is `LEAST`."""
+    true = np.take_along_axis(np.asarray(log_probs, np.float64), labels[:, None], axis=1)[:, 0]
+    return float(-np.mean(np.where(np.isneginf(true), np.log(LEAST), true)))
+
+
+def calibration_error(
+    log_probs: np.ndarray,
+    labels: np.ndarray,
+    bins: int = 15,
+    predicted: np.ndarray | None = None,
+) -> float:
+    """Mean distance between confidence and accuracy over equal bins of confidence, by clips.
+
+    Args:
+      log_probs: (n, K) logarithms of probabilities, or logits.
+      predicted: (n,) the decided classes; None: the most probable ones.
+    """
+    confidence = np.exp(log_probabilities(log_probs)).max(axis=1)
+    right = (predictions(log_probs) if predicted is None else predicted) == labels
+    seen = ~np.isnan(confidence)
+    # Shares of votes lie on the bins' edges, up to rounding.
+    place = np.minimum((confidence[seen] * bins + 1e-9).astype(int), bins - 1)
+    gap = np.bincount(place, weights=right[seen] - confidence[seen], minlength=bins)
+    # A clip without a confidence counts as a gap of 1.
+    return float((np.abs(gap).sum() + np.sum(~seen)) / len(labels))
+
+
+def most_confused(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    names: Sequence[str] = (),
+    labels: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+    top: int = 10,
+) -> list[dict[str, Any]]:
+    """Pairs of classes by how often the first was taken for the second, most frequent first.
+
+    Args:
+      counts: (K, K) of `confusion`.
+      names: (n,); where given with the next two, each pair lists its clips.
+      labels: (n,).
+      predicted: (n,).
+
+    Returns:
+      `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`.
+    """
+    counts = np.array(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(counts, 0)
+    # A stable sort keeps class order among equals, so that two runs print the same table.
+    order = np.argsort(-counts.ravel(), kind="stable")[: min(top, np.count_nonzero(counts))]
+    pairs = []
+    for place in order.tolist():
+        i, j = divmod(place, len(classes))
+        here = (labels == i) & (predicted == j) if len(names) else np.zeros(0, bool)
+        pairs.append(
+            {
+                "true": classes[i],
+                "predicted": classes[j],
+                "count": int(counts[i, j]),
+                "share": float(share[i, j]),
+                "clips": [str(names[n]) for n in np.flatnonzero(here).tolist()],
+            }
+        )
+    return pairs
+
+
+def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Classes whose every clip was right; one without clips is in neither list."""
+    counts = np.asarray(counts)
+    support = counts.sum(axis=1)
+    found = (np.diag(counts) == support) & (support > 0)
+    return [classes[k] for k in np.flatnonzero(found).tolist()]
+
+
+def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Classes with clips, none of which was right."""
+    counts = np.asarray(counts)
+    found = (np.diag(counts) == 0) & (counts.sum(axis=1) > 0)
+    return [classes[k] for k in np.flatnonzero(found).tolist()]
+
+
+def step_accuracy(right_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:
+    """Accuracy at each time step (L,), over the clips that reach it; NaN where none does."""
+    right_nL = np.asarray(right_nL, bool)
+    mask_nL = np.ones_like(right_nL) if mask_nL is None else np.asarray(mask_nL, bool)
+    reached_L = mask_nL.sum(axis=0)
+    return np.where(
+        reached_L > 0, (right_nL & mask_nL).sum(axis=0) / np.maximum(reached_L, 1), np.nan
+    )

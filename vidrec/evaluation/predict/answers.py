@@ -1,0 +1,164 @@
+"""Answers for files and folders, one JSON-able line after another."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from vidrec.data.datasets import feature_files, folders
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import UserError, spelled
+from vidrec.evaluation.predict import clips
+from vidrec.evaluation.predict.classifier import Answer, Classifier
+from vidrec.io import escape
+
+Line = dict[str, Any]
+
+
+def lines(
+    model: Classifier,
+    paths: Iterable[str | os.PathLike],
+    *,
+    stream: bool = False,
+    every: float = 0.0,
+) -> Iterator[Line]:
+    """A line a window, {"path", "start", "end", "class", "confidence", "topk"}; then one a file.
+
+    A file's line has no "start". Where it cannot be read, its class is None and "error" says why.
+
+    Args:
+        paths: files, folders (all videos and pictures below), or one camera (/dev/video0), which
+            is streamed without end.
+        stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
+        every: as of `Classifier.predict`; a stream has no windows.
+
+    Raises:
+        UserError: nothing there, or what does not fit the model; one of several files that does
+            not fit gets a line.
+    """
+    wanted = listed(paths, model)
+    for path in wanted:
+        try:
+            if stream or clips.is_camera(path):
+                if every:
+                    raise UserError(
+                        f"every = {every:g}: a stream answers at every frame, so it has no seconds "
+                        "between windows"
+                    )
+                yield from _streamed(model, path)
+            else:
+                yield from _judged(model, path, every)
+        except UnreadableClip as error:
+            yield _unanswered(path, error.reason)
+        except clips.UnfitClip as error:
+            if len(wanted) == 1:
+                raise
+            # The others' answers are not lost for it.
+            yield _unanswered(path, str(error).removeprefix(f"{spelled(path)}: "))
+
+
+def _unanswered(path: Path, reason: str) -> Line:
+    return {"path": spelled(path), "class": None, "confidence": None, "error": reason}
+
+
+def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
+    """The files that are meant, folders gone through.
+
+    Raises:
+        UserError: nothing there.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        inside = _inside(path, model) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path} holds no videos")
+        found += inside
+    return found
+
+
+def _inside(folder: Path, model: Classifier) -> list[Path]:
+    """What lies below a folder; or the folder itself, if it holds the frames of a clip."""
+    files = list(folders.walk(folder))
+    if model.network.takes_features:
+        return [path for path in files if path.suffix.lower() in feature_files.EXTENSIONS]
+    if model.cfg.data.kind == "images":
+        return [path for path in files if clips.is_picture(path) or folders.is_video(path)]
+    found, framed = folders.clips_among(files, folder, folders.is_video, depth=0)
+    found += [path for path in files if clips.is_picture(path) and path.parent not in framed]
+    return sorted(found)
+
+
+def write_csv(answered: Iterable[Line], file: TextIO) -> None:
+    """The files' lines as a table; windows are left out."""
+    table = [["path", "class", "confidence", "second", "second_confidence", "error"]]
+    for line in answered:
+        if "start" in line:
+            continue
+        second = (line.get("topk") or [])[1:2]
+        shares = [each["confidence"] for each in second]
+        table.append(
+            [
+                line["path"],
+                line["class"] or "",
+                "" if line["confidence"] is None else f"{line['confidence']:.6f}",
+                *([each["class"] for each in second] or [""]),
+                *([f"{share:.6f}" for share in shares] or [""]),
+                line.get("error", ""),
+            ]
+        )
+    file.write(escape.csv(table))
+
+
+def as_text(line: Line) -> str:
+    """A line for people."""
+    if line["class"] is None:
+        return f"{line['path']}: cannot be read: {line['error']}"
+    where = f"{line['start']:8.2f} – {line['end']:.2f} s" if "start" in line else line["path"]
+    others = ", ".join(f"{each['class']} {each['confidence']:.0%}" for each in line["topk"][1:3])
+    notes = "".join(f"; {note}" for note in line.get("notes", ()))
+    return f"{where}  {line['class']} {line['confidence']:.0%}  ({others}){notes}"
+
+
+def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
+    found = model.predict(path, every=every)
+    for window in found.windows:
+        yield {"path": found.path, "start": window.start, "end": window.end, **window.as_dict()}
+    line = {"path": found.path, **found.as_dict(), "frames": found.frames, "seconds": found.seconds}
+    yield line | ({"notes": found.notes} if found.notes else {})
+
+
+def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
+    clip = None if clips.is_camera(path) else model.open(path)
+    stream, answer, end = model.stream(clip.fps if clip else model.cfg.data.fps or None), None, 0.0
+    for start, end, frame in _frames(model, path, clip):
+        probabilities_K = stream.push(frame, end)
+        answer = Answer(stream.classes, stream.scores_K, probabilities_K).as_dict()
+        yield {"path": spelled(path), "start": start, "end": end, **answer}
+    if answer:
+        line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
+        notes = [*(clip.notes if clip else ()), *stream.unlike_prediction()]
+        yield line | ({"notes": notes} if notes else {})
+
+
+def _frames(
+    model: Classifier, path: Path, clip: clips.Clip | None
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(start, end, frame) in seconds; without `clip` of a camera, when it was seen."""
+    if clip is None:
+        began, before = 0.0, 0.0
+        for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
+            began = began or time.monotonic()  # opening a camera may take seconds
+            now = time.monotonic() - began
+            yield before, now, frame
+            before = now
+        return
+    place = 0
+    for chunk in clip.chunks():
+        for frame in chunk:
+            yield clip.at(place), clip.at(place + 1), frame
+            place += 1

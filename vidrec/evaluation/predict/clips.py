@@ -1,0 +1,209 @@
+"""What can be predicted, behind one interface: files of video, pictures, arrays and cameras."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from vidrec.config import Config
+from vidrec.data import pictures, video
+from vidrec.data.datasets import feature_files, folders
+from vidrec.data.datasets.source import Files
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import UserError, spelled
+
+CHUNK = 64  # frames in memory at once
+VIDEO_DEVICES = 81  # Linux' number for Video4Linux
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames, or features, that can be gone through and looked up.
+
+    Attributes:
+        path: what answers call it.
+        fps: frames a second, of the frames that `chunks` gives; their mean where the rate varies.
+        chunks: the whole clip in order, arrays of at most 64 frames; raises UnreadableClip.
+        read: frames by their indices.
+        notes: what was found lacking while it was read.
+        clock: the frames' own seconds, as far as `chunks` has come; None: `fps` says it all.
+    """
+
+    path: str
+    fps: float
+    chunks: Callable[[], Iterator[np.ndarray]]
+    read: Callable[[np.ndarray], np.ndarray]
+    notes: list[str] = field(default_factory=list)
+    clock: video.Clock | None = None
+
+    def at(self, frame: int) -> float:
+        """Seconds at which a frame that was read begins; behind the last one, when that ends."""
+        return self.clock.at(frame) if self.clock else frame / self.fps
+
+
+def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
+    """A video or a picture, its frames as the model was trained to see them.
+
+    Raises:
+        UnreadableClip: it cannot be opened.
+    """
+    size, rate = cfg.encoder.size, cfg.data.fps
+    notes: list[str] = []
+    if is_picture(path):
+        whole = _alone(folders.ImageFiles, path)
+        return Clip(
+            spelled(path),
+            1.0,
+            lambda: whole.stream(0, size),
+            lambda indices: whole.read(0, indices, size),
+        )
+    fps, clock = rate or video.declared(path)[1], video.Clock()
+    return Clip(
+        spelled(path),
+        fps,
+        lambda: video.stream(path, size, CHUNK, rate, notes, clock=clock),
+        lambda indices: video.read(path, indices, size, rate),
+        notes,
+        clock,
+    )
+
+
+def _alone(kind: type[Files], path: str | os.PathLike) -> Any:
+    """A data set of one file and no classes."""
+    name = spelled(path)
+    label, group = np.zeros(1, np.int32), np.array([name])
+    return kind(name, (), (name,), label, group, paths=(Path(path),))
+
+
+def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
+    """Frames uint8 (T, H, W, 3) of any size.
+
+    Raises:
+        UserError: another shape or type, or no frame.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise UserError(
+            f"frames should be uint8 (T, H, W, 3), RGB; got {frames.dtype}{list(frames.shape)}"
+        )
+    resize = Resizer(cfg.encoder.size)
+    return _of_rows("array", fps, frames, lambda part: np.stack([resize(each) for each in part]))
+
+
+class UnfitClip(UserError):
+    """A file that can be read, but is none that the model takes."""
+
+
+def of_feature_file(
+    path: str | os.PathLike, fps: float, like: tuple[int, ...] | None = None
+) -> Clip:
+    """A .npy or .safetensors file of features, read as training reads them.
+
+    Raises:
+        UnfitClip: it holds no such features as the model was trained on.
+    """
+    if Path(path).suffix.lower() not in feature_files.EXTENSIONS:
+        raise UnfitClip(
+            f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
+            f"an array (T, D) or a file ({', '.join(feature_files.EXTENSIONS)})"
+        )
+    features = _alone(feature_files.ArrayFiles, path).features(0)
+    try:
+        return of_features(features, spelled(path), fps, like)
+    except UserError as error:
+        raise UnfitClip(str(error)) from None
+
+
+def of_features(
+    features: np.ndarray, name: str, fps: float, like: tuple[int, ...] | None = None
+) -> Clip:
+    """Features (T, D…), made by whatever made those that the model was trained on.
+
+    Args:
+        like: the shape of a frame's in training; None: it is not known.
+    """
+    if features.ndim not in (2, 4) or features.dtype.kind != "f":
+        raise UserError(
+            f"{name}: features should be float (T, D) or (T, h, w, D), as in training; got "
+            f"{features.dtype}{list(features.shape)}"
+        )
+    check_features(features.shape[1:], like, name)
+    return _of_rows(name, fps, features, lambda part: np.asarray(part, np.float32))
+
+
+def check_features(shape: tuple[int, ...], like: tuple[int, ...] | None, name: str) -> None:
+    """Raises a UserError where a frame's features have another shape than in training."""
+    if like is not None and tuple(shape) != tuple(like):
+        raise UserError(
+            f"{name}: features of shape {list(shape)} a frame are not what the model was trained "
+            f"on, {list(like)}"
+        )
+
+
+def _of_rows(
+    name: str, fps: float, rows: np.ndarray, prepared: Callable[[np.ndarray], np.ndarray]
+) -> Clip:
+    if not len(rows):
+        raise UserError(f"{name}: a clip needs at least one frame")
+    starts = range(0, len(rows), CHUNK)
+    return Clip(
+        name,
+        fps,
+        lambda: (prepared(rows[start : start + CHUNK]) for start in starts),
+        lambda indices: prepared(rows[indices]),
+    )
+
+
+class Resizer:
+    """RGB frames of any size to squares, by the scaler that files are decoded with."""
+
+    def __init__(self, size: int):
+        self.size, self.scale = size, video.Scaler(size)
+
+    def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        if frame_HWC.shape[:2] == (self.size, self.size):
+            return frame_HWC
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+        return self.scale(frame)
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """True for a still one, by extension; a .gif counts as a video, and so does what moves."""
+    path = Path(path)
+    still = folders.is_image(path) and path.suffix.lower() != ".gif"
+    return still and not path.is_dir() and not pictures.is_animated(path)
+
+
+def is_camera(path: str | os.PathLike) -> bool:
+    """True for a device such as /dev/video0; others, such as a terminal, would be waited for."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == VIDEO_DEVICES
+
+
+def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.ndarray]:
+    """Frames of a Video4Linux device as they come, uint8 (size, size, 3), without end.
+
+    Unproven: written without a camera to try it on. With `fps`, frames that come sooner than that
+    are passed over.
+
+    Raises:
+        UnreadableClip: no such device, or it gives no video.
+    """
+    scale, due = video.Scaler(size), 0.0
+    try:
+        with av.open(os.fspath(device), format="v4l2") as container:
+            for frame in container.decode(video=0):
+                now = frame.time if frame.time is not None else due
+                if fps and now < due:
+                    continue
+                due = max(due, now - 1 / fps) + 1 / fps if fps else now
+                yield scale(frame)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise UnreadableClip(device, str(error)) from None

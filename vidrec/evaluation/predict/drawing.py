@@ -1,0 +1,132 @@
+"""A video with the prediction drawn on it."""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vidrec.data import video
+from vidrec.errors import UnreadableClip, UserError
+from vidrec.evaluation.predict import answers, clips
+from vidrec.evaluation.predict.answers import Line
+from vidrec.evaluation.predict.classifier import Classifier
+from vidrec.io import escape, files
+
+LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
+ENDINGS = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
+BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
+SHADE = 190  # of 255: how much of the picture the panel hides
+
+
+def overlay(
+    model: Classifier,
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    stream: bool = False,
+    every: float = 0.0,
+) -> Line:
+    """Writes `out`: the video with class and confidence on every frame; returns the file's line.
+
+    Of a file that cannot be decoded the line says why, and nothing is written.
+
+    A frame shows the window whose middle is nearest, or with `stream` what was known by then. The
+    sound is left out. No more than a few frames are in memory at once.
+
+    Raises:
+        UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
+    """
+    path, out = Path(path), Path(out)
+    if model.network.takes_features:
+        raise UserError(
+            f"{path}: --overlay draws on a video, and this model was trained on features made "
+            "elsewhere"
+        )
+    if clips.is_picture(path) or clips.is_camera(path) or answers.listed([path], model) != [path]:
+        raise UserError(f"{path}: --overlay draws on one video file")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise UserError(f"--overlay {out} would replace the video itself: name another file")
+    check_name(out)
+    files.check_writable(out)
+    *along, whole = answers.lines(model, [path], stream=stream, every=every)
+    if whole["class"] is None:
+        return whole
+    _, fps = video.declared(path)
+    try:
+        video.write_timed(out, _drawn(path, along), fps)
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    except UnreadableClip as error:
+        raise UserError(f"{out} is not written: {error}") from None
+    return whole
+
+
+def check_name(out: str | os.PathLike) -> None:
+    """Raises UserError for a name that tells no container that can be written."""
+    if Path(out).suffix.lower() not in ENDINGS:
+        raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
+
+
+def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, float]]:
+    middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
+    # Half-way between two middles the nearest window changes.
+    changes = (middles[1:] + middles[:-1]) / 2
+    for frame, start, end in video.shown(path, _fitted):
+        line = along[int(np.searchsorted(changes, (start + end) / 2))]
+        yield with_panel(frame, line["class"], line["confidence"]), start, end
+
+
+def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:
+    """The frame with a panel along its lower edge: class, percent, and a bar as long as that."""
+    height, width = frame_HWC.shape[:2]
+    panel_HWC = _panel(width, max(52, height // 6), label, round(100 * confidence))
+    drawn = frame_HWC.copy()
+    below = drawn[-len(panel_HWC) :]
+    shade = panel_HWC[..., 3:].astype(np.uint16)
+    mixed = below * (255 - shade) + panel_HWC[..., :3] * shade
+    drawn[-len(panel_HWC) :] = (mixed // 255).astype(np.uint8)
+    return drawn
+
+
+@functools.lru_cache(maxsize=128)
+def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
+    """Uint8 (height, width, 4): colours and how much they hide."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))
+    draw = ImageDraw.Draw(image)
+    margin, font = height // 6, _font(int(height * 0.4))
+    share = f"{percent} %"
+    share_width = draw.textlength(share, font)
+    room = width - 3 * margin - share_width
+    text = escape.visible(label)  # Pillow measures no text of several lines
+    while text and draw.textlength(text, font) > room:
+        text = text.removesuffix("…")[:-1] + "…" if len(text.removesuffix("…")) > 1 else ""
+    draw.text((margin, margin * 0.6), text, (255, 255, 255, 255), font)
+    draw.text((width - margin - share_width, margin * 0.6), share, (255, 255, 255, 255), font)
+    top, bottom = int(height * 0.72), int(height * 0.86)
+    long = width - 2 * margin
+    draw.rectangle((margin, top, margin + long, bottom), (*TRACK, 255))
+    if percent:
+        draw.rectangle((margin, top, margin + long * percent / 100, bottom), (*FILL, 255))
+    return np.asarray(image)
+
+
+@functools.cache
+def _font(size: int):
+    """DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
+    )
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """Width and height on which text can be read: even, in proportion, LONGEST at most."""
+    factor = min(LONGEST / max(width, height), max(1.0, SHORTEST / min(width, height)))
+    return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

@@ -1,0 +1,189 @@
+"""A trained model as pure functions of its weights: what files, streams and exports all compute.
+
+Nothing trains any more, so an encoder of frames that was trained with the scanner is split off
+again: each frame is encoded once, however many windows see it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vidrec.config import Config, override
+from vidrec.errors import UserError
+from vidrec.evaluation import metrics
+from vidrec.models import encoders, losses, model
+from vidrec.models.cells import floats
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Network:
+    """Frames to features to class scores; every method takes `variables` first.
+
+    Attributes:
+        cfg: settings, with frames.length as trained (rules "mean" and "whole" find it in the data).
+        encoder: frame to features; None where the data brings features, or the model's own encoder
+            reads whole clips.
+        model: from features, or from clips of frames, to scores.
+        variables: trees "encoder" and "model" of Flax variables, and "projection" (mean, matrix).
+    """
+
+    cfg: Config
+    encoder: nn.Module | None
+    model: model.VideoModel
+    variables: Tree
+
+    @classmethod
+    def of(cls, cfg: Config, length: int, classes: int, tree: Mapping[str, Any]) -> "Network":
+        """The network that a trained model's saved arrays make."""
+        cfg = override(cfg, {"frames.length": length})
+        constants = tree.get("constants", {})
+        saved = constants | {
+            "params": encoders.merge(tree.get("fixed", {}), tree.get("trained", {})),
+            # What training left stands over what it began from.
+            "batch_stats": encoders.merge(constants.get("batch_stats", {}), tree.get("stats", {})),
+        }
+        own = {name: each["encoder"] for name, each in saved.items() if "encoder" in each}
+        encoder = encoders.build(cfg.encoder) if own or "encoder" in tree else None
+        inside = encoder if own and encoder is not None and encoder.takes_clips else None
+        variables = {"model": saved, "projection": tree.get("projection", {})}
+        if encoder is not None and not inside:
+            variables["encoder"] = tree.get("encoder") or own
+            variables["model"] = {name: _without_encoder(each) for name, each in saved.items()}
+        built = model.build(cfg, classes, encoder=inside)
+        variables = jax.device_put(jax.tree.map(jnp.asarray, variables))
+        return cls(cfg, None if inside else encoder, built, variables)
+
+    @property
+    def takes_features(self) -> bool:
+        """True where clips are arrays made elsewhere, not frames."""
+        return self.encoder is None and self.model.encoder is None
+
+    @property
+    def precision(self) -> str:
+        """Of a frame's features: stored ones were rounded, a trained encoder's never were."""
+        return self.cfg.encoder.precision if self.cfg.encoder.trainable == "none" else "float32"
+
+    @property
+    def whole_clips(self) -> bool:
+        """True where a clip must have the trained length."""
+        return self.model.encoder is not None or self.cfg.head.kind == "flatten"
+
+    def encode(self, variables: Tree, frames: Array) -> Array:
+        """Frames (N, H, W, C), or features, to what the model scans, (N, D…)."""
+        x: Any = frames
+        if self.encoder is not None:
+            x = self.encoder.apply(variables["encoder"], x)
+            x = x.astype(self.precision)  # as stored features were rounded
+        if projection := variables["projection"]:
+            x = x.astype(jnp.float32)
+            mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))
+            x = jnp.matmul(x - mean, projection["matrix"], precision=lax.Precision.HIGHEST)
+        return x
+
+    def score(
+        self, variables: Tree, inputs: Array, mask_BT: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Scores (B, K) that rank classes as evaluation does, and the weight (B,) they add up.
+
+        Where the head scores every step, these are weighted sums of log-probabilities.
+        """
+        return self._scores(self._apply(variables, inputs, mask_BT)[0], mask_BT)
+
+    def judge(
+        self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
+    ) -> tuple[Array, Array, Array]:
+        """As `score`, and the loss (B,) that training minimised, were these clips so labelled."""
+        logits = self._apply(variables, inputs, mask_BT)[0]
+        settings = self.cfg.loss
+        losses_B = losses.per_clip(
+            logits,
+            labels_B,
+            mask_BT,
+            settings.kind,
+            scaled=float(settings.step_weights == "scaled"),
+            length=self.cfg.frames.length,
+        )
+        return *self._scores(logits, mask_BT), losses_B
+
+    def _scores(self, logits: Array, mask_BT: Array | None) -> tuple[Array, Array]:
+        """Of logits (B, K), or (B, T, K) of every step: scores (B, K), and what they add up."""
+        if logits.ndim == 2:
+            return losses.scores(logits, self.cfg.loss.kind), jnp.ones(logits.shape[0])
+        length = logits.shape[1]
+        mask_BT = jnp.ones(logits.shape[:2], bool) if mask_BT is None else mask_BT
+        weights_T = losses.step_weights(1.0, 0, length, length)
+        return metrics.clip_scores(logits, mask_BT), (weights_T[None] * mask_BT).sum(1)
+
+    def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
+        return self.model.apply(variables["model"], *args, **more)
+
+    def clip(self, variables: Tree, frames: Array) -> Array:
+        """Probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
+        # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
+        inputs = jax.vmap(lambda frame: self.encode(variables, frame[None])[0])(frames)
+        scores_BK, weight_B = self.score(variables, inputs[None])
+        return jax.nn.softmax(scores_BK[0] / weight_B[0])
+
+    def begin(self, inputs: Any) -> Tree:
+        """The carry before the first frame of such inputs (1, D…), an array or its shape."""
+        frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
+        made = jax.eval_shape(lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame)
+        averaged = made[0] if self.cfg.head.kind == "every" else made[2]["head_read"]
+        return {
+            "scanner": model.initial_carry(self.model, frame),
+            "mean": jnp.zeros(averaged.shape, jnp.promote_types(averaged.dtype, jnp.float32)),
+            "count": jnp.zeros(()),
+        }
+
+    def step(self, variables: Tree, carry: Tree, inputs: Array) -> tuple[Tree, Array]:
+        """The carry after one more frame's inputs (1, D…), and class probabilities (K,)."""
+        frame = inputs[:, None]
+        logits, scanner, taps = self._apply(variables, frame, carry=carry["scanner"])
+        mean, count = carry["mean"], carry["count"] + 1
+        # Running means: sums over hours would outgrow float32.
+        if self.cfg.head.kind == "mean":
+            mean = mean + (taps["head_read"] - mean) / count
+            head = {"params": variables["model"]["params"]["head"]}
+            logits, _ = self.model.head.apply(head, mean[:, None])
+        elif self.cfg.head.kind == "every":
+            # Step j of n weighs j + 1 (`metrics.clip_scores`): the last one 2 / (n + 1) of all.
+            mean = mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
+            logits = mean
+        carry = {"scanner": scanner, "mean": mean, "count": count}
+        return carry, jax.nn.softmax(losses.scores(logits.reshape(-1), self.cfg.loss.kind))
+
+    def check_streams(self) -> None:
+        """Raises a UserError that says why, where the model needs the whole clip at once."""
+        cfg = self.cfg
+        if self.model.encoder is not None:
+            raise UserError(
+                f"encoder.kind = {cfg.encoder.kind!r} reads a clip of {cfg.frames.length} frames "
+                "at once, so this model cannot stream; predict the file instead"
+            )
+        if cfg.head.kind == "flatten":
+            raise UserError(
+                f"head.kind = 'flatten' reads the states of all {cfg.frames.length} frames side "
+                "by side, so this model cannot stream; predict the file instead"
+            )
+        if cfg.frames.order != "kept":
+            raise UserError(
+                f"frames.order = {cfg.frames.order!r} is a control that picks frames of the whole "
+                "clip, so this model cannot stream; predict the file instead"
+            )
+        if not self.model.streams:
+            raise UserError(
+                f"scanner.bidirectional = {cfg.scanner.bidirectional!r}: its second direction "
+                "begins at a clip's last frame, which a stream has not seen yet; predict the file "
+                "instead"
+            )
+
+
+def _without_encoder(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in tree.items() if name != "encoder"}

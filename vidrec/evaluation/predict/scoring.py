@@ -1,0 +1,346 @@
+"""A trained run scored on another split or data set; the run itself stays as it is."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vidrec.config import Config, digest, identifying_settings, override, pin, placed, to_dict
+from vidrec.data import datasets
+from vidrec.data.datasets.source import Source, UnreadableClip
+from vidrec.errors import UserError
+from vidrec.evaluation import metrics, statistics
+from vidrec.evaluation.predict.classifier import Classifier, Judged
+from vidrec.features import extraction
+from vidrec.io import files, machine
+from vidrec.models.encoders import pretrained
+
+# What the figures mean, part of an evaluation's id: one made before a change is not read for it.
+FIGURES = "loss and calibration of probabilities"
+Part = Literal["test", "val", "train", "all"]
+
+
+def score(
+    folder: str | os.PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    part: Part = "test",
+    force: bool = False,
+    trust_code: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: extraction.Progress = lambda done, total: None,
+    source: Source | None = None,
+) -> dict[str, Any]:
+    """Scores a trained run on the clips that the settings name; classes are matched by name.
+
+    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID and returns the
+    result; what was scored before is only read.
+
+    Args:
+        overrides: dotted settings of the data and of `eval`; the rest belongs to the model.
+        part: of the data's split; "all" takes every clip and makes no split.
+        force: score clips that the model was trained on; the result says how many.
+        trust_code: see `Classifier.load`.
+        source: clips from Python instead of those that the settings name.
+
+    Raises:
+        UserError: a setting of the model, no class in common, or clips of the training.
+    """
+    model = Classifier.load(folder, trust_code=trust_code)
+    _check_root(model.cfg.data.root, overrides or {}, source)
+    for line in model.notes:
+        tell(line)
+    cfg = pin(_settings(model, placed(overrides or {}, Path.cwd())))
+    model = model.with_eval(cfg.eval)
+    source = source or datasets.load(cfg.data)
+    clips, split = _clips(source, cfg, part)
+    clips, left_out = _known(source, clips, model.classes)
+    overlap = _overlap(model, source, clips, force)
+    code = digest(
+        model.meta["id"], identifying_settings(cfg), source.fingerprint(), split, part, FIGURES
+    )
+    out = Path(folder) / "evaluations" / code
+    place: dict[str, Any] = {"dir": str(out.absolute())}
+    if (out / "result.json").exists():
+        before = files.read_json(out / "result.json", files.RESULT_HOLDS) | place
+        before |= _located(source, before)
+        if cfg.data.strict and before["unreadable"]:
+            clip = before["unreadable"][0]
+            raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
+        return before
+    files.check_writable(out / "result.json")
+    for class_name, count in left_out.items():
+        tell(f"{count} clips of {class_name} are left out: the model does not know that class")
+    found, unreadable = _scored(model, cfg, source, clips, progress)
+    if not found:
+        raise UserError(f"no clip of {source.name} can be read, such as {unreadable[0][1]}")
+    scored, judged = np.array([clip for clip, _ in found]), [each for _, each in found]
+    labels, names = _labels(model, source)[scored], np.asarray(source.names)
+    log_probs_MK = np.stack([each.log_probs_K for each in judged])
+    _write(
+        out,
+        cfg,
+        {
+            f"{part}_logits": np.stack([each.scores_K for each in judged]).astype(np.float32),
+            f"{part}_probabilities": np.exp(log_probs_MK).astype(np.float32),
+            f"{part}_labels": labels,
+            f"{part}_names": names[scored],
+            f"{part}_groups": np.asarray(source.groups)[scored],
+        },
+        {
+            "id": code,
+            "status": "done",
+            "model": {
+                "id": model.meta["id"],
+                "folder": str(folder),
+                "chosen": model.chosen,
+                "split": model.meta["split"],
+            },
+            "counts": {
+                part: {
+                    "expected": len(clips),
+                    "scored": len(scored),
+                    "unreadable": len(unreadable),
+                }
+            },
+            "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
+            "unreadable_names": [source.names[clip] for clip, _, _ in unreadable],
+            "damaged": dict(source.damage),
+            "left_out": left_out,
+            "metrics": {part: _figures(model, judged, labels)},
+            "split": {"id": split, "part": part, **overlap},
+            "classes": list(model.classes),
+            "data": {"name": source.name, "about": source.about},
+            "versions": machine.versions(),
+            **place,
+        },
+    )
+    return files.read_json(out / "result.json", files.RESULT_HOLDS)
+
+
+def _located(source: Source, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The clips that could not be read, which may have lain elsewhere, where they lie now."""
+    names = before.get("unreadable_names", ())
+    places = {name: place for place, name in enumerate(source.names)} if names else {}
+    if not names or any(name not in places for name in names):
+        return {}
+    found = zip(names, before["unreadable"], strict=True)
+    return {"unreadable": [each | {"path": source.path(places[name])} for name, each in found]}
+
+
+def _check_root(root: str, overrides: Mapping[str, Any], source: Source | None) -> None:
+    """Refuses a folder of data that earlier versions recorded as seen from another folder."""
+    if source is None and "data.root" not in overrides and root and root[0] not in "/~":
+        raise UserError(
+            f"the run was trained on data.root = {root!r}, taken from a folder that it does not "
+            "name: give --data.root"
+        )
+
+
+def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
+    wrong = [name for name in overrides if not name.startswith(("data.", "eval."))]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} belongs to the trained model: evaluate changes settings of data and eval"
+        )
+    moved = {"data.kind", "data.tfds", "data.root"} & set(overrides)
+    if moved and "data.classes" not in overrides and model.cfg.data.classes:
+        # Which classes to keep was said of the old data; here, those that the model knows.
+        overrides = {**overrides, "data.classes": ()}
+    return override(model.cfg, overrides)
+
+
+def _clips(source: Source, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
+    """Indices of the clips to score, and the id of the split that they are a part of."""
+    if part == "all":
+        return np.arange(len(source)), digest(sorted(source.names), length=16)
+    split = datasets.splits.make(source, cfg.data)
+    return getattr(split, part), split.id
+
+
+def _known(
+    source: Source, clips: np.ndarray, classes: Sequence[str]
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The clips whose class the model knows, and how many of which class it does not."""
+    names = np.array([source.classes[label] for label in source.labels[clips]])
+    known = np.isin(names, classes)
+    if not known.any():
+        raise UserError(
+            f"the model knows none of the classes of {source.name} ({', '.join(source.classes)}); "
+            f"it knows {', '.join(classes)}"
+        )
+    return clips[known], dict(Counter(names[~known].tolist()))
+
+
+def _overlap(model: Classifier, source: Source, clips: np.ndarray, force: bool) -> dict[str, Any]:
+    """How these clips and those of the training meet; refuses clips of the training itself.
+
+    Clips are the same where their content is, whatever they are called.
+    """
+    meta = model.meta
+    comparable = meta.get("hashed") == source.hashed
+    if "train_contents" not in meta:  # of an earlier version, which kept names only
+        trained, known_as = set(meta["train_clips"]), source.names
+    else:
+        trained, known_as = set(meta["train_contents"] if comparable else ()), source.keys
+    places = [place for place, known in enumerate(known_as) if known in trained]
+    scored = set(clips.tolist())
+    shared = [source.names[place] for place in places if place in scored]
+    if shared and not force:
+        raise UserError(
+            f"{len(shared)} of {len(clips)} clips were trained on, such as {shared[0]}: the figure "
+            "would say nothing about new ones; take another split or --part, or --force"
+        )
+    groups = set(source.groups[places].tolist())
+    siblings = any(group in groups for group in source.groups[clips].tolist())
+    leaked: bool | str = bool(shared or siblings)
+    if not leaked and (not comparable or _may_be_siblings(model, source, clips, bool(places))):
+        leaked = "unknown"
+    return {"leaked": leaked, "trained_on": len(shared) if comparable or shared else None}
+
+
+def _may_be_siblings(model: Classifier, source: Source, clips: np.ndarray, same_set: bool) -> bool:
+    """True where clips that are new may be cut from recordings that were trained on.
+
+    Args:
+        same_set: the training clips are in this data set too.
+    """
+    if not source.groups_known:
+        return same_set
+    # Recordings of the same name in another data set may be others.
+    return bool(set(model.meta["train_groups"]) & set(source.groups[clips].tolist()))
+
+
+def _scored(
+    model: Classifier,
+    cfg: Config,
+    source: Source,
+    clips: np.ndarray,
+    progress: extraction.Progress,
+) -> tuple[list[tuple[int, Judged]], list[tuple[int, str, str]]]:
+    """(clip, what the model says of it), and those that cannot be read as (clip, path, reason)."""
+    judged, unreadable = [], []
+    label_of = _labels(model, source)
+    for place, (clip, inputs) in enumerate(_inputs(model, cfg, source, clips, progress)):
+        if isinstance(inputs, UnreadableClip):
+            if cfg.data.strict:
+                raise UserError(f"{inputs.path} cannot be read: {inputs.reason}")
+            unreadable.append((clip, inputs.path, inputs.reason))
+        else:
+            judged.append((clip, model.evaluated(inputs, label_of[clip])))
+        progress(place + 1, len(clips))
+    return judged, unreadable
+
+
+def _labels(model: Classifier, source: Source) -> np.ndarray:
+    """The model's number of each clip's class; -1 of a class that it does not know."""
+    place_of = {name: place for place, name in enumerate(model.classes)}
+    labels = [place_of.get(source.classes[label], -1) for label in source.labels]
+    return np.array(labels, np.int32)
+
+
+def _figures(model: Classifier, judged: list[Judged], labels: np.ndarray) -> dict[str, Any]:
+    """The figures that training gives of these clips, by the same definitions."""
+    scores_MK = np.stack([each.scores_K for each in judged])
+    log_probs_MK = np.stack([each.log_probs_K for each in judged])
+    figures = metrics.summary(scores_MK, labels, model.classes, log_probs_MK)
+    figures["objective"] = float(np.mean([each.objective for each in judged]))
+    if model.cfg.eval.inference == "once":
+        return figures
+    windows = [each.windows_MK for each in judged if each.windows_MK is not None]
+    video_W = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+    return figures | statistics.clip_and_video_accuracy(
+        np.concatenate(windows), video_W, labels, model.cfg.eval.inference
+    )
+
+
+def _inputs(
+    model: Classifier,
+    cfg: Config,
+    source: Source,
+    clips: np.ndarray,
+    progress: extraction.Progress,
+) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
+    """(clip, what the model scans of all its frames), in order, or why there is none."""
+    if source.is_features != model.network.takes_features:
+        wanted = "features made elsewhere" if model.network.takes_features else "frames"
+        raise UserError(f"{source.name}: the model was trained on {wanted}, these are not")
+    if source.is_features:
+        for clip in clips.tolist():
+            yield clip, _or_error(partial(source.features, clip))
+        return
+    store = _store(model, cfg)
+    if store is None:
+        yield from _decoded(model.encode, source, clips.tolist(), model.cfg.encoder.size)
+        return
+    broken = {}
+    there = store.keys()
+    missing = [clip for clip in clips.tolist() if source.key(clip) not in there]
+    with contextlib.closing(store):
+        found_missing = _decoded(model.extract, source, missing, model.cfg.encoder.size)
+        for done, (clip, found) in enumerate(found_missing):
+            progress(done + 1, len(missing))
+            if isinstance(found, UnreadableClip):
+                broken[clip] = found
+            else:
+                store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
+    extraction.recall_damage(source, store, clips.tolist())
+    for clip in clips.tolist():
+        found = broken.get(clip) or _stored(model, source, store, clip)
+        yield clip, found if isinstance(found, UnreadableClip) else model.project(found)
+
+
+def _stored(
+    model: Classifier, source: Source, store: extraction.Store, clip: int
+) -> np.ndarray | UnreadableClip:
+    """A clip's features; damaged ones are made anew."""
+    stored = store.get(source.key(clip))
+    if stored is not None:
+        return stored
+    [(_, found)] = _decoded(model.extract, source, [clip], model.cfg.encoder.size)
+    if not isinstance(found, UnreadableClip):
+        with contextlib.closing(store):
+            store.put(source.key(clip), found, source.damage.get(source.names[clip], ""))
+    return found
+
+
+def _store(model: Classifier, cfg: Config) -> extraction.Store | None:
+    """Where training keeps this encoder's features; None where the encoder was trained itself."""
+    network = model.network
+    if cfg.encoder.trainable != "none" or network.encoder is None:
+        return None
+    weights = pretrained.digest(network.variables["encoder"])
+    return extraction.Store.of(extraction.about(cfg, weights, network.encoder))
+
+
+def _decoded(
+    encode: Callable[[np.ndarray], np.ndarray], source: Source, clips: list[int], size: int
+) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
+    """(clip, its encoded frames), decoded ahead."""
+    for clip, chunks in extraction.decoded(source, clips, size, None):
+        yield clip, _or_error(partial(_encoded, encode, chunks))
+
+
+def _encoded(encode: Callable[[np.ndarray], np.ndarray], chunks: Iterable) -> np.ndarray:
+    return np.concatenate([encode(part) for part in chunks])
+
+
+def _or_error(read: Callable[[], np.ndarray]) -> np.ndarray | UnreadableClip:
+    try:
+        return read()
+    except UnreadableClip as error:
+        return error
+
+
+def _write(
+    out: Path, cfg: Config, predictions: Mapping[str, Any], result: Mapping[str, Any]
+) -> None:
+    """The folder of an evaluation; result.json last, since it says that the rest is there."""
+    files.write_arrays(out / "predictions.npz", predictions)
+    files.write_json(out / "config.json", to_dict(cfg))
+    files.write_json(out / "result.json", result)

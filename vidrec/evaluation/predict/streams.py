@@ -1,0 +1,202 @@
+"""Frames one by one: the recurrent carry is kept, so each costs one step."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidrec.errors import UserError
+from vidrec.evaluation import statistics
+from vidrec.evaluation.predict import clips, windows
+from vidrec.evaluation.predict.clips import Resizer
+from vidrec.evaluation.predict.network import Network
+
+ROUNDING = 1e-6  # seconds: two times that lie no further apart are one
+
+
+UNFINISHED = "the last window is not over; of a file, it is continued past the end"
+
+
+@dataclass
+class _Window:
+    """A window of clip inference that is going on."""
+
+    carry: Any
+    frames: int = 0
+    said: Any = None
+
+    @property
+    def log_probs_K(self) -> np.ndarray:
+        return np.log(np.maximum(np.asarray(self.said, np.float64), np.finfo(np.float32).tiny))
+
+
+class _Joined:
+    """Windows that are over, as sums: their number has no bound."""
+
+    def __init__(self, classes: int, inference: str):
+        self.inference, self.windows = inference, 0
+        self.votes_K, self.sum_K = np.zeros(classes), np.zeros(classes)
+
+    def add(self, window: _Window) -> None:
+        self.windows += 1
+        self.sum_K = self.sum_K + window.log_probs_K
+        self.votes_K[window.log_probs_K.argmax()] += 1
+
+    def decision(self, last: _Window | None) -> statistics.Decision:
+        """With one more window, where one is going on."""
+        joined = copy.deepcopy(self)
+        if last:
+            joined.add(last)
+        total_nK, windows_n = joined.sum_K[None], np.array([joined.windows])
+        if self.inference == "vote":
+            return statistics.by_votes(joined.votes_K[None], total_nK, windows_n)
+        return statistics.decide(total_nK, windows_n)
+
+
+class Stream:
+    """A clip that is still going on.
+
+    >>> stream = model.stream(fps=30)
+    >>> for frame in camera:
+    ...     probabilities_K = stream.push(frame)
+
+    After n frames it says what the model says of a clip of these n frames. A model that was trained
+    on frames spread over its clips takes a frame as often as they were spread there, and so answers
+    as prediction does when what was pushed lasts as long as a training clip. Nothing is forgotten
+    by itself: `reset` where something new begins.
+
+    Attributes:
+        classes: their names, in the order of the probabilities.
+        fps: frames a second that are pushed.
+        rate: frames a second that the model sees, each the one on screen in the middle of its time;
+            None: every frame.
+        frames: pushed since the last reset.
+        seen: steps of the recurrence since then.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        classes: tuple[str, ...],
+        fps: float = 25.0,
+        rate: float | None = None,
+        like: tuple[int, ...] | None = None,
+    ):
+        network.check_streams()
+        self.classes, self.fps, self.rate, self._like = classes, fps, rate, like
+        self._network = network
+        self._resize = Resizer(network.cfg.encoder.size)
+        self._variables, self._begin = network.variables, network.begin
+        self._encode = jax.jit(network.encode)
+        self._step = jax.jit(network.step, donate_argnums=1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what went by."""
+        self._carry: Any = None
+        self._said, self._scores_K = np.zeros(0), np.zeros(0)
+        self.frames = self.seen = 0
+        self._places: list[int] = []  # of the frames seen, as far as prediction sees any
+        self._open: list[_Window] = []
+        self._last: _Window | None = None
+        self._closed = _Joined(len(self.classes), self._network.cfg.eval.inference)
+
+    def push(self, frame: np.ndarray, end: float | None = None) -> np.ndarray:
+        """Class probabilities (K,) after one more frame, uint8 (H, W, 3) of any size.
+
+        Where the model was trained on features, a frame's features (D…).
+
+        Args:
+            end: seconds from the first frame to when this one is followed by the next; None: as
+                `fps` says.
+        """
+        self._check(frame)
+        self.frames += 1
+        due = self._due(self.frames / self.fps if end is None else end)
+        room = self._network.cfg.frames.length + 1 - len(self._places)
+        self._places += [self.frames - 1] * min(due, room)
+        if due:
+            inputs = self.encode(frame)
+            for _ in range(due):
+                self._said = np.asarray(self.step(inputs))
+        elif not self.seen:
+            # Before the first frame that counts: what the model says of this one alone.
+            inputs = self.encode(frame)
+            _, said_K = self._step(self._variables, self._begin(inputs), inputs)
+            self._said = self._scores_K = np.asarray(said_K)
+        return self._said
+
+    def encode(self, frame: np.ndarray) -> jax.Array:
+        """What the recurrence takes of a frame, (1, D…)."""
+        self._check(frame)
+        if self._network.takes_features:
+            return self._encode(self._variables, np.asarray(frame, np.float32)[None])
+        return self._encode(self._variables, self._resize(frame)[None])
+
+    def step(self, inputs: jax.Array) -> jax.Array | np.ndarray:
+        """Class probabilities (K,) after what `encode` gave; moves the carry on."""
+        if self._network.cfg.eval.inference != "once":
+            return self._in_windows(inputs)
+        if self._carry is None:
+            self._carry = self._begin(inputs)
+        self._carry, said_K = self._step(self._variables, self._carry, inputs)
+        self.seen += 1
+        self._scores_K = said_K
+        return said_K
+
+    @property
+    def scores_K(self) -> np.ndarray:
+        """What ranks the classes after the last frame: probabilities, or votes, ties broken."""
+        return np.asarray(self._scores_K)
+
+    def _in_windows(self, inputs: jax.Array) -> np.ndarray:
+        """Each window from a carry of its own; those that are over decide with the one that is not.
+
+        So it is for files, where the last window is continued past the end.
+        """
+        settings = self._network.cfg.eval
+        if self.seen % settings.stride == 0:
+            self._open.append(_Window(self._begin(inputs)))
+        for window in self._open:
+            window.carry, window.said = self._step(self._variables, window.carry, inputs)
+            window.frames += 1
+        self.seen += 1
+        self._last = self._open[0]
+        if self._last.frames == settings.clip:
+            self._closed.add(self._open.pop(0))
+            self._last = None
+        decided = self._closed.decision(self._last)
+        self._scores_K = decided.scores_nK[0]
+        return np.exp(decided.log_probs_nK[0])
+
+    def unlike_prediction(self) -> list[str]:
+        """Lines on why what it says now is not what prediction says of the clip that was pushed."""
+        cfg = self._network.cfg
+        length, rule = cfg.frames.length, cfg.frames.rule
+        if cfg.eval.inference != "once":
+            return [UNFINISHED] if self._last else []
+        index_L, mask_L = windows.whole(cfg, max(1, self.frames))
+        if self._places == index_L[mask_L].tolist():
+            return []
+        spread = {"uniform": "spread over it", "whole": "at its beginning"}
+        where = spread.get(rule, "around its middle")
+        return [f"a stream saw {self.seen} frames; of a file, {length} frames {where} decide"]
+
+    def _due(self, end: float) -> int:
+        """How often a frame that is shown until `end` is seen."""
+        if self.rate is None:
+            return 1
+        times = int(np.ceil((end - ROUNDING) * self.rate - 0.5)) - self.seen
+        # A picture that stands still for hours is seen no more often than a clip has frames.
+        return min(max(times, 0), self._network.cfg.frames.length)
+
+    def _check(self, frame: np.ndarray) -> None:
+        if self._network.takes_features:
+            clips.check_features(np.shape(frame), self._like, "a frame")
+            return
+        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
+            raise UserError(
+                f"a frame should be uint8 (H, W, 3), RGB; got {frame.dtype}{list(frame.shape)}"
+            )

@@ -1,0 +1,1 @@
+"""Compute and keep the features of a frozen encoder."""

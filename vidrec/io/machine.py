@@ -1,0 +1,72 @@
+"""What this machine offers a process: its cores, and a folder for what is kept between runs."""
+
+import contextlib
+import os
+import platform
+import stat
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from vidrec import __version__
+from vidrec.errors import UserError, check_spelling
+from vidrec.io import files
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_dir() -> Path:
+    """Where data sets, features and compiled programs are kept between runs.
+
+    Raises:
+        UserError: there is no home folder, and the temporary one is somebody else's; or its path is
+            no UTF-8.
+    """
+    folder = _cache_dir()
+    check_spelling(folder, "the cache (VIDREC_CACHE)")
+    return folder
+
+
+def _cache_dir() -> Path:
+    for name, inside in (("VIDREC_CACHE", ""), ("XDG_CACHE_HOME", "vidrec")):
+        if os.environ.get(name):
+            return files.expanded(os.environ[name]) / inside
+    home = os.path.expanduser("~")
+    usual = Path(home, ".cache", "vidrec")
+    there = next(folder for folder in (usual, *usual.parents) if os.path.exists(folder))
+    if os.path.isabs(home) and home != "/" and os.access(there, os.W_OK | os.X_OK):
+        return usual
+    return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """For a user without a home folder, as in many containers: one that nobody else can write."""
+    folder = Path(tempfile.gettempdir(), f"vidrec-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise UserError(
+            f"there is no home folder to keep data sets and features in, and others can write to "
+            f"{folder}: name one by VIDREC_CACHE"
+        )
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that figures depend on, and the devices."""
+    import jax  # starts its devices
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "vidrec": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+        "device": f"{len(jax.local_devices())} x {device.device_kind} ({device.platform})",
+    }

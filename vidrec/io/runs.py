@@ -1,0 +1,239 @@
+"""Find the runs of a workdir by name and their trials by id, wherever their folders have gone.
+
+A run is a folder `NAME-ID8`, or whatever it was renamed to: what it is stands in its files. A trial
+lies in a run's folder or, of a table, in `trials/ID` below it.
+"""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidrec.errors import UserError, check_spelling, raise_if_transient
+from vidrec.io import files
+
+CODE = "code"  # folder of the users' files that a run or a model keeps
+
+RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
+# What a run's folder holds beside its trial.
+NOT_OF_A_TRIAL = (
+    *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
+    *("report.html", "figures", "table.*", "tensorboard", ".*", "*.partial*"),
+)
+LONGEST = 240  # bytes of a name: with the ID a folder may have 255
+NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]*")
+
+
+def check_name(name: str) -> str:
+    """The name of a run, which is a part of its folder's.
+
+    Raises:
+        UserError: it cannot be that.
+    """
+    if not NAME.fullmatch(name) or len(os.fsencode(name)) > LONGEST:
+        raise UserError(
+            f"{name!r} cannot name a run: up to {LONGEST} bytes, no slash, and neither a point nor "
+            "a dash at the start (--name gives another)"
+        )
+    return name
+
+
+def find(given: str | os.PathLike, workdir: Path) -> Path:
+    """The folder of a run: as given, of that name in the workdir, or the only NAME-ID there.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    path = Path(os.path.expanduser(given))
+    if _is_run(path):
+        return path
+    alone = len(path.parts) == 1
+    parent = files.expanded(workdir) if alone else path.parent
+    if _is_run(parent / path.name):
+        return parent / path.name
+    found = [folder for folder in named(parent, path.name) if _is_run(folder)]
+    found = found or [folder for folder in _runs(parent) if _name(folder) == path.name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{given} may be {' or '.join(map(str, found))}: say which")
+    for folder in (path, parent / path.name):
+        if os.path.exists(folder):  # False for a name that no file can have
+            return folder  # the command says what it lacks
+    there = {each: folder for folder in _runs(parent) for each in (_plain(folder), folder.name)}
+    near = difflib.get_close_matches(path.name, there, 1, 0.5)
+    guess = f"; did you mean {there[near[0]]}?" if near else ""
+    raise UserError(f"there is no run {given}" + f" in {parent}" * alone + guess)
+
+
+def named(parent: Path, name: str) -> list[Path]:
+    """Folders NAME-ID8 in a folder."""
+    wanted = re.compile(re.escape(name) + r"-[0-9a-f]{8}")
+    return [folder for folder in _folders(parent) if wanted.fullmatch(folder.name)]
+
+
+def place_of_run(workdir: Path, name: str, id_: str) -> Path:
+    """Where a run belongs: NAME-ID8, or the folder that it was renamed to."""
+    check_spelling(workdir.absolute(), "the workdir")
+    usual = workdir / f"{name}-{id_[:8]}"
+    # Any folder may be it: a new name may end like an id, in a date for one.
+    for folder in (usual, *_folders(workdir)):
+        if _members(folder) == ([id_], name):
+            return folder
+    return usual
+
+
+def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
+    """Where a table belongs: NAME-CODE, or the folder that it was renamed to."""
+    check_spelling(workdir.absolute(), "the workdir")
+    usual = workdir / f"{name}-{code}"
+    for folder in (usual, *_folders(workdir)):
+        table = _read(folder / TABLE, files.TABLE_HOLDS)
+        if table.get("name") == name and [t["id"] for t in table["trials"]] == list(ids):
+            return folder
+    return usual
+
+
+def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """Folders of trials that are trained to their end, by id; failed ones are none of them."""
+    wanted, found = set(ids), {}
+    for folder in _folders(workdir) if wanted else ():
+        candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
+        if (folder / RESULT).is_file():
+            candidates[str(_read(folder / RESULT).get("id"))] = folder
+        for id_, place in candidates.items():
+            if id_ in wanted and _is_whole(place, id_):
+                found.setdefault(id_, place)
+    return found
+
+
+def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Copies a finished trial into another run, as a whole or not at all.
+
+    Args:
+        about: what the result says of the trial's place: its run's name and its row.
+        config: its settings, with the places that they name now.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    result = files.read_result(trial)
+    of_a_place = ("name", "row", "row_name", "overrides", "published", "doubtful", "group")
+    kept = {name: each for name, each in result.items() if name not in of_a_place}
+    left_out = shutil.ignore_patterns(*NOT_OF_A_TRIAL)
+    try:
+        with files.writing_folder(folder) as whole:
+            shutil.copytree(trial, whole, dirs_exist_ok=True, ignore=left_out)
+            files.write_json(whole / "config.json", config)
+            files.write_json(whole / RESULT, {**kept, **about, "dir": str(folder.absolute())})
+    except shutil.Error as error:
+        raise UserError(f"cannot copy {trial} to {folder}: {error.args[0][0][2]}") from error
+
+
+def top_of(trial: Path) -> Path:
+    """The run that a trial's folder belongs to."""
+    return trial.parent.parent if trial.parent.name == "trials" else trial
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    """Folders in a folder, in order of names."""
+    try:
+        inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+    except OSError as error:
+        raise_if_transient(parent, error)
+        return
+    yield from (parent / name for name in inner)
+
+
+def _plain(folder: Path) -> str:
+    """The name of a run's folder without its ID."""
+    return folder.name.removesuffix(f"-{_id_of(folder)}")
+
+
+def _id_of(folder: Path) -> str:
+    """The ID8 at the end of a folder's name; "" where it has none."""
+    found = re.search(r"-([0-9a-f]{8})$", folder.name)
+    return found[1] if found else ""
+
+
+def _runs(parent: Path) -> list[Path]:
+    return [folder for folder in _folders(parent) if _is_run(folder)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any(os.path.exists(folder / name) for name in (RESULT, TABLE, MODEL))
+
+
+def _name(folder: Path) -> str | None:
+    """The name that a run was given, whatever its folder is called."""
+    for file in (TABLE, RESULT):
+        if name := _read(folder / file).get("name"):
+            return name
+    return None
+
+
+def _members(folder: Path) -> tuple[list[str], str] | None:
+    """Ids and name of a run on its own, finished or not."""
+    group = _read(folder / GROUP, files.GROUP_HOLDS)
+    if group:
+        about = group["trials"][0]["about"] if group["trials"] else {}
+        return group["members"], about.get("name", "")
+    result = _read(folder / RESULT)
+    return ([result.get("id", "")], result.get("name", "")) if result else None
+
+
+def _is_whole(trial: Path, id_: str) -> bool:
+    """True for a trained trial of this id, of which nothing is missing or damaged."""
+    result = _read(trial / RESULT, files.RESULT_HOLDS)
+    if result.get("id") != id_ or result.get("status") not in ("done", "diverged"):
+        return False
+    from vidrec.io import checkpoint  # brings JAX, which finding a run does not need
+
+    try:
+        files.read_arrays(trial / "predictions.npz")
+        files.read_lines(trial / "metrics.jsonl")
+        files.read_json(trial / "config.json")
+        return checkpoint.read_meta(trial / MODEL).get("id") == id_
+    except UserError as error:
+        raise_if_transient(trial, error)
+        return False
+
+
+def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read.
+
+    Raises:
+        TransientError: the system refuses to read it now: it may be the run that is looked for.
+    """
+    try:
+        return files.read_json(file, keys)
+    except UserError as error:
+        raise_if_transient(file, error)
+        return {}
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a finished run: `path` itself, or the only `path-ID` there is.
+
+    Raises:
+        UserError: no such run, several, or one that did not finish.
+    """
+    named = re.compile(re.escape(path.name) + r"-[0-9a-f]+")
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    found = [path] if path.is_dir() else [each for each in beside if named.fullmatch(each.name)]
+    done = [folder for folder in found if (folder / "result.json").is_file()]
+    if len(done) > 1:
+        raise UserError(f"{path} may be {' or '.join(map(str, done))}: say which")
+    if done:
+        return done[0]
+    if not found:
+        raise UserError(f"there is no file and no run {path}")
+    whole = (found[0] / "ablation.json").is_file()
+    raise UserError(
+        f"{found[0]} is an ablation: name one of its trials, {found[0]}/trials/ID"
+        if whole
+        else f"{found[0]} is no finished run (result.json is missing): train it to its end first"
+    )

@@ -1,0 +1,1 @@
+"""Define cells, scanners, encoders and the model that joins them, as Flax modules."""

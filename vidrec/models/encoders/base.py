@@ -1,0 +1,235 @@
+"""What the encoders share: pixels in, blocks of convolutions, one of four readouts."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jax import Array
+
+from vidrec.models import conv
+from vidrec.models.encoders import preprocess
+
+
+def _normal(key: Array, shape: tuple[int, ...], deviation: float) -> Array:
+    # The same bits as drawn in shape, but XLA compiles it in a third of the time.
+    return deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+# How kernels start. Normal(0, 0.1) is report C's: with thousands of inputs to a unit it makes
+# activations grow from layer to layer, where He's keeps their size.
+INITIALISERS = {
+    "he": lambda key, shape: _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1]))),
+    "normal": lambda key, shape: _normal(key, shape, 0.1),
+}
+
+
+def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
+    """The blocks that train; whatever is no block is the head, which trains unless none does."""
+    counts = {"none": 0, "head": 0, "last_block": 1, "last_two_blocks": 2, "all": len(blocks)}
+    return tuple(blocks[len(blocks) - min(counts[trainable], len(blocks)) :])
+
+
+class Conv(nn.Module):
+    """A 2-D or 3-D convolution with bias, whose form is chosen by `conv`.
+
+    Attributes:
+        pool: window of a max-pool before the bias, which gives the same numbers as one behind it
+            and behind a ReLU, and leaves these a part of the places.
+    """
+
+    channels: int
+    window: tuple[int, ...]
+    stride: int = 1
+    padding: conv.Padding = "SAME"
+    form: conv.Form = "lax"
+    initialiser: str = "he"
+    dtype: Dtype = jnp.float32
+    pool: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (*self.window, x.shape[-1], self.channels)
+        kernel = self.param("kernel", INITIALISERS[self.initialiser], shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel, bias = (each.astype(self.dtype) for each in (kernel, bias))
+        x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
+        if self.pool:
+            # A clip shorter than the pools halve is pooled as far as it goes.
+            window = [min(k, n) for k, n in zip(self.pool, x.shape[1:-1], strict=True)]
+            x = conv.max_pool(x, window)
+        return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Dense(nn.Module):
+    """A matrix product with bias, on the last axis."""
+
+    width: int
+    initialiser: str = "he"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", INITIALISERS[self.initialiser], (x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Stage(nn.Module):
+    """Convolutions with ReLU, conv1, conv2 …, the last with a max-pool."""
+
+    channels: tuple[int, ...]
+    window: tuple[int, ...]
+    pool: tuple[int, ...]
+    form: conv.Form = "lax"
+    initialiser: str = "he"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        last = len(self.channels)
+        for i, channels in enumerate(self.channels, start=1):
+            layer = Conv(
+                channels,
+                self.window,
+                form=self.form,
+                initialiser=self.initialiser,
+                dtype=self.dtype,
+                pool=self.pool if i == last else (),
+                name=f"conv{i}",
+            )
+            x = nn.relu(layer(x))
+        return x
+
+
+class Encoder(nn.Module):
+    """Frames (B,H,W,C), or clips (B,T,H,W,C) where `takes_clips`, to features in float32.
+
+    Subclasses name their `blocks` in order and say in `maps` what they do; any other parameter is
+    the head's.
+
+    Attributes:
+        readout: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
+        width: of the dense readout.
+        normalise: a mode of `preprocess.normalise`; "standard" keeps its statistics in the
+            collection "constants", so that they are saved with the parameters.
+        trainable: which blocks are differentiated when `train`.
+        form: of convolutions that are differentiated; the others are always `forward`.
+        initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
+        compute: dtype of the arithmetic; parameters stay in float32.
+        remat: recompute each block's activations in the backward pass.
+        mean, std: what "constants" start from, a number a channel; not a number where unknown.
+    """
+
+    readout: str = "average"
+    width: int = 1024
+    normalise: str = "unit"
+    trainable: str = "none"
+    form: conv.Form = "auto"
+    initialiser: str = "he"
+    compute: str = "float32"
+    remat: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    VERSION: ClassVar[int] = 1
+    READOUTS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
+    takes_clips: ClassVar[bool] = False
+    blocks: ClassVar[tuple[str, ...]] = ()
+    hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense readout's own
+    dense_reads: ClassVar[str] = "average"  # or flatten
+    dense_relu: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(self, frames_BHWC: Array, train: bool = False) -> Array:
+        """`train` says that trained blocks are differentiated, so it only chooses their form."""
+        maps = self.maps(self.pixels(frames_BHWC), train)
+        return self.read(maps).astype(jnp.float32)
+
+    def maps(self, x: Array, train: bool) -> Array:
+        """Normalised pixels to the last block's output."""
+        raise NotImplementedError
+
+    def pixels(self, frames: Array) -> Array:
+        mean_C = std_C = None
+        if self.normalise == "standard":
+            unknown = (jnp.nan,) * frames.shape[-1]
+            mean_C = self.variable("constants", "mean", jnp.asarray, self.mean or unknown).value
+            std_C = self.variable("constants", "std", jnp.asarray, self.std or unknown).value
+        return preprocess.normalise(frames, self.normalise, mean_C, std_C).astype(self.dtype)
+
+    def read(self, maps: Array) -> Array:
+        if self.readout == "map":
+            return maps
+        if self.readout in ("average", "flatten"):
+            return pool(maps, self.readout)
+        if self.readout != "dense":
+            raise ValueError(f"readout {self.readout!r} should be one of {self.READOUTS}")
+        x = pool(maps, self.dense_reads)
+        for i, width in enumerate(self.hidden, start=1):
+            x = nn.relu(self.dense(width, f"hidden{i}")(x))
+        x = self.dense(self.width, "dense")(x)
+        return nn.relu(x) if self.dense_relu else x
+
+    def dense(self, width: int, name: str) -> Dense:
+        return Dense(width, self.initialiser, self.dtype, name=name)
+
+    def block(self, kind: type[nn.Module], name: str, train: bool, **fields: object) -> nn.Module:
+        """A block in the convolution form that suits it, rematerialised where asked for."""
+        trained = train and name in trained_blocks(self.trainable, self.blocks)
+        kind = nn.remat(kind) if self.remat else kind
+        form = self.form if trained else "forward"
+        return kind(form=form, initialiser=self.initialiser, dtype=self.dtype, name=name, **fields)
+
+    @property
+    def dtype(self) -> Dtype:
+        return jnp.dtype(self.compute)
+
+
+class Staged(Encoder):
+    """Blocks that are `Stage`s.
+
+    Attributes:
+        channels: of each convolution, block by block.
+        windows, pools: of each block, one size an axis.
+    """
+
+    channels: tuple[tuple[int, ...], ...] = ()
+
+    windows: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    pools: ClassVar[tuple[tuple[int, ...], ...]] = ()
+
+    def maps(self, x: Array, train: bool) -> Array:
+        stages = zip(self.blocks, self.channels, self.windows, self.pools, strict=True)
+        for name, channels, window, pool in stages:
+            x = self.block(Stage, name, train, channels=channels, window=window, pool=pool)(x)
+        return x
+
+
+class Given(nn.Module):
+    """No encoder: pixels are passed on as maps, in float32."""
+
+    VERSION: ClassVar[int] = 1
+    takes_clips: ClassVar[bool] = False
+    blocks: ClassVar[tuple[str, ...]] = ()
+
+    @nn.compact
+    def __call__(self, features_BD: Array, train: bool = False) -> Array:
+        del train
+        return features_BD.astype(jnp.float32)
+
+
+def pool(maps: Array, readout: str) -> Array:
+    """Maps (B,…,D) averaged over their places (B,D), in float32, or laid out flat (B,…D)."""
+    if readout == "flatten":
+        return maps.reshape(len(maps), -1)
+    return maps.mean(axis=tuple(range(1, maps.ndim - 1)), dtype=jnp.float32)
+
+
+def count(params: object) -> int:
+    """Numbers in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

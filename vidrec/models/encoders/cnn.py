@@ -1,0 +1,177 @@
+"""A small convolutional network to be used frozen at random: one frame to one vector.
+
+What makes it of use without training is its readout, which says *where* in the frame each channel
+answers, how far that spreads, and what is seen at the most lively place. Positions survive a random
+projection and few clips; flattened maps of the same network overfit.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vidrec.models import conv
+from vidrec.models.encoders import base
+
+SIDE = 32  # frames are shrunk to about this before the filters, which so see the same at any size
+STRIDE = 2  # of the filters
+NEARBY = 1.5  # places of the map over which energy is blurred
+CALM = 1e-6  # added to mean squares: a blank frame has no answers to divide by
+
+
+class Filters(nn.Module):
+    """One convolution without bias."""
+
+    channels: int
+    window: int
+    form: conv.Form = "lax"
+    initialiser: str = "smooth"
+    dtype: base.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        start = _smooth if self.initialiser == "smooth" else base.INITIALISERS[self.initialiser]
+        shape = (self.window, self.window, x.shape[-1], self.channels)
+        kernel = self.param("kernel", start, shape).astype(self.dtype)
+        return conv.convolve(x, kernel, STRIDE, "SAME", self.form)
+
+
+class Cnn(base.Encoder):
+    """Random filters on a frame less its mean colour; answers of either sign are told apart.
+
+    Attributes:
+        readout: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps
+            hold each filter's positive answers, then the negative ones: (B,h,w,2*channels).
+        initialiser: "smooth": noise slightly blurred, mostly grey; or as the other encoders.
+        channels: filters.
+        window: of a filter, in pixels of the shrunk frame.
+    """
+
+    readout: str = "moments"
+    initialiser: str = "smooth"
+    channels: int = 16
+    window: int = 6
+
+    VERSION: ClassVar[int] = 1
+    READOUTS: ClassVar = (*base.Encoder.READOUTS, "moments")
+    blocks: ClassVar = ("filters",)
+
+    def maps(self, x: Array, train: bool) -> Array:
+        x = _shrink(x, max(1, min(x.shape[1:3]) // SIDE))
+        # Brightness and tint of the whole frame say nothing of places.
+        x = x - x.mean(axis=(1, 2), keepdims=True)
+        fields = {"channels": self.channels, "window": self.window}
+        return self.block(Filters, "filters", train, **fields)(x)
+
+    def read(self, maps: Array) -> Array:
+        if self.readout == "moments":
+            return moments(maps.astype(jnp.float32))
+        return super().read(_signs(maps))
+
+    def dense(self, width: int, name: str) -> base.Dense:
+        # Smoothness is of places, which a dense layer does not know.
+        start = "he" if self.initialiser == "smooth" else self.initialiser
+        return base.Dense(width, start, self.dtype, name=name)
+
+
+def moments(answers_BHWC: Array) -> Array:
+    """Where each filter answers, how much, and what all answer at the liveliest place.
+
+    Energy is the mean square of all answers, blurred over nearby places, over its mean. A shape of
+    several tones has more of it than a texture, whose tones lie further apart. The answers of one
+    sign, over their root mean square, plus the energy go through a softmax over places; a channel's
+    features are the means of x, y, x², y² and xy under these weights (-1 to 1 across the frame),
+    and logarithms of the sum of weights over the largest, the largest, and the root mean square.
+    To these (B, 16*C) come each filter's answer and the energy where the energy is largest, and
+    the logarithm of its mean: (B, C+2).
+    """
+    size, height, width, channels = answers_BHWC.shape
+    energy_BP, level_B = _energy(answers_BHWC)
+    answers_BPC = answers_BHWC.reshape(size, height * width, channels)
+    signs_BPD = _signs(answers_BPC)
+    scale_BD = jnp.sqrt((signs_BPD**2).mean(axis=1) + CALM)
+    salience_BPD = signs_BPD / scale_BD[:, None] + energy_BP[..., None]
+    # Computed once: the gradient of `max` looks for the places that equal it, and divides by their
+    # number, which is none where the compiler computed the salience twice, rounding otherwise.
+    salience_BPD = lax.optimization_barrier(salience_BPD)
+    peak_BD = salience_BPD.max(axis=1)
+    weights_BPD = jnp.exp(salience_BPD - peak_BD[:, None])
+    sums_BDM = jnp.einsum("bpd,pm->bdm", weights_BPD, _powers(height, width))
+    total_BD = sums_BDM[..., 0]
+    places_BDM = sums_BDM[..., 1:] / total_BD[..., None]
+    # Sharp enough to look at one place, whose answers tell how the shape there is turned.
+    liveliest_BP = jax.nn.softmax(4 * energy_BP, axis=1)
+    seen_BC = jnp.einsum("bp,bpc->bc", liveliest_BP, answers_BPC) / jnp.sqrt(level_B)[:, None]
+    parts = (
+        places_BDM.reshape(size, -1),
+        jnp.log(total_BD),
+        peak_BD,
+        jnp.log(scale_BD),
+        seen_BC,
+        energy_BP.max(axis=1, keepdims=True),
+        jnp.log(level_B)[:, None],
+    )
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _signs(x: Array) -> Array:
+    return jnp.concatenate([nn.relu(x), nn.relu(-x)], axis=-1)
+
+
+def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
+    """Energy at every place over its mean (B, H*W), and that mean (B,)."""
+    power_BHW = (answers_BHWC**2).mean(axis=-1)
+    rows, columns = (_blur(n, NEARBY) for n in power_BHW.shape[1:])
+    nearby = jnp.einsum("yi,xj,bij->byx", rows, columns, power_BHW)
+    nearby = nearby.reshape(len(nearby), -1) + CALM
+    level_B = nearby.mean(axis=1)
+    return nearby / level_B[:, None], level_B
+
+
+def _powers(height: int, width: int) -> Array:
+    """1, x, y, x², y², xy of every place, (H*W, 6)."""
+    y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
+    powers = jnp.stack([jnp.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
+    return powers.reshape(height * width, 6)
+
+
+def _shrink(x_BHWC: Array, factor: int) -> Array:
+    """Means over squares of pixels, as a sum of strided slices: quick on a CPU, as pooling is not.
+
+    Rows and columns that fill no square are left out.
+    """
+    height, width = (n // factor * factor for n in x_BHWC.shape[1:3])
+    squares = [
+        x_BHWC[:, i:height:factor, j:width:factor] for i in range(factor) for j in range(factor)
+    ]
+    return sum(squares) / factor**2
+
+
+def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32) -> Array:
+    """Random kernels (h, w, in, out) of unit norm that fade towards the window's edges.
+
+    The colours have most of the noise in common, as light and dark tell more than tints.
+    """
+    height, width, colours, filters = shape
+    grey, tint = (
+        jax.random.normal(half, (height, width, inputs, filters))
+        for half, inputs in zip(jax.random.split(key), (1, colours), strict=True)
+    )
+    rows, columns = (_fade(n)[:, None] * _blur(n, 0.5) for n in (height, width))
+    kernel = jnp.einsum("yi,xj,ijco->yxco", rows, columns, 0.8 * grey + 0.6 * tint)
+    norm = jnp.sqrt((kernel**2).sum(axis=(0, 1, 2), keepdims=True))
+    return (kernel / norm).astype(dtype)
+
+
+def _fade(window: int) -> Array:
+    """A Gaussian whose deviation is a quarter of the window, (window,)."""
+    place = jnp.arange(window) - (window - 1) / 2
+    return jnp.exp(-((4 * place / window) ** 2) / 2)
+
+
+def _blur(places: int, deviation: float) -> Array:
+    """Blur along an axis by a Gaussian, (places, places), each row of sum 1."""
+    place = jnp.arange(places)
+    return jax.nn.softmax(-(((place[:, None] - place[None]) / deviation) ** 2) / 2, axis=1)

@@ -1,0 +1,93 @@
+"""Loss of each clip, in float32; the mean is the step's, which knows which clips are real."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vidrec.models.cells import floats
+
+# Keras' own bound on a share before its logarithm.
+KERAS_EPSILON = 1e-7
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Softmax cross-entropy of logits (…, K) with class indices (…): (…)."""
+    return optax.softmax_cross_entropy_with_integer_labels(floats(logits), labels)
+
+
+def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
+    """Keras' categorical cross-entropy of a head's outputs (…, K), all ≥ 0: (…).
+
+    Keras takes outputs for probabilities and divides them by their sum, so ReLU outputs pass
+    through it, and a row of zeros gives NaN there. Here such a row scores -log 1e-7 and has no
+    gradient.
+    """
+    return -jnp.take_along_axis(_log_shares(outputs), labels[..., None], -1)[..., 0]
+
+
+def _log_shares(outputs: Array) -> Array:
+    """Logarithms of outputs (…, K), all ≥ 0, as shares of their sum, within Keras' bounds."""
+    outputs = floats(outputs)
+    total = jnp.maximum(outputs.sum(-1, keepdims=True), KERAS_EPSILON)
+    return jnp.log(jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON))
+
+
+def scores(outputs: Array, kind: str) -> Array:
+    """Of a head's outputs (…, K) what ranks classes, and whose softmax is their probabilities.
+
+    These are the outputs themselves; after Keras' cross-entropy, which takes outputs for
+    probabilities, the logarithms of their shares. A row of zeros is equal shares.
+    """
+    return _log_shares(outputs) if kind == "keras_cross_entropy" else outputs
+
+
+def double_softmax(logits: Array, labels: Array) -> Array:
+    """Cross-entropy of probabilities taken for logits: softmax by network and loss alike."""
+    return cross_entropy(jax.nn.softmax(floats(logits)), labels)
+
+
+KINDS: dict[str, Callable[[Array, Array], Array]] = {
+    "cross_entropy": cross_entropy,
+    "keras_cross_entropy": keras_cross_entropy,
+    "double_softmax": double_softmax,
+}
+
+
+def step_weights(
+    scaled: Array | float, offset: Array | int, count: int, length: Array | int
+) -> Array:
+    """Weights (count,) of steps `offset` …: (j+1)/length where `scaled` is 1, plain 1 where 0."""
+    rising_T = (offset + jnp.arange(count) + 1) / length
+    return scaled * rising_T + (1 - scaled) * jnp.ones(count)
+
+
+def per_clip(
+    logits: Array,
+    labels_B: Array,
+    mask: Array | None = None,
+    kind: str = "cross_entropy",
+    scaled: Array | float = 1.0,
+    offset: Array | int = 0,
+    length: Array | int = 1,
+) -> Array:
+    """Loss of each clip, (B,).
+
+    Logits (B, K) are a clip's one answer. Of logits (B, T, K), an answer a step, the losses of the
+    steps in `mask` (B, T) are weighted and summed: a window's loss is its part of the clip's.
+
+    Args:
+      scaled: 1 weights step j by (j+1)/length, 0 sums plainly; may be traced.
+      offset: place of the window's first step in the clip.
+      length: the configured frames of a clip, not this clip's own.
+    """
+    if logits.ndim == 2:
+        return KINDS[kind](logits, labels_B)
+    steps = logits.shape[1]
+    labels_BT = jnp.broadcast_to(labels_B[:, None], logits.shape[:2])
+    losses_BT = KINDS[kind](logits, labels_BT)
+    weights_T = step_weights(scaled, offset, steps, length)
+    kept_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
+    return (kept_BT * weights_T[None]).sum(1)

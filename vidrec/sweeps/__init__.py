@@ -1,0 +1,1 @@
+"""Train tables of trials: ablations, what trains together, clusters."""

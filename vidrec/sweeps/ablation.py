@@ -1,0 +1,382 @@
+"""A question put as a table: rows of settings, seeds, and the figures that others published."""
+
+import contextlib
+import difflib
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vidrec.config import (
+    Config,
+    canonical,
+    cleared,
+    get,
+    load_module,
+    override,
+    pin,
+    place,
+    placed,
+    user_code,
+)
+from vidrec.config.columns import F1, MEASURED
+from vidrec.config.shipped import find, is_shipped, reading
+from vidrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of a table.
+
+    Attributes:
+        overrides: dotted settings that differ from the base.
+        published: figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
+        doubtful: columns whose published figure is marked and gets no difference.
+        name: what the table calls it; empty: its overrides.
+        base, on_memory: as of the ablation; None: the table's own (rows of joined tables have
+            theirs).
+    """
+
+    overrides: Mapping[str, Any]
+    published: Mapping[str, float] | None = None
+    doubtful: tuple[str, ...] = ()
+    name: str = ""
+    base: Config | str | None = None
+    on_memory: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question, the settings that answer it, and what to read.
+
+    Attributes:
+        base: a Config, or the experiment file that defines it.
+        control: index of the row that the others are compared with.
+        seeds: seeds 0 … seeds-1 for every row.
+        read: columns of table.csv that answer it; the report shows them all.
+        on_memory: with `--on motion`, run on motion/memory with the published lengths.
+        source: where published figures come from.
+    """
+
+    name: str
+    base: Config | str
+    rows: Sequence[Row | Mapping[str, Any]]
+    question: str = ""
+    control: int = 0
+    seeds: int = 1
+    read: tuple[str, ...] = ("test_accuracy",)
+    source: str = ""
+    on_memory: bool = False
+
+    def __post_init__(self) -> None:
+        figures = [row.published or {} for row in rows(self)]
+        for name in itertools.chain(self.read, *figures):
+            if name not in MEASURED and not name.startswith(F1):
+                near = difflib.get_close_matches(name, MEASURED, 1)
+                guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(MEASURED)}"
+                raise UserError(f"ablation {self.name}: table.csv has no column '{name}'; {guess}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row with one seed, ready to train."""
+
+    row: int
+    seed: int
+    config: Config
+    overrides: Mapping[str, Any]
+    published: Mapping[str, float] | None
+    doubtful: tuple[str, ...] = ()
+    name: str = ""
+
+
+def published(
+    setting: str,
+    columns: Sequence[str],
+    figures: Mapping[Any, Sequence[float]],
+    doubtful: Mapping[Any, Sequence[str]] | None = None,
+) -> list[Row]:
+    """A row for each value of a setting, with the figures that were published for it.
+
+    Args:
+        columns: of table.csv, that the figures belong to.
+        doubtful: columns of a value whose figures are marked.
+    """
+    return [
+        Row(
+            {setting: value},
+            published=dict(zip(columns, each, strict=True)),
+            doubtful=tuple((doubtful or {}).get(value, ())),
+        )
+        for value, each in figures.items()
+    ]
+
+
+def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Overrides for every combination; the first axis varies slowest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Overrides for the axes taken side by side."""
+    lengths = {name: len(values) for name, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"zipped axes need equally many values, not {lengths}")
+    return [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
+
+
+def rows(ablation: Ablation) -> list[Row]:
+    """The rows as Row objects; plain overrides are rows without published figures."""
+    return [row if isinstance(row, Row) else Row(dict(row)) for row in ablation.rows]
+
+
+def axes(ablation: Ablation) -> list[str]:
+    """Dotted names that any row changes, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows(ablation) for name in row.overrides))
+
+
+def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
+    """The table times axes given on the command line; the control is at their first values."""
+    points = product(more)
+    table = rows(ablation)
+    crossed = _distinct([_at(row, point) for row in table for point in points])
+    held = _at(table[ablation.control], points[0]).overrides
+    control = next(place for place, row in enumerate(crossed) if row.overrides == held)
+    return replace(ablation, rows=crossed, control=control)
+
+
+def _at(row: Row, point: Mapping[str, Any]) -> Row:
+    """The row at a point of other axes; what is published is not of one that moves its settings."""
+    overrides = {**row.overrides, **point}
+    if all(overrides[name] == value for name, value in row.overrides.items()):
+        return replace(row, overrides=overrides, name="")
+    return replace(row, overrides=overrides, name="", published=None, doubtful=())
+
+
+def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation:
+    """The table without the rows that have all values of one of the points.
+
+    Without its control, the first row that stays is the control.
+    """
+    table = rows(ablation)
+    kept = [
+        row
+        for row in table
+        if not any(
+            all(_plain(row.overrides.get(name)) == value for name, value in point.items())
+            for point in points
+        )
+    ]
+    if not kept:
+        raise UserError("the exclusions leave no row")
+    held = table[ablation.control]
+    control = next((place for place, row in enumerate(kept) if row is held), 0)
+    return replace(ablation, rows=kept, control=control)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as `config.parse` gives it: a table's file may have a list for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(table: list[Row]) -> list[Row]:
+    """Of equal settings one row: the published one, where there is one."""
+    seen: dict[str, Row] = {}
+    for row in table:
+        code = canonical(dict(row.overrides))
+        if code not in seen or (row.published and not seen[code].published):
+            seen[code] = row
+    return list(seen.values())
+
+
+def join(tables: Sequence[Ablation]) -> Ablation:
+    """One table of several: they share data, features and the report; the first's control stays."""
+    joined = [
+        replace(
+            row,
+            base=row.base or table.base,
+            on_memory=table.on_memory if row.on_memory is None else row.on_memory,
+            name=f"{table.name}: {row.name}" if row.name else "",
+        )
+        for table in tables
+        for row in rows(table)
+    ]
+    return replace(
+        tables[0],
+        name="+".join(table.name for table in tables),
+        question=" ".join(table.question for table in tables),
+        source="; ".join(dict.fromkeys(table.source for table in tables if table.source)),
+        rows=joined,
+        seeds=max(table.seeds for table in tables),
+    )
+
+
+def trials(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[Trial]:
+    """Rows in the table's order, seeds innermost.
+
+    Args:
+        overrides: settings for every trial, from the command line.
+        on: "motion" runs the table on the embedded data (see `on_motion`).
+    """
+    bases: dict[str, Config] = {}
+    table = []
+    for index, row in enumerate(rows(ablation)):
+        settings = dict(row.overrides)
+        base = row.base or ablation.base
+        if isinstance(base, str):
+            if base not in bases:
+                bases[base] = load(base)
+            base = bases[base]
+        config = override(base, settings)
+        # What went with a setting of this row differs between rows too, so the table shows it.
+        settings |= {name: get(config, name) for name in cleared(base, settings)}
+        if on:
+            memory = ablation.on_memory if row.on_memory is None else row.on_memory
+            config = on_motion(config, memory, base)
+        rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
+        config = place(override(config, rest, keep=settings), Path.cwd())
+        if on:
+            # What the rule changed of this row, so that the table shows what really ran.
+            settings = {name: get(config, name) for name in settings}
+        first = config.seed
+        table += [
+            Trial(
+                index,
+                seed,
+                override(config, {"seed": seed}),
+                {name: _shown(value) for name, value in settings.items()},
+                row.published,
+                row.doubtful,
+                row.name,
+            )
+            for seed in range(first, first + ablation.seeds)
+        ]
+    return table
+
+
+def with_code(table: Sequence[Trial]) -> list[Trial]:
+    """The trials with the users' files that they name, each read once; see `config.pin`."""
+    known: dict[str, str] = {}
+    pinned = []
+    for trial in table:
+        seen = {n: known[s] for n, s in user_code(trial.config).items() if s in known}
+        config = pin(override(trial.config, seen))
+        known.update({spec: spec for spec in user_code(config).values()})
+        pinned.append(replace(trial, config=config))
+    return pinned
+
+
+def _shown(value: Any) -> Any:
+    """A path as seen from the current folder, where it lies below that."""
+    if isinstance(value, str) and os.path.isabs(value):
+        with contextlib.suppress(ValueError):
+            return str(Path(value).relative_to(Path.cwd()))
+    return value
+
+
+def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
+    """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
+
+    Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
+    divided by 4, those of maps (8x8 here) by 16, epochs capped at 10, batch at 50; every other
+    published value stays, lengths too (shorter clips are continued). Where `cfg` is a row that
+    differs from its table's `base` in epochs or batch, it goes on differing as many times.
+
+    Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
+    first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
+    in ten epochs for an LSTM to learn that it must remember, so there batches are capped at 16 and
+    forget gates begin open, at 5: what a cell holds fades over about a clip's length.
+    """
+    from vidrec.config import Data, Encoder
+
+    whole = base or cfg
+    epochs = min(whole.train.epochs, 10) / whole.train.epochs
+    batch = min(whole.train.batch_size, 16 if memory else 50) / whole.train.batch_size
+    keeps_maps = cfg.encoder.readout == "map"
+    # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
+    folds = cfg.data.folds or (25 if cfg.data.kind == "ucf11" else 3)
+    moved = replace(
+        cfg,
+        data=Data(
+            kind="tfds",
+            tfds="motion/memory/clips=1500" if memory else "motion",
+            split="random" if cfg.data.split == "random" else "group",
+            fold=cfg.data.fold,
+            folds=folds if cfg.data.fold else 0,
+            split_seed=cfg.data.split_seed,
+            val_by=cfg.data.val_by,
+            root=cfg.data.root if cfg.data.kind == "tfds" else "",
+        ),
+        encoder=_pixels(cfg.encoder)
+        if cfg.encoder.trainable != "none"
+        else Encoder(readout="map", size=16)
+        if keeps_maps
+        else Encoder(standardise=True, components=48, size=32 if memory else 64),
+    )
+    scaled = {
+        "scanner.units": max(1, cfg.scanner.units // (16 if keeps_maps else 4)),
+        "scanner.dense": tuple(max(1, width // 4) for width in cfg.scanner.dense),
+        "train.epochs": max(1, round(epochs * cfg.train.epochs)),
+        "train.batch_size": max(1, round(batch * cfg.train.batch_size)),
+    }
+    return override(moved, scaled | ({"scanner.forget_bias": 5.0} if memory else {}))
+
+
+def _pixels(encoder: Any) -> Any:
+    """A trained encoder keeps its kind; only its weights file and image size give way."""
+    return replace(encoder, weights="random", size=min(encoder.size, 64))
+
+
+def _made(module: Any, maker: str, file: Path) -> Any:
+    """What a file's function returns; that it fails is said in a line."""
+    try:
+        return getattr(module, maker)()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{maker}() of {file} fails ({reason})") from error
+
+
+def load(path: str | Path) -> Any:
+    """The Config or Ablation of a file, found by path or by bare name.
+
+    Relative paths in it are taken from its folder; in files that came with vidrec, from the current
+    folder.
+
+    Raises:
+        UserError: no such file, or one without `config()` or `ablation()`.
+    """
+    file = find(path)
+    with reading(file):
+        module = load_module(str(file))
+        for maker in ("config", "ablation"):
+            if not hasattr(module, maker):
+                continue
+            made = _made(module, maker, file)
+            if not isinstance(made, Config | Ablation):
+                raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
+            return _placed(made, file)
+    raise UserError(f"{file} should define config() -> Config or ablation() -> Ablation")
+
+
+def _placed(made: Any, file: Path) -> Any:
+    """What a file made, with its paths."""
+    folder = Path(os.path.abspath(file)).parent
+    shipped = is_shipped(folder)
+    if isinstance(made, Config):
+        return made if shipped else place(made, folder)
+
+    def base(given: Any) -> Any:
+        if isinstance(given, str):
+            return os.path.abspath(find(given))
+        return place(given, folder) if isinstance(given, Config) and not shipped else given
+
+    table = [replace(row, base=base(row.base)) for row in rows(made)]
+    if not shipped:
+        table = [replace(row, overrides=placed(row.overrides, folder)) for row in table]
+    return replace(made, base=base(made.base), rows=table)

@@ -1,0 +1,225 @@
+"""What happens inside of a job."""
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidrec.data import datasets
+from vidrec.errors import STOPPED, UserError
+from vidrec.io import escape
+from vidrec.sweeps import runner
+from vidrec.sweeps.cluster import folders
+from vidrec.sweeps.cluster.options import DATA
+from vidrec.training import devices, loop, prepare
+
+GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
+KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
+FRUITLESS = 3  # starts in a row without a finished epoch; a fourth would be no better
+TOLD_SECONDS = 15.0
+
+
+@dataclass
+class Job:
+    """What a job runs. It always goes on from what is in the folder, so it may start anew.
+
+    Attributes:
+        folder: of the table.
+        group: to train; DATA makes the data of all unfinished groups.
+        fruitless: starts in a row that ended before an epoch did.
+    """
+
+    folder: str
+    group: str
+    fruitless: int = 0
+
+    def __call__(self) -> None:
+        self._log = _Log()
+        devices.prepare()
+        self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
+        if not (Path(self.folder) / "ablation.json").exists():
+            raise UserError(f"{platform.node()} does not see {self.folder}: {folders.UNSHARED}")
+        _attend(self.work, self._log.stop)
+        print(folders.DONE, flush=True)
+
+    def work(self) -> None:
+        """The work itself, without an ear for signals."""
+        folder = Path(self.folder)
+        log = getattr(self, "_log", None) or _Log()
+        if self.group == DATA:
+            return make_data(folder, log)
+        runner.train_group(folder, self.group, log)
+        finish(folder)
+
+    def checkpoint(self) -> Any:
+        """Called by submitit, after a save, when the job is to be requeued: how it goes on."""
+        fruitless = 0 if self._log.advanced else self.fruitless + 1
+        if fruitless > FRUITLESS:
+            print(f"error: {fruitless} starts and no epoch: --minutes is too short", flush=True)
+            return None
+        again = Job(self.folder, self.group, fruitless)
+        return submitit().helpers.DelayedSubmission(again)
+
+
+def make_data(folder: Path, screen: runner.Screen) -> None:
+    """Makes data sets and features of a table's unfinished groups, for all jobs to read."""
+    made = set()
+    for name, ids in folders.groups(folder).items():
+        if len(folders.results(folder, ids)) == len(ids):
+            continue
+        cfg = runner.held(folder, name)[0].config
+        if prepare.key(cfg) in made:
+            continue
+        made.add(prepare.key(cfg))
+        if cfg.encoder.trainable == "none":
+            prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
+        else:  # pixels are decoded by each group anew
+            datasets.load(cfg.data)
+
+
+def finish(folder: Path) -> None:
+    """Writes the report of a table whose last trial has finished, unless it is written already."""
+    ids = [trial["id"] for trial in folders.trials(folder)]
+    results = folders.results(folder, ids)
+    if len(results) < len(ids):
+        return
+    lock = folder / "report.lock"
+    if runner.has_report(folder):
+        return
+    with contextlib.suppress(OSError):  # of a writer that was killed
+        if time.time() - lock.stat().st_mtime > KILL_SECONDS:
+            lock.unlink()
+    try:
+        lock.touch(exist_ok=False)
+    except OSError:
+        return  # two jobs ended together and the other writes, or the folder is only read
+    try:
+        runner.collect(folder)
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+class _Log(runner.Quiet):
+    """Plain lines in a job's log, and the word to stop."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.advanced = False
+        self._last = -TOLD_SECONDS
+
+    def say(self, line: str) -> None:
+        print(escape.terminal(line), flush=True)
+
+    def sometimes(self, line: str) -> None:
+        if time.monotonic() - self._last >= TOLD_SECONDS:
+            self._last = time.monotonic()
+            self.say(line)
+
+    def extracting(self, done: int, total: int) -> None:
+        self.advanced = True
+        self.sometimes(f"clips: {done} of {total}")
+        if self.stop.is_set():
+            raise loop.Interrupted(f"stopped after {done} of {total} clips")
+
+    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher:
+        self.say(f"group {name}: {len(members)} trials")
+        return _Watch(self)
+
+
+class _Watch(loop.Silent):
+    def __init__(self, log: _Log):
+        self.log = log
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
+        self.log.advanced = True
+        alive = sum(each["status"] == "running" for each in records.values())
+        self.log.sometimes(f"epoch {number}: {alive} trials alive")
+
+    def should_stop(self) -> bool:
+        return self.log.stop.is_set()
+
+
+def _attend(work: Callable[[], None], stop: threading.Event) -> None:
+    """Runs `work` in a thread: Python hears no signal in one that computes for minutes.
+
+    USR2 (before a time-out, or preempted): save, then what submitit had registered, which requeues.
+    TERM: save, then wait for the kill; who sent it (scancel, a preemption that requeues by itself)
+    knows what is to become of the job, and leaving early would count as its failure.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, _: Any) -> None:
+        heard.append(number)
+        stop.set()
+
+    before = {each: signal.signal(each, hear) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    requeue = before[signal.SIGUSR2]
+    outcome: list[BaseException | None] = []
+    thread = threading.Thread(target=_caught, args=(work, outcome), daemon=True)
+    thread.start()
+    try:
+        _join(thread, lambda: bool(heard))
+    finally:
+        for each, handler in before.items() if not heard else ():
+            signal.signal(each, handler)
+    error = outcome[0] if outcome else loop.Interrupted("given up: its epoch takes too long")
+    if not isinstance(error, loop.Interrupted):
+        if error:
+            raise error
+        return
+    print(error, flush=True)
+    _leave(heard, requeue if callable(requeue) else None)
+
+
+def _caught(work: Callable[[], None], outcome: list[BaseException | None]) -> None:
+    try:
+        work()
+        outcome.append(None)
+    except BaseException as error:
+        outcome.append(error)
+
+
+def _join(thread: threading.Thread, asked: Callable[[], bool]) -> None:
+    """Until the thread ends, or has not within GRACE_SECONDS of being asked to."""
+    left = GRACE_SECONDS
+    while thread.is_alive() and left > 0:
+        thread.join(0.2)
+        left -= 0.2 * asked()
+
+
+def _leave(heard: list[int], requeue: Callable[[int, Any], None] | None) -> None:
+    """Ends a stopped job's process, at once: a thread may still compute."""
+    code: Any = STOPPED
+    until = time.monotonic() + KILL_SECONDS
+    while requeue and signal.SIGUSR2 not in heard and time.monotonic() < until:
+        time.sleep(0.2)
+    if requeue and signal.SIGUSR2 in heard:
+        try:
+            requeue(signal.SIGUSR2, None)
+        except SystemExit as left:
+            code = left.code
+        except Exception as error:
+            # A requeue kills the whole step, sometimes scontrol before it has answered.
+            killed = getattr(error, "returncode", 0) == -signal.SIGTERM
+            words = "Requeued job, which ended before scontrol had answered"
+            print(words if killed else f"error: not requeued: {error}", flush=True)
+            code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0) & 0xFF)
+
+
+def submitit() -> Any:
+    """The library that starts and requeues jobs of SLURM."""
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--launcher slurm needs submitit: pip install 'vidrec[cluster]'") from None
+    return submitit

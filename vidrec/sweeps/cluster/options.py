@@ -1,0 +1,126 @@
+"""What jobs may ask for, and what an engine that starts them has to do."""
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidrec.errors import UserError
+from vidrec.io import escape, files
+
+DATA = "data"  # the first job's place among the groups' names
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a job asks for; empty or zero leaves it to the cluster.
+
+    Attributes:
+        minutes: time limit; a job that needs more is requeued and goes on.
+        sbatch: further options of sbatch, `{"account": "vision"}`; True for one without a value.
+        setup: lines of shell before Python starts, such as `module load cuda`.
+        devices: of a local pool, by the name that CUDA_VISIBLE_DEVICES knows.
+    """
+
+    engine: str = "slurm"
+    partition: str = ""
+    minutes: int = 240
+    gpus: int = 0
+    cpus: int = 0
+    mem: str = ""
+    sbatch: Mapping[str, Any] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("minutes", 1), ("gpus", 0), ("cpus", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name} = {value!r} should be a whole number, {least} or more")
+        for name, value in {"partition": self.partition, "mem": self.mem, **self.sbatch}.items():
+            _check_line(name, value)
+
+
+def _check_line(name: str, value: Any) -> None:
+    """Refuses an option that would be more than one line, or another option, of a job's script."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise UserError(f"--sbatch {escape.terminal(name)}: an option of sbatch is like account")
+    if escape.visible(value) != str(value):
+        raise UserError(
+            f"--sbatch {name}={escape.terminal(value)}: should be one line without control "
+            "characters"
+        )
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A group (or the data) and the job that was started for it."""
+
+    group: str
+    job: str
+    log: str
+
+
+Note = Callable[[Sequence[Handle]], None]
+
+
+class Engine(Protocol):
+    """Where jobs run. To add one, put it into `cluster.ENGINES`."""
+
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        """What the user should know before jobs are started; UserError where they cannot be."""
+
+    def submit(
+        self, folder: Path, groups: Sequence[str], options: Options, note: Note
+    ) -> list[Handle]:
+        """Starts the data's job and then the groups', each handed to `note` once it has an id."""
+
+    def states(self, handles: Sequence[Handle]) -> dict[str, str]:
+        """State of each job that is known, by id, in SLURM's words; may end in "(reason)"."""
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        """Ends exactly these jobs."""
+
+
+def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Options:
+    """Options of a site's TOML file, replaced by those given (None: not given).
+
+    Raises:
+        UserError: the file cannot be read, or an option is unknown or of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    if site:
+        try:
+            values = tomllib.loads(files.read_text(files.expanded(site)))
+        except files.Missing:
+            raise UserError(f"--site {site}: No such file or directory") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--site {site} is no TOML: {error}") from None
+    known = {entry.name: entry for entry in dataclasses.fields(Options)}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"--site {site}: unknown option '{name}'; {guess}")
+        right = {"setup": list, "devices": list, "sbatch": dict}.get(name, known[name].type)
+        if not isinstance(value, right):
+            raise UserError(f"--site {site}: {name} = {value!r} should be a {right.__name__}")
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    sbatch = values.get("sbatch", {}) | dict(chosen.pop("sbatch", {}))
+    merged = values | chosen | {"sbatch": sbatch}
+    # A device may be a number in the file; CUDA_VISIBLE_DEVICES is text.
+    lists = {n: tuple(map(str, v)) for n, v in merged.items() if isinstance(v, list | tuple)}
+    return Options(**(merged | lists))
+
+
+def parse_sbatch(words: Sequence[str]) -> dict[str, Any]:
+    """`account=vision` and `exclusive` as options of sbatch."""
+    parts = [word.removeprefix("--").partition("=") for word in words]
+    if not all(name for name, _, _ in parts):
+        raise UserError(f"--sbatch {escape.shell(words)}: should be like account=vision")
+    return {name: value if equals else True for name, equals, value in parts}

@@ -1,0 +1,217 @@
+"""Jobs of a SLURM cluster: started through submitit, watched through squeue and sacct."""
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import vidrec
+from vidrec.config import cache_dir, plugins
+from vidrec.errors import UserError
+from vidrec.io import escape
+from vidrec.sweeps.cluster import folders
+from vidrec.sweeps.cluster.job import Job, submitit
+from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
+
+WARNING_SECONDS = 120  # before the time limit, when SLURM sends USR2
+
+
+class Slurm:
+    """Jobs of a SLURM cluster, started through submitit, watched through squeue and sacct."""
+
+    def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        _check_path(workdir)
+        submitit()
+        for program in ("sbatch", "squeue", "scancel"):
+            if not shutil.which(program):
+                raise UserError(
+                    f"--launcher slurm needs {program}, which is not on this machine's PATH: "
+                    "run the command on a login node of the cluster"
+                )
+        notes = [] if options.gpus else ["the jobs ask for no GPU (--gpus 1 would)"]
+        if _sacct([]) is None:
+            notes.append(
+                "sacct does not answer: of a job that was killed, only the queue and its missing "
+                "result tell, and 'status' calls it lost once the queue has forgotten it"
+            )
+        return notes
+
+    def submit(
+        self, folder: Path, groups: Sequence[str], options: Options, note: Note
+    ) -> list[Handle]:
+        _check_path(folder)
+        logs = folders.new_logs(folder)
+        handles = self._start(folder, [DATA], logs, self._data(folder, options), options)
+        note(handles)
+        try:
+            parameters = self._array(folder, options, handles[0].job)
+            array = self._start(folder, groups, logs, parameters, options)
+        except UserError:
+            self.cancel(handles)
+            raise
+        note(array)
+        return handles + array
+
+    def scripts(self, folder: Path, count: int, options: Options) -> list[str]:
+        """What sbatch gets for the data and for so many groups."""
+        _check_path(folder)
+        make = submitit().slurm.slurm._make_sbatch_string
+        command = escape.shell(
+            [sys.executable, "-u", "-m", "submitit.core._submit", folder / "jobs"]
+        )
+        made = []
+        array = {"map_count": count} if count > 1 else {}
+        for parameters in (
+            self._data(folder, options),
+            self._array(folder, options, "DATA_JOB") | array,
+        ):
+            made.append(make(command=command, folder=folder / "jobs", **parameters))
+        return made
+
+    def states(self, handles: Sequence[Handle]) -> dict[str, str]:
+        ids = _checked([handle.job for handle in handles])
+        found = _squeue(ids)
+        gone = [job for job in ids if job not in found]
+        return found | (_sacct(gone) or {})
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        _called(["scancel", *_checked([handle.job for handle in handles])])
+
+    def _start(
+        self,
+        folder: Path,
+        groups: Sequence[str],
+        logs: Path,
+        parameters: Mapping[str, Any],
+        options: Options,
+    ) -> list[Handle]:
+        library = submitit()
+        try:
+            # submitit repeats what sbatch says, which is told here in one line.
+            with contextlib.redirect_stderr(io.StringIO()):
+                executor = library.SlurmExecutor(folder=logs, max_num_timeout=10**6)
+                executor.update_parameters(**parameters)
+                with executor.batch():
+                    jobs = [executor.submit(Job(str(folder), name)) for name in groups]
+        except (RuntimeError, OSError) as error:
+            raise _refused(str(error), options) from None
+        return [
+            Handle(name, job.job_id, str(job.paths.stdout))
+            for name, job in zip(groups, jobs, strict=True)
+        ]
+
+    def _data(self, folder: Path, options: Options) -> dict[str, Any]:
+        return self._parameters(f"{folder.name}-data", options)
+
+    def _array(self, folder: Path, options: Options, after: str) -> dict[str, Any]:
+        parameters = self._parameters(folder.name, options)
+        # An array that waits for a job that failed would otherwise wait for ever.
+        parameters["additional_parameters"] |= {
+            "dependency": f"afterok:{after}",
+            "kill_on_invalid_dep": "yes",
+        }
+        return parameters
+
+    def _parameters(self, name: str, options: Options) -> dict[str, Any]:
+        asked = {
+            "partition": options.partition,
+            "gpus_per_node": options.gpus,
+            "cpus_per_task": options.cpus,
+            "mem": options.mem,
+        }
+        more = {key.replace("-", "_"): value for key, value in options.sbatch.items()}
+        home = Path(vidrec.__file__).parent.parent
+        return {
+            "job_name": name,
+            "time": options.minutes,
+            "signal_delay_s": min(WARNING_SECONDS, 60 * options.minutes // 2),
+            "stderr_to_stdout": True,
+            "wckey": None,
+            "setup": [
+                f"export VIDREC_CACHE={shlex.quote(str(cache_dir().absolute()))}",
+                # For a checkout that is not installed; a node starts in no particular folder.
+                f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
+                "export PYTHONSAFEPATH=1",  # modules in the current folder are not meant
+                *(f"export {name}={hashes}" for name, hashes in plugins.consent().items()),
+                *options.setup,
+            ],
+            "additional_parameters": {
+                "requeue": True,
+                **{key: value for key, value in asked.items() if value},
+                **more,
+            },
+        }
+
+
+def _check_path(folder: Path) -> None:
+    """Refuses a folder whose name a job's script, or SLURM in the names of logs, would change."""
+    text = str(folder)
+    if "%" in text or escape.visible(text) != text:
+        raise UserError(
+            f"--workdir {escape.terminal(text)}: for SLURM its path should have no % (it puts "
+            "numbers of jobs there), no line break and no control character"
+        )
+
+
+def _checked(ids: Sequence[str]) -> list[str]:
+    """Ids of jobs as SLURM gives them: anything else could be an option of its programs."""
+    for job in ids:
+        if not re.fullmatch(r"\d+(_\d+)?", job):
+            raise UserError(f"jobs.json: {escape.terminal(job)!r} is no job of SLURM")
+    return list(ids)
+
+
+def _refused(said: str, options: Options) -> UserError:
+    """sbatch's own words in one line, with what would be right where that is known."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines()]
+    line = next((each.strip() for each in lines if each.strip()), "no reason given")
+    if "partition" in said and options.partition:
+        there = " ".join(_called(["sinfo", "-h", "-o", "%R"]).split())
+        return UserError(f"--partition {options.partition}: {line}; there are {there or 'none'}")
+    return UserError(f"sbatch refused the job: {line}")
+
+
+def _squeue(ids: Sequence[str]) -> dict[str, str]:
+    """States of jobs that the controller remembers.
+
+    Raises:
+        UserError: it does not answer, so that nothing can be said of any job.
+    """
+    if not shutil.which("squeue"):
+        raise UserError("squeue is not on this machine's PATH: what the jobs do is not known")
+    wanted = ",".join(dict.fromkeys(job.partition("_")[0] for job in ids))
+    command = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", wanted]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode and "Invalid job id" not in ran.stderr:
+        raise UserError(f"squeue does not answer: {(ran.stderr.splitlines() or ['no reason'])[0]}")
+    found = {}
+    for line in ran.stdout.splitlines():
+        job, state, reason = line.split("|", 2)
+        waits = state == "PENDING" and reason not in ("None", "")
+        found[job] = f"{state} ({reason})" if waits else state
+    return found
+
+
+def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
+    """States of ended jobs; None where the cluster keeps no accounts."""
+    if not shutil.which("sacct"):
+        return None
+    command = ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(ids) or "1"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode:
+        return None
+    lines = [line.split("|", 1) for line in ran.stdout.splitlines() if "|" in line]
+    return {job: state.split()[0] for job, state in lines if job in ids and state}
+
+
+def _called(command: Sequence[str]) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode:
+        raise UserError(f"{command[0]}: {(ran.stderr.splitlines() or ['failed'])[0]}")
+    return ran.stdout

@@ -1,0 +1,138 @@
+"""What a group of trials would take, from shapes alone: nothing is trained and no clip is read."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidrec.config import Config
+from vidrec.data import datasets
+from vidrec.sweeps import check
+from vidrec.training import step
+
+# Seconds that compiling a group takes beside its training, on the machines it was measured on.
+COMPILE = 10.0
+# What is no product (gates, masks, dropout, the optimiser) takes about as long again.
+REST = 2.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one trial and of what trials share.
+
+    Attributes:
+        state: bytes of weights, best weights, optimiser and statistics.
+        data: bytes of the clips and of frozen parts, once a device.
+        small, large: floating-point operations of an epoch's matrix products and convolutions,
+            validation included: in products as small as a recurrence's, and in larger ones.
+    """
+
+    state: int
+    data: int
+    small: float
+    large: float
+
+
+def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
+    """The cost of a trial on so many training and validation clips, and frames in all."""
+    plan, numbers, data = check.stand_in(cfg, train, val, frames)
+    state = jax.eval_shape(partial(step.init, plan), numbers, data)
+    traced = jax.make_jaxpr(partial(step.epoch, plan))(state, numbers, data)
+    all_of_them = operations(traced.jaxpr)
+    small = operations(traced.jaxpr, up_to=4 * _product(cfg))
+    return Cost(_bytes(state), _bytes(data), small, all_of_them - small)
+
+
+def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:
+    """Of a group whose trials train so many epochs together, at so many operations a second."""
+    return COMPILE + REST * epochs * (cost.small / small + cost.large / large)
+
+
+def measured_rates(cfg: Config) -> tuple[float, float]:
+    """Operations a second of this machine in products of the recurrence's size, and in large ones.
+
+    An epoch of small products is bound by other things than arithmetic.
+    """
+    units = cfg.scanner.units
+    return _rate(cfg.train.batch_size, units, 4 * units), _rate(512, 512, 512)
+
+
+def _product(cfg: Config) -> float:
+    return 8.0 * cfg.train.batch_size * cfg.scanner.units**2
+
+
+@partial(jax.jit, static_argnums=2)
+def _many(x: jax.Array, w: jax.Array, times: int) -> jax.Array:
+    units = x.shape[1]
+    return jax.lax.fori_loop(0, times, lambda _, x: (x @ w)[:, :units] * 1e-3, x)
+
+
+def _rate(rows: int, units: int, width: int, times: int = 16) -> float:
+    x, w = jnp.ones((rows, units)), jnp.ones((units, width))
+    _many(x, w, times).block_until_ready()
+    began, runs = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.05:
+        _many(x, w, times).block_until_ready()
+        runs += 1
+    return runs * times * 2 * rows * units * width / (time.perf_counter() - began)
+
+
+def operations(jaxpr: Any, up_to: float = math.inf) -> float:
+    """Multiplications and additions of a program's matrix products and convolutions.
+
+    A scan counts once a step, a condition as its dearest branch, an open loop once.
+
+    Args:
+        up_to: products of more operations than that are left out.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, given = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (left, _), _ = given["dimension_numbers"]
+            shared = math.prod(equation.invars[0].aval.shape[axis] for axis in left)
+            one = 2.0 * shared * math.prod(equation.outvars[0].aval.shape)
+            total += one if one <= up_to else 0.0
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out = given["dimension_numbers"].rhs_spec[0]
+            window = math.prod(kernel) / kernel[out]
+            one = 2.0 * window * math.prod(equation.outvars[0].aval.shape)
+            total += one if one <= up_to else 0.0
+        else:
+            inner = [operations(each, up_to) for each in _inside(given)]
+            times = given["length"] if name == "scan" else 1
+            total += times * (max(inner, default=0.0) if name == "cond" else sum(inner))
+    return total
+
+
+def _inside(params: dict[str, Any]) -> Iterator[Any]:
+    """The programs that an equation runs."""
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            each = getattr(each, "jaxpr", each)
+            if hasattr(each, "eqns"):
+                yield each
+
+
+def _bytes(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+
+
+def known_size(cfg: Config) -> tuple[int, int, int] | None:
+    """Clips to train and to validate on, and frames in all; None without the data set."""
+    source = datasets.load_if_there(cfg.data)
+    if source is None:
+        return None
+    split = datasets.splits.make(source, cfg.data)
+    return len(split.train), len(split.val), int(np.sum(source.lengths))

@@ -1,0 +1,658 @@
+"""`fit`: trains a group of trials together. The loop only orders effects: run an epoch, write its
+figures, save. Everything that is computed is in `steps`; every device is behind `parallel`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import jax
+import numpy as np
+
+from vidrec import __version__
+from vidrec.config import Config, override, plugins, to_dict, user_code
+from vidrec.errors import UserError
+from vidrec.evaluation import metrics, statistics
+from vidrec.io import files, machine, runs
+from vidrec.io.checkpoint import Checkpoints, write
+from vidrec.models import encoders, model
+from vidrec.models.encoders import pretrained
+from vidrec.training import devices, feeds, step
+from vidrec.training.prepare import SPLITS, Prepared
+
+Tree = Any
+# Of a file system without locks.
+NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+COPIES = 10  # that a result names of the clips that stand in two parts
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; what is on disk goes on from there."""
+
+
+class Lost(Interrupted):
+    """Another process of this training has died."""
+
+
+class Apart(Exception):
+    """A group of several trials should be trained in parts.
+
+    Attributes:
+        parts: how many.
+    """
+
+    def __init__(self, why: str, parts: int = 2):
+        super().__init__(why)
+        self.parts = parts
+
+
+class Changed(UserError):
+    """The data are no more those that a trial was planned on."""
+
+
+class Busy(UserError):
+    """The folder is being trained by another process."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial of a group: its settings, and the folder that its results go to.
+
+    Attributes:
+        data: fingerprint of the data that the trial is of.
+    """
+
+    id: str
+    config: Config
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+
+class Watcher(Protocol):
+    """Is told how a group goes on; all it does is show it."""
+
+    def compiled(self, seconds: float) -> None: ...
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None: ...
+
+    def should_stop(self) -> bool: ...
+
+
+class Silent:
+    """Shows nothing and never stops."""
+
+    def compiled(self, seconds: float) -> None:
+        """The group's program is ready."""
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None:
+        """Figures of the trials that trained this epoch, by id."""
+
+    def should_stop(self) -> bool:
+        """True ends training after a save."""
+        return False
+
+
+def fit(
+    members: Sequence[Member],
+    data: Prepared,
+    folder: Path,
+    watcher: Watcher | None = None,
+) -> list[dict[str, Any]]:
+    """Trains trials of one signature, or goes on where a killed run stopped; scores them.
+
+    Writes checkpoints and metrics of the group into `folder`, and what each trial gave into its
+    own; returns the contents of the trials' result.json.
+
+    Raises:
+        Apart: several trials need more memory than there is; nothing was trained.
+        Interrupted: the watcher asked to stop; the state is saved.
+        Busy: another process trains in this folder.
+        UserError: the data does not fit the model, or a file cannot be written.
+    """
+    return Group(members, data, folder).run(watcher)
+
+
+class Group:
+    """Trials that compile to one program. `ready` may be called ahead, in another thread."""
+
+    def __init__(self, members: Sequence[Member], data: Prepared, folder: Path):
+        self.members, self.data, self.folder = members, data, Path(folder)
+        self.cfg = members[0].config
+        check_watched(members, data)
+        fitted = override(self.cfg, {"frames.length": data.length})
+        # Variants that differ in scoring only are trained once.
+        self.trained = {step.training_id(each.config): each.config for each in members}
+        self.over = devices.over(len(self.trained), self.cfg.train.spread)
+        by_step = feeds.by_step(self.cfg, data, self.over)
+        encoder = encoders.outside_loops(data.encoder) if by_step else data.encoder
+        self.model = model.build(fitted, len(data.classes), self.over.axis_name, encoder)
+        self.plan = step.Plan(
+            self.cfg,
+            self.model,
+            data.length,
+            len(data.clips("train")),
+            len(data.clips("val")),
+            self.over.axis_name,
+            self.over.shares,
+            drops=any(config.scanner.dropout for config in self.trained.values()),
+            cuts=bool(data.lengths.max() > data.length),
+        )
+        self.seconds = {"compile": 0.0, "train": 0.0}
+        self.resumed_epoch = 0
+        self.begun: feeds.Begun | None = None  # of an epoch that was stopped inside
+        self.state: Tree = None
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self._claimed: IO | None = None
+
+    def ready(self) -> None:
+        """Takes the untrained group or the saved one, and compiles its epoch."""
+        with plainly(self.folder):
+            make(self.folder)
+            self._claimed = _claim(self.folder) if devices.leads() else None
+        try:
+            self._ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _ready(self) -> None:
+        began = time.perf_counter()
+        seeds = [config.seed for config in self.trained.values()]
+        self.feed = feeds.of(self.plan, self.over, self.data, seeds)
+        numbers = [step.hyper(config) for config in self.trained.values()]
+        self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        self.state = self.feed.init(self.numbers)
+        self.host = self.over.gather(self.state)
+        saved = self.checkpoints.restore(self.host)
+        if saved:
+            _, self.host, meta = saved
+            self.seconds |= meta["seconds"]
+            self.resumed_epoch, self.begun = meta["epoch"], meta.get("begun")
+            self.state = self.over.spread(self.host)
+        if self.host.alive.any():
+            self.feed.compile(self.state, self.numbers, self.begun)
+            self._check_memory(begun=saved is not None)
+        self.seconds["compile"] += time.perf_counter() - began
+
+    def _check_memory(self, begun: bool) -> None:
+        """Raises Apart for a group that may still be split: it has no save yet."""
+        limit = 1e9 * self.cfg.train.memory_gb or self.over.memory_limit(self.feed.shared)
+        needed = devices.memory_needed(self.feed.program)
+        if needed > limit and len(self.trained) > 1 and not begun:
+            raise Apart(
+                f"{len(self.trained)} trials take {needed / 1e9:.2f} GB of a device, and there are "
+                f"{limit / 1e9:.2f}"
+            )
+
+    def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
+        """Trains, scores, and writes what `fit` says."""
+        if self.state is None:
+            self.ready()
+        try:
+            with plainly(self.folder):
+                if self.host.alive.any():
+                    self._train(watcher or Silent())
+                self.checkpoints.wait()
+                return self._score()
+        except jax.errors.JaxRuntimeError as error:
+            if devices.processes() == 1:
+                raise
+            raise Lost(
+                f"another process was lost ({str(error).splitlines()[0]}); the same command, "
+                "given to all of them, goes on from the last save"
+            ) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        if self._claimed:
+            self._claimed.close()
+            self._claimed = None
+        self.checkpoints.close()
+
+    def _train(self, watcher: Watcher) -> None:
+        watcher.compiled(self.seconds["compile"])
+        _cut_back(self.folder / METRICS, self.resumed_epoch)
+        ids, alive, epoch = list(self.trained), self.host.alive, self.resumed_epoch
+        self._saved_at = time.monotonic()
+
+        def pause(state: Tree, begun: Callable[[], feeds.Begun]) -> None:
+            self._clock()
+            self._save(watcher, state, epoch, begun)
+
+        while alive.any():
+            self._since = time.perf_counter()
+            self.state, records = self.feed.epoch(self.state, self.numbers, self.begun, pause)
+            trained, epoch, self.begun = alive, epoch + 1, None
+            alive, status, records = self.over.gather(
+                (self.state.alive, self.state.status, records)
+            )
+            self.state, self.numbers = self.over.deal(alive, (self.state, self.numbers))
+            self._clock()
+            lines = _lines(ids, trained, epoch, records, status)
+            _append(self.folder / METRICS, lines)
+            watcher.epoch(epoch, {line["trial"]: line for line in lines})
+            self._save(watcher, self.state, epoch, last=not alive.any())
+
+    def _clock(self) -> None:
+        """Counts the seconds of training since it was last called."""
+        now = time.perf_counter()
+        self.seconds["train"] += now - self._since
+        self._since = now
+
+    def _save(
+        self,
+        watcher: Watcher,
+        state: Tree,
+        epoch: int,
+        begun: Callable[[], feeds.Begun] | None = None,
+        last: bool = False,
+    ) -> None:
+        """Saves where it is time to; raises Interrupted where the watcher asks to stop."""
+        stop = devices.any_says(watcher.should_stop())
+        due = time.monotonic() - self._saved_at >= self.cfg.train.save_seconds
+        if not devices.any_says(due or stop or last):
+            return
+        self.host = self.over.gather(state)
+        meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": list(self.trained)}
+        done = 0
+        if begun:
+            meta["begun"] = begun()
+            done = meta["begun"]["steps"]
+        if devices.leads():
+            self.checkpoints.save(epoch * self.plan.steps + done, self.host, meta)
+        self._saved_at = time.monotonic()
+        if stop and not last:
+            self.checkpoints.wait()
+            inside = f" and {done} of {self.plan.steps} steps" if done else ""
+            raise Interrupted(f"stopped after epoch {epoch}{inside}; the same command goes on")
+
+    def _score(self) -> list[dict[str, Any]]:
+        """Scores every clip with each trial's best weights, and writes the trials' folders."""
+        scores = self._all_scores()
+        ids = list(self.trained)
+        for member in self.members if devices.leads() else ():
+            place = ids.index(step.training_id(member.config))
+            own = {name: each[place] for name, each in scores.items()}
+            self._finish(member, place, own)
+        devices.meet()
+        return [files.read_result(each.folder) for each in self.members]
+
+    def _all_scores(self) -> dict[str, np.ndarray]:
+        """Scores of all readable clips: logits (N, n, K), losses (N, n), steps (N, n, T)."""
+        clips = self.data.readable
+        size = min(self.cfg.eval.batch_size, len(clips))
+        padded = np.resize(clips, (-(-len(clips) // size), size))
+        trees = (self.state.best, self.numbers)
+        outputs = self.feed.score(step.score, self._scoring(), trees, padded)
+        names = ("logits", "losses", "steps")
+        scores = {}
+        for name, leaf in zip(names, outputs, strict=True):
+            flat = leaf.reshape(len(leaf), padded.size, *leaf.shape[3:])[:, : len(clips)]
+            scores[name] = np.zeros(
+                (len(flat), len(self.data.lengths), *flat.shape[2:]), flat.dtype
+            )
+            scores[name][:, clips] = flat
+        for cfg in (each.config for each in self.members):
+            if cfg.eval.inference != "once" and _windows(cfg) not in scores:
+                scores[_windows(cfg)] = self._window_scores(clips, cfg)
+        return scores
+
+    def _scoring(self) -> step.Plan:
+        """Each clip is scored whole, wherever it is."""
+        return replace(self.plan, axis_name=None, shares=1)
+
+    def _window_scores(self, clips: np.ndarray, cfg: Config) -> np.ndarray:
+        """Weighted log-probabilities of each clip window: (N, windows, K)."""
+        starts = window_table(self.data.lengths, clips, cfg)
+        size = min(self.cfg.eval.batch_size, len(starts))
+        padded = np.resize(starts, (-(-len(starts) // size), size, 2))
+        plan, trees = replace(self._scoring(), cfg=cfg), (self.state.best, self.numbers)
+        logits = self.feed.score(step.score_windows, plan, trees, padded)
+        return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
+
+    def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> None:
+        """Writes one trial's folder; result.json last, since it says that the rest is there."""
+        decided = self._decided(member.config, scores)
+        predictions, figures = {}, {}
+        for part in SPLITS:
+            clips = self.data.clips(part)
+            predictions |= {
+                f"{part}_logits": decided.scores_nK[clips],
+                f"{part}_probabilities": np.exp(decided.log_probs_nK[clips]).astype(np.float32),
+                f"{part}_labels": self.data.source.labels[clips],
+                f"{part}_names": np.asarray(self.data.source.names)[clips],
+                f"{part}_groups": np.asarray(self.data.source.groups)[clips],
+            }
+            if scores["steps"].shape[-1]:
+                predictions[f"{part}_steps"] = self._steps(scores["steps"], clips)
+            if len(clips):
+                labels = self.data.source.labels[clips]
+                scores_nK, log_probs_nK = (each[clips] for each in decided)
+                figures[part] = metrics.summary(scores_nK, labels, self.data.classes, log_probs_nK)
+                figures[part]["objective"] = float(scores["losses"][clips].mean(dtype=np.float64))
+                if member.config.eval.inference != "once":
+                    figures[part] |= self._clips_and_videos(member.config, scores, clips)
+        best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
+        status = int(self.host.status[place])
+        folder = member.folder
+        make(folder)
+        weights = self._write_model(member, best)
+        files.write_arrays(folder / "predictions.npz", predictions)
+        ids = list(self.trained)
+        lines = _own_metrics(self.folder / METRICS, folder / METRICS, ids[place], member.id)
+        write_json(folder / "model.json", {"layers": self.layers()})
+        write_json(folder / "config.json", to_dict(member.config))
+        result = {
+            "id": member.id,
+            **member.about,
+            "seed": member.config.seed,
+            "status": step.STATUS[status],
+            "why": step.WHY[status],
+            "counts": self.data.counts(),
+            "unreadable": [
+                {"path": path, "reason": reason} for _, path, reason in self.data.unreadable
+            ],
+            "unreadable_names": [self.data.source.names[i] for i, _, _ in self.data.unreadable],
+            "damaged": dict(self.data.source.damage),
+            "metrics": figures,
+            "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
+            "weights": weights,
+            "epochs": int(self.host.epoch[place]),
+            "best_epoch": int(best.epoch),
+            "epoch_lines": lines,
+            "resumed_epoch": self.resumed_epoch,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "trials_in_group": len(self.trained),
+            "split": _split(self.data),
+            "classes": list(self.data.classes),
+            "data": {"name": self.data.source.name, **self.data.source.about},
+            "versions": machine.versions(),
+            "code": plugins.records(user_code(member.config)),
+            "dir": str(folder.absolute()),
+        }
+        write_json(folder / RESULT, result)
+
+    def _steps(self, right: np.ndarray, clips: np.ndarray) -> np.ndarray:
+        """Of each step of these clips 1 where right, 0 where wrong, -1 behind the clip's end."""
+        steps = right[clips].astype(np.int8)
+        if self.cfg.frames.rule == "whole":
+            behind = np.arange(steps.shape[1]) >= self.data.lengths[clips, None]
+            steps[behind] = -1
+        return steps
+
+    def _clips_and_videos(
+        self, config: Config, scores: Mapping[str, np.ndarray], videos: np.ndarray
+    ) -> dict[str, float]:
+        """Accuracy of the clips cut from these videos, and of the videos."""
+        video = window_table(self.data.lengths, self.data.readable, config)[:, 0]
+        own = np.isin(video, videos)
+        return statistics.clip_and_video_accuracy(
+            scores[_windows(config)][own],
+            np.searchsorted(videos, video[own]),
+            self.data.source.labels[videos],
+            config.eval.inference,
+        )
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Layers of the model that was trained, by shapes alone."""
+        values = self.data.values
+        clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
+        return model.layers(self.model, clip)
+
+    def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> statistics.Decision:
+        """Decisions on whole videos, a clip of the data a line, as the trial's inference says."""
+        clips, inference = self.data.readable, config.eval.inference
+        if inference == "once":
+            weight = self._weights(scores["steps"].shape[-1])[clips]
+            decided = statistics.decide(scores["logits"][clips], weight)
+        else:
+            video = window_table(self.data.lengths, clips, config)[:, 0]
+            weight = metrics.clip_weight(config.eval.clip, config.eval.clip)
+            place = np.searchsorted(clips, video)
+            windows = scores[_windows(config)]
+            decided = statistics.decide(windows, weight, inference, place, len(clips))
+
+        def filled(found: np.ndarray) -> np.ndarray:
+            whole = np.zeros((len(self.data.lengths), *found.shape[1:]), found.dtype)
+            whole[clips] = found  # an unreadable clip has no decision
+            return whole
+
+        return statistics.Decision(*map(filled, decided))
+
+    def _weights(self, steps: int) -> np.ndarray:
+        """What the weights of each clip's scored steps add up to; 1 of a head with one answer."""
+        valid = np.full(len(self.data.lengths), steps)
+        if not steps:
+            return np.ones(len(valid))
+        if self.cfg.frames.rule == "whole":
+            valid = np.minimum(self.data.lengths, steps)
+        return metrics.clip_weight(valid, steps)
+
+    def _sampling(self) -> dict[str, Any]:
+        """How long training clips lasted, medians: in frames, and where rates are known in seconds.
+
+        Prediction shows new clips at the same pace.
+        """
+        clips = self.data.clips("train")
+        found: dict[str, Any] = {"clip_frames": int(np.median(self.data.lengths[clips]))}
+        rates = self.data.source.fps
+        known = clips if rates is None else clips[rates[clips] > 0]
+        if rates is not None and len(known):
+            fps = rates[known].astype(np.float64)
+            found["clip_seconds"] = float(np.median(self.data.lengths[known] / fps))
+            found["fps"] = float(np.median(fps))
+            found["fps_range"] = [float(fps.min()), float(fps.max())]
+        return found
+
+    def _write_model(self, member: Member, best: step.Best) -> str:
+        """Writes the trained model; returns the hash of its arrays."""
+        tree = {
+            "trained": best.trained,
+            "stats": best.stats,
+            "fixed": self.data.fixed,
+            "constants": self.data.constants,
+            **self.data.kept,
+        }
+        about = {
+            "id": member.id,
+            "config": to_dict(member.config),
+            "classes": list(self.data.classes),
+            "length": self.data.length,
+            "frame": list(self.data.values.shape[1:]),
+            **self._sampling(),
+            "split": {"id": self.data.split.id, "leaked": self.data.split.leaked},
+            **_trained_on(self.data),
+            "epoch": int(best.epoch),
+            "vidrec": __version__,
+            "code": plugins.records(user_code(member.config)),
+        }
+        code = {f"{runs.CODE}/{name}": text for name, text in kept_code([member]).items()}
+        arrays = jax.tree.map(np.asarray, tree)
+        write(member.folder / "model", arrays, about, code)
+        return pretrained.digest(arrays)[:32]
+
+
+def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
+    """Sources of the users' files that trials name, by path below their folder."""
+    return {k: v for each in members for k, v in plugins.files(user_code(each.config)).items()}
+
+
+def check_watched(members: Sequence[Member], data: Prepared) -> None:
+    """Raises a UserError where a trial would stop by validation clips that there are none of."""
+    for config in (member.config for member in members):
+        for name, value in (("patience", config.train.patience), ("target", config.train.target)):
+            if value and not len(data.clips("val")):
+                raise UserError(
+                    f"train.{name} = {value:g} watches validation clips, and there are none: set "
+                    f"it to 0, or data.val above 0"
+                )
+
+
+def record_failure(members: Sequence[Member], data: Prepared | None, error: Exception) -> None:
+    """Results of trials that could not be trained: the reason, and no figures.
+
+    `data` is None where not even that could be prepared.
+    """
+    known = {}
+    if data:
+        known = {
+            "counts": data.counts(),
+            "split": _split(data),
+            "classes": list(data.classes),
+            "data": {"name": data.source.name, **data.source.about},
+        }
+    nothing = {"counts": {}, "split": {"id": "", "leaked": "unknown"}, "classes": [], "data": {}}
+    for member in members:
+        make(member.folder)
+        write_json(member.folder / "config.json", to_dict(member.config))
+        result = {
+            "id": member.id,
+            **member.about,
+            "seed": member.config.seed,
+            "status": "failed",
+            "why": f"{type(error).__name__}: {error}".splitlines()[0],
+            "unreadable": [],
+            **nothing,
+            **known,
+            "metrics": {},
+            "params": 0,
+            "epochs": 0,
+            "seconds": {"compile": 0.0, "train": 0.0},
+            "versions": machine.versions(),
+            "code": plugins.records(user_code(member.config)),
+            "dir": str(member.folder.absolute()),
+        }
+        write_json(member.folder / RESULT, result)
+
+
+def _split(data: Prepared) -> dict[str, Any]:
+    """What a result says of its split; of many copies the first ones."""
+    split = data.split
+    return {"id": split.id, "leaked": split.leaked, "copies": list(split.copies[:COPIES])}
+
+
+def _trained_on(data: Prepared) -> dict[str, Any]:
+    """The training clips, so that others can be told from them whatever their names."""
+    source, clips = data.source, data.clips("train")
+    groups = sorted(set(source.groups[clips].tolist())) if source.groups_known else []
+    return {
+        "train_clips": np.asarray(source.names)[data.split.train].tolist(),
+        "train_contents": [source.keys[clip] for clip in clips],
+        "train_groups": groups,
+        "hashed": source.hashed,
+    }
+
+
+def _windows(cfg: Config) -> str:
+    """What the scores of clip windows are called: trials of a group may cut them differently."""
+    return f"windows {cfg.eval.clip} {cfg.eval.stride}"
+
+
+def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndarray:
+    """(clip, first frame) of every window that clip inference scores, (windows, 2) int32."""
+    rows = [
+        (clip, start)
+        for clip in clips
+        for start in statistics.windows(int(lengths[clip]), cfg.eval.clip, cfg.eval.stride)
+    ]
+    return np.asarray(rows, np.int32)
+
+
+def _lines(
+    ids: Sequence[str], alive: np.ndarray, epoch: int, records: Tree, status: np.ndarray
+) -> list[dict[str, Any]]:
+    """An epoch's figures, one line a trial that trained; not-a-numbers become null."""
+    names = {
+        "train_loss": "train/loss",
+        "val_loss": "val/loss",
+        "val_accuracy": "val/accuracy",
+        "gradient_norm": "grad/norm",
+    }
+    lines = []
+    for place in np.flatnonzero(alive):
+        figures = {new: float(records[old][place]) for old, new in names.items()}
+        finite = {name: x if np.isfinite(x) else None for name, x in figures.items()}
+        state = step.STATUS[int(status[place])]
+        lines.append({"trial": ids[place], "epoch": epoch, **finite, "status": state})
+    return lines
+
+
+def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if devices.leads():
+        files.append_lines(file, lines)
+
+
+def _cut_back(file: Path, epoch: int) -> None:
+    """Drops lines of epochs that will be trained again, and what a kill or damage left of others.
+
+    A line is a figure to look at: losing one must not stop the training.
+    """
+    if not (file.exists() and devices.leads()):
+        return
+    sound, broken = files.sound_lines(file, files.LINE_HOLDS, whole=False)
+    for what in broken:
+        log.warning("%s; the line is left out", what)
+    files.write_lines(file, [line for line in sound if line["epoch"] <= epoch])
+
+
+def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
+    """Writes a trial's lines of its group's, and says how many they are."""
+    lines, broken = files.sound_lines(group, files.LINE_HOLDS)
+    for what in broken:  # while the group trained
+        log.warning("%s; the line is left out", what)
+    mine = [line | {"trial": trial} for line in lines if line.get("trial") in (trained, trial)]
+    files.write_lines(own, mine)
+    return len(mine)
+
+
+def make(folder: Path) -> None:
+    """A folder and those above it, which may be there already; several processes make it once."""
+    if not devices.leads():
+        return
+    with plainly(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """A whole file or none; of several processes the leading one writes."""
+    if devices.leads():
+        files.write_json(file, content)
+
+
+def _claim(folder: Path) -> IO:
+    """Keeps other processes out of a folder until the file is closed or this process ends."""
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Busy(
+            f"{folder} is being trained by another process: wait for it, or take another --workdir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise
+    return file
+
+
+@contextlib.contextmanager
+def plainly(folder: Path) -> Iterator[None]:
+    """A full disk or a folder that cannot be written, in one line."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from error
