@@ -21,5 +21,5 @@ def ablation() -> Ablation:
         rows=published("scanner.batch_norm", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 3",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 3",
     )

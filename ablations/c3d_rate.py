@@ -29,5 +29,5 @@ def ablation() -> Ablation:
         ),
         control=2,
         read=("train_objective", "val_accuracy", "test_accuracy"),
-        source="Report C: J. Xu, Introduction to Deep Learning, final project, section 3.1",
+        citation="Report C: J. Xu, Introduction to Deep Learning, final project, section 3.1",
     )

@@ -18,7 +18,7 @@ PUBLISHED = {
 
 OURS = (
     Row({"optim.clip_norm": 0.0}, name="off"),
-    Row({"optim.clip_at": "preactivation", "optim.clip_norm": 5.0}, name="at the pre-activations"),
+    Row({"optim.clip_mode": "preactivation", "optim.clip_norm": 5.0}, name="pre-activations"),
 )
 
 
@@ -30,5 +30,5 @@ def ablation() -> Ablation:
         rows=[*published("optim.clip_norm", COLUMNS, PUBLISHED), *OURS],
         control=0,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 7",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 7",
     )

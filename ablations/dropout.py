@@ -27,5 +27,5 @@ def ablation() -> Ablation:
         rows=[*published("scanner.dropout", COLUMNS, PUBLISHED), *OURS],
         control=3,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 9",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 9",
     )

@@ -8,19 +8,19 @@ from vidrec.sweeps.ablation import Ablation, Row
 
 FINAL = {
     "frames.length": 150,
-    "train.truncation": 50,
+    "train.tbptt_every": 50,
     "optim.kind": "momentum",
     "optim.weight_decay": 5e-4,
     "train.epochs": 50,
-    "eval.inference": "clips",
+    "eval.inference": "average",
 }
 BASELINE = {
     "frames.length": 120,
-    "train.truncation": 30,
+    "train.tbptt_every": 30,
     "optim.kind": "momentum",
     "optim.weight_decay": 0.0,
     "train.epochs": 25,
-    "eval.inference": "once",
+    "eval.inference": "single",
 }
 
 
@@ -33,6 +33,6 @@ def ablation() -> Ablation:
         rows=(Row(FINAL, published=published, name="final"), Row(BASELINE, name="baseline")),
         control=1,
         read=tuple(published),
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 13",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 13",
         on_memory=True,
     )

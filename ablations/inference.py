@@ -12,7 +12,7 @@ from vidrec.sweeps.ablation import Ablation, Row, published
 COLUMNS = ("test_accuracy", "test_top5", "test_top10")
 # Inference: top-1, top-5, top-10
 PUBLISHED = {
-    "clips": (0.6367, 0.8766, 0.935),
+    "average": (0.6367, 0.8766, 0.935),
     "vote": (0.659, 0.881, 0.94),
 }
 
@@ -24,9 +24,9 @@ def ablation() -> Ablation:
         base="experiments/ucf101_lstm.py",
         rows=[
             *published("eval.inference", COLUMNS, PUBLISHED),
-            Row({"eval.inference": "once"}, name="one pass"),
+            Row({"eval.inference": "single"}, name="one pass"),
         ],
         control=2,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 12",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 12",
     )

@@ -22,5 +22,5 @@ def ablation() -> Ablation:
         rows=published("scanner.layers", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 1",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 1",
     )

@@ -25,5 +25,5 @@ def ablation() -> Ablation:
         rows=published("optim.learning_rate", COLUMNS, PUBLISHED, {5e-4: ["test_top10"]}),
         control=1,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 5",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 5",
     )

@@ -17,5 +17,5 @@ def ablation() -> Ablation:
         ],
         control=1,
         read=("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss"),
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 1",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 1",
     )

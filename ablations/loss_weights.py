@@ -1,6 +1,6 @@
 """Report D: should late steps weigh more in the loss?
 
-Step j of L weighs (j+1)/L (scaled), or all weigh the same (sum).
+Step j of L weighs (j+1)/L (linear), or all weigh the same (uniform).
 """
 
 from vidrec.sweeps.ablation import Ablation, published
@@ -8,8 +8,8 @@ from vidrec.sweeps.ablation import Ablation, published
 COLUMNS = ("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss")
 # Weights: top-1, top-5, top-10, training accuracy, batch loss
 PUBLISHED = {
-    "sum": (0.659, 0.886, 0.9372, 0.975, 0.446),
-    "scaled": (0.6566, 0.8835, 0.9335, 0.958, 0.549),
+    "uniform": (0.659, 0.886, 0.9372, 0.975, 0.446),
+    "linear": (0.6566, 0.8835, 0.9335, 0.958, 0.549),
 }
 
 
@@ -18,8 +18,8 @@ def ablation() -> Ablation:
         name="loss_weights",
         question="Should late steps weigh more in the loss?",
         base="experiments/ucf101_lstm.py",
-        rows=published("loss.step_weights", COLUMNS, PUBLISHED),
+        rows=published("loss.frame_weights", COLUMNS, PUBLISHED),
         control=1,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 10",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 10",
     )

@@ -23,7 +23,7 @@ def ablation() -> Ablation:
         "data.tfds": "motion/memory/clips=1500",
         "encoder.size": 32,
         "scanner.kind": "gru",
-        "head.kind": "every",
+        "head.kind": "per_frame",
         "train.epochs": 10,
         "frames.length": 150,
     }
@@ -34,7 +34,7 @@ def ablation() -> Ablation:
         rows=[
             *(Row({"frames.length": length}, name=f"{length} frames") for length in LENGTHS),
             *(
-                Row({"train.truncation": window}, name=f"150 frames, windows of {window}")
+                Row({"train.tbptt_every": window}, name=f"150 frames, windows of {window}")
                 for window in WINDOWS
             ),
         ],

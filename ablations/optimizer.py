@@ -24,5 +24,5 @@ def ablation() -> Ablation:
         rows=published("optim.kind", COLUMNS, PUBLISHED),
         control=0,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 4",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 4",
     )

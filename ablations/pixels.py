@@ -49,5 +49,5 @@ def ablation() -> Ablation:
         ),
         control=2,
         read=("val_accuracy", "train_loss", "test_accuracy"),
-        source="Report C: J. Xu, Introduction to Deep Learning, final project, sections 3 and 4",
+        citation="Report C: J. Xu, Introduction to Deep Learning, final project, sections 3 and 4",
     )

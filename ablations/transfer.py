@@ -54,5 +54,5 @@ def ablation() -> Ablation:
         rows=[row(name) for name in PUBLISHED],
         control=2,
         read=(*COLUMNS, "train_objective", "val_objective", "test_objective"),
-        source="Report E: A. C. Erthal and F. Lamarca, Transfer Learning, table 2",
+        citation="Report E: A. C. Erthal and F. Lamarca, Transfer Learning, table 2",
     )

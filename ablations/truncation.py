@@ -16,7 +16,7 @@ PUBLISHED = {
     120: (0.575, 0.8269, 0.9054, 0.786, 1.898),
 }
 
-OURS = (Row({"train.truncation": 30, "train.reach": 60}, name="30, reaching 60"),)
+OURS = (Row({"train.tbptt_every": 30, "train.tbptt_length": 60}, name="30, reaching 60"),)
 
 
 def ablation() -> Ablation:
@@ -24,9 +24,9 @@ def ablation() -> Ablation:
         name="truncation",
         question="Over how many frames should a gradient reach?",
         base="experiments/ucf101_lstm.py",
-        rows=[*published("train.truncation", COLUMNS, PUBLISHED), *OURS],
+        rows=[*published("train.tbptt_every", COLUMNS, PUBLISHED), *OURS],
         control=0,
         read=COLUMNS,
         on_memory=True,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 11",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 11",
     )

@@ -47,5 +47,5 @@ def ablation() -> Ablation:
         rows=[row(*values) for values in PUBLISHED],
         control=2,
         read=COLUMNS,
-        source="Report A: A. C. Erthal and F. Lamarca, Action Recognition, tables 2 and 3",
+        citation="Report A: A. C. Erthal and F. Lamarca, Action Recognition, tables 2 and 3",
     )

@@ -20,7 +20,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "scanner.kind": "convlstm",
         "scanner.layers": 1,
         "scanner.bias": "single",
-        "encoder.readout": "map",
+        "encoder.pooling": "map",
     },
 }
 # For each family, of 64 to 512 units: parameters, seconds, accuracy, average F1
@@ -83,5 +83,5 @@ def ablation() -> Ablation:
         rows=published() + ours(),
         control=1,
         read=COLUMNS,
-        source="Report B: Video classification using recurrent neural networks, table of results",
+        citation="Report B: Video classification using recurrent neural networks, table of results",
     )

@@ -22,5 +22,5 @@ def ablation() -> Ablation:
         rows=published("optim.weight_decay", COLUMNS, PUBLISHED, {0: ["test_top10"]}),
         control=0,
         read=COLUMNS,
-        source="Report D: P. Srinivasan, Action Recognition in Short Clips, section 2",
+        citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 2",
     )

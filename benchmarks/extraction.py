@@ -22,7 +22,7 @@ import numpy as np
 from vidrec import config
 from vidrec.config import Config
 from vidrec.data import datasets
-from vidrec.data.datasets.source import Source
+from vidrec.data.datasets.base import Dataset
 from vidrec.features import extraction
 from vidrec.models import encoders
 
@@ -36,14 +36,14 @@ def settings(folder: Path, weights: str, size: int) -> Config:
             "data.root": str(folder),
             "encoder.kind": "squeezenet",
             "encoder.weights": weights,
-            "encoder.readout": "average",
-            "encoder.normalise": "caffe",
+            "encoder.pooling": "average",
+            "encoder.normalize": "caffe",
             "encoder.size": size,
         },
     )
 
 
-def some(source: Source, count: int) -> Source:
+def some(source: Dataset, count: int) -> Dataset:
     """`count` clips, evenly over the classes' order; 0: all."""
     chosen = np.linspace(0, len(source) - 1, min(count or len(source), len(source))).astype(int)
     return source._only(chosen)

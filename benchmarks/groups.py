@@ -60,7 +60,7 @@ def one_after_another(trials: list[ablation.Trial], folder: Path) -> Seconds:
     data = prepare.prepare(trials[0].config)
 
     def fit(place: int, name: str) -> None:
-        member = loop.Member(f"{place:016d}", trials[place].config, folder / name)
+        member = loop.TrialRun(f"{place:016d}", trials[place].config, folder / name)
         loop.fit([member], data, folder / name)
 
     fit(0, "warm")
@@ -101,17 +101,17 @@ def epochs(trials: list[ablation.Trial], stopped: int, rounds: int) -> tuple[flo
     built = model.build(cfg, len(data.classes))
     counts = (len(data.clips("train")), len(data.clips("val")))
     plan = step.Plan(cfg, built, data.length, *counts)
-    over = devices.Trials(len(trials))
+    over = devices.TrialParallel(len(trials))
     shared = over.share_all(feeds.resident(data))
     numbers = [step.hyper(trial.config) for trial in trials]
-    numbers = over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-    begun = over.gather(over.map(partial(step.init, plan))(numbers, shared))
+    numbers = over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+    begun = over.fetch(over.map(partial(step.init, plan))(numbers, shared))
     few = begun._replace(alive=np.arange(len(trials)) >= stopped)
-    state = over.spread(begun)
+    state = over.shard(begun)
     run_epoch = over.compile(partial(step.epoch, plan), state, numbers, shared)
 
     def timed(host: step.TrainState) -> float:
-        state = over.spread(host)
+        state = over.shard(host)
         began = time.perf_counter()
         jax.block_until_ready(run_epoch(state, numbers, shared))
         return 1e3 * (time.perf_counter() - began)

@@ -65,7 +65,7 @@ def measure(size: dict[str, int], rounds: int, peak: float) -> dict[str, Any]:
     source = same_work.signals((size["clips"], VAL, 1), (size["frames"], WIDTH), classes)
     made = vidrec.Ablation("growth", cfg, [vidrec.Row({})], seeds=size["trials"])
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(loop.Interrupted):
-        runner.ablate(made, folder, source=source, screen=watch)
+        runner.ablate(made, folder, dataset=source, screen=watch)
     all_frames = (size["clips"] + VAL) * size["frames"]
     one = cost.of(cfg, size["clips"], VAL, all_frames)
     least = size["trials"] * (one.small + one.large) / peak

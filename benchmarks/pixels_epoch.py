@@ -55,7 +55,7 @@ def settings(kind: str) -> vidrec.Config:
 
 def ours(cfg: vidrec.Config, data: prepare.Prepared, folder: Path) -> Callable[[], None]:
     """Trains one epoch each time it is called."""
-    group = loop.Group([loop.Member("trial", cfg, folder)], data, folder)
+    group = loop.Group([loop.TrialRun("trial", cfg, folder)], data, folder)
     group.ready()
 
     def epoch() -> None:
@@ -87,7 +87,7 @@ def plain(cfg: vidrec.Config, data: prepare.Prepared, form: str) -> Callable[[],
 
     def epoch() -> None:
         for chosen in rng.permutation(data.clips("train")).reshape(-1, size):
-            *state[:], _ = step(*state, clips[chosen], data.source.labels[chosen])
+            *state[:], _ = step(*state, clips[chosen], data.dataset.labels[chosen])
         jax.block_until_ready(state)
 
     return epoch

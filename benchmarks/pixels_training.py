@@ -302,7 +302,7 @@ def main() -> None:
         other = in_torch(cfg, network(cfg, begin), dataset, given.workers)
         watch = Turns(other, given.epochs + 1)
         with contextlib.suppress(loop.Interrupted):
-            spread = vidrec.override(cfg, {"train.spread": given.spread})
+            spread = vidrec.override(cfg, {"train.parallel": given.spread})
             vidrec.train(spread, place / "runs", screen=watch)
     found = turns.figures({turns.OURS: watch.spent[1:], "torch": watch.others[1:]})
     for side in found.values():

@@ -29,10 +29,10 @@ def table(folder: Path, weights: Path, folds: int, seeds: int) -> vidrec.Ablatio
             "data.folds": folds,
             "data.split_seed": SPLIT_SEED,
             "encoder.kind": "squeezenet",
-            "encoder.readout": "average",
+            "encoder.pooling": "average",
             "encoder.size": 224,
-            "encoder.normalise": "caffe",
-            "encoder.components": 0,
+            "encoder.normalize": "caffe",
+            "encoder.pca": 0,
         },
     )
     each = {"encoder.weights": [str(weights), "random"], "data.fold": range(1, folds + 1)}

@@ -26,12 +26,12 @@ import numpy as np
 
 import vidrec
 from vidrec.config import Data, digest
-from vidrec.data.datasets.source import Source, per_clip
+from vidrec.data.datasets.base import Dataset, per_clip
 from vidrec.sweeps import runner
 
 
 @dataclass(eq=False)
-class Noise(Source):
+class Noise(Dataset):
     """Clips of one shape, drawn anew from their place whenever they are asked for."""
 
     shape: tuple[int, ...] = ()  # (T, D), (T, h, w, D), or (T, H, W, 3) of frames
@@ -72,7 +72,7 @@ class Case:
 
 C3D = {"encoder.kind": "c3d", "encoder.width": 1024, "scanner.kind": "none", "head.kind": "last"}
 VGG9 = {"encoder.kind": "vgg9", "encoder.width": 500, "scanner.kind": "none"}
-CONVLSTM = {"scanner.kind": "convlstm", "scanner.bias": "single", "encoder.readout": "map"}
+CONVLSTM = {"scanner.kind": "convlstm", "scanner.bias": "single", "encoder.pooling": "map"}
 RANDOM = {"encoder.weights": "random"}
 IMAGES = {"shape": (1, 224, 224, 3), "classes": 3, "published_clips": 1034, "pixels": True}
 CLIPS = {"shape": (30, 64, 64, 3), "classes": 11, "published_clips": 1120, "pixels": True}
@@ -129,7 +129,7 @@ def measure(name: str) -> dict[str, Any]:
     cfg = replace(cfg, data=Data(**data))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = runner.run(cfg, folder, source=noise(case))
+        result = runner.run(cfg, folder, dataset=noise(case))
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
         "case": name,

@@ -12,7 +12,7 @@ import numpy as np
 from published_sizes import Noise
 
 import vidrec
-from vidrec.data.datasets import Source
+from vidrec.data.datasets import Dataset
 from vidrec.sweeps import runner
 from vidrec.training import loop, prepare
 
@@ -56,7 +56,7 @@ def signals(
     )
 
 
-def arrays(source: Source) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def arrays(source: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Features and labels of each part, as the other sides take them."""
     return {
         part: (np.stack([source.features(clip) for clip in clips]), source.labels[clips])
@@ -65,7 +65,7 @@ def arrays(source: Source) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[str, list[float]]]:
+def begun(cfg: vidrec.Config, source: Dataset | None = None) -> tuple[Any, dict[str, list[float]]]:
     """Our untrained weights, and the losses of each epoch that starts from them.
 
     A rate of zero leaves weights as they were, and trains in one program with the other trial.
@@ -74,10 +74,10 @@ def begun(cfg: vidrec.Config, source: Source | None = None) -> tuple[Any, dict[s
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         both = [
-            loop.Member(name, each, folder / name)
+            loop.TrialRun(name, each, folder / name)
             for name, each in (("still", still), ("trained", cfg))
         ]
-        loop.fit(both, prepare.prepare(cfg, source=source), folder)
+        loop.fit(both, prepare.prepare(cfg, dataset=source), folder)
         still, trained = (each.folder for each in both)
         lines = (trained / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
@@ -96,7 +96,7 @@ class Epochs(loop.Silent, runner.Quiet):
         self.spent: list[float] = []
         self.began = 0.0
 
-    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher:
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
         """Itself watches the group."""
         return self
 

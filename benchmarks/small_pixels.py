@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidrec.config import Data
-from vidrec.data.datasets import Source, motion
+from vidrec.data.datasets import Dataset, motion
 from vidrec.models.encoders import c3d, vgg
 
 SEEDS = range(4)  # of motion; a source has two
@@ -29,7 +29,7 @@ class VGG9(vgg.VGG9):
 
 
 @dataclass(eq=False)
-class Drawn(Source):
+class Drawn(Dataset):
     """Clips of motion, drawn when they are asked for."""
 
     @property

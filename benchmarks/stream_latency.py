@@ -33,7 +33,7 @@ def classifier(settings: argparse.Namespace, classes: int = 101) -> Classifier:
         Config(),
         {
             "encoder.kind": settings.encoder,
-            "encoder.readout": "moments" if settings.encoder == "cnn" else "average",
+            "encoder.pooling": "moments" if settings.encoder == "cnn" else "average",
             "encoder.size": settings.size,
             "scanner.kind": settings.scanner,
             "scanner.units": settings.units,

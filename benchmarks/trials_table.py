@@ -46,7 +46,7 @@ def settings(given: Any) -> vidrec.Config:
         base,
         {
             "frames.length": given.frames,
-            "train.truncation": min(base.train.truncation, given.frames),
+            "train.tbptt_every": min(base.train.tbptt_every, given.frames),
             "train.epochs": given.epochs,
             "train.batch_size": given.batch,
             "scanner.units": given.units,
@@ -73,7 +73,7 @@ def ours(made: vidrec.Ablation, source: Any) -> dict[str, float]:
     """Seconds of the whole table, of compiling, and of training it."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = runner.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, dataset=source)
     # Every trial of a group tells the group's seconds.
     share = {
         name: sum(each["seconds"][name] / each["trials_in_group"] for each in done.trials)
@@ -92,7 +92,7 @@ def in_torch(cfg: vidrec.Config, parts: Parts, begin: Any = None) -> dict[str, l
     device, scanner = turns.torch_device(), cfg.scanner
     given = {name: [torch.tensor(each).to(device) for each in two] for name, two in parts.items()}
     count = given["train"][0].shape[1]
-    weight_T = torch.tensor(np.array(losses.step_weights(1.0, 0, count, count)), device=device)
+    weight_T = torch.tensor(np.array(losses.frame_weights(1.0, 0, count, count)), device=device)
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -132,8 +132,8 @@ def in_torch(cfg: vidrec.Config, parts: Parts, begin: Any = None) -> dict[str, l
 
     def train_batch(x: Any, y: Any) -> float:
         carry, total = None, 0.0
-        for first in range(0, count, cfg.train.truncation):
-            scores, carry = net(x[:, first : first + cfg.train.truncation], carry)
+        for first in range(0, count, cfg.train.tbptt_every):
+            scores, carry = net(x[:, first : first + cfg.train.tbptt_every], carry)
             carry = tuple(each.detach() for each in carry)
             value = loss(scores, y, first).mean()
             sgd.zero_grad()

@@ -67,7 +67,7 @@ def table(models: int, seeds: int, epochs: int) -> vidrec.Ablation:
 def ours(made: vidrec.Ablation, source: Any) -> list[Fit]:
     """The table as it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        done = runner.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, dataset=source)
     return [
         Fit(
             each["row"],

@@ -107,10 +107,10 @@ def main() -> None:
     given = words.parse_args()
     settings = config.Encoder(
         kind="vgg16",
-        readout="average",
+        pooling="average",
         size=given.size,
-        normalise="torch",
-        compute=given.compute,
+        normalize="torch",
+        dtype=given.compute,
     )
     module = encoders.build(settings)
     variables = encoders.init(module, settings)

@@ -13,8 +13,8 @@ of the split; elsewhere each file counts as its own, and the score may flatter.
 It runs as it stands on a laptop: a small random CNN that never trains, 30 frames spread over each
 clip. Better features, where you have the weights:
 
-    --encoder.kind squeezenet --encoder.weights FILE.h5 --encoder.readout average \\
-        --encoder.size 224 --encoder.normalise caffe --encoder.components 0
+    --encoder.kind squeezenet --encoder.weights FILE.h5 --encoder.pooling average \\
+        --encoder.size 224 --encoder.normalize caffe --encoder.pca 0
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Train
@@ -24,7 +24,7 @@ def config() -> Config:
     return Config(
         data=Data(kind="videos", split="group"),
         frames=Frames(length=30, rule="uniform"),
-        encoder=Encoder(kind="cnn", readout="moments", size=96, standardise=True, components=32),
+        encoder=Encoder(kind="cnn", pooling="moments", size=96, standardize=True, pca=32),
         scanner=Scanner(kind="gru", units=64, dropout=0.2),
         optim=Optim(kind="adam", learning_rate=2e-3, clip_norm=1.0),
         train=Train(epochs=60, batch_size=16, monitor="val_loss", patience=15),

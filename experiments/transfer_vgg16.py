@@ -32,7 +32,7 @@ def config() -> Config:
         data=Data(kind="images", test=0.1, val=0.1),
         frames=Frames(length=1),
         encoder=Encoder(
-            kind="vgg16", weights="imagenet", readout="average", size=224, normalise="caffe"
+            kind="vgg16", weights="imagenet", pooling="average", size=224, normalize="caffe"
         ),
         scanner=Scanner(kind="none"),
         optim=Optim(kind="adam", learning_rate=1e-3, epsilon=1e-7),  # Keras' epsilon

@@ -36,7 +36,7 @@ def config() -> Config:
         ),
         frames=Frames(length=30, rule="uniform"),
         encoder=Encoder(
-            kind="vgg16", weights="imagenet", readout="average", size=224, normalise="caffe"
+            kind="vgg16", weights="imagenet", pooling="average", size=224, normalize="caffe"
         ),
         scanner=Scanner(kind="lstm", units=200, bias="single", init="keras"),
         optim=Optim(kind="adam", learning_rate=1e-3, epsilon=1e-7),  # Keras' epsilon

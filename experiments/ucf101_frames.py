@@ -32,14 +32,14 @@ def config() -> Config:
             kind="vgg16",
             weights="imagenet",
             trainable="last_block",
-            readout="dense",
+            pooling="dense",
             width=1024,
             size=224,
-            normalise="caffe",
+            normalize="caffe",
         ),
         scanner=Scanner(kind="none"),
-        head=Head(kind="every"),
+        head=Head(kind="per_frame"),
         optim=Optim(kind="momentum", learning_rate=1e-3),
         train=Train(epochs=20, batch_size=32, monitor="val_accuracy"),
-        eval=Eval(inference="clips", clip=1, stride=1),  # every frame is a clip of its own
+        eval=Eval(inference="average", window=1, stride=1),  # every frame is a clip of its own
     )

@@ -51,10 +51,10 @@ def config() -> Config:
         encoder=Encoder(
             kind="cnn3",
             trainable="all",
-            readout="dense",
+            pooling="dense",
             width=256,
             size=64,
-            normalise="unit",
+            normalize="unit",
             init="normal",
         ),
         scanner=Scanner(kind="lstm", units=128, init="normal"),

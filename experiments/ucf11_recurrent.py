@@ -31,7 +31,7 @@ def config() -> Config:
         data=Data(kind="ucf11", split="group"),
         frames=Frames(length=30, rule="uniform"),
         encoder=Encoder(
-            kind="vgg16", weights="imagenet", readout="average", size=224, normalise="caffe"
+            kind="vgg16", weights="imagenet", pooling="average", size=224, normalize="caffe"
         ),
         scanner=Scanner(kind="lstm", units=128, bias="double", init="torch", forget_bias=0.0),
         optim=Optim(kind="adam", learning_rate=1e-3),

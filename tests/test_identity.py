@@ -17,7 +17,7 @@ from vidrec import config
 from vidrec.cli import commands, main
 from vidrec.config import Data, override
 from vidrec.data import datasets, splits
-from vidrec.data.datasets import source
+from vidrec.data.datasets import base
 from vidrec.errors import TransientError, UserError
 from vidrec.io import files, runs
 from vidrec.report import comparison
@@ -29,7 +29,7 @@ from vidrec.training import loop, prepare
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(source, "_known", {})  # as in a process of its own
+    monkeypatch.setattr(base, "_known", {})  # as in a process of its own
 
 
 def lay(root: Path, clips: int = 8, seed: int = 0) -> Path:
@@ -54,7 +54,7 @@ def features(root: Path, **changes):
 
 def identity(root: Path, **changes) -> str:
     """The id of the trial that these settings would train now."""
-    source._known.clear()
+    base._known.clear()
     cfg = features(root, **changes)
     return prepare.trial_id(cfg, prepare.data_fingerprint(cfg))
 
@@ -95,7 +95,7 @@ def relabelled(root: Path) -> None:
 @pytest.mark.parametrize("settled", [True, False])
 def test_other_data_under_the_same_names_is_another_trial(tmp_path, monkeypatch, change, settled):
     # Also where hashes are kept of files that have just been written.
-    monkeypatch.setattr(source, "SETTLED", -60 if settled else 3600)
+    monkeypatch.setattr(base, "SETTLED", -60 if settled else 3600)
     root = lay(tmp_path / "data")
     before = identity(root)
     assert identity(root) == before
@@ -133,9 +133,9 @@ def test_the_split_column_is_part_of_a_trial_only_where_it_is_used(tmp_path):
 
 
 def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "SETTLED", -60)
-    root, seen, real = lay(tmp_path / "data"), [], source._hash
-    monkeypatch.setattr(source, "_hash", lambda path: seen.append(path.name) or real(path))
+    monkeypatch.setattr(base, "SETTLED", -60)
+    root, seen, real = lay(tmp_path / "data"), [], base._hash
+    monkeypatch.setattr(base, "_hash", lambda path: seen.append(path.name) or real(path))
     first = identity(root)
     assert len(seen) == 16
     assert identity(root) == first
@@ -144,7 +144,7 @@ def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
     assert identity(root) != first
     assert seen[16:] == ["0.npy"]
     # What was written a moment ago may be written again in the same tick of the clock.
-    monkeypatch.setattr(source, "SETTLED", 3600)
+    monkeypatch.setattr(base, "SETTLED", 3600)
     regenerated(root)
     for _ in range(2):
         identity(root)
@@ -152,7 +152,7 @@ def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
 
 
 def test_a_flipped_byte_in_a_kept_index_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "SETTLED", -60)
+    monkeypatch.setattr(base, "SETTLED", -60)
     root = lay(tmp_path / "data")
     first = identity(root)
     [file] = (tmp_path / "cache" / "data" / "index").glob("*.json")
@@ -163,10 +163,10 @@ def test_a_flipped_byte_in_a_kept_index_is_seen(tmp_path, monkeypatch):
         file.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
         assert identity(root) == first
         assert file.read_bytes() == whole
-    made = source.remembered("value", lambda: ["group 1"])
+    made = base.remembered("value", lambda: ["group 1"])
     file = file.with_name("value.json")
     file.write_bytes(file.read_bytes().replace(b"group 1", b"group 2"))
-    assert source.remembered("value", lambda: made) == ["group 1"]
+    assert base.remembered("value", lambda: made) == ["group 1"]
 
 
 def test_what_cannot_be_read_now_is_no_content(tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_now_is_no_content(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(24, os.strerror(24))
 
-    monkeypatch.setattr(source.hashlib, "file_digest", full)
+    monkeypatch.setattr(base.hashlib, "file_digest", full)
     with pytest.raises(TransientError, match=r"0\.npy now: Too many open files"):
         identity(root)
 
@@ -269,7 +269,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
     cfg = settings(encoder__trainable="all", encoder__size=16, data__kind="videos")
 
     def counted(root: Path):
-        source._known.clear()
+        base._known.clear()
         data = datasets.load(Data(kind="videos", root=str(root)))
         return data, prepare._counted(cfg, data, None)
 
@@ -291,7 +291,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
 
 def test_a_tfds_set_is_its_frames_not_its_sizes():
     def load(seed: int):
-        source._known.clear()
+        base._known.clear()
         return datasets.load(Data(kind="tfds", tfds=f"motion/clips=30,frames=4,size=8,seed={seed}"))
 
     def records(data) -> list[Path]:
@@ -311,7 +311,7 @@ def test_a_tfds_set_is_its_frames_not_its_sizes():
 # --- Trials by id, runs by name, anywhere --------------------------------------------------------
 
 
-class Screen(runner.Quiet):
+class Reporter(runner.Quiet):
     """Remembers which trials were trained."""
 
     def __init__(self):
@@ -324,7 +324,7 @@ class Screen(runner.Quiet):
 
 def fill(root: Path, workdir: Path, rows=({},), **more):
     """A finished table, and the ids of what was trained for it."""
-    screen, name = Screen(), more.pop("name", "table")
+    screen, name = Reporter(), more.pop("name", "table")
     ablation = Ablation(name, features(root), rows, seeds=more.pop("seeds", 1))
     return runner.ablate(ablation, workdir, screen=screen, **more), screen.trained
 
@@ -533,7 +533,7 @@ def test_what_cannot_name_a_folder_names_no_run(tmp_path, name):
 def test_runs_are_named_on_the_command_line(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     words = ["train", "my_videos", "--data.kind", "features", "--data.root", "data"]
-    words += ["--encoder.components", "0", "--encoder.standardise", "False"]
+    words += ["--encoder.pca", "0", "--encoder.standardize", "False"]
     words += ["--train.epochs", "1", "--scanner.kind", "mean"]
     for name in ("mine and yours", "ours"):
         with pytest.raises(SystemExit) as left:
@@ -639,7 +639,7 @@ def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
     folder, members = runner.plan(Ablation("table", features(root), UNITS), workdir)
     first, second = (folder / "groups" / member.about["group"] for member in members)
     first.mkdir(parents=True)
-    with contextlib.closing(loop._claim(first)), pytest.raises(loop.Busy, match=first.name):
+    with contextlib.closing(loop._claim(first)), pytest.raises(loop.FolderLocked, match=first.name):
         fill(root, workdir, UNITS)
     assert (members[1].folder / "result.json").exists()
     assert not (members[0].folder / "result.json").exists()
@@ -710,7 +710,7 @@ def test_a_damaged_record_of_a_tfds_set_is_named():
     for file in folder.glob("*record*"):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
-    source._known.clear()
+    base._known.clear()
     with pytest.raises(UserError, match=r"damaged: clip|cannot be") as refused:
         datasets.load(Data(kind="tfds", tfds=name))
     assert str(folder) in str(refused.value)

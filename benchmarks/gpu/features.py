@@ -27,7 +27,7 @@ def run(record: Record) -> None:
         squeeze(record, 64 if record.tiny else size, batch)
     for kind in NOT_BUILT:
         try:
-            encoders.build(config.Encoder(kind=kind, readout="average"))
+            encoders.build(config.Encoder(kind=kind, pooling="average"))
             note = "built, but without a section yet"
         except UserError:
             note = "not built yet"
@@ -36,9 +36,7 @@ def run(record: Record) -> None:
 
 def module_of(kind: str, low: str, size: int) -> tuple[Any, Any]:
     """Return an encoder with random weights."""
-    settings = config.Encoder(
-        kind=kind, readout="average", size=size, normalise="torch", compute=low
-    )
+    settings = config.Encoder(kind=kind, pooling="average", size=size, normalize="torch", dtype=low)
     module = encoders.build(settings)
     return module, encoders.init(module, settings)
 

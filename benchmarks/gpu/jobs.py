@@ -71,7 +71,7 @@ def sixty(record: Record) -> None:
     source = same_work.signals(counts, (30, 512), units_table.made_classes(made))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = runner.ablate(made, folder, source=source)
+        done = runner.ablate(made, folder, dataset=source)
     whole = time.perf_counter() - began
     # Every trial of a group tells the group's seconds.
     share = {

@@ -49,7 +49,7 @@ def one(record: Record, kind: str) -> None:
     clips = len(source.given["train"])
     for precision in ("tf32",) if record.tiny else ("tf32", "bfloat16"):
         low = "bfloat16" if precision == "bfloat16" else "float32"
-        mine = vidrec.override(cfg, {"encoder.compute": low, "scanner.compute": low})
+        mine = vidrec.override(cfg, {"encoder.dtype": low, "scanner.dtype": low})
         about = {"precision": precision, "clips": clips}
         with (
             record.part(f"pixels, {kind}", OURS, **about),
@@ -59,7 +59,7 @@ def one(record: Record, kind: str) -> None:
             epoch, group = table.epochs_of(mine, source, 1, Path(place))
             spent = table.repeated(epoch, record)
             record.row(f"pixels, {kind}", OURS, seconds=spent, rate=clips / spent, **about)
-            params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], group.over.gather(group.state))
+            params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], group.over.fetch(group.state))
             group.close()
         if harness.has_torch() and not record.warm:
             with record.part(f"pixels, {kind}", "torch", **about), harness.precision_of(precision):

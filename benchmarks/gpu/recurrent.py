@@ -99,7 +99,7 @@ def in_form(form: str, scanner: Any, params: Any, inputs: list) -> Side:
 def ours(cell: Any, forms: tuple[str, ...], precision: str, params: Any, inputs: list) -> dict:
     """Return what users get, and candidates."""
     low = "bfloat16" if precision == "bfloat16" else "float32"
-    scanner = scanners.Recurrent(replace(cell, compute=low))
+    scanner = scanners.Recurrent(replace(cell, dtype=low))
     sides = {OURS: in_form("auto", scanner, params, inputs)}
     for form in forms:
         if form == "loop" and not harness.on_gpu():
@@ -210,7 +210,7 @@ def maps(record: Record, units: int) -> None:
         if record.left() < 0:
             return
         low = "bfloat16" if precision == "bfloat16" else "float32"
-        cell = cells.ConvLSTM(units=units, compute=low)
+        cell = cells.ConvLSTM(units=units, dtype=low)
         with harness.precision_of(precision):
             step, given = gradient(scanners.Recurrent(cell)), [jnp.asarray(x) for x in inputs]
             sides = {
@@ -315,7 +315,7 @@ def cut(record: Record, kind: str, sizes: tuple, precision: str) -> None:
     gates = KINDS[kind].gates
     rng = np.random.default_rng(0)
     low = "bfloat16" if precision == "bfloat16" else "float32"
-    cell = KINDS[kind](units=units, compute=low)
+    cell = KINDS[kind](units=units, dtype=low)
     inputs = [
         jnp.asarray(rng.standard_normal((trials, clips, frames, gates * units), np.float32))
         for _ in range(2)

@@ -111,9 +111,9 @@ def cudnn_truth(record: Record) -> None:
 def fit(configs: list, source: Any, folder: Path) -> list[dict[str, Any]]:
     """Train trials as one group, and return their results with their validation losses."""
     members = [
-        loop.Member(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
+        loop.TrialRun(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
     ]
-    results = loop.fit(members, prepare.prepare(configs[0], source=source), folder)
+    results = loop.fit(members, prepare.prepare(configs[0], dataset=source), folder)
     for member, result in zip(members, results, strict=True):
         lines = (member.folder / "metrics.jsonl").read_text().splitlines()
         result["losses"] = [json.loads(line)["val/loss"] for line in lines]
@@ -169,9 +169,9 @@ def resume(record: Record) -> None:
     with tempfile.TemporaryDirectory() as place:
         whole = fit([cfg], source, Path(place) / "whole")[0]
         folder = Path(place) / "parts"
-        member = loop.Member("0", cfg, folder / "0")
+        member = loop.TrialRun("0", cfg, folder / "0")
         with contextlib.suppress(loop.Interrupted):
-            loop.fit([member], prepare.prepare(cfg, source=source), folder, Stop(2))
+            loop.fit([member], prepare.prepare(cfg, dataset=source), folder, Stop(2))
         parts = fit([cfg], source, folder)[0]
     apart = np.abs(np.subtract(whole["losses"], parts["losses"])).max()
     more = {"resumed_epoch": parts["resumed_epoch"]}
@@ -186,7 +186,7 @@ def accuracy(record: Record) -> None:
     found = {}
     for low in ("float32", "bfloat16"):
         cfg = vidrec.load(str(ROOT / "experiments/motion.py"))
-        cfg = vidrec.override(cfg, {**changes, "scanner.compute": low, "encoder.compute": low})
+        cfg = vidrec.override(cfg, {**changes, "scanner.dtype": low, "encoder.dtype": low})
         with tempfile.TemporaryDirectory() as place:
             result = vidrec.train(cfg, place)
         found[low] = result["metrics"]["test"]["accuracy"]

@@ -70,14 +70,14 @@ def run(record: Record) -> None:
 def epochs_of(cfg: Any, source: Any, count: int, folder: Path) -> tuple[Callable[[], None], Any]:
     """Return a function that trains one epoch of a group, and the group."""
     members = [
-        loop.Member(
+        loop.TrialRun(
             str(seed),
             vidrec.override(cfg, {"seed": seed, "train.patience": 0, "train.epochs": 10**6}),
             folder / str(seed),
         )
         for seed in range(count)
     ]
-    group = loop.Group(members, prepare.prepare(cfg, source=source), folder)
+    group = loop.Group(members, prepare.prepare(cfg, dataset=source), folder)
     group.ready()
 
     def epoch() -> None:

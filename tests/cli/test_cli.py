@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vidrec.cli import commands, main
 from vidrec.cli.commands import COMMANDS, STOPPED
-from vidrec.cli.progress import Screen
+from vidrec.cli.progress import Reporter
 from vidrec.training import devices
 from vidrec.training.loop import Interrupted
 
@@ -175,7 +175,7 @@ def test_shells_complete_the_commands():
 
 def test_ctrl_c_ends_an_extraction_after_its_clip_and_the_second_one_at_once():
     out = io.StringIO()
-    screen = Screen(Console(file=out))
+    screen = Reporter(Console(file=out))
     screen.extracting(2, 9)
     screen.stop()
     assert "once more to stop at once" in out.getvalue()
@@ -285,7 +285,7 @@ def test_a_table_takes_every_core_and_a_run_one_unless_told(tmp_path):
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
     environment.pop("JAX_NUM_CPU_DEVICES", None)
     (tmp_path / "mine.py").write_text(MINE.format(tests=str(ROOT / "tests")))
-    for words in (["ablate", "--seeds", "2"], ["train"], ["train", "--train.spread", "batch"]):
+    for words in (["ablate", "--seeds", "2"], ["train"], ["train", "--train.parallel", "batch"]):
         done = launch(
             words[0],
             tmp_path / "mine.py",

@@ -110,7 +110,7 @@ def test_predict_and_help_into_head(tmp_path):
             array = rng.normal(size=(5, 4)).astype(np.float32) + (name == "a")
             np.save(tmp_path / "data" / name / f"k{clip:02}.npy", array)
     words = ["train", "my_videos", "--data.root", tmp_path / "data", "--data.kind", "features"]
-    words += ["--encoder.components", 0, "--train.epochs", 1, "--workdir", tmp_path]
+    words += ["--encoder.pca", 0, "--train.epochs", 1, "--workdir", tmp_path]
     words = " ".join(map(str, words))
     launch = f"{sys.executable} {ROOT / 'launch.py'}"
 

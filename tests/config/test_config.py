@@ -6,7 +6,7 @@ import json
 import pytest
 
 from vidrec import config
-from vidrec.config import Config, override, parse
+from vidrec.config import Config, override, overrides, parse
 from vidrec.errors import UserError
 from vidrec.io import files
 
@@ -35,10 +35,10 @@ def test_override_changes_only_what_it_names():
         ({"data.classes": "Diving"}, "should be a list"),
         ({"data.strict": "yes"}, "should be True or False"),
         ({"data.kind": "videos", "data.tfds": "motion"}, "needs data.kind = 'tfds'"),
-        ({"train.truncation": 5}, "needs head.kind = 'every'"),
-        ({"head.kind": "every", "train.truncation": 5, "train.reach": 3}, "at least"),
-        ({"train.reach": 3}, "needs train.truncation"),
-        ({"eval.inference": "vote"}, "needs head.kind = 'every'"),
+        ({"train.tbptt_every": 5}, "needs head.kind = 'per_frame'"),
+        ({"head.kind": "per_frame", "train.tbptt_every": 5, "train.tbptt_length": 3}, "at least"),
+        ({"train.tbptt_length": 3}, "needs train.tbptt_every"),
+        ({"eval.inference": "vote"}, "needs head.kind = 'per_frame'"),
         ({"data.fold": 6, "data.folds": 5}, "at most data.folds"),
     ],
 )
@@ -49,8 +49,28 @@ def test_a_mistake_gets_one_line(overrides, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("old", "new"), overrides.RENAMED.items())
+def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
+    known = {name for name, _, _ in config.fields()}
+    assert old not in known
+    assert new in known
+    with pytest.raises(UserError, match=rf"^'{old}' is called '{new}' now$"):
+        override(Config(), {old: 1})
+    with pytest.raises(UserError, match=rf"^'{old}' is called '{new}' now$"):
+        config.parse(old, "1")
+
+
+@pytest.mark.parametrize(("name", "old"), overrides.RENAMED_VALUES)
+def test_an_old_value_is_refused_with_the_new_one(name, old):
+    new = overrides.RENAMED_VALUES[name, old]
+    with pytest.raises(UserError, match=rf"{name} = '{old}' .*'{old}' is called '{new}' now"):
+        override(Config(), {name: old})
+    hints = {full: hint for full, hint, _ in config.fields()}
+    assert config.check(name, new, hints[name]) == new
+
+
 def test_truncation_refuses_both_directions_by_name():
-    settings = {"head.kind": "every", "train.truncation": 5, "scanner.bidirectional": "sum"}
+    settings = {"head.kind": "per_frame", "train.tbptt_every": 5, "scanner.bidirectional": "sum"}
     with pytest.raises(UserError, match=r"scanner\.bidirectional = 'sum'"):
         override(Config(), settings)
 
@@ -75,7 +95,7 @@ def test_fields_are_all_of_them():
 
 @pytest.mark.parametrize("name", config.TRACED)
 def test_numbers_share_a_program(name):
-    other = {"loss.step_weights": "sum", "train.epochs": 7, "train.patience": 3, "seed": 9}
+    other = {"loss.frame_weights": "uniform", "train.epochs": 7, "train.patience": 3, "seed": 9}
     changed = override(Config(), {name: other.get(name, 0.25)})
     assert config.signature(changed) == config.signature(Config())
     assert config.identifying_settings(changed) != config.identifying_settings(Config())
@@ -196,24 +216,24 @@ UCF = override(
         "data.swapped": True,
         "encoder.kind": "vgg16",
         "encoder.weights": "imagenet",
-        "encoder.readout": "average",
-        "head.kind": "every",
-        "train.truncation": 30,
-        "train.reach": 60,
-        "eval.inference": "clips",
+        "encoder.pooling": "average",
+        "head.kind": "per_frame",
+        "train.tbptt_every": 30,
+        "train.tbptt_length": 60,
+        "eval.inference": "average",
         "optim.decoupled": True,
     },
 )
 FITTED = override(
     Config(),
     {
-        "encoder.standardise": True,
-        "encoder.components": 8,
+        "encoder.standardize": True,
+        "encoder.pca": 8,
         "train.patience": 3,
         "train.target": 0.9,
-        "train.accumulate": 4,
-        "optim.warmup": 5,
-        "optim.clip_at": "preactivation",
+        "train.grad_accum": 4,
+        "optim.warmup_epochs": 5,
+        "optim.clip_mode": "preactivation",
     },
 )
 TRAINED = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
@@ -236,24 +256,24 @@ MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "da
         (
             FITTED,
             {"encoder.trainable": "all"},
-            {"encoder.standardise": False, "encoder.components": 0},
+            {"encoder.standardize": False, "encoder.pca": 0},
         ),
         (FITTED, {"data.val": 0}, {"train.patience": 0, "train.target": 0.0}),
-        (FITTED, {"train.epochs": 2}, {"optim.warmup": 0}),
-        (FITTED, {"train.batch_size": 2}, {"train.accumulate": 1}),
-        (FITTED, {"scanner.kind": "mean"}, {"optim.clip_at": "gradient"}),
+        (FITTED, {"train.epochs": 2}, {"optim.warmup_epochs": 0}),
+        (FITTED, {"train.batch_size": 2}, {"train.grad_accum": 1}),
+        (FITTED, {"scanner.kind": "mean"}, {"optim.clip_mode": "gradient"}),
         (TRAINED, {"encoder.kind": "none"}, {"encoder.trainable": "none"}),
         (TRAINED, {"data.kind": "features"}, {"encoder.trainable": "none", "data.fps": 0.0}),
         (
             UCF,
             {"head.kind": "last"},
-            {"train.truncation": 0, "train.reach": 0, "eval.inference": "once"},
+            {"train.tbptt_every": 0, "train.tbptt_length": 0, "eval.inference": "single"},
         ),
-        (UCF, {"train.truncation": 90}, {"train.reach": 0}),
-        (UCF, {"train.truncation": 0}, {"train.reach": 0}),
-        (UCF, {"train.truncation": 20}, {}),
+        (UCF, {"train.tbptt_every": 90}, {"train.tbptt_length": 0}),
+        (UCF, {"train.tbptt_every": 0}, {"train.tbptt_length": 0}),
+        (UCF, {"train.tbptt_every": 20}, {}),
         (UCF, {"optim.kind": "mine.py:make"}, {"optim.decoupled": False}),
-        (UCF, {"data.kind": "ucf101", "head.kind": "every"}, {}),
+        (UCF, {"data.kind": "ucf101", "head.kind": "per_frame"}, {}),
     ],
 )
 def test_what_follows_a_setting_is_cleared_with_it(base, given, follow):
@@ -268,8 +288,8 @@ def test_what_follows_a_setting_is_cleared_with_it(base, given, follow):
 def test_what_was_given_too_is_refused_and_not_cleared():
     with pytest.raises(UserError, match=r"needs data\.kind = 'tfds'"):
         override(MOTION, {"data.kind": "videos", "data.tfds": "motion"})
-    with pytest.raises(UserError, match=r"needs head\.kind = 'every'"):
-        override(UCF, {"head.kind": "last"}, keep=["train.truncation"])
+    with pytest.raises(UserError, match=r"needs head\.kind = 'per_frame'"):
+        override(UCF, {"head.kind": "last"}, keep=["train.tbptt_every"])
 
 
 def test_a_saved_configuration_is_read_as_it_is():
@@ -278,23 +298,23 @@ def test_a_saved_configuration_is_read_as_it_is():
 
 # --- Contradictions: every setting that asks for what would not happen ----------------------------
 
-MANY = {"head.kind": "every"}
+MANY = {"head.kind": "per_frame"}
 KERAS = {"loss.kind": "keras_cross_entropy", "head.activation": "relu"}
-CUT = MANY | {"eval.inference": "clips"}
+CUT = MANY | {"eval.inference": "average"}
 # A setting, what it contradicts, what the line names, and what would be right.
 CONTRADICTIONS = [
     ({"loss.kind": "keras_cross_entropy"}, {"head.activation": "softmax"}, KERAS),
     (KERAS, MANY, KERAS),
     ({"loss.kind": "double_softmax"}, {"head.activation": "relu"}, {"loss.kind": "double_softmax"}),
-    ({"encoder.standardise": True}, {"encoder.trainable": "all"}, {"encoder.standardise": True}),
-    ({"encoder.components": 3}, {"encoder.trainable": "head"}, {"encoder.components": 3}),
+    ({"encoder.standardize": True}, {"encoder.trainable": "all"}, {"encoder.standardize": True}),
+    ({"encoder.pca": 3}, {"encoder.trainable": "head"}, {"encoder.pca": 3}),
     ({"encoder.trainable": "all"}, {"data.kind": "features"}, {"encoder.trainable": "all"}),
     ({"encoder.trainable": "all"}, {"encoder.kind": "none"}, {"encoder.kind": "none"}),
     (CUT, {"frames.order": "shuffled"}, CUT),
     (CUT, {"frames.order": "single"}, {"frames.order": "single"}),
-    (CUT, {"eval.clip": 10, "eval.stride": 11}, {"eval.clip": 10, "eval.stride": 11}),
+    (CUT, {"eval.window": 10, "eval.stride": 11}, {"eval.window": 10, "eval.stride": 11}),
     ({"head.kind": "flatten"}, {"frames.rule": "whole"}, {"frames.rule": "whole"}),
-    ({"encoder.kind": "c3d"}, {"head.kind": "every"}, {"encoder.kind": "c3d"}),
+    ({"encoder.kind": "c3d"}, {"head.kind": "per_frame"}, {"encoder.kind": "c3d"}),
     ({"encoder.kind": "c3d"}, {"head.kind": "flatten"}, {"head.kind": "flatten"}),
     (
         {"data.swapped": True},
@@ -311,16 +331,26 @@ CONTRADICTIONS = [
     ({"train.patience": 3}, {"data.val": 0}, {"data.val": 0}),
     ({"train.target": 0.9}, {"data.val": 0}, {"train.target": 0.9}),
     (
-        {"train.accumulate": 9},
+        {"train.grad_accum": 9},
         {"train.batch_size": 8},
-        {"train.accumulate": 8, "train.batch_size": 8},
+        {"train.grad_accum": 8, "train.batch_size": 8},
     ),
-    ({"optim.warmup": 8}, {"train.epochs": 7}, {"optim.warmup": 7, "train.epochs": 7}),
-    ({"optim.clip_at": "preactivation"}, {"scanner.kind": "mean"}, {"scanner.kind": "mean"}),
-    ({"optim.clip_at": "preactivation"}, {"scanner.kind": "none"}, {"scanner.kind": "none"}),
+    (
+        {"optim.warmup_epochs": 8},
+        {"train.epochs": 7},
+        {"optim.warmup_epochs": 7, "train.epochs": 7},
+    ),
+    ({"optim.clip_mode": "preactivation"}, {"scanner.kind": "mean"}, {"scanner.kind": "mean"}),
+    ({"optim.clip_mode": "preactivation"}, {"scanner.kind": "none"}, {"scanner.kind": "none"}),
     ({"optim.decoupled": True}, {"optim.kind": "mine.py:Make"}, {"optim.decoupled": True}),
-    ({"optim.momentum": 1}, {"optim.kind": "adam"}, {"optim.momentum": 1, "optim.kind": "sgd"}),
-    ({"optim.decay": 1}, {"optim.kind": "rmsprop"}, {"optim.decay": 1, "optim.kind": "adam"}),
+    ({"optim.momentum": 1}, {"optim.kind": "momentum"}, {"optim.momentum": 1, "optim.kind": "sgd"}),
+    ({"optim.b1": 1}, {"optim.kind": "adam"}, {"optim.b1": 1, "optim.kind": "momentum"}),
+    ({"optim.b2": 1}, {"optim.kind": "adam"}, {"optim.b2": 1, "optim.kind": "rmsprop"}),
+    (
+        {"optim.rms_decay": 1},
+        {"optim.kind": "rmsprop"},
+        {"optim.rms_decay": 1, "optim.kind": "adam"},
+    ),
     ({"optim.epsilon": 0}, {"optim.kind": "adam"}, {"optim.epsilon": 0, "optim.kind": "momentum"}),
 ]
 
@@ -350,11 +380,11 @@ def test_what_a_base_brings_gives_way_to_what_a_row_asks_for():
     """Rows of a table share a base; what no longer fits goes back, and the line is told."""
     base = override(
         Config(),
-        {"encoder.standardise": True, "encoder.components": 8, "optim.clip_at": "preactivation"},
+        {"encoder.standardize": True, "encoder.pca": 8, "optim.clip_mode": "preactivation"},
     )
     trained = override(base, {"encoder.trainable": "all"})
-    assert (trained.encoder.standardise, trained.encoder.components) == (False, 0)
-    assert override(base, {"scanner.kind": "mean"}).optim.clip_at == "gradient"
+    assert (trained.encoder.standardize, trained.encoder.pca) == (False, 0)
+    assert override(base, {"scanner.kind": "mean"}).optim.clip_mode == "gradient"
     videos = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
     moved = override(videos, {"data.kind": "features"})
     assert (moved.data.fps, moved.encoder.trainable) == (0, "none")

@@ -114,13 +114,13 @@ def test_groups_in_two_parts_are_named(tmp_path):
     shared = findings["split"]["shared"]
     assert shared
     assert all(len(parts) > 1 for parts in shared.values())
-    assert any(line.startswith("source in two splits: v_") for line in doctor.lines(findings))
+    assert any(line.startswith("recording in two splits: v_") for line in doctor.lines(findings))
 
 
 def test_a_set_that_cannot_be_split_is_still_examined(tmp_path):
     how = planted(tmp_path, groups=2)
     findings = examine(how)
-    assert "needs at least 3 sources" in findings["split"]["error"]
+    assert "needs at least 3 recordings" in findings["split"]["error"]
     assert findings["healthy"] is False
     assert findings["frames"]["decoded"] > 0
     assert doctor.lines(findings)[1].startswith("cannot be split: ")

@@ -65,7 +65,7 @@ def test_uniform():
 
 
 def test_only_whole_clips_are_masked(lengths):
-    for rule in ("segment", "mean", "uniform"):
+    for rule in ("segment", "segment_mean_length", "uniform"):
         assert jax.vmap(lambda n, r=rule: frames.indices(n, 20, r)[1])(lengths).all()
 
 
@@ -101,7 +101,7 @@ def test_whole_masks_what_the_clip_lacks(lengths):
         assert got[n - 1].tolist() == [min(i, n - 1) for i in range(40)]
 
 
-@pytest.mark.parametrize("rule", ["segment", "mean", "uniform", "whole"])
+@pytest.mark.parametrize("rule", ["segment", "segment_mean_length", "uniform", "whole"])
 def test_a_clip_without_frames_is_masked(rule):
     index, mask = frames.indices(0, 6, rule)
     assert not mask.any()
@@ -167,7 +167,8 @@ class Variants(chex.TestCase, parameterized.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     @parameterized.product(
-        rule=["segment", "mean", "uniform", "whole"], order=["kept", "shuffled", "single"]
+        rule=["segment", "segment_mean_length", "uniform", "whole"],
+        order=["kept", "shuffled", "single"],
     )
     def test_indices(self, rule, order):
         def take(length, key):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vidrec.config import Data
-from vidrec.data.datasets import motion, source, tfds_source
+from vidrec.data.datasets import base, motion, tfds_dataset
 from vidrec.errors import UserError
 from vidrec.io import files
 
@@ -132,7 +132,7 @@ def test_number_of_workers_changes_nothing(monkeypatch):
 
     expected = all_frames()
     for workers in (1, 5):
-        monkeypatch.setattr(source.os, "cpu_count", lambda workers=workers: workers)
+        monkeypatch.setattr(base.os, "cpu_count", lambda workers=workers: workers)
         assert all_frames() == expected
 
 
@@ -306,16 +306,16 @@ def test_preparing_leaves_no_litter_and_damage_to_what_describes_a_set_is_found(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     data = Data(tfds="motion/clips=30")
-    assert not tfds_source.is_prepared(data)
-    place = Path(tfds_source._builder(data.tfds, "").data_path)
+    assert not tfds_dataset.is_prepared(data)
+    place = Path(tfds_dataset._builder(data.tfds, "").data_path)
     half = place.with_name(f"incomplete.ABC123_{place.name}")
     half.mkdir(parents=True)  # of a process that was killed
-    assert len(tfds_source.load(data)) == 30
+    assert len(tfds_dataset.load(data)) == 30
     assert not half.exists()
     # Killed while the checksums were written: the next one writes them and tidies up.
     (place / files.SUMS).rename(place / ".vidrec-0123456789abcdef.partial.json")
     files._sweep_once.cache_clear()  # as in a new process
-    assert len(tfds_source.load(data)) == 30
+    assert len(tfds_dataset.load(data)) == 30
     assert (place / files.SUMS).exists()
     assert not list(place.glob(".vidrec-*"))
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -326,7 +326,7 @@ def test_preparing_leaves_no_litter_and_damage_to_what_describes_a_set_is_found(
         for content in (whole[: len(whole) // 2], whole[:-2] + b"\xff\xfe", b"[" * 100_000):
             file.write_bytes(content)
             with pytest.raises(UserError, match=re.escape(str(tmp_path / "cache"))) as caught:
-                tfds_source.load(data)
+                tfds_dataset.load(data)
             assert "\n" not in str(caught.value)
         file.write_bytes(whole)
-    assert len(tfds_source.load(data)) == 30
+    assert len(tfds_dataset.load(data)) == 30

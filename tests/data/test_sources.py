@@ -16,7 +16,7 @@ from helpers.video_files import FRAMES, as_nobody, clip, moving
 
 from vidrec.config import Config, Data, override
 from vidrec.data import datasets, pictures, splits, video
-from vidrec.data.datasets import UnreadableClip, source
+from vidrec.data.datasets import UnreadableClip, base
 from vidrec.errors import TransientError, UserError
 from vidrec.training import prepare
 
@@ -500,7 +500,7 @@ def test_groups_by_rule_table_or_name(tmp_path, one_clip):
     assert len(set(by_name.groups)) == 6
     by_rule = datasets.load(videos(root, groups=r"_(g\d+)_"))
     assert sorted(set(by_rule.groups)) == ["g01", "g02", "g03"]
-    with pytest.raises(UserError, match=r"does not name the source of a/v_a_g01_c01\.mp4"):
+    with pytest.raises(UserError, match=r"does not name the recording of a/v_a_g01_c01\.mp4"):
         datasets.load(videos(root, groups="(nothing)"))
     with pytest.raises(UserError, match="no regular expression"):
         datasets.load(videos(root, groups="("))
@@ -575,13 +575,13 @@ def test_damage_is_remembered(tmp_path):
     (tmp_path / "a").mkdir()
     video_files.CASES["cut mp4"][0](tmp_path / "a")
     data = datasets.load(videos(tmp_path))
-    clip_at = data.names.index("a/clip.mp4")
-    list(data.stream(clip_at, 16))
+    clip_mode = data.names.index("a/clip.mp4")
+    list(data.stream(clip_mode, 16))
     assert "truncated after" in data.damage["a/clip.mp4"]
 
 
 def test_declared_lengths_are_kept_between_runs(tmp_path, one_clip, monkeypatch):
-    monkeypatch.setattr(source, "REMEMBERED", 2)
+    monkeypatch.setattr(base, "REMEMBERED", 2)
     root = lay(tmp_path, one_clip, ["a/1.mp4", "b/1.mp4"])
     assert datasets.load(videos(root)).lengths.tolist() == [FRAMES] * 2
     with monkeypatch.context() as patch:
@@ -669,14 +669,14 @@ def test_a_users_own_source(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "import numpy as np\n"
-        "from vidrec.data.datasets.source import Files\n"
+        "from vidrec.data.datasets.base import Files\n"
         "def Mine(data):\n"
         "    return Files('mine', ('a', 'b'), ('x', 'y'), np.array([0, 1], np.int32),\n"
         "                 np.array(['x', 'y']), paths=('x', 'y'))\n"
         "def Wrong(data):\n    return 3\n"
     )
     assert datasets.load(Data(kind=f"{file}:Mine")).names == ("x", "y")
-    with pytest.raises(UserError, match="should give a vidrec Source"):
+    with pytest.raises(UserError, match="should give a vidrec Dataset"):
         datasets.load(Data(kind=f"{file}:Wrong"))
 
 
@@ -743,8 +743,8 @@ def test_what_the_system_refuses_is_no_data_set_that_is_absent(tmp_path, one_cli
             with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
                 prepare.data_fingerprint(cfg, make)
         with monkeypatch.context() as patch:
-            patch.setattr(source, "open", refuse, raising=False)
-            patch.setattr(source, "_known", {})
+            patch.setattr(base, "open", refuse, raising=False)
+            patch.setattr(base, "_known", {})
             with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
                 prepare.data_fingerprint(cfg, make)
     assert prepare.data_fingerprint(cfg) == here

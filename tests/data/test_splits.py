@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from vidrec.config import Data
 from vidrec.data import splits
-from vidrec.data.datasets.source import Source
+from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 
 PARTS = ("train", "val", "test")
 
 
-class Names(Source):
+class Names(Dataset):
     """Clips that are names only."""
 
     @property
@@ -153,9 +153,9 @@ def test_leaving_one_out():
         check_whole(data, split)
         assert set(blocks[split.test]) == {str(fold - 1)}
         assert len(split.test) == 20
-    with pytest.raises(UserError, match="toy has 10 sources"):
+    with pytest.raises(UserError, match="toy has 10 recordings"):
         splits.make(data, Data(fold=11))
-    with pytest.raises(UserError, match="carry no source"):
+    with pytest.raises(UserError, match="name no recording"):
         splits.make(source([0, 0, 0, 1, 1, 1]), Data(fold=1))
 
 
@@ -244,7 +244,9 @@ def test_what_cannot_be_split_says_what_is_needed():
     with pytest.raises(UserError, match="one class"):
         splits.make(source([0] * 9), Data())
     two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
-    with pytest.raises(UserError, match=r"'class0' of toy has 2 sources.*needs at least 3 sources"):
+    with pytest.raises(
+        UserError, match=r"'class0' of toy has 2 recordings.*needs at least 3 recordings"
+    ):
         splits.make(two, Data())
     assert splits.make(two, Data(val=0)).leaked is False
     lone = source([0] * 12 + [1])
@@ -266,7 +268,7 @@ def test_a_warning_where_sources_are_unknown():
     data = source([k for k in range(3) for _ in range(9)])
     lines = splits.describe(data, splits.make(data, Data()))
     assert lines[0] == "toy: 3 classes, 27 clips"
-    assert sum("carry no source" in line for line in lines) == 1
+    assert sum("name no recording" in line for line in lines) == 1
     known = splits.describe(even(), splits.make(even(), Data()))
-    assert known[0] == "toy: 5 classes, 200 clips, 50 sources"
+    assert known[0] == "toy: 5 classes, 200 clips, 50 recordings"
     assert not any("warning" in line for line in known)

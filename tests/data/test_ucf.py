@@ -288,7 +288,7 @@ def test_ucf11_leaves_each_group_out_once(ucf11):
         assert split.leaked is False
         tested.update(split.test.tolist())
     assert tested == Counter(range(1600))
-    with pytest.raises(UserError, match="has 25 sources"):
+    with pytest.raises(UserError, match="has 25 recordings"):
         splits.make(data, Data(kind="ucf11", fold=26))
 
 

@@ -17,7 +17,7 @@ from vidrec.evaluation.export import loader
 from vidrec.evaluation.predict import Classifier, Stream, windows
 from vidrec.training import batches
 
-RUNS = ("once", "clips", "vote", "trained")
+RUNS = ("single", "average", "vote", "trained")
 PLAIN = {"data.kind": "features", "encoder.kind": "none"}
 
 
@@ -83,7 +83,7 @@ def test_evaluation_of_the_same_clips_gives_the_same_figures(runs, name):
 
 def test_the_training_loss_has_a_key_of_its_own(runs):
     """Of a head of every frame it sums weighted steps, so it is no probability of the clip's."""
-    for name in ("once", "clips", "vote"):
+    for name in ("single", "average", "vote"):
         folder = runs[name]
         lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
         result = json.loads((folder / "result.json").read_text())
@@ -104,7 +104,7 @@ def test_no_vote_costs_a_finite_loss_and_lost_numbers_stay_lost():
 
 # --- Streams --------------------------------------------------------------------------------------
 
-HEADS = ("last", "mean", "every")
+HEADS = ("last", "mean", "per_frame")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -176,13 +176,13 @@ def test_a_stream_of_uniform_frames_says_that_it_answers_otherwise(runs):
             assert any("8 frames spread over it decide" in note for note in line["notes"])
 
 
-@pytest.mark.parametrize("inference", ["clips", "vote"])
+@pytest.mark.parametrize("inference", ["average", "vote"])
 @pytest.mark.parametrize(("clip", "stride"), [(5, 5), (5, 2), (4, 3), (1, 1)])
 def test_a_stream_joins_windows_as_prediction_does(inference, clip, stride):
     settings = PLAIN | {
-        "head.kind": "every",
+        "head.kind": "per_frame",
         "eval.inference": inference,
-        "eval.clip": clip,
+        "eval.window": clip,
         "eval.stride": stride,
     }
     model = random_model(settings)
@@ -205,7 +205,7 @@ def test_a_stream_joins_windows_as_prediction_does(inference, clip, stride):
 
 def test_hours_of_frames_change_no_answer_of_a_running_mean():
     """Sums over 200,000 frames would have lost the last digits of float32."""
-    for head in ("mean", "every"):
+    for head in ("mean", "per_frame"):
         model = random_model(PLAIN | {"head.kind": head, "scanner.kind": "none"})
         stream = model.stream()
         frame = np.full(7, 0.3, np.float32)
@@ -333,12 +333,12 @@ def test_a_run_records_how_long_its_clips_lasted(runs):
     "settings",
     [
         {},
-        {"frames.rule": "uniform", "head.kind": "every"},
+        {"frames.rule": "uniform", "head.kind": "per_frame"},
         {"frames.rule": "whole", "frames.order": "shuffled"},
         {"frames.order": "single"},
         {"frames.order": "shuffled", "frames.rule": "uniform"},
-        {"head.kind": "every", "eval.inference": "clips", "eval.clip": 5, "eval.stride": 3},
-        {"head.kind": "every", "eval.inference": "vote", "eval.clip": 3, "eval.stride": 1},
+        {"head.kind": "per_frame", "eval.inference": "average", "eval.window": 5, "eval.stride": 3},
+        {"head.kind": "per_frame", "eval.inference": "vote", "eval.window": 3, "eval.stride": 1},
     ],
 )
 def test_an_export_decides_clips_as_prediction_does(settings, tmp_path):
@@ -375,10 +375,10 @@ def test_shares_that_keras_loss_is_taken_of_are_the_probabilities(tmp_path):
     assert np.ptp(spread, 0).max() > 0.1
 
 
-@pytest.mark.parametrize("standardise", [False, True])
-def test_features_of_another_shape_get_one_line(standardise, tmp_path):
+@pytest.mark.parametrize("standardize", [False, True])
+def test_features_of_another_shape_get_one_line(standardize, tmp_path):
     model = random_model(
-        PLAIN | {"encoder.standardise": standardise, "encoder.components": 4 * standardise}
+        PLAIN | {"encoder.standardize": standardize, "encoder.pca": 4 * standardize}
     )
     clip = np.zeros((9, 5), np.float32)
     np.save(tmp_path / "clip.npy", clip)
@@ -400,7 +400,7 @@ def test_seconds_between_windows_are_a_number(every):
 def test_a_stream_has_no_windows_to_set_apart(runs):
     path = next((runs["videos"] / "left").iterdir())
     with pytest.raises(UserError, match=r"every = 0\.5: a stream answers at every frame"):
-        list(predict.lines(load(runs["once"]), [path], stream=True, every=0.5))
+        list(predict.lines(load(runs["single"]), [path], stream=True, every=0.5))
 
 
 @pytest.mark.parametrize("rule", ["segment", "uniform", "whole"])

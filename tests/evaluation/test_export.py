@@ -26,11 +26,11 @@ MODELS = {
         "scanner.bidirectional": "concat",
         "scanner.layers": 2,
         "scanner.batch_norm": True,
-        "encoder.components": 4,
+        "encoder.pca": 4,
     },
-    "maps": {"scanner.kind": "convlstm", "encoder.readout": "map", "scanner.units": 3},
-    "every step": {"scanner.kind": "gru", "head.kind": "every", "encoder.readout": "flatten"},
-    "mean": {"scanner.kind": "mean", "head.kind": "mean", "encoder.precision": "bfloat16"},
+    "maps": {"scanner.kind": "convlstm", "encoder.pooling": "map", "scanner.units": 3},
+    "every step": {"scanner.kind": "gru", "head.kind": "per_frame", "encoder.pooling": "flatten"},
+    "mean": {"scanner.kind": "mean", "head.kind": "mean", "encoder.store_dtype": "bfloat16"},
     "flattened": {"head.kind": "flatten", "scanner.units": 3},
     "features": {"data.kind": "features", "encoder.kind": "none"},
 }
@@ -112,7 +112,7 @@ def _path_of(package):
 
 def test_the_example_runs_in_the_exports_own_folder(runs, tmp_path):
     out = tmp_path / "out"
-    export.export(runs["once"], out)
+    export.export(runs["single"], out)
     video_THWC = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
     np.save(out / "video.npy", video_THWC)
     script = "import numpy as np\nvideo_THWC = np.load('video.npy')\n" + export.EXAMPLE
@@ -125,7 +125,7 @@ def test_the_example_runs_in_the_exports_own_folder(runs, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    answer = Classifier.load(runs["once"]).predict(video_THWC)
+    answer = Classifier.load(runs["single"]).predict(video_THWC)
     assert done.stdout.split() == [answer.label]
     about = json.loads((out / "meta.json").read_text())
     assert about["classes"] == ["left", "right"]
@@ -155,7 +155,7 @@ def test_the_loader_reads_weights_as_they_were_written(tmp_path):
     np.testing.assert_array_equal(loader.read_weights(tmp_path / "half")["x"], half)
 
 
-@pytest.mark.parametrize("rule", ["segment", "mean", "uniform", "whole"])
+@pytest.mark.parametrize("rule", ["segment", "segment_mean_length", "uniform", "whole"])
 def test_the_loader_picks_the_frames_that_scoring_sees(rule):
     indices = jax.jit(frames.indices, static_argnums=(1, 2))
     for length in (1, 7, 16):
@@ -168,7 +168,7 @@ def test_the_loader_picks_the_frames_that_scoring_sees(rule):
 
 
 def test_wrong_frames_are_refused_by_the_loader(runs, tmp_path):
-    export.export(runs["once"], tmp_path / "out")
+    export.export(runs["single"], tmp_path / "out")
     model = loader.load(tmp_path / "out")
     for wrong in (np.zeros((1, 8, 32, 32, 3), np.float32), np.zeros((1, 8, 16, 32, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"frames should be uint8 \(B, T, 32, 32, 3\)"):
@@ -179,10 +179,10 @@ def test_an_export_replaces_an_export_and_nothing_else(runs, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds something else"):
-        export.export(runs["once"], tmp_path / "thesis")
+        export.export(runs["single"], tmp_path / "thesis")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        export.export(runs["once"], tmp_path / "file")
+        export.export(runs["single"], tmp_path / "file")
     with pytest.raises(UserError, match="holds no trained model"):
         export.export(tmp_path, tmp_path / "out")
 

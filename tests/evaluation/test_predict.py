@@ -46,18 +46,18 @@ def load(folder):
 
 @pytest.fixture(scope="session")
 def table(runs):
-    return load(runs["once"])
+    return load(runs["single"])
 
 
 @pytest.fixture(scope="session")
 def streaming():
-    return random_model({"encoder.components": 4, "encoder.standardise": True})
+    return random_model({"encoder.pca": 4, "encoder.standardize": True})
 
 
 # --- A file's answer ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["once", "clips", "vote", "trained"])
+@pytest.mark.parametrize("name", ["single", "average", "vote", "trained"])
 def test_every_file_gets_the_answer_that_evaluation_gave_it(runs, name):
     model = load(runs[name])
     saved = np.load(runs[name] / "predictions.npz")
@@ -74,7 +74,7 @@ def test_every_file_gets_the_answer_that_evaluation_gave_it(runs, name):
 
 def test_probabilities_rank_as_the_scores_do_and_add_up_to_one(runs):
     path = next((runs["videos"] / "left").iterdir())
-    for name in ("once", "clips", "vote", "trained"):
+    for name in ("single", "average", "vote", "trained"):
         answer = load(runs[name]).predict(path)
         assert answer.probabilities_K.sum() == pytest.approx(1)
         assert answer.topk[0][0] == answer.label
@@ -84,8 +84,8 @@ def test_probabilities_rank_as_the_scores_do_and_add_up_to_one(runs):
 
 def test_length_alone_makes_no_answer_surer():
     """Adding up many equal windows must not turn 60 % into 100 %."""
-    clips = {"eval.inference": "clips", "eval.clip": 4, "eval.stride": 4}
-    model = random_model(PLAIN | {"head.kind": "every"} | clips)
+    clips = {"eval.inference": "average", "eval.window": 4, "eval.stride": 4}
+    model = random_model(PLAIN | {"head.kind": "per_frame"} | clips)
     frame = np.random.default_rng(0).normal(size=(1, 7)).astype(np.float32)
     short, long = (model.predict(np.repeat(frame, n, 0)) for n in (4, 48))
     np.testing.assert_allclose(long.scores_K, 12 * short.scores_K, rtol=1e-4)
@@ -154,7 +154,7 @@ def test_a_trained_model_knows_how_long_its_clips_were(runs):
     assert model.meta["clip_frames"] == int(np.median(lengths))
     long = model.predict(moving(4 * model.meta["clip_frames"], True, 1), fps=10)
     assert len(long.windows) > 2
-    assert load(runs["once"]).meta["frame"] == [5]
+    assert load(runs["single"]).meta["frame"] == [5]
 
 
 def trained_on(runs, name):
@@ -163,9 +163,9 @@ def trained_on(runs, name):
 
 def test_windows_cannot_be_moved_where_they_decide_the_clip(runs):
     with pytest.raises(UserError, match=r"eval\.stride"):
-        load(runs["clips"]).predict(moving(30, True, 0), every=1)
+        load(runs["average"]).predict(moving(30, True, 0), every=1)
     with pytest.raises(UserError, match="positive"):
-        load(runs["once"]).predict(moving(30, True, 0), every=-1)
+        load(runs["single"]).predict(moving(30, True, 0), every=-1)
 
 
 def test_what_cannot_be_read_is_named(table, tmp_path):
@@ -236,14 +236,14 @@ SCANNERS = {
     "lstm": {**PLAIN, "scanner.layers": 2, "scanner.batch_norm": True, "scanner.dense": (5,)},
     "gru over a projection": {
         "scanner.kind": "gru",
-        "encoder.standardise": True,
-        "encoder.components": 4,
+        "encoder.standardize": True,
+        "encoder.pca": 4,
     },
-    "every": {**PLAIN, "head.kind": "every", "scanner.bias": "double"},
+    "every": {**PLAIN, "head.kind": "per_frame", "scanner.bias": "double"},
     "mean of states": {**PLAIN, "head.kind": "mean", "head.dense": (4,)},
     "convlstm": {
         "scanner.kind": "convlstm",
-        "encoder.readout": "map",
+        "encoder.pooling": "map",
         "scanner.units": 3,
         "head.kind": "mean",
     },
@@ -278,7 +278,7 @@ def test_a_stream_says_at_every_frame_what_the_clip_so_far_would(name):
 
 def test_stream_and_file_agree_on_a_trained_run(runs):
     """One segment from a zero carry: the last frame's answer is the file's."""
-    model = random_model({"encoder.components": 4, "encoder.standardise": True})
+    model = random_model({"encoder.pca": 4, "encoder.standardize": True})
     path = max((runs["videos"] / "right").iterdir(), key=lambda each: video.declared(each)[0])
     frames = video.read(path, range(trained_runs.LENGTH), 32)
     stream = model.stream()
@@ -411,7 +411,7 @@ def test_folders_without_a_model_are_refused(tmp_path, runs):
         Classifier.load(tmp_path)
     with pytest.raises(UserError, match="name a trial's folder"):
         Classifier.load(fake_ablation(tmp_path / "a", [[None]]))
-    broken = trained_runs.copy_run(runs["once"], tmp_path / "copy")
+    broken = trained_runs.copy_run(runs["single"], tmp_path / "copy")
     array = max((broken / "model").rglob("*"), key=lambda each: each.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match="changed since"):
@@ -422,7 +422,7 @@ def test_an_ablations_folder_loads(runs):
     model = vidrec.Classifier.load(runs["table"])
     assert "best by mean validation accuracy" in model.chosen
     assert model.classes == ("left", "right")
-    assert Classifier.load(runs["once"]).chosen == ""
+    assert Classifier.load(runs["single"]).chosen == ""
 
 
 # --- Answers as lines -----------------------------------------------------------------------------
@@ -707,7 +707,7 @@ def fingerprint(folder):
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("name", ["once", "vote", "trained"])
+@pytest.mark.parametrize("name", ["single", "vote", "trained"])
 def test_scoring_the_runs_own_test_clips_gives_its_own_figures(runs, name):
     before = fingerprint(runs[name])
     result = predict.score(runs[name])
@@ -727,11 +727,11 @@ def test_scoring_the_runs_own_test_clips_gives_its_own_figures(runs, name):
 
 @pytest.mark.usefixtures("cache")
 def test_clips_of_the_training_are_refused_unless_forced(runs):
-    trained = load(runs["once"]).meta["train_clips"]
+    trained = load(runs["single"]).meta["train_clips"]
     with pytest.raises(UserError, match=r"such as (left|right)/") as refused:
-        predict.score(runs["once"], part="all")
+        predict.score(runs["single"], part="all")
     assert any(f"such as {name}:" in str(refused.value) for name in trained)
-    cfg, met = load(runs["once"]).cfg, []
+    cfg, met = load(runs["single"]).cfg, []
     for seed in range(1, 6):
         data = config.override(cfg, {"data.split_seed": seed}).data
         source = datasets.load(data)
@@ -739,11 +739,11 @@ def test_clips_of_the_training_are_refused_unless_forced(runs):
         met.append(bool(set(tested) & set(trained)))
         if met[-1]:
             with pytest.raises(UserError, match="trained on"):
-                predict.score(runs["once"], {"data.split_seed": seed})
+                predict.score(runs["single"], {"data.split_seed": seed})
         else:
-            predict.score(runs["once"], {"data.split_seed": seed})
+            predict.score(runs["single"], {"data.split_seed": seed})
     assert any(met)
-    result = predict.score(runs["once"], part="all", force=True)
+    result = predict.score(runs["single"], part="all", force=True)
     assert result["split"]["leaked"] is True
     assert result["split"]["trained_on"] == len(trained)
     assert result["counts"]["all"]["expected"] == 14
@@ -752,7 +752,7 @@ def test_clips_of_the_training_are_refused_unless_forced(runs):
 @pytest.mark.usefixtures("cache")
 def test_clips_of_the_training_are_known_by_content_whatever_their_names(runs, tmp_path):
     renamed, fresh = tmp_path / "renamed", tmp_path / "fresh"
-    trained = load(runs["once"]).meta["train_clips"]
+    trained = load(runs["single"]).meta["train_clips"]
     for place, file in enumerate(sorted(runs["videos"].glob("*/*.mp4"))):
         (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, renamed / file.parent.name / f"{place}.mp4")
@@ -760,21 +760,21 @@ def test_clips_of_the_training_are_known_by_content_whatever_their_names(runs, t
         (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         video.write(fresh / name, moving(12, place % 2 == 0, 60 + place), 10)
     with pytest.raises(UserError, match=rf"{len(trained)} of 14 clips were trained on"):
-        predict.score(runs["once"], {"data.root": str(renamed)}, part="all")
-    forced = predict.score(runs["once"], {"data.root": str(renamed)}, part="all", force=True)
+        predict.score(runs["single"], {"data.root": str(renamed)}, part="all")
+    forced = predict.score(runs["single"], {"data.root": str(renamed)}, part="all", force=True)
     assert (forced["split"]["leaked"], forced["split"]["trained_on"]) == (True, len(trained))
-    result = predict.score(runs["once"], {"data.root": str(fresh)}, part="all")
+    result = predict.score(runs["single"], {"data.root": str(fresh)}, part="all")
     assert (result["split"]["leaked"], result["split"]["trained_on"]) == (False, 0)
     # The same recordings' names in another data set tell nothing.
     named = {"data.root": str(fresh), "data.groups": r"(\d+)\.mp4"}
-    assert predict.score(runs["once"], named, part="all")["split"]["leaked"] is False
+    assert predict.score(runs["single"], named, part="all")["split"]["leaked"] is False
     own = {"data.root": str(runs["videos"]), "data.split_seed": 0}
-    assert predict.score(runs["once"], own)["split"]["leaked"] == "unknown"
+    assert predict.score(runs["single"], own)["split"]["leaked"] == "unknown"
 
 
 @pytest.mark.usefixtures("cache")
 def test_where_no_content_can_be_compared_nothing_is_said(runs):
-    model = load(runs["once"])
+    model = load(runs["single"])
     source = datasets.load(model.cfg.data)
     clips = np.arange(len(source))
     model.meta["hashed"] = "frames"
@@ -797,24 +797,24 @@ def test_another_data_set_is_matched_by_the_names_of_its_classes(runs, tmp_path)
     (other / "left" / "broken.mp4").write_bytes(b"?" * 999)
     said = []
     settings = {"data.root": str(other)}
-    result = predict.score(runs["once"], settings, part="all", tell=said.append)
+    result = predict.score(runs["single"], settings, part="all", tell=said.append)
     assert result["left_out"] == {"a new class": 1}
     assert any("a new class" in line for line in said)
     assert result["counts"]["all"] == {"expected": 5, "scored": 4, "unreadable": 1}
     [broken] = result["unreadable"]
     assert broken["path"].endswith("broken.mp4")
     assert result["split"]["leaked"] is False
-    model = load(runs["once"])
+    model = load(runs["single"])
     right = [model.predict(p).label == p.parent.name for p in sorted(other.glob("[lr]*/4*.mp4"))]
     assert result["metrics"]["all"]["accuracy"] == pytest.approx(np.mean(right))
     assert np.array(result["metrics"]["all"]["confusion"]).sum(1).tolist() == [1, 3]
     with pytest.raises(UserError, match=r"broken\.mp4 cannot be read"):
-        predict.score(runs["once"], settings | {"data.strict": True, "data.fps": 5.0}, part="all")
+        predict.score(runs["single"], settings | {"data.strict": True, "data.fps": 5.0}, part="all")
     with pytest.raises(UserError, match=r"broken\.mp4 cannot be read"):  # scored without it before
-        predict.score(runs["once"], settings | {"data.strict": True}, part="all")
+        predict.score(runs["single"], settings | {"data.strict": True}, part="all")
     # The same content elsewhere was scored before, too; its paths are its own.
     copy = shutil.copytree(other, tmp_path / "copy")
-    again = predict.score(runs["once"], {"data.root": str(copy)}, part="all")
+    again = predict.score(runs["single"], {"data.root": str(copy)}, part="all")
     assert again["metrics"] == result["metrics"]
     assert again["unreadable"][0]["path"] == str(copy / "left" / "broken.mp4")
 
@@ -822,17 +822,17 @@ def test_another_data_set_is_matched_by_the_names_of_its_classes(runs, tmp_path)
 @pytest.mark.usefixtures("cache")
 def test_what_cannot_be_scored_is_refused(runs, tmp_path):
     with pytest.raises(UserError, match=r"scanner\.units belongs to the trained model"):
-        predict.score(runs["once"], {"scanner.units": 3})
+        predict.score(runs["single"], {"scanner.units": 3})
     for label in ("up", "down"):
         (tmp_path / label).mkdir()
         video.write(tmp_path / label / "clip.mp4", moving(5, True, 1), 10)
     with pytest.raises(UserError, match=r"knows none of the classes.*up.*knows left, right"):
-        predict.score(runs["once"], {"data.root": str(tmp_path)}, part="all")
+        predict.score(runs["single"], {"data.root": str(tmp_path)}, part="all")
 
 
 @pytest.mark.usefixtures("cache")
 def test_how_clips_are_decided_can_be_changed_afterwards(runs):
-    result = predict.score(runs["once"], {"eval.inference": "vote"})
+    result = predict.score(runs["single"], {"eval.inference": "vote"})
     theirs = np.load(runs["vote"] / "predictions.npz")
     mine = np.load(f"{result['dir']}/predictions.npz")
     np.testing.assert_allclose(mine["test_logits"], theirs["test_logits"], atol=1e-5)

@@ -49,7 +49,7 @@ def test_windows_are_the_literal_ones_and_miss_no_frame(length, clip, stride):
     ("length", "clip", "stride", "says"),
     [
         (0, 60, 30, "video length: 0"),
-        (9, 0, 30, "eval.clip: 0"),
+        (9, 0, 30, "eval.window: 0"),
         (9, 60, 0, "eval.stride: 0"),
         (9, 30, 31, "eval.stride: 31 leaves frames out"),
     ],
@@ -92,7 +92,7 @@ def test_average_and_vote_equal_literal_loops_ties_included(seed):
 def test_clip_and_video_accuracy_are_two_figures():
     scores = np.log([[0.6, 0.4], [0.1, 0.9], [0.6, 0.4], [0.3, 0.7]])
     video, labels = np.array([0, 0, 0, 1]), np.array([0, 1])
-    by_average = statistics.clip_and_video_accuracy(scores, video, labels, "clips")
+    by_average = statistics.clip_and_video_accuracy(scores, video, labels, "average")
     by_vote = statistics.clip_and_video_accuracy(scores, video, labels, "vote")
     assert by_average == {"clip_accuracy": 0.75, "video_accuracy": 0.5}
     assert by_vote == {"clip_accuracy": 0.75, "video_accuracy": 1.0}

@@ -425,7 +425,7 @@ def test_standardised_features_have_mean_0_and_deviation_1_in_training():
 
 def test_more_components_than_features_are_refused():
     found = clips_of(np.random.default_rng(2), 4)
-    with pytest.raises(UserError, match=r"encoder.components = 5 is more than the 4"):
+    with pytest.raises(UserError, match=r"encoder.pca = 5 is more than the 4"):
         extraction.fit_projection(found, np.array([0]), 5)
 
 
@@ -436,7 +436,7 @@ def test_nothing_readable_is_one_line():
 
 def test_ready_made_features_and_unreadable_clips_are_counted():
     source = ready_made(broken=(1,))
-    data = prepare.prepare(settings(), source=source)
+    data = prepare.prepare(settings(), dataset=source)
     assert isinstance(data.values, np.ndarray)
     assert data.unreadable == [(1, "clip_001", "is empty")]
     counts = data.counts()
@@ -459,7 +459,7 @@ def test_frames_of_a_trained_encoder_stay_frames():
 @pytest.mark.slow
 def test_a_clip_encoder_is_shaped_by_the_clips_it_sees():
     cfg = settings(encoder__kind="c3d", encoder__trainable="all", encoder__size=16)
-    cfg = override(cfg, {"encoder.readout": "flatten", "frames.length": 16, "scanner.kind": "none"})
+    cfg = override(cfg, {"encoder.pooling": "flatten", "frames.length": 16, "scanner.kind": "none"})
     data = prepared(cfg, pixels(size=16))
     assert data.encoder.takes_clips
     with pytest.raises(UserError, match=r"encoder.trainable should be all"):
@@ -496,13 +496,13 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
     cfg = settings(encoder__kind=tiny, encoder__size=16)
     whole, few = pixels(size=16), pixels(size=16)
     few.arrays = (few.arrays[0][:1], *few.arrays[1:])  # all later clips move by some frames
-    one, other = prepared(cfg, whole), prepare.prepare(cfg, source=few)
+    one, other = prepared(cfg, whole), prepare.prepare(cfg, dataset=few)
     assert set(few.streamed) == {"clip_000"}
     again = pixels(size=16)
     for file in (cache / "features").rglob("*.index"):
         file.unlink()
     again.arrays = few.arrays
-    other = prepare.prepare(cfg, source=again)
+    other = prepare.prepare(cfg, dataset=again)
     for clip in range(1, len(whole)):
         ours = [d.values[d.offsets[clip] :][: d.lengths[clip]] for d in (one, other)]
         assert np.array_equal(*ours)
@@ -518,7 +518,7 @@ def test_an_encoder_of_ones_own_without_a_version_has_version_0(tiny):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_features_are_kept_in_the_precision_asked_for(cache, tiny, precision):
     half = prepared(
-        settings(encoder__kind=tiny, encoder__size=16, encoder__precision=precision),
+        settings(encoder__kind=tiny, encoder__size=16, encoder__store_dtype=precision),
         pixels(size=16),
     )
     full = prepared(settings(encoder__kind=tiny, encoder__size=16), pixels(size=16))
@@ -536,17 +536,17 @@ def test_features_too_large_for_half_precision_are_refused_not_stored_as_infinit
 
 
 def test_normalising_by_the_training_clips_needs_an_encoder_that_trains():
-    with pytest.raises(UserError, match=r"encoder.normalise = 'standard' depends on the training"):
-        prepared(settings(encoder__normalise="standard"), pixels())
+    with pytest.raises(UserError, match=r"encoder.normalize = 'standard' depends on the training"):
+        prepared(settings(encoder__normalize="standard"), pixels())
 
 
 def test_features_are_extracted_once_for_every_length(cache, tiny):
     source = pixels(size=16)
     base = {"encoder__kind": tiny, "encoder__size": 16}
-    one = prepare.prepare(settings(frames__length=3, **base), source=source)
+    one = prepare.prepare(settings(frames__length=3, **base), dataset=source)
     assert set(source.streamed) == set(source.names)
     source.streamed.clear()
-    other = prepare.prepare(settings(frames__length=7, **base), source=source)
+    other = prepare.prepare(settings(frames__length=7, **base), dataset=source)
     assert source.streamed == []
     assert (one.length, other.length) == (3, 7)
     assert np.array_equal(one.values, other.values)
@@ -556,11 +556,11 @@ def test_the_table_of_lengths_decodes_no_frame_of_a_filled_store(cache, tiny):
     """Its lengths are indices of what is stored, the mean length and the whole video too."""
     base = settings(encoder__kind=tiny, encoder__size=16)
     first, again = pixels(size=16), pixels(size=16)
-    filled = prepare.prepare(base, source=first)
+    filled = prepare.prepare(base, dataset=first)
     assert set(first.streamed) == set(first.names)
     lengths = set()
     for row in rows(load("ablations/sequence_length.py")):
-        found = prepare.prepare(override(base, row.overrides), source=again)
+        found = prepare.prepare(override(base, row.overrides), dataset=again)
         assert np.array_equal(found.values, filled.values)
         lengths.add(found.length)
     assert lengths >= {30, 60, 120, 150, 180, int(again.lengths.max())}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, digest, override
-from vidrec.data.datasets.source import Source, UnreadableClip, per_clip
+from vidrec.data.datasets.base import Dataset, UnreadableClip, per_clip
 from vidrec.models import model
 from vidrec.training import devices, feeds, prepare, step
 
@@ -36,7 +36,7 @@ def settings(**changes) -> Config:
 
 
 @dataclass(eq=False)
-class ArraySource(Source):
+class ArrayDataset(Dataset):
     """Ready-made features in memory; an empty clip cannot be read."""
 
     arrays: tuple[np.ndarray, ...] = per_clip()
@@ -62,7 +62,7 @@ class ArraySource(Source):
 
 
 @dataclass(eq=False)
-class PixelSource(ArraySource):
+class PixelDataset(ArrayDataset):
     """Frames in memory, uint8 (T, H, H, 3), given whatever size is asked for; counts readings."""
 
     is_features = False
@@ -80,7 +80,7 @@ class PixelSource(ArraySource):
         return self.arrays[clip][list(frame_indices)]
 
 
-def features(clips=32, classes=3, width=5, lengths=(2, 9), seed=0, broken=()) -> ArraySource:
+def features(clips=32, classes=3, width=5, lengths=(2, 9), seed=0, broken=()) -> ArrayDataset:
     """Noise about a direction of each class's own; two clips a group."""
     rng = np.random.default_rng(seed)
     labels = np.arange(clips) // 2 % classes
@@ -89,10 +89,10 @@ def features(clips=32, classes=3, width=5, lengths=(2, 9), seed=0, broken=()) ->
     for clip, label in enumerate(labels):
         frames = 0 if clip in broken else rng.integers(*lengths)
         arrays.append((centres[label] + rng.normal(size=(frames, width))).astype(np.float32))
-    return ArraySource(**_about("features", labels, classes), arrays=tuple(arrays))
+    return ArrayDataset(**_about("features", labels, classes), arrays=tuple(arrays))
 
 
-def pixels(clips=12, classes=2, size=8, lengths=(2, 9), seed=0, broken=()) -> PixelSource:
+def pixels(clips=12, classes=2, size=8, lengths=(2, 9), seed=0, broken=()) -> PixelDataset:
     """Random frames."""
     rng = np.random.default_rng(seed)
     labels = np.arange(clips) // 2 % classes
@@ -102,7 +102,7 @@ def pixels(clips=12, classes=2, size=8, lengths=(2, 9), seed=0, broken=()) -> Pi
         )
         for i in range(clips)
     ]
-    return PixelSource(**_about("pixels", labels, classes), arrays=tuple(arrays))
+    return PixelDataset(**_about("pixels", labels, classes), arrays=tuple(arrays))
 
 
 def _about(name: str, labels: np.ndarray, classes: int) -> dict:
@@ -116,9 +116,9 @@ def _about(name: str, labels: np.ndarray, classes: int) -> dict:
     }
 
 
-def prepared(cfg: Config, source: Source | None = None) -> prepare.Prepared:
+def prepared(cfg: Config, source: Dataset | None = None) -> prepare.Prepared:
     """What a group trains on."""
-    return prepare.prepare(cfg, source=source or features())
+    return prepare.prepare(cfg, dataset=source or features())
 
 
 def plan(cfg: Config, data: prepare.Prepared, axis_name=None, shares=1) -> step.Plan:
@@ -140,9 +140,9 @@ class Group:
         data = data or prepared(configs[0])
         on = on or jax.devices()[:1]
         if how == "batch":
-            self.over = devices.Batches(on)
+            self.over = devices.DataParallel(on)
         else:
-            self.over = devices.Trials(len(configs), how, on)
+            self.over = devices.TrialParallel(len(configs), how, on)
         self.plan = plan(configs[0], data, self.over.axis_name, self.over.shares)
         self.shared = self.over.share_all(feeds.resident(data))
         self._init = self.over.map(partial(step.init, self.plan))
@@ -154,17 +154,17 @@ class Group:
         Goes on from `begun`, a state on the host, where it is given.
         """
         numbers = [step.hyper(config) for config in configs]
-        numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        state = self.over.spread(begun) if begun else self._init(numbers, self.shared)
+        numbers = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        state = self.over.shard(begun) if begun else self._init(numbers, self.shared)
         if self._epoch is None:
             run_epoch = partial(step.epoch, self.plan)
             self._epoch = self.over.compile(run_epoch, state, numbers, self.shared)
         records = []
-        while (alive := self.over.gather(state.alive)).any() and len(records) != epochs:
-            state, numbers = self.over.deal(alive, (state, numbers))
+        while (alive := self.over.fetch(state.alive)).any() and len(records) != epochs:
+            state, numbers = self.over.rebalance(alive, (state, numbers))
             state, record = self._epoch(state, numbers, self.shared)
-            records.append(jax.tree.map(np.array, self.over.gather(record)))
-        return jax.tree.map(np.array, self.over.gather(state)), records
+            records.append(jax.tree.map(np.array, self.over.fetch(record)))
+        return jax.tree.map(np.array, self.over.fetch(state)), records
 
 
 def one(tree, place):
@@ -191,7 +191,7 @@ def furthest(a, b) -> float:
     )
 
 
-def given(data) -> ArraySource:
-    """As a user's own data set: data.kind sources.py:given."""
+def given(data) -> ArrayDataset:
+    """As a user's own data set: data.kind small_datasets.py:given."""
     del data
     return features()

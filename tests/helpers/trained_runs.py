@@ -29,21 +29,21 @@ BASE = {
     "train.epochs": 2,
     "train.batch_size": 4,
     "eval.batch_size": 5,
-    "eval.clip": 8,
+    "eval.window": 8,
     "eval.stride": 5,
 }
 # A frozen encoder with a projection, a score for each step; decided in three ways.
-TABLE = {"encoder.standardise": True, "encoder.components": 5, "head.kind": "every"}
+TABLE = {"encoder.standardize": True, "encoder.pca": 5, "head.kind": "per_frame"}
 # An encoder trained with the scanner, pixel statistics, batch norm, one score a clip.
 TRAINED = {
-    "encoder.normalise": "standard",
+    "encoder.normalize": "standard",
     "encoder.trainable": "all",
     "frames.rule": "uniform",
     "scanner.kind": "gru",
     "scanner.batch_norm": True,
     "head.kind": "mean",
 }
-INFERENCES = ("once", "clips", "vote")
+INFERENCES = ("single", "average", "vote")
 
 
 def moving(frames: int, to_right: bool, seed: int, height: int = 48, width: int = 64):
@@ -127,11 +127,11 @@ def _random(settings: tuple, classes: int, meta: tuple) -> Classifier:
         shape = (cfg.encoder.size, cfg.encoder.size, 3)
         frame, like = encoders.shapes(encoders.build(cfg.encoder), shape)
         tree["encoder"] = _drawn(like, rng)
-    if cfg.encoder.components:
-        matrix = rng.normal(size=(frame[-1], cfg.encoder.components)) / frame[-1] ** 0.5
+    if cfg.encoder.pca:
+        matrix = rng.normal(size=(frame[-1], cfg.encoder.pca)) / frame[-1] ** 0.5
         mean = rng.normal(size=frame[-1])
         tree["projection"] = {"mean": np.float32(mean), "matrix": np.float32(matrix)}
-        frame = (*frame[:-1], cfg.encoder.components)
+        frame = (*frame[:-1], cfg.encoder.pca)
     clip = jax.ShapeDtypeStruct((1, cfg.frames.length, *frame), np.float32)
     like = jax.eval_shape(model.build(cfg, classes).init, jax.random.key(1), clip)
     drawn = _drawn(like, rng)

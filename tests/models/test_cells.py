@@ -77,7 +77,7 @@ def test_unknown_initialisers_and_even_kernels_are_refused():
 
 
 def test_settings_fill_the_fields_of_the_same_names():
-    settings = Settings(units=7, bias="double", init="torch", forget_bias=0.5, compute="bfloat16")
+    settings = Settings(units=7, bias="double", init="torch", forget_bias=0.5, dtype="bfloat16")
     assert cells.fill(cells.LSTM, settings) == cells.LSTM(7, "double", "torch", "bfloat16", 0.5)
 
 

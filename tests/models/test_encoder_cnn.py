@@ -34,8 +34,8 @@ class Variants(chex.TestCase, parameterized.TestCase):
         ("flatten", (16 * 20 * 10,)),
         ("dense", (7,)),
     )
-    def test_shapes(self, readout, expected):
-        module = Cnn(readout=readout, width=7, channels=5)
+    def test_shapes(self, pooling, expected):
+        module = Cnn(pooling=pooling, width=7, channels=5)
         pixels = frames(3, 64, 80)
         found = self.variant(module.apply)(variables(module, pixels), pixels)
         chex.assert_shape(found, (3, *expected))
@@ -177,7 +177,7 @@ def test_settings_build_it():
     cfg = config.Encoder(kind="cnn", size=48)
     module = encoders.build(cfg)
     assert isinstance(module, Cnn)
-    assert module.readout == "moments"
+    assert module.pooling == "moments"
     assert encoders.feature_shape(cfg) == (17 * 16 + 2,)
 
 

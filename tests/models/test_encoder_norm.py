@@ -83,14 +83,14 @@ def net(tmp_path_factory) -> str:
     return str(file)
 
 
-def bright() -> small_datasets.PixelSource:
+def bright() -> small_datasets.PixelDataset:
     """Clips of two classes, dark and bright, far from the statistics that a network begins with."""
     source = small_datasets.pixels(clips=24)
     arrays = tuple(
         (clip // 4 + 130 + 60 * label).astype(np.uint8)
         for clip, label in zip(source.arrays, source.labels, strict=True)
     )
-    return small_datasets.PixelSource(**{**vars(source), "arrays": arrays})
+    return small_datasets.PixelDataset(**{**vars(source), "arrays": arrays})
 
 
 def settings(net: str, name: str = "Net", **more) -> vidrec.Config:
@@ -105,7 +105,7 @@ def trained(net, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_report", lambda *_: None)
         root = tmp_path_factory.mktemp("runs")
-        return Path(runner.run(settings(net), root, name="scratch", source=bright())["dir"])
+        return Path(runner.run(settings(net), root, name="scratch", dataset=bright())["dir"])
 
 
 def stats_of(run: Path) -> dict:
@@ -115,7 +115,7 @@ def stats_of(run: Path) -> dict:
     return encoders.merge(fixed, tree.get("stats", {}))["encoder"]
 
 
-def same_answers(run: Path, source: small_datasets.PixelSource) -> None:
+def same_answers(run: Path, source: small_datasets.PixelDataset) -> None:
     """Predicting says of each clip what training's own scoring said of it."""
     model = Classifier.load(run, trust_code=True)
     saved = np.load(run / "predictions.npz")
@@ -132,7 +132,7 @@ def test_what_trained_is_scored_with_the_statistics_that_it_learned(trained):
     mean = stats_of(trained)["norm"]["mean"]
     assert np.abs(mean).max() > 0.05  # it began at 0
     same_answers(trained, bright())
-    again = score(trained, source=bright(), trust_code=True)
+    again = score(trained, dataset=bright(), trust_code=True)
     assert again["metrics"]["test"]["accuracy"] == 1.0
 
 
@@ -160,13 +160,13 @@ def test_a_stopped_run_goes_on_with_them(net, trained, tmp_path, monkeypatch):
         def should_stop(self):
             return ends == [1, 2]
 
-    class Screen(runner.Quiet):
+    class Reporter(runner.Quiet):
         def group(self, name, members):
             return Stops()
 
     with pytest.raises(Interrupted):
-        runner.run(settings(net), tmp_path, name="run", source=bright(), screen=Screen())
-    result = runner.run(settings(net), tmp_path, name="run", source=bright())
+        runner.run(settings(net), tmp_path, name="run", dataset=bright(), screen=Reporter())
+    result = runner.run(settings(net), tmp_path, name="run", dataset=bright())
     assert result["resumed_epoch"] == 2
     one, other = (checkpoint.read(Path(d) / "model")[0] for d in (result["dir"], trained))
     assert small_datasets.same(one, other)
@@ -180,7 +180,7 @@ def test_fine_tuning_begins_with_the_statistics_of_the_weights(trainable, net, t
         net, encoder__weights=str(trained), encoder__trainable=trainable, train__epochs=1
     )
     before = stats_of(trained)
-    data = prepare.prepare(cfg, source=bright())
+    data = prepare.prepare(cfg, dataset=bright())
     begun, _ = small_datasets.Group([cfg], data).train([cfg], epochs=0)
     frozen = {"all": set(), "last_block": {"first"}, "head": {"first", "second"}}[trainable]
     for name in before.keys() - frozen:
@@ -189,7 +189,7 @@ def test_fine_tuning_begins_with_the_statistics_of_the_weights(trainable, net, t
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_report", lambda *_: None)
-        run = Path(runner.run(cfg, tmp_path, name="tuned", source=bright())["dir"])
+        run = Path(runner.run(cfg, tmp_path, name="tuned", dataset=bright())["dir"])
     after = stats_of(run)
     for name in before:
         assert small_datasets.same(after[name], before[name]) == (name in frozen), name
@@ -210,7 +210,7 @@ def test_blocks_that_stay_normalise_by_their_own_statistics(net):
         scanner__batch_norm=False,
         train__batch_size=32,
     )
-    data = prepare.prepare(cfg, source=bright())
+    data = prepare.prepare(cfg, dataset=bright())
     variables = encoders.init(data.encoder, cfg.encoder)
     rng = np.random.default_rng(3)
     variables["batch_stats"] = jax.tree.map(
@@ -234,10 +234,10 @@ def test_statistics_are_of_valid_frames_alone(how, net):
         train__batch_size=32,
         frames__rule="whole",
         scanner__batch_norm=False,
-        train__accumulate=7 if how == "accumulated" else 1,
+        train__grad_accum=7 if how == "accumulated" else 1,
     )
     source = bright()
-    data = prepare.prepare(cfg, source=source)
+    data = prepare.prepare(cfg, dataset=source)
     over = {"how": "batch", "devices": jax.devices()[:4]} if how == "spread" else {}
     state, _ = small_datasets.Group([cfg], data, **over).train([cfg])
     [stats] = small_datasets.one(state, 0).stats["encoder"].values()
@@ -259,7 +259,7 @@ def test_statistics_are_of_valid_frames_alone(how, net):
 def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_report", lambda *_: None)
     cfg = settings(net, "Clips", scanner__kind="none", scanner__batch_norm=False)
-    run = Path(runner.run(cfg, tmp_path, name="clips", source=bright())["dir"])
+    run = Path(runner.run(cfg, tmp_path, name="clips", dataset=bright())["dir"])
     assert json.loads((run / "result.json").read_text())["metrics"]["train"]["accuracy"] == 1.0
     assert (stats_of(run)["norm"]["mean"] > 0.1).all()
     same_answers(run, bright())
@@ -271,15 +271,15 @@ def test_a_frozen_encoder_takes_those_of_its_weights(net, trained, tmp_path, mon
     monkeypatch.setattr(runner, "_report", lambda *_: None)
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
     cfg = settings(net, encoder__weights=str(trained), encoder__trainable="none")
-    data = prepare.prepare(cfg, source=bright())
+    data = prepare.prepare(cfg, dataset=bright())
     kept = data.kept["encoder"]
     assert small_datasets.same(kept["batch_stats"], stats_of(trained))
     [clip] = data.clips("test")[:1]
-    want = data.source.arrays[clip]
+    want = data.dataset.arrays[clip]
     given = encoders.build(cfg.encoder).apply(kept, want)
     found = data.values[data.offsets[clip] :][: data.lengths[clip]]
     np.testing.assert_allclose(found, given, rtol=1e-4, atol=1e-5)
-    run = Path(runner.run(cfg, tmp_path, name="frozen", source=bright())["dir"])
+    run = Path(runner.run(cfg, tmp_path, name="frozen", dataset=bright())["dir"])
     assert json.loads((run / "result.json").read_text())["metrics"]["test"]["accuracy"] == 1.0
     same_answers(run, bright())
 
@@ -317,7 +317,7 @@ def test_a_norm_that_says_so_itself_is_left_alone():
 def test_weights_of_another_encoder_are_refused(net, trained):
     cfg = settings(net, "Plain", encoder__weights=str(trained))
     with pytest.raises(UserError, match=r"differ in|another one"):
-        prepare.prepare(cfg, source=bright())
+        prepare.prepare(cfg, dataset=bright())
 
 
 def test_a_name_deeper_inside_is_no_frozen_block():

@@ -48,7 +48,7 @@ def params_of(module: nn.Module, shape: tuple[int, ...], seed: int = 0) -> dict:
 
 
 def settings(**changes) -> config.Encoder:
-    return config.Encoder(**{"readout": "average", **changes})
+    return config.Encoder(**{"pooling": "average", **changes})
 
 
 def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
@@ -196,17 +196,17 @@ def test_normalisation_is_keras_preprocess_input(mode):
     expected = keras.applications.imagenet_utils.preprocess_input(
         frames.astype(np.float32), data_format="channels_last", mode=mode
     )
-    np.testing.assert_allclose(preprocess.normalise(frames, mode), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(preprocess.normalize(frames, mode), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unit_and_standard_in_plain_numpy():
     frames = pixels(3, 4, 5, 3)
     mean, std = np.array([90.0, 100.0, 120.0]), np.array([50.0, 60.0, 70.0])
-    np.testing.assert_allclose(preprocess.normalise(frames, "unit"), frames / 255.0, rtol=1e-6)
-    found = preprocess.normalise(frames, "standard", mean, std)
+    np.testing.assert_allclose(preprocess.normalize(frames, "unit"), frames / 255.0, rtol=1e-6)
+    found = preprocess.normalize(frames, "standard", mean, std)
     np.testing.assert_allclose(found, (frames - mean) / std, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="statistics"):
-        preprocess.normalise(frames, "standard")
+        preprocess.normalize(frames, "standard")
 
 
 class PreprocessVariants(chex.TestCase):
@@ -216,7 +216,7 @@ class PreprocessVariants(chex.TestCase):
     def test_all_modes(self):
         frames, mean, std = pixels(2, 4, 5, 3), np.full(3, 99.0), np.full(3, 9.0)
         for mode in ("unit", "standard", "caffe", "torch"):
-            apply = self.variant(lambda x, mode=mode: preprocess.normalise(x, mode, mean, std))
+            apply = self.variant(lambda x, mode=mode: preprocess.normalize(x, mode, mean, std))
             found = apply(jnp.asarray(frames))
             chex.assert_shape(found, (2, 4, 5, 3))
             chex.assert_type(found, jnp.float32)
@@ -236,7 +236,7 @@ def test_statistics_of_unequal_chunks():
 
 def test_statistics_come_from_the_named_clips_and_stay_with_the_variables():
     frames = np.concatenate([pixels(4, 8, 8, 3) // 4, pixels(5, 8, 8, 3, seed=1)])
-    cfg = settings(kind="cnn3", normalise="standard", size=8)
+    cfg = settings(kind="cnn3", normalize="standard", size=8)
     module = encoders.build(cfg)
     with pytest.raises(ValueError, match="fit_normalisation"):
         encoders.init(module, cfg)
@@ -271,7 +271,7 @@ def parameters(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def test_vgg9_as_in_report_c():
-    found = layers("vgg9", (64, 64, 3), readout="dense", width=500)
+    found = layers("vgg9", (64, 64, 3), pooling="dense", width=500)
     assert found == {
         "block1/conv1": (3, 3, 3, 64),
         "block1/conv2": (3, 3, 64, 64),
@@ -283,11 +283,11 @@ def test_vgg9_as_in_report_c():
         "hidden2": (2048, 2048),
         "dense": (2048, 500),
     }
-    assert parameters(VGG9(readout="dense", width=500), (64, 64, 3)) == 39_922_740
+    assert parameters(VGG9(pooling="dense", width=500), (64, 64, 3)) == 39_922_740
 
 
 def test_c3d_as_in_report_c():
-    found = layers("c3d", (30, 64, 64, 3), readout="dense")
+    found = layers("c3d", (30, 64, 64, 3), pooling="dense")
     assert found == {
         "block1/conv1": (3, 3, 3, 3, 64),
         "block2/conv1": (3, 3, 3, 64, 128),
@@ -298,11 +298,11 @@ def test_c3d_as_in_report_c():
         "hidden1": (3 * 4 * 4 * 512, 1024),  # 30 frames -> 30 -> 15 -> 7 -> 3
         "dense": (1024, 1024),
     }
-    assert parameters(C3D(readout="dense"), (30, 64, 64, 3)) == 39_715_584
+    assert parameters(C3D(pooling="dense"), (30, 64, 64, 3)) == 39_715_584
 
 
 def test_cnn3_as_in_report_c():
-    found = layers("cnn3", (64, 64, 3), readout="dense", width=100)
+    found = layers("cnn3", (64, 64, 3), pooling="dense", width=100)
     assert found == {
         "block1/conv1": (2, 2, 3, 16),
         "block2/conv1": (3, 3, 16, 32),
@@ -325,7 +325,7 @@ def test_parameters_are_the_published_ones(module, published):
 
 
 @pytest.mark.parametrize(
-    ("kind", "readout", "expected"),
+    ("kind", "pooling", "expected"),
     [
         ("vgg16", "average", (512,)),
         ("vgg16", "map", (7, 7, 512)),
@@ -336,8 +336,8 @@ def test_parameters_are_the_published_ones(module, published):
         ("cnn3", "map", (28, 28, 64)),
     ],
 )
-def test_feature_shape(kind, readout, expected):
-    assert encoders.feature_shape(settings(kind=kind, readout=readout, size=224)) == expected
+def test_feature_shape(kind, pooling, expected):
+    assert encoders.feature_shape(settings(kind=kind, pooling=pooling, size=224)) == expected
 
 
 def test_feature_shape_of_clips_and_of_ready_features():
@@ -375,7 +375,7 @@ class EncoderVariants(chex.TestCase):
 
 
 class Bare(base.Encoder):
-    """Nothing but a readout."""
+    """Nothing but a pooling."""
 
     hidden = (7,)
     dense_reads = "flatten"
@@ -385,23 +385,23 @@ class Bare(base.Encoder):
 
 
 class ReadoutVariants(chex.TestCase):
-    """Each readout against plain NumPy, jitted and not."""
+    """Each pooling against plain NumPy, jitted and not."""
 
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.named_parameters(*((name, name) for name in base.Encoder.READOUTS))
-    def test_readout(self, readout):
-        module, frames = Bare(readout=readout, width=5), pixels(2, 3, 4, 3)
+    @parameterized.named_parameters(*((name, name) for name in base.Encoder.POOLINGS))
+    def test_readout(self, pooling):
+        module, frames = Bare(pooling=pooling, width=5), pixels(2, 3, 4, 3)
         variables = module.init(jax.random.key(0), frames)
         found = self.variant(module.apply)(variables, frames)
         x = frames / 255.0
-        if readout == "dense":
+        if pooling == "dense":
             params = jax.tree.map(np.asarray, variables["params"])
             x = x.reshape(2, -1)
             for name in ("hidden1", "dense"):
                 x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0)
         plain = {"average": x.mean((1, 2)) if x.ndim == 4 else x, "flatten": x.reshape(2, -1)}
         chex.assert_type(found, jnp.float32)
-        np.testing.assert_allclose(found, plain.get(readout, x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, plain.get(pooling, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -415,13 +415,13 @@ def test_readouts_of_each_encoder(kind):
         "flatten": (int(np.prod(maps)),),
         "dense": (11,),
     }
-    for readout in module.READOUTS:
-        this = module.clone(readout=readout, width=11)
+    for pooling in module.POOLINGS:
+        this = module.clone(pooling=pooling, width=11)
         found, variables = encoders.shapes(this, shape)
-        assert found == (*one_step, *sizes[readout])
+        assert found == (*one_step, *sizes[pooling])
         heads = set(variables["params"]) - set(module.blocks)
         hidden = {f"hidden{i + 1}" for i in range(len(module.hidden))}
-        assert heads == ({"dense", *hidden} if readout == "dense" else set())
+        assert heads == ({"dense", *hidden} if pooling == "dense" else set())
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -494,7 +494,7 @@ def test_bfloat16_computes_coarsely_on_float32_parameters():
     module, shape = SMALL["cnn3"]
     frames, params = pixels(2, *shape), params_of(module, shape)
     fine = module.apply({"params": params}, frames)
-    coarse_module = module.clone(compute="bfloat16")
+    coarse_module = module.clone(dtype="bfloat16")
     chex.assert_trees_all_equal_dtypes(params_of(coarse_module, shape), params)
     coarse = coarse_module.apply({"params": params}, frames)
     chex.assert_type(coarse, jnp.float32)
@@ -539,7 +539,7 @@ TRAINED = {
 @pytest.mark.parametrize("trainable", TRAINED)
 def test_partition_by_block(trainable):
     module, shape = SMALL["vgg9"]
-    module = module.clone(trainable=trainable, readout="dense", width=5)
+    module = module.clone(trainable=trainable, pooling="dense", width=5)
     params = params_of(module, shape)
     mask = encoders.trainable_mask(module, params)
     chex.assert_trees_all_equal_structs(mask, params)
@@ -560,7 +560,7 @@ def test_partition_inside_a_layer():
 
 def test_training_leaves_frozen_parts_alone_and_the_optimiser_never_sees_them():
     module, shape = SMALL["squeezenet"]
-    module = module.clone(trainable="last_two_blocks", readout="dense", width=4)
+    module = module.clone(trainable="last_two_blocks", pooling="dense", width=4)
     params, frames = params_of(module, shape), pixels(3, *shape)
     before = jax.tree.map(np.array, params)
     frozen, trained = encoders.partition(params, encoders.trainable_mask(module, params))
@@ -630,7 +630,7 @@ def test_extractor_is_traced_once_for_a_whole_data_set():
 def test_c3d_takes_clips_shorter_than_its_pools_halve():
     module = SMALL["c3d"][0]
     for steps in (1, 2, 3):
-        assert encoders.shapes(module.clone(readout="flatten"), (steps, 16, 16, 3))[0] == (1, 5)
+        assert encoders.shapes(module.clone(pooling="flatten"), (steps, 16, 16, 3))[0] == (1, 5)
 
 
 @pytest.mark.slow
@@ -687,8 +687,8 @@ def test_a_users_own_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"kind": "vgg16", "readout": "moments"}, "average, map, flatten, dense"),
-        ({"kind": "c3d", "readout": "map"}, "average, flatten, dense"),
+        ({"kind": "vgg16", "pooling": "moments"}, "average, map, flatten, dense"),
+        ({"kind": "c3d", "pooling": "map"}, "average, flatten, dense"),
     ],
 )
 def test_readouts_that_an_encoder_lacks_are_refused(changes, line):

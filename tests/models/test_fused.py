@@ -103,7 +103,7 @@ def test_a_group_of_trials_is_one_launch_with_each_trials_own_weights(kind):
 
 def test_bfloat16_rounds_the_operands_alone():
     given = case("lstm", (4, 6, 16), seed=7)
-    low, exact = (cells.LSTM(16, compute=name) for name in ("bfloat16", "float32"))
+    low, exact = (cells.LSTM(16, dtype=name) for name in ("bfloat16", "float32"))
 
     def value(scan, cell):
         return total(scan, cell, given, False, None, given.arrays)

@@ -48,18 +48,18 @@ def test_one_answer_a_clip(batch, kind):
 
 
 @pytest.mark.parametrize("kind", losses.KINDS)
-@pytest.mark.parametrize("scaled", [0.0, 1.0])
-def test_steps_are_weighted_and_masked(batch, kind, scaled):
+@pytest.mark.parametrize("linear", [0.0, 1.0])
+def test_steps_are_weighted_and_masked(batch, kind, linear):
     logits, labels, mask = np.maximum(batch[0], 0), batch[1], batch[2]
     offset, length = 50, 120
     want = np.zeros(B)
     for b in range(B):
         for j in range(T):
             if mask[b, j]:
-                weight = (offset + j + 1) / length if scaled else 1.0
+                weight = (offset + j + 1) / length if linear else 1.0
                 want[b] += weight * literal(kind, logits[b, j], labels[b])
     got = jax.jit(losses.per_clip, static_argnames="kind")(
-        logits, labels, mask, kind=kind, scaled=scaled, offset=offset, length=length
+        logits, labels, mask, kind=kind, linear=linear, offset=offset, length=length
     )
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert got[3] == 0
@@ -67,7 +67,7 @@ def test_steps_are_weighted_and_masked(batch, kind, scaled):
 
 def test_windows_add_up_to_the_clip(batch):
     logits, labels, mask = (jnp.asarray(value) for value in batch)
-    whole = losses.per_clip(logits, labels, mask, scaled=1.0, length=T)
+    whole = losses.per_clip(logits, labels, mask, linear=1.0, length=T)
     parts = sum(
         losses.per_clip(logits[:, at : at + 3], labels, mask[:, at : at + 3], offset=at, length=T)
         for at in range(0, T, 3)

@@ -118,13 +118,13 @@ def test_dropout_changes_the_training_loss_of_one_layer(kind):
 
 @pytest.mark.parametrize("kind", ["gru", "mean", "none"])
 def test_heads_read_what_they_say(kind):
-    for head in ("every", "last", "mean", "flatten"):
+    for head in ("per_frame", "last", "mean", "flatten"):
         variables, (logits, _, taps) = run(config(head, kind=kind))
         score = jax.tree.map(np.asarray, variables["params"]["head"]["scores"])
         states = np.asarray(taps["scanner"])
         for b, n in enumerate(LENGTHS):
             read = {
-                "every": states[b],
+                "per_frame": states[b],
                 "last": states[b, n - 1],
                 "mean": states[b, :n].mean(0),
                 "flatten": states[b].reshape(-1),
@@ -235,7 +235,7 @@ def test_padding_changes_no_logits(kind):
 
 
 def test_streaming_gives_the_scores_of_every_frame():
-    cfg = config("every", kind="lstm", layers=2, batch_norm=True, dense=(4,))
+    cfg = config("per_frame", kind="lstm", layers=2, batch_norm=True, dense=(4,))
     built = model.build(cfg, K)
     variables, (whole, _, _) = run(cfg, mask_BT=None)
     carry = model.initial_carry(built, jax.ShapeDtypeStruct((B, 1, D), jnp.float32))
@@ -258,17 +258,17 @@ def test_half_precision_features_are_computed_in_float32():
 
 def test_every_setting_reaches_its_place():
     cfg = config(
-        "mean", kind="lstm", layers=2, init="torch", compute="bfloat16", dropout=0.25,
+        "mean", kind="lstm", layers=2, init="torch", dtype="bfloat16", dropout=0.25,
         batch_norm=True, bidirectional="sum", dense=(9,), head_dense=(8,), activation="relu",
     )  # fmt: skip
     built = model.build(cfg, K, axis_name="batch")
-    assert built.scanner.cell == replace(built.scanner.cell, init="torch", compute="bfloat16")
+    assert built.scanner.cell == replace(built.scanner.cell, init="torch", dtype="bfloat16")
     assert (built.scanner.dropout, built.scanner.batch_norm) == (0.25, True)
     assert (built.scanner.axis_name, built.axis_name) == ("batch", "batch")
     assert (built.dropout, built.batch_norm, built.dense) == (0.25, True, (9,))
     assert (built.head.dense, built.head.activation) == ((8,), "relu")
     assert {built.initialiser, built.head.initialiser} == {"torch"}
-    assert {built.compute, built.head.compute} == {"bfloat16"}
+    assert {built.dtype, built.head.dtype} == {"bfloat16"}
 
 
 def test_docstring_shows_a_use_that_runs():
@@ -276,7 +276,7 @@ def test_docstring_shows_a_use_that_runs():
     assert isinstance(model.build(config(kind="none"), K).scanner, scanners.Identity)
 
 
-@pytest.mark.parametrize("head", ["every", "flatten"])
+@pytest.mark.parametrize("head", ["per_frame", "flatten"])
 def test_an_encoder_of_whole_clips_has_one_state_to_read(head):
     """A user's encoder too, of which settings alone say nothing."""
     cfg = override(Config(), {"head.kind": head})

@@ -26,8 +26,8 @@ from vidrec.models.encoders.vgg import VGG16
 
 SIZE = 64  # maps of 2x2, so that the order in which they are laid out matters
 CLASSES = 7
-WITH_TOP = VGG16(top="predictions", classes=CLASSES, normalise="caffe")
-NO_TOP = VGG16(readout="map", normalise="caffe")
+WITH_TOP = VGG16(top="predictions", classes=CLASSES, normalize="caffe")
+NO_TOP = VGG16(pooling="map", normalize="caffe")
 
 
 def frames(size: int = SIZE, seed: int = 0) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_vgg16_equals_keras_through_every_layout(keras, keras_vgg16, layout, tmp
     LAYOUTS[layout](keras.Model(model.inputs, model.get_layer("block5_pool").output), no_top)
 
     whole = pretrained.load("vgg16", with_top, like(WITH_TOP))
-    assert whole.normalise == "caffe"
+    assert whole.normalize == "caffe"
     assert_close(run(WITH_TOP, whole.params, frames()), logits)
     plain = pretrained.load("vgg16", no_top, like(NO_TOP))
     assert_close(run(NO_TOP, plain.params, frames()), maps)
@@ -128,7 +128,7 @@ def test_vgg16_equals_keras_through_every_layout(keras, keras_vgg16, layout, tmp
 def test_second_dense_layer_is_keras_fc2(keras_vgg16, tmp_path):
     model, _, expected, _ = keras_vgg16
     model.save_weights(tmp_path / "a.weights.h5")
-    module = VGG16(top="fc2", normalise="caffe")
+    module = VGG16(top="fc2", normalize="caffe")
     params = pretrained.load("vgg16", tmp_path / "a.weights.h5", like(module)).params
     assert_close(run(module, params, frames()), expected)
 
@@ -158,9 +158,9 @@ def test_squeezenet_equals_keras_with_random_weights(keras, tmp_path):
     for layer in model.layers:
         layer.set_weights([drawn(weight.shape, rng) for weight in layer.get_weights()])
     model.save_weights(tmp_path / "s.weights.h5")  # the dropout's seed is in it too
-    module = SqueezeNet(readout="map", normalise="caffe")
+    module = SqueezeNet(pooling="map", normalize="caffe")
     params = pretrained.load("squeezenet", tmp_path / "s.weights.h5", like(module)).params
-    pixels = preprocess.normalise(frames(), "caffe")
+    pixels = preprocess.normalize(frames(), "caffe")
     assert_close(run(module, params, frames()), *called(model, np.asarray(pixels)))
 
 
@@ -186,11 +186,11 @@ def test_squeezenet_with_imagenet_weights_equals_keras_on_real_frames(keras, rea
                      *(f"{f}/expand3x3" for f in FIRES)):  # fmt: skip
             weights = [h5[name][each] for each in h5[name].attrs["weight_names"]]
             model.get_layer(name.replace("/", "_")).set_weights([np.array(w) for w in weights])
-    (maps,) = called(model, np.asarray(preprocess.normalise(pixels, "caffe")))
+    (maps,) = called(model, np.asarray(preprocess.normalize(pixels, "caffe")))
     expected = maps.mean((1, 2))
 
     cfg = config.Encoder(
-        kind="squeezenet", weights=str(file), readout="average", normalise="caffe", size=224
+        kind="squeezenet", weights=str(file), pooling="average", normalize="caffe", size=224
     )
     module = encoders.build(cfg)
     extract = encoders.extractor(module, encoders.init(module, cfg), batch=2)
@@ -228,7 +228,7 @@ def torch_vgg16():
             fan_in = weight[0].numel() if weight.ndim > 1 else 1
             deviation = (2 / fan_in) ** 0.5 if weight.ndim > 1 else 0.3
             weight.copy_(torch.tensor(deviation * rng.standard_normal(weight.shape, np.float32)))
-        pixels = np.asarray(preprocess.normalise(frames(), "torch")).transpose(0, 3, 1, 2)
+        pixels = np.asarray(preprocess.normalize(frames(), "torch")).transpose(0, 3, 1, 2)
         maps = model["features"](torch.tensor(pixels))
         logits = model["classifier"](maps.flatten(1))
     arrays = {name: weight.numpy() for name, weight in model.state_dict().items()}
@@ -260,9 +260,9 @@ def test_vgg16_equals_torch_through_safetensors(torch_vgg16, names, tmp_path):
     arrays, maps, logits = torch_vgg16
     file = tmp_path / "vgg16.safetensors"
     save_file(to_timm(arrays) if names == "timm" else arrays, file)
-    with_top, no_top = (each.clone(normalise="torch") for each in (WITH_TOP, NO_TOP))
+    with_top, no_top = (each.clone(normalize="torch") for each in (WITH_TOP, NO_TOP))
     whole = pretrained.load("vgg16", file, like(with_top))
-    assert whole.normalise == "torch"
+    assert whole.normalize == "torch"
     assert_close(run(with_top, whole.params, frames()), logits)
     plain = pretrained.load("vgg16", file, like(no_top)).params
     assert_close(run(no_top, plain, frames()), maps)
@@ -402,7 +402,7 @@ def test_no_such_file_and_no_such_network(tmp_path):
 
 
 def squeezenet_settings(weights: Path, **changes) -> config.Encoder:
-    fields = {"normalise": "torch", "readout": "dense", "width": 9, "size": 32}
+    fields = {"normalize": "torch", "pooling": "dense", "width": 9, "size": 32}
     return config.Encoder(kind="squeezenet", weights=str(weights), **{**fields, **changes})
 
 
@@ -421,8 +421,8 @@ def test_init_fills_in_what_the_file_has(squeezenet_arrays, tmp_path):
 def test_preprocessing_must_be_the_weights_own(squeezenet_arrays, tmp_path):
     file = tmp_path / "a.safetensors"
     save_file(squeezenet_arrays, file)
-    cfg = squeezenet_settings(file, normalise="unit")
-    with pytest.raises(UserError, match=r"encoder.normalise = 'unit' should be 'torch'"):
+    cfg = squeezenet_settings(file, normalize="unit")
+    with pytest.raises(UserError, match=r"encoder.normalize = 'unit' should be 'torch'"):
         pretrained.fill(cfg, {"params": like(encoders.build(cfg), 32)})
 
 
@@ -431,11 +431,11 @@ def test_encoder_of_a_run(tmp_path):
     rng = np.random.default_rng(6)
     cfg = config.Encoder(
         kind="cnn3",
-        readout="dense",
+        pooling="dense",
         width=9,
         size=16,
         weights=str(tmp_path),
-        normalise="standard",
+        normalize="standard",
         trainable="last_block",
     )
     module = encoders.build(cfg)
@@ -457,7 +457,7 @@ def test_encoder_of_a_run(tmp_path):
 
     with pytest.raises(UserError, match="another one; they differ in params/dense/bias"):
         encoders.init(module.clone(width=8), cfg)
-    other = dataclasses.replace(cfg, normalise="unit")
+    other = dataclasses.replace(cfg, normalize="unit")
     with pytest.raises(UserError, match="should be 'standard'"):
         encoders.init(encoders.build(other), other)
     checkpoint.write(tmp_path / "model", {"trained": {"head": {"bias": np.ones(2)}}}, about)
@@ -472,7 +472,7 @@ def test_a_run_is_found_by_its_name(tmp_path):
         return tmp_path / name
 
     def complaint(name: str) -> str:
-        cfg = config.Encoder(kind="cnn3", readout="average", weights=str(tmp_path / name), size=8)
+        cfg = config.Encoder(kind="cnn3", pooling="average", weights=str(tmp_path / name), size=8)
         with pytest.raises(UserError) as caught:
             encoders.init(encoders.build(cfg), cfg)
         assert "\n" not in str(caught.value)
@@ -552,7 +552,7 @@ def test_imagenet_through_keras(keras, cache, monkeypatch, capsys):
     monkeypatch.setattr(keras.applications, "VGG16", FakeModel)
     found = pretrained.load("vgg16", "imagenet", like(NO_TOP))
     chex.assert_trees_all_equal(found.params, expected)
-    assert found.normalise == "caffe"
+    assert found.normalize == "caffe"
     assert capsys.readouterr().out == ""  # stdout is for results
 
 

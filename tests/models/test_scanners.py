@@ -427,7 +427,7 @@ def test_every_cell_clips(name):
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "convlstm"])
 def test_bfloat16_computes_low_and_keeps_high(name):
-    cell = type(ALL[name].cell)(U, compute="bfloat16")
+    cell = type(ALL[name].cell)(U, dtype="bfloat16")
     low = Recurrent(cell, ALL[name].layers, batch_norm=ALL[name].batch_norm)
     x = features(name)
     initial = jax.eval_shape(low.init, jax.random.key(0), x)

@@ -75,12 +75,12 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
         {
             "data.kind": "ucf101",
             "encoder.kind": "vgg16",
-            "encoder.readout": "average",
+            "encoder.pooling": "average",
             "frames.length": 120,
             "scanner.units": 512,
             "scanner.dense": (512, 2),
-            "head.kind": "every",
-            "train.truncation": 30,
+            "head.kind": "per_frame",
+            "train.tbptt_every": 30,
             "train.epochs": 25,
             "train.batch_size": 128,
             "optim.learning_rate": 3e-4,
@@ -91,7 +91,7 @@ def test_on_motion_changes_what_its_rule_says_and_nothing_else():
     assert (moved.data.kind, moved.data.tfds, moved.encoder.kind) == ("tfds", "motion", "cnn")
     assert (moved.scanner.units, moved.train.epochs, moved.train.batch_size) == (128, 10, 50)
     assert (moved.scanner.dense, moved.scanner.forget_bias) == ((128, 1), None)
-    assert (moved.frames.length, moved.train.truncation) == (120, 30)
+    assert (moved.frames.length, moved.train.tbptt_every) == (120, 30)
     assert (moved.optim, moved.head, moved.loss, moved.eval) == (
         published.optim,
         published.head,
@@ -119,7 +119,7 @@ def test_on_motion_rows_keep_their_proportions_to_the_base():
 
 def test_maps_on_motion_are_as_large_as_the_published_ones_and_narrower():
     made = tables.trials(vidrec.load("units_torch"), on="motion")
-    *_, trial = (each for each in made if each.config.encoder.readout == "map")
+    *_, trial = (each for each in made if each.config.encoder.pooling == "map")
     assert prepare.feature_shape(trial.config) == (8, 8, 32)  # the report's are 7 x 7 x 512
     assert trial.overrides["scanner.units"] == 512 // 16
 
@@ -191,11 +191,13 @@ def test_a_file_whose_function_fails_is_named(body, tmp_path):
 
 
 def test_what_a_row_clears_stands_in_the_table():
-    base = override(Config(), {"head.kind": "every", "train.truncation": 30, "optim.warmup": 9})
-    rows = [{"head.kind": "every"}, {"head.kind": "last", "train.epochs": 5}]
+    base = override(
+        Config(), {"head.kind": "per_frame", "train.tbptt_every": 30, "optim.warmup_epochs": 9}
+    )
+    rows = [{"head.kind": "per_frame"}, {"head.kind": "last", "train.epochs": 5}]
     first, last = tables.trials(Ablation("t", base, rows))
-    assert first.overrides == {"head.kind": "every"}
-    assert last.overrides == {**rows[1], "train.truncation": 0, "optim.warmup": 0}
+    assert first.overrides == {"head.kind": "per_frame"}
+    assert last.overrides == {**rows[1], "train.tbptt_every": 0, "optim.warmup_epochs": 0}
     # What the command line clears is of all rows alike, and a row's own setting is not cleared.
     with pytest.raises(UserError, match=r"needs head\.kind"):
-        tables.trials(Ablation("t", base, [{"train.truncation": 20}]), {"head.kind": "last"})
+        tables.trials(Ablation("t", base, [{"train.tbptt_every": 20}]), {"head.kind": "last"})

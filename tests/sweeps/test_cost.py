@@ -72,7 +72,7 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     assert 0 < mean["bytes"] < gru["bytes"]
     assert cost.COMPILE < mean["seconds"] < gru["seconds"]
     # Rows that differ in scoring only are trained once.
-    scored = [{"head.kind": "every", "eval.inference": name} for name in ("once", "vote")]
+    scored = [{"head.kind": "per_frame", "eval.inference": name} for name in ("single", "vote")]
     [both] = runner.estimates(Ablation("table", here, scored))
     assert both["trials"] == 1
 

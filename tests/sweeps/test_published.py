@@ -54,11 +54,17 @@ SETTINGS = {
     "clip_norm": "optim.clip_norm",
     "sequence_length": "frames.length",
     "dropout": "scanner.dropout",
-    "loss_weights": "loss.step_weights",
-    "truncation": "train.truncation",
+    "loss_weights": "loss.frame_weights",
+    "truncation": "train.tbptt_every",
     "inference": "eval.inference",
 }
-WORDS = {"momentum_sgd": "momentum"}
+# What the reports call a value, and what it is called here.
+WORDS = {
+    "momentum_sgd": "momentum",
+    "scaled": "linear",
+    "sum": "uniform",
+    "clips": "average",
+}
 FILES = {"clip_norm": "clipping"}
 FIGURES = {
     "top1": "test_accuracy",

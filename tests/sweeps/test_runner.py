@@ -30,10 +30,10 @@ from vidrec.sweeps.ablation import Ablation, Row, product
 from vidrec.training import devices, loop, prepare
 
 HERE = Path(__file__).parent
-FAST = {"scanner__kind": "mean", "head__kind": "every", "train__epochs": 2}
+FAST = {"scanner__kind": "mean", "head__kind": "per_frame", "train__epochs": 2}
 
 
-class Screen(runner.Quiet):
+class Reporter(runner.Quiet):
     """Remembers what was trained: (group, trial) to the epochs of it; may ask to stop."""
 
     def __init__(self, stop_after=None):
@@ -66,8 +66,8 @@ def table(rows, seeds=1, name="table", base=None, **more):
 
 def fill(ablation, folder, **more):
     """The finished table, and what was trained for it."""
-    screen = Screen()
-    more = {"source": features()} | more
+    screen = Reporter()
+    more = {"dataset": features()} | more
     return runner.ablate(ablation, folder, screen=screen, **more), screen
 
 
@@ -84,10 +84,10 @@ RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
 def rates(tmp_path_factory):
     """25 trials that differ in learning rate and seed."""
     compiled = []
-    once = devices.Trials.compile
+    once = devices.TrialParallel.compile
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            devices.Trials,
+            devices.TrialParallel,
             "compile",
             lambda self, *a: compiled.append(self.count) or once(self, *a),
         )
@@ -146,8 +146,8 @@ def test_a_trial_of_a_table_is_the_run_alone(rates, tmp_path):
     filled, _, _ = rates
     trial = filled.trials[7]
     # Alone its batches would be spread over these devices, which adds up in another order.
-    cfg = settings(**FAST, optim__learning_rate=RATES[1], seed=2, train__spread="trials")
-    alone = runner.run(cfg, tmp_path, source=features())
+    cfg = settings(**FAST, optim__learning_rate=RATES[1], seed=2, train__parallel="trials")
+    alone = runner.run(cfg, tmp_path, dataset=features())
     assert alone["id"] == trial["id"]
     assert alone["metrics"] == trial["metrics"]
     ours, theirs = (vidrec.read(result["dir"]).predictions() for result in (alone, trial))
@@ -159,19 +159,19 @@ def test_a_trial_of_a_table_is_the_run_alone(rates, tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_returns_at_once(tmp_path):
     cfg = settings(**FAST)
-    first = runner.run(cfg, tmp_path, source=features())
-    screen = Screen()
-    assert runner.run(cfg, tmp_path, source=features(), screen=screen) == first
+    first = runner.run(cfg, tmp_path, dataset=features())
+    screen = Reporter()
+    assert runner.run(cfg, tmp_path, dataset=features(), screen=screen) == first
     assert screen.epochs == {}
 
 
 @pytest.mark.slow
 def test_what_differs_in_scoring_only_is_trained_once(tmp_path):
     ways = [
-        {"eval.inference": "once"},
-        {"eval.inference": "clips", "eval.clip": 3, "eval.stride": 1},
-        {"eval.inference": "clips", "eval.clip": 5, "eval.stride": 2},
-        {"eval.inference": "vote", "eval.clip": 3, "eval.stride": 1},
+        {"eval.inference": "single"},
+        {"eval.inference": "average", "eval.window": 3, "eval.stride": 1},
+        {"eval.inference": "average", "eval.window": 5, "eval.stride": 2},
+        {"eval.inference": "vote", "eval.window": 3, "eval.stride": 1},
     ]
     rows = [{"optim.learning_rate": rate, **way} for rate in (0.01, 0.1) for way in ways]
     filled, screen = fill(table(rows, seeds=2), tmp_path)
@@ -286,11 +286,11 @@ def test_diverged_trials_are_tried_again_without_their_group(tmp_path):
 
 
 def test_a_part_of_a_table_whose_data_cannot_be_prepared_is_recorded(tmp_path):
-    rows = [{}, {"encoder.components": 99}]
+    rows = [{}, {"encoder.pca": 99}]
     filled, _ = fill(table(rows), tmp_path)
     assert [trial["status"] for trial in filled.trials] == ["done", "failed"]
-    assert "encoder.components = 99 is more than the 5" in filled.trials[1]["why"]
-    with pytest.raises(UserError, match=r"encoder.components = 99"):
+    assert "encoder.pca = 99 is more than the 5" in filled.trials[1]["why"]
+    with pytest.raises(UserError, match=r"encoder.pca = 99"):
         fill(table(rows[1:]), tmp_path / "alone")
 
 
@@ -298,7 +298,7 @@ def test_a_part_of_a_table_whose_data_cannot_be_prepared_is_recorded(tmp_path):
 def test_what_the_system_refuses_stops_a_table_and_is_no_failure_of_a_trial(
     tmp_path, monkeypatch, place
 ):
-    rows, real = [{}, {"encoder.components": 2}], getattr(*place)
+    rows, real = [{}, {"encoder.pca": 2}], getattr(*place)
     calls = []
 
     def refused_once(*arguments, **named):
@@ -319,9 +319,9 @@ def test_what_the_system_refuses_stops_a_table_and_is_no_failure_of_a_trial(
 def test_a_stopped_table_goes_on_where_it_was(tmp_path):
     rows = product({"train.batch_size": [4, 6, 7], "optim.learning_rate": [0.01, 0.1]})
     whole, _ = fill(table(rows), tmp_path / "whole")
-    screen = Screen(stop_after=2 * 2 + 2)  # in the second group
+    screen = Reporter(stop_after=2 * 2 + 2)  # in the second group
     with pytest.raises(loop.Interrupted):
-        runner.ablate(table(rows), tmp_path / "parts", screen=screen, source=features())
+        runner.ablate(table(rows), tmp_path / "parts", screen=screen, dataset=features())
     parts, rest = fill(table(rows), tmp_path / "parts")
     assert sum(map(len, rest.epochs.values())) == 6 * 2 - 6
     assert plain_csv(parts.folder) == plain_csv(whole.folder)
@@ -332,11 +332,11 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_a_group_that_another_process_trains_is_no_failure(tmp_path):
     rows = product({"train.batch_size": [4, 6], "optim.learning_rate": [0.01, 0.1]})
-    folder, members = runner.plan(table(rows), tmp_path, source=features())
+    folder, members = runner.plan(table(rows), tmp_path, dataset=features())
     second = folder / "groups" / members[2].about["group"]
     second.mkdir(parents=True)
     claimed = loop._claim(second)
-    with pytest.raises(loop.Busy, match="another process"):
+    with pytest.raises(loop.FolderLocked, match="another process"):
         fill(table(rows), tmp_path)
     assert not (members[2].folder / "result.json").exists()
     claimed.close()
@@ -346,7 +346,7 @@ def test_a_group_that_another_process_trains_is_no_failure(tmp_path):
 
 
 def test_a_folder_of_other_trials_is_refused(tmp_path):
-    folder, members = runner.plan(table([{}]), tmp_path, source=features())
+    folder, members = runner.plan(table([{}]), tmp_path, dataset=features())
     group = folder / "groups" / members[0].about["group"]
     group.mkdir(parents=True)
     (group / "group.json").write_text('{"members": ["other"]}')
@@ -374,7 +374,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for work in (
         lambda: fill(table([{}]), tmp_path / "file"),
-        lambda: runner.run(settings(**FAST), tmp_path / "file", source=features()),
+        lambda: runner.run(settings(**FAST), tmp_path / "file", dataset=features()),
     ):
         with pytest.raises(UserError, match=r"cannot write .*file.*: Not a directory"):
             work()
@@ -400,7 +400,10 @@ assert weights["head"]["scores"]["kernel"].shape == (5, 3)
 @pytest.mark.slow
 def test_a_short_script_does_all_of_it_and_prints_nothing(tmp_path):
     assert len(SCRIPT.strip().splitlines()) < 20
-    own = {"data.kind": f"{HERE / 'sources.py'}:given", **settings_of(FAST)}
+    own = {
+        "data.kind": f"{HERE.parent / 'helpers' / 'small_datasets.py'}:given",
+        **settings_of(FAST),
+    }
     (tmp_path / "mine.py").write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(HERE.parent)!r})\n"
@@ -436,7 +439,7 @@ KILLED = """
     import test_runner
     from helpers.small_datasets import features
     from vidrec.sweeps import runner as grid
-    class Screen(test_runner.Screen):
+    class Reporter(test_runner.Reporter):
         def group(self, name, members):
             print("group", name, flush=True)
             watch = super().group(name, members)
@@ -444,7 +447,8 @@ KILLED = """
                 def epoch(self, number, records):
                     print("epoch", name, number, flush=True)
             return Loud()
-    filled = grid.ablate(test_runner.long_table(), sys.argv[1], screen=Screen(), source=features())
+    table = test_runner.long_table()
+    filled = grid.ablate(table, sys.argv[1], screen=Reporter(), dataset=features())
     print("done", *(trial["resumed_epoch"] for trial in filled.trials), flush=True)
 """
 
@@ -586,12 +590,12 @@ def test_film_strips_and_report_that_a_kill_or_damage_took_are_made_again(tmp_pa
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"a": "\xff"}', b'{"id": 7}'])
 def test_damaged_files_of_a_table_are_one_line_that_names_them(tmp_path, name, content):
     rows = [{"optim.learning_rate": 0.1}]
-    folder, [member] = runner.plan(table(rows), tmp_path, source=features())
+    folder, [member] = runner.plan(table(rows), tmp_path, dataset=features())
     group = folder / "groups" / member.about["group"]
     file = {"result.json": member.folder, "group.json": group, "ablation.json": folder}[name] / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        fill(table(rows), tmp_path, source=features())
+        fill(table(rows), tmp_path, dataset=features())
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)

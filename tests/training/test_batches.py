@@ -104,7 +104,7 @@ def test_scoring_takes_the_centre_and_continues_short_clips():
         chosen = back_and_forth(n, max(n - 6, 0) // 2, 6)
         assert np.array_equal(batch.inputs[clip], literal(clip_of(data, clip), chosen, 6))
     assert np.asarray(batch.mask_BT).all()
-    assert np.array_equal(batch.labels_B, data.source.labels)
+    assert np.array_equal(batch.labels_B, data.dataset.labels)
 
 
 def test_training_takes_some_segment_that_depends_on_seed_epoch_and_clip_alone():

@@ -194,64 +194,64 @@ def counting(over, trees=1):
 @pytest.mark.parametrize("how", ["map", "vmap"])
 @pytest.mark.parametrize("count", [1, 3, 8, 11])
 def test_groups_of_any_size_go_over_devices_and_back(how, count):
-    over = devices.Trials(count, how, jax.devices())
+    over = devices.TrialParallel(count, how, jax.devices())
     assert over.share * len(over.devices) >= count
     assert over.share * (len(over.devices) - 1) < count, "a device without a trial"
     state = step.TrainState(*[np.arange(count, dtype=np.int32) * (place + 1) for place in range(9)])
     state = state._replace(alive=np.arange(count) % 3 != 0)
-    there = over.spread(state)
+    there = over.shard(state)
     assert all(len(leaf.sharding.device_set) == len(over.devices) for leaf in there)
-    assert same(over.gather(there), state)
+    assert same(over.fetch(there), state)
     run, traced = counting(over)
-    add = over.spread(np.arange(count, dtype=np.int32))
+    add = over.shard(np.arange(count, dtype=np.int32))
     shared = over.share_all(np.int32(7))
     for _ in range(3):
         stepped, out = run(there, add, shared)
     assert len(traced) <= 2  # a conditional is traced for its shapes, too
     moved = state.epoch + np.arange(count) + 7
-    assert np.array_equal(over.gather(stepped.epoch), np.where(state.alive, moved, state.epoch))
-    assert np.array_equal(over.gather(out), np.where(state.alive, moved, 0))
+    assert np.array_equal(over.fetch(stepped.epoch), np.where(state.alive, moved, state.epoch))
+    assert np.array_equal(over.fetch(out), np.where(state.alive, moved, 0))
 
 
 @pytest.mark.parametrize("number", [2, 3, 8])
 @pytest.mark.parametrize("count", [3, 5, 8, 11])
 def test_trials_that_go_on_lie_evenly_on_the_devices(count, number):
-    over = devices.Trials(count, "map", jax.devices()[:number])
+    over = devices.TrialParallel(count, "map", jax.devices()[:number])
     rng = np.random.default_rng(count)
     values = rng.random((count, 3, 2), np.float32)
     tree = np.arange(count, dtype=np.int32), values
-    there, alive = over.spread(tree), np.ones(count, bool)
+    there, alive = over.shard(tree), np.ones(count, bool)
     for stopped in rng.permutation(count):
         alive[stopped] = False
-        there = over.deal(alive, there)
-        assert same(over.gather(there), tree)
+        there = over.rebalance(alive, there)
+        assert same(over.fetch(there), tree)
         lying = [np.asarray(shard.data) for shard in there[0].addressable_shards]
         busiest = max(alive[trials].sum() for trials in lying)
         assert busiest == -(-alive.sum() // len(over.devices)), "one waits for another"
-        assert over.deal(alive, there) is there, "moved although nothing is gained"
+        assert over.rebalance(alive, there) is there, "moved although nothing is gained"
 
 
 def test_batched_trials_stay_where_they_are():
-    over = devices.Trials(4, "vmap", jax.devices()[:2])
-    there = over.spread(np.arange(4))
-    assert over.deal(np.array([True, False, True, False]), there) is there
+    over = devices.TrialParallel(4, "vmap", jax.devices()[:2])
+    there = over.shard(np.arange(4))
+    assert over.rebalance(np.array([True, False, True, False]), there) is there
 
 
 def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
     """The host's copy is saved by a thread while the next epoch writes into the donated state."""
-    over = devices.Trials(2, "map", jax.devices()[:1])
+    over = devices.TrialParallel(2, "map", jax.devices()[:1])
 
     def double(state, hyper, shared):
         return state._replace(trained=state.trained * 2 + shared), jnp.zeros(())
 
     zero = np.zeros(2, np.int32)
     state = step.TrainState(np.ones((2, 4096), np.float32), *[zero] * 8)._replace(alive=zero == 0)
-    state, shared = over.spread(state), over.share_all(np.float32(1))
-    run = over.compile(double, state, over.spread(zero), shared)
+    state, shared = over.shard(state), over.share_all(np.float32(1))
+    run = over.compile(double, state, over.shard(zero), shared)
     seen = []
     for _ in range(5):
-        seen.append(over.gather(state))
-        state, _ = run(state, over.spread(zero), shared)
+        seen.append(over.fetch(state))
+        state, _ = run(state, over.shard(zero), shared)
     assert [each.trained[0, 0] for each in seen] == [1, 3, 7, 15, 31]
 
 
@@ -271,8 +271,8 @@ def shared_by(devices, cfg=SHARED):
         data = prepared(cfg)
         group = Group([cfg], data, "batch", jax.devices()[:devices])
         state, records = group.train([cfg])
-        best = group.over.spread(state.best)
-        numbers = group.over.spread(jax.tree.map(lambda leaf: leaf[None], step.hyper(cfg)))
+        best = group.over.shard(state.best)
+        numbers = group.over.shard(jax.tree.map(lambda leaf: leaf[None], step.hyper(cfg)))
         rows = np.arange(33, dtype=np.int32).reshape(11, 3) % 32
         scoring = partial(step.score, plan(cfg, data))
         return state, records, group.over.score(scoring, (best, numbers), rows, group.shared)
@@ -312,7 +312,7 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one_device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"train__truncation": 4, "head__kind": "every"}, {"train__accumulate": 2}]
+    "changes", [{"train__tbptt_every": 4, "head__kind": "per_frame"}, {"train__grad_accum": 2}]
 )
 def test_windows_and_parts_of_a_spread_batch(changes):
     cfg = settings(scanner__dropout=0.3, train__epochs=2, **changes)
@@ -322,17 +322,17 @@ def test_windows_and_parts_of_a_spread_batch(changes):
 @pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_batch():
     """5 clips in 3 parts, the last padded; windows carry on within each part."""
-    for changes in ({}, {"train__truncation": 4, "head__kind": "every"}):
+    for changes in ({}, {"train__tbptt_every": 4, "head__kind": "per_frame"}):
         cfg = settings(scanner__dropout=0.3, optim__clip_norm=0.2, train__epochs=2, **changes)
         whole = shared_by(1, cfg)[:2]
-        assert furthest(shared_by(1, override(cfg, {"train.accumulate": 3}))[:2], whole) < 1e-9
+        assert furthest(shared_by(1, override(cfg, {"train.grad_accum": 3}))[:2], whole) < 1e-9
 
 
 def test_several_trials_cannot_share_a_batch():
-    with pytest.raises(UserError, match=r"train.spread = 'batch' trains one trial at a time"):
+    with pytest.raises(UserError, match=r"train.parallel = 'batch' trains one trial at a time"):
         devices.over(2, "batch")
-    assert isinstance(devices.over(1), devices.Batches)
-    assert isinstance(devices.over(2), devices.Trials)
+    assert isinstance(devices.over(1), devices.DataParallel)
+    assert isinstance(devices.over(2), devices.TrialParallel)
 
 
 @pytest.mark.slow
@@ -360,10 +360,10 @@ class Variants(chex.TestCase):
 def test_processors_share_the_clips_and_divide_the_rest(monkeypatch):
     monkeypatch.setattr(devices, "_machine_bytes", lambda: 10e9)
     shared = {"values": np.zeros(250_000_000, np.uint8)}
-    assert devices.Trials(8, devices=jax.devices()[:4]).memory_limit(shared) == pytest.approx(
-        0.25e9 + (8e9 - 0.25e9) / 4
-    )
-    assert devices.Batches(jax.devices()[:1]).memory_limit(shared) == pytest.approx(8e9)
+    assert devices.TrialParallel(8, devices=jax.devices()[:4]).memory_limit(
+        shared
+    ) == pytest.approx(0.25e9 + (8e9 - 0.25e9) / 4)
+    assert devices.DataParallel(jax.devices()[:1]).memory_limit(shared) == pytest.approx(8e9)
     assert devices.room() == pytest.approx(10e9 / 3)
 
 
@@ -399,7 +399,7 @@ parallel.use_cores()
 alone, three = parallel.over(1), parallel.over(3)
 clips = three.share_once(np.ones((1001, 7), np.float32)[1:], {})
 lie = {each.data.unsafe_buffer_pointer() for each in clips.addressable_shards}
-told = isinstance(parallel.over(1, "batch"), parallel.Batches)
+told = isinstance(parallel.over(1, "batch"), parallel.DataParallel)
 print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie), told)
 """
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}

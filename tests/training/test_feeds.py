@@ -34,13 +34,13 @@ def configs(tmp_path_factory):
     file.write_text(ENCODER)
     common = {
         "encoder.kind": f"{file}:Dot",
-        "encoder.readout": "moments",
+        "encoder.pooling": "moments",
         "encoder.size": 8,
         "encoder.trainable": "all",
         "frames.length": 4,
         "scanner.kind": "mean",
         "scanner.dropout": 0.3,
-        "head.kind": "every",
+        "head.kind": "per_frame",
         "train.batch_size": 2,
         "eval.batch_size": 3,
         "train.save_seconds": 600,
@@ -48,7 +48,7 @@ def configs(tmp_path_factory):
     changes = (
         {"train.epochs": 3},
         {"seed": 2**31 + 1, "train.epochs": 2, "optim.learning_rate": 0.2},
-        {"train.epochs": 3, "eval.inference": "clips", "eval.clip": 3, "eval.stride": 2},
+        {"train.epochs": 3, "eval.inference": "average", "eval.window": 3, "eval.stride": 2},
     )
     return [override(settings(), common | each) for each in changes]
 
@@ -63,7 +63,7 @@ def streamed(monkeypatch, tmp_path):
 
 def fit(configs, folder, watcher=None):
     data = prepared(configs[0], pixels(clips=22, broken=(3,)))
-    members = [loop.Member(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
+    members = [loop.TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
     loop.fit(members, data, folder / "group", watcher=watcher)
     return data
 
@@ -134,7 +134,7 @@ def test_one_trial_from_pixels_goes_step_by_step_and_stops_at_any(configs, tmp_p
 
 @pytest.mark.slow
 def test_a_stream_whose_batches_are_spread_over_devices(configs, streamed, tmp_path, monkeypatch):
-    alone = [override(configs[0], {"train.spread": "batch", "train.epochs": 1})]
+    alone = [override(configs[0], {"train.parallel": "batch", "train.epochs": 1})]
     assert fit(alone, tmp_path / "streamed").streams
     monkeypatch.setattr(devices, "room", lambda gigabytes: 1e9)
     assert not fit(alone, tmp_path / "held").streams
@@ -168,9 +168,9 @@ def test_a_clip_that_is_lost_while_training_is_named(monkeypatch):
 
 def test_lengths_are_counted_once(configs, streamed):
     source = pixels(clips=22, broken=(3,))
-    first = prepare.prepare(configs[0], source=source)
+    first = prepare.prepare(configs[0], dataset=source)
     seen = len(source.streamed)
-    again = prepare.prepare(configs[0], source=source)
+    again = prepare.prepare(configs[0], dataset=source)
     assert len(source.streamed) == seen == 22
     assert same((first.lengths, first.split.train), (again.lengths, again.split.train))
     np.testing.assert_array_equal(first.lengths, [len(each) for each in source.arrays])

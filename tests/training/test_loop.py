@@ -18,18 +18,20 @@ from vidrec.data import keys
 from vidrec.errors import UserError
 from vidrec.io import checkpoint, files
 from vidrec.training import batches, feeds, loop, step
-from vidrec.training.loop import METRICS, Busy, Group, Interrupted, Member
+from vidrec.training.loop import METRICS, FolderLocked, Group, Interrupted, TrialRun
 
-BASE = {"scanner__kind": "mean", "head__kind": "every", "scanner__dropout": 0.2}
+BASE = {"scanner__kind": "mean", "head__kind": "per_frame", "scanner__dropout": 0.2}
 CONFIGS = [
     settings(seed=0, train__epochs=6, **BASE),
     settings(seed=1, train__epochs=4, optim__learning_rate=0.3, **BASE),
     settings(seed=2, train__epochs=9, train__patience=2, train__min_delta=0.5, **BASE),
     # Trained once with the first: they differ in scoring only.
     settings(
-        seed=0, train__epochs=6, eval__inference="clips", eval__clip=4, eval__stride=2, **BASE
+        seed=0, train__epochs=6, eval__inference="average", eval__window=4, eval__stride=2, **BASE
     ),
-    settings(seed=0, train__epochs=6, eval__inference="vote", eval__clip=3, eval__stride=3, **BASE),
+    settings(
+        seed=0, train__epochs=6, eval__inference="vote", eval__window=3, eval__stride=3, **BASE
+    ),
 ]
 
 
@@ -39,7 +41,7 @@ def data():
 
 
 def members(folder, configs=CONFIGS):
-    return [Member(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
+    return [TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
 
 
 class Watch(loop.Silent):
@@ -104,7 +106,7 @@ def test_a_trial_leaves_its_scores_weights_and_figures(whole, data):
             for part in ("train", "val", "test"):
                 clips = data.clips(part)
                 assert saved[f"{part}_names"].tolist() == [f"clip_{clip:03d}" for clip in clips]
-                assert np.array_equal(saved[f"{part}_labels"], data.source.labels[clips])
+                assert np.array_equal(saved[f"{part}_labels"], data.dataset.labels[clips])
                 right = saved[f"{part}_logits"].argmax(1) == saved[f"{part}_labels"]
                 assert result["metrics"][part]["accuracy"] == pytest.approx(right.mean())
     assert results[0]["unreadable"] == [{"path": "clip_002", "reason": "is empty"}]
@@ -270,14 +272,14 @@ def test_two_runs_on_one_folder_are_refused(data, tmp_path):
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match="group is being trained by another process"):
+        with pytest.raises(FolderLocked, match="group is being trained by another process"):
             fit(tmp_path, data)
         assert not (tmp_path / "group" / METRICS).exists()
         other.stdin.close()
     # Whoever stops lets go, and so does a group that was made ready and left.
     group = Group(members(tmp_path), data, tmp_path / "group")
     group.ready()
-    with pytest.raises(Busy):
+    with pytest.raises(FolderLocked):
         loop._claim(tmp_path / "group")
     group.close()
     loop._claim(tmp_path / "group").close()

@@ -22,6 +22,8 @@ def numbers(**changes):
     return {
         "optim.learning_rate": 0.1,
         "optim.momentum": 0.9,
+        "optim.b1": 0.9,
+        "optim.b2": 0.999,
         "optim.weight_decay": 0.0,
         "optim.clip_norm": 0.0,
     } | {f"optim.{name}": value for name, value in changes.items()}
@@ -122,6 +124,15 @@ def test_equals_torch_with_l2(problem, kind):
     chex.assert_trees_all_close(got[-1], want, rtol=1e-4, atol=1e-5)
 
 
+def test_adam_has_two_decays_of_its_own(problem):
+    want = by_torch(lambda t, w: t.optim.Adam(w, 0.01, betas=(0.6, 0.95)), *problem)
+    hyper = numbers(learning_rate=0.01, b1=0.6, b2=0.95)
+    got = ours(config.Optim(kind="adam"), hyper, *problem)
+    chex.assert_trees_all_close(got[-1], want, rtol=1e-4, atol=1e-5)
+    other = ours(config.Optim(kind="adam"), hyper | {"optim.momentum": 0.1}, *problem)
+    chex.assert_trees_all_equal(got[-1], other[-1])
+
+
 def test_equals_torch_with_clip(problem):
     want = by_torch(lambda t, w: t.optim.Adam(w, 0.01), *problem, clip=5.0)
     got = ours(config.Optim(kind="adam"), numbers(learning_rate=0.01, clip_norm=5.0), *problem)
@@ -147,7 +158,7 @@ def test_no_decay_and_no_clip_change_nothing(problem, kind):
 
 
 def test_a_clip_at_the_preactivations_leaves_gradients_alone(problem):
-    cfg = config.Optim(kind="momentum", clip_at="preactivation")
+    cfg = config.Optim(kind="momentum", clip_mode="preactivation")
     there = ours(cfg, numbers(clip_norm=0.1), *problem)
     off = ours(config.Optim(kind="momentum"), numbers(), *problem)
     here = ours(config.Optim(kind="momentum"), numbers(clip_norm=0.1), *problem)
@@ -165,6 +176,8 @@ def test_a_trial_in_a_group_equals_it_alone(problem, kind):
     many = {
         "optim.learning_rate": rng.uniform(1e-3, 1e-1, 4),
         "optim.momentum": rng.uniform(0, 0.99, 4),
+        "optim.b1": rng.uniform(0, 0.99, 4),
+        "optim.b2": rng.uniform(0.5, 0.999, 4),
         "optim.weight_decay": np.array([0, 1e-3, 0, 0.2]),
         "optim.clip_norm": np.array([0, 5, 0.5, 50]),
     }
@@ -212,7 +225,7 @@ def literal_factor(schedule, warmup, count, per_epoch, epochs):
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_schedules(schedule, warmup):
-    cfg = config.Optim(kind="sgd", schedule=schedule, warmup=warmup)
+    cfg = config.Optim(kind="sgd", schedule=schedule, warmup_epochs=warmup)
     gradients = [{"w": np.ones(1, np.float32)}] * 44
     path = ours(cfg, numbers(), {"w": np.zeros(1, np.float32)}, gradients, 4, jnp.int32(10))
     steps = -np.diff([0.0] + [float(params["w"][0]) for params in path]) / 0.1

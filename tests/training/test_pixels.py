@@ -24,7 +24,7 @@ from vidrec.training import batches, feeds, step
 
 CNN3 = {
     "encoder.kind": "cnn3",
-    "encoder.readout": "dense",
+    "encoder.pooling": "dense",
     "encoder.width": 5,
     "encoder.size": 8,
     "encoder.trainable": "last_block",
@@ -138,7 +138,7 @@ def test_frames_are_tuned_then_read_out_for_a_whole_data_set(tmp_path, monkeypat
         "encoder.kind": "cnn3",
         "encoder.width": 12,
         "encoder.size": 16,
-        "encoder.normalise": "unit",
+        "encoder.normalize": "unit",
         "train.epochs": 2,
         "train.batch_size": 4,
     }
@@ -152,7 +152,7 @@ def test_frames_are_tuned_then_read_out_for_a_whole_data_set(tmp_path, monkeypat
         return json.loads(capfd.readouterr().out)
 
     frames = command("ucf101_frames", **{"encoder.weights": "random"})
-    clips = {"frames.length": 8, "train.truncation": 4, "scanner.units": 4, "scanner.dense": 5}
+    clips = {"frames.length": 8, "train.tbptt_every": 4, "scanner.units": 4, "scanner.dense": 5}
     lstm = command("ucf101_lstm", **clips, **{"encoder.weights": str(tmp_path / "ucf101_frames")})
     assert frames["status"] == lstm["status"] == "done"
     tuned = checkpoint.read(Path(frames["dir"]) / "model")[0]

@@ -16,6 +16,7 @@ from vidrec.io import files
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+DATASET = str(ROOT / "tests" / "helpers" / "small_datasets.py") + ":given"
 EXPERIMENT = f"""'''Ready-made features in memory.'''
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
@@ -25,7 +26,7 @@ from vidrec.config import Config, override
 def config() -> Config:
     return override(
         settings(scanner__dropout=0.3, scanner__batch_norm=True, optim__clip_norm=0.2),
-        {{"data.kind": {str(ROOT / "tests" / "sources.py") + ":given"!r}, "train.epochs": 4}},
+        {{"data.kind": {DATASET!r}, "train.epochs": 4}},
     )
 """
 

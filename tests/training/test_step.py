@@ -27,8 +27,8 @@ RECIPE = {
     "scanner.units": 3,
     "scanner.bias": "double",
     "frames.rule": "whole",
-    "head.kind": "every",
-    "loss.step_weights": "scaled",
+    "head.kind": "per_frame",
+    "loss.frame_weights": "linear",
     "optim.kind": "momentum",
     "optim.learning_rate": 0.3,
     "optim.momentum": 0.8,
@@ -120,8 +120,8 @@ class Literal:
 
     def batch(self, clips, epoch):
         cfg, length = self.cfg, self.data.length
-        every = cfg.train.truncation or length
-        back = (cfg.train.reach or every) - every
+        every = cfg.train.tbptt_every or length
+        back = (cfg.train.tbptt_length or every) - every
         carries = {clip: (0, self.zeros()) for clip in clips}
         total = 0.0
         for window, begin in enumerate(range(0, length, every)):
@@ -173,7 +173,7 @@ class Literal:
 
     def key(self, epoch, window, clip):
         key = fold(self.cfg.seed, 3, epoch, clip)
-        if self.cfg.train.truncation:
+        if self.cfg.train.tbptt_every:
             key = jax.random.fold_in(key, window)
         return jax.random.fold_in(key, zlib.crc32(b"after_layer_0"))
 
@@ -190,8 +190,8 @@ class Literal:
                 seen = seen * kept[t % every] if rate else seen
                 logits = seen @ self.weights["head/scores/kernel"]
                 logits = logits + self.weights["head/scores/bias"]
-                label = self.data.source.labels[clip]
-                weight = (t + 1) / self.data.length if cfg.loss.step_weights == "scaled" else 1
+                label = self.data.dataset.labels[clip]
+                weight = (t + 1) / self.data.length if cfg.loss.frame_weights == "linear" else 1
                 total = total - weight * torch.log_softmax(logits, 0)[label]
         return total
 
@@ -250,33 +250,36 @@ def compare(cfg, source, least_updates):
 @pytest.mark.slow
 def test_windows_of_50_of_120_frames(long):
     """Windows of 50, 50 and 20 frames; a clip that has ended is in none of the later ones."""
-    found, _ = compare(recipe(train__truncation=50), long, 10)
+    found, _ = compare(recipe(train__tbptt_every=50), long, 10)
     assert found.data.length == 120
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", ["scaled", "sum"])
+@pytest.mark.parametrize("weights", ["linear", "uniform"])
 def test_windows_of_80_of_120_frames(long, weights):
-    changes = {"loss__step_weights": weights, "optim__clip_norm": 0.0 if weights == "sum" else 0.4}
-    compare(recipe(train__truncation=80, **changes), long, 10)
+    changes = {
+        "loss__frame_weights": weights,
+        "optim__clip_norm": 0.0 if weights == "uniform" else 0.4,
+    }
+    compare(recipe(train__tbptt_every=80, **changes), long, 10)
 
 
 @pytest.mark.slow
 def test_a_window_that_no_clip_of_the_batch_reaches_makes_no_update(source):
-    found, literal = compare(recipe(train__truncation=5), source, 20)
+    found, literal = compare(recipe(train__tbptt_every=5), source, 20)
     # Batches of short clips end early: fewer updates than windows.
     assert literal.updates < found.data.clips("train").size // 6 * 3 * 3 + 9
 
 
 @pytest.mark.slow
 def test_the_gradient_reaches_back_further_than_updates_are_apart(source):
-    compare(recipe(train__truncation=3, train__reach=7), source, 20)
+    compare(recipe(train__tbptt_every=3, train__tbptt_length=7), source, 20)
 
 
 @pytest.mark.slow
 def test_dropout_and_batch_norm_in_windows(source):
     changes = {"scanner__dropout": 0.4, "scanner__batch_norm": True}
-    compare(recipe(train__truncation=5, **changes), source, 20)
+    compare(recipe(train__tbptt_every=5, **changes), source, 20)
 
 
 @pytest.mark.slow
@@ -397,10 +400,10 @@ def test_validation_is_in_few_batches_of_a_size(clips, shape):
 
 
 def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
-    one, other = settings(), settings(eval__inference="clips", head__kind="every")
+    one, other = settings(), settings(eval__inference="average", head__kind="per_frame")
     assert set(step.hyper(one)) >= {"seed", "scanner.dropout", "train.patience"}
     assert step.training_id(one) != step.training_id(other)
-    same = settings(eval__clip=9, eval__stride=4)
+    same = settings(eval__window=9, eval__stride=4)
     assert step.training_id(one) == step.training_id(same)
     assert step.training_id(one) != step.training_id(settings(seed=1))
 

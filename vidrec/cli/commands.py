@@ -246,7 +246,7 @@ def _speaks(command: Common) -> bool:
         return True
     from vidrec.training import devices
 
-    return devices.leads()
+    return devices.is_main()
 
 
 def _answer(command: Common, content: Any) -> None:
@@ -275,9 +275,9 @@ def _jsonable(content: Any) -> Any:
 
 def _screen(command: Common) -> Any:
     """Progress on the console; Ctrl-C and SIGTERM save and leave."""
-    from vidrec.cli.progress import Screen
+    from vidrec.cli.progress import Reporter
 
-    screen = Screen(_console(command))
+    screen = Reporter(_console(command))
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, screen.stop)
     return screen
@@ -466,12 +466,12 @@ def ablate(command: Ablate, settings: dict[str, Any]) -> int:
 
 def _work(command: Common, work: Callable[[Any], Any]) -> Any:
     """What `work` returns; None when it was asked to stop and has saved."""
-    from vidrec.training.loop import Interrupted, Lost
+    from vidrec.training.loop import Interrupted, WorkerLost
 
     screen = _screen(command)
     try:
         return work(screen)
-    except Lost as loss:
+    except WorkerLost as loss:
         print(f"error: {escape.terminal(loss)}", file=sys.stderr, flush=True)
         os._exit(STOPPED)  # an orderly end would wait for the process that is no more
     except Interrupted as stop:

@@ -13,7 +13,7 @@ from vidrec.training import loop
 PLAIN_EVERY_SECONDS = 15.0
 
 
-class Screen:
+class Reporter:
     """Shows an engine's work on a console; Ctrl-C asks for a save, a second one ends at once.
 
     Between two clips or two epochs everything is saved: there it stops. So it does where nobody
@@ -42,7 +42,7 @@ class Screen:
                 f"stopped after {done} of {total} clips; run the same command again"
             )
 
-    def group(self, name: str, members: Sequence[loop.Member]) -> "GroupLine":
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> "GroupLine":
         """A line for a group of trials that starts."""
         self.close()
         return GroupLine(self, _title(name, members), members)
@@ -92,7 +92,7 @@ class Screen:
 class GroupLine(loop.Silent):
     """One group of trials: how many are alive, the best so far, the time left."""
 
-    def __init__(self, screen: Screen, title: str, members: Sequence[loop.Member]):
+    def __init__(self, screen: Reporter, title: str, members: Sequence[loop.TrialRun]):
         self.screen, self.title = screen, title
         self.epochs = max(member.config.train.epochs for member in members)
         self.trials = len(members)
@@ -123,7 +123,7 @@ class GroupLine(loop.Silent):
         return self.screen.stopping
 
 
-def _title(name: str, members: Sequence[loop.Member]) -> str:
+def _title(name: str, members: Sequence[loop.TrialRun]) -> str:
     """What the trials of a group share and others lack, as far as their settings tell."""
     rows = [member.about.get("overrides", {}) for member in members]
     shared = {

@@ -85,7 +85,38 @@ def _cleared(before: Config, after: Config, given: Collection[str]) -> dict[str,
     return found
 
 
+# What settings and values were called before, and are called now.
+RENAMED = {
+    "encoder.readout": "encoder.pooling",
+    "encoder.components": "encoder.pca",
+    "encoder.standardise": "encoder.standardize",
+    "encoder.normalise": "encoder.normalize",
+    "encoder.precision": "encoder.store_dtype",
+    "encoder.compute": "encoder.dtype",
+    "scanner.compute": "scanner.dtype",
+    "train.truncation": "train.tbptt_every",
+    "train.reach": "train.tbptt_length",
+    "train.accumulate": "train.grad_accum",
+    "train.spread": "train.parallel",
+    "loss.step_weights": "loss.frame_weights",
+    "eval.clip": "eval.window",
+    "optim.decay": "optim.rms_decay",
+    "optim.clip_at": "optim.clip_mode",
+    "optim.warmup": "optim.warmup_epochs",
+}
+RENAMED_VALUES = {
+    ("frames.rule", "mean"): "segment_mean_length",
+    ("head.kind", "every"): "per_frame",
+    ("loss.frame_weights", "scaled"): "linear",
+    ("loss.frame_weights", "sum"): "uniform",
+    ("eval.inference", "once"): "single",
+    ("eval.inference", "clips"): "average",
+}
+
+
 def unknown(name: str, known: Mapping[str, Any]) -> str:
+    if name in RENAMED:
+        return f"'{name}' is called '{RENAMED[name]}' now"
     near = _nearest(name, known) or f"; sections are {', '.join(_sections())}"
     return f"unknown setting '{name}'{near}"
 
@@ -120,6 +151,8 @@ def check(name: str, value: Any, hint: Any) -> Any:
         if value not in typing.get_args(hint):
             near = difflib.get_close_matches(str(value), typing.get_args(hint), 1)
             guess = f" (did you mean '{near[0]}'?)" if near else ""
+            if isinstance(value, str) and (name, value) in RENAMED_VALUES:
+                guess = f" ({value!r} is called '{RENAMED_VALUES[name, value]}' now)"
             raise UserError(f"{name} = {value!r} should be {words_of(hint)}{guess}")
         return value
     if typing.get_origin(hint) is tuple:

@@ -15,6 +15,8 @@ Contradictions = Iterator[tuple[bool, str]]
 NO_RATE = ("tfds", "images", "features")
 
 
+# Decays of the optimisers: a share of 1 of what was before leaves nothing for the new gradient.
+DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
 
@@ -73,25 +75,29 @@ FOLLOWERS = (
     Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
-    Follower("encoder.standardise", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
-    Follower("encoder.components", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
-    Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
-    Follower("train.truncation", ("head.kind",), lambda _, cfg: cfg.head.kind != "every"),
+    Follower("encoder.standardize", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("encoder.pca", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
+    Follower("train.tbptt_every", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
     Follower(
-        "train.reach",
-        ("head.kind", "train.truncation"),
-        lambda _, cfg: not 0 < cfg.train.truncation <= cfg.train.reach,
+        "train.tbptt_length",
+        ("head.kind", "train.tbptt_every"),
+        lambda _, cfg: not 0 < cfg.train.tbptt_every <= cfg.train.tbptt_length,
     ),
     Follower(
-        "train.accumulate",
+        "train.grad_accum",
         ("train.batch_size",),
-        lambda _, cfg: cfg.train.accumulate > cfg.train.batch_size,
+        lambda _, cfg: cfg.train.grad_accum > cfg.train.batch_size,
     ),
     Follower("train.patience", ("data.val",), lambda _, cfg: cfg.data.val == 0),
     Follower("train.target", ("data.val",), lambda _, cfg: cfg.data.val == 0),
-    Follower("optim.warmup", ("train.epochs",), lambda _, cfg: cfg.optim.warmup > cfg.train.epochs),
     Follower(
-        "optim.clip_at", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in ("none", "mean")
+        "optim.warmup_epochs",
+        ("train.epochs",),
+        lambda _, cfg: cfg.optim.warmup_epochs > cfg.train.epochs,
+    ),
+    Follower(
+        "optim.clip_mode", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in ("none", "mean")
     ),
     Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
 )
@@ -141,8 +147,8 @@ def _of_data(cfg: Config) -> Contradictions:
     )
     yield (
         bool(data.groups) and data.kind in ("ucf101", "ucf11"),
-        f"data.groups = {data.groups!r}: the clips of data.kind = {data.kind!r} name their sources "
-        "themselves",
+        f"data.groups = {data.groups!r}: the clips of data.kind = {data.kind!r} name their "
+        "recordings themselves",
     )
     yield (
         data.fps > 0 and data.kind in NO_RATE,
@@ -161,24 +167,24 @@ def _of_frames(cfg: Config) -> Contradictions:
     yield (
         head.kind == "flatten" and frames.rule == "whole",
         "head.kind = 'flatten' reads clips of one length, and frames.rule = 'whole' shows each "
-        "clip's own: take segment, mean or uniform",
+        "clip's own: take segment, segment_mean_length or uniform",
     )
     yield (
-        settings.inference != "once" and head.kind != "every",
-        f"eval.inference = {settings.inference!r} needs head.kind = 'every', not {head.kind!r}",
+        settings.inference != "single" and head.kind != "per_frame",
+        f"eval.inference = {settings.inference!r} needs head.kind = 'per_frame', not {head.kind!r}",
     )
     yield (
-        settings.inference != "once" and settings.stride > settings.clip,
+        settings.inference != "single" and settings.stride > settings.window,
         f"eval.inference = {settings.inference!r}: eval.stride = {settings.stride} leaves frames "
-        f"out between clips of eval.clip = {settings.clip}; it should be at most that",
+        f"out between clips of eval.window = {settings.window}; it should be at most that",
     )
     yield (
-        settings.inference != "once" and frames.order != "kept",
+        settings.inference != "single" and frames.order != "kept",
         f"frames.order = {frames.order!r} orders the frames of one pass: eval.inference = "
         f"{settings.inference!r} cuts clips whose frames stay in order",
     )
     yield (
-        cfg.encoder.kind == "c3d" and head.kind in ("every", "flatten"),
+        cfg.encoder.kind == "c3d" and head.kind in ("per_frame", "flatten"),
         f"encoder.kind = 'c3d' gives a clip one feature: head.kind should be last or mean, not "
         f"{head.kind!r}",
     )
@@ -200,7 +206,7 @@ def _of_model(cfg: Config) -> Contradictions:
         encoder.trainable != "none" and encoder.kind == "none",
         f"encoder.trainable = {encoder.trainable!r}: encoder.kind = 'none' has nothing to train",
     )
-    for name in ("standardise", "components"):
+    for name in ("standardize", "pca"):
         value = getattr(encoder, name)
         yield (
             bool(value) and encoder.trainable != "none",
@@ -208,8 +214,9 @@ def _of_model(cfg: Config) -> Contradictions:
             f"= 'none', not {encoder.trainable!r}",
         )
     yield (
-        loss.kind == "keras_cross_entropy" and head.kind == "every",
-        "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'every' has many",
+        loss.kind == "keras_cross_entropy" and head.kind == "per_frame",
+        "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'per_frame' has "
+        "many",
     )
     yield (
         loss.kind == "keras_cross_entropy" and head.activation != "relu",
@@ -223,8 +230,8 @@ def _of_model(cfg: Config) -> Contradictions:
         f"head.activation = 'softmax', not {head.activation!r}",
     )
     yield (
-        cfg.optim.clip_at == "preactivation" and scanner.kind in ("none", "mean"),
-        f"optim.clip_at = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
+        cfg.optim.clip_mode == "preactivation" and scanner.kind in ("none", "mean"),
+        f"optim.clip_mode = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
         "nothing would be clipped",
     )
 
@@ -232,27 +239,27 @@ def _of_model(cfg: Config) -> Contradictions:
 def _of_training(cfg: Config) -> Contradictions:
     train, optim = cfg.train, cfg.optim
     yield (
-        0 < train.reach < train.truncation,
-        f"train.reach = {train.reach} should be at least train.truncation = "
-        f"{train.truncation}: the gradient of a window reaches back over all of it",
+        0 < train.tbptt_length < train.tbptt_every,
+        f"train.tbptt_length = {train.tbptt_length} should be at least train.tbptt_every = "
+        f"{train.tbptt_every}: the gradient of a window reaches back over all of it",
     )
     yield (
-        train.reach > 0 and train.truncation == 0,
-        f"train.reach = {train.reach} needs train.truncation: how often to update",
+        train.tbptt_length > 0 and train.tbptt_every == 0,
+        f"train.tbptt_length = {train.tbptt_length} needs train.tbptt_every: how often to update",
     )
     yield (
-        train.truncation > 0 and cfg.head.kind != "every",
-        f"train.truncation = {train.truncation} needs head.kind = 'every' (a loss in every "
+        train.tbptt_every > 0 and cfg.head.kind != "per_frame",
+        f"train.tbptt_every = {train.tbptt_every} needs head.kind = 'per_frame' (a loss in every "
         f"window), not {cfg.head.kind!r}",
     )
     yield (
-        train.truncation > 0 and cfg.scanner.bidirectional != "no",
-        "train.truncation cannot be used with scanner.bidirectional = "
+        train.tbptt_every > 0 and cfg.scanner.bidirectional != "no",
+        "train.tbptt_every cannot be used with scanner.bidirectional = "
         f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
     )
     yield (
-        train.accumulate > train.batch_size,
-        f"train.accumulate = {train.accumulate} parts are more than the clips of a batch "
+        train.grad_accum > train.batch_size,
+        f"train.grad_accum = {train.grad_accum} parts are more than the clips of a batch "
         f"(train.batch_size = {train.batch_size})",
     )
     for name in ("patience", "target"):
@@ -262,22 +269,20 @@ def _of_training(cfg: Config) -> Contradictions:
             f"train.{name} = {value:g} watches validation clips, and data.val = 0 leaves none",
         )
     yield (
-        optim.warmup > train.epochs,
-        f"optim.warmup = {optim.warmup} epochs are more than train.epochs = {train.epochs}",
+        optim.warmup_epochs > train.epochs,
+        f"optim.warmup_epochs = {optim.warmup_epochs} should be at most train.epochs = "
+        f"{train.epochs}",
     )
     yield (
         optim.decoupled and plugins.is_code(optim.kind),
         f"optim.decoupled = True: optim.kind = {optim.kind!r} has to bring its own decay",
     )
-    yield (
-        optim.momentum == 1 and optim.kind in ("momentum", "adam"),
-        f"optim.momentum = 1 never forgets a gradient (optim.kind = {optim.kind!r}): it should be "
-        "below 1",
-    )
-    yield (
-        optim.decay == 1 and optim.kind == "rmsprop",
-        "optim.decay = 1 never sees a gradient (optim.kind = 'rmsprop'): it should be below 1",
-    )
+    for name, kind in DECAYS.items():
+        yield (
+            getattr(optim, name) == 1 and optim.kind == kind,
+            f"optim.{name} = 1 never takes in a new gradient (optim.kind = {kind!r}): it should be "
+            "below 1",
+        )
     yield (
         optim.epsilon == 0 and optim.kind in ("adam", "rmsprop"),
         f"optim.epsilon = 0 divides a gradient of 0 by 0 (optim.kind = {optim.kind!r}): it should "

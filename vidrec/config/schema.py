@@ -78,7 +78,7 @@ class Data:
     val: NonNegative = 0.2  # carved from training, the same way
     val_by: Literal["group", "clip"] = "group"  # by clip leaks into validation: a control
     swapped: bool = False  # train on the test list and test on the training list (report A)
-    groups: str = ""  # regex whose first bracket names the source of a clip
+    groups: str = ""  # regex whose first bracket names the recording of a clip
     fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
     strict: bool = False  # an unreadable clip stops the run instead of being listed
 
@@ -88,7 +88,8 @@ class Frames:
     """Which frames of a clip a model sees."""
 
     length: PositiveInt = 30
-    rule: Literal["segment", "uniform", "mean", "whole"] = "segment"  # mean: mean length of train
+    # segment_mean_length: a segment as long as training clips are on average
+    rule: Literal["segment", "uniform", "segment_mean_length", "whole"] = "segment"
     order: Literal["kept", "shuffled", "single"] = "kept"  # the last two are controls
 
 
@@ -99,16 +100,16 @@ class Encoder:
     kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
     weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a finished run
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
-    readout: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
-    width: PositiveInt = 1024  # of the dense readout
+    pooling: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
+    width: PositiveInt = 1024  # of dense pooling
     size: PositiveInt = 64  # height and width that frames are resized to
-    normalise: Literal["unit", "standard", "caffe", "torch"] = "unit"
+    normalize: Literal["unit", "standard", "caffe", "torch"] = "unit"
     seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
-    standardise: bool = False  # centre and scale features by the training split's statistics
-    components: NonNegativeInt = 0  # then keep this many principal components; 0: all
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
-    compute: Literal["float32", "bfloat16"] = "float32"
+    standardize: bool = False  # centre and scale features by the training split's statistics
+    pca: NonNegativeInt = 0  # then keep this many principal components; 0: all
+    store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
     remat: bool = False  # recompute activations in the backward pass
 
 
@@ -128,14 +129,14 @@ class Scanner:
     forget_bias: float | None = None  # LSTM's at the start; None: 1 as Keras has it, else 0
     batch_norm: bool = False  # after every layer, the last included
     dropout: Fraction = 0.0  # share dropped after every layer, the last included
-    compute: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
 
 
 @dataclass(frozen=True)
 class Head:
     """From states to class scores."""
 
-    kind: Literal["last", "mean", "every", "flatten"] = "last"
+    kind: Literal["last", "mean", "per_frame", "flatten"] = "last"
     dense: tuple[PositiveInt, ...] = ()  # hidden layers before the output
     activation: Literal["softmax", "relu"] = "softmax"
 
@@ -145,7 +146,8 @@ class Loss:
     """What is minimised."""
 
     kind: Literal["cross_entropy", "keras_cross_entropy", "double_softmax"] = "cross_entropy"
-    step_weights: Literal["scaled", "sum"] = "scaled"  # (j+1)/L or 1 for step j of head.kind every
+    # of frame j of L, where head.kind is per_frame: linear is (j+1)/L, uniform is 1
+    frame_weights: Literal["linear", "uniform"] = "linear"
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Optim:
 
     `clip_norm` bounds, at the gradient, the L2 norm of the batch's mean gradient over all trained
     arrays; at the pre-activation, every single derivative of one clip's own loss (in nats, summed
-    over its weighted steps, not divided by the clips of a batch) with respect to what enters a
+    over its weighted frames, not divided by the clips of a batch) with respect to what enters a
     gate of the recurrence, to within plus or minus that many nats per unit. So a value means
     another thing at each place: a framework that clips there the derivative of a batch's mean loss
     reaches the same with clip_norm / train.batch_size.
@@ -162,15 +164,17 @@ class Optim:
 
     kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"
     learning_rate: NonNegative = 1e-3
-    momentum: Fraction = 0.9
+    momentum: Fraction = 0.9  # of kind momentum
+    b1: Fraction = 0.9  # Adam's decay of the mean gradient
+    b2: Fraction = 0.999  # Adam's decay of the mean square
     weight_decay: NonNegative = 0.0
     decoupled: bool = False  # decay after the optimiser instead of L2 added to the gradient
-    clip_norm: NonNegative = 0.0  # L2 norm of a batch's mean gradient, or as clip_at says; 0: off
+    clip_norm: NonNegative = 0.0  # L2 norm of a batch's mean gradient, or as clip_mode says; 0: off
     # preactivation: clip_norm bounds each derivative of one clip's loss (nats) at a gate's input
-    clip_at: Literal["gradient", "preactivation"] = "gradient"
+    clip_mode: Literal["gradient", "preactivation"] = "gradient"
     schedule: Literal["constant", "cosine", "step"] = "constant"  # of the learning rate
-    warmup: NonNegativeInt = 0  # epochs of linear warm-up
-    decay: Fraction = 0.99  # of RMSProp's mean square
+    warmup_epochs: NonNegativeInt = 0  # epochs of linear warm-up
+    rms_decay: Fraction = 0.99  # of RMSProp's mean square
     epsilon: NonNegative = 1e-8
 
 
@@ -181,16 +185,16 @@ class Train:
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 32
     batches_per_epoch: NonNegativeInt = 0  # 0: a pass over the training clips
-    truncation: NonNegativeInt = (
-        0  # frames a window of truncated back-propagation; 0: the whole clip
-    )
-    reach: NonNegativeInt = 0  # frames the gradient reaches back, truncation or more; 0: truncation
+    # truncated back-propagation: frames from one update to the next, 0: all of the clip; and
+    # frames that the gradient reaches back, at least as many, 0: as many
+    tbptt_every: NonNegativeInt = 0
+    tbptt_length: NonNegativeInt = 0
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"  # loss: of what training minimises
     patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
     min_delta: NonNegative = 0.0
     target: Fraction = 0.0  # stop when validation accuracy reaches this; 0: never
-    accumulate: PositiveInt = 1  # gradient accumulation: parts of a batch
-    spread: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
+    grad_accum: PositiveInt = 1  # parts of a batch whose gradients are summed one after another
+    parallel: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
     memory_gb: NonNegative = 0.0  # that a group may take of a device; 0: what the device has
     save_seconds: NonNegative = 20.0  # at least this long between two saves
 
@@ -199,9 +203,10 @@ class Train:
 class Eval:
     """How a video is decided."""
 
-    inference: Literal["once", "clips", "vote"] = "once"
-    clip: PositiveInt = 60
-    stride: PositiveInt = 30
+    # single: one pass over the clip; average, vote: over windows of it
+    inference: Literal["single", "average", "vote"] = "single"
+    window: PositiveInt = 60  # frames
+    stride: PositiveInt = 30  # frames from one window to the next
     batch_size: PositiveInt = 64
 
 
@@ -226,10 +231,12 @@ TRACED = (
     "seed",
     "optim.learning_rate",
     "optim.momentum",
+    "optim.b1",
+    "optim.b2",
     "optim.weight_decay",
     "optim.clip_norm",
     "scanner.dropout",
-    "loss.step_weights",
+    "loss.frame_weights",
     "train.epochs",
     "train.patience",
     "train.min_delta",
@@ -245,7 +252,7 @@ WORDS = ("random", "imagenet")
 NOT_IDENTITY = (
     "data.root",
     "data.strict",
-    "train.spread",
+    "train.parallel",
     "train.memory_gb",
     "train.save_seconds",
     "eval.batch_size",

@@ -10,7 +10,7 @@ import numpy as np
 
 from vidrec.config import Data
 from vidrec.data import splits
-from vidrec.data.datasets.source import PARTS, Source, UnreadableClip
+from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
 from vidrec.errors import UserError
 
 SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
@@ -28,7 +28,7 @@ class _Checked(NamedTuple):
 
 
 def examine(
-    source: Source, data: Data, progress: Progress | None = None, workers: int = 4
+    dataset: Dataset, data: Data, progress: Progress | None = None, workers: int = 4
 ) -> dict[str, Any]:
     """Decodes every frame of every clip; prints nothing.
 
@@ -41,53 +41,53 @@ def examine(
         and reason), `duplicates` (names with the same content, and the parts they stand in),
         `split` (counts, id, leaked, groups in two parts; or the error), `notes`.
     """
-    checked = list(_checked(source, progress, workers))
-    part_of, split = _split(source, data)
+    checked = list(_checked(dataset, progress, workers))
+    part_of, split = _split(dataset, data)
     frames = np.array([each.frames for each in checked], np.int64)
     unreadable = [
-        {"path": source.path(clip), "reason": each.reason}
+        {"path": dataset.path(clip), "reason": each.reason}
         for clip, each in enumerate(checked)
         if each.reason
     ]
     damaged = [
-        {"path": source.path(clip), "reason": source.damage[name]}
-        for clip, name in enumerate(source.names)
-        if name in source.damage
+        {"path": dataset.path(clip), "reason": dataset.damage[name]}
+        for clip, name in enumerate(dataset.names)
+        if name in dataset.damage
     ]
-    duplicates = _duplicates(source, checked, part_of)
+    duplicates = _duplicates(dataset, checked, part_of)
     torn = [each for each in duplicates if len(each["parts"]) > 1]
     healthy = not (unreadable or damaged or torn or split.get("error") or split.get("shared"))
     return {
         "healthy": healthy,
-        "name": source.name,
-        "clips": len(source),
-        "classes": _per_class(source),
-        "frames": _frame_counts(source, frames),
+        "name": dataset.name,
+        "clips": len(dataset),
+        "classes": _per_class(dataset),
+        "frames": _frame_counts(dataset, frames),
         "unreadable": unreadable,
         "damaged": damaged,
         "duplicates": duplicates,
         "split": split,
-        "notes": list(source.notes),
+        "notes": list(dataset.notes),
     }
 
 
-def _checked(source: Source, progress: Progress | None, workers: int) -> Iterator[_Checked]:
+def _checked(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Checked]:
     # The decoder leaves the interpreter free, so threads use all cores.
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda clip: _check(source, clip), range(len(source)))
+        results = pool.map(lambda clip: _check(dataset, clip), range(len(dataset)))
         try:
             for done, result in enumerate(results, 1):
                 if progress:
-                    progress(done, len(source))
+                    progress(done, len(dataset))
                 yield result
         finally:  # of a data set that is left half-way, the rest is not decoded
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _check(source: Source, clip: int) -> _Checked:
+def _check(dataset: Dataset, clip: int) -> _Checked:
     content, frames = hashlib.blake2b(digest_size=16), 0
     try:
-        chunks = [source.features(clip)] if source.is_features else source.stream(clip, SIZE)
+        chunks = [dataset.features(clip)] if dataset.is_features else dataset.stream(clip, SIZE)
         for chunk in chunks:
             content.update(np.ascontiguousarray(chunk))
             frames += len(chunk)
@@ -96,16 +96,16 @@ def _check(source: Source, clip: int) -> _Checked:
     return _Checked(frames, content.hexdigest(), "")
 
 
-def _split(source: Source, data: Data) -> tuple[dict[int, str], dict[str, Any]]:
+def _split(dataset: Dataset, data: Data) -> tuple[dict[int, str], dict[str, Any]]:
     """Part of each clip, and what is to be said about the split."""
     try:
-        split = splits.make(source, data)
+        split = splits.make(dataset, data)
     except UserError as error:
         return {}, {"error": str(error)}
     part_of = {int(clip): part for part in PARTS for clip in getattr(split, part)}
     parts_of_group = defaultdict(set)
     for clip, part in part_of.items():
-        parts_of_group[str(source.groups[clip])].add(part)
+        parts_of_group[str(dataset.groups[clip])].add(part)
     shared = {group: _ordered(parts) for group, parts in parts_of_group.items() if len(parts) > 1}
     return part_of, {
         "id": split.id,
@@ -121,7 +121,7 @@ def _ordered(parts: set[str]) -> list[str]:
 
 
 def _duplicates(
-    source: Source, checked: list[_Checked], part_of: dict[int, str]
+    dataset: Dataset, checked: list[_Checked], part_of: dict[int, str]
 ) -> list[dict[str, list[str]]]:
     same = defaultdict(list)
     for clip, each in enumerate(checked):
@@ -129,7 +129,7 @@ def _duplicates(
             same[each.content].append(clip)
     return [
         {
-            "names": [source.names[clip] for clip in clips],
+            "names": [dataset.names[clip] for clip in clips],
             "parts": _ordered({part_of[clip] for clip in clips if clip in part_of}),
         }
         for clips in same.values()
@@ -137,15 +137,15 @@ def _duplicates(
     ]
 
 
-def _per_class(source: Source) -> dict[str, int]:
-    counts = np.bincount(source.labels, minlength=len(source.classes))
-    return dict(zip(source.classes, counts.tolist(), strict=True))
+def _per_class(dataset: Dataset) -> dict[str, int]:
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return dict(zip(dataset.classes, counts.tolist(), strict=True))
 
 
-def _frame_counts(source: Source, frames: np.ndarray) -> dict[str, int]:
+def _frame_counts(dataset: Dataset, frames: np.ndarray) -> dict[str, int]:
     held = frames[frames > 0]
     return {
-        "declared": int(source.lengths.astype(np.int64).sum()),
+        "declared": int(dataset.lengths.astype(np.int64).sum()),
         "decoded": int(frames.sum()),
         "shortest": int(held.min()) if len(held) else 0,
         "median": int(np.median(held)) if len(held) else 0,
@@ -175,7 +175,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
         counts = ", ".join(f"{count} {part}" for part, count in split["counts"].items())
         text.append(f"split {split['how']}: {counts}; leaked: {str(split['leaked']).lower()}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
-        text += _listed("source in two splits", shared)
+        text += _listed("recording in two splits", shared)
     return text + findings["notes"] + ["healthy" if findings["healthy"] else "needs mending"]
 
 

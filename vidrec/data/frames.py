@@ -37,8 +37,8 @@ def indices(
     Args:
       length: frames the clip has; a clip of none is masked whole.
       L: frames wanted, static; for rule "whole" the longest clip's.
-      rule: "segment" (or "mean", a segment whose L is the training clips' mean length) takes L
-        frames in a row and continues a shorter clip; "uniform" spreads L evenly, repeating frames
+      rule: "segment" takes L frames in a row and continues a shorter clip ("segment_mean_length"
+        too: its L is the training clips' mean length); "uniform" spreads L evenly, repeating frames
         of a shorter clip; "whole" starts at the first frame and masks what the clip lacks.
       order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
       key: draws the segment and the single frame (training); None takes the centre (scoring).
@@ -67,7 +67,7 @@ def _by_rule(length: Array, L: int, rule: str, key: Array | None) -> tuple[Array
     elif rule == "whole":
         index_L = jnp.clip(place_L, 0, jnp.maximum(length, 1) - 1)
         return index_L.astype(jnp.int32), place_L < length
-    elif rule in ("segment", "mean"):
+    elif rule in ("segment", "segment_mean_length"):
         spare = jnp.maximum(length - L, 0)
         start = spare // 2 if key is None else jax.random.randint(key, (), 0, spare + 1)
         index_L = window_indices(length, start, L)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from vidrec.config import Data, digest
-from vidrec.data.datasets.source import PARTS, Source
+from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 
 
@@ -39,81 +39,81 @@ class Split:
     copies: tuple[dict[str, str], ...] = ()
 
 
-def make(source: Source, data: Data) -> Split:
+def make(dataset: Dataset, data: Data) -> Split:
     """The split that the settings name.
 
     Raises:
         UserError: the data cannot be split so, and what would be right.
     """
-    if len(source.classes) < 2:
+    if len(dataset.classes) < 2:
         raise UserError(
-            f"{source.name} has one class ({''.join(source.classes)}): a classifier needs two"
+            f"{dataset.name} has one class ({''.join(dataset.classes)}): a classifier needs two"
         )
     if data.split == "given":
-        train, val, test, how = _given(source, data)
+        train, val, test, how = _given(dataset, data)
     elif data.split == "random":
-        train, test = _by_clip(source, np.arange(len(source)), data.test, data, "test")
+        train, test = _by_clip(dataset, np.arange(len(dataset)), data.test, data, "test")
         val, how = None, "at random by clip"
     elif data.folds:
-        train, test, how = _fold(source, data)
+        train, test, how = _fold(dataset, data)
         val = None
     elif data.fold:
-        train, test, how = _leave_one_out(source, data)
+        train, test, how = _leave_one_out(dataset, data)
         val = None
     else:
-        train, test = _by_group(source, np.arange(len(source)), data.test, data, "test")
-        val, how = None, "by source" if source.groups_known else "by file"
+        train, test = _by_group(dataset, np.arange(len(dataset)), data.test, data, "test")
+        val, how = None, "by recording" if dataset.groups_known else "by file"
     if val is None:
         by_clip = data.val_by == "clip" or data.split == "random"
         carve = _by_clip if by_clip else _by_group
-        train, val = carve(source, train, data.val, data, "val")
+        train, val = carve(dataset, train, data.val, data, "val")
         if data.val_by == "clip" and data.split != "random":
             how += ", validation at random by clip"
-    return _finished(source, data, (train, val, test), how)
+    return _finished(dataset, data, (train, val, test), how)
 
 
-def _finished(source: Source, data: Data, parts: Sequence[np.ndarray], how: str) -> Split:
+def _finished(dataset: Dataset, data: Data, parts: Sequence[np.ndarray], how: str) -> Split:
     parts = [np.sort(np.asarray(part, np.int64)) for part in parts]
-    shared = tuple(_shared(source, parts))
-    copies = tuple(_copies(source, parts))
+    shared = tuple(_shared(dataset, parts))
+    copies = tuple(_copies(dataset, parts))
     leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
-    if not source.groups_known and not leaked:
+    if not dataset.groups_known and not leaked:
         leaked = "unknown"
-    names = [sorted(source.names[i] for i in part) for part in parts]
+    names = [sorted(dataset.names[i] for i in part) for part in parts]
     return Split(*parts, digest(*names, length=16), leaked, how, shared, copies)
 
 
-def _shared(source: Source, parts: Sequence[np.ndarray]) -> Iterable[str]:
-    groups = [set(source.groups[part].tolist()) for part in parts]
+def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
+    groups = [set(dataset.groups[part].tolist()) for part in parts]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         if groups[a] & groups[b]:
             yield f"{PARTS[a]}/{PARTS[b]}"
 
 
-def _copies(source: Source, parts: Sequence[np.ndarray]) -> Iterable[dict[str, str]]:
+def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str, str]]:
     """Clips that are the same to the byte, as name to part, where they stand in several parts."""
     part_of = {int(clip): name for name, part in zip(PARTS, parts, strict=True) for clip in part}
     same: dict[str, list[int]] = defaultdict(list)
     for clip in part_of:
-        same[source.keys[clip]].append(clip)
+        same[dataset.keys[clip]].append(clip)
     for clips in same.values():
         torn = len({part_of[clip] for clip in clips}) > 1
         # Files that cannot be opened are often the same error page; nothing is learned from them.
-        if torn and all(source.lengths[clips] > 0):
-            yield {source.names[clip]: part_of[clip] for clip in sorted(clips)}
+        if torn and all(dataset.lengths[clips] > 0):
+            yield {dataset.names[clip]: part_of[clip] for clip in sorted(clips)}
 
 
-def _given(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
+def _given(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
     """The data set's own lists, refused where they share a group."""
-    given = source.given
+    given = dataset.given
     if given is None or not len(given.get("train", ())) or not len(given.get("test", ())):
         raise UserError(
-            f"data.split given: {source.name} comes without lists of training and test clips; "
+            f"data.split given: {dataset.name} comes without lists of training and test clips; "
             "give folders train and test or a column split in labels.csv, or use data.split group"
         )
     parts = {part: np.asarray(indices) for part, indices in given.items() if len(indices)}
-    if source.groups_known:
-        _refuse_shared(source, parts)
+    if dataset.groups_known:
+        _refuse_shared(dataset, parts)
     train, test = parts["train"], parts["test"]
     how = "as given"
     if data.swapped:
@@ -121,13 +121,13 @@ def _given(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray | None, n
     return train, parts.get("val"), test, how
 
 
-def _refuse_shared(source: Source, parts: dict[str, np.ndarray]) -> None:
+def _refuse_shared(dataset: Dataset, parts: dict[str, np.ndarray]) -> None:
     owner: dict[str, str] = {}
     for part, indices in parts.items():
-        for group in sorted(set(source.groups[indices].tolist())):
+        for group in sorted(set(dataset.groups[indices].tolist())):
             if owner.setdefault(group, part) != part:
                 raise UserError(
-                    f"the split of {source.name} leaks: group {group!r} stands in both "
+                    f"the split of {dataset.name} leaks: group {group!r} stands in both "
                     f"{owner[group]} and {part}; move its clips to one of them, or use data.split "
                     "group (data.split random shares groups on purpose and labels figures leaked)"
                 )
@@ -144,19 +144,19 @@ def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
 
 
 def _by_clip(
-    source: Source, pool: np.ndarray, share: float, data: Data, part: str
+    dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rest, drawn): exactly as many as asked for, spread over the classes as evenly as can be."""
     count = round(_wanted(share, len(pool)))
     if count >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for {count} of {len(pool)} clips")
-    labels = source.labels[pool]
-    quota = _quotas(np.bincount(labels, minlength=len(source.classes)), count)
+    labels = dataset.labels[pool]
+    quota = _quotas(np.bincount(labels, minlength=len(dataset.classes)), count)
     drawn = []
     for label, take in enumerate(quota):
-        by_name = {source.names[i]: int(i) for i in pool[labels == label]}
+        by_name = {dataset.names[i]: int(i) for i in pool[labels == label]}
         if len(by_name) <= take and take:
-            raise _too_few(source, label, len(by_name), "clips", part, take + 1)
+            raise _too_few(dataset, label, len(by_name), "clips", part, take + 1)
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
     return np.setdiff1d(pool, drawn), np.array(drawn, int)
 
@@ -171,17 +171,17 @@ def _quotas(counts: np.ndarray, total: int) -> list[int]:
 
 
 def _by_group(
-    source: Source, pool: np.ndarray, share: float, data: Data, part: str
+    dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rest, drawn): whole groups, each class as near to its share as they allow."""
     if share == 0:
         return pool, np.zeros(0, int)
     if _wanted(share, len(pool)) >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for all {len(pool)} clips")
-    members, counts = _groups(source, pool)
+    members, counts = _groups(dataset, pool)
     order = _shuffled(members, data.split_seed, f"group {part}")
     target = sum(counts.values()) * (_wanted(share, len(pool)) / len(pool))
-    drawn, have = set(), np.zeros(len(source.classes))
+    drawn, have = set(), np.zeros(len(dataset.classes))
     for group in order:
         # Taken where it brings the classes nearer to their share than leaving it would.
         if ((have + counts[group] - target) ** 2).sum() < ((have - target) ** 2).sum():
@@ -189,25 +189,27 @@ def _by_group(
             have = have + counts[group]
     # What is left after testing must still yield validation and training.
     spare = 2 if part == "test" and data.val > 0 else 1
-    drawn = _complete(source, order, drawn, counts, part, spare)
+    drawn = _complete(dataset, order, drawn, counts, part, spare)
     clips = np.array(sorted(clip for group in drawn for clip in members[group]))
     return np.setdiff1d(pool, clips), clips
 
 
-def _groups(source: Source, pool: np.ndarray) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
+def _groups(
+    dataset: Dataset, pool: np.ndarray
+) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
     """Clips of each group, and how many of each class."""
     members: dict[str, list[int]] = defaultdict(list)
     for i in pool.tolist():
-        members[str(source.groups[i])].append(i)
+        members[str(dataset.groups[i])].append(i)
     counts = {
-        group: np.bincount(source.labels[clips], minlength=len(source.classes))
+        group: np.bincount(dataset.labels[clips], minlength=len(dataset.classes))
         for group, clips in members.items()
     }
     return dict(members), counts
 
 
 def _complete(
-    source: Source,
+    dataset: Dataset,
     order: list[str],
     drawn: set[str],
     counts: dict[str, np.ndarray],
@@ -215,12 +217,12 @@ def _complete(
     spare: int,
 ) -> set[str]:
     """Changes what was drawn so that each class has a group drawn and `spare` groups left."""
-    having = [[g for g in order if counts[g][label]] for label in range(len(source.classes))]
+    having = [[g for g in order if counts[g][label]] for label in range(len(dataset.classes))]
     small_first = sorted(order, key=lambda group: counts[group].sum())
     for label, groups in enumerate(having):
         if len(groups) < 1 + spare:
-            what = "sources" if source.groups_known else "clips"
-            raise _too_few(source, label, len(groups), what, part, 1 + spare)
+            what = "recordings" if dataset.groups_known else "clips"
+            raise _too_few(dataset, label, len(groups), what, part, 1 + spare)
     drawn = set(drawn)
     for groups in having:
         if not drawn & set(groups):
@@ -234,35 +236,35 @@ def _complete(
     for label, groups in enumerate(having):
         if not drawn & set(groups) or len(set(groups) - drawn) < spare:
             raise UserError(
-                f"class {source.classes[label]!r} shares its sources with other classes so that "
-                f"no {part} split by source was found: choose another data.split_seed"
+                f"class {dataset.classes[label]!r} shares its recordings with other classes so "
+                f"that no {part} split by recording was found: choose another data.split_seed"
             )
     return drawn
 
 
 def _too_few(
-    source: Source, label: int, count: int, what: str, part: str, needed: int
+    dataset: Dataset, label: int, count: int, what: str, part: str, needed: int
 ) -> UserError:
     has = f"{count} {what if count != 1 else what[:-1]}"
     return UserError(
-        f"class {source.classes[label]!r} of {source.name} has {has}, too few to split off "
+        f"class {dataset.classes[label]!r} of {dataset.name} has {has}, too few to split off "
         f"{part}: it needs at least {needed} {what}"
     )
 
 
-def _fold(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
+def _fold(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
     """Group k-fold: groups dealt to folds, large ones first, each to where its classes lack."""
     if data.folds < 2:
         raise UserError(f"data.folds = {data.folds} should be at least 2")
-    members, counts = _groups(source, np.arange(len(source)))
-    kind = "sources" if source.groups_known else "files"
+    members, counts = _groups(dataset, np.arange(len(dataset)))
+    kind = "recordings" if dataset.groups_known else "files"
     if len(members) < data.folds:
         raise UserError(
-            f"data.folds = {data.folds}, but {source.name} has only {len(members)} {kind}"
+            f"data.folds = {data.folds}, but {dataset.name} has only {len(members)} {kind}"
         )
     order = _shuffled(members, data.split_seed, "fold")
     order.sort(key=lambda group: -counts[group].sum())
-    have = np.zeros((data.folds, len(source.classes)))
+    have = np.zeros((data.folds, len(dataset.classes)))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
     for group in order:
         # The rise of the sum of squares: least where the group's classes are fewest.
@@ -272,31 +274,31 @@ def _fold(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
         dealt[fold] += members[group]
     fold = max(1, data.fold)
     test = np.array(sorted(dealt[fold - 1]))
-    return _rest(source, test), test, f"fold {fold} of {data.folds} by {kind}"
+    return _rest(dataset, test), test, f"fold {fold} of {data.folds} by {kind}"
 
 
-def _leave_one_out(source: Source, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
-    blocks = source.groups if source.blocks is None else source.blocks
+def _leave_one_out(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
+    blocks = dataset.groups if dataset.blocks is None else dataset.blocks
     names = sorted(set(blocks.tolist()))
-    if not source.groups_known:
+    if not dataset.groups_known:
         raise UserError(
-            f"data.fold = {data.fold} leaves one source out, but the clips of {source.name} carry "
-            "no source: give groups.csv or data.groups, or data.folds for folds by file"
+            f"data.fold = {data.fold} leaves one recording out, but the clips of {dataset.name} "
+            "name no recording: give groups.csv or data.groups, or data.folds for folds by file"
         )
     if data.fold > len(names):
-        raise UserError(f"data.fold = {data.fold}: {source.name} has {len(names)} sources")
+        raise UserError(f"data.fold = {data.fold}: {dataset.name} has {len(names)} recordings")
     left_out = names[data.fold - 1]
     test = np.flatnonzero(blocks == left_out)
-    return _rest(source, test), test, f"source {left_out} left out"
+    return _rest(dataset, test), test, f"recording {left_out} left out"
 
 
-def _rest(source: Source, test: np.ndarray) -> np.ndarray:
-    return np.setdiff1d(np.arange(len(source)), test)
+def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
+    return np.setdiff1d(np.arange(len(dataset)), test)
 
 
-def describe(source: Source, split: Split) -> list[str]:
+def describe(dataset: Dataset, split: Split) -> list[str]:
     """Classes, clips, minutes and parts, and whatever else to know before work starts."""
-    lines = [_overview(source)]
+    lines = [_overview(dataset)]
     parts = (getattr(split, part) for part in PARTS)
     counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
     lines.append(f"split {split.how}: {counted} (id {split.id})")
@@ -304,13 +306,13 @@ def describe(source: Source, split: Split) -> list[str]:
         lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high")
     elif split.leaked == "unknown":
         lines.append(
-            f"warning: the clips of {source.name} carry no source, so siblings may stand in two "
-            "splits: name sources in groups.csv or by data.groups"
+            f"warning: the clips of {dataset.name} name no recording, so siblings may stand in two "
+            "splits: name recordings in groups.csv or by data.groups"
         )
-    unused = len(source) - sum(len(getattr(split, part)) for part in PARTS)
+    unused = len(dataset) - sum(len(getattr(split, part)) for part in PARTS)
     if unused:
         lines.append(f"{unused} clips stand in no list and are not used")
-    return lines + source.notes
+    return lines + dataset.notes
 
 
 def _why(split: Split) -> str:
@@ -320,17 +322,17 @@ def _why(split: Split) -> str:
         first = " = ".join(f"{name} ({part})" for name, part in split.copies[0].items())
         more = f" and {len(split.copies) - 1} more" if len(split.copies) > 1 else ""
         words.append(f"the same content in two parts: {first}{more}")
-    return ", ".join(words) or "clips drawn without regard to their source"
+    return ", ".join(words) or "clips drawn without regard to their recording"
 
 
-def _overview(source: Source) -> str:
-    text = f"{source.name}: {len(source.classes)} classes, {len(source)} clips"
-    if source.fps is not None:
-        known = source.fps > 0
-        seconds = float((source.lengths[known] / source.fps[known]).sum())
+def _overview(dataset: Dataset) -> str:
+    text = f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset)} clips"
+    if dataset.fps is not None:
+        known = dataset.fps > 0
+        seconds = float((dataset.lengths[known] / dataset.fps[known]).sum())
         text += f", {seconds / 60:.1f} minutes of video"
-    if source.groups_known:
-        text += f", {len(set(source.groups.tolist()))} sources"
-    if empty := int((source.lengths == 0).sum()):
+    if dataset.groups_known:
+        text += f", {len(set(dataset.groups.tolist()))} recordings"
+    if empty := int((dataset.lengths == 0).sum()):
         text += f", {empty} that cannot be opened"
     return text

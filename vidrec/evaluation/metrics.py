@@ -28,7 +28,7 @@ def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.
     Steps whose mask is False add nothing.
     """
     steps = logits_BTK.shape[1]
-    weights_BT = losses.step_weights(1.0, 0, steps, steps)[None]
+    weights_BT = losses.frame_weights(1.0, 0, steps, steps)[None]
     weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
     return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
 

@@ -58,7 +58,7 @@ class Decision(NamedTuple):
 def decide(
     scores_MK: np.ndarray,
     weight_M: np.ndarray | float,
-    inference: str = "once",
+    inference: str = "single",
     video_M: np.ndarray | None = None,
     videos: int = 0,
 ) -> Decision:
@@ -67,10 +67,10 @@ def decide(
     Args:
       scores_MK: of `metrics.clip_scores`, or logits.
       weight_M: what the weights of the steps add up to in each; 1 for logits.
-      inference: as of the settings: "once" takes each line for a video.
+      inference: as of the settings: "single" takes each line for a video.
       video_M: index of the video that each window was cut from.
     """
-    if inference == "once":
+    if inference == "single":
         return Decision(scores_MK, metrics.log_probabilities(scores_MK, weight_M))
     assert video_M is not None
     total_nK = average(scores_MK, video_M, videos)
@@ -94,13 +94,13 @@ def windows(length: int, clip: int, stride: int) -> np.ndarray:
 
     The last clip may pass the end; the frame rule continues the video there.
     """
-    for name, value in (("video length", length), ("eval.clip", clip), ("eval.stride", stride)):
+    for name, value in (("video length", length), ("eval.window", clip), ("eval.stride", stride)):
         if value < 1:
             raise UserError(f"{name}: {value} frames; expected at least 1")
     if stride > clip:
         raise UserError(
             f"eval.stride: {stride} leaves frames out between clips of {clip}; "
-            f"expected at most eval.clip"
+            f"expected at most eval.window"
         )
     count = 1 + max(0, math.ceil((length - clip) / stride))
     return stride * np.arange(count)
@@ -152,7 +152,7 @@ def clip_and_video_accuracy(
     scores_MK: np.ndarray, video_M: np.ndarray, labels: np.ndarray, inference: str
 ) -> dict[str, float]:
     """`clip_accuracy` (each clip judged alone) and `video_accuracy` (clips judged together)."""
-    joined = {"clips": average, "vote": vote}[inference]
+    joined = {"average": average, "vote": vote}[inference]
     scores = joined(scores_MK, video_M, len(labels))
     return {
         "clip_accuracy": float(np.mean(metrics.predictions(scores_MK) == labels[video_M])),

@@ -21,7 +21,7 @@ import numpy as np
 
 from vidrec.config import Config, cache_dir, canonical, cores, digest, identifying_settings
 from vidrec.data import video
-from vidrec.data.datasets.source import Source, UnreadableClip
+from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.features.shards import LINE_BYTES, Shards, dtype_of
 from vidrec.io.files import write_whole
@@ -79,7 +79,7 @@ def about(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
     An encoder's VERSION is raised where its code changes what it gives; a user's own has none.
     """
     encoder = cfg.encoder
-    names = ("kind", "readout", "width", "size", "normalise", "precision", "compute")
+    names = ("kind", "pooling", "width", "size", "normalize", "store_dtype", "dtype")
     settings = {name: getattr(encoder, name) for name in names}
     settings["kind"] = identifying_settings(cfg)[
         "encoder.kind"
@@ -93,7 +93,7 @@ def about(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
 
 
 def extract(
-    source: Source,
+    dataset: Dataset,
     store: Store,
     encode: Callable[[np.ndarray], np.ndarray],
     size: int,
@@ -103,9 +103,9 @@ def extract(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> list[tuple[int, str, str]]:
-    """Fills the store with what it lacks of a source; returns the unreadable clips.
+    """Fills the store with what it lacks of a dataset; returns the unreadable clips.
 
-    What the source's files were found to lack, now or when they were first read, is in its `damage`
+    What its files were found to lack, now or when they were first read, is in its `damage`
     afterwards.
 
     Args:
@@ -114,12 +114,12 @@ def extract(
         strict: an unreadable clip raises instead of being listed.
         progress: called with clips done and clips to do.
     """
-    keys = [source.key(clip) for clip in range(len(source.names))]
-    missing = lacked(source, store)
+    keys = [dataset.key(clip) for clip in range(len(dataset.names))]
+    missing = lacked(dataset, store)
     unreadable: list[tuple[int, str, str]] = []
-    writer = _Writer(store, encode, batch, source)
+    writer = _Writer(store, encode, batch, dataset)
     with contextlib.closing(store):
-        for done, (clip, chunks) in enumerate(decoded(source, missing, size, workers)):
+        for done, (clip, chunks) in enumerate(decoded(dataset, missing, size, workers)):
             try:
                 for frames in chunks:
                     writer.add(clip, frames)
@@ -132,24 +132,24 @@ def extract(
             if progress:
                 progress(done + 1, len(missing))
         writer.flush()
-    recall_damage(source, store, range(len(keys)))
+    recall_damage(dataset, store, range(len(keys)))
     twins = {keys[clip]: (path, reason) for clip, path, reason in unreadable}
     return [(clip, *twins[key]) for clip, key in enumerate(keys) if key in twins]
 
 
-def lacked(source: Source, store: Store) -> list[int]:
+def lacked(dataset: Dataset, store: Store) -> list[int]:
     """Clips that the store lacks, in order; the same content under two names counts once."""
-    keys = {clip: source.key(clip) for clip in range(len(source.names))}
+    keys = {clip: dataset.key(clip) for clip in range(len(dataset.names))}
     first = {key: clip for clip, key in reversed(keys.items())}
     there = store.keys()
     return sorted(clip for key, clip in first.items() if key not in there)
 
 
-def recall_damage(source: Source, store: Store, clips: Iterable[int]) -> None:
-    """Adds to `source.damage` what the files of stored clips lacked when they were decoded."""
+def recall_damage(dataset: Dataset, store: Store, clips: Iterable[int]) -> None:
+    """Adds to `dataset.damage` what the files of stored clips lacked when they were decoded."""
     for clip in clips:
-        if lacking := store.lacking(source.key(clip)):
-            source.damage[source.names[clip]] = lacking
+        if lacking := store.lacking(dataset.key(clip)):
+            dataset.damage[dataset.names[clip]] = lacking
 
 
 def narrowed(
@@ -170,7 +170,7 @@ def narrowed(
             small = features.astype(dtype)
         if not np.array_equal(np.isfinite(small), np.isfinite(features)):
             raise UserError(
-                f"encoder.precision = {precision!r} cannot hold a feature of "
+                f"encoder.store_dtype = {precision!r} cannot hold a feature of "
                 f"{np.abs(features[np.isfinite(features)]).max():.0f}: take bfloat16 or float32"
             )
         return small
@@ -195,7 +195,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    source: Source,
+    dataset: Dataset,
     store: Store,
     encode: Callable[[np.ndarray], np.ndarray],
     size: int,
@@ -207,12 +207,12 @@ def forecast(
     The time is as though decoding and encoding took turns: on a processor they share its cores, a
     GPU is up to twice as quick.
     """
-    clips = lacked(source, store)
-    frames = int(source.lengths[clips].astype(np.int64).sum())
+    clips = lacked(dataset, store)
+    frames = int(dataset.lengths[clips].astype(np.int64).sum())
     for clip in clips[:TRIED]:
         began = time.perf_counter()
         try:
-            chunk = next(source.stream(clip, size, batch))
+            chunk = next(dataset.stream(clip, size, batch))
         except (UnreadableClip, StopIteration):
             continue
         decode_seconds = (time.perf_counter() - began) / len(chunk) / (workers or default_workers())
@@ -231,8 +231,8 @@ def forecast(
 class _Writer:
     """Collects frames of consecutive clips into full batches and writes finished clips."""
 
-    def __init__(self, store: Store, encode: Callable, batch: int, source: Source):
-        self.store, self.encode, self.batch, self.source = store, encode, batch, source
+    def __init__(self, store: Store, encode: Callable, batch: int, dataset: Dataset):
+        self.store, self.encode, self.batch, self.dataset = store, encode, batch, dataset
         self.block: np.ndarray | None = None  # the frames of one batch, in place
         self.owners: list[int] = []  # the clip of each frame in it
         self.parts: dict[int, list[np.ndarray]] = {}
@@ -278,9 +278,9 @@ class _Writer:
         waiting = set(self.owners)
         for clip in [clip for clip in self.ended if clip not in waiting]:
             del self.ended[clip]
-            lacking = self.source.damage.get(self.source.names[clip], "")
+            lacking = self.dataset.damage.get(self.dataset.names[clip], "")
             found = np.concatenate(self.parts.pop(clip))
-            self.store.put(self.source.key(clip), found, lacking)
+            self.store.put(self.dataset.key(clip), found, lacking)
 
 
 def frames_a_batch(size: int) -> int:
@@ -300,7 +300,7 @@ def default_workers() -> int:
 
 
 def decoded(
-    source: Source, clips: Sequence[int], size: int, workers: int | None = None
+    dataset: Dataset, clips: Sequence[int], size: int, workers: int | None = None
 ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """(clip, its frames in chunks), in order, decoded ahead by threads with bounded memory."""
     workers = workers or default_workers()
@@ -326,7 +326,7 @@ def decoded(
             if clip is None:
                 return
             try:
-                for chunk in source.stream(clip, size):
+                for chunk in dataset.stream(clip, size):
                     if not put(lanes[clip], chunk):
                         return
                 put(lanes[clip], None)
@@ -341,7 +341,7 @@ def decoded(
             some = some or len(item) > 0
             yield item
         if not some:
-            raise UnreadableClip(source.path(clip), "holds no frame")
+            raise UnreadableClip(dataset.path(clip), "holds no frame")
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
     for thread in threads:
@@ -360,7 +360,7 @@ class DamagedFeatures(UserError):
 
 
 def fill(
-    source: Source,
+    dataset: Dataset,
     store: Store,
     encode: Callable[[np.ndarray], np.ndarray],
     size: int,
@@ -369,26 +369,26 @@ def fill(
 ) -> Features:
     """`extract`, then `load`; what turns out to be damaged is extracted anew, once."""
     try:
-        return load(source, store, extract(source, store, encode, size, batch, **options))
+        return load(dataset, store, extract(dataset, store, encode, size, batch, **options))
     except DamagedFeatures as error:
         log.warning("%s; they are extracted anew", error)
-    return load(source, store, extract(source, store, encode, size, batch, **options))
+    return load(dataset, store, extract(dataset, store, encode, size, batch, **options))
 
 
-def load(source: Source, store: Store, unreadable: list[tuple[int, str, str]]) -> Features:
-    """All stored features of a source, in its order.
+def load(dataset: Dataset, store: Store, unreadable: list[tuple[int, str, str]]) -> Features:
+    """All stored features of a dataset, in its order.
 
     Raises:
         DamagedFeatures: of a clip; an `extract` makes them anew.
         TransientError: the system refuses to read them now.
     """
     broken = {clip for clip, _, _ in unreadable}
-    keys = {clip: source.key(clip) for clip in range(len(source.names)) if clip not in broken}
+    keys = {clip: dataset.key(clip) for clip in range(len(dataset.names)) if clip not in broken}
     if not keys:
         raise _nothing(unreadable)
     entries = {clip: entry for clip, key in keys.items() if (entry := store.entry(key))}
-    _check_all(source, [clip for clip in keys if clip not in entries])
-    lengths = np.zeros(len(source.names), np.int32)
+    _check_all(dataset, [clip for clip in keys if clip not in entries])
+    lengths = np.zeros(len(dataset.names), np.int32)
     for clip, entry in entries.items():
         lengths[clip] = entry.shape[0]
     offsets, first = _offsets(lengths), next(iter(entries.values()))
@@ -396,13 +396,13 @@ def load(source: Source, store: Store, unreadable: list[tuple[int, str, str]]) -
     parts = {clip: values[offsets[clip] :][: lengths[clip]] for clip in keys}
     # To the end, so that all that are damaged are known and extracted in one go.
     lost = [clip for clip, key in keys.items() if store.get(key, parts[clip]) is None]
-    _check_all(source, lost)
+    _check_all(dataset, lost)
     return Features(values, offsets, lengths, unreadable)
 
 
-def _check_all(source: Source, lost: Sequence[int]) -> None:
+def _check_all(dataset: Dataset, lost: Sequence[int]) -> None:
     if lost:
-        name = source.names[lost[0]]
+        name = dataset.names[lost[0]]
         raise DamagedFeatures(f"features of {name} are missing or damaged: run the command again")
 
 
@@ -454,9 +454,7 @@ def fit_projection(features: Features, train: np.ndarray, components: int) -> Pr
     if not components:
         return Projection(mean.astype(np.float32), np.diag(scale).astype(np.float32))
     if components > width:
-        raise UserError(
-            f"encoder.components = {components} is more than the {width} features there are"
-        )
+        raise UserError(f"encoder.pca = {components} is more than the {width} features there are")
     scaled = (values - mean) * scale
     variances, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
     kept = vectors[:, ::-1][:, :components]

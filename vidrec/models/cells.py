@@ -69,25 +69,25 @@ def add_bias(x: Array, bias: Array) -> Array:
     return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def matmul(x: Array, kernel: Array, compute: str = "float32") -> Array:
+def matmul(x: Array, kernel: Array, dtype: str = "float32") -> Array:
     """Product over the last axis; bfloat16 operands are summed in float32."""
-    if compute == "bfloat16":
+    if dtype == "bfloat16":
         low = jnp.bfloat16
         return jnp.matmul(x.astype(low), kernel.astype(low), preferred_element_type=jnp.float32)
     return jnp.matmul(x, kernel)
 
 
 def convolve(
-    x_BHWD: Array, kernel: Array, compute: str = "float32", form: conv.Form = "auto"
+    x_BHWD: Array, kernel: Array, dtype: str = "float32", form: conv.Form = "auto"
 ) -> Array:
     """Convolution that keeps height and width, in the form that this platform is quick at."""
-    dtype = jnp.bfloat16 if compute == "bfloat16" else x_BHWD.dtype
+    low = jnp.bfloat16 if dtype == "bfloat16" else x_BHWD.dtype
 
     # Recomputed in the backward pass: patches, kept for every frame of a scan, would be as many
     # times the input's size as the kernel has places.
     @jax.checkpoint
     def product(x: Array, kernel: Array) -> Array:
-        return conv.convolve(x.astype(dtype), kernel.astype(dtype), form=form)
+        return conv.convolve(x.astype(low), kernel.astype(low), form=form)
 
     return product(x_BHWD, kernel).astype(x_BHWD.dtype)
 
@@ -102,7 +102,7 @@ class Cell:
     units: int
     bias: str = "single"  # double: a second vector for the recurrent product
     init: str = "keras"
-    compute: str = "float32"  # bfloat16: operands of products, and what a ConvLSTM's give
+    dtype: str = "float32"  # bfloat16: operands of products, and what a ConvLSTM's give
 
     gates: ClassVar[int]  # blocks of U columns in the kernels
     maps: ClassVar[bool] = False  # inputs are feature maps (B, T, H, W, D)
@@ -134,7 +134,7 @@ class Cell:
 
     def product(self, x: Array, kernel: Array) -> Array:
         """Inputs (…, D) or state (…, U) times a kernel."""
-        return matmul(x, kernel, self.compute)
+        return matmul(x, kernel, self.dtype)
 
     def project(self, weights: Weights, x_BTD: Array) -> Array:
         """All that the inputs give to the gates, for all frames at once: (B, T, …, G)."""
@@ -290,7 +290,7 @@ class ConvLSTM(LSTM):
 
     def product(self, x: Array, kernel: Array) -> Array:
         flat = x.reshape(-1, *x.shape[-3:])
-        y = convolve(flat, kernel, self.compute, self.form)
+        y = convolve(flat, kernel, self.dtype, self.form)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

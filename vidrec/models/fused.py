@@ -174,7 +174,7 @@ def scan_cell(
         gates = jnp.pad(gates.reshape(1, 1, 2, units), ((0, 0), (0, 0), (0, 1), (0, 0)))
         inputs = inputs + gates
     kernel = weights["recurrent_kernel"].reshape(units, form.gates, units)
-    if cell.compute == "bfloat16":
+    if cell.dtype == "bfloat16":
         kernel = kernel.astype(jnp.bfloat16)
     h, c = carry if form.cell == "lstm" else (carry, jnp.zeros_like(carry))
     mask = jnp.ones((clips, frames)) if mask_BT is None else mask_BT.astype(jnp.float32)

@@ -56,12 +56,12 @@ KINDS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def step_weights(
-    scaled: Array | float, offset: Array | int, count: int, length: Array | int
+def frame_weights(
+    linear: Array | float, offset: Array | int, count: int, length: Array | int
 ) -> Array:
-    """Weights (count,) of steps `offset` …: (j+1)/length where `scaled` is 1, plain 1 where 0."""
+    """Return weights (count,) of frames `offset` …: (j+1)/length where `linear` is 1, else 1."""
     rising_T = (offset + jnp.arange(count) + 1) / length
-    return scaled * rising_T + (1 - scaled) * jnp.ones(count)
+    return linear * rising_T + (1 - linear) * jnp.ones(count)
 
 
 def per_clip(
@@ -69,7 +69,7 @@ def per_clip(
     labels_B: Array,
     mask: Array | None = None,
     kind: str = "cross_entropy",
-    scaled: Array | float = 1.0,
+    linear: Array | float = 1.0,
     offset: Array | int = 0,
     length: Array | int = 1,
 ) -> Array:
@@ -79,7 +79,7 @@ def per_clip(
     steps in `mask` (B, T) are weighted and summed: a window's loss is its part of the clip's.
 
     Args:
-      scaled: 1 weights step j by (j+1)/length, 0 sums plainly; may be traced.
+      linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
       offset: place of the window's first step in the clip.
       length: the configured frames of a clip, not this clip's own.
     """
@@ -88,6 +88,6 @@ def per_clip(
     steps = logits.shape[1]
     labels_BT = jnp.broadcast_to(labels_B[:, None], logits.shape[:2])
     losses_BT = KINDS[kind](logits, labels_BT)
-    weights_T = step_weights(scaled, offset, steps, length)
+    weights_T = frame_weights(linear, offset, steps, length)
     kept_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
     return (kept_BT * weights_T[None]).sum(1)

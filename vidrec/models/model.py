@@ -24,14 +24,14 @@ class Dense(nn.Module):
 
     width: int
     initialiser: str = "keras"
-    compute: str = "float32"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         begin = cells.initialisers(self.initialiser, x.shape[-1])
         kernel = self.param("kernel", begin.kernel, (x.shape[-1], self.width))
         bias = self.param("bias", begin.bias, (self.width,))
-        return cells.add_bias(cells.matmul(x, kernel, self.compute), bias)
+        return cells.add_bias(cells.matmul(x, kernel, self.dtype), bias)
 
 
 class Head(nn.Module):
@@ -48,22 +48,22 @@ class Head(nn.Module):
     activation: str = "softmax"
     length: int | None = None
     initialiser: str = "keras"
-    compute: str = "float32"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x_BTU: Array, mask_BT: Array | None = None) -> tuple[Array, Taps]:
         x, taps = self._read(x_BTU, mask_BT), {}
         taps["read"] = x
         for index, width in enumerate(self.dense):
-            dense = Dense(width, self.initialiser, self.compute, name=f"dense_{index}")
+            dense = Dense(width, self.initialiser, self.dtype, name=f"dense_{index}")
             x = taps[f"dense_{index}"] = nn.relu(dense(x))
-        logits = Dense(self.classes, self.initialiser, self.compute, name="scores")(x)
+        logits = Dense(self.classes, self.initialiser, self.dtype, name="scores")(x)
         if self.activation == "relu":
             logits = nn.relu(logits)
         return logits, taps
 
     def _read(self, x_BTU: Array, mask_BT: Array | None) -> Array:
-        if self.kind == "every":
+        if self.kind == "per_frame":
             return x_BTU
         if self.kind == "flatten":
             return self._flatten(x_BTU)
@@ -103,7 +103,7 @@ class VideoModel(nn.Module):
     dropout: float = 0.0
     axis_name: str | None = None
     initialiser: str = "keras"
-    compute: str = "float32"
+    dtype: str = "float32"
 
     @property
     def streams(self) -> bool:
@@ -127,7 +127,7 @@ class VideoModel(nn.Module):
         x, mask_BT = self._features(inputs, mask_BT, train)
         taps = {"features": x}
         for index, width in enumerate(self.dense):
-            x = Dense(width, self.initialiser, self.compute, name=f"dense_{index}")(x)
+            x = Dense(width, self.initialiser, self.dtype, name=f"dense_{index}")(x)
             between = scanners.Between(
                 self.batch_norm, self.dropout, self.axis_name, name=f"after_dense_{index}"
             )
@@ -184,12 +184,12 @@ def build(
 ) -> VideoModel:
     """The model that a configuration describes; without `encoder` it starts at the features."""
     scanner, head = cfg.scanner, cfg.head
-    if getattr(encoder, "takes_clips", False) and head.kind in ("every", "flatten"):
+    if getattr(encoder, "takes_clips", False) and head.kind in ("per_frame", "flatten"):
         raise UserError(
             f"encoder.kind = {cfg.encoder.kind!r} gives a clip one feature: head.kind should be "
             f"last or mean, not {head.kind!r}"
         )
-    common: dict[str, Any] = {"initialiser": scanner.init, "compute": scanner.compute}
+    common: dict[str, Any] = {"initialiser": scanner.init, "dtype": scanner.dtype}
     return VideoModel(
         scanner=scanners.build(scanner, axis_name, final_states=head.kind == "last"),
         head=Head(num_classes, head.kind, head.dense, head.activation, cfg.frames.length, **common),

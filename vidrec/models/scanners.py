@@ -423,7 +423,7 @@ class Direction(nn.Module):
 
     def _suits_cudnn(self, mask_BT: Array | None, grad_clip: Array | float | None) -> bool:
         """Return True where cuDNN computes the same, under no vmap."""
-        plain = type(self.cell) is cells.LSTM and self.cell.compute == "float32"
+        plain = type(self.cell) is cells.LSTM and self.cell.dtype == "float32"
         return plain and not self.reverse and mask_BT is None and grad_clip is None
 
 

@@ -13,9 +13,9 @@ from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import SPLITS, Ablation, Row, Run, best_of, difference, shown, table_of
 
 LEAKS = {
-    "True": "leaked: one source in training and in test",
-    "False": "no source in two splits",
-    "unknown": "sources unknown",
+    "True": "leaked: one recording in training and in test",
+    "False": "no recording in two splits",
+    "unknown": "recordings unknown",
 }
 
 
@@ -86,12 +86,12 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     told = []
     if any(run.leaked is True for run in runs):
         told.append(
-            "Leaked: clips cut from one source stand in training and in test, so these figures "
-            "are too high for new videos and cannot be set beside those of a split by source."
+            "Leaked: clips cut from one recording stand in training and in test, so these figures "
+            "are too high for new videos and cannot be set beside those of a split by recording."
         )
     elif any(run.leaked == "unknown" for run in runs):
         told.append(
-            "The sources of the clips are unknown: siblings may stand in training and in test."
+            "The recordings of the clips are unknown: siblings may stand in training and in test."
         )
     if len({run.result.get("split", {}).get("id") for run in runs if run.done}) > 1:
         told.append("Trials were scored on different splits: differences are over shared clips.")

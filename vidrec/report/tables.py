@@ -256,7 +256,7 @@ def notes(found: Run | Ablation) -> list[str]:
         source = found.meta.get("source") or "as the table's file says"
         told.append(f"Published: {source}. Ours: run on {trained_on(found)}.")
     if any(run.leaked is True for row in rows for run in row.runs):
-        told.append("Leaked: clips of one source stand in training and in test.")
+        told.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
     return told + _held(rows)

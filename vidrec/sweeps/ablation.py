@@ -57,7 +57,7 @@ class Ablation:
         seeds: seeds 0 … seeds-1 for every row.
         read: columns of table.csv that answer it; the report shows them all.
         on_memory: with `--on motion`, run on motion/memory with the published lengths.
-        source: where published figures come from.
+        citation: where published figures come from.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Ablation:
     control: int = 0
     seeds: int = 1
     read: tuple[str, ...] = ("test_accuracy",)
-    source: str = ""
+    citation: str = ""
     on_memory: bool = False
 
     def __post_init__(self) -> None:
@@ -207,7 +207,7 @@ def join(tables: Sequence[Ablation]) -> Ablation:
         tables[0],
         name="+".join(table.name for table in tables),
         question=" ".join(table.question for table in tables),
-        source="; ".join(dict.fromkeys(table.source for table in tables if table.source)),
+        citation="; ".join(dict.fromkeys(table.citation for table in tables if table.citation)),
         rows=joined,
         seeds=max(table.seeds for table in tables),
     )
@@ -296,7 +296,7 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
     whole = base or cfg
     epochs = min(whole.train.epochs, 10) / whole.train.epochs
     batch = min(whole.train.batch_size, 16 if memory else 50) / whole.train.batch_size
-    keeps_maps = cfg.encoder.readout == "map"
+    keeps_maps = cfg.encoder.pooling == "map"
     # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
     folds = cfg.data.folds or (25 if cfg.data.kind == "ucf11" else 3)
     moved = replace(
@@ -313,9 +313,9 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
         ),
         encoder=_pixels(cfg.encoder)
         if cfg.encoder.trainable != "none"
-        else Encoder(readout="map", size=16)
+        else Encoder(pooling="map", size=16)
         if keeps_maps
-        else Encoder(standardise=True, components=48, size=32 if memory else 64),
+        else Encoder(standardize=True, pca=48, size=32 if memory else 64),
     )
     scaled = {
         "scanner.units": max(1, cfg.scanner.units // (16 if keeps_maps else 4)),

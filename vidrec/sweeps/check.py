@@ -25,7 +25,7 @@ def check(cfg: Config) -> int:
     jax.eval_shape(partial(step.epoch, plan), state, numbers, data)
     clips = jax.ShapeDtypeStruct((1, 2), np.int32)
     jax.eval_shape(partial(step.score, plan), state.best, numbers, clips, data)
-    if cfg.eval.inference != "once":
+    if cfg.eval.inference != "single":
         windows = jax.ShapeDtypeStruct((1, 2, 2), np.int32)
         jax.eval_shape(partial(step.score_windows, plan), state.best, numbers, windows, data)
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.trained))

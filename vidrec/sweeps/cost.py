@@ -131,8 +131,8 @@ def _bytes(tree: Any) -> int:
 
 def known_size(cfg: Config) -> tuple[int, int, int] | None:
     """Clips to train and to validate on, and frames in all; None without the data set."""
-    source = datasets.load_if_there(cfg.data)
-    if source is None:
+    dataset = datasets.load_if_there(cfg.data)
+    if dataset is None:
         return None
-    split = datasets.splits.make(source, cfg.data)
-    return len(split.train), len(split.val), int(np.sum(source.lengths))
+    split = datasets.splits.make(dataset, cfg.data)
+    return len(split.train), len(split.val), int(np.sum(dataset.lengths))

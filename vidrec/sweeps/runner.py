@@ -25,7 +25,7 @@ from vidrec.config import (
     user_code,
 )
 from vidrec.data import datasets
-from vidrec.data.datasets.source import Source, UnreadableClip
+from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import UserError, is_transient
 from vidrec.io import checkpoint, escape, files, machine, runs
 from vidrec.sweeps import ablation as tables
@@ -35,19 +35,19 @@ from vidrec.training import devices, feeds, loop, prepare, step
 
 OF_A_ROW = ("row", "row_name", "overrides", "published", "doubtful")
 AHEAD = 2  # programs compiled while others train
-Part = tuple[str, list[loop.Member], Path]  # a group to train: its name, trials and folder
+Part = tuple[str, list[loop.TrialRun], Path]  # a group to train: its name, trials and folder
 SAMPLES = 12  # clips whose frames a report shows
 SAMPLE_FRAMES = 8
 
 
-class Screen(Protocol):
+class Reporter(Protocol):
     """What the engine says while it works; `Quiet` says nothing."""
 
     def say(self, line: str) -> None: ...
 
     def extracting(self, done: int, total: int) -> None: ...
 
-    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher: ...
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback: ...
 
 
 class Quiet:
@@ -59,7 +59,7 @@ class Quiet:
     def extracting(self, done: int, total: int) -> None:
         """Clips decoded and encoded so far."""
 
-    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher:
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
         """The watcher of a group that starts."""
         return loop.Silent()
 
@@ -97,8 +97,8 @@ def ablate(
     overrides: Mapping[str, Any] | None = None,
     on: str = "",
     retry: str = "",
-    screen: Screen | None = None,
-    source: Source | None = None,
+    screen: Reporter | None = None,
+    dataset: Dataset | None = None,
 ) -> Table:
     """Trains every trial of a table that is not finished yet, and writes its report.
 
@@ -106,17 +106,17 @@ def ablate(
         overrides: dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
         retry: "failed" trains failed and diverged trials anew.
-        source: clips from Python instead of those that the settings name.
+        dataset: clips from Python instead of those that the settings name.
     """
     devices.keep_memory()
     devices.use_cores()
     folder, members = plan(
-        ablation, workdir, overrides=overrides, on=on, retry=retry, source=source
+        ablation, workdir, overrides=overrides, on=on, retry=retry, dataset=dataset
     )
     screen = screen or Quiet()
-    trained = _fill(groups(members), folder, _group_folder(folder), screen, source)
+    trained = _fill(groups(members), folder, _group_folder(folder), screen, dataset)
     _strictly(members)
-    made = _samples_again(folder, members, screen, source)
+    made = _samples_again(folder, members, screen, dataset)
     return collect(folder, trained or made)
 
 
@@ -127,20 +127,20 @@ def plan(
     overrides: Mapping[str, Any] | None = None,
     on: str = "",
     retry: str = "",
-    source: Source | None = None,
-) -> tuple[Path, list[loop.Member]]:
+    dataset: Dataset | None = None,
+) -> tuple[Path, list[loop.TrialRun]]:
     """The table's folder, with its ablation.json, and its trials; see `ablate`."""
     trials = tables.with_code(tables.trials(ablation, overrides, on))
     name, workdir = runs.check_name(ablation.name), Path(workdir)
-    known_data = _Data(source)
-    fingerprints = devices.leader_first(
+    known_data = _Data(dataset)
+    fingerprints = devices.main_process_first(
         lambda: [known_data.fingerprint_of(t.config) for t in trials]
     )
     ids = [prepare.trial_id(t.config, of) for t, of in zip(trials, fingerprints, strict=True)]
     folder = runs.place_of_table(workdir, name, digest(ids), ids)
     known = _known(folder)
     members = [
-        loop.Member(
+        loop.TrialRun(
             ids[place],
             trial.config,
             folder / "trials" / ids[place],
@@ -157,17 +157,17 @@ def plan(
         )
         for place, trial in enumerate(trials)
     ]
-    devices.leader_first(lambda: _adopt(workdir, members, folder, _group_folder(folder)))
+    devices.main_process_first(lambda: _adopt(workdir, members, folder, _group_folder(folder)))
     members = _without_adopted(members, _group_folder(folder))
     failed = _failed(members) if retry == "failed" else []
     members = [_again(member, failed) for member in members]
-    devices.meet()  # what is there has been read by all
+    devices.barrier()  # what is there has been read by all
     _describe(ablation, members, folder, on)
     for member in failed:
         (member.folder / loop.RESULT).unlink(missing_ok=True)
-    if devices.leads():
+    if devices.is_main():
         known_data.note(folder, members)
-    devices.meet()
+    devices.barrier()
     return folder, members
 
 
@@ -186,7 +186,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
     return Table(folder, results)
 
 
-def hold_groups(folder: Path, members: Sequence[loop.Member]) -> dict[str, list[loop.Member]]:
+def hold_groups(folder: Path, members: Sequence[loop.TrialRun]) -> dict[str, list[loop.TrialRun]]:
     """Writes the groups of a table that are not finished, so that others can train them."""
     todo = {name: group for name, group in groups(members).items() if not _finished(group)}
     for name, group in todo.items():
@@ -194,7 +194,7 @@ def hold_groups(folder: Path, members: Sequence[loop.Member]) -> dict[str, list[
     return todo
 
 
-def held(folder: Path, name: str) -> list[loop.Member]:
+def held(folder: Path, name: str) -> list[loop.TrialRun]:
     """The members of a group that `hold_groups` wrote, from the table's folder alone."""
     file = _group_folder(folder)(name) / "group.json"
     try:
@@ -202,7 +202,7 @@ def held(folder: Path, name: str) -> list[loop.Member]:
     except files.Missing:
         raise UserError(f"{folder} has no group {name}: {file} is missing") from None
     return [
-        loop.Member(
+        loop.TrialRun(
             trial["id"],
             _with_code(from_dict(trial["config"]), file, content.get("code")),
             Path(os.path.normpath(file.parent / trial["folder"])),
@@ -218,7 +218,7 @@ def _with_code(cfg: Config, file: Path, said: Any) -> Config:
     return override(cfg, plugins.inherited(file, file.parent / runs.CODE, user_code(cfg), said))
 
 
-def train_group(folder: Path, name: str, screen: Screen | None = None) -> None:
+def train_group(folder: Path, name: str, screen: Reporter | None = None) -> None:
     """Trains one held group of a table, or goes on with it; what goes wrong is recorded."""
     devices.use_cores()
     named = {name: held(folder, name)}
@@ -229,7 +229,7 @@ def _group_folder(folder: Path) -> Callable[[str], Path]:
     return lambda name: folder / "groups" / name
 
 
-def _finished(group: Sequence[loop.Member]) -> bool:
+def _finished(group: Sequence[loop.TrialRun]) -> bool:
     return all((member.folder / loop.RESULT).exists() for member in group)
 
 
@@ -238,31 +238,31 @@ def run(
     workdir: str | Path = "runs",
     *,
     name: str = "run",
-    screen: Screen | None = None,
-    source: Source | None = None,
+    screen: Reporter | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains one configuration, or returns the result of the finished run; see `ablate`."""
     devices.keep_memory()
-    if cfg.train.spread == "batch":
+    if cfg.train.parallel == "batch":
         devices.use_cores()
     screen = screen or Quiet()
     table = Ablation(runs.check_name(name), cfg, [Row({})])
     [trial] = tables.with_code(tables.trials(table))
-    data, workdir = _Data(source), Path(workdir)
-    fingerprint = devices.leader_first(lambda: data.fingerprint_of(trial.config))
+    data, workdir = _Data(dataset), Path(workdir)
+    fingerprint = devices.main_process_first(lambda: data.fingerprint_of(trial.config))
     id_ = prepare.trial_id(trial.config, fingerprint)
     folder = runs.place_of_run(workdir, name, id_)
-    member = loop.Member(id_, trial.config, folder, {"name": name}, fingerprint)
-    devices.leader_first(lambda: _adopt(workdir, [member], folder, lambda _: folder))
-    if devices.leads() and not _finished([member]):
+    member = loop.TrialRun(id_, trial.config, folder, {"name": name}, fingerprint)
+    devices.main_process_first(lambda: _adopt(workdir, [member], folder, lambda _: folder))
+    if devices.is_main() and not _finished([member]):
         files.check_writable(folder / loop.RESULT)  # before hours of extraction
     trained = _fill(
-        *(groups([member]), folder, lambda _: folder, screen, source),
+        *(groups([member]), folder, lambda _: folder, screen, dataset),
         begin=lambda: data.note(folder, [member]),
     )
     result = _own_result(folder, id_)
     _strictly([member])
-    made = _samples_again(folder, [member], screen, source)
+    made = _samples_again(folder, [member], screen, dataset)
     _report(folder, trained or made)
     return result
 
@@ -285,30 +285,30 @@ class _Data:
     """The data sets of a table's trials, each loaded and hashed once.
 
     Args:
-        source: clips from Python instead of those that settings name.
+        dataset: clips from Python instead of those that settings name.
         make: a set that can be generated or downloaded is, first.
     """
 
-    def __init__(self, source: Source | None = None, make: bool = True):
-        self.source, self.make = source, make
-        self._known: dict[str, tuple[str, Source | None, Config]] = {}
+    def __init__(self, dataset: Dataset | None = None, make: bool = True):
+        self.dataset, self.make = dataset, make
+        self._known: dict[str, tuple[str, Dataset | None, Config]] = {}
 
     def fingerprint_of(self, cfg: Config) -> str:
         """Fingerprint of the data of a trial."""
         code = canonical({"data": repr(cfg.data)})
         if code not in self._known:
-            source = self.source or prepare.source_of(cfg, self.make)
-            found = prepare.fingerprint_of(source, cfg) if source else "absent"
-            self._known[code] = found, source, cfg
+            dataset = self.dataset or prepare.dataset_of(cfg, self.make)
+            found = prepare.fingerprint_of(dataset, cfg) if dataset else "absent"
+            self._known[code] = found, dataset, cfg
         return self._known[code][0]
 
-    def note(self, folder: Path, members: Sequence[loop.Member]) -> None:
+    def note(self, folder: Path, members: Sequence[loop.TrialRun]) -> None:
         """Writes what unfinished trials are of, so that a later difference can be named."""
         wanted = {member.data for member in members if not _finished([member])}
-        for found, source, cfg in self._known.values():
+        for found, dataset, cfg in self._known.values():
             file = _data_file(folder, found)
-            if found in wanted and source is not None and not file.exists():
-                content = {"fingerprint": found, "clips": prepare.facts(source, cfg)}
+            if found in wanted and dataset is not None and not file.exists():
+                content = {"fingerprint": found, "clips": prepare.facts(dataset, cfg)}
                 files.write_json(file, content)
 
 
@@ -316,9 +316,9 @@ def _data_file(folder: Path, fingerprint: str) -> Path:
     return folder / "data" / f"{fingerprint[:8]}.json"
 
 
-def _check_data(members: Sequence[loop.Member], top: Path, data: prepare.Prepared) -> None:
+def _check_data(members: Sequence[loop.TrialRun], top: Path, data: prepare.Prepared) -> None:
     """Refuses to train trials on other data than they were planned on, which their ids say."""
-    there = _Data(data.source)
+    there = _Data(data.dataset)
     for member in members:
         now = there.fingerprint_of(member.config)
         if prepare.trial_id(member.config, now) == member.id:
@@ -329,7 +329,7 @@ def _check_data(members: Sequence[loop.Member], top: Path, data: prepare.Prepare
         )
 
 
-def _difference(member: loop.Member, top: Path, data: prepare.Prepared, now: str) -> str:
+def _difference(member: loop.TrialRun, top: Path, data: prepare.Prepared, now: str) -> str:
     if member.data == "absent":
         return "they could not be read where the command was given"
     if member.data == now:
@@ -338,17 +338,17 @@ def _difference(member: loop.Member, top: Path, data: prepare.Prepared, now: str
         kept = files.read_json(_data_file(top, member.data), files.DATA_HOLDS)["clips"]
     except UserError:
         return "it keeps no list of what they were"
-    return prepare.difference(kept, prepare.facts(data.source, member.config)) or "their order"
+    return prepare.difference(kept, prepare.facts(data.dataset, member.config)) or "their order"
 
 
 def _adopt(
     workdir: Path,
-    members: Sequence[loop.Member],
+    members: Sequence[loop.TrialRun],
     top: Path,
     place: Callable[[str], Path],
 ) -> None:
     """Copies trials that are finished elsewhere in the workdir; groups that are begun stay."""
-    if not devices.leads():
+    if not devices.is_main():
         return
     lacking = {
         member.id: member
@@ -365,8 +365,8 @@ def _adopt(
 
 
 def _without_adopted(
-    members: Sequence[loop.Member], place: Callable[[str], Path]
-) -> list[loop.Member]:
+    members: Sequence[loop.TrialRun], place: Callable[[str], Path]
+) -> list[loop.TrialRun]:
     """Members of a group that is not begun and partly finished: the rest is a group of its own."""
     moved = {}
     for name, group in groups(members).items():
@@ -381,7 +381,7 @@ def _without_adopted(
     ]
 
 
-def _strictly(members: Sequence[loop.Member]) -> None:
+def _strictly(members: Sequence[loop.TrialRun]) -> None:
     """Refuses results without an unreadable clip that was tolerated when they were trained."""
     for member in members:
         if not member.config.data.strict:
@@ -461,13 +461,13 @@ def group_name(cfg: Config) -> str:
 
     One whose batches are spread over the devices is trained alone.
     """
-    alone = (step.training_id(cfg),) if cfg.train.spread == "batch" else ()
+    alone = (step.training_id(cfg),) if cfg.train.parallel == "batch" else ()
     return digest(signature(cfg), prepare.key(cfg), *alone)
 
 
-def groups(members: Sequence[loop.Member]) -> dict[str, list[loop.Member]]:
+def groups(members: Sequence[loop.TrialRun]) -> dict[str, list[loop.TrialRun]]:
     """Members by group, in the table's order."""
-    found: dict[str, list[loop.Member]] = {}
+    found: dict[str, list[loop.TrialRun]] = {}
     for member in members:
         name = member.about.get("group") or group_name(member.config)
         found.setdefault(name, []).append(member)
@@ -480,11 +480,11 @@ def _ids(trials: Sequence[Trial], make: bool = True) -> list[str]:
 
 
 def _fill(
-    table: Mapping[str, list[loop.Member]],
+    table: Mapping[str, list[loop.TrialRun]],
     top: Path,
     place: Callable[[str], Path],
-    screen: Screen,
-    source: Source | None,
+    screen: Reporter,
+    dataset: Dataset | None,
     record: bool = False,
     begin: Callable[[], None] = lambda: None,
 ) -> bool:
@@ -512,13 +512,13 @@ def _fill(
         # One data set in memory at a time.
         cfg = named[0][1][0].config
         try:
-            data = devices.leader_first(
+            data = devices.main_process_first(
                 partial(
                     prepare.prepare,
                     cfg,
                     tell=screen.say,
                     progress=screen.extracting,
-                    source=source,
+                    dataset=dataset,
                 )
             )
         except Exception as error:
@@ -531,7 +531,7 @@ def _fill(
         _check_data([member for _, group, _ in named for member in group], top, data)
         if not record:
             loop.check_watched(named[0][1], data)  # before a folder is made
-        if devices.leads():
+        if devices.is_main():
             begin()
         for _, group, folder in named:
             _hold(folder, group)
@@ -541,7 +541,7 @@ def _fill(
     return bool(todo)
 
 
-def _parts(name: str, group: list[loop.Member], folder: Path) -> Iterator[Part]:
+def _parts(name: str, group: list[loop.TrialRun], folder: Path) -> Iterator[Part]:
     """A group, or what it was split into because it did not fit in memory."""
     file = folder / "group.json"
     count = files.read_json(file, {"parts?": int}).get("parts", 1) if file.exists() else 1
@@ -553,7 +553,7 @@ def _parts(name: str, group: list[loop.Member], folder: Path) -> Iterator[Part]:
         yield from _parts(own, part, folder.with_name(own))
 
 
-def _split(group: Sequence[loop.Member], count: int) -> list[list[loop.Member]]:
+def _split(group: Sequence[loop.TrialRun], count: int) -> list[list[loop.TrialRun]]:
     """Equal parts, in order; variants that differ in scoring only stay together."""
     trained = list(dict.fromkeys(step.training_id(member.config) for member in group))
     share = -(-len(trained) // count)
@@ -564,7 +564,7 @@ def _split(group: Sequence[loop.Member], count: int) -> list[list[loop.Member]]:
 
 
 def _train_parts(
-    part: Part, data: prepare.Prepared, screen: Screen, record: bool, why: loop.Apart
+    part: Part, data: prepare.Prepared, screen: Reporter, record: bool, why: loop.OutOfMemory
 ) -> None:
     """Splits a group for good, and trains its parts."""
     name, group, folder = part
@@ -581,7 +581,7 @@ def _train_parts(
 def _train(
     named: Sequence[Part],
     data: prepare.Prepared,
-    screen: Screen,
+    screen: Reporter,
     record: bool,
 ) -> None:
     """Trains groups one after another, while the next ones compile.
@@ -589,10 +589,10 @@ def _train(
     Several processes do one thing at a time, so that all do it in the same order. A group that
     another command trains is left to it: of two that were given at once, one must not end both.
     """
-    elsewhere: list[tuple[list[loop.Member], loop.Busy]] = []
+    elsewhere: list[tuple[list[loop.TrialRun], loop.FolderLocked]] = []
     ahead = AHEAD if devices.processes() == 1 else 0
 
-    def ready(members: list[loop.Member], folder: Path) -> loop.Group:
+    def ready(members: list[loop.TrialRun], folder: Path) -> loop.Group:
         _check_loops(members, data, folder)
         group = loop.Group(members, data, folder)
         group.ready()
@@ -609,9 +609,9 @@ def _train(
                     group.close()
                     continue
                 group.run(screen.group(name, members))
-            except loop.Apart as error:
+            except loop.OutOfMemory as error:
                 _train_parts((name, members, folder), data, screen, record, error)
-            except loop.Busy as error:
+            except loop.FolderLocked as error:
                 if devices.processes() > 1:
                     raise
                 elsewhere.append((members, error))
@@ -627,13 +627,13 @@ def _train(
             raise error
 
 
-def _check_loops(members: Sequence[loop.Member], data: prepare.Prepared, folder: Path) -> None:
-    """Raises Apart for trials that are quicker each in a loop of its own, unless begun together."""
+def _check_loops(members: Sequence[loop.TrialRun], data: prepare.Prepared, folder: Path) -> None:
+    """Raises OutOfMemory for trials that are quicker each in its own loop, unless begun."""
     count = len({step.training_id(each.config) for each in members})
     cfg = members[0].config
     begun = checkpoint.Checkpoints(folder / "checkpoints").steps()
-    if count > 1 and not begun and feeds.by_step(cfg, data, devices.over(1, cfg.train.spread)):
-        raise loop.Apart("a processor trains from pixels one trial at a time", count)
+    if count > 1 and not begun and feeds.by_step(cfg, data, devices.over(1, cfg.train.parallel)):
+        raise loop.OutOfMemory("a processor trains from pixels one trial at a time", count)
 
 
 def _leave(pool: ThreadPoolExecutor, coming: Iterable[Future]) -> None:
@@ -644,11 +644,11 @@ def _leave(pool: ThreadPoolExecutor, coming: Iterable[Future]) -> None:
             each.result().close()
 
 
-def _samples(folder: Path, members: Sequence[loop.Member], data: prepare.Prepared) -> None:
+def _samples(folder: Path, members: Sequence[loop.TrialRun], data: prepare.Prepared) -> None:
     """Frames of a few test clips for the report: those that trials got wrong most, and others."""
     import numpy as np
 
-    if data.source.is_features or _has_samples(folder) or not devices.leads():
+    if data.dataset.is_features or _has_samples(folder) or not devices.is_main():
         return
     clips = data.clips("test")
     wrong = np.zeros(len(clips))
@@ -666,10 +666,10 @@ def _samples(folder: Path, members: Sequence[loop.Member], data: prepare.Prepare
     for clip in shown:
         places = np.linspace(0, data.lengths[clip] - 1, SAMPLE_FRAMES).astype(int)
         try:
-            frames.append(data.source.read(int(clip), places, size))
+            frames.append(data.dataset.read(int(clip), places, size))
         except UnreadableClip:
             continue
-        names.append(data.source.names[clip])
+        names.append(data.dataset.names[clip])
     # Without any that can be read an empty file says that they were looked at.
     shape = (0, SAMPLE_FRAMES, size, size, 3)
     arrays = {"frames": np.stack(frames) if frames else np.zeros(shape, np.uint8)}
@@ -686,7 +686,7 @@ def _has_samples(folder: Path) -> bool:
 
 
 def _samples_again(
-    folder: Path, members: Sequence[loop.Member], screen: Screen, source: Source | None
+    folder: Path, members: Sequence[loop.TrialRun], screen: Reporter, dataset: Dataset | None
 ) -> bool:
     """Makes the film strips that a kill, a full disk or damage took from finished trials."""
     scored = [each for each in members if (each.folder / "predictions.npz").exists()]
@@ -694,10 +694,10 @@ def _samples_again(
         return False
     cfg = scored[0].config
     try:
-        source = source or datasets.load(cfg.data)
-        if source.is_features:
+        dataset = dataset or datasets.load(cfg.data)
+        if dataset.is_features:
             return False
-        data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, source=source)
+        data = prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, dataset=dataset)
     except UserError as error:
         screen.say(f"the report has no film strips: {error}")
         return False
@@ -706,7 +706,7 @@ def _samples_again(
     return True
 
 
-def _hold(folder: Path, group: Sequence[loop.Member]) -> None:
+def _hold(folder: Path, group: Sequence[loop.TrialRun]) -> None:
     """Members and their order are fixed before the first step, and the same on every resume."""
     file = folder / "group.json"
     members = [member.id for member in group]
@@ -726,7 +726,7 @@ def _hold(folder: Path, group: Sequence[loop.Member]) -> None:
         for member in group
     ]
     loop.make(folder)
-    for name, text in loop.kept_code(group).items() if devices.leads() else ():
+    for name, text in loop.kept_code(group).items() if devices.is_main() else ():
         files.write_whole(folder / runs.CODE / name, text)
     specs = {spec: spec for member in group for spec in user_code(member.config).values()}
     code = {"trials": trials, "code": plugins.records(specs)}
@@ -742,7 +742,7 @@ def _known(folder: Path) -> dict[str, str]:
     return {trial["id"]: trial["group"] for trial in trials if "group" in trial}
 
 
-def _failed(members: Sequence[loop.Member]) -> list[loop.Member]:
+def _failed(members: Sequence[loop.TrialRun]) -> list[loop.TrialRun]:
     """Members of finished groups that failed or diverged."""
     ended = [member for group in groups(members).values() if _finished(group) for member in group]
     return [
@@ -752,7 +752,7 @@ def _failed(members: Sequence[loop.Member]) -> list[loop.Member]:
     ]
 
 
-def _again(member: loop.Member, failed: Sequence[loop.Member]) -> loop.Member:
+def _again(member: loop.TrialRun, failed: Sequence[loop.TrialRun]) -> loop.TrialRun:
     """A failed member moves, with those that failed beside it, to a group of their own."""
     ids = [each.id for each in failed if each.about["group"] == member.about["group"]]
     if member.id not in ids:
@@ -761,7 +761,7 @@ def _again(member: loop.Member, failed: Sequence[loop.Member]) -> loop.Member:
     return replace(member, about={**member.about, "group": group})
 
 
-def _describe(ablation: Ablation, members: Sequence[loop.Member], folder: Path, on: str) -> None:
+def _describe(ablation: Ablation, members: Sequence[loop.TrialRun], folder: Path, on: str) -> None:
     """ablation.json: the question and the plan, all that a report needs besides the results."""
     loop.make(folder)
     made = [
@@ -777,7 +777,7 @@ def _describe(ablation: Ablation, members: Sequence[loop.Member], folder: Path, 
     plan = {
         "name": ablation.name,
         "question": ablation.question,
-        "source": ablation.source,
+        "source": ablation.citation,
         "axes": tables.axes(ablation),
         "control": ablation.control,
         "seeds": ablation.seeds,
@@ -805,7 +805,7 @@ def _environment(folder: Path) -> None:
 
 def _report(folder: Path, trained: bool) -> None:
     """A report of what was trained just now, or of finished trials that it does not show."""
-    if devices.leads() and (trained or not has_report(folder)):
+    if devices.is_main() and (trained or not has_report(folder)):
         from vidrec import report
 
         report.build(folder)

@@ -3,9 +3,10 @@
 Two ways to use several devices, both through `jax.pmap`, on one device as on many, in one process
 or in several that were joined:
 
-* `Trials`, trials over devices: each trains its share of a group's trials, without communication;
-* `Batches`, batch over devices: one trial, whose batches are cut into shares; sums and counts are
-  `psum`med over the axis AXIS.
+* `TrialParallel`, trials over devices: each trains its share of a group's trials, without
+  communication;
+* `DataParallel`, batch over devices: one trial, whose batches are cut into shares; sums and counts
+  are `psum`med over the axis AXIS.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ AXIS = "batch"
 # Seconds after which a process that says nothing counts as dead, and the others end.
 HEARTBEAT = 30
 # Compiles the first state of a trial in a third of the time.
-HASTY = {"xla_backend_optimization_level": 0}
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
 # Of a processor's memory for each core that becomes a device.
 CORE_BYTES = 4e9
 # JAX on a processor takes arrays that begin at such an address as they lie, without a copy.
@@ -188,30 +189,30 @@ def processes() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """True in the one process that writes files."""
     return processes() == 1 or jax.process_index() == 0
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until every process is here."""
-    any_says(False)
+    any_process(False)
 
 
-def leader_first(work: Callable[[], Any]) -> Any:
+def main_process_first(work: Callable[[], Any]) -> Any:
     """`work()` in the leading process, then in the others, for whom files then lie ready."""
     made, failure = None, None
-    if leads():
+    if is_main():
         try:
             made = work()
         except Exception as error:
             failure = error
-    if any_says(failure is not None):
+    if any_process(failure is not None):
         raise failure or UserError("the first process failed; its output says why")
-    return made if leads() else work()
+    return made if is_main() else work()
 
 
-def any_says(mine: bool) -> bool:
+def any_process(mine: bool) -> bool:
     """True in every process where one of them says so."""
     if processes() == 1:
         return mine
@@ -250,24 +251,24 @@ def memory_needed(compiled: Any) -> float:
     return float(held + told.temp_size_in_bytes)
 
 
-def over(trials: int, spread: Spread = "auto") -> "Trials | Batches":
+def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
     """How a group uses this machine's devices: one trial alone has its batches cut, else trials.
 
     Of a processor's cores one trial takes the first, whose large products use all, unless it is
     told to cut its batches.
     """
     if spread == "auto" and trials == 1 and is_cpu() and are_cores() and processes() == 1:
-        return Batches(jax.devices()[:1])
+        return DataParallel(jax.devices()[:1])
     if spread == "auto":
         spread = "batch" if trials == 1 else "trials"
     if spread == "trials":
-        return Trials(trials)
+        return TrialParallel(trials)
     if trials > 1:
         raise UserError(
-            f"train.spread = 'batch' trains one trial at a time, and this group has {trials}: it "
-            "was begun with another train.spread; take that, or another --workdir"
+            f"train.parallel = 'batch' trains one trial at a time, and this group has {trials}: it "
+            "was begun with another train.parallel; take that, or another --workdir"
         )
-    return Batches()
+    return DataParallel()
 
 
 class _Devices:
@@ -308,7 +309,7 @@ class _Devices:
         spec = jax.sharding.PartitionSpec(AXIS) if split else jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(mesh, spec)
 
-    def deal(self, alive_N: np.ndarray, trees: Tree) -> Tree:
+    def rebalance(self, alive_N: np.ndarray, trees: Tree) -> Tree:
         """The trees, whose trials are where they belong."""
         del alive_N
         return trees
@@ -319,12 +320,12 @@ class _Devices:
     def map(self, fn: Callable, trees: int = 1) -> Callable:
         raise NotImplementedError
 
-    def once(self, fn: Callable, *arguments: Tree) -> Tree:
+    def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
         """`map(fn)` of these arguments, for what runs once: compiled sooner than well."""
         mapped = self.map(fn, len(arguments) - 1)
         if not is_cpu() or processes() > 1:
             return mapped(*arguments)
-        return mapped.lower(*arguments).compile(HASTY)(*arguments)
+        return mapped.lower(*arguments).compile(FAST_COMPILE)(*arguments)
 
     def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
         """`carry(step)` compiled for these arrays, its state donated."""
@@ -334,7 +335,7 @@ class _Devices:
         return carried.lower(state, hyper, shared).compile()
 
 
-class Trials(_Devices):
+class TrialParallel(_Devices):
     """Carries functions of one trial over a group of trials, spread over the devices.
 
     Trees of the group have leading axes (devices, trials a device); `spread` and `gather` go
@@ -361,14 +362,14 @@ class Trials(_Devices):
         self.places = filled.reshape(shape).T
         _, self._where = np.unique(self.places, return_index=True)
 
-    def deal(self, alive_N: np.ndarray, trees: Tree) -> Tree:
+    def rebalance(self, alive_N: np.ndarray, trees: Tree) -> Tree:
         """Trees of the group, laid anew where stopped trials left the devices unequal work."""
         busiest = alive_N[self.places].sum(1).max()
         if self.how == "vmap" or busiest <= -(-alive_N.sum() // len(self.everyone)):
             return trees
-        host = self.gather(trees)
+        host = self.fetch(trees)
         self._lay(np.argsort(~alive_N, kind="stable"))  # copies are then of a stopped one
-        return self.spread(host)
+        return self.shard(host)
 
     def carry(self, step: Callable, *, donate: bool = False) -> Callable:
         """`step(state, hyper, shared) -> (state, out)` for one trial, over all of them.
@@ -397,14 +398,14 @@ class Trials(_Devices):
     def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
         """`fn(*trial_trees, rows, shared)` for each trial: rows (S, …) to host arrays (N, S, …)."""
         carried = self.map(lambda *each: fn(*each[:-1], *each[-1]), len(trees))
-        return self.gather(carried(*trees, (rows, shared)))
+        return self.fetch(carried(*trees, (rows, shared)))
 
-    def spread(self, tree: Tree) -> Tree:
+    def shard(self, tree: Tree) -> Tree:
         """(N, …) host arrays to (devices, trials a device, …) on the devices."""
         mine = self.places[[device in self.devices for device in self.everyone]]
         return jax.tree.map(lambda leaf: self._split(np.asarray(leaf)[mine]), tree)
 
-    def gather(self, tree: Tree) -> Tree:
+    def fetch(self, tree: Tree) -> Tree:
         """(devices, trials a device, …) on the devices to (N, …) on the host of every process."""
 
         def fetch(leaf: jax.Array) -> np.ndarray:
@@ -414,7 +415,7 @@ class Trials(_Devices):
         return jax.tree.map(fetch, tree)
 
 
-class Batches(_Devices):
+class DataParallel(_Devices):
     """Carries functions of one trial whose batches are cut into shares, one a device.
 
     Functions add up over the axis `axis_name`, where there is one, what belongs to the whole batch;
@@ -460,14 +461,14 @@ class Batches(_Devices):
             out = fn(*trees, rows[lax.axis_index(AXIS)], shared)
             return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), out)
 
-        scored = self.gather(self.map(share, len(trees))(*trees, (padded, shared)))
+        scored = self.fetch(self.map(share, len(trees))(*trees, (padded, shared)))
         return jax.tree.map(lambda leaf: leaf[:, : len(rows)], scored)
 
-    def spread(self, tree: Tree) -> Tree:
+    def shard(self, tree: Tree) -> Tree:
         """(1, …) host arrays to the devices, whole on each."""
         return self.share_all(jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree))
 
-    def gather(self, tree: Tree) -> Tree:
+    def fetch(self, tree: Tree) -> Tree:
         """The first device's arrays, (1, …) on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
 

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, cores
-from vidrec.data.datasets import Source, UnreadableClip
+from vidrec.data.datasets import Dataset, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.training import batches, devices, step
 from vidrec.training.batches import Resident
 from vidrec.training.prepare import Prepared
 
 Tree = Any
-Over = devices.Trials | devices.Batches
+Over = devices.TrialParallel | devices.DataParallel
 Begun = dict[str, Any]  # steps of an epoch that are done, and their sums: what a save keeps
 Pause = Callable[[Tree, Callable[[], Begun]], None]
 CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
@@ -34,7 +34,7 @@ def resident(data: Prepared) -> Resident:
         values=data.values,
         offsets=data.offsets,
         lengths=data.lengths,
-        labels=np.asarray(data.source.labels, np.int32),
+        labels=np.asarray(data.dataset.labels, np.int32),
         train=data.clips("train"),
         val=data.clips("val"),
         frozen=batches.frozen(data),
@@ -57,7 +57,7 @@ class Held:
         """The untrained trials."""
         init = partial(step.init, self.plan)
         if self.plan.model.encoder is None:
-            return self.over.once(init, numbers, self.shared)
+            return self.over.run_unoptimized(init, numbers, self.shared)
         return self.over.map(init)(numbers, self.shared)  # its first batch is worth compiling well
 
     def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
@@ -92,7 +92,7 @@ class Stepwise(Held):
     def compile(self, state: Tree, numbers: Tree, begun: Begun | None = None) -> None:
         """As `Held.compile`."""
         self.size = self._size(begun)
-        given = self.over.spread((self._each(np.int32(0)), self._example(), self._nothing()))
+        given = self.over.shard((self._each(np.int32(0)), self._example(), self._nothing()))
         program = partial(step.train_chunk, self.plan, self.size)
         self.program = self.over.compile(program, state, (numbers, *given), self.shared)
         self._validate = self.over.map(partial(step.validate_chunk, self.plan), trees=2)
@@ -102,16 +102,16 @@ class Stepwise(Held):
         self, state: Tree, numbers: Tree, begun: Begun | None = None, pause: Pause = lambda *_: None
     ) -> tuple[Tree, Tree]:
         """As `Held.epoch`."""
-        alive, epochs = self.over.gather((state.alive, state.epoch))
+        alive, epochs = self.over.fetch((state.alive, state.epoch))
         done, sums = 0, self._nothing()
         if begun:
             done = begun["steps"]
             sums = {
                 name: np.asarray(begun["sums"][name], each.dtype) for name, each in sums.items()
             }
-        sums = self.over.spread(sums)
+        sums = self.over.shard(sums)
         for inputs in self._training(int(epochs[alive].max()), done):
-            given = self.over.spread((self._each(np.int32(done)), inputs))
+            given = self.over.shard((self._each(np.int32(done)), inputs))
             before = sums
             state, sums = self.program(state, (numbers, *given, sums), self.shared)
             done += self.size
@@ -119,15 +119,15 @@ class Stepwise(Held):
                 pause(state, partial(self._begun, done, sums))
             # Reading goes on while a chunk is trained on, but not without end.
             jax.block_until_ready(before)
-        found = self.over.spread(self._each(jax.device_get(step.nothing_validated())))
+        found = self.over.shard(self._each(jax.device_get(step.nothing_validated())))
         for given in self._validation():
             found = self._validate(
-                state, (numbers, *self.over.spread(self._each(given)), found), self.shared
+                state, (numbers, *self.over.shard(self._each(given)), found), self.shared
             )
         return self._conclude(state, (numbers, sums, found), self.shared)
 
     def _begun(self, done: int, sums: Tree) -> Begun:
-        sums = self.over.gather(sums)
+        sums = self.over.fetch(sums)
         return {"steps": done, "sums": {name: each.tolist() for name, each in sums.items()}}
 
     def _nothing(self) -> Tree:
@@ -178,7 +178,7 @@ class Streamed(Stepwise):
             clips_SB, _ = self._order(self.host, seed, 0)
             [inputs] = self._read(clips_SB[:1], self._centre(clips_SB[:1]), 1)
             first.append(inputs[0])
-        return self.over.map(init)((numbers, self.over.spread(np.stack(first))), self.shared)
+        return self.over.map(init)((numbers, self.over.shard(np.stack(first))), self.shared)
 
     def score(self, fn: Callable, plan: step.Plan, trees: tuple, rows: np.ndarray) -> Tree:
         """As `Held.score`."""
@@ -193,14 +193,16 @@ class Streamed(Stepwise):
         else:
             clips = rows[..., 0]
             flat = rows.reshape(-1, 2)
-            places = batches.window_places(self.host.lengths[flat[:, 0]], flat, plan.cfg.eval.clip)
+            places = batches.window_places(
+                self.host.lengths[flat[:, 0]], flat, plan.cfg.eval.window
+            )
             places = np.asarray(places).reshape(*clips.shape, -1)
         size = self._chunk(*places.shape)
         parts = []
         for first, inputs in enumerate(self._read(clips, places, size)):
             given = (rows[first * size :][:size], inputs)
-            given = self.over.spread(self._each(given))
-            parts.append(self.over.gather(scorer(*trees, given, self.shared)))
+            given = self.over.shard(self._each(given))
+            parts.append(self.over.fetch(scorer(*trees, given, self.shared)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
 
     def _size(self, begun: Begun | None) -> int:
@@ -248,7 +250,7 @@ class Streamed(Stepwise):
         rows = size * clips.shape[1]
         flat = places.reshape(-1, places.shape[-1])
         for frames in read_ahead(
-            self.data.source, clips.reshape(-1), flat, self.plan.cfg.encoder.size, rows
+            self.data.dataset, clips.reshape(-1), flat, self.plan.cfg.encoder.size, rows
         ):
             yield frames.reshape(size, -1, *frames.shape[1:])
 
@@ -262,12 +264,14 @@ def of(plan: step.Plan, over: Over, data: Prepared, seeds: Sequence[int]) -> Hel
 
 def by_step(cfg: Config, data: Prepared, over: Over) -> bool:
     """True where no loop stands around a step: one trial that trains from pixels on a processor."""
-    loops = cfg.train.truncation or cfg.train.accumulate > 1 or isinstance(over, devices.Trials)
+    loops = (
+        cfg.train.tbptt_every or cfg.train.grad_accum > 1 or isinstance(over, devices.TrialParallel)
+    )
     return devices.is_cpu() and data.encoder is not None and not loops
 
 
 def read_ahead(
-    source: Source, clips_P: np.ndarray, places_PT: np.ndarray, size: int, rows: int
+    dataset: Dataset, clips_P: np.ndarray, places_PT: np.ndarray, size: int, rows: int
 ) -> Iterator[np.ndarray]:
     """Frames (rows, T, size, size, 3) uint8 of so many clips after another, in this order.
 
@@ -278,7 +282,7 @@ def read_ahead(
 
     def read(row: int) -> np.ndarray:
         try:
-            return source.read(int(clips_P[row]), places_PT[row], size)
+            return dataset.read(int(clips_P[row]), places_PT[row], size)
         except UnreadableClip as error:
             raise UserError(f"{error.path} can no longer be read: {error.reason}") from None
 

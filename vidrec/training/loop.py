@@ -39,11 +39,11 @@ class Interrupted(Exception):
     """Training was asked to stop; what is on disk goes on from there."""
 
 
-class Lost(Interrupted):
+class WorkerLost(Interrupted):
     """Another process of this training has died."""
 
 
-class Apart(Exception):
+class OutOfMemory(Exception):
     """A group of several trials should be trained in parts.
 
     Attributes:
@@ -59,12 +59,12 @@ class Changed(UserError):
     """The data are no more those that a trial was planned on."""
 
 
-class Busy(UserError):
+class FolderLocked(UserError):
     """The folder is being trained by another process."""
 
 
 @dataclass(frozen=True)
-class Member:
+class TrialRun:
     """A trial of a group: its settings, and the folder that its results go to.
 
     Attributes:
@@ -78,7 +78,7 @@ class Member:
     data: str = ""
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Is told how a group goes on; all it does is show it."""
 
     def compiled(self, seconds: float) -> None: ...
@@ -103,10 +103,10 @@ class Silent:
 
 
 def fit(
-    members: Sequence[Member],
+    members: Sequence[TrialRun],
     data: Prepared,
     folder: Path,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
 ) -> list[dict[str, Any]]:
     """Trains trials of one signature, or goes on where a killed run stopped; scores them.
 
@@ -114,9 +114,9 @@ def fit(
     own; returns the contents of the trials' result.json.
 
     Raises:
-        Apart: several trials need more memory than there is; nothing was trained.
+        OutOfMemory: several trials need more memory than there is; nothing was trained.
         Interrupted: the watcher asked to stop; the state is saved.
-        Busy: another process trains in this folder.
+        FolderLocked: another process trains in this folder.
         UserError: the data does not fit the model, or a file cannot be written.
     """
     return Group(members, data, folder).run(watcher)
@@ -125,14 +125,14 @@ def fit(
 class Group:
     """Trials that compile to one program. `ready` may be called ahead, in another thread."""
 
-    def __init__(self, members: Sequence[Member], data: Prepared, folder: Path):
+    def __init__(self, members: Sequence[TrialRun], data: Prepared, folder: Path):
         self.members, self.data, self.folder = members, data, Path(folder)
         self.cfg = members[0].config
         check_watched(members, data)
         fitted = override(self.cfg, {"frames.length": data.length})
         # Variants that differ in scoring only are trained once.
         self.trained = {step.training_id(each.config): each.config for each in members}
-        self.over = devices.over(len(self.trained), self.cfg.train.spread)
+        self.over = devices.over(len(self.trained), self.cfg.train.parallel)
         by_step = feeds.by_step(self.cfg, data, self.over)
         encoder = encoders.outside_loops(data.encoder) if by_step else data.encoder
         self.model = model.build(fitted, len(data.classes), self.over.axis_name, encoder)
@@ -158,7 +158,7 @@ class Group:
         """Takes the untrained group or the saved one, and compiles its epoch."""
         with plainly(self.folder):
             make(self.folder)
-            self._claimed = _claim(self.folder) if devices.leads() else None
+            self._claimed = _claim(self.folder) if devices.is_main() else None
         try:
             self._ready()
         except BaseException:
@@ -170,31 +170,31 @@ class Group:
         seeds = [config.seed for config in self.trained.values()]
         self.feed = feeds.of(self.plan, self.over, self.data, seeds)
         numbers = [step.hyper(config) for config in self.trained.values()]
-        self.numbers = self.over.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        self.numbers = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
         self.state = self.feed.init(self.numbers)
-        self.host = self.over.gather(self.state)
+        self.host = self.over.fetch(self.state)
         saved = self.checkpoints.restore(self.host)
         if saved:
             _, self.host, meta = saved
             self.seconds |= meta["seconds"]
             self.resumed_epoch, self.begun = meta["epoch"], meta.get("begun")
-            self.state = self.over.spread(self.host)
+            self.state = self.over.shard(self.host)
         if self.host.alive.any():
             self.feed.compile(self.state, self.numbers, self.begun)
             self._check_memory(begun=saved is not None)
         self.seconds["compile"] += time.perf_counter() - began
 
     def _check_memory(self, begun: bool) -> None:
-        """Raises Apart for a group that may still be split: it has no save yet."""
+        """Raises OutOfMemory for a group that may still be split: it has no save yet."""
         limit = 1e9 * self.cfg.train.memory_gb or self.over.memory_limit(self.feed.shared)
         needed = devices.memory_needed(self.feed.program)
         if needed > limit and len(self.trained) > 1 and not begun:
-            raise Apart(
+            raise OutOfMemory(
                 f"{len(self.trained)} trials take {needed / 1e9:.2f} GB of a device, and there are "
                 f"{limit / 1e9:.2f}"
             )
 
-    def run(self, watcher: Watcher | None = None) -> list[dict[str, Any]]:
+    def run(self, watcher: Callback | None = None) -> list[dict[str, Any]]:
         """Trains, scores, and writes what `fit` says."""
         if self.state is None:
             self.ready()
@@ -207,7 +207,7 @@ class Group:
         except jax.errors.JaxRuntimeError as error:
             if devices.processes() == 1:
                 raise
-            raise Lost(
+            raise WorkerLost(
                 f"another process was lost ({str(error).splitlines()[0]}); the same command, "
                 "given to all of them, goes on from the last save"
             ) from error
@@ -221,7 +221,7 @@ class Group:
             self._claimed = None
         self.checkpoints.close()
 
-    def _train(self, watcher: Watcher) -> None:
+    def _train(self, watcher: Callback) -> None:
         watcher.compiled(self.seconds["compile"])
         _cut_back(self.folder / METRICS, self.resumed_epoch)
         ids, alive, epoch = list(self.trained), self.host.alive, self.resumed_epoch
@@ -235,10 +235,8 @@ class Group:
             self._since = time.perf_counter()
             self.state, records = self.feed.epoch(self.state, self.numbers, self.begun, pause)
             trained, epoch, self.begun = alive, epoch + 1, None
-            alive, status, records = self.over.gather(
-                (self.state.alive, self.state.status, records)
-            )
-            self.state, self.numbers = self.over.deal(alive, (self.state, self.numbers))
+            alive, status, records = self.over.fetch((self.state.alive, self.state.status, records))
+            self.state, self.numbers = self.over.rebalance(alive, (self.state, self.numbers))
             self._clock()
             lines = _lines(ids, trained, epoch, records, status)
             _append(self.folder / METRICS, lines)
@@ -253,24 +251,24 @@ class Group:
 
     def _save(
         self,
-        watcher: Watcher,
+        watcher: Callback,
         state: Tree,
         epoch: int,
         begun: Callable[[], feeds.Begun] | None = None,
         last: bool = False,
     ) -> None:
         """Saves where it is time to; raises Interrupted where the watcher asks to stop."""
-        stop = devices.any_says(watcher.should_stop())
+        stop = devices.any_process(watcher.should_stop())
         due = time.monotonic() - self._saved_at >= self.cfg.train.save_seconds
-        if not devices.any_says(due or stop or last):
+        if not devices.any_process(due or stop or last):
             return
-        self.host = self.over.gather(state)
+        self.host = self.over.fetch(state)
         meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": list(self.trained)}
         done = 0
         if begun:
             meta["begun"] = begun()
             done = meta["begun"]["steps"]
-        if devices.leads():
+        if devices.is_main():
             self.checkpoints.save(epoch * self.plan.steps + done, self.host, meta)
         self._saved_at = time.monotonic()
         if stop and not last:
@@ -282,11 +280,11 @@ class Group:
         """Scores every clip with each trial's best weights, and writes the trials' folders."""
         scores = self._all_scores()
         ids = list(self.trained)
-        for member in self.members if devices.leads() else ():
+        for member in self.members if devices.is_main() else ():
             place = ids.index(step.training_id(member.config))
             own = {name: each[place] for name, each in scores.items()}
             self._finish(member, place, own)
-        devices.meet()
+        devices.barrier()
         return [files.read_result(each.folder) for each in self.members]
 
     def _all_scores(self) -> dict[str, np.ndarray]:
@@ -305,7 +303,7 @@ class Group:
             )
             scores[name][:, clips] = flat
         for cfg in (each.config for each in self.members):
-            if cfg.eval.inference != "once" and _windows(cfg) not in scores:
+            if cfg.eval.inference != "single" and _windows(cfg) not in scores:
                 scores[_windows(cfg)] = self._window_scores(clips, cfg)
         return scores
 
@@ -322,7 +320,7 @@ class Group:
         logits = self.feed.score(step.score_windows, plan, trees, padded)
         return logits.reshape(len(self.trained), -1, logits.shape[-1])[:, : len(starts)]
 
-    def _finish(self, member: Member, place: int, scores: Mapping[str, np.ndarray]) -> None:
+    def _finish(self, member: TrialRun, place: int, scores: Mapping[str, np.ndarray]) -> None:
         """Writes one trial's folder; result.json last, since it says that the rest is there."""
         decided = self._decided(member.config, scores)
         predictions, figures = {}, {}
@@ -331,18 +329,18 @@ class Group:
             predictions |= {
                 f"{part}_logits": decided.scores_nK[clips],
                 f"{part}_probabilities": np.exp(decided.log_probs_nK[clips]).astype(np.float32),
-                f"{part}_labels": self.data.source.labels[clips],
-                f"{part}_names": np.asarray(self.data.source.names)[clips],
-                f"{part}_groups": np.asarray(self.data.source.groups)[clips],
+                f"{part}_labels": self.data.dataset.labels[clips],
+                f"{part}_names": np.asarray(self.data.dataset.names)[clips],
+                f"{part}_groups": np.asarray(self.data.dataset.groups)[clips],
             }
             if scores["steps"].shape[-1]:
                 predictions[f"{part}_steps"] = self._steps(scores["steps"], clips)
             if len(clips):
-                labels = self.data.source.labels[clips]
+                labels = self.data.dataset.labels[clips]
                 scores_nK, log_probs_nK = (each[clips] for each in decided)
                 figures[part] = metrics.summary(scores_nK, labels, self.data.classes, log_probs_nK)
                 figures[part]["objective"] = float(scores["losses"][clips].mean(dtype=np.float64))
-                if member.config.eval.inference != "once":
+                if member.config.eval.inference != "single":
                     figures[part] |= self._clips_and_videos(member.config, scores, clips)
         best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
         status = int(self.host.status[place])
@@ -364,8 +362,8 @@ class Group:
             "unreadable": [
                 {"path": path, "reason": reason} for _, path, reason in self.data.unreadable
             ],
-            "unreadable_names": [self.data.source.names[i] for i, _, _ in self.data.unreadable],
-            "damaged": dict(self.data.source.damage),
+            "unreadable_names": [self.data.dataset.names[i] for i, _, _ in self.data.unreadable],
+            "damaged": dict(self.data.dataset.damage),
             "metrics": figures,
             "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
             "weights": weights,
@@ -377,7 +375,7 @@ class Group:
             "trials_in_group": len(self.trained),
             "split": _split(self.data),
             "classes": list(self.data.classes),
-            "data": {"name": self.data.source.name, **self.data.source.about},
+            "data": {"name": self.data.dataset.name, **self.data.dataset.about},
             "versions": machine.versions(),
             "code": plugins.records(user_code(member.config)),
             "dir": str(folder.absolute()),
@@ -401,7 +399,7 @@ class Group:
         return statistics.clip_and_video_accuracy(
             scores[_windows(config)][own],
             np.searchsorted(videos, video[own]),
-            self.data.source.labels[videos],
+            self.data.dataset.labels[videos],
             config.eval.inference,
         )
 
@@ -414,12 +412,12 @@ class Group:
     def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> statistics.Decision:
         """Decisions on whole videos, a clip of the data a line, as the trial's inference says."""
         clips, inference = self.data.readable, config.eval.inference
-        if inference == "once":
+        if inference == "single":
             weight = self._weights(scores["steps"].shape[-1])[clips]
             decided = statistics.decide(scores["logits"][clips], weight)
         else:
             video = window_table(self.data.lengths, clips, config)[:, 0]
-            weight = metrics.clip_weight(config.eval.clip, config.eval.clip)
+            weight = metrics.clip_weight(config.eval.window, config.eval.window)
             place = np.searchsorted(clips, video)
             windows = scores[_windows(config)]
             decided = statistics.decide(windows, weight, inference, place, len(clips))
@@ -447,7 +445,7 @@ class Group:
         """
         clips = self.data.clips("train")
         found: dict[str, Any] = {"clip_frames": int(np.median(self.data.lengths[clips]))}
-        rates = self.data.source.fps
+        rates = self.data.dataset.fps
         known = clips if rates is None else clips[rates[clips] > 0]
         if rates is not None and len(known):
             fps = rates[known].astype(np.float64)
@@ -456,7 +454,7 @@ class Group:
             found["fps_range"] = [float(fps.min()), float(fps.max())]
         return found
 
-    def _write_model(self, member: Member, best: step.Best) -> str:
+    def _write_model(self, member: TrialRun, best: step.Best) -> str:
         """Writes the trained model; returns the hash of its arrays."""
         tree = {
             "trained": best.trained,
@@ -484,12 +482,12 @@ class Group:
         return pretrained.digest(arrays)[:32]
 
 
-def kept_code(members: Sequence[Member]) -> dict[str, bytes]:
+def kept_code(members: Sequence[TrialRun]) -> dict[str, bytes]:
     """Sources of the users' files that trials name, by path below their folder."""
     return {k: v for each in members for k, v in plugins.files(user_code(each.config)).items()}
 
 
-def check_watched(members: Sequence[Member], data: Prepared) -> None:
+def check_watched(members: Sequence[TrialRun], data: Prepared) -> None:
     """Raises a UserError where a trial would stop by validation clips that there are none of."""
     for config in (member.config for member in members):
         for name, value in (("patience", config.train.patience), ("target", config.train.target)):
@@ -500,7 +498,7 @@ def check_watched(members: Sequence[Member], data: Prepared) -> None:
                 )
 
 
-def record_failure(members: Sequence[Member], data: Prepared | None, error: Exception) -> None:
+def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Exception) -> None:
     """Results of trials that could not be trained: the reason, and no figures.
 
     `data` is None where not even that could be prepared.
@@ -511,7 +509,7 @@ def record_failure(members: Sequence[Member], data: Prepared | None, error: Exce
             "counts": data.counts(),
             "split": _split(data),
             "classes": list(data.classes),
-            "data": {"name": data.source.name, **data.source.about},
+            "data": {"name": data.dataset.name, **data.dataset.about},
         }
     nothing = {"counts": {}, "split": {"id": "", "leaked": "unknown"}, "classes": [], "data": {}}
     for member in members:
@@ -545,19 +543,19 @@ def _split(data: Prepared) -> dict[str, Any]:
 
 def _trained_on(data: Prepared) -> dict[str, Any]:
     """The training clips, so that others can be told from them whatever their names."""
-    source, clips = data.source, data.clips("train")
-    groups = sorted(set(source.groups[clips].tolist())) if source.groups_known else []
+    dataset, clips = data.dataset, data.clips("train")
+    groups = sorted(set(dataset.groups[clips].tolist())) if dataset.groups_known else []
     return {
-        "train_clips": np.asarray(source.names)[data.split.train].tolist(),
-        "train_contents": [source.keys[clip] for clip in clips],
+        "train_clips": np.asarray(dataset.names)[data.split.train].tolist(),
+        "train_contents": [dataset.keys[clip] for clip in clips],
         "train_groups": groups,
-        "hashed": source.hashed,
+        "hashed": dataset.hashed,
     }
 
 
 def _windows(cfg: Config) -> str:
     """What the scores of clip windows are called: trials of a group may cut them differently."""
-    return f"windows {cfg.eval.clip} {cfg.eval.stride}"
+    return f"windows {cfg.eval.window} {cfg.eval.stride}"
 
 
 def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndarray:
@@ -565,7 +563,7 @@ def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndar
     rows = [
         (clip, start)
         for clip in clips
-        for start in statistics.windows(int(lengths[clip]), cfg.eval.clip, cfg.eval.stride)
+        for start in statistics.windows(int(lengths[clip]), cfg.eval.window, cfg.eval.stride)
     ]
     return np.asarray(rows, np.int32)
 
@@ -590,7 +588,7 @@ def _lines(
 
 
 def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    if devices.leads():
+    if devices.is_main():
         files.append_lines(file, lines)
 
 
@@ -599,7 +597,7 @@ def _cut_back(file: Path, epoch: int) -> None:
 
     A line is a figure to look at: losing one must not stop the training.
     """
-    if not (file.exists() and devices.leads()):
+    if not (file.exists() and devices.is_main()):
         return
     sound, broken = files.sound_lines(file, files.LINE_HOLDS, whole=False)
     for what in broken:
@@ -619,7 +617,7 @@ def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
 
 def make(folder: Path) -> None:
     """A folder and those above it, which may be there already; several processes make it once."""
-    if not devices.leads():
+    if not devices.is_main():
         return
     with plainly(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -627,7 +625,7 @@ def make(folder: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """A whole file or none; of several processes the leading one writes."""
-    if devices.leads():
+    if devices.is_main():
         files.write_json(file, content)
 
 
@@ -638,7 +636,7 @@ def _claim(folder: Path) -> IO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise Busy(
+        raise FolderLocked(
             f"{folder} is being trained by another process: wait for it, or take another --workdir"
         ) from None
     except OSError as error:

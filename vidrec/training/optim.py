@@ -29,7 +29,7 @@ def build(
 
     Args:
       hyper: the traced numbers by dotted name: optim.learning_rate, optim.momentum,
-        optim.weight_decay, optim.clip_norm (0: off). Momentum is also Adam's first decay.
+        optim.b1, optim.b2, optim.weight_decay, optim.clip_norm (0: off).
       updates_per_epoch: upper bound; the schedule counts the updates really made.
       epochs: length of the schedule; may be traced.
     """
@@ -43,7 +43,7 @@ def build(
 
 
 def _clip(cfg: config.Optim, norm: Array | float) -> optax.GradientTransformation:
-    if cfg.clip_at == "preactivation":  # the scanner clips derivatives where they arise
+    if cfg.clip_mode == "preactivation":  # the scanner clips derivatives where they arise
         return optax.identity()
     return optax.clip_by_global_norm(jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf))
 
@@ -58,13 +58,14 @@ def _optimiser(
         if cfg.decoupled:
             raise UserError(f"optim.decoupled: {cfg.kind} has to bring its own decay")
         return config.load_user(cfg.kind)(cfg, hyper)
-    momentum = hyper["optim.momentum"]
     rule = {
         "sgd": optax.identity,
-        "momentum": lambda: optax.trace(momentum),
-        "adam": lambda: optax.scale_by_adam(b1=momentum, eps=cfg.epsilon),
+        "momentum": lambda: optax.trace(hyper["optim.momentum"]),
+        "adam": lambda: optax.scale_by_adam(
+            b1=hyper["optim.b1"], b2=hyper["optim.b2"], eps=cfg.epsilon
+        ),
         # Chainer's and PyTorch's RMSProp add epsilon outside the root.
-        "rmsprop": lambda: optax.scale_by_rms(cfg.decay, cfg.epsilon, eps_in_sqrt=False),
+        "rmsprop": lambda: optax.scale_by_rms(cfg.rms_decay, cfg.epsilon, eps_in_sqrt=False),
     }[cfg.kind]()
     rate = optax.scale_by_learning_rate(hyper["optim.learning_rate"])
     return optax.chain(rule, decay, rate) if cfg.decoupled else optax.chain(rule, rate)
@@ -72,7 +73,7 @@ def _optimiser(
 
 def _schedule(cfg: config.Optim, updates_per_epoch: int, epochs: Array | int) -> optax.Schedule:
     """Factor on the learning rate after `count` updates: a linear warm-up, then the schedule."""
-    warm = cfg.warmup * updates_per_epoch
+    warm = cfg.warmup_epochs * updates_per_epoch
     # optax's decays want a static end; a clock from 0 to 1 lets the number of epochs be traced.
     after = {
         "constant": optax.constant_schedule(1.0),

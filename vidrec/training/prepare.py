@@ -15,7 +15,7 @@ import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import datasets
-from vidrec.data.datasets.source import Source
+from vidrec.data.datasets.base import Dataset
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
@@ -44,7 +44,7 @@ class Prepared:
         placed: the arrays on devices, by their number: groups share them.
     """
 
-    source: Source
+    dataset: Dataset
     split: Split
     values: np.ndarray
     offsets: np.ndarray
@@ -63,7 +63,7 @@ class Prepared:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
-        return tuple(self.source.classes)
+        return tuple(self.dataset.classes)
 
     def clips(self, part: str) -> np.ndarray:
         """Indices of the readable clips of a split."""
@@ -112,34 +112,34 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda line: None,
     progress: extraction.Progress | None = None,
-    source: Source | None = None,
+    dataset: Dataset | None = None,
 ) -> Prepared:
     """Loads, splits and encodes a data set.
 
     Args:
         tell: called with each line that a user should read.
         progress: called while clips are decoded or encoded.
-        source: clips to take instead of those that `cfg.data` names.
+        dataset: clips to take instead of those that `cfg.data` names.
     """
-    source = source or datasets.load(cfg.data)
-    split = datasets.splits.make(source, cfg.data)
-    for line in datasets.describe(source, split):
+    dataset = dataset or datasets.load(cfg.data)
+    split = datasets.splits.make(dataset, cfg.data)
+    for line in datasets.describe(dataset, split):
         tell(line)
-    if source.is_features:
-        return _finished(cfg, source, split, _ready_made(source, cfg.data.strict))
+    if dataset.is_features:
+        return _finished(cfg, dataset, split, _ready_made(dataset, cfg.data.strict))
     module = encoders.build(cfg.encoder)
     if cfg.encoder.trainable != "none":
-        return _with_pixels(cfg, source, split, module, progress)
+        return _with_pixels(cfg, dataset, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
     store = extraction.Store.of(extraction.about(cfg, pretrained.digest(variables), module))
     size, batch = cfg.encoder.size, extraction.frames_a_batch(cfg.encoder.size)
     encode = encoders.extractor(module, variables, batch)
-    work = (source, store, extraction.narrowed(encode, cfg.encoder.precision), size, batch)
+    work = (dataset, store, extraction.narrowed(encode, cfg.encoder.store_dtype), size, batch)
     if expected := extraction.forecast(*work):
         tell(str(expected))
     found = extraction.fill(*work, strict=cfg.data.strict, progress=progress)
-    return _finished(cfg, source, split, found, kept={"encoder": variables})
+    return _finished(cfg, dataset, split, found, kept={"encoder": variables})
 
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:
@@ -149,26 +149,30 @@ def _check_frozen(cfg: Config, module: nn.Module) -> None:
             f"encoder.kind = {cfg.encoder.kind!r} sees a whole clip at once, so no frame has "
             "features to keep: encoder.trainable should be all"
         )
-    if cfg.encoder.normalise == "standard":
+    if cfg.encoder.normalize == "standard":
         raise UserError(
-            "encoder.normalise = 'standard' depends on the training clips, features in the store "
+            "encoder.normalize = 'standard' depends on the training clips, features in the store "
             "must not: take unit, or train the encoder (encoder.trainable all)"
         )
 
 
 def _finished(
-    cfg: Config, source: Source, split: Split, found: extraction.Features, kept: Tree | None = None
+    cfg: Config,
+    dataset: Dataset,
+    split: Split,
+    found: extraction.Features,
+    kept: Tree | None = None,
 ) -> Prepared:
     """Standardises features by the training split, where asked."""
     kept = dict(kept or {})
-    readable = _to_train(source, split, found)
+    readable = _to_train(dataset, split, found)
     values = found.values
-    if cfg.encoder.standardise or cfg.encoder.components:
-        projection = extraction.fit_projection(found, readable, cfg.encoder.components)
+    if cfg.encoder.standardize or cfg.encoder.pca:
+        projection = extraction.fit_projection(found, readable, cfg.encoder.pca)
         values = projection(values)
         kept["projection"] = {"mean": projection.mean, "matrix": projection.matrix}
     return Prepared(
-        source,
+        dataset,
         split,
         devices.aligned(values),
         found.offsets,
@@ -179,21 +183,21 @@ def _finished(
     )
 
 
-def _to_train(source: Source, split: Split, found: extraction.Features) -> np.ndarray:
+def _to_train(dataset: Dataset, split: Split, found: extraction.Features) -> np.ndarray:
     """Training clips that can be read."""
     readable = split.train[found.lengths[split.train] > 0]
     if not len(readable):
-        raise UserError(f"no training clip of {source.name} can be read")
+        raise UserError(f"no training clip of {dataset.name} can be read")
     return readable
 
 
-def _ready_made(source: Source, strict: bool) -> extraction.Features:
+def _ready_made(dataset: Dataset, strict: bool) -> extraction.Features:
     clips: list[np.ndarray | None] = []
     unreadable = []
-    for clip in range(len(source.names)):
+    for clip in range(len(dataset.names)):
         try:
-            clips.append(source.features(clip))
-        except datasets.source.UnreadableClip as error:
+            clips.append(dataset.features(clip))
+        except datasets.base.UnreadableClip as error:
             if strict:
                 raise UserError(f"{error.path} cannot be read: {error.reason}") from None
             clips.append(None)
@@ -203,20 +207,20 @@ def _ready_made(source: Source, strict: bool) -> extraction.Features:
 
 def _with_pixels(
     cfg: Config,
-    source: Source,
+    dataset: Dataset,
     split: Split,
     module: nn.Module,
     progress: extraction.Progress | None,
 ) -> Prepared:
     """Frames for a trained encoder: kept in memory, or where they are too many only counted."""
     size = cfg.encoder.size
-    needed = int(source.lengths.astype(np.int64).sum()) * size * size * 3
+    needed = int(dataset.lengths.astype(np.int64).sum()) * size * size * 3
     streams = needed > devices.room(cfg.train.memory_gb)
-    found = (_counted if streams else _decoded)(cfg, source, progress)
-    readable = _to_train(source, split, found)
+    found = (_counted if streams else _decoded)(cfg, dataset, progress)
+    readable = _to_train(dataset, split, found)
     if streams:
         parts = (
-            np.concatenate(list(each)) for _, each in extraction.decoded(source, readable, size)
+            np.concatenate(list(each)) for _, each in extraction.decoded(dataset, readable, size)
         )
     else:
         starts = found.offsets
@@ -227,7 +231,7 @@ def _with_pixels(
     whole = (length, *shape) if module.takes_clips else shape
     variables = encoders.init(module, cfg.encoder, frame_shape=whole)
     return Prepared(
-        source,
+        dataset,
         split,
         devices.aligned(found.values),
         found.offsets,
@@ -260,19 +264,19 @@ def _parts(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> dict
 
 
 def _decoded(
-    cfg: Config, source: Source, progress: extraction.Progress | None
+    cfg: Config, dataset: Dataset, progress: extraction.Progress | None
 ) -> extraction.Features:
     """All frames of a data set."""
-    clips: list[np.ndarray | None] = [None] * len(source.names)
+    clips: list[np.ndarray | None] = [None] * len(dataset.names)
 
     def keep(clip: int, chunks: Iterable[np.ndarray]) -> None:
         clips[clip] = np.concatenate(list(chunks))
 
-    return extraction.ragged(clips, _each_clip(cfg, source, keep, progress, range(len(clips))))
+    return extraction.ragged(clips, _each_clip(cfg, dataset, keep, progress, range(len(clips))))
 
 
 def _counted(
-    cfg: Config, source: Source, progress: extraction.Progress | None
+    cfg: Config, dataset: Dataset, progress: extraction.Progress | None
 ) -> extraction.Features:
     """Lengths of all clips, as decoded; containers promise other numbers. Remembered."""
     size = cfg.encoder.size
@@ -282,22 +286,22 @@ def _counted(
 
         def add(clip: int, chunks: Iterable[np.ndarray]) -> None:
             frames = sum(len(chunk) for chunk in chunks)
-            found[clip] = [frames, source.damage.get(source.names[clip], "")]
+            found[clip] = [frames, dataset.damage.get(dataset.names[clip], "")]
 
-        for clip, _, reason in _each_clip(cfg, source, add, progress, clips):
+        for clip, _, reason in _each_clip(cfg, dataset, add, progress, clips):
             found[clip] = [0, reason]
         return found
 
-    name = datasets.source.decoded_name("counted", source, cfg.data.fps)
-    known = datasets.source.remembered_clips(name, source, count)
+    name = datasets.base.decoded_name("counted", dataset, cfg.data.fps)
+    known = datasets.base.remembered_clips(name, dataset, count)
     unreadable = []
     for clip, (frames, lacking) in known.items():
         if frames and lacking:
-            source.damage[source.names[clip]] = lacking
+            dataset.damage[dataset.names[clip]] = lacking
         elif not frames:
-            unreadable.append((clip, source.path(clip), lacking))
+            unreadable.append((clip, dataset.path(clip), lacking))
     _strictly(cfg, unreadable)
-    lengths = np.array([known[clip][0] for clip in range(len(source))], np.int32)
+    lengths = np.array([known[clip][0] for clip in range(len(dataset))], np.int32)
     nothing = np.zeros((0, size, size, 3), np.uint8)
     return extraction.Features(nothing, np.zeros_like(lengths), lengths, unreadable)
 
@@ -311,17 +315,17 @@ def _strictly(cfg: Config, unreadable: list[tuple[int, str, str]]) -> None:
 
 def _each_clip(
     cfg: Config,
-    source: Source,
+    dataset: Dataset,
     take: Callable[[int, Iterable[np.ndarray]], None],
     progress: extraction.Progress | None,
     clips: Sequence[int],
 ) -> list[tuple[int, str, str]]:
     """Decodes clips for `take`; returns those that cannot be read."""
     unreadable: list[tuple[int, str, str]] = []
-    for done, (clip, chunks) in enumerate(extraction.decoded(source, clips, cfg.encoder.size)):
+    for done, (clip, chunks) in enumerate(extraction.decoded(dataset, clips, cfg.encoder.size)):
         try:
             take(clip, chunks)
-        except datasets.source.UnreadableClip as error:
+        except datasets.base.UnreadableClip as error:
             unreadable.append((clip, str(error.path), error.reason))
             _strictly(cfg, unreadable)
         if progress:
@@ -335,14 +339,14 @@ def _under_encoder(tree: Mapping[str, Any]) -> Tree:
 
 
 def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
-    if cfg.frames.rule == "mean":
+    if cfg.frames.rule == "segment_mean_length":
         return max(1, round(float(lengths[train].mean())))
     if cfg.frames.rule == "whole":
         return int(lengths.max())
     return cfg.frames.length
 
 
-def source_of(cfg: Config, make: bool = True) -> Source | None:
+def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
     """The data set of a trial; None where it cannot be had.
 
     Args:
@@ -360,33 +364,33 @@ def source_of(cfg: Config, make: bool = True) -> Source | None:
 
 
 def data_fingerprint(cfg: Config, make: bool = True) -> str:
-    """Of the data set and its split, or "absent"; part of a trial's id. See `source_of`."""
-    source = source_of(cfg, make)
-    return fingerprint_of(source, cfg) if source else "absent"
+    """Of the data set and its split, or "absent"; part of a trial's id. See `dataset_of`."""
+    dataset = dataset_of(cfg, make)
+    return fingerprint_of(dataset, cfg) if dataset else "absent"
 
 
-def fingerprint_of(source: Source, cfg: Config) -> str:
+def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
     """Hash of everything in the data that a result rests on: clips, labels, groups, the split."""
     try:
-        split = datasets.splits.make(source, cfg.data).id
+        split = datasets.splits.make(dataset, cfg.data).id
     except UserError:
         split = "none"
-    return digest(source.fingerprint(), split, length=32)
+    return digest(dataset.fingerprint(), split, length=32)
 
 
 FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of `facts`
 
 
-def facts(source: Source, cfg: Config) -> dict[str, list[str]]:
+def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
     """What a run keeps of each clip by name, so that a later difference can be named."""
-    parts = np.full(len(source), "none", object)
+    parts = np.full(len(dataset), "none", object)
     with contextlib.suppress(UserError):
-        split = datasets.splits.make(source, cfg.data)
+        split = datasets.splits.make(dataset, cfg.data)
         for part in SPLITS:
             parts[getattr(split, part)] = part
-    labels = [source.classes[label] for label in source.labels]
-    each = zip(labels, source.groups.tolist(), parts.tolist(), source.keys, strict=True)
-    return dict(zip(source.names, map(list, each), strict=True))
+    labels = [dataset.classes[label] for label in dataset.labels]
+    each = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
+    return dict(zip(dataset.names, map(list, each), strict=True))
 
 
 def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
@@ -447,7 +451,7 @@ def feature_shape(cfg: Config) -> tuple[int, ...]:
         return (cfg.encoder.width,)
     size = cfg.encoder.size
     shape = encoders.feature_shape(cfg.encoder, (size, size, 3))
-    return (*shape[:-1], cfg.encoder.components) if cfg.encoder.components else shape
+    return (*shape[:-1], cfg.encoder.pca) if cfg.encoder.pca else shape
 
 
 def class_count(cfg: Config) -> int:

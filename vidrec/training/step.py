@@ -67,7 +67,7 @@ class Plan:
     @property
     def updates(self) -> int:
         """Parameter updates an epoch: one a batch, or one a window of it."""
-        every = self.cfg.train.truncation or self.length
+        every = self.cfg.train.tbptt_every or self.length
         return self.steps * -(-self.length // every)
 
 
@@ -97,7 +97,7 @@ class TrainState(NamedTuple):
 def hyper(cfg: Config) -> dict[str, Any]:
     """The traced numbers of a trial, by dotted name."""
     numbers = {name: get(cfg, name) for name in TRACED}
-    numbers["loss.step_weights"] = float(cfg.loss.step_weights == "scaled")
+    numbers["loss.frame_weights"] = float(cfg.loss.frame_weights == "linear")
     kinds = {"seed": jnp.uint32}  # all 32 bits: a sign would make two seeds one
     return {
         name: jnp.asarray(value, kinds.get(name, jnp.int32 if isinstance(value, int) else float))
@@ -242,7 +242,7 @@ def train_step(
     plan: Plan, state: TrainState, numbers: dict, frozen: Tree, batch: Batch
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One batch: one update, or one for each window of truncated back-propagation."""
-    every = plan.cfg.train.truncation
+    every = plan.cfg.train.tbptt_every
     if not every:
         state, sums, _ = _update(plan, state, numbers, frozen, batch, None, 0, batch.mask_BT)
     else:
@@ -259,7 +259,7 @@ def _windows(
     Windows begin `reach - every` steps before what they score, so the clip is padded by as much on
     the left; masked steps leave the carry alone.
     """
-    reach = plan.cfg.train.reach or every
+    reach = plan.cfg.train.tbptt_length or every
     count = -(-plan.length // every)
     before, after = reach - every, count * every - plan.length
 
@@ -323,7 +323,7 @@ def _update(
     scored_BT: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array], Tree]:
     """One parameter update; sums over devices are taken before anything is divided."""
-    gradients = _accumulated if plan.cfg.train.accumulate > 1 else _gradient
+    gradients = _accumulated if plan.cfg.train.grad_accum > 1 else _gradient
     loss, gradient, carry, stats = gradients(
         plan, state, numbers, frozen, batch, carry, offset, scored_BT
     )
@@ -375,7 +375,7 @@ def _accumulated(
 
     Batch normalisation takes each part's own statistics.
     """
-    parts = plan.cfg.train.accumulate
+    parts = plan.cfg.train.grad_accum
     size = len(batch.valid_B)
     each = -(-size // parts)
 
@@ -414,7 +414,7 @@ def _loss(
 ) -> tuple[jax.Array, tuple[Tree, Tree]]:
     """Sum of the valid clips' losses; and the carry and running statistics that came out."""
     cfg = plan.cfg
-    clip = numbers["optim.clip_norm"] if cfg.optim.clip_at == "preactivation" else None
+    clip = numbers["optim.clip_norm"] if cfg.optim.clip_mode == "preactivation" else None
     (logits, carry, _), changed = plan.model.apply(
         _variables(frozen, trained, state.stats),
         batch.inputs,
@@ -431,7 +431,7 @@ def _loss(
         batch.labels_B,
         scored_BT,
         cfg.loss.kind,
-        scaled=numbers["loss.step_weights"],
+        linear=numbers["loss.frame_weights"],
         offset=offset,
         length=plan.length,
     )
@@ -451,7 +451,7 @@ def score_batch(
         batch.labels_B,
         batch.mask_BT,
         plan.cfg.loss.kind,
-        scaled=numbers["loss.step_weights"],
+        linear=numbers["loss.frame_weights"],
         length=plan.length,
     )
     if logits.ndim == 2:
@@ -547,7 +547,7 @@ def score_windows(
     """Weighted log-probabilities (S, B, K) of (clip, first frame) windows, from zero carries."""
 
     def step(_: None, given: tuple) -> tuple[None, jax.Array]:
-        batch = batches.gather_windows(data, given[0], plan.cfg.eval.clip, given[1])
+        batch = batches.gather_windows(data, given[0], plan.cfg.eval.window, given[1])
         logits_BTK, _, _ = plan.model.apply(
             _variables(data.frozen, best.trained, best.stats), batch.inputs, batch.mask_BT
         )

@@ -1,30 +1,30 @@
-"""Where clips come from: `load` gives a `Source`, `splits.make` divides it.
+"""Where clips come from: `load` gives a `Dataset`, `splits.make` divides it.
 
 Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
 from vidrec.data import splits
-from vidrec.data.datasets import motion, source, ucf
-from vidrec.data.datasets.source import Source, UnreadableClip
+from vidrec.data.datasets import base, motion, ucf
+from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.splits import Split, describe
 from vidrec.errors import TransientError, UserError
 
 __all__ = [
-    "Source",
+    "Dataset",
     "Split",
     "UnreadableClip",
+    "base",
     "describe",
     "load",
     "load_if_there",
     "motion",
-    "source",
     "splits",
     "ucf",
 ]
 
 
-def load(data: Data) -> Source:
+def load(data: Data) -> Dataset:
     """The data set that the settings name, with the classes they keep.
 
     Raises:
@@ -33,16 +33,16 @@ def load(data: Data) -> Source:
     return _load(data).keep_classes(data.classes)
 
 
-def load_if_there(data: Data) -> Source | None:
+def load_if_there(data: Data) -> Dataset | None:
     """As `load`; None where it would have to be generated or downloaded first, or is not there.
 
     Raises:
         TransientError: the system refuses to read it now.
     """
     if data.kind == "tfds":
-        from vidrec.data.datasets import tfds_source
+        from vidrec.data.datasets import tfds_dataset
 
-        if not tfds_source.is_prepared(data):
+        if not tfds_dataset.is_prepared(data):
             return None
     try:
         return load(data)
@@ -52,12 +52,12 @@ def load_if_there(data: Data) -> Source | None:
         return None
 
 
-def _load(data: Data) -> Source:
+def _load(data: Data) -> Dataset:
     # Imported as needed: each kind brings its own libraries.
     if data.kind == "tfds":
-        from vidrec.data.datasets import tfds_source
+        from vidrec.data.datasets import tfds_dataset
 
-        return tfds_source.load(data)
+        return tfds_dataset.load(data)
     if data.kind in ("videos", "images"):
         from vidrec.data.datasets import folders
 
@@ -69,6 +69,6 @@ def _load(data: Data) -> Source:
 
         return feature_files.load(data)
     made = load_user(data.kind)(data)
-    if not isinstance(made, Source):
-        raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Source")
+    if not isinstance(made, Dataset):
+        raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Dataset")
     return made

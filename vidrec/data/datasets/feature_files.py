@@ -13,7 +13,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import pictures
 from vidrec.data.datasets import folders
-from vidrec.data.datasets.source import Files
+from vidrec.data.datasets.base import Files
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, raise_if_transient
 

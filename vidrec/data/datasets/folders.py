@@ -20,7 +20,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import pictures, video
 from vidrec.data.datasets import tables
-from vidrec.data.datasets.source import PARTS, Files
+from vidrec.data.datasets.base import PARTS, Files
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient, spelled, unspelled
 from vidrec.io.files import expanded
@@ -71,7 +71,7 @@ def part_of(name: str) -> str:
 
 
 def build(kind: type, data: Data, wanted, what: str, **extra) -> Files:
-    """A source of class `kind` over the files that `wanted` accepts."""
+    """A dataset of class `kind` over the files that `wanted` accepts."""
     root = folder_of(data, what)
     found = listing(root, wanted, what)
     classes = tuple(sorted(set(found.classes)))
@@ -335,7 +335,7 @@ def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None
 
 
 def _unique(found: Listing) -> Listing:
-    """Names that normalise to the same text get a number."""
+    """Names that normalize to the same text get a number."""
     seen: Counter[str] = Counter()
     for place, name in enumerate(found.names):
         seen[name] += 1
@@ -405,7 +405,7 @@ def groups_of(names: Sequence[str], rule: str = "") -> tuple[list[str], bool]:
     """(group of each clip, whether they are known), by a rule or by UCF's way of naming.
 
     Args:
-        rule: regular expression whose first bracket names the source.
+        rule: regular expression whose first bracket names the dataset.
     """
     if rule:
         return [_by_rule(name, rule) for name in names], True
@@ -432,7 +432,8 @@ def _by_rule(name: str, rule: str) -> str:
         raise UserError(f"data.groups = {rule!r} is no regular expression: {error}") from None
     if match is None or not match.groups() or match.group(1) is None:
         raise UserError(
-            f"data.groups = {rule!r} does not name the source of {name}: its first bracket should"
+            f"data.groups = {rule!r} does not name the recording of {name}: its first bracket "
+            "should"
         )
     return match.group(1)
 

@@ -2,8 +2,8 @@
 
 `clip(seed, partner)` is `clip(seed, class)` played backwards, bit for bit, so neither a frame nor
 an unordered set of frames tells a class from its partner: a model blind to order stands at chance
-within a pair. A source, that is a shape and a background, has two clips of every class. Importing
-this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
+within a pair. A recording, that is a shape and a background, has two clips of every class.
+Importing this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vidrec.data.datasets.source import ahead
+from vidrec.data.datasets.base import ahead
 from vidrec.errors import UserError
 
 # A motion as it is drawn, and the same motion reversed.
@@ -27,7 +27,7 @@ PAIRS = (
 CLASSES = tuple(sorted(name for pair in PAIRS for name in pair))
 PARTNER = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 
-TAKES = 2  # seeds that share a source, that is a shape and a background
+TAKES = 2  # seeds that share a recording, that is a shape and a background
 SUBPIXELS = 4  # backgrounds are drawn finer than frames, so that the camera can shake by fractions
 SPRITE = 96  # texels across a shape's picture, which spans 1.25 radii to either side
 REACH = 1.25
@@ -72,7 +72,7 @@ class Settings:
 
 
 def group(seed: int) -> str:
-    """Name of the source, the shape and background, that a seed's clips are drawn from."""
+    """Name of the recording, the shape and background, that a seed's clips are drawn from."""
     return f"source{seed // TAKES:04d}"
 
 
@@ -187,20 +187,20 @@ def _motion(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.nd
     )[pair]
 
 
-# ------------------------------------------------------------------- what a source looks like
+# ------------------------------------------------------------------- what a recording looks like
 
 
 @dataclasses.dataclass
 class _Scene:
-    """What the clips of a source share."""
+    """What the clips of a recording share."""
 
     shape: np.ndarray  # (SPRITE, SPRITE) uint32: red, green, blue times opacity, and opacity
     canvas: np.ndarray  # (SUBPIXELS, SUBPIXELS, h, w, 3) uint8: a background shifted by fractions
 
 
 @functools.lru_cache(maxsize=8)
-def _scene(source: int, settings: Settings) -> _Scene:
-    rng = _rng(settings, 0, source)
+def _scene(recording: int, settings: Settings) -> _Scene:
+    rng = _rng(settings, 0, recording)
     return _Scene(shape=_shape(rng), canvas=_canvas(rng, settings))
 
 
@@ -447,7 +447,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
-        """Clips of four sources in five, or of every fifth."""
+        """Clips of four recordings in five, or of every fifth."""
         for index, label, seed, frames_THWC in generate(self.settings, test):
             yield (
                 index,
@@ -476,7 +476,7 @@ def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
 
 def generate(settings: Settings, test: bool) -> Iterator[tuple[int, str, int, np.ndarray]]:
     """(index, class, seed, frames) of every clip of a split, in order, drawn by all cores."""
-    # Sources 1, 6, 11 … are for testing: the smallest set, of two sources, has both splits.
+    # Recordings 1, 6, 11 … are for testing: the smallest set, of two recordings, has both splits.
     seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
     drawings = [(seed, pair) for seed in seeds for pair in range(len(PAIRS))]
     drawn = ahead(lambda drawing: _drawn(*drawing, settings), drawings)

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from vidrec.config import Data, cache_dir
 from vidrec.data.datasets import folders
-from vidrec.data.datasets.source import Files, ahead, nearest
+from vidrec.data.datasets.base import Files, ahead, nearest
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files

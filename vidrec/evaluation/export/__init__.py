@@ -157,7 +157,7 @@ def _decision(cfg: Config) -> dict[str, Any]:
     """What else says how a clip is decided."""
     found: dict[str, Any] = {
         "inference": cfg.eval.inference,
-        "clip": cfg.eval.clip,
+        "window": cfg.eval.window,
         "stride": cfg.eval.stride,
         "order": cfg.frames.order,
     }

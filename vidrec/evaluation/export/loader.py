@@ -57,18 +57,18 @@ class Model:
 
     def predict(self, frames):
         """(class, probabilities (K,)) of a clip (T, ...), as the model was scored."""
-        decision = self.meta.get("decision", {"inference": "once"})
-        if decision["inference"] == "once":
+        decision = self.meta.get("decision", {"inference": "single"})
+        if decision["inference"] == "single":
             shares = self(self.pick(frames)[None])[0]
             return self.classes[shares.argmax()], shares
-        clip, stride = decision["clip"], decision["stride"]
+        clip, stride = decision["window"], decision["stride"]
         count = 1 + max(0, -(-(len(frames) - clip) // stride))
         places = [_folded(start * stride + np.arange(clip), len(frames)) for start in range(count)]
         tiny = np.finfo(np.float32).tiny
         shares = [np.maximum(self(frames[place][None])[0], tiny) for place in places]
         logs = np.log(np.array(shares, np.float64))
         mean = logs.mean(0)
-        if decision["inference"] == "clips":
+        if decision["inference"] == "average":
             shares = np.exp(mean - mean.max())
             return self.classes[mean.argmax()], (shares / shares.sum()).astype(np.float32)
         votes = np.bincount(logs.argmax(1), minlength=len(self.classes))

@@ -154,7 +154,7 @@ class Classifier:
         """The model of a run's or a trial's folder; of an ablation's, the best on validation.
 
         Args:
-            trust_code: run the users' files that the run names, from the source that it keeps.
+            trust_code: run the users' files that the run names, from the dataset that it keeps.
 
         Raises:
             UserError: the folder holds no trained model, or a damaged one; or it names code and
@@ -206,7 +206,7 @@ class Classifier:
             UserError: the model needs the whole clip at once; says why.
         """
         given, seen = self._rate(fps), None
-        if self.cfg.eval.inference != "once":
+        if self.cfg.eval.inference != "single":
             pass  # windows of so many frames, as filmed
         elif self.cfg.frames.rule == "uniform":
             seconds = self.meta.get("clip_seconds") or self.meta.get("clip_frames", 0) / given
@@ -235,7 +235,7 @@ class Classifier:
                 self._take(slider.add(self.encode(chunk)), places, scored, first)
             self._take(slider.end(), places, scored, first)
             total = slider.total
-        if self.cfg.eval.inference != "once":
+        if self.cfg.eval.inference != "single":
             whole = self._joined(scored)
         elif plan is not None and len(scored) == 1 and self._shows_all(first[0], total):
             whole = scored[0]
@@ -263,7 +263,7 @@ class Classifier:
         index_L, mask_L = windows.whole(self.cfg, len(inputs_T))
         found = self._apply(self._judge, inputs_T[index_L], mask_L, np.array([label]))
         whole, objective, scores_MK = self._meant(*found[:2]), float(found[2][0]), None
-        if self.cfg.eval.inference != "once":
+        if self.cfg.eval.inference != "single":
             plan, scored = self._clip_plan(), []
             for start in plan.starts(len(inputs_T)):
                 index_L, mask_L = plan.indices(len(inputs_T), start)
@@ -325,11 +325,11 @@ class Classifier:
         """How a clip's windows lie; None: it is one window, however long."""
         if not 0 <= every < float("inf"):
             raise UserError(f"every = {every:g}: seconds between windows should be positive")
-        if self.cfg.eval.inference != "once":
+        if self.cfg.eval.inference != "single":
             if every:
                 raise UserError(
                     f"every = {every:g}: eval.inference = {self.cfg.eval.inference!r} has its own "
-                    "windows (eval.clip, eval.stride)"
+                    "windows (eval.window, eval.stride)"
                 )
             return self._clip_plan()
         span = self._span(clip.fps)
@@ -361,7 +361,7 @@ class Classifier:
 
     def _clip_plan(self) -> windows.Plan:
         settings = self.cfg.eval
-        return windows.Plan(self.cfg, settings.clip, settings.stride, clips=True)
+        return windows.Plan(self.cfg, settings.window, settings.stride, clips=True)
 
     def _take(
         self,

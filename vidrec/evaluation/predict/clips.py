@@ -13,7 +13,7 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.data import pictures, video
 from vidrec.data.datasets import feature_files, folders
-from vidrec.data.datasets.source import Files
+from vidrec.data.datasets.base import Files
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 

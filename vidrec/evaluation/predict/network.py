@@ -27,7 +27,8 @@ class Network:
     """Frames to features to class scores; every method takes `variables` first.
 
     Attributes:
-        cfg: settings, with frames.length as trained (rules "mean" and "whole" find it in the data).
+        cfg: settings, with frames.length as trained (two rules find it in the
+            data).
         encoder: frame to features; None where the data brings features, or the model's own encoder
             reads whole clips.
         model: from features, or from clips of frames, to scores.
@@ -68,7 +69,7 @@ class Network:
     @property
     def precision(self) -> str:
         """Of a frame's features: stored ones were rounded, a trained encoder's never were."""
-        return self.cfg.encoder.precision if self.cfg.encoder.trainable == "none" else "float32"
+        return self.cfg.encoder.store_dtype if self.cfg.encoder.trainable == "none" else "float32"
 
     @property
     def whole_clips(self) -> bool:
@@ -107,7 +108,7 @@ class Network:
             labels_B,
             mask_BT,
             settings.kind,
-            scaled=float(settings.step_weights == "scaled"),
+            linear=float(settings.frame_weights == "linear"),
             length=self.cfg.frames.length,
         )
         return *self._scores(logits, mask_BT), losses_B
@@ -118,7 +119,7 @@ class Network:
             return losses.scores(logits, self.cfg.loss.kind), jnp.ones(logits.shape[0])
         length = logits.shape[1]
         mask_BT = jnp.ones(logits.shape[:2], bool) if mask_BT is None else mask_BT
-        weights_T = losses.step_weights(1.0, 0, length, length)
+        weights_T = losses.frame_weights(1.0, 0, length, length)
         return metrics.clip_scores(logits, mask_BT), (weights_T[None] * mask_BT).sum(1)
 
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
@@ -135,7 +136,7 @@ class Network:
         """The carry before the first frame of such inputs (1, D…), an array or its shape."""
         frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
         made = jax.eval_shape(lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame)
-        averaged = made[0] if self.cfg.head.kind == "every" else made[2]["head_read"]
+        averaged = made[0] if self.cfg.head.kind == "per_frame" else made[2]["head_read"]
         return {
             "scanner": model.initial_carry(self.model, frame),
             "mean": jnp.zeros(averaged.shape, jnp.promote_types(averaged.dtype, jnp.float32)),
@@ -152,7 +153,7 @@ class Network:
             mean = mean + (taps["head_read"] - mean) / count
             head = {"params": variables["model"]["params"]["head"]}
             logits, _ = self.model.head.apply(head, mean[:, None])
-        elif self.cfg.head.kind == "every":
+        elif self.cfg.head.kind == "per_frame":
             # Step j of n weighs j + 1 (`metrics.clip_scores`): the last one 2 / (n + 1) of all.
             mean = mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
             logits = mean

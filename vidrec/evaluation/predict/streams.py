@@ -137,7 +137,7 @@ class Stream:
 
     def step(self, inputs: jax.Array) -> jax.Array | np.ndarray:
         """Class probabilities (K,) after what `encode` gave; moves the carry on."""
-        if self._network.cfg.eval.inference != "once":
+        if self._network.cfg.eval.inference != "single":
             return self._in_windows(inputs)
         if self._carry is None:
             self._carry = self._begin(inputs)
@@ -164,7 +164,7 @@ class Stream:
             window.frames += 1
         self.seen += 1
         self._last = self._open[0]
-        if self._last.frames == settings.clip:
+        if self._last.frames == settings.window:
             self._closed.add(self._open.pop(0))
             self._last = None
         decided = self._closed.decision(self._last)
@@ -175,7 +175,7 @@ class Stream:
         """Lines on why what it says now is not what prediction says of the clip that was pushed."""
         cfg = self._network.cfg
         length, rule = cfg.frames.length, cfg.frames.rule
-        if cfg.eval.inference != "once":
+        if cfg.eval.inference != "single":
             return [UNFINISHED] if self._last else []
         index_L, mask_L = windows.whole(cfg, max(1, self.frames))
         if self._places == index_L[mask_L].tolist():

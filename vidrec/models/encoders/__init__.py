@@ -20,7 +20,7 @@ from vidrec.errors import UserError
 from vidrec.models.encoders import base
 from vidrec.models.encoders.base import count, trained_blocks
 from vidrec.models.encoders.norm import batch_statistics
-from vidrec.models.encoders.preprocess import normalise, statistics
+from vidrec.models.encoders.preprocess import normalize, statistics
 
 __all__ = [
     "batch_statistics",
@@ -32,7 +32,7 @@ __all__ = [
     "frozen_blocks",
     "init",
     "merge",
-    "normalise",
+    "normalize",
     "outside_loops",
     "partition",
     "shapes",
@@ -50,14 +50,14 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
     `fields` are for what has no setting: `form`, `channels`, `top` …
 
     Raises:
-        UserError: the encoder has no such readout, or knows nothing of a setting that was changed.
+        UserError: the encoder has no such pooling, or knows nothing of a setting that was changed.
     """
     kind = _kind(cfg.kind)
     if cfg.kind == "none":
         return kind()
     known = {field.name for field in dataclasses.fields(kind)}
     default = config.Encoder()
-    for name in ("readout", "width", "normalise", "trainable", "compute", "remat"):
+    for name in ("pooling", "width", "normalize", "trainable", "dtype", "remat"):
         value = getattr(cfg, name)
         if name in known:
             fields.setdefault(name, value)
@@ -68,11 +68,11 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
         if "initialiser" not in known:
             raise UserError(f"encoder.init = {cfg.init!r}: {cfg.kind} has no field 'initialiser'")
         fields.setdefault("initialiser", cfg.init)
-    readouts = getattr(kind, "READOUTS", (cfg.readout,))
-    if cfg.readout not in readouts:
-        choices = ", ".join(readouts)
+    poolings = getattr(kind, "POOLINGS", (cfg.pooling,))
+    if cfg.pooling not in poolings:
+        choices = ", ".join(poolings)
         raise UserError(
-            f"encoder.readout = {cfg.readout!r} should be one of {choices} for {cfg.kind}"
+            f"encoder.pooling = {cfg.pooling!r} should be one of {choices} for {cfg.kind}"
         )
     return kind(**fields)
 
@@ -87,7 +87,7 @@ def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Modu
 
     They are those of the training clips alone.
     """
-    if getattr(module, "normalise", "") != "standard":
+    if getattr(module, "normalize", "") != "standard":
         return module
     mean_C, std_C = statistics(part for part in parts if len(part))
     return module.clone(mean=tuple(mean_C.tolist()), std=tuple(std_C.tolist()))
@@ -101,7 +101,7 @@ def init(
 ) -> dict[str, Any]:
     """Variables: random from `cfg.seed` (or `key`), or from the weights that the settings name.
 
-    What the weights lack (a dense readout) stays random. `frame_shape` is (H,W,C), or (T,H,W,C)
+    What the weights lack (a dense pooling) stays random. `frame_shape` is (H,W,C), or (T,H,W,C)
     where the encoder takes clips; None: by `cfg.size`.
     """
     key = jax.random.key(cfg.seed) if key is None else key
@@ -112,7 +112,7 @@ def init(
 
         variables = pretrained.fill(cfg, variables)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables.get("constants", {}))):
-        raise ValueError("normalise is 'standard': call fit_normalisation first")
+        raise ValueError("normalize is 'standard': call fit_normalisation first")
     return variables
 
 

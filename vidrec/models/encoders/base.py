@@ -1,4 +1,4 @@
-"""What the encoders share: pixels in, blocks of convolutions, one of four readouts."""
+"""What the encoders share: pixels in, blocks of convolutions, one of four poolings."""
 
 import math
 from collections.abc import Sequence
@@ -113,34 +113,34 @@ class Encoder(nn.Module):
     the head's.
 
     Attributes:
-        readout: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
-        width: of the dense readout.
-        normalise: a mode of `preprocess.normalise`; "standard" keeps its statistics in the
+        pooling: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
+        width: of the dense pooling.
+        normalize: a mode of `preprocess.normalize`; "standard" keeps its statistics in the
             collection "constants", so that they are saved with the parameters.
         trainable: which blocks are differentiated when `train`.
         form: of convolutions that are differentiated; the others are always `forward`.
         initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
-        compute: dtype of the arithmetic; parameters stay in float32.
+        dtype: of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
         mean, std: what "constants" start from, a number a channel; not a number where unknown.
     """
 
-    readout: str = "average"
+    pooling: str = "average"
     width: int = 1024
-    normalise: str = "unit"
+    normalize: str = "unit"
     trainable: str = "none"
     form: conv.Form = "auto"
     initialiser: str = "he"
-    compute: str = "float32"
+    dtype: str = "float32"
     remat: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     VERSION: ClassVar[int] = 1
-    READOUTS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
+    POOLINGS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
     takes_clips: ClassVar[bool] = False
     blocks: ClassVar[tuple[str, ...]] = ()
-    hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense readout's own
+    hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense pooling's own
     dense_reads: ClassVar[str] = "average"  # or flatten
     dense_relu: ClassVar[bool] = True
 
@@ -156,19 +156,19 @@ class Encoder(nn.Module):
 
     def pixels(self, frames: Array) -> Array:
         mean_C = std_C = None
-        if self.normalise == "standard":
+        if self.normalize == "standard":
             unknown = (jnp.nan,) * frames.shape[-1]
             mean_C = self.variable("constants", "mean", jnp.asarray, self.mean or unknown).value
             std_C = self.variable("constants", "std", jnp.asarray, self.std or unknown).value
-        return preprocess.normalise(frames, self.normalise, mean_C, std_C).astype(self.dtype)
+        return preprocess.normalize(frames, self.normalize, mean_C, std_C).astype(self.dtype)
 
     def read(self, maps: Array) -> Array:
-        if self.readout == "map":
+        if self.pooling == "map":
             return maps
-        if self.readout in ("average", "flatten"):
-            return pool(maps, self.readout)
-        if self.readout != "dense":
-            raise ValueError(f"readout {self.readout!r} should be one of {self.READOUTS}")
+        if self.pooling in ("average", "flatten"):
+            return pool(maps, self.pooling)
+        if self.pooling != "dense":
+            raise ValueError(f"pooling {self.pooling!r} should be one of {self.POOLINGS}")
         x = pool(maps, self.dense_reads)
         for i, width in enumerate(self.hidden, start=1):
             x = nn.relu(self.dense(width, f"hidden{i}")(x))
@@ -184,10 +184,6 @@ class Encoder(nn.Module):
         kind = nn.remat(kind) if self.remat else kind
         form = self.form if trained else "forward"
         return kind(form=form, initialiser=self.initialiser, dtype=self.dtype, name=name, **fields)
-
-    @property
-    def dtype(self) -> Dtype:
-        return jnp.dtype(self.compute)
 
 
 class Staged(Encoder):
@@ -223,9 +219,9 @@ class Given(nn.Module):
         return features_BD.astype(jnp.float32)
 
 
-def pool(maps: Array, readout: str) -> Array:
+def pool(maps: Array, pooling: str) -> Array:
     """Maps (B,…,D) averaged over their places (B,D), in float32, or laid out flat (B,…D)."""
-    if readout == "flatten":
+    if pooling == "flatten":
         return maps.reshape(len(maps), -1)
     return maps.mean(axis=tuple(range(1, maps.ndim - 1)), dtype=jnp.float32)
 

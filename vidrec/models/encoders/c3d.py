@@ -11,12 +11,12 @@ class C3D(Staged):
     """Six 3x3x3 convolutions, four max-pools, two dense layers: a clip (B,T,H,W,C) to (B,1,D).
 
     The first pool spares time. The report does not state its channels; these are the first six of
-    Tran et al. 2015. With the dense readout a hidden layer of 1024 precedes the one of `width`.
+    Tran et al. 2015. With the dense pooling a hidden layer of 1024 precedes the one of `width`.
     """
 
     channels: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512))
 
-    READOUTS: ClassVar = ("average", "flatten", "dense")
+    POOLINGS: ClassVar = ("average", "flatten", "dense")
     takes_clips: ClassVar[bool] = True
     blocks: ClassVar = ("block1", "block2", "block3", "block4")
     windows: ClassVar = ((3, 3, 3),) * 4

@@ -1,6 +1,6 @@
 """A small convolutional network to be used frozen at random: one frame to one vector.
 
-What makes it of use without training is its readout, which says *where* in the frame each channel
+What makes it of use without training is its pooling, which says *where* in the frame each channel
 answers, how far that spreads, and what is seen at the most lively place. Positions survive a random
 projection and few clips; flattened maps of the same network overfit.
 """
@@ -42,20 +42,20 @@ class Cnn(base.Encoder):
     """Random filters on a frame less its mean colour; answers of either sign are told apart.
 
     Attributes:
-        readout: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps
+        pooling: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps
             hold each filter's positive answers, then the negative ones: (B,h,w,2*channels).
         initialiser: "smooth": noise slightly blurred, mostly grey; or as the other encoders.
         channels: filters.
         window: of a filter, in pixels of the shrunk frame.
     """
 
-    readout: str = "moments"
+    pooling: str = "moments"
     initialiser: str = "smooth"
     channels: int = 16
     window: int = 6
 
     VERSION: ClassVar[int] = 1
-    READOUTS: ClassVar = (*base.Encoder.READOUTS, "moments")
+    POOLINGS: ClassVar = (*base.Encoder.POOLINGS, "moments")
     blocks: ClassVar = ("filters",)
 
     def maps(self, x: Array, train: bool) -> Array:
@@ -66,7 +66,7 @@ class Cnn(base.Encoder):
         return self.block(Filters, "filters", train, **fields)(x)
 
     def read(self, maps: Array) -> Array:
-        if self.readout == "moments":
+        if self.pooling == "moments":
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 

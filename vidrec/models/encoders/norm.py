@@ -21,14 +21,14 @@ def batch_statistics(
     """Where an encoder is called in training: each `nn.BatchNorm` counts what it should.
 
     Statistics are over the valid frames (or clips) of all devices; where there are none, the
-    running ones stay. Blocks that do not train normalise by their running statistics.
+    running ones stay. Blocks that do not train normalize by their running statistics.
 
     Args:
         mask_N: which of the frames or clips that enter the encoder are no padding; None: all.
         frozen: paths of modules that do not train.
     """
 
-    def normalise(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    def normalize(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
         ours = isinstance(module, nn.BatchNorm) and context.method_name == "__call__"
         if not ours or module.is_initializing() or not _takes_batch(module, args, kwargs):
@@ -37,7 +37,7 @@ def batch_statistics(
             return _by_given(module, call, args[0])
         return _by_batch(module, call, args[0], mask_N, axis_name)
 
-    with nn.intercept_methods(normalise):
+    with nn.intercept_methods(normalize):
         yield
 
 

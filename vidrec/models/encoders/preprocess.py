@@ -16,7 +16,7 @@ TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
 TORCH_STD_RGB = (0.229, 0.224, 0.225)
 
 
-def normalise(
+def normalize(
     frames: Array,
     mode: Mode,
     mean_C: ArrayLike | None = None,
@@ -36,7 +36,7 @@ def normalise(
         return (x / 255 - _last(TORCH_MEAN_RGB, x)) / _last(TORCH_STD_RGB, x)
     if mode == "standard" and mean_C is not None and std_C is not None:
         return (x - _last(mean_C, x)) / _last(std_C, x)
-    raise ValueError(f"normalise is {mode!r}: say unit, caffe, torch, or standard with statistics")
+    raise ValueError(f"normalize is {mode!r}: say unit, caffe, torch, or standard with statistics")
 
 
 def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ class Weights(NamedTuple):
     """Parameters in our structure and layout, float32, and the preprocessing they belong to."""
 
     params: dict[str, Any]
-    normalise: str
+    normalize: str
 
 
 def _vgg16() -> Net:
@@ -126,7 +126,7 @@ def load(kind: str, source: str | Path, like: Tree) -> Weights:
 
     Args:
         kind: vgg16 or squeezenet.
-        like: the module's parameters, or their shapes. What no such file has (a dense readout) is
+        like: the module's parameters, or their shapes. What no such file has (a dense pooling) is
             left out of the result; a top that the file has and the module lacks is skipped.
 
     Raises:
@@ -154,15 +154,15 @@ def fill(cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     if cfg.weights != "imagenet" and not path.is_file():
         return _from_run(path, cfg, variables)
     found = load(cfg.kind, cfg.weights, variables["params"])
-    _same_preprocessing(cfg, found.normalise)
+    _same_preprocessing(cfg, found.normalize)
     params = _nested({**_flat(variables["params"]), **_flat(found.params)})
     return {**variables, "params": params}
 
 
-def _same_preprocessing(cfg: config.Encoder, normalise: str) -> None:
-    if normalise != cfg.normalise:
+def _same_preprocessing(cfg: config.Encoder, normalize: str) -> None:
+    if normalize != cfg.normalize:
         raise UserError(
-            f"encoder.normalise = {cfg.normalise!r} should be {normalise!r}, to which the "
+            f"encoder.normalize = {cfg.normalize!r} should be {normalize!r}, to which the "
             f"weights {cfg.weights} belong"
         )
 
@@ -401,7 +401,7 @@ def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any
     except UserError as error:
         raise UserError(f"encoder.weights: {error}") from None
     tree, about = checkpoint.read(folder / "model")
-    _same_preprocessing(cfg, about["config"]["encoder"]["normalise"])
+    _same_preprocessing(cfg, about["config"]["encoder"]["normalize"])
     _same_code(cfg, about, folder)
     # An encoder that never trained is saved whole; one that did, with the model it was part of.
     parts = [

@@ -12,7 +12,7 @@ class VGG16(Staged):
     """Simonyan and Zisserman 2014, configuration D: 13 convolutions in five blocks, 512 features.
 
     Attributes:
-        top: the network's own dense layers instead of a readout: "fc2" stops at the second one
+        top: the network's own dense layers instead of a pooling: "fc2" stops at the second one
             (4096 features), "predictions" goes on to the logits of `classes`.
     """
 
@@ -42,7 +42,7 @@ class VGG9(Staged):
     """Report C's: six convolutions, channels doubling at each pool, two dense layers, outputs.
 
     The report leaves open how its convolutions are spread over the blocks: two in each here. Its
-    outputs (500 a frame, `width` with the dense readout) are linear.
+    outputs (500 a frame, `width` with the dense pooling) are linear.
     """
 
     channels: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256))

@@ -68,7 +68,7 @@ class Job:
         return submitit().helpers.DelayedSubmission(again)
 
 
-def make_data(folder: Path, screen: runner.Screen) -> None:
+def make_data(folder: Path, screen: runner.Reporter) -> None:
     """Makes data sets and features of a table's unfinished groups, for all jobs to read."""
     made = set()
     for name, ids in folders.groups(folder).items():
@@ -128,7 +128,7 @@ class _Log(runner.Quiet):
         if self.stop.is_set():
             raise loop.Interrupted(f"stopped after {done} of {total} clips")
 
-    def group(self, name: str, members: Sequence[loop.Member]) -> loop.Watcher:
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
         self.say(f"group {name}: {len(members)} trials")
         return _Watch(self)
 

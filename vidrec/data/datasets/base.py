@@ -23,7 +23,7 @@ from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, raise_if_transient, spelled
 from vidrec.io.files import Damaged, Missing, read_json, write_json
 
-__all__ = ["Files", "Source", "UnreadableClip", "nearest", "remembered", "remembered_clips"]
+__all__ = ["Dataset", "Files", "UnreadableClip", "nearest", "remembered", "remembered_clips"]
 
 PARTS = ("train", "val", "test")
 REMEMBERED = 500  # files from which on their declared lengths are kept between runs
@@ -35,7 +35,7 @@ LEFT = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 @dataclass(eq=False)
-class Source(ABC):
+class Dataset(ABC):
     """Clips of one data set, behind one interface whatever they are kept in.
 
     Attributes:
@@ -140,7 +140,7 @@ class Source(ABC):
         """Hash of names, classes, groups and content: the same wherever the data set lies."""
         return self._fingerprint
 
-    def keep_classes(self, chosen: Sequence[str]) -> "Source":
+    def keep_classes(self, chosen: Sequence[str]) -> "Dataset":
         """The same data set with these classes only, in its own order; none named: all.
 
         Raises:
@@ -159,7 +159,7 @@ class Source(ABC):
         labels = np.array([label_of[label] for label in self.labels[clips]], np.int32)
         return replace(self._only(clips), classes=kept, labels=labels)
 
-    def _only(self, clips: np.ndarray) -> "Source":
+    def _only(self, clips: np.ndarray) -> "Dataset":
         """The clips of these indices, in this order."""
         place = {int(old): new for new, old in enumerate(clips)}
         changes: dict[str, Any] = {}
@@ -183,7 +183,7 @@ def per_clip() -> Any:
 
 
 @dataclass(eq=False)
-class Files(Source):
+class Files(Dataset):
     """Clips that are files, read in place.
 
     Attributes:
@@ -430,7 +430,7 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
 
 
 def remembered_clips(
-    name: str, source: Source, make: Callable[[list[int]], Mapping[int, Any]]
+    name: str, dataset: Dataset, make: Callable[[list[int]], Mapping[int, Any]]
 ) -> dict[int, Any]:
     """JSON-able values of clips from the cache, where they are kept by the clips' content.
 
@@ -447,20 +447,20 @@ def remembered_clips(
         pass
     except UserError:
         writable = False
-    lacking = [clip for clip, key in enumerate(source.keys) if key not in known]
+    lacking = [clip for clip, key in enumerate(dataset.keys) if key not in known]
     made = dict(make(lacking)) if lacking else {}
-    fresh = {source.keys[clip]: value for clip, value in made.items() if source.has_content(clip)}
+    fresh = {dataset.keys[clip]: value for clip, value in made.items() if dataset.has_content(clip)}
     if fresh and writable:
         with contextlib.suppress(UserError):
             write_json(file, {"clips": {**known, **fresh}}, durable=False)
-    stored = {clip: known[key] for clip, key in enumerate(source.keys) if key in known}
+    stored = {clip: known[key] for clip, key in enumerate(dataset.keys) if key in known}
     return stored | made
 
 
-def decoded_name(what: str, source: Source, fps: float) -> str:
-    """Hash of all that decoding the clips of a source depends on."""
+def decoded_name(what: str, dataset: Dataset, fps: float) -> str:
+    """Hash of all that decoding the clips of a dataset depends on."""
     decoder = (video.DECODING, video.av.__version__)
-    return digest(what, *decoder, fps, list(source.keys), length=32)
+    return digest(what, *decoder, fps, list(dataset.keys), length=32)
 
 
 def _index_file(name: str) -> Path:

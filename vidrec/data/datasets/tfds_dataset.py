@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vidrec.config import Data, cache_dir, digest
-from vidrec.data.datasets.source import PARTS, Source, contents, per_clip, remembered
+from vidrec.data.datasets.base import PARTS, Dataset, contents, per_clip, remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
@@ -36,7 +36,7 @@ UCF101_CLIPS = {
 
 
 @dataclass(eq=False)
-class TfdsSource(Source):
+class TfdsDataset(Dataset):
     """Clips of a prepared TFDS set.
 
     Attributes:
@@ -106,7 +106,7 @@ def _resized(frames: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((size, size), kind)) for f in frames])
 
 
-def load(data: Data) -> TfdsSource:
+def load(data: Data) -> TfdsDataset:
     """The set `data.tfds`, prepared on first use in `data.root` or the cache.
 
     Raises:
@@ -121,7 +121,7 @@ def load(data: Data) -> TfdsSource:
     classes = tuple(features[label].names)
     names = tuple(index["names"])
     groups, known = _groups(index, names, data.groups)
-    return TfdsSource(
+    return TfdsDataset(
         name=builder.info.full_name if "=" in name else name,
         classes=classes,
         names=names,
