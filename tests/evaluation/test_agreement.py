@@ -12,7 +12,7 @@ from helpers.trained_runs import moving, random_model
 from vidrec.config import Config, override
 from vidrec.data import video
 from vidrec.errors import UserError
-from vidrec.evaluation import export, metrics, predict
+from vidrec.evaluation import decisions, export, metrics, predict
 from vidrec.evaluation.export import loader
 from vidrec.evaluation.predict import Classifier, Stream, windows
 from vidrec.training import batches
@@ -413,6 +413,6 @@ def test_scoring_orders_frames_as_prediction_does(rule, order):
     for seed in (0, 3):
         found = batches.places(lengths, clips, cfg, 9, seed, None)
         for n, index_L, mask_L in zip(lengths, *map(np.asarray, found), strict=True):
-            expected = windows.whole(cfg, int(n))
+            expected = decisions.frames_of_clip(cfg, int(n))
             np.testing.assert_array_equal(index_L, expected[0])
             np.testing.assert_array_equal(mask_L, expected[1])

@@ -1,16 +1,11 @@
 """Metrics against literal loops and scikit-learn, on unequal random inputs."""
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import parameterized
-from jax.test_util import check_grads
 from sklearn import metrics as sklearn_metrics
 
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics
+from vidrec.evaluation import decisions, metrics
 
 
 def softmax(x_K):
@@ -18,57 +13,9 @@ def softmax(x_K):
     return e_K / e_K.sum()
 
 
-class Traced(chex.TestCase):
-    """What compiled steps ask: compiled or not."""
-
-    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    @parameterized.parameters(0, 1, 2)
-    def test_right_equals_a_loop(self, seed):
-        rng = np.random.default_rng(seed)
-        logits_BTK = rng.integers(0, 3, (4, 6, 5)).astype(np.float32)  # whole numbers: ties
-        labels_B = rng.integers(0, 5, (4, 1))
-        got_BT = self.variant(metrics.right)(logits_BTK, labels_B)
-        for b, t in np.ndindex(4, 6):
-            first = max(range(5), key=lambda k, row=logits_BTK[b, t]: row[k])
-            assert got_BT[b, t] == (first == labels_B[b, 0])
-
-    @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(True, False)
-    def test_clip_scores_equal_a_loop(self, masked):
-        rng = np.random.default_rng(3)
-        logits, mask = rng.normal(size=(4, 6, 3)) * 2, rng.random((4, 6)) < 0.6
-        given = (jnp.asarray(logits, jnp.float32), *([mask] if masked else []))
-        got = self.variant(metrics.clip_scores)(*given)
-        expected = np.zeros((4, 3))
-        for b, j in np.ndindex(4, 6):
-            if mask[b, j] or not masked:
-                expected[b] += (j + 1) / 6 * np.log(softmax(logits[b, j]))
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_clip_scores_have_their_gradient_and_a_masked_step_has_none():
-    logits = jnp.asarray(np.random.default_rng(4).normal(size=(2, 3, 4)), jnp.float32)
-    mask = jnp.array([[True, False, True], [True, True, False]])
-
-    def score(x_BTK):
-        return metrics.clip_scores(x_BTK, mask)[:, 1].sum()
-
-    slope = jax.grad(score)(logits)
-    assert not np.any(slope[~mask])
-    assert np.all(np.abs(slope[mask]).sum(1) > 0)
-    check_grads(score, (logits,), order=1, modes=["rev"], rtol=1e-2)
-
-
-def test_bfloat16_logits_are_scored_in_float32():
-    got = metrics.clip_scores(jnp.zeros((1, 999, 2), jnp.bfloat16))
-    # bfloat16 stops counting at 256.
-    np.testing.assert_allclose(got, np.full((1, 2), -500 * np.log(2)), rtol=1e-5)
-    assert got.dtype == jnp.float32
-
-
 def test_a_diverged_model_is_never_right():
     logits = np.full((2, 3), np.nan)
-    assert not metrics.right(logits, np.zeros(2, int)).any()
+    assert not decisions.is_correct(logits, np.zeros(2, int)).any()
     got = metrics.summary(logits, np.array([0, 1]), "abc")
     assert (got["accuracy"], got["nonfinite"], got["calibration_error"]) == (0, 2, 1)
     assert np.sum(got["confusion"]) == 0

@@ -24,7 +24,7 @@ from vidrec.config import Config
 from vidrec.data import datasets, video
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError
-from vidrec.evaluation import predict, statistics
+from vidrec.evaluation import decisions, predict
 from vidrec.evaluation.predict import Classifier, clips, drawing, windows
 
 
@@ -198,7 +198,7 @@ def test_the_slider_shows_what_whole_clips_show_and_holds_one_window():
         shown += slider.end()
         assert slider.total == n
         if clips:
-            expected = statistics.windows(n, span, stride).tolist()
+            expected = decisions.window_starts(n, span, stride).tolist()
         else:
             expected = sorted(
                 {s for s in range(0, n, stride) if s + span <= n} | {max(0, n - span)}

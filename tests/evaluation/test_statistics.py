@@ -1,4 +1,4 @@
-"""Video decisions, intervals and comparisons against literal loops and a known truth."""
+"""Intervals and comparisons against literal loops and a known truth."""
 
 import dataclasses
 import importlib.util
@@ -26,82 +26,6 @@ def load_coverage():
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
-
-
-# --- From clips to videos
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 70))
-def test_windows_are_the_literal_ones_and_miss_no_frame(length, clip, stride):
-    stride = min(stride, clip)
-    starts = [0]
-    while starts[-1] + clip < length:
-        starts.append(starts[-1] + stride)
-    got = statistics.windows(length, clip, stride)
-    assert got.tolist() == starts
-    seen = {frame for start in starts for frame in range(start, start + clip)}
-    assert set(range(length)) <= seen
-    assert got[-1] < length, "a clip must not lie wholly in the continuation"
-
-
-@pytest.mark.parametrize(
-    ("length", "clip", "stride", "says"),
-    [
-        (0, 60, 30, "video length: 0"),
-        (9, 0, 30, "eval.window: 0"),
-        (9, 60, 0, "eval.stride: 0"),
-        (9, 30, 31, "eval.stride: 31 leaves frames out"),
-    ],
-)
-def test_windows_that_cannot_be_are_refused(length, clip, stride, says):
-    with pytest.raises(UserError, match=says):
-        statistics.windows(length, clip, stride)
-
-
-def literal_decisions(scores, video, videos):
-    """Average and vote, class by class; ties of votes by the sum, ties of that by class order."""
-    averaged, voted = [], []
-    for v in range(videos):
-        mine = [row for row, where in zip(scores, video, strict=True) if where == v]
-        classes = range(scores.shape[1])
-        total = [sum(row[k] for row in mine) for k in classes]
-        votes = [0 for _ in classes]
-        for row in mine:
-            votes[max(classes, key=lambda k, row=row: row[k])] += 1
-        averaged.append(max(classes, key=lambda k: total[k]))
-        voted.append(max(classes, key=lambda k: (votes[k], total[k])))
-    return averaged, voted
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_average_and_vote_equal_literal_loops_ties_included(seed):
-    rng = np.random.default_rng(seed)
-    video = np.concatenate([np.arange(40), rng.integers(0, 40, 90)])
-    rng.shuffle(video)
-    scores = -rng.integers(0, 4, (130, 6)).astype(float)  # whole numbers: many ties
-    averaged, voted = literal_decisions(scores, video, 40)
-    average, vote = statistics.average(scores, video, 40), statistics.vote(scores, video, 40)
-    assert average.argmax(1).tolist() == averaged
-    assert vote.argmax(1).tolist() == voted
-    assert averaged != voted
-    tied = [np.sum(np.floor(row) == np.floor(row.max())) > 1 for row in vote]
-    assert sum(tied) > 5, "the inputs must hold ties of votes"
-
-
-def test_clip_and_video_accuracy_are_two_figures():
-    scores = np.log([[0.6, 0.4], [0.1, 0.9], [0.6, 0.4], [0.3, 0.7]])
-    video, labels = np.array([0, 0, 0, 1]), np.array([0, 1])
-    by_average = statistics.clip_and_video_accuracy(scores, video, labels, "average")
-    by_vote = statistics.clip_and_video_accuracy(scores, video, labels, "vote")
-    assert by_average == {"clip_accuracy": 0.75, "video_accuracy": 0.5}
-    assert by_vote == {"clip_accuracy": 0.75, "video_accuracy": 1.0}
-
-
-@pytest.mark.parametrize("video", [[0, 0, 2], [0, 1, 3]])
-def test_a_video_without_clips_is_no_decision(video):
-    with pytest.raises(ValueError, match="expected all 3"):
-        statistics.vote(np.zeros((3, 2)), np.array(video), 3)
 
 
 # --- Intervals

@@ -1,42 +1,15 @@
-"""How good class scores are: what compiled steps ask of them, and full summaries on the host."""
+"""How good class scores are, counted on the host from saved scores."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vidrec.errors import UserError
-from vidrec.models import losses
-from vidrec.models.cells import floats
 
 TOP = (5, 10)
 # What a probability of exactly 0 counts as in the loss: a class without a single vote.
 LEAST = 1e-7
-
-
-def right(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether each of the logits (…, K) is largest at its label (…); never where one is NaN."""
-    # argmax calls the first NaN the largest: a diverged model would look right.
-    return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
-
-
-def clip_scores(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
-    """Report D's decision: the sum over steps j of (j+1)/T · log p_j, (B, K).
-
-    Steps whose mask is False add nothing.
-    """
-    steps = logits_BTK.shape[1]
-    weights_BT = losses.frame_weights(1.0, 0, steps, steps)[None]
-    weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
-    return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
-
-
-def clip_weight(valid: np.ndarray | int, steps: int) -> np.ndarray:
-    """What the weights of `clip_scores` add up to over the first `valid` of so many steps."""
-    valid = np.asarray(valid, np.float64)
-    return valid * (valid + 1) / (2 * steps)
 
 
 def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:

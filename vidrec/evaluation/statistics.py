@@ -1,22 +1,21 @@
-"""What saved logits are worth: video decisions, intervals, paired tests, two runs compared.
+"""What saved answers are worth: intervals, paired tests, two runs compared.
 
-Everything here runs on the host after training, so that an axis which touches only `eval` is scored
-from the logits of one training. docs/statistics.md says in plain words what the intervals mean
+docs/statistics.md says in plain words what the intervals mean
 and how often they were right on generated results.
 
-Dimension letters: S seeds, G groups of clips, M clips cut from videos, K classes.
+Dimension letters: S seeds, G groups of clips, n clips, K classes.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics, ucf_types
+from vidrec.evaluation import ucf_types
 
 Groups = Sequence[str] | np.ndarray  # (n,), the source of each clip
 
@@ -38,132 +37,6 @@ SEEDS_LEVEL_ELSE = 0.8
 HELD = {2: (0.929, 0.878), 3: (0.942, 0.895), 5: (0.95, 0.909)}
 MOSTLY_SEEDS = 0.6
 LIKENESS = 40  # steps in which the likeness of the clips of a group is integrated over
-
-
-# --- From clips to videos -------------------------------------------------------------------------
-
-
-class Decision(NamedTuple):
-    """What a model decides of videos: one definition for training, evaluation and prediction.
-
-    Attributes:
-        scores_nK: rank the classes.
-        log_probs_nK: logarithms of the probabilities that prediction prints; -inf for no vote.
-    """
-
-    scores_nK: np.ndarray
-    log_probs_nK: np.ndarray
-
-
-def decide(
-    scores_MK: np.ndarray,
-    weight_M: np.ndarray | float,
-    inference: str = "single",
-    video_M: np.ndarray | None = None,
-    videos: int = 0,
-) -> Decision:
-    """Decides videos by their scores, or by those of their windows.
-
-    Args:
-      scores_MK: of `metrics.clip_scores`, or logits.
-      weight_M: what the weights of the steps add up to in each; 1 for logits.
-      inference: as of the settings: "single" takes each line for a video.
-      video_M: index of the video that each window was cut from.
-    """
-    if inference == "single":
-        return Decision(scores_MK, metrics.log_probabilities(scores_MK, weight_M))
-    assert video_M is not None
-    total_nK = average(scores_MK, video_M, videos)
-    if inference == "vote":
-        windows = np.bincount(video_M, minlength=videos)
-        return by_votes(votes(scores_MK, video_M, videos), total_nK, windows)
-    weight_M = np.broadcast_to(np.asarray(weight_M, np.float64), len(video_M))
-    weight = np.bincount(video_M, weight_M, minlength=videos)
-    return Decision(total_nK, metrics.log_probabilities(total_nK, weight))
-
-
-def by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.ndarray) -> Decision:
-    """Decides videos by the votes of so many windows, ties broken by summed log-probabilities."""
-    with np.errstate(divide="ignore"):
-        shares = np.log(votes_nK / np.asarray(windows_n)[:, None])
-    return Decision(_ranked(votes_nK, total_nK), np.where(np.isnan(total_nK), np.nan, shares))
-
-
-def windows(length: int, clip: int, stride: int) -> np.ndarray:
-    """First frames of the clips of a video: 0, stride, … until one reaches the last frame.
-
-    The last clip may pass the end; the frame rule continues the video there.
-    """
-    for name, value in (("video length", length), ("eval.window", clip), ("eval.stride", stride)):
-        if value < 1:
-            raise UserError(f"{name}: {value} frames; expected at least 1")
-    if stride > clip:
-        raise UserError(
-            f"eval.stride: {stride} leaves frames out between clips of {clip}; "
-            f"expected at most eval.window"
-        )
-    count = 1 + max(0, math.ceil((length - clip) / stride))
-    return stride * np.arange(count)
-
-
-def average(scores_MK: np.ndarray, video_M: np.ndarray, videos: int) -> np.ndarray:
-    """Video scores (videos, K): the sum of the clips' scores.
-
-    Args:
-      scores_MK: of `metrics.clip_scores`: the weighted sum of log-probabilities over steps.
-      video_M: index of the video that each clip was cut from.
-    """
-    scores_MK, video_M = np.asarray(scores_MK, np.float64), np.asarray(video_M)
-    _each_video_has_clips(video_M, videos)
-    total = np.zeros((videos, scores_MK.shape[1]))
-    np.add.at(total, video_M, scores_MK)
-    return total
-
-
-def vote(scores_MK: np.ndarray, video_M: np.ndarray, videos: int) -> np.ndarray:
-    """Video scores (videos, K): clips that chose the class, ties broken by `average`.
-
-    The whole part is the number of votes; the fraction orders equal votes by summed
-    log-probability. So the largest is the decision, and the five largest are the top five. A window
-    whose scores are not numbers makes its video's so.
-    """
-    scores_MK = np.asarray(scores_MK)
-    return _ranked(votes(scores_MK, video_M, videos), average(scores_MK, video_M, videos))
-
-
-def votes(scores_MK: np.ndarray, video_M: np.ndarray, videos: int) -> np.ndarray:
-    """How many windows of each video chose each class, (videos, K)."""
-    _each_video_has_clips(np.asarray(video_M), videos)
-    counted = np.zeros((videos, scores_MK.shape[1]))
-    np.add.at(counted, (np.asarray(video_M), scores_MK.argmax(axis=1)), 1)
-    return counted
-
-
-def _ranked(votes_nK: np.ndarray, total_nK: np.ndarray) -> np.ndarray:
-    # Ranks instead of the sums themselves: exact, and always less than one vote.
-    order = np.argsort(-total_nK, axis=1, kind="stable")
-    rank = np.argsort(order, axis=1)
-    classes = total_nK.shape[1]
-    scores = votes_nK + (classes - 1 - rank) / classes
-    return np.where(np.isnan(total_nK), np.nan, scores)
-
-
-def clip_and_video_accuracy(
-    scores_MK: np.ndarray, video_M: np.ndarray, labels: np.ndarray, inference: str
-) -> dict[str, float]:
-    """`clip_accuracy` (each clip judged alone) and `video_accuracy` (clips judged together)."""
-    joined = {"average": average, "vote": vote}[inference]
-    scores = joined(scores_MK, video_M, len(labels))
-    return {
-        "clip_accuracy": float(np.mean(metrics.predictions(scores_MK) == labels[video_M])),
-        "video_accuracy": float(np.mean(metrics.predictions(scores) == labels)),
-    }
-
-
-def _each_video_has_clips(video_M: np.ndarray, videos: int) -> None:
-    counts = np.bincount(video_M, minlength=videos)
-    if len(counts) > videos or not counts.all():
-        raise ValueError(f"video_M names {np.count_nonzero(counts)} videos; expected all {videos}")
 
 
 # --- Seeds and groups of clips: how much a figure moves -------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 from vidrec import __version__
 from vidrec.config import Config, override, plugins, to_dict, user_code
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics, statistics
+from vidrec.evaluation import decisions, metrics
 from vidrec.io import files, machine, runs
 from vidrec.io.checkpoint import Checkpoints, write
 from vidrec.models import encoders, model
@@ -313,7 +313,7 @@ class Group:
 
     def _window_scores(self, clips: np.ndarray, cfg: Config) -> np.ndarray:
         """Weighted log-probabilities of each clip window: (N, windows, K)."""
-        starts = window_table(self.data.lengths, clips, cfg)
+        starts = decisions.window_table(self.data.lengths, clips, cfg.eval)
         size = min(self.cfg.eval.batch_size, len(starts))
         padded = np.resize(starts, (-(-len(starts) // size), size, 2))
         plan, trees = replace(self._scoring(), cfg=cfg), (self.state.best, self.numbers)
@@ -322,7 +322,8 @@ class Group:
 
     def _finish(self, member: TrialRun, place: int, scores: Mapping[str, np.ndarray]) -> None:
         """Writes one trial's folder; result.json last, since it says that the rest is there."""
-        decided = self._decided(member.config, scores)
+        scored = self._scored_clips(member.config, scores)
+        decided = scored.decide()
         predictions, figures = {}, {}
         for part in SPLITS:
             clips = self.data.clips(part)
@@ -341,7 +342,7 @@ class Group:
                 figures[part] = metrics.summary(scores_nK, labels, self.data.classes, log_probs_nK)
                 figures[part]["objective"] = float(scores["losses"][clips].mean(dtype=np.float64))
                 if member.config.eval.inference != "single":
-                    figures[part] |= self._clips_and_videos(member.config, scores, clips)
+                    figures[part] |= scored.clip_and_video_accuracy(clips, self.data.dataset.labels)
         best = jax.tree.map(lambda leaf: leaf[place], self.host.best)
         status = int(self.host.status[place])
         folder = member.folder
@@ -390,53 +391,24 @@ class Group:
             steps[behind] = -1
         return steps
 
-    def _clips_and_videos(
-        self, config: Config, scores: Mapping[str, np.ndarray], videos: np.ndarray
-    ) -> dict[str, float]:
-        """Accuracy of the clips cut from these videos, and of the videos."""
-        video = window_table(self.data.lengths, self.data.readable, config)[:, 0]
-        own = np.isin(video, videos)
-        return statistics.clip_and_video_accuracy(
-            scores[_windows(config)][own],
-            np.searchsorted(videos, video[own]),
-            self.data.dataset.labels[videos],
-            config.eval.inference,
-        )
-
     def layers(self) -> list[dict[str, Any]]:
         """Layers of the model that was trained, by shapes alone."""
         values = self.data.values
         clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
         return model.layers(self.model, clip)
 
-    def _decided(self, config: Config, scores: Mapping[str, np.ndarray]) -> statistics.Decision:
-        """Decisions on whole videos, a clip of the data a line, as the trial's inference says."""
-        clips, inference = self.data.readable, config.eval.inference
-        if inference == "single":
-            weight = self._weights(scores["steps"].shape[-1])[clips]
-            decided = statistics.decide(scores["logits"][clips], weight)
-        else:
-            video = window_table(self.data.lengths, clips, config)[:, 0]
-            weight = metrics.clip_weight(config.eval.window, config.eval.window)
-            place = np.searchsorted(clips, video)
-            windows = scores[_windows(config)]
-            decided = statistics.decide(windows, weight, inference, place, len(clips))
-
-        def filled(found: np.ndarray) -> np.ndarray:
-            whole = np.zeros((len(self.data.lengths), *found.shape[1:]), found.dtype)
-            whole[clips] = found  # an unreadable clip has no decision
-            return whole
-
-        return statistics.Decision(*map(filled, decided))
-
-    def _weights(self, steps: int) -> np.ndarray:
-        """What the weights of each clip's scored steps add up to; 1 of a head with one answer."""
-        valid = np.full(len(self.data.lengths), steps)
-        if not steps:
-            return np.ones(len(valid))
-        if self.cfg.frames.rule == "whole":
-            valid = np.minimum(self.data.lengths, steps)
-        return metrics.clip_weight(valid, steps)
+    def _scored_clips(
+        self, config: Config, scores: Mapping[str, np.ndarray]
+    ) -> decisions.ScoredClips:
+        """The scores by which a trial's inference decides."""
+        name = "logits" if config.eval.inference == "single" else _windows(config)
+        return decisions.ScoredClips(
+            config,
+            self.data.lengths,
+            self.data.readable,
+            scores[name],
+            scores["steps"].shape[-1],
+        )
 
     def _sampling(self) -> dict[str, Any]:
         """How long training clips lasted, medians: in frames, and where rates are known in seconds.
@@ -556,16 +528,6 @@ def _trained_on(data: Prepared) -> dict[str, Any]:
 def _windows(cfg: Config) -> str:
     """What the scores of clip windows are called: trials of a group may cut them differently."""
     return f"windows {cfg.eval.window} {cfg.eval.stride}"
-
-
-def window_table(lengths: np.ndarray, clips: np.ndarray, cfg: Config) -> np.ndarray:
-    """(clip, first frame) of every window that clip inference scores, (windows, 2) int32."""
-    rows = [
-        (clip, start)
-        for clip in clips
-        for start in statistics.windows(int(lengths[clip]), cfg.eval.window, cfg.eval.stride)
-    ]
-    return np.asarray(rows, np.int32)
 
 
 def _lines(

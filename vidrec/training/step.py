@@ -16,7 +16,7 @@ from jax import lax
 
 from vidrec.config import TRACED, Config, digest, get, identifying_settings
 from vidrec.data import keys
-from vidrec.evaluation import metrics
+from vidrec.evaluation import decisions
 from vidrec.models import encoders, losses
 from vidrec.models.cells import floats
 from vidrec.training import batches, optim
@@ -457,8 +457,8 @@ def score_batch(
     if logits.ndim == 2:
         scores = losses.scores(logits, plan.cfg.loss.kind)
         return scores, losses_B, jnp.zeros((len(losses_B), 0), bool)
-    right_BT = metrics.right(logits, batch.labels_B[:, None]) & batch.mask_BT
-    return metrics.clip_scores(logits, batch.mask_BT), losses_B, right_BT
+    right_BT = decisions.is_correct(logits, batch.labels_B[:, None]) & batch.mask_BT
+    return decisions.weighted_log_probs(logits, batch.mask_BT), losses_B, right_BT
 
 
 def _variables(frozen: Tree, trained: Tree, stats: Tree) -> Tree:
@@ -498,7 +498,7 @@ def _validate(
         clips_B = data.val[jnp.minimum(places_B, plan.val_clips - 1)]
         batch = _gather(plan, data, clips_B, valid_B, numbers, None, inputs)
         logits, losses_B, _ = score_batch(plan, state, numbers, data.frozen, batch)
-        right_B = metrics.right(logits, batch.labels_B) & batch.valid_B
+        right_B = decisions.is_correct(logits, batch.labels_B) & batch.valid_B
         found = (jnp.where(batch.valid_B, losses_B, 0.0).sum(), right_B.sum(dtype=jnp.int32))
         return jax.tree.map(jnp.add, sums, _psum(plan, found)), None
 
@@ -551,7 +551,7 @@ def score_windows(
         logits_BTK, _, _ = plan.model.apply(
             _variables(data.frozen, best.trained, best.stats), batch.inputs, batch.mask_BT
         )
-        return None, metrics.clip_scores(logits_BTK, batch.mask_BT)
+        return None, decisions.weighted_log_probs(logits_BTK, batch.mask_BT)
 
     return lax.scan(step, None, (windows_SB2, inputs))[1]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vidrec.config import Eval, from_dict, override, plugins, user_code
 from vidrec.errors import UserError
-from vidrec.evaluation import statistics
+from vidrec.evaluation import decisions
 from vidrec.evaluation.predict import clips, windows
 from vidrec.evaluation.predict.clips import Clip
 from vidrec.evaluation.predict.network import Network
@@ -260,7 +260,7 @@ class Classifier:
 
     def evaluated(self, inputs_T: np.ndarray, label: int) -> Judged:
         """Evaluation's answer for a clip from what `encode` gives of all its frames."""
-        index_L, mask_L = windows.whole(self.cfg, len(inputs_T))
+        index_L, mask_L = decisions.frames_of_clip(self.cfg, len(inputs_T))
         found = self._apply(self._judge, inputs_T[index_L], mask_L, np.array([label]))
         whole, objective, scores_MK = self._meant(*found[:2]), float(found[2][0]), None
         if self.cfg.eval.inference != "single":
@@ -356,7 +356,7 @@ class Classifier:
 
     def _shows_all(self, shown: tuple[np.ndarray, np.ndarray], total: int) -> bool:
         """Whether a clip's only window shows what evaluation sees of the clip."""
-        pairs = zip(shown, windows.whole(self.cfg, total), strict=True)
+        pairs = zip(shown, decisions.frames_of_clip(self.cfg, total), strict=True)
         return all(np.array_equal(*pair) for pair in pairs)
 
     def _clip_plan(self) -> windows.Plan:
@@ -377,7 +377,7 @@ class Classifier:
             scored.append(self._scored(window.inputs, window.mask_L))
 
     def _once(self, read: Callable[[np.ndarray], np.ndarray], n: int) -> Scored:
-        index_L, mask_L = windows.whole(self.cfg, n)
+        index_L, mask_L = decisions.frames_of_clip(self.cfg, n)
         return self._scored(read(index_L), mask_L)
 
     def _scored(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
@@ -396,7 +396,7 @@ class Classifier:
 
     def _meant(self, scores_BK: Any, weight_B: Any) -> Scored:
         scores_BK, weight_B = np.asarray(scores_BK, np.float64), np.asarray(weight_B, np.float64)
-        decided = statistics.decide(scores_BK, weight_B)
+        decided = decisions.decide_clips(scores_BK, weight_B)
         return Scored(decided.scores_nK[0], decided.log_probs_nK[0], float(weight_B[0]))
 
     def _joined(self, scored: Sequence[Scored]) -> Scored:
@@ -404,7 +404,7 @@ class Classifier:
         scores_MK = np.stack([each.scores_K for each in scored])
         weight_M = np.array([each.weight for each in scored])
         place_M = np.zeros(len(scored), int)
-        decided = statistics.decide(scores_MK, weight_M, self.cfg.eval.inference, place_M, 1)
+        decided = decisions.decide_videos(scores_MK, weight_M, place_M, 1, self.cfg.eval.inference)
         return Scored(decided.scores_nK[0], decided.log_probs_nK[0], float(weight_M.sum()))
 
 

@@ -15,9 +15,8 @@ from jax import Array, lax
 
 from vidrec.config import Config, override
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics
+from vidrec.evaluation import decisions
 from vidrec.models import encoders, losses, model
-from vidrec.models.cells import floats
 
 Tree = Any
 
@@ -95,7 +94,8 @@ class Network:
 
         Where the head scores every step, these are weighted sums of log-probabilities.
         """
-        return self._scores(self._apply(variables, inputs, mask_BT)[0], mask_BT)
+        outputs = self._apply(variables, inputs, mask_BT)[0]
+        return decisions.clip_scores(outputs, self.cfg.loss.kind, mask_BT)
 
     def judge(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
@@ -111,16 +111,7 @@ class Network:
             linear=float(settings.frame_weights == "linear"),
             length=self.cfg.frames.length,
         )
-        return *self._scores(logits, mask_BT), losses_B
-
-    def _scores(self, logits: Array, mask_BT: Array | None) -> tuple[Array, Array]:
-        """Of logits (B, K), or (B, T, K) of every step: scores (B, K), and what they add up."""
-        if logits.ndim == 2:
-            return losses.scores(logits, self.cfg.loss.kind), jnp.ones(logits.shape[0])
-        length = logits.shape[1]
-        mask_BT = jnp.ones(logits.shape[:2], bool) if mask_BT is None else mask_BT
-        weights_T = losses.frame_weights(1.0, 0, length, length)
-        return metrics.clip_scores(logits, mask_BT), (weights_T[None] * mask_BT).sum(1)
+        return *decisions.clip_scores(logits, settings.kind, mask_BT), losses_B
 
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
         return self.model.apply(variables["model"], *args, **more)
@@ -154,9 +145,7 @@ class Network:
             head = {"params": variables["model"]["params"]["head"]}
             logits, _ = self.model.head.apply(head, mean[:, None])
         elif self.cfg.head.kind == "per_frame":
-            # Step j of n weighs j + 1 (`metrics.clip_scores`): the last one 2 / (n + 1) of all.
-            mean = mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
-            logits = mean
+            logits = mean = decisions.updated_mean(mean, logits, count)
         carry = {"scanner": scanner, "mean": mean, "count": count}
         return carry, jax.nn.softmax(losses.scores(logits.reshape(-1), self.cfg.loss.kind))
 

@@ -14,7 +14,7 @@ from vidrec.config import Config, digest, identifying_settings, override, pin, p
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics, statistics
+from vidrec.evaluation import decisions, metrics
 from vidrec.evaluation.predict.classifier import Classifier, Judged
 from vidrec.features import extraction
 from vidrec.io import files, machine
@@ -256,7 +256,7 @@ def _figures(model: Classifier, judged: list[Judged], labels: np.ndarray) -> dic
         return figures
     windows = [each.windows_MK for each in judged if each.windows_MK is not None]
     video_W = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
-    return figures | statistics.clip_and_video_accuracy(
+    return figures | decisions.clip_and_video_accuracy(
         np.concatenate(windows), video_W, labels, model.cfg.eval.inference
     )
 

@@ -1,6 +1,5 @@
 """Frames one by one: the recurrent carry is kept, so each costs one step."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +7,8 @@ import jax
 import numpy as np
 
 from vidrec.errors import UserError
-from vidrec.evaluation import statistics
-from vidrec.evaluation.predict import clips, windows
+from vidrec.evaluation import decisions
+from vidrec.evaluation.predict import clips
 from vidrec.evaluation.predict.clips import Resizer
 from vidrec.evaluation.predict.network import Network
 
@@ -30,29 +29,6 @@ class _Window:
     @property
     def log_probs_K(self) -> np.ndarray:
         return np.log(np.maximum(np.asarray(self.said, np.float64), np.finfo(np.float32).tiny))
-
-
-class _Joined:
-    """Windows that are over, as sums: their number has no bound."""
-
-    def __init__(self, classes: int, inference: str):
-        self.inference, self.windows = inference, 0
-        self.votes_K, self.sum_K = np.zeros(classes), np.zeros(classes)
-
-    def add(self, window: _Window) -> None:
-        self.windows += 1
-        self.sum_K = self.sum_K + window.log_probs_K
-        self.votes_K[window.log_probs_K.argmax()] += 1
-
-    def decision(self, last: _Window | None) -> statistics.Decision:
-        """With one more window, where one is going on."""
-        joined = copy.deepcopy(self)
-        if last:
-            joined.add(last)
-        total_nK, windows_n = joined.sum_K[None], np.array([joined.windows])
-        if self.inference == "vote":
-            return statistics.by_votes(joined.votes_K[None], total_nK, windows_n)
-        return statistics.decide(total_nK, windows_n)
 
 
 class Stream:
@@ -101,7 +77,7 @@ class Stream:
         self._places: list[int] = []  # of the frames seen, as far as prediction sees any
         self._open: list[_Window] = []
         self._last: _Window | None = None
-        self._closed = _Joined(len(self.classes), self._network.cfg.eval.inference)
+        self._closed = decisions.WindowSums(len(self.classes), self._network.cfg.eval.inference)
 
     def push(self, frame: np.ndarray, end: float | None = None) -> np.ndarray:
         """Class probabilities (K,) after one more frame, uint8 (H, W, 3) of any size.
@@ -165,9 +141,9 @@ class Stream:
         self.seen += 1
         self._last = self._open[0]
         if self._last.frames == settings.window:
-            self._closed.add(self._open.pop(0))
+            self._closed.add(self._open.pop(0).log_probs_K)
             self._last = None
-        decided = self._closed.decision(self._last)
+        decided = self._closed.decide(self._last.log_probs_K if self._last else None)
         self._scores_K = decided.scores_nK[0]
         return np.exp(decided.log_probs_nK[0])
 
@@ -177,7 +153,7 @@ class Stream:
         length, rule = cfg.frames.length, cfg.frames.rule
         if cfg.eval.inference != "single":
             return [UNFINISHED] if self._last else []
-        index_L, mask_L = windows.whole(cfg, max(1, self.frames))
+        index_L, mask_L = decisions.frames_of_clip(cfg, max(1, self.frames))
         if self._places == index_L[mask_L].tolist():
             return []
         spread = {"uniform": "spread over it", "whole": "at its beginning"}

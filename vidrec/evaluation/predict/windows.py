@@ -5,19 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from vidrec.config import Config
-from vidrec.data import frames, keys
-from vidrec.evaluation import statistics
+from vidrec.evaluation import decisions
+from vidrec.evaluation.decisions import SeenFrames
 
 # Of a frame: what two times may differ by that mean the same one.
 NEAR = 0.25
 ROUNDING = 1e-9  # seconds
-
-_indices = jax.jit(frames.indices, static_argnames=("L", "rule", "order"))
-_continued = jax.jit(frames.window_indices, static_argnames="clip")
 
 
 class Shown(NamedTuple):
@@ -49,20 +45,19 @@ class Plan:
     def starts(self, n: int) -> list[int]:
         """First frames of the windows of a clip of n frames at an even rate."""
         if self.clips:
-            return statistics.windows(n, self.span, self.stride).tolist()
+            return decisions.window_starts(n, self.span, self.stride).tolist()
         last = max(0, n - self.span)
         regular = list(range(0, last + 1, self.stride))
         return regular if regular[-1] == last else [*regular, last]
 
-    def indices(self, n: int, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames that the model sees of a window, (L,), and which of them count, (L,) bool."""
+    def indices(self, n: int, start: int) -> SeenFrames:
+        """Return the frames that the model sees of a window of a clip of n frames."""
         if self.clips:
-            found = np.asarray(_continued(n, start, self.span))
-            return found, np.ones(len(found), bool)
+            return decisions.frames_of_window(n, start, self.span)
         end = min(start + self.span, n)
         return self.spread(start, np.arange(start, end + 1) / self.fps)
 
-    def spread(self, start: int, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spread(self, start: int, times: np.ndarray) -> SeenFrames:
         """As `indices`, of a window from frame `start` whose frames change at these seconds.
 
         The model sees what a clip of the training that lasted as long would have shown: the frame
@@ -73,21 +68,12 @@ class Plan:
         # A window that the clip's end cut off is a shorter clip, which the rule continues.
         short = self.cfg.frames.rule != "uniform" and share < 1 - NEAR / self.span
         seen = max(1, round(length * share)) if short else length
-        index_L, mask_L = whole(self.cfg, seen)
+        index_L, mask_L = decisions.frames_of_clip(self.cfg, seen)
         even = np.linspace(times[0], times[-1], there + 1)
         if np.abs(times - even).max() * self.fps <= NEAR:
-            return start + (2 * index_L + 1) * there // (2 * seen), mask_L
+            return SeenFrames(start + (2 * index_L + 1) * there // (2 * seen), mask_L)
         middles = times[0] + (index_L + 0.5) * (seconds / seen) + ROUNDING
-        return start + np.searchsorted(times[1:-1], middles, side="right"), mask_L
-
-
-def whole(cfg: Config, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a clip of n that scoring sees in one pass, (L,), and which count, (L,) bool."""
-    shuffle = keys.scoring_order() if cfg.frames.order == "shuffled" else None
-    found = _indices(
-        n, L=cfg.frames.length, rule=cfg.frames.rule, order=cfg.frames.order, shuffle_key=shuffle
-    )
-    return np.asarray(found[0]), np.asarray(found[1])
+        return SeenFrames(start + np.searchsorted(times[1:-1], middles, side="right"), mask_L)
 
 
 class Slider:

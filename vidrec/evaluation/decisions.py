@@ -1,0 +1,340 @@
+"""The decision on a clip or a video: the only place where a model's scores become an answer.
+
+A model gives a clip one vector of class scores, or one a frame (`head.kind = per_frame`). With
+`eval.inference` average or vote it scores windows of the clip, which decide together. Training,
+evaluation, prediction and streams call these functions, so they give one answer to one clip.
+
+Dimension letters: n clips or videos, M windows, B clips of a batch, L frames that a model sees of a
+clip, T frames that are scored, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidrec.config import Config, Eval
+from vidrec.data import frames, keys
+from vidrec.errors import UserError
+from vidrec.evaluation import metrics
+from vidrec.models import losses
+from vidrec.models.cells import floats
+
+
+class Decision(NamedTuple):
+    """A model's answer to each of n clips or videos.
+
+    Attributes:
+        scores_nK: scores that rank the classes.
+        log_probs_nK: logarithms of the probabilities that prediction prints; -inf for no vote.
+    """
+
+    scores_nK: np.ndarray
+    log_probs_nK: np.ndarray
+
+
+# --- Frames and windows of a clip -----------------------------------------------------------------
+
+_indices = jax.jit(frames.indices, static_argnames=("L", "rule", "order"))
+_window_indices = jax.jit(frames.window_indices, static_argnames="clip")
+
+
+class SeenFrames(NamedTuple):
+    """The frames of a clip that a model sees.
+
+    Attributes:
+        index_L: indices of the frames.
+        mask_L: True for those that count; the others are padding.
+    """
+
+    index_L: np.ndarray
+    mask_L: np.ndarray
+
+
+def frames_of_clip(cfg: Config, length: int) -> SeenFrames:
+    """Return the frames of a clip of `length` frames that scoring in one pass sees."""
+    shuffle = keys.scoring_order() if cfg.frames.order == "shuffled" else None
+    index_L, mask_L = _indices(
+        length,
+        L=cfg.frames.length,
+        rule=cfg.frames.rule,
+        order=cfg.frames.order,
+        shuffle_key=shuffle,
+    )
+    return SeenFrames(np.asarray(index_L), np.asarray(mask_L))
+
+
+def frames_of_window(length: int, start: int, window: int) -> SeenFrames:
+    """Return the frames of a window, continued backwards where it passes the clip's end."""
+    index_L = np.asarray(_window_indices(length, start, window))
+    return SeenFrames(index_L, np.ones(len(index_L), bool))
+
+
+def window_starts(length: int, window: int, stride: int) -> np.ndarray:
+    """Return the first frame of each window: 0, stride, … until one reaches the last frame.
+
+    Args:
+        length: frames of the video.
+        window: frames of a window; the last window may pass the video's end.
+        stride: frames from one window to the next.
+
+    Raises:
+        UserError: a number below 1, or a stride that leaves frames out.
+    """
+    for name, value in (
+        ("video length", length),
+        ("eval.window", window),
+        ("eval.stride", stride),
+    ):
+        if value < 1:
+            raise UserError(f"{name}: {value} frames; expected at least 1")
+    if stride > window:
+        raise UserError(
+            f"eval.stride: {stride} leaves frames out between clips of {window}; "
+            f"expected at most eval.window"
+        )
+    count = 1 + max(0, math.ceil((length - window) / stride))
+    return stride * np.arange(count)
+
+
+def window_table(lengths_n: np.ndarray, clips: Sequence[int], settings: Eval) -> np.ndarray:
+    """Return (clip, first frame) of every window of these clips, (M, 2) int32."""
+    rows = [
+        (clip, start)
+        for clip in clips
+        for start in window_starts(int(lengths_n[clip]), settings.window, settings.stride)
+    ]
+    return np.asarray(rows, np.int32)
+
+
+# --- From frames to a clip ------------------------------------------------------------------------
+
+
+class ClipScores(NamedTuple):
+    """Scores of the clips of a batch.
+
+    Attributes:
+        scores_BK: scores that rank the classes.
+        weight_B: sum of the weights of the log-probabilities that they add up; 1 for logits.
+    """
+
+    scores_BK: jax.Array
+    weight_B: jax.Array
+
+
+def clip_scores(outputs: jax.Array, loss_kind: str, mask_BT: jax.Array | None = None) -> ClipScores:
+    """Return the scores of clips from a head's outputs (B, K), or (B, T, K) of every frame."""
+    if outputs.ndim == 2:
+        return ClipScores(losses.scores(outputs, loss_kind), jnp.ones(len(outputs)))
+    length = outputs.shape[1]
+    mask_BT = jnp.ones(outputs.shape[:2], bool) if mask_BT is None else mask_BT
+    weights_T = losses.frame_weights(1.0, 0, length, length)
+    return ClipScores(weighted_log_probs(outputs, mask_BT), (weights_T[None] * mask_BT).sum(1))
+
+
+def weighted_log_probs(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
+    """Return the sum over frames j of (j + 1) / T · log p_j, (B, K): report D's decision.
+
+    Frames whose mask is False add nothing.
+    """
+    length = logits_BTK.shape[1]
+    weights_BT = losses.frame_weights(1.0, 0, length, length)[None]
+    weights_BT = weights_BT if mask_BT is None else weights_BT * mask_BT
+    return (jax.nn.log_softmax(floats(logits_BTK)) * weights_BT[..., None]).sum(1)
+
+
+def weight_sum(valid: np.ndarray | int, length: int) -> np.ndarray:
+    """Return the sum of the weights of `weighted_log_probs` over the first `valid` frames."""
+    valid = np.asarray(valid, np.float64)
+    return valid * (valid + 1) / (2 * length)
+
+
+def updated_mean(mean: jax.Array, logits: jax.Array, count: jax.Array) -> jax.Array:
+    """Return the weighted mean of log-probabilities after one more frame.
+
+    Frame j of n weighs j + 1, as in `weighted_log_probs`, so the last one is 2 / (n + 1) of all. A
+    mean is kept instead of a sum, which over hours would outgrow float32.
+
+    Args:
+        mean: the mean before this frame.
+        logits: the frame's, in the same shape.
+        count: n, frames so far with this one.
+    """
+    return mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
+
+
+def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return whether each of the logits (…, K) is largest at its label (…).
+
+    It never is where one is NaN: argmax takes the first NaN for the largest, so that a diverged
+    model would look right.
+    """
+    return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
+
+
+# --- From scores to decisions ---------------------------------------------------------------------
+
+
+def decide_clips(scores_nK: np.ndarray, weight_n: np.ndarray | float = 1.0) -> Decision:
+    """Decide clips that were scored in one pass.
+
+    Args:
+        scores_nK: of `clip_scores`.
+        weight_n: the weights that they add up.
+    """
+    return Decision(scores_nK, metrics.log_probabilities(scores_nK, weight_n))
+
+
+def decide_videos(
+    scores_MK: np.ndarray,
+    weight_M: np.ndarray | float,
+    video_M: np.ndarray,
+    num_videos: int,
+    inference: str,
+) -> Decision:
+    """Decide videos by the scores of their windows.
+
+    Args:
+        scores_MK: of `clip_scores`, a window a line.
+        weight_M: the weights that they add up.
+        video_M: index of the video that each window was cut from.
+        num_videos: number of videos.
+        inference: "average" or "vote", as in the settings.
+
+    Raises:
+        ValueError: a video without windows.
+    """
+    scores_MK = np.asarray(scores_MK, np.float64)
+    windows_n = np.bincount(video_M, minlength=num_videos)
+    if len(windows_n) > num_videos or not windows_n.all():
+        named = np.count_nonzero(windows_n)
+        raise ValueError(f"video_M names {named} videos; expected all {num_videos}")
+    total_nK = np.zeros((num_videos, scores_MK.shape[1]))
+    np.add.at(total_nK, video_M, scores_MK)
+    if inference == "vote":
+        votes_nK = np.zeros_like(total_nK)
+        np.add.at(votes_nK, (video_M, scores_MK.argmax(axis=1)), 1)
+        return _decide_by_votes(votes_nK, total_nK, windows_n)
+    weight_M = np.broadcast_to(np.asarray(weight_M, np.float64), len(video_M))
+    return decide_clips(total_nK, np.bincount(video_M, weight_M, minlength=num_videos))
+
+
+def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.ndarray) -> Decision:
+    """Decide by the number of windows that chose a class, ties by summed log-probabilities.
+
+    The whole part of a score is the number of votes, and the fraction orders equal votes, so the
+    five largest scores are the top five. A window whose scores are NaN makes its video's NaN.
+    """
+    # Ranks instead of the sums themselves: exact, and always less than one vote.
+    order = np.argsort(-total_nK, axis=1, kind="stable")
+    rank = np.argsort(order, axis=1)
+    num_classes = total_nK.shape[1]
+    scores_nK = votes_nK + (num_classes - 1 - rank) / num_classes
+    with np.errstate(divide="ignore"):
+        log_shares_nK = np.log(votes_nK / windows_n[:, None])
+    lost_nK = np.isnan(total_nK)
+    return Decision(np.where(lost_nK, np.nan, scores_nK), np.where(lost_nK, np.nan, log_shares_nK))
+
+
+class WindowSums:
+    """Sums over the windows of one video that are over; a stream's number of them has no bound."""
+
+    def __init__(self, num_classes: int, inference: str):
+        self.inference, self.count = inference, 0
+        self.votes_K, self.total_K = np.zeros(num_classes), np.zeros(num_classes)
+
+    def add(self, log_probs_K: np.ndarray) -> None:
+        """Count a window that is over."""
+        self.count += 1
+        self.total_K = self.total_K + log_probs_K
+        self.votes_K[log_probs_K.argmax()] += 1
+
+    def decide(self, unfinished_K: np.ndarray | None = None) -> Decision:
+        """Decide the video, with the log-probabilities of an unfinished window if there is one."""
+        count, total_K, votes_K = self.count, self.total_K, self.votes_K.copy()
+        if unfinished_K is not None:
+            count, total_K = count + 1, total_K + unfinished_K
+            votes_K[unfinished_K.argmax()] += 1
+        windows_n = np.array([count])
+        if self.inference == "vote":
+            return _decide_by_votes(votes_K[None], total_K[None], windows_n)
+        return decide_clips(total_K[None], windows_n)
+
+
+def clip_and_video_accuracy(
+    scores_MK: np.ndarray, video_M: np.ndarray, labels_n: np.ndarray, inference: str
+) -> dict[str, float]:
+    """Return `clip_accuracy` (each window alone) and `video_accuracy` (windows together)."""
+    decision = decide_videos(scores_MK, 1.0, video_M, len(labels_n), inference)
+    correct_M = metrics.predictions(scores_MK) == labels_n[video_M]
+    correct_n = metrics.predictions(decision.scores_nK) == labels_n
+    return {
+        "clip_accuracy": float(np.mean(correct_M)),
+        "video_accuracy": float(np.mean(correct_n)),
+    }
+
+
+@dataclass(frozen=True)
+class ScoredClips:
+    """Scores of a data set's readable clips under one trial's settings.
+
+    Attributes:
+        cfg: the trial's settings.
+        lengths_n: frames of every clip of the data set.
+        clips: indices of the readable ones, ascending.
+        scores: (n, K), or (M, K) of windows as `window_table` lists them, by `eval.inference`.
+        num_frames: T of a head that scores every frame; 0 of any other.
+    """
+
+    cfg: Config
+    lengths_n: np.ndarray
+    clips: np.ndarray
+    scores: np.ndarray
+    num_frames: int = 0
+
+    def decide(self) -> Decision:
+        """Decide every clip of the data set; an unreadable one has zeros and no decision."""
+        settings = self.cfg.eval
+        if settings.inference == "single":
+            decision = decide_clips(self.scores[self.clips], self._weights()[self.clips])
+        else:
+            weight = weight_sum(settings.window, settings.window)
+            video_M = np.searchsorted(self.clips, self._video_of_window())
+            decision = decide_videos(
+                self.scores, weight, video_M, len(self.clips), settings.inference
+            )
+        return Decision(*map(partial(_spread, self.clips, len(self.lengths_n)), decision))
+
+    def clip_and_video_accuracy(self, videos: np.ndarray, labels_n: np.ndarray) -> dict[str, float]:
+        """Return `clip_and_video_accuracy` of these clips; labels are of the whole data set."""
+        video_M = self._video_of_window()
+        own_M = np.isin(video_M, videos)
+        return clip_and_video_accuracy(
+            self.scores[own_M],
+            np.searchsorted(videos, video_M[own_M]),
+            labels_n[videos],
+            self.cfg.eval.inference,
+        )
+
+    def _video_of_window(self) -> np.ndarray:
+        return window_table(self.lengths_n, self.clips, self.cfg.eval)[:, 0]
+
+    def _weights(self) -> np.ndarray:
+        if not self.num_frames:
+            return np.ones(len(self.lengths_n))
+        valid_n = np.full(len(self.lengths_n), self.num_frames)
+        if self.cfg.frames.rule == "whole":
+            valid_n = np.minimum(self.lengths_n, self.num_frames)
+        return weight_sum(valid_n, self.num_frames)
+
+
+def _spread(clips: np.ndarray, count: int, values: np.ndarray) -> np.ndarray:
+    """Put the lines of some clips where they stand among `count` clips."""
+    whole = np.zeros((count, *values.shape[1:]), values.dtype)
+    whole[clips] = values
+    return whole
