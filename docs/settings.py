@@ -7,6 +7,7 @@ from typing import Any
 
 CONFIG = Path(__file__).parent.parent / "vidrec" / "config" / "schema.py"
 WORDS = {
+    "Args": "a dictionary, on the command line as JSON",
     "str": "text",
     "bool": "True or False",
     "int": "a whole number",
@@ -40,7 +41,10 @@ def _fields(section: ast.ClassDef) -> list[ast.AnnAssign]:
 
 
 def _line(section: str, field: ast.AnnAssign, text: str) -> str:
-    kind, default = ast.unparse(field.annotation), ast.unparse(field.value).strip("'")
+    kind, default = (
+        ast.unparse(field.annotation),
+        ast.unparse(field.value).strip("'").replace("Args()", "{}"),
+    )
     choices = [f"`{each}`" for each in re.findall(r"'([^']*)'", kind)]
     choices += ["`path.py:Name`"] * ("UserFile" in kind)
     taken = ", ".join(choices) or WORDS[kind]

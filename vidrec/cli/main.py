@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import io
 import itertools
+import json
 import os
 import signal
 import sys
@@ -29,11 +30,26 @@ from vidrec.io import escape, files
 _KINDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
 _CHOICE = Union[tuple(_KINDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+_REGISTRY = tyro.constructors.ConstructorRegistry()
 OVERVIEW = (
     "Which recurrent video classifier is better, and by how much. "
     "Without a command: the table of scanners on the embedded data, to a report. "
     "Tab completion: source <(vidrec --tyro-print-completion bash)."
 )
+
+
+@_REGISTRY.primitive_rule
+def _json_arguments(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """How the help shows a dictionary; its value is read with the other settings."""
+    if info.type is not config.Args:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, config.Args),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -154,7 +170,7 @@ def _taken(name: str, words: list[str]) -> tuple[Any, list[str]]:
     """
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _REGISTRY:
             return tyro.cli(
                 _CHOICE,
                 args=words,

@@ -1,5 +1,7 @@
 """Settings of a run: their schema, rules, parsing and identity, and users' own code."""
 
+from vidrec.config.arguments import Args
+from vidrec.config.arguments import checked as checked_args
 from vidrec.config.identity import canonical, digest, identifying_settings, signature
 from vidrec.config.overrides import (
     check,
@@ -44,6 +46,7 @@ __all__ = [
     "NOT_IDENTITY",
     "TRACED",
     "WORDS",
+    "Args",
     "Config",
     "Data",
     "Encoder",
@@ -59,6 +62,7 @@ __all__ = [
     "cache_dir",
     "canonical",
     "check",
+    "checked_args",
     "cleared",
     "cores",
     "digest",

@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from vidrec.config import plugins
+from vidrec.config import arguments, plugins
 from vidrec.config.schema import NOT_IDENTITY, TRACED, WORDS, Config, fields
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
@@ -32,8 +32,8 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
     """
     settings = {}
     for name, hint, value in fields(cfg):
-        if name in without:
-            continue
+        if name in without or (hint is arguments.Args and not value):
+            continue  # no arguments: the id that a trial had before there were any
         if type(value) is int and float in (hint, *typing.get_args(hint)):
             value = float(value)  # as it is when read back from a file
         if name.endswith(".kind") and plugins.is_code(value):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vidrec.config import plugins
+from vidrec.config import arguments, plugins
 from vidrec.config.rules import FOLLOWERS, check_together
 from vidrec.config.schema import WORDS, Config, Pattern, fields, get
 from vidrec.errors import UserError
@@ -160,6 +160,8 @@ def check(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise UserError(f"{name} = {value!r} should be a list of values")
         return tuple(check(name, each, element) for each in value)
+    if hint is arguments.Args:
+        return arguments.frozen(name, value)
     if hint is type(None) and value is not None:
         raise UserError(f"{name} = {value!r} should be None")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -197,6 +199,7 @@ def words_of(hint: Any) -> str:
         float: "a number",
         bool: "True or False",
         str: "text",
+        arguments.Args: arguments.EXAMPLE,
     }
     return names.get(hint, str(hint))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from vidrec.config import arguments
 from vidrec.config.overrides import check, placed, unknown, words_of
 from vidrec.config.schema import Config, fields
 from vidrec.errors import UserError
@@ -104,6 +105,8 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
         element = typing.get_args(hint)[0]
         parts = re.split(r"[,\s]+", text.strip("()[] "))
         return tuple(_parsed(name, part, element) for part in parts if part)
+    if hint is arguments.Args:
+        return arguments.parse(name, text)
     if hint is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in words:

@@ -73,10 +73,12 @@ FOLLOWERS = (
     ),
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
     Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
+    Follower("encoder.args", ("encoder.kind",), lambda *_: True),
     Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
     Follower("encoder.standardize", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.pca", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
+    Follower("scanner.args", ("scanner.kind",), lambda *_: True),
     Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
     Follower("train.tbptt_every", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
     Follower(

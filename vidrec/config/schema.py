@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from vidrec.config import plugins
+from vidrec.config.arguments import Args
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Encoder:
     store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
     remat: bool = False  # recompute activations in the backward pass
+    args: Args = Args()  # fields of the encoder's class that no other setting fills
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Scanner:
     batch_norm: bool = False  # after every layer, the last included
     dropout: Fraction = 0.0  # share dropped after every layer, the last included
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
+    args: Args = Args()  # fields of the cell's or module's class that no other setting fills
 
 
 @dataclass(frozen=True)
