@@ -23,6 +23,7 @@ from vidrec import config
 from vidrec.config import Config
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset
+from vidrec.data.read_ahead import stream_clips
 from vidrec.features import extraction
 from vidrec.models import encoders
 
@@ -64,7 +65,7 @@ def measure(cfg: Config, clips: int, rounds: int) -> dict[str, object]:
     encode = encoders.extractor(module, encoders.init(module, cfg.encoder), batch)
 
     def decode_all() -> int:
-        decoded = extraction.decoded(source, range(len(source)), size)
+        decoded = stream_clips(source, range(len(source)), size)
         return sum(len(chunk) for _, chunks in decoded for chunk in chunks)
 
     total = decode_all()  # and the files come into the system's memory

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
+from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 
 SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
@@ -72,16 +73,12 @@ def examine(
 
 
 def _checked(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Checked]:
-    # The decoder leaves the interpreter free, so threads use all cores.
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda clip: _check(dataset, clip), range(len(dataset)))
-        try:
-            for done, result in enumerate(results, 1):
-                if progress:
-                    progress(done, len(dataset))
-                yield result
-        finally:  # of a data set that is left half-way, the rest is not decoded
-            pool.shutdown(wait=False, cancel_futures=True)
+    clips = range(len(dataset))
+    results = map_ahead(partial(_check, dataset), clips, threads=workers, name=dataset.path)
+    for done, result in enumerate(results, 1):
+        if progress:
+            progress(done, len(dataset))
+        yield result
 
 
 def _check(dataset: Dataset, clip: int) -> _Checked:

@@ -9,19 +9,18 @@ resumed, or shared by processes.
 
 import contextlib
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vidrec.config import Config, cache_dir, canonical, cores, digest, identifying_settings
+from vidrec.config import Config, cache_dir, canonical, digest, identifying_settings
 from vidrec.data import video
 from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.data.read_ahead import decoders, stream_clips
 from vidrec.errors import UserError
 from vidrec.features.shards import LINE_BYTES, Shards, dtype_of
 from vidrec.io.files import write_whole
@@ -119,7 +118,7 @@ def extract(
     unreadable: list[tuple[int, str, str]] = []
     writer = _Writer(store, encode, batch, dataset)
     with contextlib.closing(store):
-        for done, (clip, chunks) in enumerate(decoded(dataset, missing, size, workers)):
+        for done, (clip, chunks) in enumerate(stream_clips(dataset, missing, size, workers)):
             try:
                 for frames in chunks:
                     writer.add(clip, frames)
@@ -215,7 +214,7 @@ def forecast(
             chunk = next(dataset.stream(clip, size, batch))
         except (UnreadableClip, StopIteration):
             continue
-        decode_seconds = (time.perf_counter() - began) / len(chunk) / (workers or default_workers())
+        decode_seconds = (time.perf_counter() - began) / len(chunk) / (workers or decoders())
         padded = np.resize(chunk, (batch, *chunk.shape[1:]))
         encode(padded)  # compiles
         began = time.perf_counter()
@@ -292,67 +291,6 @@ def frames_a_batch(size: int) -> int:
     if size >= 128 and jax.default_backend() == "cpu":
         return 8
     return int(np.clip(32 * (224 / size) ** 2, 8, 512))
-
-
-def default_workers() -> int:
-    """Threads that decode: one a core that this process may use."""
-    return min(4, cores())
-
-
-def decoded(
-    dataset: Dataset, clips: Sequence[int], size: int, workers: int | None = None
-) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """(clip, its frames in chunks), in order, decoded ahead by threads with bounded memory."""
-    workers = workers or default_workers()
-    lanes: dict[int, queue.Queue] = {clip: queue.Queue(2) for clip in clips}
-    turn, ahead, stop = iter(clips), threading.Semaphore(2 * workers), threading.Event()
-    lock = threading.Lock()
-
-    def put(lane: queue.Queue, item: Any) -> bool:
-        while not stop.is_set():
-            try:
-                lane.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        while not stop.is_set():
-            if not ahead.acquire(timeout=0.1):
-                continue
-            with lock:
-                clip = next(turn, None)
-            if clip is None:
-                return
-            try:
-                for chunk in dataset.stream(clip, size):
-                    if not put(lanes[clip], chunk):
-                        return
-                put(lanes[clip], None)
-            except Exception as error:  # carried to the consumer, who knows the clip
-                put(lanes[clip], error)
-
-    def chunks(clip: int) -> Iterator[np.ndarray]:
-        some = False
-        while (item := lanes[clip].get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            some = some or len(item) > 0
-            yield item
-        if not some:
-            raise UnreadableClip(dataset.path(clip), "holds no frame")
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        for clip in clips:
-            yield clip, chunks(clip)
-            del lanes[clip]
-            ahead.release()
-    finally:
-        stop.set()
 
 
 class DamagedFeatures(UserError):

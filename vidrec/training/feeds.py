@@ -1,6 +1,6 @@
 """How clips reach a group's programs: from the devices, where all lie, or streamed from the host.
 
-Both give the same figures to the bit. A stream reads frames ahead in threads (grain) in the order
+Both give the same figures to the bit. A stream reads frames ahead in threads in the order
 that (seed, epoch, step) alone says, as bytes, and hands them over in chunks of steps; a program
 trains on a chunk, and another one ends the epoch.
 """
@@ -8,6 +8,7 @@ trains on a chunk, and another one ends the epoch.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from vidrec.config import Config, cores
 from vidrec.data.datasets import Dataset, UnreadableClip
+from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 from vidrec.training import batches, devices, step
 from vidrec.training.batches import Resident
@@ -278,7 +280,6 @@ def read_ahead(
     Raises:
         UserError: a clip can no longer be read.
     """
-    import grain
 
     def read(row: int) -> np.ndarray:
         try:
@@ -286,9 +287,9 @@ def read_ahead(
         except UnreadableClip as error:
             raise UserError(f"{error.path} can no longer be read: {error.reason}") from None
 
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(rows, THREADS))
-    clips = grain.MapDataset.range(len(clips_P)).map(read)
-    return iter(clips.to_iter_dataset(options).batch(rows))
+    frames = map_ahead(read, range(len(clips_P)), threads=THREADS, ahead=max(rows, THREADS))
+    while batch := list(islice(frames, rows)):
+        yield np.stack(batch)
 
 
 def _order(

@@ -16,6 +16,7 @@ import numpy as np
 from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset
+from vidrec.data.read_ahead import stream_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
@@ -219,9 +220,7 @@ def _with_pixels(
     found = (_counted if streams else _decoded)(cfg, dataset, progress)
     readable = _to_train(dataset, split, found)
     if streams:
-        parts = (
-            np.concatenate(list(each)) for _, each in extraction.decoded(dataset, readable, size)
-        )
+        parts = (np.concatenate(list(each)) for _, each in stream_clips(dataset, readable, size))
     else:
         starts = found.offsets
         parts = (found.values[starts[i] : starts[i] + found.lengths[i]] for i in readable)
@@ -322,7 +321,7 @@ def _each_clip(
 ) -> list[tuple[int, str, str]]:
     """Decodes clips for `take`; returns those that cannot be read."""
     unreadable: list[tuple[int, str, str]] = []
-    for done, (clip, chunks) in enumerate(extraction.decoded(dataset, clips, cfg.encoder.size)):
+    for done, (clip, chunks) in enumerate(stream_clips(dataset, clips, cfg.encoder.size)):
         try:
             take(clip, chunks)
         except datasets.base.UnreadableClip as error:

@@ -7,9 +7,7 @@ import stat
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.config import cache_dir, cores, digest
+from vidrec.config import cache_dir, digest
 from vidrec.data import video
+from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, raise_if_transient, spelled
 from vidrec.io.files import Damaged, Missing, read_json, write_json
@@ -206,9 +205,9 @@ class Files(Dataset):
     def _declare(self, clips: Iterable[int]) -> dict[int, tuple[int, float]]:
         """Frames and rate of those clips that can be opened."""
         # Opening waits for the disk more than for the processor.
-        with ThreadPoolExecutor(4) as pool:
-            found = zip(clips, pool.map(self._declare_one, clips), strict=True)
-            return {clip: each for clip, each in found if each}
+        declared = map_ahead(self._declare_one, clips, threads=4, name=self.path)
+        pairs = zip(clips, declared, strict=True)
+        return {clip: pair for clip, pair in pairs if pair}
 
     def _declare_one(self, clip: int) -> tuple[int, float] | None:
         try:
@@ -338,8 +337,8 @@ def _hashed(
     size = sum(stamps[place].size for place in places)
     if size > TOLD:
         print(f"hashing {len(places)} clips, {size / 1e9:.1f} GB, once", file=sys.stderr)
-    with ThreadPoolExecutor(cores()) as pool:
-        yield from zip(places, pool.map(lambda place: _hash(paths[place]), places), strict=True)
+    hashes = map_ahead(_hash, (paths[place] for place in places))
+    yield from zip(places, hashes, strict=True)
 
 
 def _read_contents(file: Path) -> dict[str, str] | None:
@@ -465,22 +464,6 @@ def decoded_name(what: str, dataset: Dataset, fps: float) -> str:
 
 def _index_file(name: str) -> Path:
     return cache_dir() / "data" / "index" / f"{name}.json"
-
-
-def ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Results in order, some worked out ahead by threads, one a core.
-
-    For work that leaves the interpreter free: decoding, drawing.
-    """
-    workers = cores()
-    with ThreadPoolExecutor(workers) as pool:
-        queue: deque = deque()
-        for item in items:
-            queue.append(pool.submit(work, item))
-            if len(queue) > 4 * workers:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

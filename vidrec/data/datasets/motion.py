@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vidrec.data.datasets.base import ahead
+from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 
 # A motion as it is drawn, and the same motion reversed.
@@ -479,7 +479,7 @@ def generate(settings: Settings, test: bool) -> Iterator[tuple[int, str, int, np
     # Recordings 1, 6, 11 … are for testing: the smallest set, of two recordings, has both splits.
     seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
     drawings = [(seed, pair) for seed in seeds for pair in range(len(PAIRS))]
-    drawn = ahead(lambda drawing: _drawn(*drawing, settings), drawings)
+    drawn = map_ahead(lambda drawing: _drawn(*drawing, settings), drawings)
     for (seed, pair), (frames_THWC, cue) in zip(drawings, drawn, strict=True):
         for side, label in enumerate(PAIRS[pair]):
             index = 10 * seed + 2 * pair + side

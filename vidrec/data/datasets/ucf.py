@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 
 from vidrec.config import Data, cache_dir
 from vidrec.data.datasets import folders
-from vidrec.data.datasets.base import Files, ahead, nearest
+from vidrec.data.datasets.base import Files, nearest
+from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
@@ -343,7 +344,7 @@ class Ucf11(tfds.core.GeneratorBasedBuilder):
             except UnreadableClip as error:
                 return error
 
-        for clip, frames in zip(clips, ahead(cut, clips), strict=True):
+        for clip, frames in zip(clips, map_ahead(cut, clips, name=archive.path), strict=True):
             if isinstance(frames, UnreadableClip):
                 lost = {"path": archive.names[clip], "reason": frames.reason}
                 self.info.metadata["unreadable"].append(lost)

@@ -13,6 +13,7 @@ import numpy as np
 from vidrec.config import Config, digest, identifying_settings, override, pin, placed, to_dict
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.data.read_ahead import stream_clips
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, metrics
 from vidrec.evaluation.predict.classifier import Classifier, Judged
@@ -324,7 +325,7 @@ def _decoded(
     encode: Callable[[np.ndarray], np.ndarray], dataset: Dataset, clips: list[int], size: int
 ) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
     """(clip, its encoded frames), decoded ahead."""
-    for clip, chunks in extraction.decoded(dataset, clips, size, None):
+    for clip, chunks in stream_clips(dataset, clips, size):
         yield clip, _or_error(partial(_encoded, encode, chunks))
 
 

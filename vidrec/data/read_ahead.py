@@ -1,0 +1,177 @@
+"""Read ahead with threads: in order, with bounded memory.
+
+All reading of clips goes through `stream_ahead`: threads work on the next items while the consumer
+uses the current one. It suits work that releases the interpreter lock: decoding, hashing, drawing.
+"""
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from vidrec.errors import UnreadableClip
+from vidrec.io.machine import cores
+
+if TYPE_CHECKING:
+    from vidrec.data.datasets.base import Dataset
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+DECODERS = 4  # threads that decode whole clips at most: each holds several chunks of frames
+RESULTS_HELD = 2  # of one item, before its thread waits for the consumer
+
+
+def decoders() -> int:
+    """Return how many threads decode whole clips: one a core, up to four."""
+    return min(DECODERS, cores())
+
+
+def stream_ahead(
+    stream: Callable[[Item], Iterable[Result]],
+    items: Iterable[Item],
+    *,
+    threads: int | None = None,
+    ahead: int | None = None,
+    name: Callable[[Item], str] = str,
+) -> Iterator[tuple[Item, Iterator[Result]]]:
+    """Run `stream` on items in threads and yield their results in the order of the items.
+
+    At most `RESULTS_HELD` results of an item wait, and one more is being made. The threads end when
+    the consumer closes the iterator or drops it.
+
+    Args:
+        stream: gives the results of an item one after another; runs in a thread.
+        items: drawn as they are needed.
+        threads: how many; by default one a core.
+        ahead: items that are started before the current one is used up; by default two a thread.
+        name: what to call an item in the notes of an exception.
+
+    Yields:
+        An item and its results. Results that are not taken before the next item are dropped.
+
+    Raises:
+        Exception: whatever `stream` raises, from the item's results, with a note that names it.
+    """
+    threads = threads or cores()
+    ahead = 2 * threads if ahead is None else ahead
+    todo: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
+    waiting: deque[_Lane] = deque()
+
+    def work() -> None:
+        while lane := todo.get():
+            lane.fill(stream, name)
+
+    # Daemons: an iterator that is still referenced when Python exits must not keep it from that.
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True, name="read_ahead").start()
+    items = iter(items)
+    try:
+        while True:
+            for item in islice(items, 1 + ahead - len(waiting)):
+                waiting.append(_Lane(item))
+                todo.put(waiting[-1])
+            if not waiting:
+                return
+            yield waiting[0].item, waiting[0].results()
+            waiting.popleft().leave()
+    finally:
+        for lane in waiting:
+            lane.leave()
+        for _ in range(threads):
+            todo.put(None)
+
+
+def map_ahead(
+    read: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int | None = None,
+    ahead: int | None = None,
+    name: Callable[[Item], str] = str,
+) -> Iterator[Result]:
+    """Yield `read(item)` for each item, in order; see `stream_ahead`."""
+    streams = stream_ahead(
+        lambda item: (read(item),), items, threads=threads, ahead=ahead, name=name
+    )
+    with contextlib.closing(streams):  # type: ignore[type-var]
+        for _, results in streams:
+            yield from results
+
+
+def stream_clips(
+    dataset: "Dataset", clips: Sequence[int], size: int, threads: int | None = None
+) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """Yield clips with their frames, decoded ahead.
+
+    Args:
+        dataset: holds the clips.
+        clips: indices, in the order in which they are yielded.
+        size: height and width of frames.
+        threads: that decode; by default `decoders()`.
+
+    Yields:
+        The clip's index and its frames in chunks, uint8 (t, size, size, 3).
+
+    Raises:
+        UnreadableClip: from the chunks of a clip that cannot be read or holds no frame.
+    """
+
+    def stream(clip: int) -> Iterator[np.ndarray]:
+        frames = 0
+        for chunk in dataset.stream(clip, size):
+            frames += len(chunk)
+            yield chunk
+        if not frames:
+            raise UnreadableClip(dataset.path(clip), "holds no frame")
+
+    return stream_ahead(stream, clips, threads=threads or decoders(), name=dataset.path)
+
+
+class _Failed(NamedTuple):
+    error: BaseException
+
+
+_END = object()
+
+
+class _Lane(Generic[Item]):
+    """The results of one item, between the thread that makes them and the consumer."""
+
+    def __init__(self, item: Item):
+        self.item = item
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._room = threading.Semaphore(RESULTS_HELD)
+        self._is_left = False
+
+    def fill(self, stream: Callable[[Item], Iterable[Result]], name: Callable[[Item], str]) -> None:
+        """Put results as long as the consumer wants them."""
+        if self._is_left:
+            return
+        try:
+            for result in stream(self.item):
+                self._room.acquire()
+                if self._is_left:
+                    return
+                self._results.put(result)
+            self._results.put(_END)
+        except BaseException as error:  # or the consumer would wait without end
+            error.add_note(f"while reading {name(self.item)}")
+            self._results.put(_Failed(error))
+
+    def results(self) -> Iterator[Any]:
+        """Take results as they come; raises what the thread raised."""
+        while (result := self._results.get()) is not _END:
+            if isinstance(result, _Failed):
+                raise result.error
+            self._room.release()
+            yield result
+
+    def leave(self) -> None:
+        """Want no more results: a thread that waits for room ends this item."""
+        self._is_left = True
+        self._room.release()
