@@ -12,8 +12,10 @@ from types import ModuleType
 import pytest
 
 from vidrec import config
-from vidrec.cli import commands, main
+from vidrec.cli import main
 from vidrec.cli.commands import COMMANDS
+from vidrec.cli.commands.data import Check, Doctor, Extract
+from vidrec.cli.commands.training import Ablate, Train
 from vidrec.errors import UserError
 from vidrec.sweeps import ablation
 from vidrec.sweeps.ablation import Ablation
@@ -21,7 +23,7 @@ from vidrec.sweeps.ablation import Ablation
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTES = [
-    ROOT / "vidrec" / "cli" / "commands.py",
+    *sorted((ROOT / "vidrec" / "cli" / "commands").glob("*.py")),
     *sorted((ROOT / "experiments").glob("*.py")),
     *sorted((ROOT / "ablations").glob("*.py")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
@@ -29,7 +31,7 @@ NOTES = [
 READERS = ("mine.py", "NAME")  # files that a reader has and we have not
 COMMAND = r"(?:srun -n\d )?(?:vidrec |python (?:launch\.py|benchmarks/|-m benchmarks)).*"
 KNOWN = {name for name, _, _ in config.fields()}
-OPTIONS = {field.name.replace("_", "-") for kind, _ in COMMANDS.values() for field in fields(kind)}
+OPTIONS = {field.name.replace("_", "-") for kind in COMMANDS.values() for field in fields(kind)}
 
 
 def code(page: str) -> str:
@@ -86,12 +88,14 @@ def check(line: str) -> None:
     if "--help" in words or (len(words) == 1 and line.startswith("vidrec")):
         assert words[0] in COMMANDS, words[0]
         return
-    name, command, settings = main.parse(words)
-    if name in ("train", "extract", "doctor"):
+    command, settings = main.parse(words)
+    if isinstance(command, Train | Extract | Doctor):
         check_file(command.experiment, settings)
-    elif name == "ablate" and not any(file.startswith(READERS) for file in command.files):
-        ablation.trials(commands._table(command), settings, command.on)
-    elif name == "check":
+    elif isinstance(command, Ablate) and not any(
+        file.startswith(READERS) for file in command.files
+    ):
+        ablation.trials(command.table(), settings, command.on)
+    elif isinstance(command, Check):
         for pattern in command.files:
             assert list(ROOT.glob(pattern)), pattern
 

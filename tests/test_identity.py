@@ -14,7 +14,8 @@ from helpers.small_datasets import settings
 from test_errors import PASSING
 
 from vidrec import config
-from vidrec.cli import commands, main
+from vidrec.cli import experiments, main
+from vidrec.cli.commands.training import Train
 from vidrec.config import Data, override
 from vidrec.data import datasets, splits
 from vidrec.data.datasets import base
@@ -565,13 +566,13 @@ def test_weights_of_a_run_are_its_arrays_and_may_be_named_plainly(place, monkeyp
     assert known(first) == "other"
     shutil.copytree(second, workdir / "frames-01234567")
     monkeypatch.chdir(place)
-    command = commands.Train(experiment="motion", workdir=Path("runs"))
+    find = Train(experiment="motion", workdir=Path("runs")).find_run
     given = {"encoder.weights": config.parse("encoder.weights", "frames")}
-    named = commands._weights(command, given)["encoder.weights"]
+    named = experiments.find_weights(given, find)["encoder.weights"]
     assert named == str(workdir / "frames-01234567")
-    assert commands._weights(command, {"seed": 1}) == {"seed": 1}
+    assert experiments.find_weights({"seed": 1}, find) == {"seed": 1}
     nothing = {"encoder.weights": config.parse("encoder.weights", "nothing")}
-    assert commands._weights(command, nothing) == nothing
+    assert experiments.find_weights(nothing, find) == nothing
 
 
 @pytest.mark.usefixtures("unread")

@@ -13,9 +13,10 @@ import jax
 import pytest
 from rich.console import Console
 
-from vidrec.cli import commands, main
-from vidrec.cli.commands import COMMANDS, STOPPED
+from vidrec.cli import experiments, main
+from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
+from vidrec.errors import STOPPED
 from vidrec.training import devices
 from vidrec.training.loop import Interrupted
 
@@ -91,7 +92,7 @@ def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, error):
     def refuse(*_):
         raise error
 
-    monkeypatch.setitem(main.COMMANDS, "doctor", (main.COMMANDS["doctor"][0], refuse))
+    monkeypatch.setattr(COMMANDS["doctor"], "run", refuse)
     line = fails(capsys, "doctor", "motion")
     assert str(error.args[-1]) in line
     assert "run the same command again" in line
@@ -99,7 +100,7 @@ def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, error):
 
 def test_settings_are_read_by_their_type():
     words = "train motion --scanner.dense 8 4 --data.classes=a,b --seed 3 --optim.learning-rate 1"
-    _, _, settings = main.parse(words.split())
+    _, settings = main.parse(words.split())
     assert settings == {
         "scanner.dense": (8, 4),
         "data.classes": ("a", "b"),
@@ -109,9 +110,9 @@ def test_settings_are_read_by_their_type():
 
 
 def test_without_a_command_it_is_the_table_of_scanners():
-    _, command, settings = main.parse([])
+    command, settings = main.parse([])
     assert (command.files, settings) == (("ablations/scanners.py",), {})
-    _, command, _ = main.parse(["--workdir", "elsewhere", "--seeds", "1"])
+    command, _ = main.parse(["--workdir", "elsewhere", "--seeds", "1"])
     assert (str(command.workdir), command.seeds) == ("elsewhere", 1)
 
 
@@ -123,7 +124,7 @@ def test_dry_run_lists_trials_without_data(capsys, tmp_path, monkeypatch):
 
 
 def test_an_experiment_is_a_table_of_its_own_name():
-    table = commands._as_ablation("experiments/motion.py")
+    table = experiments.read_ablation("experiments/motion.py")
     assert (table.name, len(table.rows)) == ("motion", 1)
 
 
@@ -162,7 +163,7 @@ def test_help_teaches():
 
 
 def test_every_command_has_an_example():
-    for name, (kind, _) in COMMANDS.items():
+    for name, kind in COMMANDS.items():
         assert f"launch.py {name} " in kind.__doc__, name
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from test_cli import ROOT, fails
 
 from vidrec import report
-from vidrec.cli import commands, main
+from vidrec.cli import command, main, output
+from vidrec.cli.commands import COMMANDS, jobs, reports
 from vidrec.errors import UserError
 from vidrec.evaluation import predict
 from vidrec.evaluation.predict import drawing
@@ -98,7 +99,7 @@ def test_work_that_nobody_watches_any_more_is_saved_first():
         pytest.fail("it should have stopped")
 
     with unread() as stdout, to(stdout), pytest.raises(BrokenPipeError):
-        commands._work(commands.Report(folders=()), work)
+        command.run_until_stopped(reports.Report(folders=()), work)
 
 
 @pytest.mark.slow
@@ -141,7 +142,7 @@ def test_letters_that_stdout_lacks_are_escaped(results):
     for encoding in ("ascii", "utf-8"):
         with io.TextIOWrapper(io.BytesIO(), encoding=encoding) as stdout, to(stdout):
             assert ends(["report", results / "table"]) == 0
-            commands._to_stdout({"é\udcff": "動"})
+            output.print_json({"é\udcff": "動"})
             stdout.flush()
             *_, last = stdout.buffer.getvalue().decode(encoding).splitlines()
             assert json.loads(last) == {"é\udcff": "動"}
@@ -176,9 +177,7 @@ def test_a_narrow_status_keeps_group_state_and_what_went_wrong(results, width, m
     group |= {"best": 0.5, "job": "123_4", "state": "failed", "failed": 1, "alive": None}
     group |= {"log": f"/long/{'folder/' * 9}1.out", "why": "error: out of memory"}
     found = {"note": "", "data": None, "groups": [group], "finished": 1, "trials": 3}
-    commands._show_status(
-        commands.Status(folder=results), found | {"report": None, "dir": "runs/x"}
-    )
+    jobs.show_status(jobs.Status(folder=results), found | {"report": None, "dir": "runs/x"})
     out = capsys.readouterr().out
     for text in ("0a1b2c3d", "1 of 3", "0.500", "failed", group["log"], group["why"], "runs/x"):
         assert text in out
@@ -237,7 +236,7 @@ def test_too_little_memory_of_a_device_is_one_line(monkeypatch, capsys):
     def work(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
 
-    monkeypatch.setitem(commands.COMMANDS, "check", (commands.Check, work))
+    monkeypatch.setattr(COMMANDS["check"], "run", work)
     assert "out of memory" in fails(capsys, "check")
     assert devices.why_not(RuntimeError("another")) == ""
 

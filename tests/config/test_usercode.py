@@ -182,11 +182,11 @@ def test_what_came_with_vidrec_is_not_looked_for_in_the_current_folder(tmp_path,
     write(tmp_path / "ablations", scanners=wrong)
     (tmp_path / "motion").write_text(wrong)
     monkeypatch.chdir(tmp_path)
-    from vidrec.cli import commands
+    from vidrec.cli.commands import training
     from vidrec.report import comparison
 
-    assert ablation.load(commands.EXPERIMENT) == ablation.load("motion")
-    assert len(ablation.trials(ablation.load(*commands.TABLES))) == 9
+    assert ablation.load(training.EXPERIMENT) == ablation.load("motion")
+    assert len(ablation.trials(ablation.load(*training.TABLES))) == 9
     assert shipped.find(comparison.CHANGES).is_absolute()
     with pytest.raises(UserError, match="the wrong one"):
         ablation.load("experiments/motion.py")

@@ -283,22 +283,22 @@ def test_folders_of_tensorboard_are_one_a_trial(tmp_path):
 @pytest.mark.parametrize("text", [*BOTH, *HOSTILE])
 def test_what_commands_say_is_shown_as_it_is(text, monkeypatch, capsys):
     """On a line, in the cells and the title of a table, beside a bar."""
-    from vidrec.cli import commands, progress
+    from vidrec.cli import output, progress
     from vidrec.report.tables import Columns
 
     out = io.StringIO()
-    console = commands.Terminal(file=out, width=3000, force_terminal=True, color_system=None)
+    console = output.Terminal(file=out, width=3000, force_terminal=True, color_system=None)
     console.tell(f"{text}!")
     console.print(Columns([f"h{text}", "n"], [[f"{text}1", "2"]], f"h{text}", title=f"{text}2"))
     progress.Reporter(console).say(f"{text}3")
     shown = escape.terminal(text)
     for sign in "!123":
         assert f"{shown}{sign}" in out.getvalue()
-    console = commands.Terminal(file=out, width=3000)
+    console = output.Terminal(file=out, width=3000)
     screen = progress.Reporter(console)
-    screen._advance(f"{text}4", 1, 2, f"{text}5")
+    screen.advance(f"{text}4", 1, 2, f"{text}5")
     for sign in "45":
         assert f"{shown}{sign}" in out.getvalue()
-    screen.console = commands.Terminal(file=io.StringIO(), force_terminal=True)
-    screen._advance(text, 1, 2, text)
+    screen.console = output.Terminal(file=io.StringIO(), force_terminal=True)
+    screen.advance(text, 1, 2, text)
     screen.close()

@@ -22,7 +22,7 @@ ALLOWED = {
     ("io/checkpoint.py", "TemporaryDirectory"): "a link to a folder whose name orbax cannot take",
     ("io/checkpoint.py", "symlink_to"): "a link to a folder whose name orbax cannot take",
     ("sweeps/cluster/job.py", "touch"): "a lock, which holds nothing",
-    ("cli/commands.py", "fdopen"): "stdout",
+    ("cli/output.py", "fdopen"): "stdout",
     ("training/loop.py", "open"): "the lock, which holds nothing",
     ("data/video.py", "open"): "PyAV, into a file of files.writing",
     ("report/tensorboard.py", "SummaryWriter"): "into a folder of files.writing_folder",

@@ -1,8 +1,13 @@
-"""The command line: tyro over the settings' dataclasses.
+"""The command line: what is typed becomes a command and its settings; mistakes become one line.
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
-0 when the work was done, 2 and one line for a user's mistake, 75 when it was asked to stop and has
-saved (a scheduler may start it again), 141 when nobody reads its output any more (`| head`).
+0 when the work was done, 1 when some of it failed, 2 and one line for a user's mistake, 75 when it
+was asked to stop and has saved (a scheduler may start it again), 141 when nobody reads its output
+any more (`| head`).
+
+tyro reads a command's own options, prints the help and completes words in a shell. Settings
+(`--section.field VALUE`) are taken out before: `config.parse` reads them, so that a wrong name or
+value gets the same one line here as in Python.
 """
 
 import contextlib
@@ -14,7 +19,7 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -22,13 +27,15 @@ from typing import Annotated, Any, Union
 import tyro
 
 from vidrec import config
-from vidrec.cli.commands import COMMANDS, Common, with_folders
+from vidrec.cli.command import Command
+from vidrec.cli.commands import COMMANDS
+from vidrec.cli.output import warn
 from vidrec.errors import UserError, refusal
-from vidrec.io import escape, files
+from vidrec.io import files
 
 # A union made from a table of commands has no other spelling.
-_KINDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
-_CHOICE = Union[tuple(_KINDS)]  # noqa: UP007
+_SUBCOMMANDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
+_ANY_COMMAND: Any = Union[tuple(_SUBCOMMANDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 OVERVIEW = (
@@ -40,7 +47,7 @@ OVERVIEW = (
 
 @_REGISTRY.primitive_rule
 def _json_arguments(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """How the help shows a dictionary; its value is read with the other settings."""
+    """Show a dictionary in the help as JSON; its value is read with the other settings."""
     if info.type is not config.Args:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -53,38 +60,43 @@ def _json_arguments(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parses, works, and leaves with the status that the module's text names."""
+    """Run a command line and leave with its exit status (see above).
+
+    Args:
+        argv: The words after the program's name; None for those of this process.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names in letters that it lacks
-    argv = list(sys.argv[1:] if argv is None else argv)
-    status = 0
+    status: Any = 0
     try:
-        status = _work(argv)
+        status = _run(list(sys.argv[1:] if argv is None else argv))
         for stream in _streams():
             stream.flush()
     except BrokenPipeError:
-        status = _end_quietly()
+        status = _discard_output()
     except OSError as error:
-        status = status or _unwritten(error)
-        _end_quietly()
+        status = status or _report_full_disk(error)
+        _discard_output()
     sys.exit(status)
 
 
-def _work(argv: list[str]) -> Any:
-    """The status of the command, whose mistakes are told in a line."""
+def _run(argv: list[str]) -> Any:
+    """Return the command's exit status; a mistake is told in one line."""
     try:
-        name, command, settings = parse(argv)
-        command = with_folders(command)
-        with _only_answers_on_stdout(command), _of_newer(command):
-            return COMMANDS[name][1](command, settings)
-    except SystemExit as left:  # of --help and the like
-        return left.code
+        command, settings = parse(argv)
+        command = command.with_run_folders()
+        stdout = sys.stderr if command.json else sys.stdout  # also of what libraries print
+        # A run written by a newer vidrec may not be understood: this says so.
+        runs = files.reading_runs(command.run_folders(), warn)
+        with contextlib.redirect_stdout(stdout), runs:
+            return command.run(settings)
+    except SystemExit as end:  # of --help and the like
+        return end.code
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        line = "interrupted; the same command goes on from the last save"
-        print(line, file=sys.stderr)
+        warn("interrupted; the same command goes on from the last save")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         raise
@@ -96,12 +108,12 @@ def _work(argv: list[str]) -> Any:
 
 
 def _fail(reason: object) -> int:
-    print(f"error: {escape.terminal(reason)}", file=sys.stderr)
+    warn(f"error: {reason}")
     return 2
 
 
 def _reason(error: Exception) -> str:
-    """What is not vidrec's fault, in words for people; empty where it may be."""
+    """Say why the system or a device refused the work; "" for what may be vidrec's own fault."""
     if line := refusal(error):
         return line
     if "jax" not in sys.modules:
@@ -112,13 +124,15 @@ def _reason(error: Exception) -> str:
 
 
 def _streams() -> list[Any]:
-    return [each for each in (sys.stdout, sys.__stdout__, sys.stderr) if each and not each.closed]
+    streams = (sys.stdout, sys.__stdout__, sys.stderr)
+    return [stream for stream in streams if stream and not stream.closed]
 
 
-def _end_quietly() -> int:
-    """Nobody reads what is written (`| head`): what is left of it is thrown away.
+def _discard_output() -> int:
+    """Throw away output that nobody reads (`| head`).
 
-    The status is that of a program which the system ended for this reason.
+    Returns:
+        The exit status of a program that the system ends for this reason.
     """
     for stream in _streams():
         try:
@@ -128,74 +142,80 @@ def _end_quietly() -> int:
     return 128 + signal.SIGPIPE
 
 
-def _unwritten(error: OSError) -> int:
-    """The output itself cannot be written: its disk is full."""
+def _report_full_disk(error: OSError) -> int:
+    """Say that the output itself cannot be written."""
     with contextlib.suppress(OSError):
         print(f"error: cannot write the output: {error.strerror}", file=sys.stderr, flush=True)
     return 2
 
 
-def parse(argv: list[str]) -> tuple[str, Any, dict[str, Any]]:
-    """The command's name and arguments, and the settings that were given, by dotted name."""
+def parse(argv: list[str]) -> tuple[Command, dict[str, Any]]:
+    """Return the command of a command line, and the settings given, by dotted name.
+
+    Raises:
+        UserError: A command, option, setting or value is wrong.
+        SystemExit: The words ask for help or for a completion script, which has been printed.
+    """
     if not argv or (argv[0].startswith("--") and argv[0] not in ("--help", *COMPLETION)):
-        argv = ["ablate", *argv]  # the default job
+        argv = ["ablate", *argv]  # the default command
     name = argv[0]
     if name not in COMMANDS and not name.startswith("-"):
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        guess = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(COMMANDS)}"
+        guess = _guess(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'{guess}")
-    rest, settings = _settings(argv)
-    if (
-        settings
-        and name in COMMANDS
-        and not any(entry.name == "settings" for entry in fields(COMMANDS[name][0]))
-    ):
+    words, settings = _split_settings(argv)
+    takes_settings = name not in COMMANDS or "settings" in _options(COMMANDS[name])
+    if settings and not takes_settings:
         raise UserError(f"'launch.py {name}' takes no settings such as {next(iter(settings))}")
-    command, unknown = _taken(name, rest)
+    command, unknown = _parse_options(name, words)
     if unknown:
-        options = [f"--{entry.name.replace('_', '-')}" for entry in fields(command)]
-        near = difflib.get_close_matches(unknown[0], options, 1)
-        guess = f"; did you mean '{near[0]}'?" if near else f"; see 'launch.py {name} --help'"
+        options = [f"--{option.replace('_', '-')}" for option in _options(type(command))]
+        guess = _guess(unknown[0], options) or f"; see 'launch.py {name} --help'"
         raise UserError(f"unknown option '{unknown[0]}'{guess}")
     for option, hint in typing.get_type_hints(type(command), include_extras=True).items():
-        if any(isinstance(each, config.Range) for each in typing.get_args(hint)):
+        if any(isinstance(bound, config.Range) for bound in typing.get_args(hint)):
             config.check(f"--{option}", getattr(command, option), hint)
-    return name, command, settings
+    return command, settings
 
 
-def _taken(name: str, words: list[str]) -> tuple[Any, list[str]]:
-    """The command of these words, and the options that it does not know.
+def _options(kind: type[Command]) -> list[str]:
+    return [entry.name for entry in fields(kind)]
 
-    What tyro says in a box of a mistake is told in a line.
+
+def _guess(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
+    """Return the command of these words, and the options that it does not know.
+
+    tyro prints a mistake as a box of lines on stderr; here it becomes one line.
     """
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _REGISTRY:
+        with contextlib.redirect_stderr(printed), _REGISTRY:
             return tyro.cli(
-                _CHOICE,
+                _ANY_COMMAND,
                 args=words,
                 prog="vidrec" if Path(sys.argv[0]).name == "vidrec" else "launch.py",
                 description=OVERVIEW,
                 return_unknown_args=True,
             )
-    except SystemExit as left:
-        inside = [line.strip("│ ") for line in said.getvalue().splitlines()]
-        told = itertools.takewhile(
-            lambda line: not line.startswith(("───", "Got errors")), inside[1:]
-        )
-        if not left.code or not inside:
+    except SystemExit as end:
+        lines = [line.strip("│ ") for line in printed.getvalue().splitlines()]
+        if not end.code or not lines:
             raise
-        reason = " ".join(filter(None, told))
+        ends = ("───", "Got errors")
+        inside = itertools.takewhile(lambda line: not line.startswith(ends), lines[1:])
+        reason = " ".join(filter(None, inside))
         raise UserError(f"{reason.rstrip('.')}; see 'launch.py {name} --help'") from None
 
 
-def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes `--section.field VALUE …` (and `--seed`) out of the words of a command line.
-
-    They are read here, not by tyro, whose help lists them: so a typo or a wrong value gets the one
-    line that `override` has for it.
-    """
-    rest, settings, words = [], {}, list(argv)
+def _split_settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Split a command line into tyro's words and the settings `--section.field VALUE …`."""
+    rest: list[str] = []
+    settings: dict[str, Any] = {}
+    words = list(argv)
     while words:
         word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
@@ -212,19 +232,3 @@ def _settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
             raise UserError(f"{name} needs a value")
         settings[name] = config.parse(name, *values)
     return rest, settings
-
-
-@contextlib.contextmanager
-def _only_answers_on_stdout(command: Common) -> Iterator[None]:
-    """With --json, whatever a library prints goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
-        yield
-
-
-@contextlib.contextmanager
-def _of_newer(command: Common) -> Iterator[None]:
-    """Says of runs that a newer vidrec has written that this one may not understand them."""
-    named = [getattr(command, name, None) for name in ("folder", "first", "second")]
-    folders = [Path(each) for each in (*named, *getattr(command, "folders", ())) if each]
-    with files.reading_runs(folders, lambda line: print(escape.terminal(line), file=sys.stderr)):
-        yield

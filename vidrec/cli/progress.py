@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: live lines on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vidrec.io import escape
 from vidrec.training import loop
 
-# Without a terminal a long work still says every so often that it lives.
+# Between two plain lines, so that a log shows that the work is alive and stays short.
 PLAIN_EVERY_SECONDS = 15.0
 
 
 class Reporter:
-    """Shows an engine's work on a console; Ctrl-C asks for a save, a second one ends at once.
+    """Shows the engine's work on a console and passes on the wish to stop.
 
-    Between two clips or two epochs everything is saved: there it stops. So it does where nobody
-    reads what is shown any more (`| head`).
+    Ctrl-C asks for a stop after the clip or epoch that runs, when everything is saved; a second one
+    ends the work at once. A console that nobody reads any more (`| head`) asks for a stop too.
 
     Attributes:
-        unread: nobody reads any more.
+        console: Where progress is shown.
+        stopping: Whether the work was asked to stop.
+        unread: Whether nobody reads the console any more.
     """
 
     def __init__(self, console: Console):
@@ -30,49 +32,45 @@ class Reporter:
         self._last = 0.0
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.close()
         self._print(line)
 
     def extracting(self, done: int, total: int) -> None:
-        """Clips decoded and encoded so far; raises Interrupted after Ctrl-C."""
-        self._advance("clips", done, total)
+        """Show how many clips are decoded and encoded.
+
+        Raises:
+            Interrupted: The work was asked to stop; the clips so far are kept.
+        """
+        self.advance("clips", done, total)
         if self.stopping:
             raise loop.Interrupted(
                 f"stopped after {done} of {total} clips; run the same command again"
             )
 
-    def group(self, name: str, members: Sequence[loop.TrialRun]) -> "GroupLine":
-        """A line for a group of trials that starts."""
+    def group(self, name: str, members: Sequence[loop.TrialRun]) -> "GroupProgress":
+        """Return the callback that shows the training of a group of trials."""
         self.close()
-        return GroupLine(self, _title(name, members), members)
+        return GroupProgress(self, _title(name, members), members)
 
     def stop(self, *_: object) -> None:
-        """A signal handler: what runs leaves after its clip, or saves at its epoch's end."""
+        """Handle a signal: ask the work to stop.
+
+        Raises:
+            KeyboardInterrupt: It was asked before.
+        """
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
         self.say("stopping after this clip or epoch (once more to stop at once) …")
 
-    def close(self) -> None:
-        """Ends the live line, if there is one."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-
-    def _print(self, line: str) -> None:
-        try:
-            text = escape.terminal(line)
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        except BrokenPipeError:
-            self.stopping = self.unread = self.console.quiet = True
-
-    def _advance(self, what: str, done: int, total: int, note: str = "") -> None:
+    def advance(self, title: str, done: int, total: int, note: str = "") -> None:
+        """Show how far the work is: move the bar, or print a line if the last is long ago."""
         if not self.console.is_terminal:
             now = time.monotonic()
             if now - self._last >= PLAIN_EVERY_SECONDS:
                 self._last = now
-                self._print(f"{what}: {done} of {total} {note}".rstrip())
+                self._print(f"{title}: {done} of {total} {note}".rstrip())
             return
         if not self._bar:
             self._bar = Progress(
@@ -84,47 +82,65 @@ class Reporter:
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task(escape.terminal(what), total=total, note=note)
+            self._task = self._bar.add_task(escape.terminal(title), total=total, note=note)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total, note=note)
 
+    def close(self) -> None:
+        """End the live bar, if there is one."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
 
-class GroupLine(loop.Silent):
-    """One group of trials: how many are alive, the best so far, the time left."""
+    def _print(self, line: str) -> None:
+        try:
+            text = escape.terminal(line)
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        except BrokenPipeError:
+            self.stopping = self.unread = self.console.quiet = True
 
-    def __init__(self, screen: Reporter, title: str, members: Sequence[loop.TrialRun]):
-        self.screen, self.title = screen, title
+
+class GroupProgress(loop.Silent):
+    """Shows the training of one group: its epochs, trials that still train, and the best so far."""
+
+    def __init__(self, reporter: Reporter, title: str, members: Sequence[loop.TrialRun]):
+        self.reporter, self.title = reporter, title
         self.epochs = max(member.config.train.epochs for member in members)
         self.trials = len(members)
         self.best: float | None = None
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
 
     def compiled(self, seconds: float) -> None:
-        """The group's program is ready."""
-        self.began = time.perf_counter()
+        """Start the clock: the group's program is compiled."""
+        self.start = time.perf_counter()
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None:
-        """Figures of the trials that trained this epoch."""
-        accuracies = [each["val/accuracy"] for each in records.values()]
-        known = [each for each in [*accuracies, self.best] if each is not None]
+        """Show an epoch, and the group's end after its last one.
+
+        Args:
+            number: The epoch, counted from 1.
+            records: The figures of the trials that trained in it, by id.
+        """
+        accuracies = [record["val/accuracy"] for record in records.values()]
+        known = [accuracy for accuracy in [*accuracies, self.best] if accuracy is not None]
         self.best = max(known, default=None)
-        alive = sum(each["status"] == "running" for each in records.values())
+        alive = sum(record["status"] == "running" for record in records.values())
         best = "" if self.best is None else f", best validation accuracy {self.best:.3f}"
         note = f"epochs, {alive} of {self.trials} trials alive{best}"
-        self.screen._advance(self.title, number, self.epochs, note)
+        self.reporter.advance(self.title, number, self.epochs, note)
         if not alive:
-            seconds = time.perf_counter() - self.began
-            self.screen.say(
+            seconds = time.perf_counter() - self.start
+            self.reporter.say(
                 f"{self.title}: {self.trials} trials, {number} epochs in {seconds:.1f} s{best}"
             )
 
     def should_stop(self) -> bool:
-        """True after Ctrl-C or SIGTERM."""
-        return self.screen.stopping
+        """Return whether Ctrl-C or SIGTERM asked to stop."""
+        return self.reporter.stopping
 
 
 def _title(name: str, members: Sequence[loop.TrialRun]) -> str:
-    """What the trials of a group share and others lack, as far as their settings tell."""
+    """Return the settings that all trials of a group share, or the group's name without any."""
     rows = [member.about.get("overrides", {}) for member in members]
     shared = {
         key: value for key, value in rows[0].items() if all(row.get(key) == value for row in rows)

@@ -1,0 +1,152 @@
+"""What all commands share: their common options, answers, progress, and how they are stopped."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import tyro
+from tyro.conf import FlagConversionOff
+
+from vidrec.cli.output import Terminal, keep_stdout_for_json, print_json, warn
+from vidrec.config import Config
+from vidrec.errors import STOPPED
+
+# Shown by --help; `main.parse` takes the settings out of the command line before tyro sees it.
+Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+# Fields that hold the folder of a run, or its name.
+RUN_FIELDS = ("folder", "first", "second")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Common to all commands."""
+
+    workdir: Path = Path("runs")  # where runs are kept
+    json: Flag = False  # machine-readable result on stdout, everything else on stderr
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Do the command's work.
+
+        Args:
+            settings: The settings given on the command line, by dotted name.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            UserError: The command cannot do what was asked.
+        """
+        raise NotImplementedError
+
+    def with_run_folders(self) -> Self:
+        """Return the command with the paths of the runs that it names by path or by name."""
+        named = {name: getattr(self, name) for name in RUN_FIELDS if getattr(self, name, None)}
+        paths: dict[str, Any] = {name: self.find_run(path) for name, path in named.items()}
+        return replace(self, **paths)
+
+    def run_folders(self) -> list[Path]:
+        """Return the folders of the runs that the command reads."""
+        return [Path(getattr(self, name)) for name in RUN_FIELDS if getattr(self, name, None)]
+
+    def find_run(self, path: Path) -> Path:
+        """Return the folder of a run, named by its path, its folder's name or its plain name.
+
+        Raises:
+            UserError: No run, or more than one, has this name.
+        """
+        from vidrec.io import runs
+
+        return runs.find(path, self.workdir)
+
+    def prints(self) -> bool:
+        """Return whether this process prints: of several that work together, only the first."""
+        return True
+
+    def console(self) -> Terminal:
+        """Return the console for people: stdout, or stderr where stdout is for a machine."""
+        return Terminal(stderr=self.json, quiet=not self.prints())
+
+    def answer(self, content: Any) -> None:
+        """Print the command's answer as JSON, where --json asks for it."""
+        if self.json and self.prints():
+            print_json(content)
+
+    def show_report(self, folder: Path) -> None:
+        """Print the table of a run or an ablation, and then the path of its report."""
+        from vidrec import report
+
+        console = self.console()
+        console.print(report.terminal(folder))
+        console.tell(folder / "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedCommand(Command):
+    """Common to commands that several processes may work on; the tasks of a SLURM step join alone.
+
+    Each process gets the same command, with its own number.
+    """
+
+    coordinator: str = ""  # HOST:PORT that the first process listens on
+    processes: int = 0  # how many work together
+    process: int = -1  # which this one is, counted from 0
+
+    def prints(self) -> bool:
+        """Return whether this is the first of the processes."""
+        from vidrec.training import devices
+
+        return devices.is_main()
+
+    def join(self) -> None:
+        """Configure JAX for this process, and join the others where there are some."""
+        from vidrec.training import devices
+
+        devices.prepare()
+        devices.join(self.coordinator, self.processes, self.process)
+        if self.json and devices.processes() > 1:
+            keep_stdout_for_json()
+
+
+def reporter(command: Command) -> Any:
+    """Return a progress reporter whose work Ctrl-C and SIGTERM stop after a save."""
+    from vidrec.cli.progress import Reporter
+
+    progress = Reporter(command.console())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, progress.stop)
+    return progress
+
+
+def run_until_stopped(command: Command, work: Callable[[Any], Result]) -> Result | None:
+    """Do long work that shows its progress and can be stopped.
+
+    Args:
+        command: On whose console progress is shown.
+        work: Takes a `progress.Reporter`.
+
+    Returns:
+        What `work` returns; None where it was asked to stop and has saved.
+
+    Raises:
+        BrokenPipeError: Nobody reads the output any more; the work is saved.
+    """
+    from vidrec.training.loop import Interrupted, WorkerLost
+
+    progress = reporter(command)
+    try:
+        return work(progress)
+    except WorkerLost as loss:
+        warn(f"error: {loss}")
+        os._exit(STOPPED)  # an orderly end would wait for the process that is lost
+    except Interrupted as stop:
+        progress.say(str(stop))
+        return None
+    finally:
+        progress.close()
+        if progress.unread:
+            raise BrokenPipeError

@@ -1,0 +1,26 @@
+"""All commands by name: a dataclass each, whose fields are its options and whose `run` does it.
+
+A command's docstring and the comments beside its fields are what --help shows.
+"""
+
+from vidrec.cli.command import Command
+from vidrec.cli.commands.data import Check, Doctor, Extract
+from vidrec.cli.commands.jobs import Cancel, Status
+from vidrec.cli.commands.models import Evaluate, Export, Predict
+from vidrec.cli.commands.reports import Compare, Report
+from vidrec.cli.commands.training import Ablate, Train
+
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "ablate": Ablate,
+    "evaluate": Evaluate,
+    "report": Report,
+    "compare": Compare,
+    "predict": Predict,
+    "extract": Extract,
+    "doctor": Doctor,
+    "check": Check,
+    "status": Status,
+    "cancel": Cancel,
+    "export": Export,
+}

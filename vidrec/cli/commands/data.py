@@ -1,0 +1,106 @@
+"""The commands that train nothing: `extract` features, `doctor` a data set, `check` settings."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tyro.conf import Positional
+
+from vidrec.cli.command import Command, Settings, run_until_stopped
+from vidrec.cli.experiments import read_ablation, read_experiment
+from vidrec.config import Config
+from vidrec.errors import STOPPED, UserError
+from vidrec.sweeps import ablation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract(Command):
+    """Fill the feature store only; says size and time beforehand, and goes on where it stopped.
+
+    Example: python launch.py extract experiments/ucf101_lstm.py --data.root UCF-101
+    """
+
+    experiment: Positional[str]  # a file with config(), or its bare name
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Compute the features that are missing in the store; see `Command.run`."""
+        cfg = read_experiment(self.experiment, settings)
+        from vidrec.training import devices, prepare
+
+        devices.prepare()
+        if cfg.encoder.trainable != "none":
+            raise UserError(
+                "encoder.trainable should be none: a trained encoder has no features yet"
+            )
+
+        def work(progress: Any) -> Any:
+            return prepare.prepare(cfg, tell=progress.say, progress=progress.extracting)
+
+        data = run_until_stopped(self, work)
+        if data is None:
+            return STOPPED
+        unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
+        self.answer({"counts": data.counts(), "unreadable": unreadable, "frames": len(data.values)})
+        for clip in unreadable:
+            self.console().tell(f"unreadable: {clip['path']}: {clip['reason']}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Command):
+    """Check every clip of a data set: names, counts, decoding, duplicates, leaks.
+
+    Example: python launch.py doctor experiments/my_videos.py --data.root FOLDER
+    """
+
+    experiment: Positional[str]  # a file with config(), or its bare name
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Examine the data set; exit status 1 where something is wrong. See `Command.run`."""
+        cfg = read_experiment(self.experiment, settings)
+        from vidrec.data import datasets, doctor
+
+        def work(progress: Any) -> dict[str, Any]:
+            return doctor.examine(datasets.load(cfg.data), cfg.data, progress.extracting)
+
+        findings = run_until_stopped(self, work)
+        if findings is None:
+            return STOPPED
+        self.answer(findings)
+        if not self.json:
+            for line in doctor.lines(findings):
+                self.console().tell(line)
+        return 0 if findings["healthy"] else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Command):
+    """Build every configuration of these files and trace one step: needs no data.
+
+    Example: python launch.py check experiments/*.py ablations/*.py
+    """
+
+    files: Positional[tuple[str, ...]] = ()
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Build and trace each different program once; see `Command.run`."""
+        from vidrec.sweeps import check, runner
+
+        console, programs, failed = self.console(), set(), []
+        for path in self.files:
+            table, built = replace(read_ablation(path), seeds=1), 0
+            for trial in ablation.with_code(ablation.trials(table)):
+                program = runner.group_name(trial.config)
+                try:
+                    if program not in programs:
+                        check.check(trial.config)
+                        programs.add(program)
+                    built += 1
+                except UserError as error:
+                    failed.append(f"{path} {dict(trial.overrides)}: {error}")
+            console.tell(f"{path}: {built} settings")
+        self.answer({"files": len(self.files), "programs": len(programs), "failed": failed})
+        if failed:
+            raise UserError("; ".join(failed))
+        return 0

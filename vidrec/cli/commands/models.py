@@ -1,0 +1,172 @@
+"""The commands that use a trained model: `predict`, `evaluate` and `export`."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from vidrec.cli.command import Command, Flag, Settings, run_until_stopped
+from vidrec.cli.output import print_json, short_path, warn
+from vidrec.config import Config
+from vidrec.config.schema import NonNegative
+from vidrec.errors import STOPPED, UserError
+from vidrec.io import files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Command):
+    """What a trained model sees in videos, folders or a camera.
+
+    FOLDER is a run's, or an ablation's: then its setting best on validation answers. The name of
+    its folder will do, and so will the name alone where one run in WORKDIR has it.
+
+    Example: python launch.py predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
+    """
+
+    folder: Positional[Path]  # of a run or an ablation, or its name
+    videos: Positional[tuple[str, ...]]  # files, folders, or one camera: /dev/video0
+    stream: Flag = False  # an answer a frame, the recurrent state kept
+    every: NonNegative = 0.0  # seconds between windows; 0: half a window
+    overlay: Path | None = None  # write the video with the answer drawn on it
+    csv: Path | None = None  # write a line a file; a folder writes predictions.csv anyway
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Answer for each file; with --json a line a window and a last one a file.
+
+        Exit status 1 where a file could not be read. See `Command.run`.
+        """
+        table = self._checked_table()
+        from vidrec.evaluation import predict
+        from vidrec.training import devices
+
+        devices.prepare()
+        model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
+        console = self.console()
+        for note in model.notes:
+            warn(note)
+        if model.chosen:
+            console.tell(model.chosen)
+        files_answered = []
+        for line in self._lines(model):
+            if self.json:
+                print_json(line)
+            else:
+                console.tell(predict.as_text(line))
+            if "start" not in line:
+                files_answered.append(line)
+        if table:
+            text = io.StringIO()
+            predict.write_csv(files_answered, text)
+            files.write_whole(table, text.getvalue())
+            console.tell(table)
+        unreadable = any(line["class"] is None for line in files_answered)
+        if self.overlay and not unreadable:
+            console.tell(self.overlay)
+        return int(unreadable)
+
+    def _lines(self, model: Any) -> Iterable[dict[str, Any]]:
+        from vidrec.evaluation import predict
+
+        if not self.overlay:
+            return predict.lines(model, self.videos, stream=self.stream, every=self.every)
+        [video] = self.videos
+        return [predict.overlay(model, video, self.overlay, stream=self.stream, every=self.every)]
+
+    def _checked_table(self) -> Path | None:
+        """Return the csv file to write, if any; refuse wrong targets before the work starts.
+
+        Raises:
+            UserError: No video is named, or a target cannot be written or is one of the videos.
+        """
+        if not self.videos:
+            raise UserError("predict needs a video, a folder or a camera after the run's folder")
+        if "" in self.videos:  # of an empty variable; as a path it would be the current folder
+            raise UserError("the name of a video should not be empty")
+        table = self.csv
+        if table is None and any(Path(path).is_dir() for path in self.videos):
+            table = Path("predictions.csv")
+        if self.overlay:
+            if len(self.videos) != 1:
+                raise UserError("--overlay draws on one video: name one")
+            from vidrec.evaluation.predict.drawing import check_name
+
+            check_name(self.overlay)
+        for target in filter(None, (table, self.overlay)):
+            files.check_writable(target)
+            for video in map(Path, self.videos):
+                if target.exists() and video.exists() and target.samefile(video):
+                    raise UserError(f"{target} would replace the video itself: name another file")
+        if table and self.overlay and table.resolve() == self.overlay.resolve():
+            raise UserError(f"--csv and --overlay both name {table}: name two files")
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Score a trained run on another split or data set; the run itself stays as it is.
+
+    Of the settings only those of data and eval can be given: the others belong to the model.
+
+    Example: python launch.py evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
+    """
+
+    folder: Positional[Path]  # of a run or an ablation, or its name
+    part: Literal["test", "val", "train", "all"] = "test"  # of the split
+    force: Flag = False  # score clips that the model was trained on too
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Score the part of the split; see `Command.run`."""
+        from vidrec.evaluation.predict import score
+        from vidrec.training import devices
+
+        devices.prepare()
+
+        def work(progress: Any) -> dict[str, Any]:
+            return score(
+                self.folder,
+                settings,
+                part=self.part,
+                force=self.force,
+                trust_code=self.trust_code,
+                tell=progress.say,
+                progress=progress.extracting,
+            )
+
+        result = run_until_stopped(self, work)
+        if result is None:
+            return STOPPED
+        self.answer(result)
+        figures, counts = result["metrics"][self.part], result["counts"][self.part]
+        console = self.console()
+        console.tell(
+            f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} "
+            f"expected), average F1 {figures['avg_f1']:.3f}",
+        )
+        console.tell(short_path(result["dir"]))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a trained model as StableHLO with a loader that needs only JAX, NumPy and flatbuffers.
+
+    Example: python launch.py export runs/my_videos-1a2b3c4d exported
+    """
+
+    folder: Positional[Path]  # of a run or an ablation, or its name
+    out: Positional[Path]  # a new folder
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Write the export; see `Command.run`."""
+        from vidrec.evaluation.export import export
+
+        self.answer(export(self.folder, self.out, trust_code=self.trust_code))
+        self.console().tell(self.out)
+        return 0

@@ -1,0 +1,181 @@
+"""The commands that train: `train` one experiment, `ablate` a table of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction
+
+from vidrec import config
+from vidrec.cli.command import Flag, Settings, SharedCommand, reporter, run_until_stopped
+from vidrec.cli.commands.jobs import show_status
+from vidrec.cli.experiments import find_weights, read_experiment, read_table, warn_of_settings
+from vidrec.cli.output import short_path
+from vidrec.config import Config
+from vidrec.config.shipped import Shipped
+from vidrec.errors import STOPPED
+from vidrec.sweeps.ablation import Ablation
+
+# Used where no file is named: vidrec's own, whatever lies in the current folder.
+EXPERIMENT = Shipped("experiments/motion.py")
+TABLES: tuple[str, ...] = (Shipped("ablations/scanners.py"),)
+# Options of `ablate` that describe a job.
+JOB_OPTIONS = ("partition", "minutes", "gpus", "cpus", "mem", "devices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(SharedCommand):
+    """Train one experiment.
+
+    Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
+    """
+
+    experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
+    name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Train, score and report; see `Command.run`."""
+        cfg = read_experiment(self.experiment, find_weights(settings, self.find_run))
+        self.join()
+        from vidrec.sweeps import runner
+
+        def work(progress: Any) -> dict[str, Any]:
+            name = self.name or Path(self.experiment).stem
+            return runner.run(cfg, self.workdir, name=name, screen=progress)
+
+        result = run_until_stopped(self, work)
+        if result is None:
+            return STOPPED
+        self.answer(result)
+        self.show_report(short_path(result["dir"]))
+        return 0 if result["status"] == "done" else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate(SharedCommand):
+    """Fill a table: every row with every seed, many trials in one program.
+
+    Example: python launch.py ablate ablations/learning_rate.py --on motion --seeds 5
+    """
+
+    files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
+    name: str = ""  # of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
+    seeds: Annotated[int, config.Range(0, 10_000)] = 0  # seeds a row; 0: as the file says
+    dry_run: Flag = False  # list the trials, train nothing
+    on: Literal["", "motion"] = ""  # run on the embedded data instead
+    # every row with each of these values: optim.learning_rate=1e-3,1e-4
+    axis: UseAppendAction[tuple[str, ...]] = ()
+    # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
+    exclude: UseAppendAction[tuple[str, ...]] = ()
+    retry: Literal["", "failed"] = ""  # train failed trials anew
+    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
+    partition: str | None = None  # of SLURM; this and the following replace the site's
+    minutes: int | None = None  # time limit of a job; one that needs more goes on in another
+    gpus: int | None = None  # of a job
+    cpus: int | None = None  # of a job
+    mem: str | None = None  # of a job: 16G
+    sbatch: UseAppendAction[tuple[str, ...]] = ()  # further options: account=vision, exclusive
+    site: Path | None = None  # TOML file of defaults: partition, minutes, gpus, sbatch, setup …
+    devices: tuple[str, ...] | None = None  # of the pool, as CUDA_VISIBLE_DEVICES names them
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Train the table here, start its jobs, or list its trials; see `Command.run`."""
+        table, overrides = self.table(), find_weights(settings, self.find_run)
+        warn_of_settings(table, overrides, self.on)
+        if self.launcher == "slurm" or (self.launcher == "pool" and not self.dry_run):
+            return self._launch(table, overrides)
+        if self.dry_run:
+            return self._list_trials(table, overrides)
+        return self._train(table, overrides)
+
+    def table(self) -> Ablation:
+        """Return the table that the files, axes, exclusions, name and seeds describe."""
+        table = read_table(self.files, self.axis, self.exclude)
+        return replace(table, name=self.name or table.name, seeds=self.seeds or table.seeds)
+
+    def _train(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
+        self.join()
+        from vidrec.sweeps import runner
+
+        def work(progress: Any) -> runner.Table:
+            return runner.ablate(
+                table,
+                self.workdir,
+                overrides=overrides,
+                on=self.on,
+                retry=self.retry,
+                screen=progress,
+            )
+
+        filled = run_until_stopped(self, work)
+        if filled is None:
+            return STOPPED
+        if self.json:
+            rows = [dict(row) for row in filled.rows]
+            folder = str(filled.folder.absolute())
+            self.answer({"dir": folder, "rows": rows, "trials": filled.trials})
+        self.show_report(filled.folder)
+        return int(any(trial["status"] == "failed" for trial in filled.trials))
+
+    def _list_trials(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
+        from vidrec.report.tables import Columns
+        from vidrec.sweeps import runner
+
+        trials = runner.dry_run(table, overrides, self.on)
+        self.answer(trials)
+        if self.json:
+            return 0
+        lines = []
+        for trial in trials:
+            words = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+            lines.append(
+                (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
+            )
+        heads = ("row", "seed", "settings", "parameters", "group")
+        less = [["group"], ["parameters"]]  # left out first on a narrow terminal
+        console = self.console()
+        console.print(Columns(heads, lines, "settings", less, title=table.question))
+        console.print(_estimates(runner.estimates(table, overrides, self.on)))
+        groups = len({trial["group"] for trial in trials})
+        console.tell(f"{len(trials)} trials in {groups} programs")
+        return 0
+
+    def _launch(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
+        """Start the table as jobs of a cluster, or of a pool of this machine's devices."""
+        from vidrec.sweeps import cluster
+        from vidrec.training.loop import Interrupted
+
+        asked = {name: getattr(self, name) for name in JOB_OPTIONS}
+        asked |= {"engine": self.launcher, "sbatch": cluster.parse_sbatch(self.sbatch)}
+        options = cluster.read_options(self.site, asked)
+        console = self.console()
+        how: dict[str, Any] = {"overrides": overrides, "on": self.on}
+        if self.dry_run:
+            scripts = cluster.dry_run(table, self.workdir, options, **how)
+            self.answer({"scripts": scripts})
+            console.tell("\n".join(scripts), lines=True)
+            return 0
+        how |= {"retry": self.retry, "tell": reporter(self).say}
+        try:
+            folder = cluster.launch(table, self.workdir, options, **how)
+        except Interrupted as stop:
+            console.tell(stop)
+            return STOPPED
+        return show_status(self, cluster.status(folder))
+
+
+def _estimates(groups: list[dict[str, Any]]) -> Any:
+    """Return a table of each group's memory and time, where the data set is on this machine."""
+    from vidrec.report.tables import Columns
+
+    lines = []
+    for group in groups:
+        memory, time = "no data yet", "–"
+        if group["seconds"] is not None:
+            memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
+        lines.append((group["group"], group["trials"], memory, time))
+    heads = ("group", "trials", "memory", "time at most")
+    return Columns(heads, lines, "group", title="on this machine, about")

@@ -1,0 +1,75 @@
+"""What commands print: text for people on a console, JSON for programs on stdout."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vidrec.io import escape
+
+
+class Terminal(Console):
+    """A console that shows text as it is: names are no markup and no control sequences."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def tell(self, text: object, lines: bool = False) -> None:
+        """Print a text on a line of its own, wrapped by the terminal.
+
+        Args:
+            text: What to print; control characters in it are escaped.
+            lines: Whether the text has several lines.
+        """
+        self.print(escape.terminal(text, lines), soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Raise, so that the command decides what to do when nobody reads any more."""
+        raise BrokenPipeError
+
+
+def warn(text: object) -> None:
+    """Print a line for people on stderr, where it never mixes with an answer."""
+    print(escape.terminal(text), file=sys.stderr, flush=True)
+
+
+def print_json(content: Any) -> None:
+    """Print a line of JSON on the process's own stdout.
+
+    Letters that stdout's encoding, or UTF-8, does not have are written as escapes.
+    """
+    text = json.dumps(jsonable(content), ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.__stdout__, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(jsonable(content))
+    print(text, file=sys.__stdout__, flush=True)
+
+
+def jsonable(content: Any) -> Any:
+    """Return the content as standard JSON has it: text keys, lists, null for NaN and infinity."""
+    if isinstance(content, dict):
+        return {str(name): jsonable(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [jsonable(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def keep_stdout_for_json() -> None:
+    """Send what libraries write to file descriptor 1 to stderr; JSON keeps the real stdout.
+
+    Gloo, which carries messages between processes, writes there without going through Python.
+    """
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    sys.__stdout__ = os.fdopen(answers, "w")  # type: ignore[misc]
+
+
+def short_path(folder: str | Path) -> Path:
+    """Return a folder's path as seen from the current folder, where it lies below that."""
+    path = Path(folder)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
