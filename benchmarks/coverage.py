@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import special
 
-from vidrec.evaluation import statistics
+from vidrec.evaluation import statistics, variances
 
 SEEDS, GROUPS = (2, 3, 5), (7, 25, 707)
 ACCURACIES = (0.05, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99)
@@ -41,6 +41,9 @@ MIXES = {
     "strong": (1.5, 2.0, 0.0),
 }
 AGAIN = 12  # worst cases of a kind that are measured again
+# Of thousands of cases some fall below the promise by chance: those are measured anew with so many
+# experiments before they count as missed.
+DRAWS_OF_MISSED = 10_000
 WIDEST = 1.5  # spread of seeds: one of accuracies 0.9 ± 1.5 logits reaches from 0.65 to 0.98
 PAIRS = ((0.9, 0.99), (0.9, 0.9), (0.99, 0.99), (0.95, 0.97), (0.5, 0.6), (0.2, 0.6))
 SHARED = {"apart": (0.0, 0.0), "alike": (1.0, 1.5)}  # spreads of recordings, clips in both rows
@@ -71,7 +74,7 @@ def shared_variance(logit: float, shared: float, whole: float) -> float:
     return max(float(given**2 @ WEIGHTS - (given @ WEIGHTS) ** 2), 0.0)
 
 
-def variances(
+def true_variances(
     accuracy: float, seeds: int, size_G: np.ndarray, spreads: Sequence[float]
 ) -> tuple[float, float]:
     """Variance of the mean accuracy: what seeds give, and all."""
@@ -134,7 +137,7 @@ def spread_of_seeds(share: float, accuracy: float, seeds: int, groups: int, mix:
     size_G, low, high = sizes(groups), 0.0, WIDEST
 
     def given(spread: float) -> float:
-        own, whole = variances(accuracy, seeds, size_G, (spread, *MIXES[mix]))
+        own, whole = true_variances(accuracy, seeds, size_G, (spread, *MIXES[mix]))
         return own / whole
 
     if share == 0:
@@ -192,14 +195,14 @@ def answers(case: Case, draws: int, rng: np.random.Generator) -> np.ndarray:
     return rows[0] if len(rows) == 1 else rows[1] - rows[0]
 
 
-def before(found: statistics.Spread, one_row: bool) -> tuple[np.ndarray, np.ndarray]:
+def before(found: variances.Variances, one_row: bool) -> tuple[np.ndarray, np.ndarray]:
     """The interval before this one: a t quantile for each source, squares added."""
     alpha = 0.04 if one_row else 0.05
     t_seeds, t_groups = (
         -special.stdtrit(df, alpha / 2) for df in (found.df_seeds, found.df_groups)
     )
     half = np.hypot(t_seeds * np.sqrt(found.var_seeds), t_groups * np.sqrt(found.var_groups))
-    plain = found.bound(alpha)
+    plain = found.hidden_by_groups(alpha)
     if not one_row:
         half = np.where(half > 0, half, plain)
         return np.clip(found.mean - half, -1, 1), np.clip(found.mean + half, -1, 1)
@@ -231,14 +234,14 @@ class Found:
 def measure(case: Case, draws: int, rng: np.random.Generator) -> Found:
     """How often the intervals hold the truth in one case, and how wide they are."""
     size_G, one_row = sizes(case.groups), len(case.accuracies) == 1
-    taken = statistics.OF_ACCURACIES if one_row else statistics.OF_DIFFERENCES
-    found = statistics.spread(answers(case, draws, rng), size_G, taken)
+    taken = variances.ACCURACY_PRIOR if one_row else variances.DIFFERENCE_PRIOR
+    found = variances.estimate(answers(case, draws, rng), size_G, taken)
     if one_row:
-        _, variance = variances(case.accuracies[0], case.seeds, size_G, case.spreads)
+        _, variance = true_variances(case.accuracies[0], case.seeds, size_G, case.spreads)
     else:
         variance = float(np.mean((found.mean - case.truth) ** 2))
     oracle, seeds = 2 * 1.96 * math.sqrt(variance), case.seeds_variance()
-    ours = statistics.accuracy_bounds if one_row else statistics.difference_bounds
+    ours = variances.accuracy_bounds if one_row else variances.difference_bounds
     (low, high), (least, most) = ours(found), before(found, one_row)
     return Found(
         draws=draws,
@@ -254,8 +257,8 @@ def measure(case: Case, draws: int, rng: np.random.Generator) -> Found:
 
 
 def misses(case: Case, found: Found) -> bool:
-    """Whether a case covers less than the worst one should, beyond four errors of the draws."""
-    said = statistics.HELD[case.seeds][int(found.seeds_share > statistics.MOSTLY_SEEDS)]
+    """Return whether a case covers four errors of the draws less than the worst should."""
+    said = statistics.WORST_COVERAGE[case.seeds][int(found.seeds_share > statistics.MOSTLY_SEEDS)]
     return found.coverage < said - 4 * math.sqrt(said * (1 - said) / found.draws)
 
 
@@ -330,6 +333,19 @@ def worst_table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def missed(results: Results, seed: int) -> tuple[Results, Results]:
+    """Return the cases below the promise, measured again with fresh draws, and those still below.
+
+    Every one of them gets DRAWS_OF_MISSED experiments, also with 707 recordings.
+    """
+    below = [case for case, found in results if misses(case, found)]
+    again = [
+        (case, measure(case, DRAWS_OF_MISSED, np.random.default_rng((seed, 100, i))))
+        for i, case in enumerate(below)
+    ]
+    return again, [(case, found) for case, found in again if misses(case, found)]
+
+
 def one_seed(draws: int, seed: int) -> dict[float, dict[int, float]]:
     """Coverage of the interval that one seed gets, which leaves seeds out, by spread of seeds."""
     shares: dict[float, dict[int, float]] = {spread: {} for spread in SEED_SPREADS}
@@ -371,12 +387,13 @@ def main() -> int:
     of_one = measured(list(cases()), args.draws, args.seed)
     of_two = measured(list(pairs()), args.draws, args.seed + 1)
     alone = one_seed(args.draws, args.seed)
-    missed = [(c, f) for c, f in [*of_one, *of_two] if misses(c, f)]
+    again, still = missed([*of_one, *of_two], args.seed)
     if args.json:
         rows = [asdict(c) | asdict(f) for c, f in [*of_one, *of_two]]
-        answer = {"draws": args.draws, "cases": rows, "one_seed": alone, "missed": len(missed)}
+        answer = {"draws": args.draws, "cases": rows, "one_seed": alone, "missed": len(still)}
+        answer["measured_again"] = [asdict(c) | asdict(f) for c, f in again]
         print(json.dumps(answer))
-        return 1 if missed else 0
+        return 1 if still else 0
     for name, results in (("accuracies", of_one), ("differences", of_two)):
         print(f"{name}: {len(results)} cases, {args.draws} draws each\n")
         print(table(results, by_share, "share of seeds"), end="\n\n")
@@ -386,10 +403,11 @@ def main() -> int:
         print(worst_table(worst(results, 2 * args.draws, args.seed)), end="\n\n")
     print("one seed, accuracy 0.66: coverage\n")
     print(one_seed_table(alone))
-    for c, f in missed:
-        print(f"missed: {c} {f}")
-    print(f"\n{len(missed)} cases covered less than docs/statistics.md says")
-    return 1 if missed else 0
+    for case, found in again:
+        print(f"measured again: {case} {found}")
+    print(f"\n{len(again)} cases fell below what docs/statistics.md says and were measured again")
+    print(f"{len(still)} cases cover less than it says")
+    return 1 if still else 0
 
 
 if __name__ == "__main__":

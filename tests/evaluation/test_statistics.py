@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from vidrec.errors import UserError
-from vidrec.evaluation import statistics, ucf_types
+from vidrec.evaluation import statistics, variances
 
 
 def load_coverage():
@@ -40,7 +40,7 @@ def experiment(rng, seeds=4, groups=9, chance=0.7):
 
 def test_the_two_variances_are_leave_one_out_ones():
     correct, groups = experiment(np.random.default_rng(0))
-    found = statistics.spread(*statistics._by_group(correct, groups))
+    found = variances.estimate(*statistics._by_group(correct, groups))
     seeds, names = len(correct), sorted(set(groups))
     without_seed = [np.delete(correct, s, axis=0).mean() for s in range(seeds)]
     jackknife = (seeds - 1) / seeds * sum((x - np.mean(without_seed)) ** 2 for x in without_seed)
@@ -59,7 +59,7 @@ def test_variances_find_their_sources():
         0.5 + 0.05 * rng.normal(size=(draws, seeds, 1)) + 0.08 * rng.normal(size=(draws, 1, groups))
     )
     answers = rng.random((draws, seeds, groups * size)) < np.repeat(chance, size, axis=2)
-    found = statistics.spread(answers.astype(np.int8), np.full(groups, size))
+    found = variances.estimate(answers.astype(np.int8), np.full(groups, size))
     luck = 0.25 / (seeds * groups * size)
     np.testing.assert_allclose(found.var_seeds.mean(), 0.05**2 / seeds + luck, rtol=0.05)
     np.testing.assert_allclose(found.var_groups.mean(), 0.08**2 / groups + luck, rtol=0.05)
@@ -263,7 +263,7 @@ def test_p_is_the_level_at_which_the_interval_touches_zero(seed):
     got = statistics.paired(a, b, groups)
     other = statistics.paired(b, a, groups)
     assert 0 < got.p < 1
-    low, high = statistics.difference_bounds(got.found, got.p)
+    low, high = variances.difference_bounds(got.variances, got.p)
     assert min(abs(low), abs(high)) < 1e-6
     assert got.within_noise == (got.low <= 0 <= got.high) == (got.p > 0.05)
     np.testing.assert_allclose([other.low, other.high], [-got.high, -got.low], atol=1e-12)
@@ -323,6 +323,15 @@ def test_mcnemar_only_for_one_seed_and_one_clip_a_group(better, worse):
     assert "McNemar" not in statistics.paired(np.tile(a, (2, 1)), np.tile(b, (2, 1)), range(n)).note
 
 
+def test_a_difference_far_below_what_seeds_differ_by_has_a_p_of_one():
+    """Two seeds gain ten clips, two lose about as many: no level's interval leaves 0 out."""
+    a, b = (np.arange(40) < np.array(counts)[:, None] for counts in ([30, 30, 10, 11], [20] * 4))
+    got = statistics.paired(a, b, range(40))
+    assert got.mean == pytest.approx(1 / 160)
+    assert (got.p, got.within_noise) == (1, True)
+    assert got.low < 0 < got.high
+
+
 def test_clips_of_one_source_are_not_independent():
     """Ten copies of each clip leave p as it was; McNemar would call it certain."""
     rng = np.random.default_rng(6)
@@ -348,8 +357,8 @@ def test_seeds_needed_is_the_first_number_that_a_loop_finds():
         if not got.within_noise:
             assert got.seeds_needed == 3
             continue
-        f, expected = got.found, None
-        now = f.stretch(0.05) - stats.t.ppf(0.97, 2) ** 2 * f.seeds_alone
+        f, expected = got.variances, None
+        now = f.squared_half_width(0.05) - stats.t.ppf(0.97, 2) ** 2 * f.seeds_alone
         for seeds in range(4, 1001):
             # What seeds do shrinks, the clips stay; seeds agree about them as far as they did.
             clips = now * (1 + (seeds - 1) * f.agreement) / seeds / (1 + 2 * f.agreement) * 3
@@ -432,12 +441,15 @@ def test_intervals_say_how_often_they_held_where_seeds_differ_much():
     rng = np.random.default_rng(12)
     apart = rng.random((3, 700)) < np.array([[0.6], [0.8], [0.95]])
     alike = np.stack([np.roll(np.arange(700) % 5 > 0, 7 * s) for s in range(3)])
-    held = [statistics.accuracy_interval(c, np.arange(700) // 4).held for c in (apart, alike)]
-    assert held == [statistics.HELD[3][1], statistics.HELD[3][0]]
+    held = [
+        statistics.accuracy_interval(c, np.arange(700) // 4).worst_coverage for c in (apart, alike)
+    ]
+    assert held == [statistics.WORST_COVERAGE[3][1], statistics.WORST_COVERAGE[3][0]]
     assert held[0] < held[1]
-    assert statistics.accuracy_interval(alike[:1], range(700)).held is None
+    assert statistics.accuracy_interval(alike[:1], range(700)).worst_coverage is None
     four = statistics.accuracy_interval(np.vstack([alike, alike[:1]]), range(700))
-    assert four.held == statistics.HELD[3][0], "as three: four were not simulated"
+    # Four seeds were not simulated: as three.
+    assert four.worst_coverage == statistics.WORST_COVERAGE[3][0]
 
 
 CHECKED = (
@@ -471,7 +483,7 @@ def test_the_oracle_knows_the_variance():
     coverage = load_coverage()
     case = coverage.Case(3, 7, (0.8,), "all", 0.5)
     mean = coverage.answers(case, 20000, np.random.default_rng(0)).mean((1, 2))
-    seeds, whole = coverage.variances(0.8, 3, coverage.sizes(7), case.spreads)
+    seeds, whole = coverage.true_variances(0.8, 3, coverage.sizes(7), case.spreads)
     np.testing.assert_allclose(mean.mean(), 0.8, atol=0.003)
     np.testing.assert_allclose(mean.var(), whole, rtol=0.03)
     assert coverage.spread_of_seeds(seeds / whole, 0.8, 3, 7, "all") == pytest.approx(0.5, abs=1e-3)
@@ -490,61 +502,3 @@ def test_coverage_where_seeds_do_not_dominate(seeds, accuracies):
         if found.seeds_share < 0.6:
             assert found.coverage > 0.93 - 3 * math.sqrt(0.93 * 0.07 / 2000), (case, found)
         assert not coverage.misses(case, found), (case, found)
-
-
-# --- Two runs compared
-
-
-def test_class_changes_equal_a_loop():
-    rng = np.random.default_rng(11)
-    labels = rng.integers(0, 8, 120)
-    labels[labels == 5] = 4
-    a, b = (np.where(rng.random(120) < 0.6, labels, rng.integers(0, 8, 120)) for _ in range(2))
-    b[labels == 2] = a[labels == 2]
-    classes = [f"c{k}" for k in range(8)]
-    improved, worsened, stayed = statistics.class_changes(
-        a, b, labels, classes, np.arange(120) // 3
-    )
-    for found, sign in ((improved, 1), (worsened, -1), (stayed, 0)):
-        for change in found:
-            k = classes.index(change.name)
-            before = [p == k for p, label in zip(a, labels, strict=True) if label == k]
-            after = [p == k for p, label in zip(b, labels, strict=True) if label == k]
-            assert (change.before, change.after) == (np.mean(before), np.mean(after))
-            assert change.clips == len(before)
-            assert np.sign(sum(after) - sum(before)) == sign
-            assert change.difference.mean == pytest.approx(change.after - change.before)
-    names = [c.name for c in improved + worsened + stayed]
-    assert sorted(names) == sorted(set(classes) - {"c5"}), "each class with clips, once"
-    assert "c2" in [c.name for c in stayed]
-    sizes = [c.after - c.before for c in improved]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-def test_runs_on_other_clips_cannot_be_compared():
-    with pytest.raises(UserError, match="expected the same clips"):
-        statistics.class_changes(np.zeros(3), np.zeros(4), np.zeros(3, int), "a")
-
-
-def test_confusions_are_sorted_by_action_type():
-    classes = ["ApplyEyeMakeup", "ApplyLipstick", "Haircut", "Diving"]
-    counts = np.array([[8, 19, 2, 0], [7, 3, 0, 0], [0, 0, 5, 1], [0, 0, 0, 9]])
-    got = statistics.confusions_by_type(counts, classes)
-    within, across = (
-        [(p["true"], p["predicted"], p["count"]) for p in got[k]] for k in ("within", "across")
-    )
-    assert within == [
-        ("ApplyEyeMakeup", "ApplyLipstick", 19),
-        ("ApplyLipstick", "ApplyEyeMakeup", 7),
-    ]
-    assert across == [("ApplyEyeMakeup", "Haircut", 2), ("Haircut", "Diving", 1)]
-    assert statistics.confusions_by_type(counts, [*classes[:3], "mine"]) is None
-
-
-def test_the_five_types_hold_each_class_once(real_data):
-    listed = (real_data / "ucfTrainTestlist" / "classInd.txt").read_text(encoding="ascii")
-    official = [line.split()[1] for line in listed.splitlines()]
-    named = [name for names in ucf_types.TYPES.values() for name in names]
-    assert sorted(named) == sorted(official)
-    assert len(named) == 101
-    assert ucf_types.type_of("HandStandPushups") == "Body-Motion Only"

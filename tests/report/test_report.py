@@ -189,7 +189,7 @@ def test_a_table_says_which_intervals_hold_less_often(folders, monkeypatch):
     for row in rows:
         (mine,) = (note for note in told if row.name in note)
         assert mine.startswith(f"With {len(row.done)} seeds")
-        assert tables.percent(row.interval.held) in mine
+        assert tables.percent(row.interval.worst_coverage) in mine
 
 
 def test_the_table_has_the_columns_its_author_asks_for(folders, tmp_path):

@@ -9,7 +9,6 @@ clip, T frames that are scored, K classes.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -102,7 +101,7 @@ def window_starts(length: int, window: int, stride: int) -> np.ndarray:
     return stride * np.arange(count)
 
 
-def window_table(lengths_n: np.ndarray, clips: Sequence[int], settings: Eval) -> np.ndarray:
+def window_table(lengths_n: np.ndarray, clips: np.ndarray, settings: Eval) -> np.ndarray:
     """Return (clip, first frame) of every window of these clips, (M, 2) int32."""
     rows = [
         (clip, start)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from vidrec.config.columns import F1
-from vidrec.evaluation import metrics, statistics
+from vidrec.evaluation import metrics
 from vidrec.io.escape import Html
-from vidrec.report import figures, markup, tables
+from vidrec.report import figures, markup, tables, ucf101
 from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, Run
 
@@ -173,7 +173,7 @@ def _worst(run: Run, counts_KK: np.ndarray) -> Html:
 
 def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
     """How many confusions stay within one action type, where the classes are UCF-101's."""
-    found = statistics.confusions_by_type(counts_KK, classes)
+    found = ucf101.confusions_by_type(counts_KK, classes)
     if found is None:
         return Html()
     within, across = (sum(pair["count"] for pair in found[kind]) for kind in ("within", "across"))

@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from vidrec import config
-from vidrec.config import shipped
 from vidrec.errors import UserError
-from vidrec.evaluation import statistics, ucf_types
+from vidrec.evaluation import statistics
 from vidrec.io.escape import Html
-from vidrec.report import figures, markup, page, tables
+from vidrec.report import figures, markup, page, tables, ucf101
+from vidrec.report.class_changes import class_changes
 from vidrec.report.classes import confusion
 from vidrec.report.markup import Cell, joined, tag
 from vidrec.report.results import Row, difference, row_of, shared
 
-# Where report D's changes of classes stand, from its frame CNN to its LSTM.
-CHANGES = shipped.Shipped("experiments/ucf101_lstm.py")
 MOVED = 15  # confusions listed
 ENDS = 20  # classes drawn from either end of a long table
 
@@ -50,7 +47,7 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> Html:
     draw = page.Drawer(pictures)
     sections = [
         _numbers(a, b),
-        _classes(a, b, _published(a, b), draw),
+        _classes(a, b, ucf101.published_changes(a.done[0].config, b.done[0].config), draw),
         _moved(a, b),
         page.curves([a, b], a, b, draw),
         page.steps([a, b], a, b, draw),
@@ -82,23 +79,6 @@ def _other_data(a: Row, b: Row) -> list[str]:
         f"The two runs are not of the same data: of {len(of_a.names)} clips of the same names "
         f"{' and '.join(told)} in the second."
     ]
-
-
-def _published(a: Row, b: Row) -> Mapping[str, Sequence[float]]:
-    """Report D's {class: (before, after)}, where a and b are what it set side by side.
-
-    That is a model of single frames and an LSTM, both of UCF-101; elsewhere nothing.
-    """
-    settings = [row.done[0].config for row in (a, b)]
-    scanners = [each.get("scanner", {}).get("kind") for each in settings]
-    if scanners != ["none", "lstm"] or not all(map(_of_ucf101, settings)):
-        return {}
-    return config.load_user(f"{shipped.find(CHANGES)}:PUBLISHED")["class_changes"]
-
-
-def _of_ucf101(settings: Mapping[str, Any]) -> bool:
-    data = settings["data"]
-    return data["kind"] == "ucf101" or data["tfds"].startswith("ucf101")
 
 
 def _answer(a: Row, b: Row) -> str:
@@ -147,7 +127,7 @@ def _classes(a: Row, b: Row, theirs: Mapping[str, Sequence[float]], draw: Any) -
     if both is None:
         return Html()
     classes, (before, after) = a.done[0].classes, both
-    found = statistics.class_changes(
+    found = class_changes(
         before.predicted_Sn, after.predicted_Sn, before.labels, classes, before.groups
     )
     changes = sorted(itertools.chain(*found), key=lambda c: c.before - c.after)
@@ -195,7 +175,7 @@ def _moved(a: Row, b: Row) -> Html:
     classes = a.done[0].classes
     means = [confusion(row) / len(row.done) for row in (a, b)]
     off_KK = 1 - np.eye(len(classes))
-    types = np.array([ucf_types.type_of(name) or "" for name in classes])
+    types = np.array([ucf101.type_of(name) or "" for name in classes])
     if not all(types):
         body = _moves(means, off_KK, classes)
         told = _moved_table("Confusions that moved most, clips a seed", body, a, b)

@@ -266,7 +266,7 @@ def _held(rows: Sequence[Row]) -> list[str]:
     """Of which rows the intervals are right less often than they say, and how often they are."""
     names: dict[tuple[int, float], list[str]] = {}
     for row in rows:
-        held = getattr(row.interval, "held", None)
+        held = getattr(row.interval, "worst_coverage", None)
         if held is not None and held < HELD_AS_SAID:
             names.setdefault((len(row.done), held), []).append(row.name)
     return [

@@ -1,0 +1,91 @@
+"""Classes that improved or worsened from one run to another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrec.errors import UserError
+from vidrec.evaluation import statistics
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """One class before and after.
+
+    Attributes:
+        name: the class.
+        clips: clips of the class.
+        correct_before: correct answers to them in the first run, over all seeds.
+        correct_after: the same of the second run.
+        seeds: seeds of each run.
+        difference: after minus before, paired; None where no recordings were given.
+    """
+
+    name: str
+    clips: int
+    correct_before: int
+    correct_after: int
+    seeds: int = 1
+    difference: statistics.Difference | None = None
+
+    @property
+    def before(self) -> float:
+        """Return the accuracy in the first run."""
+        return self.correct_before / (self.clips * self.seeds)
+
+    @property
+    def after(self) -> float:
+        """Return the accuracy in the second run."""
+        return self.correct_after / (self.clips * self.seeds)
+
+
+class ClassChanges(NamedTuple):
+    """Classes by the direction in which they changed, the largest change first."""
+
+    improved: list[ClassChange]
+    worsened: list[ClassChange]
+    stayed: list[ClassChange]
+
+
+def class_changes(
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    groups: statistics.Groups | None = None,
+) -> ClassChanges:
+    """Compare the accuracy of each class in two runs.
+
+    Args:
+        predicted_a: (n,) or (S, n) predicted classes.
+        predicted_b: the same of b, for the same clips.
+        labels: (n,) true classes.
+        classes: names by class number.
+        groups: (n,) recordings; where given, each change carries its paired interval.
+
+    Raises:
+        UserError: predictions of other clips or seeds.
+    """
+    predicted_a, predicted_b = np.atleast_2d(predicted_a), np.atleast_2d(predicted_b)
+    labels = np.asarray(labels)
+    if predicted_a.shape != predicted_b.shape or predicted_a.shape[1] != len(labels):
+        raise UserError(
+            f"predictions: shapes {predicted_a.shape} and {predicted_b.shape} for {len(labels)} "
+            "labels; expected the same clips and seeds in both"
+        )
+    correct_a, correct_b = predicted_a == labels, predicted_b == labels
+    changes = []
+    for k in np.unique(labels):
+        a, b = correct_a[:, labels == k], correct_b[:, labels == k]
+        gap = None
+        if groups is not None:
+            gap = statistics.paired(b, a, np.asarray(groups)[labels == k])
+        changes.append(ClassChange(classes[k], a.shape[1], int(a.sum()), int(b.sum()), len(a), gap))
+    changes.sort(key=lambda change: (-abs(change.after - change.before), change.name))
+    return ClassChanges(
+        [change for change in changes if change.correct_after > change.correct_before],
+        [change for change in changes if change.correct_after < change.correct_before],
+        [change for change in changes if change.correct_after == change.correct_before],
+    )
