@@ -6,9 +6,9 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from vidrec import config, errors
+from vidrec import errors
 from vidrec.errors import TransientError, UnreadableClip, UserError, is_transient
-from vidrec.io import runs
+from vidrec.io import machine, runs
 
 PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
 
@@ -60,7 +60,7 @@ def test_folders_that_libraries_cannot_write_to_are_refused_before_the_work(tmp_
     for place in (
         lambda: runs.place_of_run(odd, "mine", "a" * 16),
         lambda: runs.place_of_table(odd, "mine", "a" * 8, []),
-        config.cache_dir,
+        machine.cache_dir,
     ):
         monkeypatch.setenv("VIDREC_CACHE", str(odd))
         with pytest.raises(UserError, match=r"caf\\xe9 is no UTF-8"):

@@ -13,7 +13,7 @@ import pytest
 
 import vidrec
 from vidrec.cli import main
-from vidrec.config import plugins
+from vidrec.config import plugins, sources
 from vidrec.errors import UserError
 from vidrec.evaluation import export
 from vidrec.evaluation.predict import Classifier, score
@@ -107,7 +107,7 @@ def run(project, tmp_path):
 def ran(tmp_path, monkeypatch):
     """Which files ran; modules that ran before are forgotten."""
     monkeypatch.setenv("RAN", str(tmp_path / "ran"))
-    plugins._module_of.cache_clear()
+    sources.run_once.cache_clear()
     return lambda: (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
 
 
@@ -263,7 +263,7 @@ def test_kept_source_that_was_changed_does_not_run(told, run, ran):
 
 def outside(record):
     record["files"] = {"mine.py": record["files"]["mine.py"], "../../../x.py": "0" * 64}
-    record["sha256"] = plugins._combined(record["files"])
+    record["sha256"] = sources.combined_hash(record["files"])
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_reports_status_and_comparisons_need_none(project, tmp_path, ran, monkey
     assert count
     shutil.rmtree(home)
     shutil.rmtree(Path(run) / "model" / "code")
-    plugins._module_of.cache_clear()
+    sources.run_once.cache_clear()
     monkeypatch.chdir(tmp_path)
     for words in (
         *(["report", table.folder], ["report", run], ["status", table.folder]),
@@ -410,7 +410,7 @@ def test_engines_hand_their_jobs_the_consent(tmp_path, monkeypatch):
     from vidrec.sweeps.cluster import pool, slurm
 
     home = write_project(tmp_path / "home")
-    spec = plugins.pinned(f"{home}/mine.py:Leaky")
+    spec = plugins.pin(f"{home}/mine.py:Leaky")
     started = []
 
     class Process:
@@ -463,7 +463,7 @@ def test_commands_that_are_given_code_run_it(project, ran):
     home = project[0]
     for words in (["check"], ["ablate", "--dry-run"], ["extract"]):
         before = len(ran())
-        plugins._module_of.cache_clear()
+        sources.run_once.cache_clear()
         cli_status(0, words[0], home / "experiment.py", *words[1:])
         assert len(ran()) > before
 

@@ -56,7 +56,7 @@ def test_arguments_are_part_of_what_a_trial_is_and_none_leave_it_as_it_was():
 
 def test_the_command_line_takes_json():
     words = ["train", "my_videos", "--scanner.args", json.dumps(GIVEN), "--encoder.args={}"]
-    _, _, given = main.parse(words)
+    _, given = main.parse(words)
     assert given == {"scanner.args": settings(GIVEN).scanner.args, "encoder.args": {}}
 
 

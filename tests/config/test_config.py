@@ -6,9 +6,9 @@ import json
 import pytest
 
 from vidrec import config
-from vidrec.config import Config, override, overrides, parse
+from vidrec.config import Config, checking, override, parse
 from vidrec.errors import UserError
-from vidrec.io import files
+from vidrec.io import files, machine
 
 
 def test_override_changes_only_what_it_names():
@@ -49,7 +49,7 @@ def test_a_mistake_gets_one_line(overrides, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("old", "new"), overrides.RENAMED.items())
+@pytest.mark.parametrize(("old", "new"), checking.RENAMED.items())
 def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
     known = {name for name, _, _ in config.fields()}
     assert old not in known
@@ -60,9 +60,9 @@ def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
         config.parse(old, "1")
 
 
-@pytest.mark.parametrize(("name", "old"), overrides.RENAMED_VALUES)
+@pytest.mark.parametrize(("name", "old"), checking.RENAMED_VALUES)
 def test_an_old_value_is_refused_with_the_new_one(name, old):
-    new = overrides.RENAMED_VALUES[name, old]
+    new = checking.RENAMED_VALUES[name, old]
     with pytest.raises(UserError, match=rf"{name} = '{old}' .*'{old}' is called '{new}' now"):
         override(Config(), {name: old})
     hints = {full: hint for full, hint, _ in config.fields()}
@@ -406,24 +406,24 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(tmp_path, mo
     for home in (None, "", "/"):
         if home is not None:
             monkeypatch.setenv("HOME", home)
-        assert config.cache_dir() == own
+        assert machine.cache_dir() == own
         assert own.stat().st_mode & 0o777 == 0o700
     own.chmod(0o777)
     with pytest.raises(UserError, match="VIDREC_CACHE"):
-        config.cache_dir()
+        machine.cache_dir()
     own.rmdir()
     own.symlink_to(tmp_path)
     with pytest.raises(UserError, match="VIDREC_CACHE"):
-        config.cache_dir()
+        machine.cache_dir()
     monkeypatch.delenv("HOME")
     for value in ("~/weights.h5", "~no-such-user/x"):
         with pytest.raises(UserError, match="there is no such home folder"):
             files.expanded(value)
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "mine"))
-    assert config.cache_dir() == tmp_path / "mine"
+    assert machine.cache_dir() == tmp_path / "mine"
     monkeypatch.delenv("VIDREC_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert config.cache_dir() == tmp_path / ".cache" / "vidrec"
+    assert machine.cache_dir() == tmp_path / ".cache" / "vidrec"
 
 
 def test_a_setting_follows_others_by_one_rule():

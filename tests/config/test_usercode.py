@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidrec import config
-from vidrec.config import Config, override, plugins, shipped
+from vidrec.config import Config, override, plugins
 from vidrec.errors import UserError
 from vidrec.sweeps import ablation
 
@@ -49,9 +49,9 @@ def test_a_file_alone_has_the_hash_that_sha256sum_gives(tmp_path):
 
 def test_what_was_named_stays_what_it_was(tmp_path):
     write(tmp_path, mine="size = 1\n")
-    pinned = plugins.pinned(f"{tmp_path}/mine.py:size")
+    pinned = plugins.pin(f"{tmp_path}/mine.py:size")
     write(tmp_path, mine="size = 2\n")
-    assert (plugins.load(pinned), plugins.load(str(pinned))) == (1, 2)
+    assert (plugins.load_user(pinned), plugins.load_user(str(pinned))) == (1, 2)
     assert plugins.code_hash(pinned) != plugins.code_hash(str(pinned))
 
 
@@ -78,7 +78,7 @@ def test_files_beside_it_belong_to_it(tmp_path):
     )
     (tmp_path / "vidrec").mkdir()
     write(tmp_path / "vidrec", __init__="raise SystemExit('not ours')\n")
-    pinned = plugins.pinned(f"{tmp_path}/mine.py:size")
+    pinned = plugins.pin(f"{tmp_path}/mine.py:size")
     names = sorted(pinned.source.texts)
     assert names == sorted(
         [
@@ -86,10 +86,10 @@ def test_files_beside_it_belong_to_it(tmp_path):
             *("tools/__init__.py", "tools/deep.py", "tools/deeper.py"),
         ]
     )
-    value = plugins.load(plugins.UserCode(f"{tmp_path}/mine.py:value", pinned.source))
+    value = plugins.load_user(plugins.UserCode(f"{tmp_path}/mine.py:value", pinned.source))
     for file in tmp_path.rglob("*.py"):
         file.unlink()
-    assert plugins.load(pinned) == 5
+    assert plugins.load_user(pinned) == 5
     assert value() == ("late", "late")
 
 
@@ -102,7 +102,7 @@ def test_two_helpers_of_one_name_are_two(tmp_path):
             helper=f"size = {size}",
         )
         specs.append(f"{folder}/mine.py:size")
-    assert [plugins.load(spec) for spec in specs] == [1, 2]
+    assert [plugins.load_user(spec) for spec in specs] == [1, 2]
     one, two = map(plugins.code_hash, specs)
     assert one != two
 
@@ -131,7 +131,7 @@ def test_a_helper_is_part_of_what_a_trial_is(tmp_path):
 def test_a_file_that_does_not_run_is_one_line(tmp_path, text, line):
     write(tmp_path, mine=text, helper="def broken(:\n")
     with pytest.raises(UserError, match=line) as error:
-        plugins.load(f"{tmp_path}/mine.py:Mine")
+        plugins.load_user(f"{tmp_path}/mine.py:Mine")
     assert "\n" not in str(error.value)
 
 
@@ -183,11 +183,9 @@ def test_what_came_with_vidrec_is_not_looked_for_in_the_current_folder(tmp_path,
     (tmp_path / "motion").write_text(wrong)
     monkeypatch.chdir(tmp_path)
     from vidrec.cli.commands import training
-    from vidrec.report import comparison
 
     assert ablation.load(training.EXPERIMENT) == ablation.load("motion")
     assert len(ablation.trials(ablation.load(*training.TABLES))) == 9
-    assert shipped.find(comparison.CHANGES).is_absolute()
     with pytest.raises(UserError, match="the wrong one"):
         ablation.load("experiments/motion.py")
 
@@ -197,7 +195,7 @@ def test_code_read_from_a_folder_does_not_run(tmp_path):
     cfg = override(Config(), {"scanner.kind": f"{tmp_path}/mine.py:size"})
     stored = config.from_dict({"scanner": {"kind": str(cfg.scanner.kind)}})
     assert stored.scanner.kind == cfg.scanner.kind
-    for use in (plugins.load, plugins.pinned, plugins.code_hash):
+    for use in (plugins.load_user, plugins.pin, plugins.code_hash):
         with pytest.raises(UserError, match=r"mine\.py:size .* --trust-code"):
             use(stored.scanner.kind)
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from vidrec import config
 from vidrec.errors import UserError
-from vidrec.io import checkpoint
+from vidrec.io import checkpoint, runs
 from vidrec.models import encoders
 from vidrec.models.encoders import preprocess, pretrained
 from vidrec.models.encoders.squeezenet import FIRES, SqueezeNet
@@ -485,9 +485,9 @@ def test_a_run_is_found_by_its_name(tmp_path):
 
     assert "there is no file and no run" in complaint("frames")
     first = finished("frames-1234", "a")
-    assert config.run_folder(tmp_path / "frames") == config.run_folder(first) == first
+    assert runs.run_folder(tmp_path / "frames") == runs.run_folder(first) == first
     (tmp_path / "frames-5678").mkdir()  # another one is still in training
-    assert config.run_folder(tmp_path / "frames") == first
+    assert runs.run_folder(tmp_path / "frames") == first
     assert "frames-5678 is no finished run (result.json is missing)" in complaint("frames-5678")
     # The same run by its name, by its folder and elsewhere; another run, and another file.
     same = [str(tmp_path / "frames"), str(first), str(finished("moved", "a"))]

@@ -10,7 +10,7 @@ from vidrec import config
 from vidrec.cli.output import warn
 from vidrec.config import Config
 from vidrec.errors import UserError
-from vidrec.io import escape
+from vidrec.io import escape, runs
 from vidrec.sweeps import ablation
 from vidrec.sweeps.ablation import Ablation, Row, load
 
@@ -27,7 +27,7 @@ def read_experiment(path: str, settings: Mapping[str, Any]) -> Config:
         raise UserError(f"{path} is an ablation: use `{words}`")
     _warn_of_cleared(experiment, settings)
     changed = config.override(experiment, settings)
-    return config.pin(config.place(changed, Path.cwd()))
+    return config.pin_code(config.resolve_paths(changed, Path.cwd()))
 
 
 def read_ablation(path: str) -> Ablation:
@@ -71,7 +71,7 @@ def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> 
     if weights in config.WORDS or path.parent != Path.cwd() or path.is_file():
         return settings
     try:
-        config.run_folder(path)
+        runs.run_folder(path)
     except UserError:
         with contextlib.suppress(UserError):
             return settings | {"encoder.weights": os.path.abspath(find_run(Path(path.name)))}
@@ -107,11 +107,11 @@ def _parse_axis(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"--axis {text}: should be like optim.learning_rate=1e-3,1e-4")
-    return name, [_parse_value(name, value) for value in config.pieces(values)]
+    return name, [_parse_value(name, value) for value in config.split_commas(values)]
 
 
 def _parse_exclusion(text: str) -> dict[str, Any]:
-    parts = [part.partition("=") for part in config.pieces(text)]
+    parts = [part.partition("=") for part in config.split_commas(text)]
     if not all(equals for _, equals, _ in parts):
         raise UserError(
             f"--exclude {text}: should be like scanner.kind=gru,scanner.units=50; a list stands in "
@@ -134,4 +134,4 @@ def _unique(option: str, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse_value(name: str, text: str) -> Any:
     """Parse one of several values; a list keeps the quotes that separate its elements."""
-    return config.parse(name, text if config.takes_many(name) else config.unquoted(text))
+    return config.parse(name, text if config.takes_many(name) else config.unquote(text))

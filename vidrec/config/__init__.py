@@ -1,20 +1,20 @@
 """Settings of a run: their schema, rules, parsing and identity, and users' own code."""
 
 from vidrec.config.arguments import Args
-from vidrec.config.arguments import checked as checked_args
+from vidrec.config.checking import check
+from vidrec.config.checking import check_args as checked_args
 from vidrec.config.identity import canonical, digest, identifying_settings, signature
 from vidrec.config.overrides import (
-    check,
     cleared,
     from_dict,
     override,
-    pin,
-    place,
-    placed,
+    pin_code,
+    resolve_paths,
+    resolve_setting_paths,
     to_dict,
     user_code,
 )
-from vidrec.config.parsing import parse, pieces, takes_many, unquoted
+from vidrec.config.parsing import parse, split_commas, takes_many, unquote
 from vidrec.config.plugins import load_module, load_user
 from vidrec.config.rules import FOLLOWERS
 from vidrec.config.schema import (
@@ -37,8 +37,6 @@ from vidrec.config.schema import (
     fields,
     get,
 )
-from vidrec.io.machine import cache_dir, cores
-from vidrec.io.runs import run_folder
 
 __all__ = [
     "FOLLOWERS",
@@ -59,12 +57,10 @@ __all__ = [
     "Range",
     "Scanner",
     "Train",
-    "cache_dir",
     "canonical",
     "check",
     "checked_args",
     "cleared",
-    "cores",
     "digest",
     "fields",
     "from_dict",
@@ -74,14 +70,13 @@ __all__ = [
     "load_user",
     "override",
     "parse",
-    "pieces",
-    "pin",
-    "place",
-    "placed",
-    "run_folder",
+    "pin_code",
+    "resolve_paths",
+    "resolve_setting_paths",
     "signature",
+    "split_commas",
     "takes_many",
     "to_dict",
-    "unquoted",
+    "unquote",
     "user_code",
 ]

@@ -1,4 +1,4 @@
-"""What makes a trial what it is: the hashes by which runs, groups and files are named."""
+"""Hashes of settings, by which runs, trial groups and files are named."""
 
 import functools
 import hashlib
@@ -15,20 +15,29 @@ from vidrec.io.runs import run_folder
 
 
 def canonical(value: Any) -> str:
-    """JSON that is the same text for the same values, on every machine."""
+    """Return JSON that is the same text for the same values, on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def digest(*parts: Any, length: int = 8) -> str:
-    """Short hash of values; also the ID8 of a folder's name."""
+    """Return a short hash of values, such as the ID8 of a folder's name.
+
+    Args:
+        parts: Texts, or values that JSON can hold.
+        length: Hexadecimal digits to return.
+    """
     text = "\x00".join(part if isinstance(part, str) else canonical(part) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -> dict[str, Any]:
-    """The settings that make a trial what it is, dotted.
+    """Return the settings that a trial's id is made of, by dotted name.
 
     User files and weights count by their content, so that they may lie anywhere.
+
+    Args:
+        cfg: The trial's settings.
+        without: Dotted names to leave out.
     """
     settings = {}
     for name, hint, value in fields(cfg):
@@ -38,19 +47,29 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
             value = float(value)  # as it is when read back from a file
         if name.endswith(".kind") and plugins.is_code(value):
             value = f"{plugins.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
-        settings[name] = _weights(value) if name == "encoder.weights" else value
+        settings[name] = _weights_id(value) if name == "encoder.weights" else value
     return settings
 
 
-def _weights(name: str) -> str:
-    """What weights are: a file's content, a run's arrays; what is not there, and words, stay."""
+def signature(cfg: Config) -> str:
+    """Return a hash that is equal for settings that one compiled program can train together."""
+    scoring = tuple(name for name, _, _ in fields(cfg) if name.startswith("eval."))
+    return digest(identifying_settings(cfg, NOT_IDENTITY + TRACED + scoring), length=16)
+
+
+def _weights_id(name: str) -> str:
+    """Return a hash of the weights that a file or a run holds.
+
+    A word such as `imagenet`, and a path where there is nothing, are returned as they are.
+    """
     if name in WORDS:
         return name
     path = files.expanded(name)
     try:
         if path.is_file():
             stat = path.stat()
-            return _content(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            return _file_hash(path, *stamp)
         result = files.read_json(run_folder(path) / "result.json", {"id": str, "weights?": str})
         return result.get("weights") or result["id"]
     except (OSError, UserError) as error:
@@ -60,13 +79,7 @@ def _weights(name: str) -> str:
 
 
 @functools.cache
-def _content(file: Path, *stamp: int) -> str:
-    """Hash of a file, read once for each time it was written."""
+def _file_hash(file: Path, *stamp: int) -> str:
+    """Return the hash of a file, computed once per `stamp`: its inode, size and times."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
-
-
-def signature(cfg: Config) -> str:
-    """Equal for configs that one compiled program can train together."""
-    scoring = tuple(name for name, _, _ in fields(cfg) if name.startswith("eval."))
-    return digest(identifying_settings(cfg, NOT_IDENTITY + TRACED + scoring), length=16)

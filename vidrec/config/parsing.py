@@ -1,4 +1,4 @@
-"""Read a setting's value from the words of a command line."""
+"""Read the values of settings from the words of a command line."""
 
 import re
 import typing
@@ -7,114 +7,121 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vidrec.config import arguments
-from vidrec.config.overrides import check, placed, unknown, words_of
+from vidrec.config.checking import check, describe, unknown_setting
+from vidrec.config.overrides import resolve_setting_paths
 from vidrec.config.schema import Config, fields
 from vidrec.errors import UserError
 
+TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+OPENING, CLOSING = "([{", ")]}"
+
 
 def takes_many(name: str) -> bool:
-    """True for settings that are a list of values."""
+    """Return whether a setting is a list of values."""
     hints = {full: hint for full, hint, _ in fields(Config)}
     return typing.get_origin(hints.get(name)) is tuple
 
 
 def parse(name: str, *words: str) -> Any:
-    """A setting's value from the command line's words, in its declared type.
+    """Return a setting's value in its declared type.
 
-    One word holds a list with commas between its values; a value with a comma stands in quotes. Of
-    several words each is a value of a list of texts, its commas included. A relative path is taken
-    from the current folder.
+    A relative path is taken from the current folder.
+
+    Args:
+        name: Dotted name of the setting.
+        words: One word may hold a list, with commas between its values; a value with a comma then
+            stands in quotes. Of several words each is a value of a list of texts, commas included.
 
     Raises:
-        UserError: no such setting, or a value out of type or range.
+        UserError: There is no such setting, or the value is out of type or range.
     """
     hints = {full: hint for full, hint, _ in fields(Config)}
     if name not in hints:
-        raise UserError(unknown(name, hints))
+        raise unknown_setting(name, hints)
     hint = hints[name]
     if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str:
-        value: Any = _texts(words)
+        value: Any = _split_texts(words)
     else:
-        value = _parsed(name, ",".join(words), hint)
-    return placed({name: check(name, value, hint)}, Path.cwd())[name]
+        value = _convert(name, ",".join(words), hint)
+    return resolve_setting_paths({name: check(name, value, hint)}, Path.cwd())[name]
 
 
-def _texts(words: Sequence[str]) -> tuple[str, ...]:
+def _split_texts(words: Sequence[str]) -> tuple[str, ...]:
     whole = " ".join(words).strip()
-    inside = _without_brackets(whole)
+    inside = _strip_brackets(whole)
     if len(words) == 1 or inside != whole:
-        words = pieces(inside)
-    # `a, b` as a shell gives it: the comma is no part of the first word.
+        words = split_commas(inside)
+    # `a, b` as a shell passes it on: the comma is no part of the first word.
     values = (word if word.strip(", ") == word else word.strip(", ") for word in words)
-    return tuple(unquoted(value) for value in values if value)
+    return tuple(unquote(value) for value in values if value)
 
 
-def pieces(text: str) -> list[str]:
-    """Cuts a text at its commas, those in quotes or brackets left out.
+def split_commas(text: str) -> list[str]:
+    """Split a text at its commas, except for those in quotes or brackets.
 
     Raises:
-        UserError: a quote or bracket is not closed.
+        UserError: A quote or bracket is not closed.
     """
-    found, brackets, quote, before = [""], [], "", ""
+    parts, brackets, quote, before = [""], [], "", ""
     for sign in text:
         if quote:
             quote = "" if sign == quote else quote
         elif sign in "\"'" and before in ("", ",", "=", "(", "["):
             quote = sign  # inside of a word it is an apostrophe
-        elif sign in "([{":
-            brackets.append(")]}"["([{".index(sign)])
+        elif sign in OPENING:
+            brackets.append(CLOSING[OPENING.index(sign)])
         elif brackets and sign == brackets[-1]:
             brackets.pop()
         elif sign == "," and not brackets:
-            found.append("")
+            parts.append("")
             before = sign
             continue
-        found[-1] += sign
+        parts[-1] += sign
         before = sign if sign.strip() else before
     if quote or brackets:
         raise UserError(
             f"{text}: {quote or brackets[-1]} is missing; a value that has a comma, quote or "
             'bracket of its own should stand in quotes, such as "a, b",c'
         )
-    return [each.strip() for each in found]
+    return [part.strip() for part in parts]
 
 
-def unquoted(text: str) -> str:
-    """A text without the quotes around it."""
-    held = len(text) > 1 and text[0] in "\"'" and text.find(text[0], 1) == len(text) - 1
-    return text[1:-1] if held else text
+def unquote(text: str) -> str:
+    """Return a text without the quotes around it."""
+    quoted = len(text) > 1 and text[0] in "\"'" and text.find(text[0], 1) == len(text) - 1
+    return text[1:-1] if quoted else text
 
 
-def _without_brackets(text: str) -> str:
-    """The inside of (a, b) or [a, b]; a text such as `(a) b (c)` stays as it is."""
+def _strip_brackets(text: str) -> str:
+    """Return the inside of (a, b) or [a, b]; a text such as `(a) b (c)` stays as it is."""
     depth = 0
-    for place, sign in enumerate(text):
+    for position, sign in enumerate(text):
         depth += (sign in "([") - (sign in ")]")
         if depth == 0:
-            return text[1:-1].strip() if place and place == len(text) - 1 else text
+            encloses = position and position == len(text) - 1
+            return text[1:-1].strip() if encloses else text
     return text
 
 
-def _parsed(name: str, text: str, hint: Any) -> Any:
+def _convert(name: str, text: str, hint: Any) -> Any:
     if type(None) in typing.get_args(hint):
         [hint] = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if text.lower() == "none" else _parsed(name, text, hint)
+        return None if text.lower() == "none" else _convert(name, text, hint)
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
         element = typing.get_args(hint)[0]
         parts = re.split(r"[,\s]+", text.strip("()[] "))
-        return tuple(_parsed(name, part, element) for part in parts if part)
+        return tuple(_convert(name, part, element) for part in parts if part)
     if hint is arguments.Args:
         return arguments.parse(name, text)
     if hint is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in words:
+        if text.lower() not in TRUTH:
             raise UserError(f"{name} = {text!r} should be True or False")
-        return words[text.lower()]
+        return TRUTH[text.lower()]
     if hint in (int, float):
         try:
             return hint(text)
         except ValueError:
-            raise UserError(f"{name} = {text!r} should be {words_of(hint)}") from None
+            raise UserError(f"{name} = {text!r} should be {describe(hint)}") from None
     return text

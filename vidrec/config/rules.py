@@ -1,24 +1,31 @@
-"""Rules between settings: what contradicts what, and which settings follow others."""
+"""Rules between settings: which contradict each other, and which follow others."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vidrec.config import plugins
 from vidrec.config.schema import Config, Data
 from vidrec.errors import UserError
 
-# Pairs of whether two settings contradict each other, and the line that says so.
-Contradictions = Iterator[tuple[bool, str]]
-
-
-# Kinds of data that know no frames a second.
+# Kinds of data without a frame rate.
 NO_RATE = ("tfds", "images", "features")
-
-
-# Decays of the optimisers: a share of 1 of what was before leaves nothing for the new gradient.
-DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
+# Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
+DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
+
+
+class Rule(NamedTuple):
+    """A rule between settings.
+
+    Attributes:
+        broken: Whether the settings at hand break it.
+        message: Names the settings and says what would be right.
+    """
+
+    broken: bool
+    message: str
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,19 @@ class Follower:
     """A setting that follows others: where it no longer fits them, it goes back to its default.
 
     Attributes:
-        stale: whether it no longer fits, of the settings before and after.
+        name: Dotted name of the setting.
+        leaders: Dotted names of the settings that it follows.
+        is_outdated: Takes the settings before and after a change of a leader; returns whether
+            this one does not fit any more.
     """
 
     name: str
     leaders: tuple[str, ...]
-    stale: Callable[[Config, Config], bool]
+    is_outdated: Callable[[Config, Config], bool]
 
 
 def _data_set(data: Data) -> str:
-    """Which clips are meant: those of a folder are the same as videos, images or features."""
+    """Return a name for the clips; a folder's are the same as videos, images or features."""
     if data.kind in ("videos", "images", "features"):
         return "a folder"
     return data.tfds.partition("/")[0] if data.kind == "tfds" else data.kind
@@ -46,7 +56,7 @@ def _is_other_data(before: Config, after: Config) -> bool:
 
 
 def _reads_weights(cfg: Config) -> bool:
-    """True for encoders that read weights of others; a user's own may be what a run holds."""
+    """Return whether the encoder reads weights of others; a user's own reads those of a run."""
     return cfg.encoder.kind in ("vgg16", "squeezenet") or ".py:" in cfg.encoder.kind
 
 
@@ -58,7 +68,7 @@ def _trains_encoder(cfg: Config) -> bool:
     return cfg.encoder.trainable != "none"
 
 
-# In the order in which one follows from another.
+# A setting stands after its leaders, since what is put back may lead others.
 FOLLOWERS = (
     Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
     Follower("data.classes", ("data.kind", "data.tfds"), _is_other_data),
@@ -106,187 +116,199 @@ FOLLOWERS = (
 
 
 def check_together(cfg: Config) -> None:
-    """Contradictions between settings, found before anything is built.
+    """Refuse settings that contradict each other, before anything is built.
 
-    A setting of what a row does not have (units of a mean) is left unread, so that the rows of a
-    table can share a base. Refused is what would train or score otherwise than it says.
+    A setting of something that a row does not have (units of a mean) is not read, so that the rows
+    of a table can share a base. Settings that would train or score otherwise than they say are
+    refused.
+
+    Raises:
+        UserError: A rule is broken.
     """
-    for found in (_of_data(cfg), _of_frames(cfg), _of_model(cfg), _of_training(cfg)):
-        for wrong, line in found:
-            if wrong:
-                raise UserError(line)
+    for rules in (_of_data, _of_frames, _of_model, _of_training, _of_one_report):
+        for rule in rules(cfg):
+            if rule.broken:
+                raise UserError(rule.message)
 
 
-def _of_data(cfg: Config) -> Contradictions:
+def _of_data(cfg: Config) -> Iterator[Rule]:
     data = cfg.data
-    yield (
+    yield Rule(
         bool(data.tfds) and data.kind != "tfds",
         f"data.tfds = {data.tfds!r} needs data.kind = 'tfds', not {data.kind!r}",
     )
-    yield (
+    yield Rule(
         data.split == "random" and max(data.fold, data.folds) > 0,
         "data.split = 'random' draws clips and knows no folds: set data.fold and data.folds to 0 "
         "(another draw is another data.split_seed)",
     )
-    yield (
+    yield Rule(
         data.split == "given" and data.folds > 0,
         f"data.folds = {data.folds} needs data.split = 'group', not 'given'",
     )
-    yield (
+    yield Rule(
         data.split == "given" and data.fold > 0 and data.kind in ONE_LIST,
         f"data.fold = {data.fold} with data.split = 'given' names one of several lists, and "
         f"data.kind = {data.kind!r} has one",
     )
-    yield (
+    yield Rule(
         data.fold > 0 and data.folds > 0 and data.fold > data.folds,
         f"data.fold = {data.fold} should be at most data.folds = {data.folds}",
     )
-    yield data.folds == 1, "data.folds = 1 should be at least 2, or 0 for none"
-    yield (
-        data.swapped and data.split != "given",
-        "data.swapped = True exchanges given lists: it needs data.split = 'given', not "
-        f"{data.split!r}",
-    )
-    yield (
+    yield Rule(data.folds == 1, "data.folds = 1 should be at least 2, or 0 for none")
+    yield Rule(
         bool(data.groups) and data.kind in ("ucf101", "ucf11"),
         f"data.groups = {data.groups!r}: the clips of data.kind = {data.kind!r} name their "
         "recordings themselves",
     )
-    yield (
+    yield Rule(
         data.fps > 0 and data.kind in NO_RATE,
         f"data.fps = {data.fps:g} resamples videos, and data.kind = {data.kind!r} has none",
     )
     for name in ("test", "val"):
         share = getattr(data, name)
-        yield (
+        yield Rule(
             share > 1 and share != int(share),
             f"data.{name} = {share:g} should be a share below 1 or a whole number of clips",
         )
 
 
-def _of_frames(cfg: Config) -> Contradictions:
+def _of_frames(cfg: Config) -> Iterator[Rule]:
     frames, head, settings = cfg.frames, cfg.head, cfg.eval
-    yield (
+    yield Rule(
         head.kind == "flatten" and frames.rule == "whole",
         "head.kind = 'flatten' reads clips of one length, and frames.rule = 'whole' shows each "
         "clip's own: take segment, segment_mean_length or uniform",
     )
-    yield (
+    yield Rule(
         settings.inference != "single" and head.kind != "per_frame",
         f"eval.inference = {settings.inference!r} needs head.kind = 'per_frame', not {head.kind!r}",
     )
-    yield (
+    yield Rule(
         settings.inference != "single" and settings.stride > settings.window,
         f"eval.inference = {settings.inference!r}: eval.stride = {settings.stride} leaves frames "
         f"out between clips of eval.window = {settings.window}; it should be at most that",
     )
-    yield (
+    yield Rule(
         settings.inference != "single" and frames.order != "kept",
         f"frames.order = {frames.order!r} orders the frames of one pass: eval.inference = "
         f"{settings.inference!r} cuts clips whose frames stay in order",
     )
-    yield (
+    yield Rule(
         cfg.encoder.kind == "c3d" and head.kind in ("per_frame", "flatten"),
         f"encoder.kind = 'c3d' gives a clip one feature: head.kind should be last or mean, not "
         f"{head.kind!r}",
     )
 
 
-def _of_model(cfg: Config) -> Contradictions:
+def _of_model(cfg: Config) -> Iterator[Rule]:
     encoder, scanner, loss, head = cfg.encoder, cfg.scanner, cfg.loss, cfg.head
-    yield (
+    yield Rule(
         plugins.is_code(encoder.weights),
         f"encoder.weights = {encoder.weights!r} should be random, imagenet, a file of weights "
         "or a finished run: code goes in as encoder.kind",
     )
-    yield (
+    yield Rule(
         encoder.trainable != "none" and cfg.data.kind == "features",
         f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' brings features made "
         "elsewhere, so no encoder trains",
     )
-    yield (
+    yield Rule(
         encoder.trainable != "none" and encoder.kind == "none",
         f"encoder.trainable = {encoder.trainable!r}: encoder.kind = 'none' has nothing to train",
     )
     for name in ("standardize", "pca"):
         value = getattr(encoder, name)
-        yield (
+        yield Rule(
             bool(value) and encoder.trainable != "none",
             f"encoder.{name} = {value} is fitted to features that stay: it needs encoder.trainable "
             f"= 'none', not {encoder.trainable!r}",
         )
-    yield (
+    yield Rule(
         loss.kind == "keras_cross_entropy" and head.kind == "per_frame",
         "loss.kind = 'keras_cross_entropy' scores one output a clip: head.kind 'per_frame' has "
         "many",
     )
-    yield (
+    yield Rule(
         loss.kind == "keras_cross_entropy" and head.activation != "relu",
         "loss.kind = 'keras_cross_entropy' takes outputs for shares, which raw logits are not: it "
         f"needs head.activation = 'relu', not {head.activation!r} (cross_entropy is Keras' loss of "
         "a softmax)",
     )
-    yield (
-        loss.kind == "double_softmax" and head.activation != "softmax",
-        "loss.kind = 'double_softmax' takes the network's softmax for logits: it needs "
-        f"head.activation = 'softmax', not {head.activation!r}",
-    )
-    yield (
+    yield Rule(
         cfg.optim.clip_mode == "preactivation" and scanner.kind in ("none", "mean"),
         f"optim.clip_mode = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
         "nothing would be clipped",
     )
 
 
-def _of_training(cfg: Config) -> Contradictions:
+def _of_training(cfg: Config) -> Iterator[Rule]:
     train, optim = cfg.train, cfg.optim
-    yield (
+    yield Rule(
         0 < train.tbptt_length < train.tbptt_every,
         f"train.tbptt_length = {train.tbptt_length} should be at least train.tbptt_every = "
         f"{train.tbptt_every}: the gradient of a window reaches back over all of it",
     )
-    yield (
+    yield Rule(
         train.tbptt_length > 0 and train.tbptt_every == 0,
         f"train.tbptt_length = {train.tbptt_length} needs train.tbptt_every: how often to update",
     )
-    yield (
+    yield Rule(
         train.tbptt_every > 0 and cfg.head.kind != "per_frame",
         f"train.tbptt_every = {train.tbptt_every} needs head.kind = 'per_frame' (a loss in every "
         f"window), not {cfg.head.kind!r}",
     )
-    yield (
+    yield Rule(
         train.tbptt_every > 0 and cfg.scanner.bidirectional != "no",
         "train.tbptt_every cannot be used with scanner.bidirectional = "
         f"{cfg.scanner.bidirectional!r}: the backward direction needs the whole clip",
     )
-    yield (
+    yield Rule(
         train.grad_accum > train.batch_size,
         f"train.grad_accum = {train.grad_accum} parts are more than the clips of a batch "
         f"(train.batch_size = {train.batch_size})",
     )
     for name in ("patience", "target"):
         value = getattr(train, name)
-        yield (
+        yield Rule(
             value > 0 and cfg.data.val == 0 and cfg.data.split != "given",
             f"train.{name} = {value:g} watches validation clips, and data.val = 0 leaves none",
         )
-    yield (
+    yield Rule(
         optim.warmup_epochs > train.epochs,
         f"optim.warmup_epochs = {optim.warmup_epochs} should be at most train.epochs = "
         f"{train.epochs}",
     )
-    yield (
+    yield Rule(
         optim.decoupled and plugins.is_code(optim.kind),
         f"optim.decoupled = True: optim.kind = {optim.kind!r} has to bring its own decay",
     )
     for name, kind in DECAYS.items():
-        yield (
+        yield Rule(
             getattr(optim, name) == 1 and optim.kind == kind,
             f"optim.{name} = 1 never takes in a new gradient (optim.kind = {kind!r}): it should be "
             "below 1",
         )
-    yield (
+    yield Rule(
         optim.epsilon == 0 and optim.kind in ("adam", "rmsprop"),
         f"optim.epsilon = 0 divides a gradient of 0 by 0 (optim.kind = {optim.kind!r}): it should "
         "be above 0",
+    )
+
+
+def _of_one_report(cfg: Config) -> Iterator[Rule]:
+    """Yield the rules of settings that only repeat what one of the five reports did.
+
+    The third such setting, `encoder.init = normal`, fits every encoder whose class has the field.
+    """
+    data, head = cfg.data, cfg.head
+    yield Rule(
+        data.swapped and data.split != "given",
+        "data.swapped = True exchanges given lists: it needs data.split = 'given', not "
+        f"{data.split!r}",
+    )
+    yield Rule(
+        cfg.loss.kind == "double_softmax" and head.activation != "softmax",
+        "loss.kind = 'double_softmax' takes the network's softmax for logits: it needs "
+        f"head.activation = 'softmax', not {head.activation!r}",
     )

@@ -1,4 +1,4 @@
-"""Every setting of a run: frozen dataclasses, one flat section a stage of the flow.
+"""All settings of a run: frozen dataclasses, one flat section for each stage of the flow.
 
 Dimension letters of the whole code: B clips, T frames, H W C pixels, D features, U units,
 K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with one seed.
@@ -16,7 +16,7 @@ from vidrec.config.arguments import Args
 
 @dataclass(frozen=True)
 class Range:
-    """Closed interval that a number must lie in."""
+    """A closed interval that a number must lie in."""
 
     low: float = float("-inf")
     high: float = float("inf")
@@ -40,23 +40,11 @@ class Pattern:
 
 
 MOST = 2**31 - 1  # whole numbers enter compiled programs in 32 bits
-
-
 PositiveInt = Annotated[int, Range(1, MOST)]
-
-
 NonNegativeInt = Annotated[int, Range(0, MOST)]
-
-
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # 32 bits of a key: a larger one would repeat another
-
-
 NonNegative = Annotated[float, Range(0)]
-
-
 Fraction = Annotated[float, Range(0, 1)]
-
-
 # A class of the user's own: the file is hashed by content, so editing it makes a new trial.
 UserFile = Annotated[str, Pattern(plugins.SPEC, "path.py:Name")]
 
@@ -229,7 +217,7 @@ class Config:
     seed: Seed = 0
 
 
-# Numbers that enter a compiled program as values: trials that differ only here train together.
+# Settings that enter a compiled program as values: trials that differ only here train together.
 TRACED = (
     "seed",
     "optim.learning_rate",
@@ -251,7 +239,7 @@ TRACED = (
 WORDS = ("random", "imagenet")
 
 
-# Where things lie and how often they are saved: never part of a trial's identity.
+# Paths, devices and how often to save: settings that change no result, left out of a trial's id.
 NOT_IDENTITY = (
     "data.root",
     "data.strict",
@@ -263,7 +251,12 @@ NOT_IDENTITY = (
 
 
 def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields (dotted name, declared type, value or default) of every leaf setting."""
+    """Yield the dotted name, declared type and value (or default) of every setting.
+
+    Args:
+        cfg: Settings, or their class for the defaults.
+        prefix: What the names begin with.
+    """
     hints = typing.get_type_hints(cfg if isinstance(cfg, type) else type(cfg), include_extras=True)
     instance = cfg() if isinstance(cfg, type) else cfg
     for entry in dataclasses.fields(instance):
@@ -276,6 +269,6 @@ def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]
 
 
 def get(cfg: Config, name: str) -> Any:
-    """Value of one dotted setting."""
+    """Return the value of one dotted setting."""
     section, dot, leaf = name.partition(".")
     return getattr(getattr(cfg, section), leaf) if dot else getattr(cfg, section)

@@ -17,7 +17,7 @@ _READING: ContextVar[Path | None] = ContextVar("reading", default=None)
 
 
 class Shipped(str):
-    """Name of a file that came with vidrec, whatever lies in the current folder."""
+    """The name of a file that came with vidrec, whatever lies in the current folder."""
 
 
 def is_shipped(folder: Path) -> bool:
@@ -27,6 +27,7 @@ def is_shipped(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
+    """Take the names of files from the folder of this file, while it is being read."""
     before = _READING.set(file)
     try:
         yield
@@ -35,10 +36,16 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def find(path: str | Path) -> Path:
-    """A file as given, else the one of that name that came with vidrec.
+    """Return the path of an experiment or ablation file.
 
-    A file named in another one lies beside that, or beside its folder where that is called
+    A file that another one names lies beside that one, or beside its folder where that is called
     `ablations` or `experiments`.
+
+    Args:
+        path: A path, or the bare name of a file that came with vidrec: `motion`.
+
+    Raises:
+        UserError: There is no such file; names the nearest one that came with vidrec.
     """
     for candidate in _as_given(path):
         if candidate.suffix and candidate.is_file():

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vidrec.config import Config, cache_dir, canonical, digest, identifying_settings
+from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import video
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.read_ahead import decoders, stream_clips
 from vidrec.errors import UserError
 from vidrec.features.shards import LINE_BYTES, Shards, dtype_of
 from vidrec.io.files import write_whole
+from vidrec.io.machine import cache_dir
 
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from vidrec.config import (
     get,
     load_module,
     override,
-    pin,
-    place,
-    placed,
+    pin_code,
+    resolve_paths,
+    resolve_setting_paths,
     user_code,
 )
 from vidrec.config.columns import F1, MEASURED
@@ -238,7 +238,7 @@ def trials(
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory, base)
         rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
-        config = place(override(config, rest, keep=settings), Path.cwd())
+        config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
         if on:
             # What the rule changed of this row, so that the table shows what really ran.
             settings = {name: get(config, name) for name in settings}
@@ -259,12 +259,12 @@ def trials(
 
 
 def with_code(table: Sequence[Trial]) -> list[Trial]:
-    """The trials with the users' files that they name, each read once; see `config.pin`."""
+    """The trials with the users' files that they name, each read once; see `config.pin_code`."""
     known: dict[str, str] = {}
     pinned = []
     for trial in table:
         seen = {n: known[s] for n, s in user_code(trial.config).items() if s in known}
-        config = pin(override(trial.config, seen))
+        config = pin_code(override(trial.config, seen))
         known.update({spec: spec for spec in user_code(config).values()})
         pinned.append(replace(trial, config=config))
     return pinned
@@ -369,14 +369,16 @@ def _placed(made: Any, file: Path) -> Any:
     folder = Path(os.path.abspath(file)).parent
     shipped = is_shipped(folder)
     if isinstance(made, Config):
-        return made if shipped else place(made, folder)
+        return made if shipped else resolve_paths(made, folder)
 
     def base(given: Any) -> Any:
         if isinstance(given, str):
             return os.path.abspath(find(given))
-        return place(given, folder) if isinstance(given, Config) and not shipped else given
+        return resolve_paths(given, folder) if isinstance(given, Config) and not shipped else given
 
     table = [replace(row, base=base(row.base)) for row in rows(made)]
     if not shipped:
-        table = [replace(row, overrides=placed(row.overrides, folder)) for row in table]
+        table = [
+            replace(row, overrides=resolve_setting_paths(row.overrides, folder)) for row in table
+        ]
     return replace(made, base=base(made.base), rows=table)

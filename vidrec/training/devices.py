@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vidrec.config import cache_dir, cores
 from vidrec.errors import UserError
+from vidrec.io.machine import cache_dir, cores
 
 Tree = Any
 How = Literal["vmap", "map"]

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vidrec.config import Config, cores
+from vidrec.config import Config
 from vidrec.data.datasets import Dataset, UnreadableClip
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
+from vidrec.io.machine import cores
 from vidrec.training import batches, devices, step
 from vidrec.training.batches import Resident
 from vidrec.training.prepare import Prepared

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.config import cache_dir, digest
+from vidrec.config import digest
 from vidrec.data import video
 from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, raise_if_transient, spelled
 from vidrec.io.files import Damaged, Missing, read_json, write_json
+from vidrec.io.machine import cache_dir
 
 __all__ = ["Dataset", "Files", "UnreadableClip", "nearest", "remembered", "remembered_clips"]
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from vidrec.config import Data, cache_dir, digest
+from vidrec.config import Data, digest
 from vidrec.data.datasets.base import PARTS, Dataset, contents, per_clip, remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
+from vidrec.io.machine import cache_dir
 
 # Training and test clips of the official lists.
 UCF101_CLIPS = {

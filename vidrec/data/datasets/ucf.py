@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vidrec.config import Data, cache_dir
+from vidrec.config import Data
 from vidrec.data.datasets import folders
 from vidrec.data.datasets.base import Files, nearest
 from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
+from vidrec.io.machine import cache_dir
 
 LISTS = "ucfTrainTestlist"
 CLIP_101 = re.compile(r"v_([A-Za-z]+)_g(\d+)_c(\d+)(\.\w+)?$")

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidrec.config import Config, digest, identifying_settings, override, pin, placed, to_dict
+from vidrec.config import (
+    Config,
+    digest,
+    identifying_settings,
+    override,
+    pin_code,
+    resolve_setting_paths,
+    to_dict,
+)
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.read_ahead import stream_clips
@@ -56,7 +64,7 @@ def score(
     _check_root(model.cfg.data.root, overrides or {}, dataset)
     for line in model.notes:
         tell(line)
-    cfg = pin(_settings(model, placed(overrides or {}, Path.cwd())))
+    cfg = pin_code(_settings(model, resolve_setting_paths(overrides or {}, Path.cwd())))
     model = model.with_eval(cfg.eval)
     dataset = dataset or datasets.load(cfg.data)
     clips, split = _clips(dataset, cfg, part)

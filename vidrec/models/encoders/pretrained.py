@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vidrec import config
 from vidrec.config import plugins
 from vidrec.errors import TransientError, UserError, is_transient
-from vidrec.io import files
+from vidrec.io import files, machine, runs
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
@@ -353,7 +353,7 @@ def _imagenet(kind: str, like: Tree) -> Weights:
     files = [file for file in net.files if file.top or not with_top]
     if not files:
         raise UserError(f"no original weights of {kind} with its top are known: name a file")
-    folder = config.cache_dir() / "weights"
+    folder = machine.cache_dir() / "weights"
     for file in files:
         if (folder / file.name).is_file():
             return _from_file(net, _undamaged(folder / file.name, file.md5), like)
@@ -397,7 +397,7 @@ def _from_run(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any
     from vidrec.io import checkpoint
 
     try:
-        folder = config.run_folder(path)
+        folder = runs.run_folder(path)
     except UserError as error:
         raise UserError(f"encoder.weights: {error}") from None
     tree, about = checkpoint.read(folder / "model")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import vidrec
-from vidrec.config import cache_dir, plugins
+from vidrec.config import plugins
 from vidrec.errors import UserError
 from vidrec.io import escape
+from vidrec.io.machine import cache_dir
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import Job, submitit
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
