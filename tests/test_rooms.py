@@ -33,7 +33,6 @@ LONG_FILES = {
     "data/video.py": "2026-11-27: is being split",
     "io/files.py": "2026-11-27: is being split",
     "models/fused.py": "2026-11-27: is being split",
-    "models/scanners.py": "2026-11-27: is being split",
     "sweeps/runner.py": "2026-11-27: is being rewritten with the training step",
     "training/devices.py": "2026-11-27: is being rewritten with the training step",
     "training/loop.py": "2026-11-27: is being rewritten with the training step",

@@ -40,9 +40,10 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 class Leaky(Cell):
     gates = 2
 
-    def step(self, recur, carry, inputs_BG, clip):
+    def step(self, weights, carry, inputs_BG, ops):
         from helper import squash
-        leak, new = jnp.split(clip(inputs_BG + recur(carry)), 2, axis=-1)
+        z = ops.clip_gradient(inputs_BG + ops.recurrent_matmul(carry))
+        leak, new = jnp.split(z, 2, axis=-1)
         leak = jax.nn.sigmoid(leak)
         return (1 - leak) * carry + leak * squash(new)
 

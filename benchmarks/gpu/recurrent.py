@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record, Side
-from vidrec.models import cells, fused, interop, scanners
+from vidrec.models import cells, fused, interop, recurrence, scanners
 
 SETS = 4  # of inputs, in turn
 Shape = tuple[int, int, int, int]
@@ -60,7 +60,7 @@ def layer(
     bias = "double" if kind == "lstm" else "single"
     exact = scanners.Recurrent(KINDS[kind](units=units, bias=bias, init="torch"))
     params = exact.init(jax.random.key(0), jnp.asarray(inputs[0][:1, :1]))["params"]
-    with harness.precision_of("float32"), scanners.scan_form("loop"):
+    with harness.precision_of("float32"), recurrence.scan_form("loop"):
         out = gradient(exact)(params, jnp.asarray(inputs[0]))
     truth = harness.flat(out["layer_0_forward"])
     with harness.precision_of(precision):
@@ -90,7 +90,7 @@ def in_form(form: str, scanner: Any, params: Any, inputs: list) -> Side:
     step, given = gradient(scanner), [jnp.asarray(x) for x in inputs]
 
     def call(index: int) -> Any:
-        with scanners.scan_form(form):  # read while the first call traces
+        with recurrence.scan_form(form):  # read while the first call traces
             return step(params, given[index % SETS])
 
     return harness.jax_side(call, lambda out: harness.flat(out["layer_0_forward"]))
@@ -334,7 +334,7 @@ def cut(record: Record, kind: str, sizes: tuple, precision: str) -> None:
             if form == "kernel":
                 y, _ = fused.scan_cell(cell, weights, x_BTG, None, carry, blocks=blocks)
             else:
-                y, _ = scanners.scan_time(cell, weights, x_BTG, None, carry)
+                y, _ = recurrence.scan_time(cell, weights, x_BTG, None, carry)
             return jnp.mean(y[:, -1] ** 2)
 
         return jax.jit(jax.vmap(jax.grad(loss, (0, 1))))
@@ -343,7 +343,7 @@ def cut(record: Record, kind: str, sizes: tuple, precision: str) -> None:
         compiled = step(blocks, form)
 
         def call(index: int) -> Any:
-            with scanners.scan_form("loop" if form == "kernel" else form):
+            with recurrence.scan_form("loop" if form == "kernel" else form):
                 return compiled(weights, inputs[index % 2])
 
         return harness.jax_side(call)

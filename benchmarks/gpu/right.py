@@ -15,7 +15,7 @@ import same_work
 import vidrec
 from benchmarks.gpu import harness, table
 from benchmarks.gpu.harness import Record
-from vidrec.models import scanners
+from vidrec.models import recurrence, scanners
 from vidrec.training import loop, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def against_numpy(name: str, form: str, precision: str, seed: int = 0) -> float:
     mask_BT = rng.random((clips, frames)) < 0.7
     shapes = jax.eval_shape(scanner.init, jax.random.key(0), x)["params"]
     params = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
-    with harness.precision_of(precision), scanners.scan_form(form):
+    with harness.precision_of(precision), recurrence.scan_form(form):
         y, _ = jax.jit(lambda p, x, m: scanner.apply({"params": p}, x, m))(params, x, mask_BT)
     exact = jax.tree.map(lambda a: a.astype(np.float64), params)
     furthest = 0.0
@@ -99,7 +99,7 @@ def cudnn_truth(record: Record) -> None:
     for precision, most in MOST.items():
         outs = []
         for form in ("loop", "cudnn"):
-            with harness.precision_of(precision), scanners.scan_form(form):
+            with harness.precision_of(precision), recurrence.scan_form(form):
                 apply = jax.jit(lambda v, x: scanner.apply(v, x))
                 outs.append(harness.flat(apply(variables, x)))
         expect(

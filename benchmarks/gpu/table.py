@@ -89,13 +89,13 @@ def epochs_of(cfg: Any, source: Any, count: int, folder: Path) -> tuple[Callable
 
 def one(record: Record, named: tuple, cfg: Any, source: Any, count: int) -> None:
     """Time epochs of a group of so many trials, and tell its memory."""
-    from vidrec.models import scanners
+    from vidrec.models import recurrence
 
     work, side, form = named
     with (
         tempfile.TemporaryDirectory() as place,
         harness.precision_of("tf32"),
-        scanners.scan_form(form),
+        recurrence.scan_form(form),
     ):
         began = time.perf_counter()
         epoch, group = epochs_of(cfg, source, count, Path(place))

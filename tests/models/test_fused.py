@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidrec.models import cells, fused, scanners
+from vidrec.models import cells, fused, recurrence, scanners
 
 KINDS = {"lstm": cells.LSTM, "gru": cells.GRU}
 
@@ -77,11 +77,11 @@ def test_equals_the_loop(kind, reverse, bound):
                     lambda arrays, scan=scan: total(scan, cell, given, reverse, bound, arrays)
                 )
             )(given.arrays)
-            for scan in (fused.scan_cell, scanners.scan_time)
+            for scan in (fused.scan_cell, recurrence.scan_time)
         ]
     assert_near(*both)
     if bound is not None:  # the bound was met, or it would show nothing
-        free = jax.grad(lambda a: total(scanners.scan_time, cell, given, reverse, None, a))
+        free = jax.grad(lambda a: total(recurrence.scan_time, cell, given, reverse, None, a))
         moved = np.abs(free(given.arrays)["inputs"] - both[1][1]["inputs"]).max()
         assert moved > 1e-3
 
@@ -96,7 +96,7 @@ def test_a_group_of_trials_is_one_launch_with_each_trials_own_weights(kind):
         return jax.jit(jax.vmap(one))(given.arrays)
 
     with jax.default_matmul_precision("highest"):
-        assert_near(slopes(fused.scan_cell), slopes(scanners.scan_time))
+        assert_near(slopes(fused.scan_cell), slopes(recurrence.scan_time))
         launches = str(jax.make_jaxpr(lambda: slopes(fused.scan_cell))()).count("pallas_call")
     assert launches == 2  # forward and backward
 
@@ -108,7 +108,7 @@ def test_bfloat16_rounds_the_operands_alone():
     def value(scan, cell):
         return total(scan, cell, given, False, None, given.arrays)
 
-    loop, ours = value(scanners.scan_time, low), value(fused.scan_cell, low)
+    loop, ours = value(recurrence.scan_time, low), value(fused.scan_cell, low)
     assert abs(ours - loop) < 0.02 * abs(loop) + 0.02
     assert value(fused.scan_cell, exact) != ours
 
@@ -120,15 +120,15 @@ def test_scanners_take_the_form_that_is_asked_for():
     variables = scanner.init(jax.random.key(1), x, mask_BT)
 
     def traced(form):
-        with scanners.scan_form(form):
+        with recurrence.scan_form(form):
             return jax.make_jaxpr(lambda v: scanner.apply(v, x, mask_BT))(variables)
 
     assert "pallas_call" in str(traced("kernel"))
     assert "pallas_call" not in str(traced("loop"))
     assert "unroll=4" in str(traced("unroll4"))
-    with pytest.raises(ValueError, match="quick"), scanners.scan_form("quick"):
+    with pytest.raises(ValueError, match="quick"), recurrence.scan_form("quick"):
         pass
-    with scanners.scan_form("kernel"), jax.default_matmul_precision("highest"):
+    with recurrence.scan_form("kernel"), jax.default_matmul_precision("highest"):
         ours = scanner.apply(variables, x, mask_BT)
     with jax.default_matmul_precision("highest"):
         assert_near(ours, scanner.apply(variables, x, mask_BT))

@@ -11,8 +11,9 @@ from jax import lax
 
 from vidrec.config import Scanner as Settings
 from vidrec.errors import UserError
-from vidrec.models import cells, scanners
-from vidrec.models.scanners import Identity, Mean, Recurrent, lengths_to_mask
+from vidrec.models import cells, norm_dropout, scanners
+from vidrec.models.inputs import CallOptions, spread
+from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -26,7 +27,7 @@ ONE_WAY = {
     "gru before": Recurrent(cells.GRU(U, reset_after=False)),
     "mingru": Recurrent(cells.MinGRU(U)),
     "convlstm": Recurrent(cells.ConvLSTM(U), batch_norm=True),
-    "mean": Mean(),
+    "mean": MeanPool(),
     "none": Identity(),
 }
 BOTH_WAYS = {
@@ -82,7 +83,7 @@ def close(one, other, atol=2e-6):
 
 
 def lead(mask, like):
-    return np.asarray(scanners.spread(mask, like))
+    return np.asarray(spread(mask, like))
 
 
 # --- padding
@@ -118,7 +119,7 @@ def test_padding_reaches_no_gradient(name):
 
         return jax.grad(loss)(variables(name)["params"])
 
-    noise = jnp.where(scanners.spread(MASK_BT, x), x, jnp.inf)
+    noise = jnp.where(spread(MASK_BT, x), x, jnp.inf)
     close(gradient(noise, MASK_BT), gradient(x, MASK_BT))
 
 
@@ -244,7 +245,7 @@ def test_a_batch_equals_its_clips_alone(name):
 
 def test_batch_norm_counts_valid_frames_only():
     x = features("") * 3 + 1
-    norm = scanners.BatchNorm()
+    norm = norm_dropout.BatchNorm()
     held = variables("norm", _WithMask(norm))
     y, changed = norm.apply(held, x, MASK_BT, True, mutable=["batch_stats"])
     flat = np.asarray(x)[np.asarray(MASK_BT)]
@@ -274,7 +275,7 @@ class _WithMask:
 
 
 def test_batch_norm_of_nothing_valid_changes_nothing():
-    x, norm = features(""), scanners.BatchNorm()
+    x, norm = features(""), norm_dropout.BatchNorm()
     held = variables("norm", _WithMask(norm))
     y, changed = norm.apply(held, x, jnp.zeros((B, T), bool), True, mutable=["batch_stats"])
     assert np.isfinite(y).all()
@@ -304,11 +305,11 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch():
 def test_dropout_drops_its_share_and_keeps_the_mean():
     x = jnp.ones((4, 500, 5))
     keys = jax.random.split(jax.random.key(0), 4)
-    y = jit(scanners.drop)(x, jnp.float32(0.3), keys)
+    y = jit(norm_dropout.drop)(x, jnp.float32(0.3), keys)
     assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
     assert abs(float((y == 0).mean()) - 0.3) < 0.02
-    close(scanners.drop(x, 0.0, keys), x)
-    gradient = jax.grad(lambda x: scanners.drop(x, jnp.float32(1), keys).sum())(x)
+    close(norm_dropout.drop(x, 0.0, keys), x)
+    gradient = jax.grad(lambda x: norm_dropout.drop(x, jnp.float32(1), keys).sum())(x)
     assert not gradient.any()
 
 
@@ -332,7 +333,8 @@ class _Stage(scanners.nn.Module):
 
     @scanners.nn.compact
     def __call__(self, x, keys_B):
-        return scanners.Between(dropout=0.5, name=self.index)(x, None, True, None, keys_B)
+        options = CallOptions(train=True, keys_B=keys_B)
+        return norm_dropout.NormDropout(dropout=0.5, name=self.index)(x, None, options)
 
 
 def test_dropout_acts_in_training_only_and_needs_keys():
@@ -357,10 +359,10 @@ def clipped_by_hand(weights, x_TD, bound):
     """Gradients of the summed outputs of one clip: back in time step by step, clipping by hand."""
     cell, recurrent = cells.LSTM(U), weights["recurrent_kernel"]
     z_TG = cell.project(weights, x_TD[None])[0]
-    carry, pulls = cell.begin((1,), jnp.float32), []
+    carry, pulls = cell.initialize_carry((1,), jnp.float32), []
 
     def gates(carry, product, z):
-        return cell.step(lambda h: product, carry, z, lambda z: z)
+        return cell.step(weights, carry, z, cells.StepOps(lambda h: product, lambda z: z))
 
     for t in range(len(x_TD)):
         held = carry
@@ -466,7 +468,7 @@ def test_settings_name_the_scanner():
     assert scanners.build(Settings(kind="convlstm", kernel=5)).cell.kernel == 5
     assert isinstance(scanners.build(Settings(kind="none")), Identity)
     mean = scanners.build(Settings(kind="mean", batch_norm=True))
-    assert isinstance(mean, Mean)
+    assert isinstance(mean, MeanPool)
     assert mean.batch_norm
     with pytest.raises(UserError, match=r"scanner.bidirectional: 'both' is not one of no, concat"):
         Recurrent(cells.LSTM(2), bidirectional="both")
@@ -484,8 +486,8 @@ class MinGRU(Cell):
     def weights(self, features):
         named = super().weights(features)
         return {name: named[name] for name in ("input_kernel", "bias")}
-    def step(self, recur, carry, inputs_BG, clip):
-        z, n = jnp.split(clip(inputs_BG), 2, -1)
+    def step(self, weights, carry, inputs_BG, ops):
+        z, n = jnp.split(ops.clip_gradient(inputs_BG), 2, -1)
         z = jax.nn.sigmoid(z)
         return (1 - z) * carry + z * n
 
@@ -517,7 +519,7 @@ def test_a_user_brings_a_cell_or_a_scanner(tmp_path):
 def test_docstrings_show_a_use_that_runs():
     assert doctest.testmod(scanners).failed == 0
     finder = doctest.DocTestFinder(recurse=False)
-    for shown in (Recurrent, Mean, Identity):
+    for shown in (Recurrent, MeanPool, Identity):
         (found,) = finder.find(shown, shown.__name__, module=scanners)
         assert len(found.examples) == 5
 

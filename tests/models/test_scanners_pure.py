@@ -10,8 +10,9 @@ import pytest
 from absl.testing import parameterized
 
 from vidrec.errors import UserError
-from vidrec.models import cells, scanners
-from vidrec.models.scanners import Identity, Mean, Recurrent, lengths_to_mask
+from vidrec.models import cells
+from vidrec.models.inputs import ends
+from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -22,7 +23,7 @@ MADE = {
     "lstm": Recurrent(cells.LSTM(U), batch_norm=True, dropout=0.5),
     "bigru": Recurrent(cells.GRU(U), bidirectional="concat"),
     "convlstm": Recurrent(cells.ConvLSTM(U)),
-    "mean": Mean(dropout=0.5),
+    "mean": MeanPool(dropout=0.5),
     "none": Identity(),
 }
 WIDTH = {"bigru": 2 * U, "mean": D, "none": D}
@@ -155,4 +156,4 @@ def test_cells_say_which_features_they_take():
 def test_the_last_valid_frame_is_found_in_any_mask():
     mask = jnp.array([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
     expected = [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
-    np.testing.assert_array_equal(scanners.ends(mask), np.array(expected, bool))
+    np.testing.assert_array_equal(ends(mask), np.array(expected, bool))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidrec.models import cells
-from vidrec.models.scanners import Mean, Recurrent
+from vidrec.models.scanners import MeanPool, Recurrent
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -153,7 +153,7 @@ def test_mean_equals_a_loop_in_numpy():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(B, T, D)).astype(np.float32)
     mask_BT = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0]], bool)
-    y, (total, count) = Mean().apply({}, x, jnp.asarray(mask_BT))
+    y, (total, count) = MeanPool().apply({}, x, jnp.asarray(mask_BT))
     for b in range(B):
         seen = []
         for t in range(T):

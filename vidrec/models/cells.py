@@ -1,7 +1,7 @@
-"""One step of each recurrence, with its conventions (biases, initialisers) as data.
+"""Cells: the weights of a recurrence and one step of it, with its conventions as fields.
 
-A cell is pure: it names its weights, projects the inputs of all frames at once, and makes one step.
-Time, masks, layers and directions are the scanners' business.
+A cell is pure: it declares its weights, projects the inputs of all frames at once, and makes one
+step. Time, masks, layers and directions are the business of `recurrence` and `scanners`.
 
 Dimension letters: B clips, T frames, H W height and width of feature maps, D features, U units,
 G = gates · U.
@@ -10,20 +10,38 @@ G = gates · U.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import initializers
 
+from vidrec.config import checked_args
 from vidrec.errors import UserError
 from vidrec.models import conv
 
 Weights = Mapping[str, Array]
-# recur(h, gates): the recurrent product of h with the columns of these gates (None: all)
-Recur = Callable[..., Array]
 Initialiser = Callable[..., Array]
+# Initialiser and shape of each weight, by name.
+Declared = dict[str, tuple[Initialiser, tuple[int, ...]]]
+Instance = TypeVar("Instance")
+
+
+class StepOps(NamedTuple):
+    """What a scan lends to a cell's step.
+
+    Attributes:
+        recurrent_matmul: `recurrent_matmul(h, gates=None)` is the cell's recurrent product of a
+            state with the kernel's columns of some gates (a slice; None: all). Products taken
+            through it have their weight gradient taken once for all frames, which is quicker than
+            frame by frame; everything else a step does is differentiated as it stands.
+        clip_gradient: `clip_gradient(z)` is z, whose derivative is clipped where
+            `optim.clip_mode` is preactivation. It belongs around what enters the gates.
+    """
+
+    recurrent_matmul: Callable[..., Array]
+    clip_gradient: Callable[[Array], Array]
 
 
 class LSTMCarry(NamedTuple):
@@ -34,7 +52,7 @@ class LSTMCarry(NamedTuple):
 
 
 class Initialisers(NamedTuple):
-    """How input kernels, recurrent kernels and biases begin."""
+    """Initialisers of input kernels, recurrent kernels and biases."""
 
     kernel: Initialiser
     recurrent: Initialiser
@@ -42,7 +60,15 @@ class Initialisers(NamedTuple):
 
 
 def initialisers(name: str, fan: int) -> Initialisers:
-    """Those of Keras, PyTorch (uniform within 1/sqrt(fan)), or normal(0, 0.1) with zero biases."""
+    """Return the initialisers of a convention.
+
+    Args:
+        name: keras, torch (uniform within 1/sqrt(fan)), or normal (deviation 0.1, zero biases).
+        fan: Inputs of a unit.
+
+    Raises:
+        UserError: No convention has this name.
+    """
 
     def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         bound = 1 / fan**0.5
@@ -60,17 +86,17 @@ def initialisers(name: str, fan: int) -> Initialisers:
 
 
 def floats(x: Array) -> Array:
-    """At least float32, whatever features are stored or products computed in."""
+    """Return x in float32 or wider, whatever it was stored or computed in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def add_bias(x: Array, bias: Array) -> Array:
-    """Add (G,) to the last axis of any rank; ranks are never promoted silently."""
+    """Add a bias (G,) to the last axis of an array of any rank."""
     return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def matmul(x: Array, kernel: Array, dtype: str = "float32") -> Array:
-    """Product over the last axis; bfloat16 operands are summed in float32."""
+    """Return the product over the last axis; bfloat16 operands are summed in float32."""
     if dtype == "bfloat16":
         low = jnp.bfloat16
         return jnp.matmul(x.astype(low), kernel.astype(low), preferred_element_type=jnp.float32)
@@ -80,7 +106,7 @@ def matmul(x: Array, kernel: Array, dtype: str = "float32") -> Array:
 def convolve(
     x_BHWD: Array, kernel: Array, dtype: str = "float32", form: conv.Form = "auto"
 ) -> Array:
-    """Convolution that keeps height and width, in the form that this platform is quick at."""
+    """Return a convolution of the input's height and width, in the form quick on this platform."""
     low = jnp.bfloat16 if dtype == "bfloat16" else x_BHWD.dtype
 
     # Recomputed in the backward pass: patches, kept for every frame of a scan, would be as many
@@ -94,96 +120,135 @@ def convolve(
 
 @dataclass(frozen=True)
 class Cell:
-    """What a recurrence says of itself; a new one is a subclass with `gates` and `step`.
+    """A recurrence; a new one is a subclass with `gates` and `step`.
 
-    Its fields are filled from the settings of the same names (`scanner.units`, `scanner.bias` …).
+    Fields are filled from the settings of the same names (`scanner.units`, `scanner.bias` …), and
+    fields of a subclass that have no such setting from `scanner.args`.
+
+    Attributes:
+        units: Width U of the state.
+        bias: single, or double: a second vector for the recurrent product.
+        init: Convention of the initial weights: keras, torch or normal.
+        dtype: float32, or bfloat16: of the operands of products, and of a ConvLSTM's results.
+        gates: Blocks of U columns in the kernels.
+        maps: True where inputs are feature maps (B, T, H, W, D).
     """
 
     units: int
-    bias: str = "single"  # double: a second vector for the recurrent product
+    bias: str = "single"
     init: str = "keras"
-    dtype: str = "float32"  # bfloat16: operands of products, and what a ConvLSTM's give
+    dtype: str = "float32"
 
-    gates: ClassVar[int]  # blocks of U columns in the kernels
-    maps: ClassVar[bool] = False  # inputs are feature maps (B, T, H, W, D)
+    gates: ClassVar[int]
+    maps: ClassVar[bool] = False
 
-    def weights(self, features: int) -> dict[str, tuple[Initialiser, tuple[int, ...]]]:
-        """Initialiser and shape of every weight, for inputs of D features."""
+    def weights(self, features: int) -> Declared:
+        """Declare the weights for inputs of D features: initialiser and shape by name.
+
+        A subclass may add any of its own (`super().weights(features) | {...}`) and read them in
+        `project` and `step`.
+        """
         begin, window = self.initialisers(features), self.window()
         width = self.gates * self.units
-        named = {
+        declared = {
             "input_kernel": (begin.kernel, (*window, features, width)),
             "recurrent_kernel": (begin.recurrent, (*window, self.units, width)),
             "bias": (begin.bias, (width,)),
         }
-        if self.double():
-            named["recurrent_bias"] = (begin.bias, (width,))
-        return named
+        if self.has_recurrent_bias():
+            declared["recurrent_bias"] = (begin.bias, (width,))
+        return declared
 
     def initialisers(self, features: int) -> Initialisers:
-        """Of the convention `init`; PyTorch's bound is 1/sqrt(U) for every recurrent weight."""
+        """Return those of the convention; PyTorch's bound is 1/sqrt(U) for every weight."""
         return initialisers(self.init, self.units)
 
     def window(self) -> tuple[int, ...]:
-        """Leading axes of the kernels."""
+        """Return the leading axes of the kernels."""
         return ()
 
-    def double(self) -> bool:
-        """Whether the recurrent product has a bias of its own."""
+    def has_recurrent_bias(self) -> bool:
+        """Return True where the recurrent product has a bias of its own."""
         return self.bias == "double"
 
     def product(self, x: Array, kernel: Array) -> Array:
-        """Inputs (…, D) or state (…, U) times a kernel."""
+        """Return inputs (…, D) or states (…, U) times a kernel."""
         return matmul(x, kernel, self.dtype)
 
-    def project(self, weights: Weights, x_BTD: Array) -> Array:
-        """All that the inputs give to the gates, for all frames at once: (B, T, …, G)."""
+    def project(self, weights: Weights, x_BTD: Array) -> Any:
+        """Return what a step reads of the inputs, for all frames at once.
+
+        Returns:
+            An array (B, T, …, G), or any tree of arrays (B, T, …). A step whose inputs cannot be
+            taken for all frames at once returns `x_BTD` here and projects in `step`.
+        """
         inputs = add_bias(self.product(x_BTD, weights["input_kernel"]), weights["bias"])
         if "recurrent_bias" in weights:
             inputs = add_bias(inputs, weights["recurrent_bias"])
         return inputs
 
-    def recur(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
-        """The recurrent product, with the columns of some gates only if asked; each clip alone."""
+    def recurrent_matmul(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
+        """Return the recurrent product with the columns of some gates (None: all) of each clip."""
         return self.product(h_BU, self.columns(weights["recurrent_kernel"], gates))
 
     def columns(self, array: Array, gates: slice | None) -> Array:
-        """The blocks of U columns that belong to these gates."""
+        """Return the blocks of U columns that belong to these gates."""
         if gates is None:
             return array
         start, stop, _ = gates.indices(self.gates)
         return array[..., start * self.units : stop * self.units]
 
-    def begin(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Carry before the first frame: zeros; `shape` is (B, …) without the units."""
+    def initialize_carry(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return the carry before the first frame: zeros.
+
+        Args:
+            shape: (B,), or (B, H, W) of maps: the state's shape without the units.
+            dtype: Of the state.
+        """
         return jnp.zeros((*shape, self.units), dtype)
 
     def output(self, carry: Any) -> Array:
-        """The state that a carry shows to the next layer."""
+        """Return the state (B, …, U) that a carry shows to the next layer."""
         return carry
 
-    def step(self, recur: Recur, carry: Any, inputs_BG: Array, clip: Callable) -> Any:
-        """Next carry; `recur(h, gates)` is the recurrent product, `clip` wraps pre-activations."""
+    def step(self, weights: Weights, carry: Any, inputs: Any, ops: StepOps) -> Any:
+        """Return the carry after one more frame.
+
+        Args:
+            weights: All that `weights` declared.
+            carry: As `initialize_carry` gives it.
+            inputs: One frame of what `project` gives, (B, …, G).
+            ops: The recurrent product and the clipping of derivatives.
+        """
         raise NotImplementedError
+
+
+class LinearFactors(NamedTuple):
+    """Factors of h' = keep · h + add, in the shape of the state."""
+
+    keep: Array
+    add: Array
 
 
 @dataclass(frozen=True)
 class Linear(Cell):
-    """A recurrence that is linear in its state, with factors that see the inputs alone.
+    """A recurrence that is linear in its state, with factors that depend on the inputs alone.
 
-    No frame then has to wait for the one before: a scanner may take all of them at once.
+    No frame then has to wait for the one before: all of them may be taken at once. A subclass
+    defines `factors`.
     """
 
-    def weights(self, features: int) -> dict[str, tuple[Initialiser, tuple[int, ...]]]:
+    def weights(self, features: int) -> Declared:
         named = super().weights(features)
         return {name: named[name] for name in ("input_kernel", "bias")}
 
-    def factors(self, inputs: Array, clip: Callable) -> tuple[Array, Array]:
-        """(keep, add) of h' = keep · h + add, for inputs (…, G) of one frame or of all."""
+    def factors(self, weights: Weights, inputs: Any, ops: StepOps) -> LinearFactors:
+        """Return the factors of h' = keep · h + add, for inputs (…, G) of one frame or of all."""
         raise NotImplementedError
 
-    def step(self, recur: Recur, carry: Array, inputs_BG: Array, clip: Callable) -> Array:
-        keep, add = self.factors(inputs_BG, clip)
+    def step(self, weights: Weights, carry: Array, inputs: Any, ops: StepOps) -> Array:
+        """Return keep · h + add."""
+        keep, add = self.factors(weights, inputs, ops)
         return keep * carry + add
 
 
@@ -195,7 +260,7 @@ class LSTM(Cell):
 
     gates: ClassVar[int] = 4
 
-    def weights(self, features: int) -> dict[str, tuple[Initialiser, tuple[int, ...]]]:
+    def weights(self, features: int) -> Declared:
         named = super().weights(features)
         extra = self.forget_bias
         if extra is None:
@@ -208,15 +273,19 @@ class LSTM(Cell):
 
         return named | {"bias": (begin, shape)}
 
-    def begin(self, shape: tuple[int, ...], dtype: Any) -> LSTMCarry:
-        zeros = super().begin(shape, dtype)
+    def initialize_carry(self, shape: tuple[int, ...], dtype: Any) -> LSTMCarry:
+        """Return zeros for h and c."""
+        zeros = super().initialize_carry(shape, dtype)
         return LSTMCarry(zeros, zeros)
 
     def output(self, carry: LSTMCarry) -> Array:
+        """Return h."""
         return carry.h
 
-    def step(self, recur: Recur, carry: LSTMCarry, inputs_BG: Array, clip: Callable) -> LSTMCarry:
-        i, f, g, o = jnp.split(clip(inputs_BG + recur(carry.h)), 4, axis=-1)
+    def step(self, weights: Weights, carry: LSTMCarry, inputs_BG: Array, ops: StepOps) -> LSTMCarry:
+        """Return h and c after one more frame."""
+        z = ops.clip_gradient(inputs_BG + ops.recurrent_matmul(carry.h))
+        i, f, g, o = jnp.split(z, 4, axis=-1)
         c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return LSTMCarry(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
@@ -233,36 +302,42 @@ class GRU(Cell):
 
     gates: ClassVar[int] = 3
 
-    def double(self) -> bool:
-        return self.reset_after or super().double()
+    def has_recurrent_bias(self) -> bool:
+        """Return True with `reset_after` always: r multiplies that bias, too."""
+        return self.reset_after or super().has_recurrent_bias()
 
     def project(self, weights: Weights, x_BTD: Array) -> Array:
+        """Return the input products, without the recurrent bias where r multiplies it."""
         if not self.reset_after:
             return super().project(weights, x_BTD)
         return add_bias(self.product(x_BTD, weights["input_kernel"]), weights["bias"])
 
-    def recur(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
-        product = super().recur(weights, h_BU, gates)
+    def recurrent_matmul(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
+        """Return the recurrent product, with its bias where r multiplies that."""
+        product = super().recurrent_matmul(weights, h_BU, gates)
         if not self.reset_after:
             return product
         return add_bias(product, self.columns(weights["recurrent_bias"], gates))
 
-    def step(self, recur: Recur, carry: Array, inputs_BG: Array, clip: Callable) -> Array:
+    def step(self, weights: Weights, carry: Array, inputs_BG: Array, ops: StepOps) -> Array:
+        """Return the state after one more frame."""
         gates = self._gates_after if self.reset_after else self._gates_before
-        z, n = gates(recur, carry, inputs_BG, clip)
+        z, n = gates(carry, inputs_BG, ops)
         return z * carry + (1 - z) * n
 
-    def _gates_after(self, recur: Recur, h: Array, inputs_BG: Array, clip: Callable) -> Any:
-        recurrent = recur(h)
+    def _gates_after(self, h: Array, inputs_BG: Array, ops: StepOps) -> tuple[Array, Array]:
+        clip = ops.clip_gradient
+        recurrent = ops.recurrent_matmul(h)
         gates, candidate = self._split(inputs_BG)
         gates_h, candidate_h = self._split(recurrent)
         z, r = jnp.split(jax.nn.sigmoid(clip(gates + gates_h)), 2, axis=-1)
         return z, jnp.tanh(clip(candidate + r * candidate_h))
 
-    def _gates_before(self, recur: Recur, h: Array, inputs_BG: Array, clip: Callable) -> Any:
+    def _gates_before(self, h: Array, inputs_BG: Array, ops: StepOps) -> tuple[Array, Array]:
+        clip, matmul = ops.clip_gradient, ops.recurrent_matmul
         gates, candidate = self._split(inputs_BG)
-        z, r = jnp.split(jax.nn.sigmoid(clip(gates + recur(h, slice(0, 2)))), 2, axis=-1)
-        return z, jnp.tanh(clip(candidate + recur(r * h, slice(2, 3))))
+        z, r = jnp.split(jax.nn.sigmoid(clip(gates + matmul(h, slice(0, 2)))), 2, axis=-1)
+        return z, jnp.tanh(clip(candidate + matmul(r * h, slice(2, 3))))
 
     def _split(self, x: Array) -> tuple[Array, Array]:
         return x[..., : 2 * self.units], x[..., 2 * self.units :]
@@ -303,17 +378,46 @@ class MinGRU(Linear):
 
     gates: ClassVar[int] = 2
 
-    def factors(self, inputs: Array, clip: Callable) -> tuple[Array, Array]:
-        z, n = jnp.split(clip(inputs), 2, axis=-1)
+    def factors(self, weights: Weights, inputs: Array, ops: StepOps) -> LinearFactors:
+        """Return 1 - z and z · n."""
+        z, n = jnp.split(ops.clip_gradient(inputs), 2, axis=-1)
         z = jax.nn.sigmoid(z)
-        return 1 - z, z * n
+        return LinearFactors(1 - z, z * n)
 
 
 CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "mingru": MinGRU, "convlstm": ConvLSTM}
 
+# Settings of a scanner that are no fields: which class it is, and what else it is given.
+NO_FIELDS = ("kind", "args")
 
-def fill(made: type, settings: Any, **more: Any) -> Any:
-    """An instance of a dataclass whose fields are taken from settings of the same names."""
-    names = {field.name for field in dataclasses.fields(made)} - {"name", "parent"}
-    taken = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
-    return made(**(taken | {name: value for name, value in more.items() if name in names}))
+
+def fill(
+    cls: type[Instance],
+    settings: Any,
+    args: Mapping[str, Any] | None = None,
+    *,
+    without: tuple[str, ...] = (),
+    **computed: Any,
+) -> Instance:
+    """Return an instance of a dataclass whose fields are taken from settings of the same names.
+
+    Args:
+        cls: A cell or a Flax module.
+        settings: Those of the scanner.
+        args: Values of fields that neither settings nor `computed` fill.
+        without: Settings that fill no field.
+        computed: Further values, for the fields of these names that there are.
+
+    Raises:
+        UserError: An argument is no field of the class or has the wrong type.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = {field.name for field in fields if field.init} - {"name", "parent"}
+    values = {
+        name: getattr(settings, name)
+        for name in names
+        if name not in (*NO_FIELDS, *without) and hasattr(settings, name)
+    }
+    values |= {name: value for name, value in computed.items() if name in names}
+    values |= checked_args("scanner.args", args or {}, cls, reserved=values)
+    return cls(**values)

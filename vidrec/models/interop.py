@@ -158,7 +158,7 @@ def _words(shape: Shape) -> str:
 
 def _biases(cell: cells.Cell, bias: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     """Both vectors where the cell has both, else their sum."""
-    if cell.double():
+    if cell.has_recurrent_bias():
         return {"bias": bias, "recurrent_bias": other}
     return {"bias": bias + other}
 

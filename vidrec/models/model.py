@@ -15,6 +15,8 @@ from jax import Array
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.models import cells, encoders, scanners
+from vidrec.models.inputs import CallOptions, ends, expect, zero_padding
+from vidrec.models.norm_dropout import NormDropout
 
 Taps = dict[str, Array]
 
@@ -68,9 +70,9 @@ class Head(nn.Module):
         if self.kind == "flatten":
             return self._flatten(x_BTU)
         mask_BT = jnp.ones(x_BTU.shape[:2], bool) if mask_BT is None else mask_BT
-        chosen = scanners.ends(mask_BT) if self.kind == "last" else mask_BT
+        chosen = ends(mask_BT) if self.kind == "last" else mask_BT
         count_B1 = jnp.maximum(chosen.sum(1, keepdims=True), 1).astype(x_BTU.dtype)
-        return scanners.valid(x_BTU, chosen).sum(1) / count_B1
+        return zero_padding(x_BTU, chosen).sum(1) / count_B1
 
     def _flatten(self, x_BTU: Array) -> Array:
         if self.length is not None and x_BTU.shape[1] != self.length:
@@ -84,7 +86,7 @@ class Head(nn.Module):
 class VideoModel(nn.Module):
     """Scores of clips, from frames (with an encoder) or from features (without).
 
-    >>> model = VideoModel(scanners.Mean(), Head(classes=4))
+    >>> model = VideoModel(scanners.MeanPool(), Head(classes=4))
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
     >>> mask_BT = scanners.lengths_to_mask(jnp.array([5, 2]), 5)
     >>> variables = model.init(jax.random.key(1), features_BTD, mask_BT)
@@ -108,7 +110,7 @@ class VideoModel(nn.Module):
     @property
     def streams(self) -> bool:
         """Whether a carry can go on from one call to the next."""
-        return getattr(self.scanner, "streams", True) and self.head.kind != "flatten"
+        return getattr(self.scanner, "streams", False) and self.head.kind != "flatten"
 
     @nn.compact
     def __call__(
@@ -124,23 +126,16 @@ class VideoModel(nn.Module):
     ) -> tuple[Array, Any, Taps]:
         if carry is not None and self.head.kind == "flatten":
             raise UserError("head.kind flatten needs the whole clip at once, so it takes no carry")
+        options = CallOptions(train, dropout, keys_B, grad_clip)
         x, mask_BT = self._features(inputs, mask_BT, train)
         taps = {"features": x}
         for index, width in enumerate(self.dense):
             x = Dense(width, self.initialiser, self.dtype, name=f"dense_{index}")(x)
-            between = scanners.Between(
+            norm_dropout = NormDropout(
                 self.batch_norm, self.dropout, self.axis_name, name=f"after_dense_{index}"
             )
-            x = taps[f"dense_{index}"] = between(x, mask_BT, train, dropout, keys_B)
-        x, carry = self.scanner(
-            x,
-            mask_BT,
-            carry=carry,
-            train=train,
-            dropout=dropout,
-            keys_B=keys_B,
-            grad_clip=grad_clip,
-        )
+            x = taps[f"dense_{index}"] = norm_dropout(x, mask_BT, options)
+        x, carry = scanners.apply(self.scanner, x, mask_BT, carry, options)
         taps["scanner"] = x
         if x.ndim == 5:
             x = taps["pooled"] = x.mean((2, 3))
@@ -153,14 +148,14 @@ class VideoModel(nn.Module):
     ) -> tuple[Array, Array | None]:
         """Features and their mask; an encoder of whole clips gives one frame a clip."""
         if self.encoder is None:
-            scanners.expect("features", inputs, "BTD", "BTHWD")
+            expect("features", inputs, "BTD", "BTHWD")
             x = inputs
         else:
-            scanners.expect("frames", inputs, "BTHWC")
+            expect("frames", inputs, "BTHWC")
             x = self._encode(self.encoder, inputs, mask_BT, train)
         if mask_BT is not None and x.shape[1] == 1 and mask_BT.shape[1] != 1:
             mask_BT = mask_BT.any(1, keepdims=True)
-        return scanners.valid(cells.floats(x), mask_BT), mask_BT
+        return zero_padding(cells.floats(x), mask_BT), mask_BT
 
     def _encode(
         self, encoder: Any, frames_BTHWC: Array, mask_BT: Array | None, train: bool
@@ -190,8 +185,8 @@ def build(
             f"last or mean, not {head.kind!r}"
         )
     common: dict[str, Any] = {"initialiser": scanner.init, "dtype": scanner.dtype}
-    return VideoModel(
-        scanner=scanners.build(scanner, axis_name, final_states=head.kind == "last"),
+    built = VideoModel(
+        scanner=scanners.build(scanner, axis_name, head.kind == "last", cfg.frames.length),
         head=Head(num_classes, head.kind, head.dense, head.activation, cfg.frames.length, **common),
         encoder=encoder,
         frozen=encoders.frozen_blocks(encoder, cfg.encoder.trainable) if encoder else (),
@@ -201,6 +196,23 @@ def build(
         axis_name=axis_name,
         **common,
     )
+    _check_scanner(cfg, built)
+    return built
+
+
+def _check_scanner(cfg: Config, built: VideoModel) -> None:
+    """Refuse settings that ask of a user's scanner what it does not do."""
+    kind = cfg.scanner.kind
+    if cfg.train.tbptt_every and not built.streams:
+        raise UserError(
+            f"train.tbptt_every = {cfg.train.tbptt_every} cuts clips into windows: scanner.kind = "
+            f"{kind!r} does not say that it streams"
+        )
+    if cfg.optim.clip_mode == "preactivation" and not scanners.takes(built.scanner, "grad_clip"):
+        raise UserError(
+            f"optim.clip_mode = 'preactivation': the call of scanner.kind = {kind!r} takes no "
+            "'grad_clip', so nothing would be clipped"
+        )
 
 
 def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> Any:

@@ -167,6 +167,11 @@ class Network:
                 f"frames.order = {cfg.frames.order!r} is a control that picks frames of the whole "
                 "clip, so this model cannot stream; predict the file instead"
             )
+        if not self.model.streams and cfg.scanner.bidirectional == "no":
+            raise UserError(
+                f"scanner.kind = {cfg.scanner.kind!r} does not say that it streams, so it reads "
+                "the whole clip at once; predict the file instead"
+            )
         if not self.model.streams:
             raise UserError(
                 f"scanner.bidirectional = {cfg.scanner.bidirectional!r}: its second direction "

@@ -1,0 +1,312 @@
+"""A cell over the frames of clips: the scan, its gradient, and the forms that it can take.
+
+Frames whose mask is False leave the carry as it is, and their outputs are 0.
+
+Dimension letters: B clips, T frames, G = gates · units, U units.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from vidrec.models import cells, fused
+from vidrec.models.inputs import spread, zero_padding
+
+FORMS = ("auto", "loop", "unroll4", "unroll8", "cudnn", "kernel")
+FORM = os.environ.get("VIDREC_SCAN", "auto")
+form: ContextVar[str] = ContextVar("form", default=FORM)
+
+
+@contextlib.contextmanager
+def scan_form(name: str) -> Iterator[None]:
+    """Take this form of the loop over frames wherever a cell allows it, for comparisons.
+
+    It holds while a function is traced. VIDREC_SCAN names another default.
+
+    Args:
+        name: `loop`: a scan; `unroll4`, `unroll8`: so many frames a round of it; `cudnn`: an LSTM
+            by cuDNN, where no frame is masked; `kernel`: one kernel for all frames (see `fused`);
+            `auto`: four frames a round on a GPU, else one.
+
+    Raises:
+        ValueError: No form has this name.
+    """
+    if name not in FORMS:
+        raise ValueError(f"{name!r} is not one of {', '.join(FORMS)}")
+    token = form.set(name)
+    try:
+        yield
+    finally:
+        form.reset(token)
+
+
+@jax.custom_vjp
+def clip_gradient(x: Array, bound: Array) -> Array:
+    """Return x, whose derivative is clipped to ±bound element by element; a bound of 0 is none."""
+    return x
+
+
+def _clip_forward(x: Array, bound: Array) -> tuple[Array, Array]:
+    return x, bound
+
+
+def _clip_backward(bound: Array, gradient: Array) -> tuple[Array, Array]:
+    limit = jnp.where(bound > 0, bound, jnp.inf).astype(gradient.dtype)
+    return jnp.clip(gradient, -limit, limit), jnp.zeros_like(bound)
+
+
+clip_gradient.defvjp(_clip_forward, _clip_backward)
+
+
+def _clipper(bound: Array | None) -> Callable[[Array], Array]:
+    return (lambda z: z) if bound is None else (lambda z: clip_gradient(z, bound))
+
+
+def scan_time(
+    cell: cells.Cell,
+    weights: cells.Weights,
+    inputs: Any,
+    mask_BT: Array | None,
+    carry: Any,
+    *,
+    reverse: bool = False,
+    bound: Array | None = None,
+) -> tuple[Array, Any]:
+    """Run a cell over all frames.
+
+    A linear cell's frames are taken all at once, but for a CPU, where one after another is quicker.
+
+    Args:
+        cell: What makes a step.
+        weights: All that the cell declares.
+        inputs: What its `project` gives: (B, T, …, G), or a tree of such arrays.
+        mask_BT: False on frames that leave the carry alone; None: all are valid.
+        carry: State before the first frame.
+        reverse: From the last frame to the first; a clip then begins at its last valid frame.
+        bound: On the derivative at each gate's pre-activation; None: no clipping.
+
+    Returns:
+        States (B, T, …, U), 0 where the mask is False, and the last carry.
+    """
+    if isinstance(cell, cells.Linear) and jax.default_backend() != "cpu":
+        ops = cells.StepOps(partial(cell.recurrent_matmul, weights), _clipper(bound))
+        factors = cell.factors(weights, inputs, ops)
+        return scan_linear(factors, mask_BT, carry, reverse=reverse)
+    if form.get() == "kernel" and fused.fits(cell):
+        h_BTU, carry = fused.scan_cell(
+            cell, weights, inputs, mask_BT, carry, reverse=reverse, bound=bound
+        )
+    else:
+        h_BTU, carry = _scan(cell, reverse, _Operands(weights, inputs, mask_BT, carry, bound))
+    return zero_padding(h_BTU, mask_BT), carry
+
+
+def scan_linear(
+    factors: cells.LinearFactors, mask_BT: Array | None, carry_BU: Array, *, reverse: bool = False
+) -> tuple[Array, Array]:
+    """Run h' = keep · h + add over all frames, as `scan_time`, in log T steps."""
+
+    def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return first[0] * second[0], first[1] * second[0] + second[1]
+
+    keep_BTU, add_BTU = factors
+    if mask_BT is not None:
+        keep_BTU = jnp.where(spread(mask_BT, keep_BTU), keep_BTU, 1)
+    joined = (keep_BTU, zero_padding(add_BTU, mask_BT))
+    keep_BTU, add_BTU = lax.associative_scan(join, joined, reverse=reverse, axis=1)
+    h_BTU = keep_BTU * carry_BU[:, None] + add_BTU
+    return zero_padding(h_BTU, mask_BT), h_BTU[:, 0 if reverse else -1]
+
+
+class _Operands(NamedTuple):
+    """The arrays of a scan, as `scan_time` takes them."""
+
+    weights: cells.Weights
+    inputs: Any
+    mask_BT: Array | None
+    carry: Any
+    bound: Array | None
+
+
+class _Product(NamedTuple):
+    """One recurrent product of a step: its gates, and the result's shape and type."""
+
+    gates: slice | None
+    result: jax.ShapeDtypeStruct
+
+
+def _unroll() -> int:
+    """Return the frames a round of the loop.
+
+    On a GPU a round waits for the host, which costs a third of an LSTM's step; four frames a round
+    were as quick there as one kernel for all frames (docs/gpu.md). A CPU gains nothing by it.
+    """
+    name = form.get()
+    if name.startswith("unroll"):
+        return int(name.removeprefix("unroll"))
+    return 4 if name == "auto" and jax.default_backend() == "gpu" else 1
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(cell: cells.Cell, reverse: bool, operands: _Operands) -> tuple[Array, Any]:
+    """Make step after step.
+
+    Left to itself, JAX would add up the gradient of the recurrent weights frame by frame: a small
+    product each, and all weights read and written. Here it is taken once, from the recurrent
+    products of all frames together. The weights that a step reads by itself (peepholes, gains) are
+    differentiated by JAX.
+    """
+    return _loop(cell, reverse, operands, None, {})[0]
+
+
+def _loop(
+    cell: cells.Cell,
+    reverse: bool,
+    operands: _Operands,
+    perturbations: list[Array] | None,
+    direct: cells.Weights,
+) -> tuple[tuple[Array, Any], Any]:
+    """Return the states and the last carry; and the left operand of each recurrent product.
+
+    Args:
+        cell: What makes a step.
+        reverse: From the last frame to the first.
+        operands: Arrays of the scan.
+        perturbations: An array (T, …) in the shape of each recurrent product, whose gradient is
+            that product's; None: no operands are returned.
+        direct: Weights that the step reads by itself, in place of those of `operands`.
+    """
+    weights, inputs, mask_BT, carry, bound = operands
+    seen = {**weights, **direct}
+
+    def step(carry: Any, frame: tuple) -> tuple[Any, tuple[Array, list]]:
+        inputs, mask_B, perturbations = frame
+        states: list[Array] = []
+
+        def recurrent_matmul(h: Array, gates: slice | None = None) -> Array:
+            product = cell.recurrent_matmul(weights, h, gates)
+            if perturbations is not None:
+                product = _perturbed(product, perturbations[len(states)])
+                states.append(h)
+            return product
+
+        new = cell.step(seen, carry, inputs, cells.StepOps(recurrent_matmul, _clipper(bound)))
+        if mask_B is not None:
+            new = jax.tree.map(lambda a, b: jnp.where(spread(mask_B, a), a, b), new, carry)
+        return new, (cell.output(new), states)
+
+    frames = (*jax.tree.map(_time_first, (inputs, mask_BT)), perturbations)
+    carry, (h_TBU, states) = lax.scan(step, carry, frames, reverse=reverse, unroll=_unroll())
+    return (_time_first(h_TBU), carry), states
+
+
+def _time_first(x: Array) -> Array:
+    return x.swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def _perturbed(product: Array, perturbation: Array) -> Array:
+    """Return the product itself, whose gradient is also the perturbation's."""
+    return product
+
+
+_perturbed.defvjp(lambda product, _: (product, None), lambda _, gradient: (gradient, gradient))
+
+
+def _scan_forward(
+    cell: cells.Cell, reverse: bool, operands: _Operands
+) -> tuple[tuple[Array, Any], Any]:
+    weights = operands.weights
+    products, names = _read_by_step(cell, operands)
+    frames = jax.tree.leaves(operands.inputs)[0].shape[1]
+    perturbations = [
+        jnp.zeros((frames, *product.result.shape), product.result.dtype) for product in products
+    ]
+
+    def run(inputs: Any, carry: Any, perturbations: list, direct: dict) -> Any:
+        return _loop(
+            cell, reverse, operands._replace(inputs=inputs, carry=carry), perturbations, direct
+        )
+
+    direct = {name: weights[name] for name in names}
+    out, vjp, states = jax.vjp(
+        run, operands.inputs, operands.carry, perturbations, direct, has_aux=True
+    )
+    product_vjps = [
+        _product_vjp(cell, weights, _flat(h_TBU), product.gates)
+        for h_TBU, product in zip(states, products, strict=True)
+    ]
+    return out, (vjp, product_vjps, weights)
+
+
+def _product_vjp(cell: cells.Cell, weights: cells.Weights, h: Array, gates: Any) -> Callable:
+    """Return the function from a product's gradient to that of the weights."""
+    return jax.vjp(lambda weights: cell.recurrent_matmul(weights, h, gates), weights)[1]
+
+
+def _scan_backward(cell: cells.Cell, reverse: bool, residuals: Any, gradient: Any) -> tuple:
+    vjp, product_vjps, weights = residuals
+    inputs, carry, perturbations, direct = vjp(gradient)
+    parts = [
+        product_vjp(_flat(perturbation))[0]
+        for product_vjp, perturbation in zip(product_vjps, perturbations, strict=True)
+    ]
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    parts.append({**zeros, **direct})
+    total = jax.tree.map(lambda *leaves: sum(leaves), zeros, *parts)
+    return (_Operands(total, inputs, None, carry, None),)
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _flat(x_TB: Array) -> Array:
+    """Return all frames of all clips in a row."""
+    return x_TB.reshape(-1, *x_TB.shape[2:])
+
+
+class _Recorder(Mapping[str, Array]):
+    """Weights that note which of them were read."""
+
+    def __init__(self, weights: cells.Weights) -> None:
+        self.weights = weights
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Array:
+        array = self.weights[name]
+        self.names.add(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def _read_by_step(cell: cells.Cell, operands: _Operands) -> tuple[list[_Product], list[str]]:
+    """Return the recurrent products of a step, and the weights that it reads by itself."""
+    products: list[_Product] = []
+    names: set[str] = set()
+
+    def step(weights: cells.Weights, inputs: Any, carry: Any) -> Any:
+        def recurrent_matmul(h: Array, gates: slice | None = None) -> Array:
+            product = cell.recurrent_matmul(weights, h, gates)
+            products.append(_Product(gates, jax.ShapeDtypeStruct(product.shape, product.dtype)))
+            return product
+
+        recorder = _Recorder(weights)
+        new = cell.step(recorder, carry, inputs, cells.StepOps(recurrent_matmul, lambda z: z))
+        names.update(recorder.names)
+        return new
+
+    first = jax.tree.map(lambda x: x[:, 0], operands.inputs)
+    jax.eval_shape(step, dict(operands.weights), first, operands.carry)
+    return products, sorted(names)
