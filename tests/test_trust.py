@@ -434,7 +434,7 @@ def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
     (home / "mine.py").write_text(MINE.replace("0.9", "0.7"))
     folder, group = held_table(home, tmp_path / "runs")
     count = len(ran())
-    monkeypatch.setattr(plugins, "_named", set())
+    monkeypatch.setattr(plugins, "_named_here", set())
     for work in (
         lambda: runner.train_group(folder, group),
         lambda: job.make_data(folder, runner.Quiet()),

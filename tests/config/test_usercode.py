@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidrec import config
-from vidrec.config import Config, override, plugins
+from vidrec.config import Config, override, plugins, shipped
 from vidrec.errors import UserError
 from vidrec.sweeps import ablation
 
@@ -183,9 +183,11 @@ def test_what_came_with_vidrec_is_not_looked_for_in_the_current_folder(tmp_path,
     (tmp_path / "motion").write_text(wrong)
     monkeypatch.chdir(tmp_path)
     from vidrec.cli.commands import training
+    from vidrec.report import ucf101
 
     assert ablation.load(training.EXPERIMENT) == ablation.load("motion")
     assert len(ablation.trials(ablation.load(*training.TABLES))) == 9
+    assert shipped.find(ucf101.EXPERIMENT).is_absolute()
     with pytest.raises(UserError, match="the wrong one"):
         ablation.load("experiments/motion.py")
 

@@ -59,7 +59,7 @@ def absent(groups: int = 3) -> Ablation:
 
 def rows(folder: Path) -> list[dict]:
     """Lines of the table, without seconds."""
-    found = cluster.grid.collect(folder, trained=False).rows
+    found = runner.collect(folder, trained=False).rows
     return [{n: v for n, v in row.items() if not n.startswith("seconds_")} for row in found]
 
 
@@ -596,7 +596,7 @@ def test_a_pool_asked_to_stop_starts_nothing_more(pool, tmp_path):
 
 
 def test_a_job_counts_as_running_while_the_system_does_not_tell(monkeypatch):
-    job = f"{os.getpid()}@{platform.node()}@{pool_room._born(os.getpid())}"
+    job = f"{os.getpid()}@{platform.node()}@{pool_room._start_ticks(os.getpid())}"
     gone = f"{os.getpid()}@{platform.node()}@1"
     assert pool_room._is_running(job)
     assert not pool_room._is_running(gone)

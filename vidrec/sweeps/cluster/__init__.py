@@ -1,9 +1,10 @@
-"""A table's groups as jobs: on a SLURM cluster through submitit, or on this machine's devices.
+"""Train a table's groups as jobs: of a SLURM cluster, through submitit, or of a local pool.
 
-A job needs nothing but the table's folder, which all nodes share: what it trains stands in
-`groups/ID/group.json`, what it gave goes where `ablate` puts it. One first job makes data set and
-features, one array trains a group in each task. Killed, preempted or out of time, a task goes on
-from its last save; the last one to finish writes the report. Ids and logs are kept in `jobs.json`.
+A job needs nothing but the table's folder, which all nodes share: `groups/ID/group.json` says what
+it trains, and its results go where `ablate` puts them. A first job makes the data set and the
+features; then an array trains a group in each task. A task that is killed, preempted or out of
+time goes on from its last save; the last one to finish writes the report. `jobs.json` lists ids and
+logs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,34 +42,44 @@ def launch(
     retry: str = "",
     tell: Tell = lambda line: None,
 ) -> Path:
-    """Starts jobs for the groups of a table that are neither finished nor started; its folder.
+    """Start jobs for the groups of a table that are neither finished nor started.
 
     SLURM's jobs go on after this returns (see `status`); a local pool's have ended.
 
+    Args:
+        ablation: The table.
+        workdir: Where its folder lies.
+        options: What the jobs ask for.
+        overrides: Dotted settings for every trial.
+        on: "motion" runs the table on the embedded data.
+        retry: "failed" trains failed and diverged trials anew.
+        tell: Is told what happens, line by line.
+
+    Returns:
+        The table's folder.
+
     Raises:
-        UserError: jobs cannot be started here, or the cluster refuses them.
-        train.Interrupted: a local pool was asked to stop; what it trained is saved.
+        UserError: Jobs cannot be started here, or the cluster refuses them.
+        Interrupted: A local pool was asked to stop; its jobs have saved.
     """
-    options = options or Options()
-    for line in engine(options.engine).check(options, Path(workdir).absolute()):
+    options, workdir = options or Options(), Path(workdir).absolute()
+    for line in engine(options.engine).check(options, workdir):
         tell(line)
-    folder, members = runner.plan(ablation, Path(workdir).absolute(), overrides=overrides, on=on)
-    busy = _busy(folder)
+    folder, members = runner.plan(ablation, workdir, overrides=overrides, on=on)
+    alive = _alive(folder)
     used = folders.read_jobs(folder)[0]
-    if busy and used != options.engine:
-        raise UserError(f"{folder} has jobs of {used} that run ({_ids(busy)}): cancel them first")
+    if alive and used != options.engine:
+        raise UserError(f"{folder} has jobs of {used} that run ({_ids(alive)}): cancel them first")
+    if alive and retry:
+        raise UserError(f"{folder} has jobs that run ({_ids(alive)}): cancel them first")
     if retry:
-        if busy:
-            raise UserError(f"{folder} has jobs that run ({_ids(busy)}): cancel them first")
-        folder, members = runner.plan(
-            ablation, Path(workdir).absolute(), overrides=overrides, on=on, retry=retry
-        )
-    started = {handle.group for handle in busy}
-    todo = [name for name in runner.hold_groups(folder, members) if name not in started]
-    if busy:
-        tell(f"{len(busy)} jobs are there already: {_ids(busy)}")
-    if todo:
-        submit(folder, todo, options, tell)
+        folder, members = runner.plan(ablation, workdir, overrides=overrides, on=on, retry=retry)
+    started = {handle.group for handle in alive}
+    groups = [name for name in runner.hold_groups(folder, members) if name not in started]
+    if alive:
+        tell(f"{len(alive)} jobs are there already: {_ids(alive)}")
+    if groups:
+        submit(folder, groups, options, tell)
     finish(folder)
     return folder
 
@@ -76,7 +87,14 @@ def launch(
 def submit(
     folder: Path, groups: Sequence[str], options: Options, tell: Tell = lambda line: None
 ) -> list[Handle]:
-    """Starts one job for the data of held groups and one for each group; noted in jobs.json."""
+    """Start one job for the data and one for each group; jobs.json lists them.
+
+    Args:
+        folder: The table's folder.
+        groups: Names of groups whose group.json is written.
+        options: What the jobs ask for.
+        tell: Is told what happens, line by line.
+    """
 
     def note(handles: Sequence[Handle]) -> None:
         folders.write_jobs(folder, options.engine, handles)
@@ -87,7 +105,7 @@ def submit(
 
 
 def status(folder: str | Path) -> dict[str, Any]:
-    """How a table fills, from its files and its jobs; writes the report of a full one.
+    """Return how a table fills, from its files and its jobs; write the report of a full one.
 
     Returns:
         {"dir", "finished", "trials", "report", "note", "data", "groups": [{"group", "trials",
@@ -96,7 +114,7 @@ def status(folder: str | Path) -> dict[str, Any]:
         queue has forgotten it and there is no result. "note": why the queue could not be asked.
 
     Raises:
-        UserError: the folder holds no table.
+        UserError: The folder holds no table.
     """
     folder = Path(folder).absolute()
     table = folders.groups(folder)
@@ -111,7 +129,7 @@ def status(folder: str | Path) -> dict[str, Any]:
     groups = [
         folders.group_line(folder, name, ids, jobs.get(name, {})) for name, ids in table.items()
     ]
-    trials, finished = sum(map(len, table.values())), sum(each["finished"] for each in groups)
+    trials, finished = sum(map(len, table.values())), sum(group["finished"] for group in groups)
     report = folder / "report.html"
     return {
         "dir": str(folder),
@@ -125,13 +143,13 @@ def status(folder: str | Path) -> dict[str, Any]:
 
 
 def cancel(folder: str | Path) -> list[str]:
-    """Ends a table's own jobs that are waiting or running; their ids."""
+    """End a table's own jobs that wait or run, and return their ids."""
     folder = Path(folder).absolute()
-    folders.trials(folder)
-    busy = _busy(folder)
-    if busy:
-        engine(folders.read_jobs(folder)[0]).cancel(busy)
-    return [handle.job for handle in busy]
+    folders.trials(folder)  # refuses a folder without a table
+    alive = _alive(folder)
+    if alive:
+        engine(folders.read_jobs(folder)[0]).cancel(alive)
+    return [handle.job for handle in alive]
 
 
 def dry_run(
@@ -142,7 +160,15 @@ def dry_run(
     overrides: Mapping[str, Any] | None = None,
     on: str = "",
 ) -> list[str]:
-    """The scripts that sbatch would get: the data's, then the array's. Writes nothing."""
+    """Return the scripts that sbatch would get: the data's, then the array's. Write nothing.
+
+    Args:
+        ablation: The table.
+        workdir: Where its folder would lie.
+        options: What the jobs would ask for.
+        overrides: Dotted settings for every trial.
+        on: "motion" runs the table on the embedded data.
+    """
     trials = runner.dry_run(ablation, overrides, on)
     name = f"{ablation.name}-{digest([trial['id'] for trial in trials])}"
     count = len({trial["group"] for trial in trials})
@@ -150,25 +176,25 @@ def dry_run(
 
 
 def engine(name: str) -> Engine:
-    """The engine of this name.
+    """Return the engine of this name.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     if name not in ENGINES:
         raise UserError(f"engine = {name!r} should be one of {', '.join(ENGINES)}")
     return ENGINES[name]()
 
 
-def _busy(folder: Path) -> list[Handle]:
-    """Jobs that wait or run."""
+def _alive(folder: Path) -> list[Handle]:
+    """Return the jobs that wait or run."""
     used, handles = folders.read_jobs(folder)
     states = engine(used).states(handles) if handles else {}
-    return [each for each in handles if folders.is_alive(states.get(each.job, ""))]
+    return [handle for handle in handles if folders.is_alive(states.get(handle.job, ""))]
 
 
 def _ids(handles: Sequence[Handle]) -> str:
-    """Few words for many jobs."""
+    """Return the ids in one line, the middle of many left out."""
     ids = [handle.job for handle in handles]
     return ", ".join(ids) if len(ids) < 4 else f"{ids[0]} … {ids[-1]}"
 

@@ -1,4 +1,4 @@
-"""One job of a local pool: `python -m vidrec.sweeps.cluster FOLDER GROUP`."""
+"""Run one job of a local pool: `python -m vidrec.sweeps.cluster FOLDER GROUP`."""
 
 import sys
 
@@ -6,8 +6,9 @@ from vidrec.errors import UserError, refusal
 from vidrec.sweeps.cluster.job import Job
 
 if __name__ == "__main__":
+    _, folder, group = sys.argv
     try:
-        Job(*sys.argv[1:])()
+        Job(folder, group)()
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:

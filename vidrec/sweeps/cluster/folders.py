@@ -1,10 +1,10 @@
-"""What a table's folder tells of its groups and of their jobs."""
+"""Read from a table's folder how its groups and their jobs are doing."""
 
 import contextlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from vidrec.io import files
 from vidrec.sweeps.cluster.options import Handle
 from vidrec.training import loop
 
-DONE = "the job is done"  # the last line of one that did its work
-TAIL = 8192  # bytes of a log that are read
+DONE = "the job is done"  # the last line of a job that did its work
+TAIL = 8192  # bytes that are read from the end of a log
 UNSHARED = "--workdir should be on a file system that all nodes share"
 # States of a job that has a node or will get one: its group must not be started a second time.
 ALIVE = (
@@ -36,10 +36,10 @@ ALIVE = (
 
 
 def trials(folder: Path) -> list[dict[str, Any]]:
-    """The trials of ablation.json.
+    """Return the trials of ablation.json.
 
     Raises:
-        UserError: the folder holds no table.
+        UserError: The folder holds no table.
     """
     try:
         return files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
@@ -48,21 +48,21 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def groups(folder: Path) -> dict[str, list[str]]:
-    """Ids of the trials of each group."""
-    found: dict[str, list[str]] = {}
+    """Return the ids of the trials of each group."""
+    ids: dict[str, list[str]] = {}
     for trial in trials(folder):
-        found.setdefault(trial.get("group", ""), []).append(trial["id"])
-    return found
+        ids.setdefault(trial.get("group", ""), []).append(trial["id"])
+    return ids
 
 
 def results(folder: Path, ids: Sequence[str]) -> list[Path]:
-    """The result.json files that are there."""
-    found = [folder / "trials" / each / "result.json" for each in ids]
-    return [file for file in found if file.exists()]
+    """Return the result.json files of the trials that have finished."""
+    paths = [folder / "trials" / trial / "result.json" for trial in ids]
+    return [file for file in paths if file.exists()]
 
 
 def new_logs(folder: Path) -> Path:
-    """A folder for the logs of one submission: a cluster's ids may start anew."""
+    """Make a folder for the logs of one submission, since a cluster's ids may start anew."""
     number = 1
     while (folder / "jobs" / str(number)).exists():
         number += 1
@@ -72,43 +72,39 @@ def new_logs(folder: Path) -> Path:
 
 
 def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
-    """The engine and the latest job of each group; ("", []) where there were none."""
+    """Return the engine and the latest job of each group; ("", []) where there were none."""
     try:
         content = files.read_json(folder / "jobs.json", files.JOBS_HOLDS)
     except files.Missing:
         return "", []
-    names = [each.name for each in fields(Handle)]
-    found = [
-        Handle(**{name: job[name] for name in names if name in job}) for job in content["jobs"]
-    ]
     # Logs lie in the table's folder, wherever that is by now.
-    logs = [str(folder / each.log) if each.log else "" for each in found]
     return content["engine"], [
-        replace(each, log=log) for each, log in zip(found, logs, strict=True)
+        Handle(job["group"], job["job"], str(folder / job["log"]) if job["log"] else "")
+        for job in content["jobs"]
     ]
 
 
 def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
-    """Adds jobs, which replace earlier ones of their groups, and all of another engine."""
+    """Add jobs to jobs.json; they replace earlier ones of their groups, and another engine's."""
     used, before = read_jobs(folder)
-    known = {each.group: each for each in [*(before if used == engine else []), *handles]}
+    latest = {handle.group: handle for handle in [*(before if used == engine else []), *handles]}
     inside = [
-        replace(each, log=os.path.relpath(each.log, folder))
-        if Path(each.log).is_relative_to(folder)
-        else each
-        for each in known.values()
+        replace(handle, log=os.path.relpath(handle.log, folder))
+        if Path(handle.log).is_relative_to(folder)
+        else handle
+        for handle in latest.values()
     ]
-    content = {"engine": engine, "jobs": [asdict(each) for each in inside]}
+    content = {"engine": engine, "jobs": [asdict(handle) for handle in inside]}
     loop.write_json(folder / "jobs.json", content)
 
 
 def is_alive(state: str) -> bool:
-    """True for a job that waits, runs or is ending; `state` may carry a reason."""
+    """Return whether a job waits, runs or is ending; `state` may end in "(reason)"."""
     return state.split(" ")[0].upper() in ALIVE
 
 
 def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
-    """A job in `status`: its state, and why it ended where that is no success."""
+    """Return what `status` says of a job: its state, and why it ended if it did not succeed."""
     state = states.get(handle.job, "").lower()
     last = last_line(handle.log)
     if not is_alive(state) and last == DONE:
@@ -121,9 +117,9 @@ def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
 
 
 def last_line(log: str) -> str:
-    """What a job said last; what a scheduler says of its end is less than that."""
+    """Return the last line that a job wrote, or the scheduler's where it wrote none."""
     try:
-        # Opened without waiting for the other end of a pipe.
+        # O_NONBLOCK: a pipe is opened without waiting for its other end.
         with os.fdopen(os.open(log, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return f"{log} is no file"
@@ -131,51 +127,58 @@ def last_line(log: str) -> str:
             lines = file.read(TAIL).decode(errors="replace").splitlines()
     except (OSError, ValueError):  # a name with a zero byte is a ValueError
         return ""
-    said = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
-    own = [line for line in said if not line.startswith(("submitit ", "INFO:submitit:"))]
-    return (own or said or ["its log is empty"])[-1]
+    written = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
+    own = [line for line in written if not line.startswith(("submitit ", "INFO:submitit:"))]
+    return (own or written or ["its log is empty"])[-1]
 
 
 def group_line(
     folder: Path, name: str, ids: Sequence[str], job: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A group in `status`."""
-    found = [files.read_result(file.parent) for file in results(folder, ids)]
+    """Return what `status` says of a group.
+
+    Args:
+        folder: The table's folder.
+        name: The group's name.
+        ids: Its trials.
+        job: Its job as `job_line` describes it; empty for none.
+    """
+    finished = [files.read_result(file.parent) for file in results(folder, ids)]
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
-    if len(found) == len(ids):
+    if len(finished) == len(ids):
         shown |= {"state": "done", "why": ""}
-    place = folder / "groups" / name
-    if place.exists() and not shown["why"]:
-        _, broken = files.sound_lines(place / loop.METRICS, files.LINE_HOLDS, whole=False)
+    group = folder / "groups" / name
+    if group.exists() and not shown["why"]:
+        _, broken = files.sound_lines(group / loop.METRICS, files.LINE_HOLDS, whole=False)
         shown["why"] = next(iter(broken), "")
     return {
         "group": name,
         "trials": len(ids),
-        "finished": len(found),
-        "failed": sum(result["status"] in ("failed", "diverged") for result in found),
-        **_progress(folder / "groups" / name),
+        "finished": len(finished),
+        "failed": sum(result["status"] in ("failed", "diverged") for result in finished),
+        **_progress(group),
         **shown,
     }
 
 
 def _progress(group: Path) -> dict[str, Any]:
-    """Epoch, trials alive, and the best validation accuracy so far."""
+    """Return epoch, trials that still train, and the best validation accuracy so far."""
     epochs = None
     with contextlib.suppress(files.Missing, KeyError, TypeError, ValueError):
-        held = files.read_json(group / "group.json", files.GROUP_HOLDS)["trials"]
-        epochs = max(trial["config"]["train"]["epochs"] for trial in held)
-    # One that did not fit in memory trains in parts beside it.
-    parts = [_records(each) for each in (group, *group.parent.glob(f"{group.name}-*"))]
-    last = [each for part in parts for each in part if each["epoch"] == part[-1]["epoch"]]
-    scores = [each["val/accuracy"] for part in parts for each in part]
+        members = files.read_json(group / "group.json", files.GROUP_HOLDS)["trials"]
+        epochs = max(trial["config"]["train"]["epochs"] for trial in members)
+    # A group that does not fit in memory trains in parts, in folders beside its own.
+    parts = [_records(part) for part in (group, *group.parent.glob(f"{group.name}-*"))]
+    last = [record for part in parts for record in part if record["epoch"] == part[-1]["epoch"]]
+    scores = [record["val/accuracy"] for part in parts for record in part]
     return {
-        "epoch": max((each["epoch"] for each in last), default=0),
+        "epoch": max((record["epoch"] for record in last), default=0),
         "epochs": epochs,
-        "alive": sum(each["status"] == "running" for each in last) if last else None,
+        "alive": sum(record["status"] == "running" for record in last) if last else None,
         "best": max((score for score in scores if score is not None), default=None),
     }
 
 
 def _records(group: Path) -> list[dict[str, Any]]:
-    """The lines of a group's metrics, as far as they are written."""
+    """Return the lines of a group's metrics, as far as they are written."""
     return files.sound_lines(group / loop.METRICS, files.LINE_HOLDS, whole=False)[0]

@@ -1,4 +1,4 @@
-"""What happens inside of a job."""
+"""What a job does: make the data or train a group, save when it is to end, ask to be requeued."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ from vidrec.training import devices, loop, prepare
 
 GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
-FRUITLESS = 3  # starts in a row without a finished epoch; a fourth would be no better
-TOLD_SECONDS = 15.0
+FRUITLESS = 3  # starts in a row without a finished epoch, after which a job gives up
+LOG_SECONDS = 15.0  # at least, between two lines about progress
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Job:
     """What a job runs. It always goes on from what is in the folder, so it may start anew.
 
     Attributes:
-        folder: of the table.
-        group: to train; DATA makes the data of all unfinished groups.
-        fruitless: starts in a row that ended before an epoch did.
+        folder: The table's folder.
+        group: The group to train; DATA makes the data of all unfinished groups.
+        fruitless: Starts in a row that ended before an epoch did.
     """
 
     folder: str
@@ -46,11 +46,11 @@ class Job:
         self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
         if not (Path(self.folder) / "ablation.json").exists():
             raise UserError(f"{platform.node()} does not see {self.folder}: {folders.UNSHARED}")
-        _attend(self.work, self._log.stop)
+        _run_until_signal(self.work, self._log.stop)
         print(folders.DONE, flush=True)
 
     def work(self) -> None:
-        """The work itself, without an ear for signals."""
+        """Do the work without listening for signals."""
         folder = Path(self.folder)
         log = getattr(self, "_log", None) or _Log()
         if self.group == DATA:
@@ -59,7 +59,7 @@ class Job:
         finish(folder)
 
     def checkpoint(self) -> Any:
-        """Called by submitit, after a save, when the job is to be requeued: how it goes on."""
+        """Return how the job goes on; submitit asks this after a save, when it requeues the job."""
         fruitless = 0 if self._log.advanced else self.fruitless + 1
         if fruitless > FRUITLESS:
             print(f"error: {fruitless} starts and no epoch: --minutes is too short", flush=True)
@@ -69,7 +69,7 @@ class Job:
 
 
 def make_data(folder: Path, screen: runner.Reporter) -> None:
-    """Makes data sets and features of a table's unfinished groups, for all jobs to read."""
+    """Make the data sets and features of a table's unfinished groups, for all jobs to read."""
     made = set()
     for name, ids in folders.groups(folder).items():
         if len(folders.results(folder, ids)) == len(ids):
@@ -80,26 +80,23 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
         made.add(prepare.key(cfg))
         if cfg.encoder.trainable == "none":
             prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
-        else:  # pixels are decoded by each group anew
+        else:  # each group decodes pixels itself
             datasets.load(cfg.data)
 
 
 def finish(folder: Path) -> None:
-    """Writes the report of a table whose last trial has finished, unless it is written already."""
+    """Write the report of a table whose last trial has finished, unless it is written already."""
     ids = [trial["id"] for trial in folders.trials(folder)]
-    results = folders.results(folder, ids)
-    if len(results) < len(ids):
+    if len(folders.results(folder, ids)) < len(ids) or runner.has_report(folder):
         return
     lock = folder / "report.lock"
-    if runner.has_report(folder):
-        return
-    with contextlib.suppress(OSError):  # of a writer that was killed
+    with contextlib.suppress(OSError):  # left by a writer that was killed
         if time.time() - lock.stat().st_mtime > KILL_SECONDS:
             lock.unlink()
     try:
         lock.touch(exist_ok=False)
     except OSError:
-        return  # two jobs ended together and the other writes, or the folder is only read
+        return  # two jobs ended together and the other writes, or the folder is read-only
     try:
         runner.collect(folder)
     finally:
@@ -107,78 +104,85 @@ def finish(folder: Path) -> None:
 
 
 class _Log(runner.Quiet):
-    """Plain lines in a job's log, and the word to stop."""
+    """Progress as plain lines in a job's log.
+
+    Attributes:
+        stop: Set when the job is to end.
+        advanced: Whether a clip or an epoch was finished.
+    """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.advanced = False
-        self._last = -TOLD_SECONDS
+        self._last = -LOG_SECONDS
 
     def say(self, line: str) -> None:
         print(escape.terminal(line), flush=True)
 
-    def sometimes(self, line: str) -> None:
-        if time.monotonic() - self._last >= TOLD_SECONDS:
+    def say_sometimes(self, line: str) -> None:
+        if time.monotonic() - self._last >= LOG_SECONDS:
             self._last = time.monotonic()
             self.say(line)
 
     def extracting(self, done: int, total: int) -> None:
         self.advanced = True
-        self.sometimes(f"clips: {done} of {total}")
+        self.say_sometimes(f"clips: {done} of {total}")
         if self.stop.is_set():
             raise loop.Interrupted(f"stopped after {done} of {total} clips")
 
     def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
         self.say(f"group {name}: {len(members)} trials")
-        return _Watch(self)
+        return _GroupLog(self)
 
 
-class _Watch(loop.Silent):
+class _GroupLog(loop.Silent):
     def __init__(self, log: _Log):
         self.log = log
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
         self.log.advanced = True
-        alive = sum(each["status"] == "running" for each in records.values())
-        self.log.sometimes(f"epoch {number}: {alive} trials alive")
+        alive = sum(record["status"] == "running" for record in records.values())
+        self.log.say_sometimes(f"epoch {number}: {alive} trials alive")
 
     def should_stop(self) -> bool:
         return self.log.stop.is_set()
 
 
-def _attend(work: Callable[[], None], stop: threading.Event) -> None:
-    """Runs `work` in a thread: Python hears no signal in one that computes for minutes.
+def _run_until_signal(work: Callable[[], None], stop: threading.Event) -> None:
+    """Run `work` in a thread, since Python handles no signal in one that computes for minutes.
 
     USR2 (before a time-out, or preempted): save, then what submitit had registered, which requeues.
-    TERM: save, then wait for the kill; who sent it (scancel, a preemption that requeues by itself)
-    knows what is to become of the job, and leaving early would count as its failure.
+    TERM: save, then wait for the kill. Whoever sent it (scancel, a preemption that requeues by
+    itself) decides what becomes of the job, and leaving early would count as its failure.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, _: Any) -> None:
-        heard.append(number)
+    def receive(number: int, _: Any) -> None:
+        received.append(number)
         stop.set()
 
-    before = {each: signal.signal(each, hear) for each in (signal.SIGUSR2, signal.SIGTERM)}
+    numbers = (signal.SIGUSR2, signal.SIGTERM)
+    before = {number: signal.signal(number, receive) for number in numbers}
     requeue = before[signal.SIGUSR2]
     outcome: list[BaseException | None] = []
-    thread = threading.Thread(target=_caught, args=(work, outcome), daemon=True)
+    thread = threading.Thread(target=_record_outcome, args=(work, outcome), daemon=True)
     thread.start()
     try:
-        _join(thread, lambda: bool(heard))
+        _join(thread, lambda: bool(received))
     finally:
-        for each, handler in before.items() if not heard else ():
-            signal.signal(each, handler)
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     error = outcome[0] if outcome else loop.Interrupted("given up: its epoch takes too long")
-    if not isinstance(error, loop.Interrupted):
-        if error:
-            raise error
+    if error is None:
         return
+    if not isinstance(error, loop.Interrupted):
+        raise error
     print(error, flush=True)
-    _leave(heard, requeue if callable(requeue) else None)
+    _leave(received, requeue if callable(requeue) else None)
 
 
-def _caught(work: Callable[[], None], outcome: list[BaseException | None]) -> None:
+def _record_outcome(work: Callable[[], None], outcome: list[BaseException | None]) -> None:
     try:
         work()
         outcome.append(None)
@@ -186,25 +190,25 @@ def _caught(work: Callable[[], None], outcome: list[BaseException | None]) -> No
         outcome.append(error)
 
 
-def _join(thread: threading.Thread, asked: Callable[[], bool]) -> None:
-    """Until the thread ends, or has not within GRACE_SECONDS of being asked to."""
-    left = GRACE_SECONDS
+def _join(thread: threading.Thread, is_asked: Callable[[], bool]) -> None:
+    """Wait until the thread ends, or has not within GRACE_SECONDS of being asked to."""
+    left: float = GRACE_SECONDS
     while thread.is_alive() and left > 0:
         thread.join(0.2)
-        left -= 0.2 * asked()
+        left -= 0.2 * is_asked()
 
 
-def _leave(heard: list[int], requeue: Callable[[int, Any], None] | None) -> None:
-    """Ends a stopped job's process, at once: a thread may still compute."""
+def _leave(received: list[int], requeue: Callable[[int, Any], Any] | None) -> None:
+    """End a stopped job's process at once: a thread may still compute."""
     code: Any = STOPPED
     until = time.monotonic() + KILL_SECONDS
-    while requeue and signal.SIGUSR2 not in heard and time.monotonic() < until:
+    while requeue and signal.SIGUSR2 not in received and time.monotonic() < until:
         time.sleep(0.2)
-    if requeue and signal.SIGUSR2 in heard:
+    if requeue and signal.SIGUSR2 in received:
         try:
             requeue(signal.SIGUSR2, None)
-        except SystemExit as left:
-            code = left.code
+        except SystemExit as end:
+            code = end.code
         except Exception as error:
             # A requeue kills the whole step, sometimes scontrol before it has answered.
             killed = getattr(error, "returncode", 0) == -signal.SIGTERM
@@ -217,7 +221,11 @@ def _leave(heard: list[int], requeue: Callable[[int, Any], None] | None) -> None
 
 
 def submitit() -> Any:
-    """The library that starts and requeues jobs of SLURM."""
+    """Return the library that starts and requeues jobs of SLURM.
+
+    Raises:
+        UserError: It is not installed.
+    """
     try:
         import submitit
     except ImportError:

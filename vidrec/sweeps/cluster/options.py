@@ -1,4 +1,4 @@
-"""What jobs may ask for, and what an engine that starts them has to do."""
+"""What jobs ask a cluster for, and what an engine that starts jobs must do."""
 
 import dataclasses
 import difflib
@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from vidrec.errors import UserError
 from vidrec.io import escape, files
 
-DATA = "data"  # the first job's place among the groups' names
+DATA = "data"  # stands for a group's name in the job that makes the data
 Tell = Callable[[str], None]
+TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict}  # of a site file
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,15 @@ class Options:
     """What a job asks for; empty or zero leaves it to the cluster.
 
     Attributes:
-        minutes: time limit; a job that needs more is requeued and goes on.
-        sbatch: further options of sbatch, `{"account": "vision"}`; True for one without a value.
-        setup: lines of shell before Python starts, such as `module load cuda`.
-        devices: of a local pool, by the name that CUDA_VISIBLE_DEVICES knows.
+        engine: The name of an engine in `cluster.ENGINES`.
+        partition: Of SLURM.
+        minutes: Time limit; a job that needs more is requeued and goes on.
+        gpus: Of a job.
+        cpus: Of a job.
+        mem: Of a job, as SLURM writes it: 16G.
+        sbatch: Further options of sbatch, `{"account": "vision"}`; True for one without a value.
+        setup: Lines of shell before Python starts, such as `module load cuda`.
+        devices: Of a local pool, by the names that CUDA_VISIBLE_DEVICES has for them.
     """
 
     engine: str = "slurm"
@@ -47,7 +53,7 @@ class Options:
 
 
 def _check_line(name: str, value: Any) -> None:
-    """Refuses an option that would be more than one line, or another option, of a job's script."""
+    """Refuse an option that would be more than one line, or another option, of a job's script."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise UserError(f"--sbatch {escape.terminal(name)}: an option of sbatch is like account")
     if escape.visible(value) != str(value):
@@ -59,7 +65,13 @@ def _check_line(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Handle:
-    """A group (or the data) and the job that was started for it."""
+    """A job.
+
+    Attributes:
+        group: The group that it trains, or DATA.
+        job: The engine's id for it.
+        log: The path of its log.
+    """
 
     group: str
     job: str
@@ -73,25 +85,40 @@ class Engine(Protocol):
     """Where jobs run. To add one, put it into `cluster.ENGINES`."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
-        """What the user should know before jobs are started; UserError where they cannot be."""
+        """Return what the user should know before jobs are started.
+
+        Raises:
+            UserError: They cannot be started.
+        """
 
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
-        """Starts the data's job and then the groups', each handed to `note` once it has an id."""
+        """Start the job that makes the data, and then one for each group.
+
+        Args:
+            folder: The table's folder.
+            groups: Names of the groups to train.
+            options: What the jobs ask for.
+            note: Is told of each job once it has an id, so that it is never lost.
+        """
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        """State of each job that is known, by id, in SLURM's words; may end in "(reason)"."""
+        """Return the state of each known job by id, in SLURM's words; may end in "(reason)"."""
 
     def cancel(self, handles: Sequence[Handle]) -> None:
-        """Ends exactly these jobs."""
+        """End exactly these jobs."""
 
 
 def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Options:
-    """Options of a site's TOML file, replaced by those given (None: not given).
+    """Return the options of a site's TOML file, replaced by those of the command line.
+
+    Args:
+        site: The file.
+        given: Options of the command line; None for one that was not given.
 
     Raises:
-        UserError: the file cannot be read, or an option is unknown or of the wrong kind.
+        UserError: The file cannot be read, or an option is unknown or has another type.
     """
     values: dict[str, Any] = {}
     if site:
@@ -101,13 +128,13 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
             raise UserError(f"--site {site}: No such file or directory") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"--site {site} is no TOML: {error}") from None
-    known = {entry.name: entry for entry in dataclasses.fields(Options)}
+    known = [entry.name for entry in dataclasses.fields(Options)]
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
             raise UserError(f"--site {site}: unknown option '{name}'; {guess}")
-        right = {"setup": list, "devices": list, "sbatch": dict}.get(name, known[name].type)
+        right = TOML_TYPES.get(name, type(getattr(Options(), name)))
         if not isinstance(value, right):
             raise UserError(f"--site {site}: {name} = {value!r} should be a {right.__name__}")
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
@@ -119,7 +146,7 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
 
 
 def parse_sbatch(words: Sequence[str]) -> dict[str, Any]:
-    """`account=vision` and `exclusive` as options of sbatch."""
+    """Return words such as `account=vision` and `exclusive` as options of sbatch."""
     parts = [word.removeprefix("--").partition("=") for word in words]
     if not all(name for name, _, _ in parts):
         raise UserError(f"--sbatch {escape.shell(words)}: should be like account=vision")

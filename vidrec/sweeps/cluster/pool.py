@@ -1,4 +1,4 @@
-"""Jobs on this machine: a pool that gives each a device of its own, and jobs run on the spot."""
+"""Engines of this machine: a pool with one job a device, and jobs that run where they are asked."""
 
 import contextlib
 import os
@@ -8,27 +8,38 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import vidrec
 from vidrec.config import plugins
-from vidrec.errors import UserError
+from vidrec.errors import STOPPED, UserError
 from vidrec.sweeps.cluster import folders
-from vidrec.sweeps.cluster.job import STOPPED, Job
+from vidrec.sweeps.cluster.job import Job
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
 from vidrec.training import loop
 from vidrec.training.devices import share_of_cores
 
+POLL_SECONDS = 0.1
+Started = tuple[Handle, subprocess.Popen]
+
 
 class Pool:
-    """A pool on this machine: each job has a device for itself, the next starts when one ends."""
+    """Gives each job a device of this machine; the next one starts when one ends.
 
-    # -P: modules that lie in the current folder are not meant.
+    Attributes:
+        command: What starts a job; the table's folder and the group's name are appended.
+        stopping: How often the pool was asked to stop.
+    """
+
+    # -P: a module of the current folder must not take the place of an installed one.
     command: tuple[str, ...] = (sys.executable, "-u", "-P", "-m", "vidrec.sweeps.cluster")
+    stopping = 0
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        """Refuse devices that are missing or named twice; see `Engine.check`."""
         if not options.devices or len(set(options.devices)) < len(options.devices):
             given = " ".join(options.devices)
             raise UserError(f"--devices {given} should name each device once: --devices 0 1")
@@ -37,46 +48,55 @@ class Pool:
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
+        """Run the jobs to their end; see `Engine.submit`.
+
+        Raises:
+            Interrupted: The pool was asked to stop; its jobs have saved.
+            UserError: A job failed; the others ran to their end.
+        """
         logs = folders.new_logs(folder)
-        with self._signals():
-            handles = self._pool(folder, [DATA], options.devices[:1], logs, note)
-            return handles + self._pool(folder, groups, options.devices, logs, note)
+
+        def start(group: str, device: str, devices: int) -> Started:
+            environment = share_of_cores(devices) | {"CUDA_VISIBLE_DEVICES": device}
+            handle, process = self._start(folder, group, environment, logs)
+            note([handle])
+            return handle, process
+
+        with self._stopped_by_signals():
+            data = self._run([DATA], options.devices[:1], start)
+            return data + self._run(groups, options.devices, start)
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        return {each.job: "RUNNING" for each in handles if _is_running(each.job)}
+        """Return RUNNING for each job whose process runs here; see `Engine.states`."""
+        return {handle.job: "RUNNING" for handle in handles if _is_running(handle.job)}
 
     def cancel(self, handles: Sequence[Handle]) -> None:
-        for each in handles:
-            if _is_running(each.job):
-                os.kill(_pid(each.job), signal.SIGTERM)
+        """Ask the jobs' processes to save and end; see `Engine.cancel`."""
+        for handle in handles:
+            if _is_running(handle.job):
+                os.kill(int(handle.job.split("@")[0]), signal.SIGTERM)
 
-    def _pool(
-        self,
-        folder: Path,
-        groups: Sequence[str],
-        devices: Sequence[str],
-        logs: Path,
-        note: Note,
-    ) -> list[Handle]:
-        waiting, running = list(groups), {}
-        handles, failed = [], []
-        while (waiting and not self.stopping) or running:
+    def _run(self, groups: Sequence[str], devices: Sequence[str], start: Any) -> list[Handle]:
+        """Run a job for each group, one a device at a time, until all have ended."""
+        waiting, running = deque(groups), dict[str, Started]()
+        handles: list[Handle] = []
+        failed: list[Handle] = []
+        while running or (waiting and not self.stopping):
             for device in devices:
                 if device not in running and waiting and not self.stopping:
-                    own = share_of_cores(len(devices)) | {"CUDA_VISIBLE_DEVICES": device}
-                    running[device] = self._start(folder, waiting.pop(0), own, logs)
+                    running[device] = start(waiting.popleft(), device, len(devices))
                     handles.append(running[device][0])
-                    note(handles[-1:])
             for device, (handle, process) in list(running.items()):
-                if self.stopping:  # asked once more, they end without saving
+                if self.stopping:  # asked once they save first, asked again they end at once
                     process.send_signal(signal.SIGTERM if self.stopping == 1 else signal.SIGKILL)
-                if process.poll() is not None:
-                    del running[device]
-                    if process.returncode == STOPPED:  # by `cancel`, which means the pool too
-                        self.stopping = self.stopping or 1
-                    elif process.returncode:
-                        failed.append(handle)
-            time.sleep(0.1)
+                if process.poll() is None:
+                    continue
+                del running[device]
+                if process.returncode == STOPPED:  # by `cancel`, which means the pool too
+                    self.stopping = self.stopping or 1
+                elif process.returncode:
+                    failed.append(handle)
+            time.sleep(POLL_SECONDS)
         if self.stopping:
             raise loop.Interrupted("stopped; the same command goes on")
         if failed:
@@ -87,9 +107,7 @@ class Pool:
             )
         return handles
 
-    def _start(
-        self, folder: Path, group: str, own: dict[str, str], logs: Path
-    ) -> tuple[Handle, subprocess.Popen]:
+    def _start(self, folder: Path, group: str, environment: dict[str, str], logs: Path) -> Started:
         log = logs / f"{group}.out"
         path = os.pathsep.join(
             filter(None, [str(Path(vidrec.__file__).parent.parent), os.environ.get("PYTHONPATH")])
@@ -97,17 +115,17 @@ class Pool:
         with log.open("a") as file:
             process = subprocess.Popen(
                 [*self.command, str(folder), group],
-                env=os.environ | own | plugins.consent() | {"PYTHONPATH": path},
+                env=os.environ | environment | plugins.consent() | {"PYTHONPATH": path},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the pool, which asks its jobs to save
             )
-        name = f"{process.pid}@{platform.node()}@{_born(process.pid)}"
-        return Handle(group, name, str(log)), process
+        job = f"{process.pid}@{platform.node()}@{_start_ticks(process.pid)}"
+        return Handle(group, job, str(log)), process
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and TERM stop the pool, where this is the main thread."""
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and TERM stop the pool; only a process's main thread can receive them."""
         self.stopping = 0
 
         def stop(*_: Any) -> None:
@@ -116,23 +134,25 @@ class Pool:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Inline:
-    """Here and now, one after another: for tests and for finding out what is wrong with a job."""
+    """Runs jobs in this process, one after another: to find out what is wrong with one."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        """Return nothing: jobs can always run here; see `Engine.check`."""
         return []
 
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
+        """Run the jobs; see `Engine.submit`."""
         handles = [Handle(name, f"inline-{name}", "") for name in (DATA, *groups)]
         note(handles[:1])
         note(handles[1:])
@@ -141,20 +161,17 @@ class Inline:
         return handles
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
+        """Return nothing: no job runs after `submit`; see `Engine.states`."""
         return {}
 
     def cancel(self, handles: Sequence[Handle]) -> None:
-        """Nothing runs after `submit`."""
+        """Do nothing: no job runs after `submit`; see `Engine.cancel`."""
 
 
-def _pid(job: str) -> int:
-    return int(job.split("@")[0])
+def _start_ticks(pid: int) -> str:
+    """Return when a process started, in the kernel's ticks; "" for one that is gone.
 
-
-def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks: a number is soon another process's.
-
-    "" for one that is gone.
+    The number of a process is soon used again, its number and start together are not.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -163,8 +180,8 @@ def _born(pid: int) -> str:
 
 
 def _is_running(job: str) -> bool:
-    pid, host, born = job.split("@")
+    pid, host, start = job.split("@")
     try:
-        return host == platform.node() and born != "" and _born(int(pid)) == born
-    except OSError:  # not to be told now, and a second job of the group would be worse
+        return host == platform.node() and start != "" and _start_ticks(int(pid)) == start
+    except OSError:  # /proc cannot be read now, and a second job of the group would be worse
         return True

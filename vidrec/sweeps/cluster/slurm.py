@@ -27,6 +27,7 @@ class Slurm:
     """Jobs of a SLURM cluster, started through submitit, watched through squeue and sacct."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
+        """Refuse a machine without SLURM or submitit; see `Engine.check`."""
         _check_path(workdir)
         submitit()
         for program in ("sbatch", "squeue", "scancel"):
@@ -46,6 +47,7 @@ class Slurm:
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
+        """Submit the data's job and an array that waits for it; see `Engine.submit`."""
         _check_path(folder)
         logs = folders.new_logs(folder)
         handles = self._start(folder, [DATA], logs, self._data(folder, options), options)
@@ -60,29 +62,27 @@ class Slurm:
         return handles + array
 
     def scripts(self, folder: Path, count: int, options: Options) -> list[str]:
-        """What sbatch gets for the data and for so many groups."""
+        """Return the scripts that sbatch gets for the data, and for so many groups."""
         _check_path(folder)
         make = submitit().slurm.slurm._make_sbatch_string
-        command = escape.shell(
-            [sys.executable, "-u", "-m", "submitit.core._submit", folder / "jobs"]
-        )
-        made = []
-        array = {"map_count": count} if count > 1 else {}
-        for parameters in (
-            self._data(folder, options),
-            self._array(folder, options, "DATA_JOB") | array,
-        ):
-            made.append(make(command=command, folder=folder / "jobs", **parameters))
-        return made
+        jobs = folder / "jobs"
+        command = escape.shell([sys.executable, "-u", "-m", "submitit.core._submit", jobs])
+        data = self._data(folder, options)
+        array = self._array(folder, options, "DATA_JOB")
+        if count > 1:
+            array["map_count"] = count
+        return [make(command=command, folder=jobs, **asked) for asked in (data, array)]
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
+        """Ask the queue, and the accounts for jobs that it has forgotten; see `Engine.states`."""
         ids = _checked([handle.job for handle in handles])
-        found = _squeue(ids)
-        gone = [job for job in ids if job not in found]
-        return found | (_sacct(gone) or {})
+        queued = _squeue(ids)
+        forgotten = [job for job in ids if job not in queued]
+        return queued | (_sacct(forgotten) or {})
 
     def cancel(self, handles: Sequence[Handle]) -> None:
-        _called(["scancel", *_checked([handle.job for handle in handles])])
+        """End the jobs with scancel; see `Engine.cancel`."""
+        _output_of(["scancel", *_checked([handle.job for handle in handles])])
 
     def _start(
         self,
@@ -151,7 +151,7 @@ class Slurm:
 
 
 def _check_path(folder: Path) -> None:
-    """Refuses a folder whose name a job's script, or SLURM in the names of logs, would change."""
+    """Refuse a folder whose name a job's script, or SLURM in the names of logs, would change."""
     text = str(folder)
     if "%" in text or escape.visible(text) != text:
         raise UserError(
@@ -161,7 +161,7 @@ def _check_path(folder: Path) -> None:
 
 
 def _checked(ids: Sequence[str]) -> list[str]:
-    """Ids of jobs as SLURM gives them: anything else could be an option of its programs."""
+    """Return ids that have SLURM's form: any other could be an option of its programs."""
     for job in ids:
         if not re.fullmatch(r"\d+(_\d+)?", job):
             raise UserError(f"jobs.json: {escape.terminal(job)!r} is no job of SLURM")
@@ -169,20 +169,20 @@ def _checked(ids: Sequence[str]) -> list[str]:
 
 
 def _refused(said: str, options: Options) -> UserError:
-    """sbatch's own words in one line, with what would be right where that is known."""
+    """Return what sbatch says as one line, with what would be right where that is known."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines()]
-    line = next((each.strip() for each in lines if each.strip()), "no reason given")
+    line = next((line.strip() for line in lines if line.strip()), "no reason given")
     if "partition" in said and options.partition:
-        there = " ".join(_called(["sinfo", "-h", "-o", "%R"]).split())
+        there = " ".join(_output_of(["sinfo", "-h", "-o", "%R"]).split())
         return UserError(f"--partition {options.partition}: {line}; there are {there or 'none'}")
     return UserError(f"sbatch refused the job: {line}")
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, str]:
-    """States of jobs that the controller remembers.
+    """Return the states of the jobs that the controller remembers.
 
     Raises:
-        UserError: it does not answer, so that nothing can be said of any job.
+        UserError: It does not answer, so that nothing is known of any job.
     """
     if not shutil.which("squeue"):
         raise UserError("squeue is not on this machine's PATH: what the jobs do is not known")
@@ -191,16 +191,16 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode and "Invalid job id" not in ran.stderr:
         raise UserError(f"squeue does not answer: {(ran.stderr.splitlines() or ['no reason'])[0]}")
-    found = {}
+    states = {}
     for line in ran.stdout.splitlines():
         job, state, reason = line.split("|", 2)
         waits = state == "PENDING" and reason not in ("None", "")
-        found[job] = f"{state} ({reason})" if waits else state
-    return found
+        states[job] = f"{state} ({reason})" if waits else state
+    return states
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
-    """States of ended jobs; None where the cluster keeps no accounts."""
+    """Return the states of ended jobs; None where the cluster keeps no accounts."""
     if not shutil.which("sacct"):
         return None
     command = ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(ids) or "1"]
@@ -211,7 +211,8 @@ def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
     return {job: state.split()[0] for job, state in lines if job in ids and state}
 
 
-def _called(command: Sequence[str]) -> str:
+def _output_of(command: Sequence[str]) -> str:
+    """Return what a program of SLURM prints; its failure is one line."""
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         raise UserError(f"{command[0]}: {(ran.stderr.splitlines() or ['failed'])[0]}")
