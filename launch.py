@@ -1,4 +1,4 @@
-"""Starts vidrec from a checkout; `python launch.py --help` says what it can do."""
+"""Start vidrec from a checkout; `python launch.py --help` lists the commands."""
 
 from vidrec.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Which recurrent video classifier is better, and by how much.
+"""Train tables of recurrent video classifiers, and say which is better, by how much.
 
 import vidrec
 cfg = vidrec.override(vidrec.load("experiments/motion.py"), {"scanner.kind": "gru"})
@@ -10,8 +10,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Loaded when first used, so that `import vidrec` costs nothing.
-_WHERE = {
+# Modules are loaded when a name of theirs is first used, so that `import vidrec` is quick.
+_MODULES = {
     "Config": "config",
     "override": "config",
     "UserError": "errors",
@@ -26,15 +26,15 @@ _WHERE = {
     "parameters": "sweeps.runner",
     "Classifier": "evaluation.predict",
 }
-__all__ = sorted(_WHERE)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vidrec' has no attribute '{name}'")
-    module, _, attribute = _WHERE[name].partition(":")
+    module, _, attribute = _MODULES[name].partition(":")
     return getattr(importlib.import_module(f"vidrec.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_WHERE]
+    return [*globals(), *_MODULES]

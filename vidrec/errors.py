@@ -1,13 +1,13 @@
-"""A user's mistake: one line that names the file or field and says what would be right."""
+"""Errors that are told to people in one line, and how to tell them from damage and from bugs."""
 
 import errno
 import os
 import re
 from collections.abc import Iterator
 
-STOPPED = 75  # exit status of what was asked to stop and has saved: EX_TEMPFAIL of sysexits.h
+STOPPED = 75  # exit status of work that was asked to stop and has saved: EX_TEMPFAIL
 
-# What the system refuses now and may grant later; it says nothing about what a file holds.
+# Errors by which the system refuses now what it may grant later; they are no damage of a file.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -17,7 +17,7 @@ TRANSIENT = frozenset(
     )
     if hasattr(errno, name)
 )
-# Libraries in C++ give the number, or its words, in the text of an error of their own.
+# Libraries in C++ put the number, or its message, into the text of an error of their own.
 _NUMBER = re.compile(r"\b(?:OS error|errno =|Errno) (\d+)")
 _WORDS = [
     os.strerror(code)
@@ -34,35 +34,45 @@ _WORDS = [
 
 
 class UserError(Exception):
-    """The command line prints it as one line and exits with status 2."""
+    """A user's mistake, in one line that names the file or field and says what would be right.
+
+    The command line prints the line and exits with status 2.
+    """
 
 
 def spelled(path: str | os.PathLike) -> str:
-    r"""Spell a path as text in UTF-8: bytes that are none are written as \xe9 and the like."""
+    r"""Return a path as text in UTF-8; bytes that are no UTF-8 are written as \xe9 and the like."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def unspelled(text: str | os.PathLike) -> str:
-    r"""Turn a path as `spelled` into the name that the system knows: \xe9 into that byte."""
+    r"""Return the path that `spelled` wrote as text: \xe9 is that byte again."""
     letters = re.compile(rb"\\x([89a-f][0-9a-f])")
-    return os.fsdecode(letters.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+    return os.fsdecode(letters.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
 def check_spelling(path: str | os.PathLike, what: str) -> None:
-    """Refuse a folder to write to whose path is no UTF-8: libraries cannot, some after the work.
+    """Refuse to write to a folder whose path is no UTF-8, before the work is done.
+
+    Several libraries cannot write there, and some fail only at the end.
+
+    Args:
+        path: The folder.
+        what: What it is, for the message.
 
     Raises:
-        UserError: it is one.
+        UserError: The path is no UTF-8.
     """
     if spelled(path) != os.fspath(path):
         raise UserError(f"{what} {spelled(path)} is no UTF-8: name a folder that is")
 
 
 class UnreadableClip(Exception):
-    """A clip of which no frame can be had.
+    """A clip of which no frame can be read.
 
     Attributes:
-        path, reason: which file, as `spelled`, and why in plain words.
+        path: The file, as `spelled`.
+        reason: Why, in plain words.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str):
@@ -74,18 +84,18 @@ class UnreadableClip(Exception):
 
 
 class TransientError(UserError):
-    """The system could not do now what may succeed later; nothing is known to be damaged."""
+    """The system refused something that may succeed later; nothing is known to be damaged."""
 
     @classmethod
     def of(cls, what: object, error: BaseException) -> "TransientError":
-        """Of the error that reading `what` raised: says why, and what to do."""
+        """Return the error to raise where reading `what` raised `error`: why, and what to do."""
         if isinstance(error, cls):
             return error
         return cls(f"cannot read {what} now: {advice(error)}")
 
 
 def advice(error: BaseException) -> str:
-    """Why the system refused, and what to do, in words for people."""
+    """Return why the system refused, and what to do, in words for people."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     again = "nothing is lost, run the same command again"
     if os.strerror(errno.EMFILE) in reason:
@@ -94,31 +104,37 @@ def advice(error: BaseException) -> str:
 
 
 def refusal(error: BaseException) -> str:
-    """What the system refused, and what to do, in a line; "" for any other error."""
+    """Return what the system refused, and what to do, in a line; "" for any other error."""
     if not is_transient(error) and not isinstance(error, MemoryError):
         return ""
-    place = getattr(error, "filename", None)
-    return f"{place}: {advice(error)}" if place else advice(error)
+    file = getattr(error, "filename", None)
+    return f"{file}: {advice(error)}" if file else advice(error)
 
 
 def raise_if_transient(what: object, error: BaseException) -> None:
-    """Raises a TransientError where the system refused to read `what`.
+    """Raise a TransientError where the system refused to read `what`.
 
-    A missing permission stays with the caller: a clip of which it is known is listed as that.
+    A missing permission is left to the caller, who lists such a clip as unreadable.
+
+    Args:
+        what: The file or folder, for the message.
+        error: What reading it raised.
     """
-    if is_transient(error) and not any(isinstance(e, PermissionError) for e in _chain(error)):
+    if is_transient(error) and not any(
+        isinstance(cause, PermissionError) for cause in _chain(error)
+    ):
         raise TransientError.of(what, error) from error
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """True where the system refused something, and not for what a file holds.
+    """Return whether the system refused something, rather than a file holding something wrong.
 
-    An error that was raised from such a one is transient too.
+    An error that was raised from such an error is transient too.
     """
-    return any(_refused(each) for each in _chain(error))
+    return any(_is_refusal(cause) for cause in _chain(error))
 
 
-def _refused(error: BaseException) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     if isinstance(error, TransientError):
         return True
     code = getattr(error, "errno", None)
@@ -126,13 +142,13 @@ def _refused(error: BaseException) -> bool:
         return code in TRANSIENT
     if isinstance(error, Exception) and not isinstance(error, UserError | UnreadableClip):
         text = str(error)
-        numbers = [int(each) for each in _NUMBER.findall(text)]
+        numbers = [int(number) for number in _NUMBER.findall(text)]
         return any(n in TRANSIENT for n in numbers) or any(words in text for words in _WORDS)
     return False
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from."""
+    """Yield an error and those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

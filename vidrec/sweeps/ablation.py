@@ -1,4 +1,4 @@
-"""A question put as a table: rows of settings, seeds, and the figures that others published."""
+"""Tables of settings that answer a question: rows, seeds, and figures that others published."""
 
 import contextlib
 import difflib
@@ -31,12 +31,12 @@ class Row:
     """One setting of a table.
 
     Attributes:
-        overrides: dotted settings that differ from the base.
-        published: figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
-        doubtful: columns whose published figure is marked and gets no difference.
-        name: what the table calls it; empty: its overrides.
-        base, on_memory: as of the ablation; None: the table's own (rows of joined tables have
-            theirs).
+        overrides: Dotted settings that differ from the base.
+        published: Figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
+        doubtful: Columns whose published figure is marked and gets no difference.
+        name: What the table calls it; empty: its overrides.
+        base: The row's own base, as rows of joined tables have; None: the table's.
+        on_memory: The row's own, as of the table; None: the table's.
     """
 
     overrides: Mapping[str, Any]
@@ -49,15 +49,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A question, the settings that answer it, and what to read.
+    """A question, the settings that answer it, and the figures to look at.
 
     Attributes:
-        base: a Config, or the experiment file that defines it.
-        control: index of the row that the others are compared with.
-        seeds: seeds 0 … seeds-1 for every row.
-        read: columns of table.csv that answer it; the report shows them all.
-        on_memory: with `--on motion`, run on motion/memory with the published lengths.
-        citation: where published figures come from.
+        name: What the folder and the report are called.
+        base: A Config, or the experiment file that defines it.
+        rows: The settings to compare; plain overrides are rows without published figures.
+        question: What the table is to answer.
+        control: Index of the row that the others are compared with.
+        seeds: Seeds 0 … seeds-1 for every row.
+        read: Columns of table.csv that answer the question; the report shows them all.
+        citation: Where published figures come from.
+        on_memory: With `--on motion`, run on motion/memory with the published lengths.
     """
 
     name: str
@@ -81,7 +84,17 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Trial:
-    """A row with one seed, ready to train."""
+    """A row with one seed, ready to train.
+
+    Attributes:
+        row: Index of the row.
+        seed: The seed.
+        config: All settings.
+        overrides: What differs between rows, as the table shows it.
+        published: Figures of the row, see `Row`.
+        doubtful: Columns whose published figure is marked.
+        name: The row's name.
+    """
 
     row: int
     seed: int
@@ -98,29 +111,35 @@ def published(
     figures: Mapping[Any, Sequence[float]],
     doubtful: Mapping[Any, Sequence[str]] | None = None,
 ) -> list[Row]:
-    """A row for each value of a setting, with the figures that were published for it.
+    """Return a row for each value of a setting, with the figures that were published for it.
 
     Args:
-        columns: of table.csv, that the figures belong to.
-        doubtful: columns of a value whose figures are marked.
+        setting: Dotted name of the setting.
+        columns: Columns of table.csv that the figures belong to.
+        figures: A figure for each column, by the setting's value.
+        doubtful: Columns whose figures are marked, by the setting's value.
     """
     return [
         Row(
             {setting: value},
-            published=dict(zip(columns, each, strict=True)),
+            published=dict(zip(columns, row_figures, strict=True)),
             doubtful=tuple((doubtful or {}).get(value, ())),
         )
-        for value, each in figures.items()
+        for value, row_figures in figures.items()
     ]
 
 
 def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
-    """Overrides for every combination; the first axis varies slowest."""
+    """Return overrides for every combination of values; the first axis varies slowest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Overrides for the axes taken side by side."""
+    """Return overrides for the axes taken side by side.
+
+    Raises:
+        UserError: They have different numbers of values.
+    """
     lengths = {name: len(values) for name, values in axes.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"zipped axes need equally many values, not {lengths}")
@@ -128,27 +147,32 @@ def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def rows(ablation: Ablation) -> list[Row]:
-    """The rows as Row objects; plain overrides are rows without published figures."""
+    """Return the rows as Row objects; plain overrides are rows without published figures."""
     return [row if isinstance(row, Row) else Row(dict(row)) for row in ablation.rows]
 
 
 def axes(ablation: Ablation) -> list[str]:
-    """Dotted names that any row changes, in order of appearance."""
+    """Return the dotted names that any row changes, in order of appearance."""
     return list(dict.fromkeys(name for row in rows(ablation) for name in row.overrides))
 
 
 def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
-    """The table times axes given on the command line; the control is at their first values."""
+    """Return the table with every row at each value of further axes.
+
+    Args:
+        ablation: The table; its control stays, at the first values.
+        more: Values by dotted setting.
+    """
     points = product(more)
     table = rows(ablation)
     crossed = _distinct([_at(row, point) for row in table for point in points])
-    held = _at(table[ablation.control], points[0]).overrides
-    control = next(place for place, row in enumerate(crossed) if row.overrides == held)
+    overrides = _at(table[ablation.control], points[0]).overrides
+    control = next(index for index, row in enumerate(crossed) if row.overrides == overrides)
     return replace(ablation, rows=crossed, control=control)
 
 
 def _at(row: Row, point: Mapping[str, Any]) -> Row:
-    """The row at a point of other axes; what is published is not of one that moves its settings."""
+    """Return the row at a point of other axes, without published figures if its settings change."""
     overrides = {**row.overrides, **point}
     if all(overrides[name] == value for name, value in row.overrides.items()):
         return replace(row, overrides=overrides, name="")
@@ -156,12 +180,15 @@ def _at(row: Row, point: Mapping[str, Any]) -> Row:
 
 
 def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation:
-    """The table without the rows that have all values of one of the points.
+    """Return the table without the rows that have all values of one of the points.
 
-    Without its control, the first row that stays is the control.
+    The control stays the control; if it is left out, the first remaining row is.
+
+    Raises:
+        UserError: No row remains.
     """
     table = rows(ablation)
-    kept = [
+    remaining = [
         row
         for row in table
         if not any(
@@ -169,20 +196,20 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
             for point in points
         )
     ]
-    if not kept:
+    if not remaining:
         raise UserError("the exclusions leave no row")
-    held = table[ablation.control]
-    control = next((place for place, row in enumerate(kept) if row is held), 0)
-    return replace(ablation, rows=kept, control=control)
+    before = table[ablation.control]
+    control = next((index for index, row in enumerate(remaining) if row is before), 0)
+    return replace(ablation, rows=remaining, control=control)
 
 
 def _plain(value: Any) -> Any:
-    """A setting as `config.parse` gives it: a table's file may have a list for a tuple."""
+    """Return a value as `config.parse` has it: a table's file may have a list for a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _distinct(table: list[Row]) -> list[Row]:
-    """Of equal settings one row: the published one, where there is one."""
+    """Remove duplicate rows, keeping the one with published figures."""
     seen: dict[str, Row] = {}
     for row in table:
         code = canonical(dict(row.overrides))
@@ -192,7 +219,10 @@ def _distinct(table: list[Row]) -> list[Row]:
 
 
 def join(tables: Sequence[Ablation]) -> Ablation:
-    """One table of several: they share data, features and the report; the first's control stays."""
+    """Return several tables as one, which shares data, features and the report.
+
+    Its control is the first table's.
+    """
     joined = [
         replace(
             row,
@@ -216,10 +246,11 @@ def join(tables: Sequence[Ablation]) -> Ablation:
 def trials(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[Trial]:
-    """Rows in the table's order, seeds innermost.
+    """Return the trials in the order of the table's rows, seeds innermost.
 
     Args:
-        overrides: settings for every trial, from the command line.
+        ablation: The table.
+        overrides: Settings for every trial, from the command line; a row's own win.
         on: "motion" runs the table on the embedded data (see `on_motion`).
     """
     bases: dict[str, Config] = {}
@@ -232,15 +263,15 @@ def trials(
                 bases[base] = load(base)
             base = bases[base]
         config = override(base, settings)
-        # What went with a setting of this row differs between rows too, so the table shows it.
+        # Settings that this row's own put back differ between rows too, so the table shows them.
         settings |= {name: get(config, name) for name in cleared(base, settings)}
         if on:
             memory = ablation.on_memory if row.on_memory is None else row.on_memory
             config = on_motion(config, memory, base)
-        rest = {name: each for name, each in (overrides or {}).items() if name not in settings}
+        rest = {name: value for name, value in (overrides or {}).items() if name not in settings}
         config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
         if on:
-            # What the rule changed of this row, so that the table shows what really ran.
+            # The rule may have changed them: the table shows what really runs.
             settings = {name: get(config, name) for name in settings}
         first = config.seed
         table += [
@@ -259,19 +290,23 @@ def trials(
 
 
 def with_code(table: Sequence[Trial]) -> list[Trial]:
-    """The trials with the users' files that they name, each read once; see `config.pin_code`."""
+    """Return the trials with the users' files that they name read, each file once.
+
+    See `config.pin_code`.
+    """
     known: dict[str, str] = {}
     pinned = []
     for trial in table:
-        seen = {n: known[s] for n, s in user_code(trial.config).items() if s in known}
-        config = pin_code(override(trial.config, seen))
+        codes = user_code(trial.config)
+        read_before = {name: known[spec] for name, spec in codes.items() if spec in known}
+        config = pin_code(override(trial.config, read_before))
         known.update({spec: spec for spec in user_code(config).values()})
         pinned.append(replace(trial, config=config))
     return pinned
 
 
 def _shown(value: Any) -> Any:
-    """A path as seen from the current folder, where it lies below that."""
+    """Return a path as seen from the current folder, where it lies below that."""
     if isinstance(value, str) and os.path.isabs(value):
         with contextlib.suppress(ValueError):
             return str(Path(value).relative_to(Path.cwd()))
@@ -279,7 +314,7 @@ def _shown(value: Any) -> Any:
 
 
 def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
-    """The same trial on the embedded data, in minutes: the one rule of `--on motion`.
+    """Return the same trial on the embedded data, where it takes minutes (`--on motion`).
 
     Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
     divided by 4, those of maps (8x8 here) by 16, epochs capped at 10, batch at 50; every other
@@ -290,6 +325,11 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
     first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
     in ten epochs for an LSTM to learn that it must remember, so there batches are capped at 16 and
     forget gates begin open, at 5: what a cell holds fades over about a clip's length.
+
+    Args:
+        cfg: The trial's settings.
+        memory: Whether its table is one of memory.
+        base: The settings of its table's base; None: those of the trial.
     """
     from vidrec.config import Data, Encoder
 
@@ -327,58 +367,61 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
 
 
 def _pixels(encoder: Any) -> Any:
-    """A trained encoder keeps its kind; only its weights file and image size give way."""
+    """Return a trained encoder of the same kind, for small images and without a weights file."""
     return replace(encoder, weights="random", size=min(encoder.size, 64))
 
 
-def _made(module: Any, maker: str, file: Path) -> Any:
-    """What a file's function returns; that it fails is said in a line."""
+def _call(module: Any, function: str, file: Path) -> Any:
+    """Return what a file's function returns; an error in it becomes one line."""
     try:
-        return getattr(module, maker)()
+        return getattr(module, function)()
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{maker}() of {file} fails ({reason})") from error
+        raise UserError(f"{function}() of {file} fails ({reason})") from error
 
 
 def load(path: str | Path) -> Any:
-    """The Config or Ablation of a file, found by path or by bare name.
+    """Return the Config or Ablation of a file.
 
     Relative paths in it are taken from its folder; in files that came with vidrec, from the current
     folder.
 
+    Args:
+        path: The file, or its bare name.
+
     Raises:
-        UserError: no such file, or one without `config()` or `ablation()`.
+        UserError: There is no such file, or it has neither `config()` nor `ablation()`.
     """
     file = find(path)
     with reading(file):
         module = load_module(str(file))
-        for maker in ("config", "ablation"):
-            if not hasattr(module, maker):
+        for function in ("config", "ablation"):
+            if not hasattr(module, function):
                 continue
-            made = _made(module, maker, file)
-            if not isinstance(made, Config | Ablation):
-                raise UserError(f"{maker}() of {file} should return a Config or an Ablation")
-            return _placed(made, file)
+            content = _call(module, function, file)
+            if not isinstance(content, Config | Ablation):
+                raise UserError(f"{function}() of {file} should return a Config or an Ablation")
+            return _resolve_content(content, file)
     raise UserError(f"{file} should define config() -> Config or ablation() -> Ablation")
 
 
-def _placed(made: Any, file: Path) -> Any:
-    """What a file made, with its paths."""
+def _resolve_content(content: Config | Ablation, file: Path) -> Config | Ablation:
+    """Return what a file defines with its relative paths taken from the file's folder."""
     folder = Path(os.path.abspath(file)).parent
     shipped = is_shipped(folder)
-    if isinstance(made, Config):
-        return made if shipped else resolve_paths(made, folder)
+    if isinstance(content, Config):
+        return content if shipped else resolve_paths(content, folder)
 
-    def base(given: Any) -> Any:
-        if isinstance(given, str):
-            return os.path.abspath(find(given))
-        return resolve_paths(given, folder) if isinstance(given, Config) and not shipped else given
+    def resolve_base(base: Any) -> Any:
+        if isinstance(base, str):
+            return os.path.abspath(find(base))
+        return resolve_paths(base, folder) if isinstance(base, Config) and not shipped else base
 
-    table = [replace(row, base=base(row.base)) for row in rows(made)]
+    table = [replace(row, base=resolve_base(row.base)) for row in rows(content)]
     if not shipped:
         table = [
             replace(row, overrides=resolve_setting_paths(row.overrides, folder)) for row in table
         ]
-    return replace(made, base=base(made.base), rows=table)
+    return replace(content, base=resolve_base(content.base), rows=table)

@@ -41,6 +41,7 @@ class Job:
     fruitless: int = 0
 
     def __call__(self) -> None:
+        """Run the job in a process of its own, where SIGUSR2 and SIGTERM end it after a save."""
         self._log = _Log()
         devices.prepare()
         self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
