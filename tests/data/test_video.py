@@ -19,7 +19,7 @@ from helpers.video_files import FRAMES, as_nobody, clip, encoded, moving
 from test_errors import PASSING
 
 from vidrec.data import pictures, video
-from vidrec.data.video import UnreadableClip
+from vidrec.data.video import UnreadableClip, container, promises, reading, seeking, timing
 from vidrec.errors import TransientError
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ def test_every_file_is_handled_or_named(name, tmp_path):
         with pytest.raises(UnreadableClip, match=outcome) as caught:
             decoded(path)
         assert caught.value.path == str(path)
-        for index in (0, 10 * video.SEEK_GAP):
+        for index in (0, 10 * seeking.SEEK_GAP):
             with pytest.raises(UnreadableClip, match=outcome):
                 video.read(path, [index], 32)
         return
@@ -54,7 +54,7 @@ def test_every_file_is_handled_or_named(name, tmp_path):
     assert (note[0] in "; ".join(notes)) if note else not notes
     np.testing.assert_array_equal(video.read(path, [len(frames) - 1, 0], 32), frames[[-1, 0]])
     # Resampling by time holds at least one frame, and no more than the timestamps allow.
-    assert 1 <= len(decoded(path, fps=5)) <= 5 * video.MAX_GAP + FRAMES
+    assert 1 <= len(decoded(path, fps=5)) <= 5 * timing.MAX_GAP + FRAMES
 
 
 def test_there_are_enough_cases():
@@ -99,26 +99,26 @@ def test_seeking_gives_the_frames_of_reading_through(long_clip, monkeypatch):
         wanted = rng.integers(0, 900, 4)
         np.testing.assert_array_equal(video.read(long_clip, wanted, 32), frames[wanted])
     # That was by seeking: reading through would now fail.
-    monkeypatch.setattr(video, "_read_in_order", None)
+    monkeypatch.setattr(reading, "_read_in_order", None)
     np.testing.assert_array_equal(video.read(long_clip, [870, 600], 32), frames[[870, 600]])
 
 
 def test_seeking_decodes_less(long_clip, monkeypatch):
     shown = []
-    plain = video._decode
-    monkeypatch.setattr(video, "_decode", lambda *a: shown.extend(f := plain(*a)) or f)
+    plain = container.decode
+    monkeypatch.setattr(container, "decode", lambda *a: shown.extend(f := plain(*a)) or f)
     video.read(long_clip, [870], 32)
     assert len(shown) < 100
 
 
 def test_a_seek_that_lies_is_found_out(long_clip, monkeypatch):
     frames = decoded(long_clip)
-    table = video._timestamps(long_clip)
+    table = seeking.timestamps(long_clip)
     # One frame is missing from it, so that frame 870 is the file's 871st.
     fewer = [t for k, t in enumerate(table.all) if k != 860]
-    lying = video._Timestamps(fewer, table.keys, {t: k for k, t in enumerate(fewer)})
-    monkeypatch.setattr(video, "_timestamps", lambda path: lying)
-    assert video._read_by_seeking(long_clip, [870], 32) is None
+    lying = seeking.Timestamps(fewer, table.keys, {t: k for k, t in enumerate(fewer)})
+    monkeypatch.setattr(seeking, "timestamps", lambda path: lying)
+    assert seeking.read_by_seeking(long_clip, [870], 32) is None
     np.testing.assert_array_equal(video.read(long_clip, [870], 32), frames[[870]])
 
 
@@ -135,13 +135,13 @@ def test_frames_are_resized_as_pillow_does(tmp_path):
 
 def test_pixels_that_are_no_squares_are_shown_in_proportion(tmp_path):
     path = tmp_path / "wide.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+    with av.open(str(path), "w") as opened:
+        stream = opened.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
         for frame in moving(3, 48, 64):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode())
+            opened.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        opened.mux(stream.encode())
     (first, *_), *_ = video.shown(path, lambda width, height: (width, height))
     assert first.shape == (48, 96, 3)
     path.write_bytes(video_files.turned(90)(path.read_bytes()))
@@ -192,7 +192,8 @@ def test_phones_turn_their_videos(tmp_path, degrees, turns):
     path = clip()(tmp_path)
     plain, turned = decoded(path), tmp_path / "turned.mp4"
     turned.write_bytes(video_files.turned(degrees)(path.read_bytes()))
-    assert video.probe(turned).rotation % 360 == (-degrees) % 360
+    with av.open(str(turned)) as opened:
+        assert next(opened.decode(video=0)).rotation % 360 == (-degrees) % 360
     # np.rot90 turns anticlockwise, phones say clockwise.
     np.testing.assert_array_equal(decoded(turned), np.rot90(plain, turns, (1, 2)))
 
@@ -302,12 +303,12 @@ def test_hidden_pictures_are_not_counted():
         is_discard = False
 
     stream = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
-    assert video._is_shown(Packet(b"\x10"), stream)
-    assert not video._is_shown(Packet(b"\x0f"), stream)
+    assert promises.is_shown(Packet(b"\x10"), stream)
+    assert not promises.is_shown(Packet(b"\x0f"), stream)
     stream.codec_context.name = "h264"
-    assert video._is_shown(Packet(b"\x0f"), stream)
+    assert promises.is_shown(Packet(b"\x0f"), stream)
     Packet.is_discard = True
-    assert not video._is_shown(Packet(b"\x0f"), stream)
+    assert not promises.is_shown(Packet(b"\x0f"), stream)
 
 
 @pytest.mark.parametrize(
@@ -317,17 +318,17 @@ def test_colours_without_a_tag_are_those_of_the_size(tmp_path, rows, matrix, tag
     """From 720 rows on BT.709 (1), else BT.601 (5); a tag is believed."""
     colour = np.array([200, 60, 30], np.uint8)
     path = tmp_path / "clip.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
+    with av.open(str(path), "w") as opened:
+        stream = opened.add_stream("ffv1", rate=25)
         stream.height, stream.width, stream.pix_fmt = rows, 320, "yuv420p"
         stream.codec_context.colorspace = tag
         plain = np.broadcast_to(colour, (rows, 320, 3))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(plain), "rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        assert next(container.decode(video=0)).colorspace == tag
+        opened.mux(stream.encode(frame))
+        opened.mux(stream.encode())
+    with av.open(str(path)) as opened:
+        assert next(opened.decode(video=0)).colorspace == tag
     np.testing.assert_allclose(decoded(path, 16)[0, 8, 8], colour, atol=3)
     ((picture, *_),) = video.shown(path, lambda width, height: (width, height))
     np.testing.assert_allclose(picture[9, 9], colour, atol=3)
@@ -340,11 +341,8 @@ def test_written_videos_keep_their_colours_at_any_size(tmp_path):
         np.testing.assert_allclose(decoded(tmp_path / "a.mp4", 16)[0, 8, 8], plain[0, 0, 0], atol=4)
 
 
-def test_probe_and_declared(tmp_path):
+def test_declared(tmp_path):
     path = clip("clip.mpg", 50, (36, 48), 25)(tmp_path)
-    probe = video.probe(path)
-    assert (probe.frames, probe.fps, probe.width, probe.height) == (50, 25, 48, 36)
-    assert (probe.rotation, probe.seconds) == (0, 2)
     assert video.declared(path) == (50, 25)
 
 
@@ -361,25 +359,25 @@ def test_written_videos_come_back(tmp_path):
 
 def test_a_decoder_that_never_yields_is_given_up(monkeypatch):
     packets = iter(lambda: SimpleNamespace(size=1), None)
-    container = SimpleNamespace(demux=lambda stream: packets)
+    opened = SimpleNamespace(demux=lambda stream: packets)
     stream = SimpleNamespace(
         time_base=None, codec_context=SimpleNamespace(decode=lambda packet: [])
     )
-    record = video._Record()
-    monkeypatch.setattr(video, "MAX_SECONDS", 1e9)
-    assert list(video._frames(container, stream, record)) == []
+    record = container.DecodeRecord()
+    monkeypatch.setattr(container, "MAX_SECONDS", 1e9)
+    assert list(container.frames(opened, stream, record)) == []
     assert record.reason == "the decoder yields no more frames"
-    monkeypatch.setattr(video, "MAX_SILENCE", 10**9)
-    monkeypatch.setattr(video, "MAX_SECONDS", 0.05)
-    assert list(video._frames(container, stream, video._Record())) == []
+    monkeypatch.setattr(container, "MAX_SILENCE", 10**9)
+    monkeypatch.setattr(container, "MAX_SECONDS", 0.05)
+    assert list(container.frames(opened, stream, container.DecodeRecord())) == []
     empty = iter(lambda: SimpleNamespace(size=0), None)
-    monkeypatch.setattr(video, "MAX_SILENCE", 100)
-    assert list(video._packets(SimpleNamespace(demux=lambda stream: empty), stream)) == []
+    monkeypatch.setattr(container, "MAX_SILENCE", 100)
+    assert list(container.packets(SimpleNamespace(demux=lambda stream: empty), stream)) == []
 
 
 def test_frames_too_large_for_the_memory_are_refused(tmp_path, monkeypatch):
     path = clip()(tmp_path)
-    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 36 - 1)
+    monkeypatch.setattr(container, "MAX_PIXELS", 48 * 36 - 1)
     with pytest.raises(UnreadableClip, match="48x36 are too large"):
         decoded(path)
     # A head that says less does not help: the decoder knows the limit too.
@@ -471,8 +469,8 @@ def test_real_clips_hold_what_they_declare(real_data):
     ("lost", "line"), [(0, []), (1, []), (2, ["truncated after 28 of 30 frames"])]
 )
 def test_one_frame_less_than_declared_is_what_encoders_miscount(lost, line):
-    record = video._Record(frames=30 - lost, packets=30 - lost)
-    assert video._lacking(video._Promised(30, 30, 0.0), record) == line
+    record = container.DecodeRecord(frames=30 - lost, packets=30 - lost)
+    assert promises.lacking(promises.Promised(30, 30, 0.0), record) == line
 
 
 def refusing(code, *_, **__):
@@ -512,7 +510,7 @@ def test_an_error_of_the_disk_is_told_from_a_clip_that_ends_early(tmp_path, monk
         def read(self, size=-1):
             raise OSError(errno.EIO, os.strerror(errno.EIO), self.name)
 
-    monkeypatch.setattr(video, "open", lambda name, *_, **__: Failing(name), raising=False)
+    monkeypatch.setattr(container, "open", lambda name, *_, **__: Failing(name), raising=False)
     with pytest.raises(TransientError, match="Input/output error"):
         list(video.stream(file, 16, notes=[]))
     with pytest.raises(TransientError, match="Input/output error"):
@@ -528,7 +526,7 @@ def test_a_decoder_without_memory_is_told_from_a_file_that_asks_for_too_much(
     def lacking(*_, **__):
         raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(video, "_has_memory", lambda: memory)
+    monkeypatch.setattr(container, "_has_memory", lambda: memory)
     monkeypatch.setattr(av, "open", lacking)
     expected = UnreadableClip if memory else TransientError
     with pytest.raises(expected, match="annot allocate memory"):
@@ -536,8 +534,10 @@ def test_a_decoder_without_memory_is_told_from_a_file_that_asks_for_too_much(
 
 
 def test_memory_that_a_process_may_not_take_is_noticed():
-    assert video._has_memory()
-    code = "import resource; from vidrec.data import video; "
-    code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28)); print(video._has_memory())"
+    assert container._has_memory()
+    code = "import resource; from vidrec.data.video import container; "
+    code += (
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28)); print(container._has_memory())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

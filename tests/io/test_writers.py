@@ -24,7 +24,7 @@ ALLOWED = {
     ("sweeps/cluster/job.py", "touch"): "a lock, which holds nothing",
     ("cli/output.py", "fdopen"): "stdout",
     ("training/loop.py", "open"): "the lock, which holds nothing",
-    ("data/video.py", "open"): "PyAV, into a file of files.writing",
+    ("data/video/writing.py", "open"): "PyAV, into a file of files.writing",
     ("report/tensorboard.py", "SummaryWriter"): "into a folder of files.writing_folder",
     ("evaluation/export/__init__.py", "copytree"): "into a folder of files.writing_folder",
     ("evaluation/export/__init__.py", "copy2"): "into a folder of files.writing_folder",

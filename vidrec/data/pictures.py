@@ -36,6 +36,13 @@ class Still(NamedTuple):
     end: float
 
 
+class Declared(NamedTuple):
+    """What a clip says of itself before it is decoded: frames, and their mean number a second."""
+
+    frames: int
+    fps: float
+
+
 def check_file(path: str | os.PathLike) -> None:
     """Refuse what must not even be opened: a pipe would be waited for for ever.
 
@@ -142,10 +149,10 @@ class Animation:
                 raise _damaged(self.path, error) from None
             self.notes.append(f"cannot be read on after {count} of {total} frames")
 
-    def declared(self) -> tuple[int, float]:
-        """(frames, their mean number a second)."""
+    def declared(self) -> Declared:
+        """Return the number of pictures and their rate."""
         ends = [still.end for still in self.stills()]
-        return len(ends), len(ends) / ends[-1]
+        return Declared(len(ends), len(ends) / ends[-1])
 
 
 @dataclass
@@ -205,9 +212,9 @@ class Folder:
         if broken:
             self.notes.append(_listed("broken frames skipped", broken))
 
-    def declared(self) -> tuple[int, float]:
-        """(frames, their mean number a second)."""
-        return len(self.files), len(self.files) / self.starts[-1]
+    def declared(self) -> Declared:
+        """Return the number of frames and their rate."""
+        return Declared(len(self.files), len(self.files) / self.starts[-1])
 
 
 def _names(folder: Path) -> list[str]:

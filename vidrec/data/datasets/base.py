@@ -459,7 +459,7 @@ def remembered_clips(
 
 def decoded_name(what: str, dataset: Dataset, fps: float) -> str:
     """Hash of all that decoding the clips of a dataset depends on."""
-    decoder = (video.DECODING, video.av.__version__)
+    decoder = (video.DECODING, video.DECODER)
     return digest(what, *decoder, fps, list(dataset.keys), length=32)
 
 

@@ -1,0 +1,38 @@
+"""Decode and encode video files (PyAV): only the frames asked for, resized while decoding.
+
+Frame i is the i-th that a player shows, whatever the container declares; with `fps` it is the frame
+on screen at i / fps seconds. Seconds are those of the timestamps. Frames are turned and mirrored as
+the display matrix says. Colours without a tag are BT.709 from 720 rows on, else BT.601. A file that
+yields at least one frame is readable: what it lacks is noted, not hidden. Everything else raises
+`UnreadableClip` with a plain reason.
+
+The modules: `container` opens files and decodes packets, `promises` compares what a container
+declares with what came, `timing` says when frames are shown, `scaling` turns and resizes them,
+`opening` is one interface for videos and pictures, `reading` and `seeking` use all of these,
+`writing` encodes.
+"""
+
+import av
+
+from vidrec.data.video.reading import declared, read, shown, stream
+from vidrec.data.video.scaling import Scaler
+from vidrec.data.video.timing import Clock
+from vidrec.data.video.writing import write, write_timed
+from vidrec.errors import UnreadableClip
+
+__all__ = [
+    "DECODER",
+    "DECODING",
+    "Clock",
+    "Scaler",
+    "UnreadableClip",
+    "declared",
+    "read",
+    "shown",
+    "stream",
+    "write",
+    "write_timed",
+]
+
+DECODING = 2  # raised where the same file gives other frames: what was kept of them is not used
+DECODER = av.__version__

@@ -1,0 +1,213 @@
+"""Open container files and decode their packets; damage is recorded, the system's errors raise."""
+
+import errno
+import itertools
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+
+from vidrec.data import pictures
+from vidrec.data.video.timing import seconds_of
+from vidrec.errors import TransientError, UnreadableClip, raise_if_transient
+
+MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
+MAX_SILENCE = 4000  # packets in a row without a frame
+MAX_SECONDS = 60.0  # without a frame, for decoders that turn in circles
+# What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own slips.
+FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+# Numbers that no decoder gives for damage.
+NEVER_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
+SPARE = 1 << 28  # bytes: more than a frame of usual size takes
+DAMAGED = "damaged, or not a video"
+# A title in no known alphabet is no reason to refuse a file; PyAV 19 needs not be told.
+_OLD = int(av.__version__.partition(".")[0]) < 19
+TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
+# Text and pictures that the demuxers take for videos, and lists of other files.
+NO_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp", "rtsp", "lavfi", "ffmetadata")
+
+
+@dataclass
+class DecodeRecord:
+    """Record what happened while a file was decoded.
+
+    Attributes:
+        frames: that were decoded.
+        packets: that were read, with those that are not to be shown.
+        seconds: at which the last frame is shown.
+        lost_packets: that could not be decoded.
+        reason: of the first error, in words for people.
+        ended_early: True where reading stopped before the end.
+        errors: one of each kind.
+    """
+
+    frames: int = 0
+    packets: int = 0
+    seconds: float = 0.0
+    lost_packets: int = 0
+    reason: str = ""
+    ended_early: bool = False
+    errors: list[Exception] = field(default_factory=list)
+
+    def blame(self, error: Exception) -> None:
+        """Keep an error; the first one is the reason."""
+        self.reason = self.reason or reason_of(error)
+        if all(type(error) is not type(known) for known in self.errors):
+            self.errors.append(error)
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
+    """Open a container and give it with its first video stream.
+
+    Decoding takes one thread, since clips are decoded side by side.
+
+    Raises:
+        UnreadableClip: it cannot be opened or holds no video.
+        TransientError: the system refuses to read it now.
+    """
+    path = os.path.abspath(path)
+    pictures.check_file(path)
+    try:
+        container = av.open(
+            path,
+            options={"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"},
+            **TOLERANT,
+        )
+    except FAULTS as error:
+        raise_if_system(path, error)
+        raise UnreadableClip(path, reason_of(error)) from None
+    with container:
+        stream = _video_stream(path, container)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        yield container, stream
+
+
+def _video_stream(path: str, container: Any) -> Any:
+    """Find the first video stream that can be decoded here."""
+    kind = container.format.name
+    if kind.split(",")[0] in NO_VIDEO or kind.endswith("_pipe"):
+        raise UnreadableClip(path, f"not a video ({kind})")
+    video = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if not video:
+        kinds = sorted({stream.type for stream in container.streams})
+        reason = f"no video in it, only {' and '.join(kinds)}" if kinds else DAMAGED
+        raise UnreadableClip(path, reason)
+    stream = video[0]
+    if stream.codec_context is None:
+        raise UnreadableClip(path, "in a codec that cannot be decoded here")
+    if stream.width * stream.height > MAX_PIXELS:
+        raise UnreadableClip(path, f"frames of {stream.width}x{stream.height} are too large")
+    return stream
+
+
+def _is_cover(stream: Any) -> bool:
+    """Return True for a picture that is attached to music."""
+    return "attached_pic" in str(stream.disposition).lower()
+
+
+def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> Iterator[Any]:
+    """Yield packets with content; end where the file cannot be read on.
+
+    Args:
+        container: from `opened`.
+        stream: from `opened`.
+        record: gets the error that ended reading; without one the system's errors raise.
+    """
+    demuxed, empty = container.demux(stream), 0
+    while empty < MAX_SILENCE:
+        try:
+            packet = next(demuxed, None)
+        except IndexError:  # a stream that the head did not announce begins here
+            demuxed, empty = container.demux(stream), empty + 1
+            continue
+        except FAULTS as error:
+            if record is None:
+                raise_if_system(container.name, error)
+            else:
+                record.blame(error)
+                record.ended_early = True
+            return
+        if packet is None:
+            return
+        if record is not None and (packet.size or packet.dts is not None):
+            record.packets += 1  # an empty one with a time says that the picture stays
+        # The last, empty packet only tells a decoder to finish.
+        if packet.size:
+            empty = 0
+            yield packet
+        else:
+            empty += 1
+
+
+def frames(container: Any, stream: Any, record: DecodeRecord) -> Iterator[av.VideoFrame]:
+    """Yield all frames that can be decoded, in order; other packets are skipped and counted."""
+    silence, since, base = 0, time.monotonic(), stream.time_base
+    for packet in itertools.chain(packets(container, stream, record), (None,)):
+        decoded = decode(stream, packet, record)
+        for frame in decoded:
+            record.frames += 1
+            record.seconds = max(record.seconds, seconds_of(frame.pts, base) or 0.0)
+            yield frame
+        silence = 0 if decoded else silence + 1
+        # The reader's time is not the decoder's: the clock starts when the reader comes back.
+        since = time.monotonic() if decoded else since
+        if silence > MAX_SILENCE or time.monotonic() - since > MAX_SECONDS:
+            record.reason = record.reason or "the decoder yields no more frames"
+            record.ended_early = True
+            return
+
+
+def decode(stream: Any, packet: Any, record: DecodeRecord) -> list[av.VideoFrame]:
+    """Decode one packet; None takes what the decoder still holds."""
+    try:
+        return [f for f in stream.codec_context.decode(packet) if f.width and f.height]
+    except EOFError:
+        return []
+    except FAULTS as error:
+        record.lost_packets += packet is not None
+        record.blame(error)
+        return []
+
+
+def raise_if_system(path: str, *errors: Exception) -> None:
+    """Raise a TransientError where a file seems damaged because the system refused something.
+
+    Decoders give the numbers of the system's errors for damage too, and hide an error of the disk
+    behind a clip that ends early. So the file is read to its end without them; and where memory
+    was lacking, but is there for anything usual, the file asked for too much.
+    """
+    for error in errors:
+        if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+            if not isinstance(error, av.FFmpegError | MemoryError) or not _has_memory():
+                raise TransientError.of(path, error) from error
+        elif getattr(error, "errno", 0) in NEVER_DAMAGE or not isinstance(error, av.FFmpegError):
+            raise_if_transient(path, error)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise_if_transient(path, error)
+
+
+def _has_memory() -> bool:
+    try:
+        mmap.mmap(-1, SPARE).close()
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """Return a decoder's error in words for people."""
+    if isinstance(error, av.InvalidDataError):
+        return DAMAGED
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
