@@ -4,16 +4,15 @@ import errno
 import os
 
 import pytest
+from helpers.system_errors import TRANSIENT_CODES
 from safetensors import SafetensorError
 
 from vidrec import errors
 from vidrec.errors import TransientError, UnreadableClip, UserError, is_transient
 from vidrec.io import machine, runs
 
-PASSING = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES]
 
-
-@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("code", TRANSIENT_CODES)
 def test_what_the_system_refuses_is_transient_however_it_is_told(code):
     words = os.strerror(code)
     assert is_transient(OSError(code, words))

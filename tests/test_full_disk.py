@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from test_damage import World
-from test_kills import litter, nothing_is_half, outcome
+from helpers.outputs import check_whole, outcome, temporary_files
+from helpers.trained_folder import TrainedFolder
 
 pytestmark = pytest.mark.slow(minutes=8)
 MEGABYTES = 20
@@ -17,7 +17,7 @@ SHARES = (0.0, 0.35, 0.8)
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A world on a file system of its own, small enough to be filled."""
+    """Trained runs on a file system of its own, small enough to be filled."""
     folder = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -25,20 +25,20 @@ def disk(tmp_path_factory):
     kept = tmp_path_factory.mktemp("kept")
     programs = tmp_path_factory.mktemp("programs")
     try:
-        world = World(folder, kept=kept / "world", programs=programs)
-        for words in (["export", str(world.single), "exported"], *world.outputs()):
-            status, _, said = world.run(words)
+        trained = TrainedFolder(folder, kept=kept / "trained", programs=programs)
+        for words in (["export", str(trained.single), "exported"], *trained.outputs()):
+            status, _, said = trained.run(words)
             assert status == 0, said
-        shutil.rmtree(world.kept)
-        world.keep()
-        yield world
+        shutil.rmtree(trained.kept)
+        trained.keep()
+        yield trained
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def clear(world, *names):
+def clear(trained, *names):
     for name in names:
-        for each in world.folder.glob(name):
+        for each in trained.folder.glob(name):
             shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
@@ -88,7 +88,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing(disk, name, share):
             assert status == 2
             # Of a set that it prepares TFDS asks beforehand.
             assert re.search("No space left on device|Not enough disk space", line)
-        nothing_is_half(disk.folder)
+        check_whole(disk.folder)
         now = outcome(disk.folder)
         for file, content in older.items():
             assert now.get(file) in (content, whole[file]), file
@@ -97,4 +97,4 @@ def test_a_full_disk_is_one_line_and_costs_nothing(disk, name, share):
     status, answer, said = disk.run(words)
     assert (status, answer) == (0, expected), said
     assert outcome(disk.folder) == whole
-    assert litter(disk.folder) == []
+    assert temporary_files(disk.folder) == []

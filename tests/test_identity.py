@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.small_datasets import settings
-from test_errors import PASSING
+from helpers.system_errors import TRANSIENT_CODES
 
 from vidrec import config
 from vidrec.cli import experiments, main
@@ -408,7 +408,7 @@ class Refuse(runner.Quiet):
         raise AssertionError("a finished trial is trained again")
 
 
-@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("code", TRANSIENT_CODES)
 def test_a_finished_run_that_cannot_be_read_now_is_not_trained_again(tmp_path, monkeypatch, code):
     (tmp_path / "renamed").mkdir()
     files.write_json(tmp_path / "renamed" / "result.json", {"id": "a" * 16, "name": "mine"})

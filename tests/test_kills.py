@@ -7,7 +7,6 @@ one that nothing disturbed, and no litter is left.
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,17 +15,15 @@ from pathlib import Path
 
 import pytest
 from helpers import trained_runs
-
-from vidrec.data import video
-from vidrec.evaluation.export import loader
-from vidrec.io import files
+from helpers.outputs import check_whole, outcome, temporary_files
 
 pytestmark = pytest.mark.slow(minutes=15)
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = """'''Videos, an encoder that stays, and a save after each epoch.'''
 import sys
 sys.path.insert(0, {tests!r})
-import pathlib, tiny_runs
+import pathlib
+from helpers import trained_runs
 from vidrec.sweeps.ablation import Ablation
 
 def config():
@@ -117,65 +114,6 @@ class Case:
         return process.returncode != 0
 
 
-def tidy(text):
-    """A table without the columns of seconds, or an answer without what passes."""
-    lines = [line.split(",") for line in text.splitlines()]
-    kept = [i for i, name in enumerate(lines[0]) if not name.startswith("seconds")]
-    return [[line[i] for i in kept] for line in lines]
-
-
-def outcome(place):
-    """What a command leaves for people and for other commands, by name."""
-    found = {}
-    for file in sorted(place.rglob("*")):
-        name = str(file.relative_to(place))
-        if file.name == "table.csv":
-            found[name] = tidy(file.read_text())
-        elif file.name == "checksums.json" and file.parent.name == "exported":
-            loader._checked(file.parent)  # raises where a file is not the one that belongs here
-            found[name] = "whole"
-        elif file.name == "model.stablehlo":  # names in it are counted on in a process
-            found[name] = "there"
-        elif file.name == "predictions.csv" or file.parent.name == "exported":
-            found[name] = file.read_bytes() if file.is_file() else None
-        elif file.name in ("predictions.npz", "samples.npz"):
-            found[name] = {n: a.tobytes() for n, a in files.read_arrays(file).items()}
-        elif file.name in ("metrics.jsonl", "model.json", "config.json"):
-            found[name] = file.read_bytes()
-        elif file.name == "seen.mp4":  # threads of the encoder decide on some of its bytes
-            found[name] = file.read_bytes() if file.stat().st_size < 100 else frames(file)
-        elif file.name in ("report.html", "result.json"):
-            found[name] = "there"
-    return found
-
-
-def frames(film):
-    return sum(len(chunk) for chunk in video.stream(film, 32))
-
-
-LITTER = re.compile(r"(\.vidrec-.*|.*\.partial.*|incomplete\..*|.*\.incomplete.*|.*tfds)$")
-
-
-def litter(place):
-    return [str(each) for each in place.rglob("*") if LITTER.fullmatch(each.name)]
-
-
-def nothing_is_half(place):
-    for file in place.rglob("*"):
-        if LITTER.search(str(file.relative_to(place))) or "/xla/" in str(file):
-            continue
-        if any(LITTER.fullmatch(part) for part in file.relative_to(place).parts):
-            continue
-        if file.suffix == ".json" and "data" not in file.parts and "jobs" not in file.parts:
-            files.read_json(file, kind=(dict, list))
-        elif file.suffix == ".npz":
-            files.read_arrays(file)
-        elif file.name == "report.html":
-            assert file.read_text().rstrip().endswith("</html>")
-        elif file.name == "metrics.jsonl":
-            files.read_lines(file, whole=False)
-
-
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
     """Folders to start from: nothing done, and everything done with older outputs."""
@@ -236,7 +174,7 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(worlds, tmp_p
     undisturbed.renew()
     undisturbed.run()
     whole, events = outcome(undisturbed.place), int(undisturbed.told.read_text())
-    assert litter(undisturbed.place) == []
+    assert temporary_files(undisturbed.place) == []
     older = outcome(worlds[before])
     case = undisturbed  # in the same place: a run tells where it lies
     # Spread over the command: the last moments are those of renaming what is complete.
@@ -247,7 +185,7 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(worlds, tmp_p
     for moment in moments:
         case.renew()
         hit += case.killed(moment)
-        nothing_is_half(case.place)
+        check_whole(case.place)
         for file, content in outcome(case.place).items():
             if file in older and not file.startswith("runs"):
                 assert content in (older[file], whole.get(file)), (moment, file)
@@ -262,5 +200,5 @@ def test_after_a_kill_the_same_command_ends_as_if_nothing_had_been(worlds, tmp_p
         assert found.keys() == whole.keys(), moment
         differing = [file for file in whole if found[file] != whole[file]]
         assert differing == [], moment
-        assert litter(case.place) == [], moment
+        assert temporary_files(case.place) == [], moment
     assert hit == kills

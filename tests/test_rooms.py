@@ -130,6 +130,17 @@ def test_parameters_are_counted_as_a_caller_passes_them():
     assert counted("async def f(a, self): ...") == 2
 
 
+def test_tests_share_by_helpers_and_not_by_each_other():
+    folder = Path(__file__).parent
+    sharing = [
+        f"{file.relative_to(folder)} imports {node.module}"
+        for file in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("test_")
+    ]
+    assert sharing == []
+
+
 def test_no_module_is_callable():
     """A module whose class is replaced could be a function and a module at once."""
     replaced = [

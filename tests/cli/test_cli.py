@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.command_line import ROOT, fails, launch
 from rich.console import Console
 
 from vidrec.cli import experiments, main
@@ -19,31 +20,6 @@ from vidrec.cli.progress import Reporter
 from vidrec.errors import STOPPED
 from vidrec.training import devices
 from vidrec.training.loop import Interrupted
-
-ROOT = Path(__file__).parents[2]
-
-
-def launch(*words, **options):
-    """Runs launch.py as a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        **options,
-    )
-
-
-def fails(capsys, *words) -> str:
-    """The one line that a mistake gets."""
-    with pytest.raises(SystemExit) as left:
-        main.main(list(words))
-    assert left.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize(

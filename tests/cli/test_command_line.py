@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import result_folders
+from helpers.command_line import ROOT, fails
 from rich.console import Console
-from test_cli import ROOT, fails
 
 from vidrec import report
 from vidrec.cli import command, main, output

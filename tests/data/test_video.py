@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 from helpers import fuzz_video, video_files
+from helpers.system_errors import TRANSIENT_CODES
 from helpers.video_files import FRAMES, as_nobody, clip, encoded, moving
-from test_errors import PASSING
 
 from vidrec.data import pictures, video
 from vidrec.data.video import UnreadableClip, container, promises, reading, seeking, timing
@@ -477,7 +477,7 @@ def refusing(code, *_, **__):
     raise OSError(code, os.strerror(code))
 
 
-@pytest.mark.parametrize("code", sorted(set(PASSING) - {errno.EACCES}))
+@pytest.mark.parametrize("code", sorted(set(TRANSIENT_CODES) - {errno.EACCES}))
 def test_what_the_system_refuses_is_no_damage_of_a_clip(tmp_path, monkeypatch, code):
     file = clip()(tmp_path)
     reads = {

@@ -17,8 +17,8 @@ import pytest
 from helpers import video_files
 from helpers.small_datasets import features as ready_made
 from helpers.small_datasets import pixels, prepared, settings
+from helpers.system_errors import TRANSIENT_CODES
 from sklearn.decomposition import PCA
-from test_errors import PASSING
 
 from vidrec.config import Data, digest, override
 from vidrec.data import datasets
@@ -154,7 +154,7 @@ def test_an_extraction_that_ended_in_the_middle_goes_on_to_the_same_bits(store, 
 KILLED = """
     import pathlib, sys, time
     sys.path[:0] = {path!r}
-    from test_features import encode
+    from test_extraction import encode
     from helpers.small_datasets import pixels
     from vidrec.features import extraction
     def slow(frames):
@@ -252,7 +252,7 @@ def test_bytes_behind_the_last_clip_harm_nothing(store):
     assert source.streamed == []
 
 
-@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("code", TRANSIENT_CODES)
 def test_what_the_system_refuses_now_is_no_damage(store, monkeypatch, code):
     source = pixels()
     extract(source, store)

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from test_errors import PASSING
+from helpers.system_errors import TRANSIENT_CODES
 
 from vidrec.errors import TransientError, UserError
 from vidrec.features import shards
@@ -157,7 +157,7 @@ def test_an_array_of_which_the_line_is_half_written_is_not_there_yet(tmp_path):
     assert right(found, 1)
 
 
-@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("code", TRANSIENT_CODES)
 @pytest.mark.parametrize("name", ["open", "listdir"])
 def test_what_the_system_refuses_is_raised_and_costs_nothing(tmp_path, monkeypatch, code, name):
     filled(tmp_path)

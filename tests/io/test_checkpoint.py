@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from test_errors import PASSING
+from helpers.system_errors import TRANSIENT_CODES
 
 from vidrec.errors import TransientError, UserError
 from vidrec.io import checkpoint
@@ -98,7 +98,7 @@ def test_damage_to_any_file_falls_back_to_the_save_before(tmp_path, damage, capl
         assert "going back" in caplog.text
 
 
-@pytest.mark.parametrize("code", PASSING)
+@pytest.mark.parametrize("code", TRANSIENT_CODES)
 @pytest.mark.parametrize("place", ["sums", "files", "folder", "arrays"])
 def test_what_the_system_refuses_is_raised_and_no_older_save_is_taken(
     tmp_path, monkeypatch, code, place

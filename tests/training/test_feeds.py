@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_datasets import pixels, prepared, same, settings
-from test_loop import Watch, contents
+from helpers.training_runs import EpochRecorder, contents
 
 from vidrec.config import override
 from vidrec.data.datasets import UnreadableClip
@@ -85,12 +85,12 @@ def test_streamed_trials_equal_held_ones_to_the_bit(configs, held, streamed, tmp
 @pytest.mark.slow
 def test_a_stopped_stream_goes_on_to_the_same_bits(configs, held, streamed, tmp_path):
     with pytest.raises(loop.Interrupted):
-        fit(configs, tmp_path, Watch(stop=1))
+        fit(configs, tmp_path, EpochRecorder(stop=1))
     fit(configs, tmp_path)
     assert contents(tmp_path) == contents(held)
 
 
-class Soon(Watch):
+class Soon(EpochRecorder):
     """Asks to stop when it is asked for the n-th time, epochs ended or not."""
 
     def __init__(self, asked):

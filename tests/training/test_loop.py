@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.small_datasets import features, plan, prepared, same, settings
+from helpers.training_runs import EpochRecorder, contents
 
 from vidrec.data import keys
 from vidrec.errors import UserError
@@ -44,22 +45,6 @@ def members(folder, configs=CONFIGS):
     return [TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
 
 
-class Watch(loop.Silent):
-    """Remembers epochs; stops after the given one."""
-
-    def __init__(self, stop=0):
-        self.stop, self.epochs, self.compilations = stop, [], 0
-
-    def compiled(self, seconds):
-        self.compilations += 1
-
-    def epoch(self, number, records):
-        self.epochs.append(number)
-
-    def should_stop(self):
-        return bool(self.epochs) and self.epochs[-1] == self.stop
-
-
 def fit(folder, data, watcher=None):
     return loop.fit(members(folder), data, folder / "group", watcher=watcher)
 
@@ -69,31 +54,6 @@ def whole(tmp_path_factory, data):
     """A run that nothing disturbed: its folder and results."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, fit(folder, data)
-
-
-def contents(folder):
-    """Everything a run leaves that may not depend on how it came about."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        name = str(file.relative_to(folder))
-        if file.name in (METRICS, "config.json", "model.json"):
-            found[name] = file.read_text()
-        elif file.name == "predictions.npz":
-            with np.load(file) as arrays:
-                found[name] = {key: arrays[key].tobytes() for key in arrays}
-        elif file.name == "model":
-            tree, meta = checkpoint.read(file)
-            found[name] = meta
-            found[f"{name} arrays"] = [
-                (jax.tree_util.keystr(path), leaf.dtype, leaf.tobytes())
-                for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-            ]
-        elif file.name == "result.json":
-            result = json.loads(file.read_text())
-            for name_ in ("seconds", "resumed_epoch", "dir", "checksum"):
-                result.pop(name_)
-            found[name] = result
-    return found
 
 
 def test_a_trial_leaves_its_scores_weights_and_figures(whole, data):
@@ -213,7 +173,7 @@ def test_steps_behind_the_end_of_a_whole_clip_are_neither_right_nor_wrong(tmp_pa
 
 @pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, data, tmp_path, after):
-    watch = Watch(stop=after)
+    watch = EpochRecorder(stop=after)
     with pytest.raises(Interrupted, match=f"stopped after epoch {after}; the same command goes on"):
         fit(tmp_path, data, watch)
     assert watch.epochs == list(range(1, after + 1))
@@ -221,7 +181,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, data, tmp_path, after):
     with (tmp_path / "group" / METRICS).open("a") as file:
         # As a kill leaves them: an epoch after the save, and half a line.
         file.write('{"trial": "x", "epoch": 99}\n{"trial": "x", "ep')
-    watch = Watch()
+    watch = EpochRecorder()
     results = fit(tmp_path, data, watch)
     assert watch.epochs[0] == after + 1
     assert watch.compilations == 1
@@ -231,7 +191,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, data, tmp_path, after):
 
 def test_a_damaged_save_costs_epochs_and_changes_nothing(whole, data, tmp_path, caplog):
     with pytest.raises(Interrupted):
-        fit(tmp_path, data, Watch(stop=4))
+        fit(tmp_path, data, EpochRecorder(stop=4))
     saves = tmp_path / "group" / "checkpoints"
     assert sorted(each.name for each in saves.iterdir()) == ["12", "16"]  # steps
     largest = max(
@@ -249,7 +209,7 @@ def test_a_damaged_save_costs_epochs_and_changes_nothing(whole, data, tmp_path, 
 
 def test_a_finished_run_is_scored_again_without_training(whole, data, tmp_path):
     folder, results = whole
-    watch = Watch()
+    watch = EpochRecorder()
     group = Group(members(tmp_path), data, folder / "group")
     again = group.run(watch)
     assert (watch.epochs, watch.compilations, group.feed.program) == ([], 0, None)
@@ -353,7 +313,7 @@ def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypat
         limited = chex.assert_max_traces(getattr(room, name), most)
         monkeypatch.setattr(room, name, limited)
     assert len(data.clips("train")) % CONFIGS[0].train.batch_size
-    watch = Watch(stop=2)
+    watch = EpochRecorder(stop=2)
     with pytest.raises(Interrupted):
         fit(tmp_path, data, watch)
     assert watch.compilations == 1
