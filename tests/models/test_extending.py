@@ -1,0 +1,405 @@
+"""The files that docs/extending.md prints, as a user's own, each compared with a truth."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import small_datasets
+
+import vidrec
+from vidrec import config
+from vidrec.errors import UserError
+from vidrec.evaluation.predict import Classifier
+from vidrec.models import model, scanners
+from vidrec.models.inputs import lengths_to_mask
+from vidrec.sweeps import runner
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+# Small programs that run a few times each: nearly all their time would go into optimising them.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+B, T, D, U = 3, 5, 4, 3
+MASK_BT = lengths_to_mask(jnp.array([5, 2, 3]), T)
+CELLS = {"peephole": "peephole.py:PeepholeLSTM", "layer norm": "layer_norm.py:LayerNormLSTM"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with every file that the page prints."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        (folder / name).write_text(text)
+    return folder
+
+
+def built(files, kind, args=None, **settings):
+    """The scanner that settings name."""
+    return scanners.build(
+        config.Scanner(kind=f"{files}/{kind}", args=config.Args(args or {}), **settings)
+    )
+
+
+def features(seed=0):
+    return jax.random.normal(jax.random.key(seed), (B, T, D))
+
+
+def weights_of(scanner, seed=1):
+    """Variables in which no weight is 0 or 1."""
+    shapes = jax.eval_shape(scanner.init, jax.random.key(0), features())
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: jnp.asarray(rng.uniform(-0.9, 0.9, s.shape), s.dtype), shapes)
+
+
+# --- cells
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def peephole_step(w, h, c, x):
+    z = x @ w["input_kernel"] + w["bias"] + h @ w["recurrent_kernel"]
+    i, f, g, o = np.split(z, 4, -1)
+    i, f = sigmoid(i + c * w["peephole_i"]), sigmoid(f + c * w["peephole_f"])
+    c = f * c + i * np.tanh(g)
+    return sigmoid(o + c * w["peephole_o"]) * np.tanh(c), c
+
+
+def layer_norm_step(w, h, c, x):
+    def normed(x, gain):
+        return gain * (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+    z = normed(x @ w["input_kernel"], w["input_gain"]) + w["bias"]
+    i, f, g, o = np.split(z + normed(h @ w["recurrent_kernel"], w["recurrent_gain"]), 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(normed(c, w["memory_gain"]) + w["memory_bias"]), c
+
+
+STEPS = {"peephole": peephole_step, "layer norm": layer_norm_step}
+every_cell = pytest.mark.parametrize("name", CELLS)
+
+
+def loop(name, params, x_BTD, mask_BT):
+    """States by a plain loop over clips and frames, in float64."""
+    w = {key: np.asarray(leaf, np.float64) for key, leaf in params["layer_0_forward"].items()}
+    y = np.zeros((B, T, U))
+    for b in range(B):
+        h = c = np.zeros(U)
+        for t in range(T):
+            if mask_BT[b, t]:
+                h, c = STEPS[name](w, h, c, np.asarray(x_BTD[b, t], np.float64))
+                y[b, t] = h
+    return y
+
+
+@every_cell
+def test_a_cell_equals_a_numpy_loop(name, files):
+    scanner = built(files, CELLS[name], units=U)
+    variables, x = weights_of(scanner), features()
+    y, _ = jit(scanner.apply)(variables, x, MASK_BT)
+    np.testing.assert_allclose(y, loop(name, variables["params"], x, MASK_BT), atol=1e-5)
+
+
+@every_cell
+def test_a_cells_gradients_equal_finite_differences(name, files):
+    """Of every weight, those that the step reads by itself included, and of the inputs."""
+    scanner = built(files, CELLS[name], units=U)
+    variables, x = weights_of(scanner), features()
+    factors = np.random.default_rng(5).normal(size=(B, T, U))
+
+    def loss(params, x):
+        return (scanner.apply({"params": params}, x, MASK_BT)[0] * factors).sum()
+
+    gradient, slope_x = jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], x)
+    assert not slope_x[1, 2:].any()
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    for key, leaf in params["layer_0_forward"].items():
+        found = np.asarray(gradient["layer_0_forward"][key])
+        assert np.abs(found).max() > 0.01, key
+        for place in list(np.ndindex(leaf.shape))[:: max(1, leaf.size // 7)]:
+            ends = []
+            for move in (1e-5, -1e-5):
+                leaf[place] += move
+                ends.append((loop(name, params, x, MASK_BT) * factors).sum())
+                leaf[place] -= move
+            slope = (ends[0] - ends[1]) / 2e-5
+            np.testing.assert_allclose(found[place], slope, rtol=1e-3, atol=1e-4, err_msg=key)
+
+
+@every_cell
+def test_a_cells_padding_is_inert_and_its_stream_is_the_whole_clip(name, files):
+    scanner = built(files, CELLS[name], units=U, layers=2)
+    variables, x = weights_of(scanner), features()
+    run = jit(scanner.apply)
+    y, carry = run(variables, x, MASK_BT)
+    noise = jnp.where(MASK_BT[..., None], x, jnp.nan)
+    for here, there in zip(jax.tree.leaves(run(variables, noise, MASK_BT)),
+                           jax.tree.leaves((y, carry)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(here, there)
+    whole, _ = run(variables, x)
+    step = jit(lambda frame, carry: scanner.apply(variables, frame, carry=carry))
+    carry = jax.tree.map(jnp.zeros_like, carry)
+    for t in range(T):
+        frame, carry = step(x[:, t : t + 1], carry)
+        np.testing.assert_allclose(frame[:, 0], whole[:, t], atol=1e-6)
+
+
+@every_cell
+def test_a_cell_in_a_group_equals_itself_alone(name, files):
+    scanner, x = built(files, CELLS[name], units=U), features()
+    trials = [weights_of(scanner, seed) for seed in (1, 2, 3)]
+
+    def gradient(variables):
+        return jax.grad(lambda v: jnp.sin(scanner.apply(v, x, MASK_BT)[0]).sum())(variables)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trials)
+    together = jit(jax.vmap(gradient))(stacked)
+    for place, variables in enumerate(trials):
+        alone = jit(gradient)(variables)
+        ours = small_datasets.one(together, place)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, alone)
+
+
+def test_a_cells_own_setting_changes_it_and_mistakes_are_one_line(files):
+    kind = CELLS["peephole"]
+    plain = built(files, kind, {"peepholes": False}, units=U)
+    params = weights_of(plain)["params"]["layer_0_forward"]
+    assert set(params) == {"input_kernel", "recurrent_kernel", "bias"}
+    lstm = scanners.build(config.Scanner(kind="lstm", units=U))
+    x = features()
+    for scanner in (plain, lstm):
+        y, _ = scanner.apply(weights_of(lstm), x, MASK_BT)
+        np.testing.assert_allclose(y, lstm.apply(weights_of(lstm), x, MASK_BT)[0], atol=1e-6)
+    for args, words in (
+        ({"peephole": True}, "PeepholeLSTM has no field 'peephole'; did you mean 'peepholes'"),
+        ({"peepholes": 3}, r"scanner.args.peepholes = 3 should be True or False"),
+        ({"units": 3}, r"'units' is a setting of its own, scanner.units"),
+    ):
+        with pytest.raises(UserError, match=words):
+            built(files, kind, args)
+    with pytest.raises(UserError, match=r"LSTM has no field 'peepholes'"):
+        scanners.build(config.Scanner(kind="lstm", args=config.Args(peepholes=True)))
+
+
+def test_a_cell_trains_and_predicts_by_its_own_settings(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    changes = {"scanner.kind": f"{files}/{CELLS['peephole']}", "scanner.args": {"peepholes": False}}
+    cfg = config.override(small_datasets.settings(), changes)
+    source = small_datasets.features()
+    result = runner.run(cfg, tmp_path, name="mine", dataset=source)
+    saved = json.loads((Path(result["dir"]) / "config.json").read_text())
+    assert saved["scanner"]["args"] == {"peepholes": False}
+    model = Classifier.load(result["dir"], trust_code=True)
+    kept = np.load(Path(result["dir"]) / "predictions.npz")
+    name, logits = str(kept["test_names"][0]), kept["test_logits"][0]
+    clip = source.arrays[source.names.index(name)]
+    np.testing.assert_allclose(model.predict(clip).scores_K, logits, rtol=1e-4, atol=1e-5)
+    other = runner.run(
+        config.override(cfg, {"scanner.args": {}}), tmp_path, name="mine", dataset=source
+    )
+    assert other["id"] != result["id"]
+
+
+# --- a scanner
+
+
+def transformer(files, **args):
+    return built(
+        files, "transformer.py:Transformer", {"heads": 2, "rate": 0.5} | args, units=4, layers=2
+    )
+
+
+def video_model(files, **args):
+    head = model.Head(classes=3)
+    return model.VideoModel(transformer(files, **args), head)
+
+
+def test_a_transformer_reads_no_padding(files):
+    whole, x = video_model(files), features()
+    variables = whole.init(jax.random.key(0), x, MASK_BT)
+    logits, _, taps = whole.apply(variables, x, MASK_BT)
+    assert taps["scanner"].shape == (B, T, 4)
+    assert not np.asarray(taps["scanner"])[~np.asarray(MASK_BT)].any()
+    noise = jnp.where(MASK_BT[..., None], x, jnp.nan)
+    longer = jnp.concatenate([noise, noise], 1), jnp.pad(MASK_BT, ((0, 0), (0, T)))
+    np.testing.assert_allclose(whole.apply(variables, *longer)[0], logits, atol=1e-5)
+    for name, value in variables["params"].items():
+        assert all(leaf.size for leaf in jax.tree.leaves(value)), name
+
+
+def test_flax_dropout_is_keyed_by_clip(files):
+    """In another order of a batch, and in parts of it, each clip drops the same."""
+    whole, x = video_model(files), features()
+    variables = whole.init(jax.random.key(0), x, MASK_BT)
+    keys = jax.random.split(jax.random.key(7), B)
+
+    @jit
+    def run(x, mask, keys):
+        return whole.apply(variables, x, mask, train=True, keys_B=keys)[0]
+
+    logits = run(x, MASK_BT, keys)
+    order = np.array([2, 0, 1])
+    np.testing.assert_allclose(run(x[order], MASK_BT[order], keys[order]), logits[order], atol=1e-5)
+    np.testing.assert_allclose(run(x[1:2], MASK_BT[1:2], keys[1:2]), logits[1:2], atol=1e-5)
+    assert np.abs(run(x, MASK_BT, keys[order]) - logits).max() > 1e-2
+    assert np.abs(whole.apply(variables, x, MASK_BT)[0] - logits).max() > 1e-2
+    twice = jnp.concatenate([x[:1], x[:1]]), MASK_BT[:1].repeat(2, 0)
+    same = run(*twice, keys[jnp.array([0, 0])])
+    np.testing.assert_allclose(same[0], same[1], atol=1e-6)
+    with pytest.raises(UserError, match="rngs needs a PRNG key for each clip"):
+        whole.apply(variables, x, MASK_BT, train=True)
+
+
+def test_a_transformer_trains_to_the_same_figures_on_any_number_of_devices(files):
+    cfg = small_datasets.settings(
+        scanner__kind=f"{files}/transformer.py:Transformer",
+        scanner__args={"heads": 2, "rate": 0.7},
+        train__epochs=2,
+        train__batch_size=8,
+    )
+    data = small_datasets.prepared(cfg)
+    runs = [
+        small_datasets.Group([cfg], data, how="batch", on=jax.devices()[:count]).train([cfg])
+        for count in (1, 2, 4)
+    ]
+    without = config.override(cfg, {"scanner.args": {"heads": 2, "rate": 0.0}})
+    _, plain = small_datasets.Group([without], data).train([without])
+    losses = [[float(np.ravel(r["train_loss"])[0]) for r in records] for _, records in runs]
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
+    assert abs(float(np.ravel(plain[0]["train_loss"])[0]) - losses[0][0]) > 1e-3
+
+
+def test_what_a_scanner_does_not_do_is_refused(files):
+    kind = f"{files}/transformer.py:Transformer"
+
+    def make(**changes):
+        cfg = small_datasets.settings(scanner__kind=kind, scanner__units=4, **changes)
+        return model.build(cfg, 3)
+
+    assert not make().streams
+    with pytest.raises(UserError, match=r"needs the whole clip at once"):
+        model.initial_carry(make(), features()[:1])
+    with pytest.raises(UserError, match=r"tbptt_every = 3 .* does not say that it streams"):
+        make(train__tbptt_every=3, head__kind="per_frame")
+    with pytest.raises(UserError, match=r"takes no 'grad_clip'"):
+        make(optim__clip_mode="preactivation", optim__clip_norm=1.0)
+    with pytest.raises(UserError, match=r"scanner.dropout = 0.5: .* takes no 'dropout'"):
+        make(scanner__dropout=0.5)
+    with pytest.raises(UserError, match=r"Transformer has no field 'rates'; did you mean 'rate'"):
+        make(scanner__args={"rates": 1})
+
+
+STREAMS = """
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Decay(nn.Module):
+    units: int
+    length: int
+    rate: float = 0.5
+    streams = True
+    rngs = ("noise",)
+
+    @nn.compact
+    def __call__(self, x_BTD, mask_BT, carry=None, train=False):
+        if train:
+            x_BTD = x_BTD + 0.0 * jax.random.normal(self.make_rng("noise"), x_BTD.shape)
+        state = jnp.zeros((len(x_BTD), x_BTD.shape[-1])) if carry is None else carry
+        states = []
+        for t in range(x_BTD.shape[1]):
+            new = self.rate * state + x_BTD[:, t]
+            state = jnp.where(mask_BT[:, t, None], new, state)
+            states.append(state)
+        return jnp.stack(states, 1), state
+"""
+
+
+def test_a_scanner_that_says_so_streams(tmp_path):
+    (tmp_path / "decay.py").write_text(STREAMS)
+    cfg = small_datasets.settings(
+        scanner__kind=f"{tmp_path}/decay.py:Decay", frames__length=T, head__kind="per_frame"
+    )
+    whole, x = model.build(cfg, 2), features()
+    assert whole.scanner.length == T
+    variables = whole.init(jax.random.key(0), x)
+    logits, end, _ = whole.apply(variables, x, MASK_BT)
+    carry = model.initial_carry(whole, x[:, :1])
+    for t in range(T):
+        part, carry, _ = whole.apply(variables, x[:, t : t + 1], MASK_BT[:, t : t + 1], carry=carry)
+        shown = np.asarray(MASK_BT)[:, t]
+        np.testing.assert_allclose(part[shown, 0], logits[shown, t], atol=1e-6)
+    np.testing.assert_allclose(carry, end, atol=1e-6)
+    keys = jax.random.split(jax.random.key(0), B)
+    trained, _, _ = whole.apply(variables, x, MASK_BT, train=True, keys_B=keys, carry=carry * 0)
+    np.testing.assert_allclose(trained, logits, atol=1e-6)
+
+
+# --- an optimiser
+
+
+def test_an_optimiser_makes_the_updates_of_its_rule(files):
+    from vidrec.training import optim
+
+    cfg = small_datasets.settings(optim__kind=f"{files}/lion.py:lion").optim
+    hyper = {
+        "optim.learning_rate": 0.1, "optim.b1": 0.9, "optim.b2": 0.99,
+        "optim.weight_decay": 0.0, "optim.clip_norm": 0.0,
+    }  # fmt: skip
+    rule = optim.build(cfg, hyper, 4, 2)
+    weights, momentum = {"w": jnp.array([1.0, -2.0])}, np.zeros(2)
+    state, expected = rule.init(weights), np.array([1.0, -2.0])
+    for gradient in (np.array([0.3, -0.2]), np.array([-0.1, -5.0])):
+        changes, state = rule.update({"w": jnp.asarray(gradient)}, state, weights)
+        weights = optax.apply_updates(weights, changes)
+        expected = expected - 0.1 * np.sign(0.9 * momentum + 0.1 * gradient)
+        momentum = 0.99 * momentum + 0.01 * gradient
+        np.testing.assert_allclose(weights["w"], expected, rtol=1e-6)
+
+
+# --- a data set
+
+
+def test_a_data_set_of_npz_files_trains(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    rng, root = np.random.default_rng(0), tmp_path / "clips"
+    for label, kind in enumerate(("left", "right")):
+        (root / kind).mkdir(parents=True)
+        for recording in "abcdef":
+            for number in range(2):
+                frames = rng.integers(0, 90, (6, 16, 20, 3))
+                frames[:, 4:10, 2 + 10 * label : 8 + 10 * label] += 150
+                file = root / kind / f"{recording}-{number}.npz"
+                np.savez(file, frames=frames.astype(np.uint8))
+    (root / "left" / "broken-0.npz").write_bytes(b"nothing")
+    (root / "left" / "a-0.npz").rename(root / "left" / "a-7.npz")
+    cfg = vidrec.override(
+        small_datasets.settings(),
+        {
+            "data.kind": f"{files}/npz_clips.py:load", "data.root": str(root), "encoder.size": 16,
+            "train.epochs": 40, "optim.kind": "adam", "scanner.kind": "mean",
+        },
+    )  # fmt: skip
+    result = runner.run(cfg, tmp_path / "runs", name="npz")
+    assert result["metrics"]["test"]["accuracy"] == 1.0
+    kept = np.load(Path(result["dir"]) / "predictions.npz")
+    recordings = [
+        {str(name).rpartition("-")[0] for name in kept[f"{part}_names"]}
+        for part in ("train", "val", "test")
+    ]
+    assert not recordings[0] & recordings[2]
+    assert not any("broken" in str(name) for name in kept["train_names"])
+    again = runner.run(cfg, tmp_path / "runs", name="npz")
+    assert again["id"] == result["id"]
+
+
+def test_the_page_prints_the_files_that_are_tested(files):
+    names = {"peephole.py", "layer_norm.py", "transformer.py", "lion.py", "npz_clips.py"}
+    assert names <= {file.name for file in files.iterdir()}
