@@ -24,7 +24,7 @@ from vidrec.errors import UserError
 from vidrec.evaluation import predict
 from vidrec.evaluation.predict import drawing
 from vidrec.io import files
-from vidrec.report.tables import Columns
+from vidrec.report.terminal import Columns
 from vidrec.training import devices
 
 PIPE = 128 + signal.SIGPIPE

@@ -103,7 +103,9 @@ def test_most_confused_lists_pairs_with_their_clips():
     predicted = np.array([1, 1, 0, 2, 2, 2, 0, 2])
     names = [f"clip{i}" for i in range(8)]
     counts = metrics.confusion(labels, predicted, 4)
-    got = metrics.most_confused(counts, "abcd", names, labels, predicted, top=3)
+    got = metrics.most_confused(
+        counts, "abcd", metrics.PredictedClips(names, labels, predicted), top=3
+    )
     assert [(p["true"], p["predicted"], p["count"]) for p in got] == [
         ("a", "b", 2),
         ("b", "c", 2),

@@ -204,7 +204,7 @@ def test_numbers_stay_numbers_and_formulas_become_texts(value, wanted):
 
 def test_markdown_and_tex_stay_tables(hostile):
     _, folder, _ = hostile
-    heads, _ = tables.lines(read(folder))
+    heads = tables.summary_table(read(folder)).columns
     lines = (folder / "table.md").read_text().split("\n\n")[0].splitlines()
     assert len(lines) == 4
     for line in lines:
@@ -284,7 +284,7 @@ def test_folders_of_tensorboard_are_one_a_trial(tmp_path):
 def test_what_commands_say_is_shown_as_it_is(text, monkeypatch, capsys):
     """On a line, in the cells and the title of a table, beside a bar."""
     from vidrec.cli import output, progress
-    from vidrec.report.tables import Columns
+    from vidrec.report.terminal import Columns
 
     out = io.StringIO()
     console = output.Terminal(file=out, width=3000, force_terminal=True, color_system=None)

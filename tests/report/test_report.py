@@ -16,9 +16,9 @@ from helpers.pages import Page
 from vidrec import report
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
-from vidrec.report import page as page_of
-from vidrec.report import tables
+from vidrec.report import formats, tables, wording
 from vidrec.report.results import read
+from vidrec.report.table_model import as_csv, as_markdown
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_only_times_differ_between_repetitions(tmp_path):
             result["seconds"] = {"compile": seconds, "train": seconds}
             file.write_text(json.dumps(result))
         columns, _ = report.table(folder)
-        lines = list(csv.reader(io.StringIO(tables.as_csv(read(folder)))))
+        lines = list(csv.reader(io.StringIO(as_csv(tables.trials_table(read(folder))))))
         timeless = [i for i, c in enumerate(columns) if not c.startswith("seconds_")]
         texts.append([[line[i] for i in timeless] for line in lines])
     assert texts[0] == texts[1]
@@ -180,30 +180,31 @@ def test_markdown_sets_ours_beside_theirs(folders):
 
 def test_a_table_says_which_intervals_hold_less_often(folders, monkeypatch):
     found = read(folders["rates"])
-    monkeypatch.setattr(tables, "HELD_AS_SAID", 0.0)
+    monkeypatch.setattr(tables, "COVERAGE_AS_SAID", 0.0)
     assert not any("simulated" in note for note in tables.notes(found))
-    monkeypatch.setattr(tables, "HELD_AS_SAID", 1.0)
+    monkeypatch.setattr(tables, "COVERAGE_AS_SAID", 1.0)
     told = [note for note in tables.notes(found) if "simulated" in note]
     rows = [row for row in found.rows if row.interval is not None]
     assert rows
     for row in rows:
         (mine,) = (note for note in told if row.name in note)
         assert mine.startswith(f"With {len(row.done)} seeds")
-        assert tables.percent(row.interval.worst_coverage) in mine
+        assert formats.percent(row.interval.worst_coverage) in mine
 
 
 def test_the_table_has_the_columns_its_author_asks_for(folders, tmp_path):
     folder = shutil.copytree(folders["rates"], tmp_path / "rates")
-    heads = tables.lines(read(folder))[0]
+    heads = tables.summary_table(read(folder)).columns
     assert "test top10" not in heads
     described = json.loads((folder / "ablation.json").read_text())
     described["read"] = ["test_accuracy", "test_top10"]
     (folder / "ablation.json").write_text(json.dumps(described))
     found = read(folder)
-    heads, body = tables.lines(found)
+    summary = tables.summary_table(found)
+    heads, body = list(summary.columns), summary.rows
     place = heads.index("test top10")
     assert {len(line) for line in body} == {len(heads)}
-    assert body[1][place] == tables.percent(found.rows[1].mean("test_top10")) != "–"
+    assert body[1][place] == formats.percent(found.rows[1].mean("test_top10")) != "–"
 
 
 def test_doubtful_figures_are_marked_and_get_no_difference(folders):
@@ -229,9 +230,8 @@ def test_noise_is_called_noise(tmp_path):
     folder = result_folders.ablation(tmp_path, rows=rows, control="a", samples=0)
     found = read(folder)
     assert [row.within_noise for row in found.rows] == [None, True, False]
-    verdicts = [
-        row["to the control (95 % interval), points"] for row in cells(tables.as_markdown(found))
-    ]
+    written = as_markdown(tables.summary_table(found))
+    verdicts = [row["to the control (95 % interval), points"] for row in cells(written)]
     assert verdicts[0] == "control"
     assert verdicts[1].endswith("within noise")
     assert verdicts[2].endswith("worse")
@@ -272,7 +272,7 @@ def test_best_row_is_chosen_on_validation(tmp_path):
     found = read(folder)
     assert found.best.name == "lstm"
     assert found.rows[2].mean("test_accuracy") > found.best.mean("test_accuracy")
-    text = page_of.answer(found.rows, found.control, found.best)
+    text = wording.answer(found.rows, found.control, found.best)
     assert "Best on validation: lstm" in text
     assert "Highest on test: gru" in text
 

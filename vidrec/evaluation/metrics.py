@@ -1,7 +1,7 @@
 """How good class scores are, counted on the host from saved scores."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,43 +152,57 @@ def calibration_error(
     return float((np.abs(gap).sum() + np.sum(~seen)) / len(labels))
 
 
+class PredictedClips(NamedTuple):
+    """What was predicted of n clips.
+
+    Attributes:
+        names: of the clips.
+        labels: true classes.
+        predicted: predicted classes.
+    """
+
+    names: Sequence[str] | np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+
+
 def most_confused(
-    counts: np.ndarray,
+    counts_KK: np.ndarray,
     classes: Sequence[str],
-    names: Sequence[str] = (),
-    labels: np.ndarray | None = None,
-    predicted: np.ndarray | None = None,
+    clips: PredictedClips | None = None,
     top: int = 10,
 ) -> list[dict[str, Any]]:
-    """Pairs of classes by how often the first was taken for the second, most frequent first.
+    """Return pairs of classes by how often the first was taken for the second.
 
     Args:
-      counts: (K, K) of `confusion`.
-      names: (n,); where given with the next two, each pair lists its clips.
-      labels: (n,).
-      predicted: (n,).
+        counts_KK: of `confusion`.
+        classes: names by class number.
+        clips: where given, each pair lists its own.
+        top: number of pairs.
 
     Returns:
-      `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`.
+        `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`,
+        the most frequent first.
     """
-    counts = np.array(counts)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    np.fill_diagonal(counts, 0)
+    counts_KK = np.array(counts_KK)
+    share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(counts_KK, 0)
     # A stable sort keeps class order among equals, so that two runs print the same table.
-    order = np.argsort(-counts.ravel(), kind="stable")[: min(top, np.count_nonzero(counts))]
+    order = np.argsort(-counts_KK.ravel(), kind="stable")
     pairs = []
-    for place in order.tolist():
-        i, j = divmod(place, len(classes))
-        here = (labels == i) & (predicted == j) if len(names) else np.zeros(0, bool)
-        pairs.append(
-            {
-                "true": classes[i],
-                "predicted": classes[j],
-                "count": int(counts[i, j]),
-                "share": float(share[i, j]),
-                "clips": [str(names[n]) for n in np.flatnonzero(here).tolist()],
-            }
-        )
+    for cell in order[: min(top, np.count_nonzero(counts_KK))].tolist():
+        i, j = divmod(cell, len(classes))
+        pair: dict[str, Any] = {
+            "true": classes[i],
+            "predicted": classes[j],
+            "count": int(counts_KK[i, j]),
+            "share": float(share_KK[i, j]),
+            "clips": [],
+        }
+        if clips is not None:
+            own = np.flatnonzero((clips.labels == i) & (clips.predicted == j))
+            pair["clips"] = [str(clips.names[n]) for n in own.tolist()]
+        pairs.append(pair)
     return pairs
 
 

@@ -19,10 +19,6 @@ _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan)", re.A
 LONGEST = 60  # letters of a name in a figure: more would leave no room for what is drawn
 
 
-class Html(str):
-    """Text that is markup already; `html` gives it back as it is."""
-
-
 def visible(text: Any, keep: str = "") -> str:
     r"""Writes characters that are obeyed instead of shown as escapes such as \x1b and \n.
 
@@ -41,11 +37,9 @@ def visible(text: Any, keep: str = "") -> str:
     return _HIDDEN.sub(shown, str(text))
 
 
-def html(value: Any) -> Html:
+def html(value: Any) -> str:
     """Text for a page or an SVG drawing, inside a tag or in an attribute."""
-    if isinstance(value, Html):
-        return value
-    return Html(_html.escape(visible(value, keep="\n\t")))
+    return _html.escape(visible(value, keep="\n\t"))
 
 
 def short(text: Any) -> str:

@@ -1,15 +1,15 @@
-"""Reports of a run, of an ablation, and of two compared: from their folders alone."""
+"""Reports of a run, of an ablation, and of two compared, from their folders alone."""
 
 from pathlib import Path
 from typing import Any
 
 from vidrec.io.files import check_writable, write_whole
-from vidrec.report import tables
-from vidrec.report.results import Ablation, read
+from vidrec.report import table_model, tables
+from vidrec.report.results import AblationResult, read, rows_and_control
 
 
 def build(folder: str | Path) -> Path:
-    """Rebuilds report.html, table.csv, table.md, table.tex and figures/ of a run or an ablation.
+    """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run or an ablation.
 
     Returns:
         The path of report.html.
@@ -20,26 +20,27 @@ def build(folder: str | Path) -> Path:
     from vidrec.report import page
 
     folder = Path(folder)
-    found = read(folder)
-    files = {"csv": tables.as_csv, "md": tables.as_markdown, "tex": tables.as_tex}
-    for end, write in files.items():
-        write_whole(folder / f"table.{end}", write(found))
-    return write_whole(folder / "report.html", page.render(found, folder / "figures"))
+    results = read(folder)
+    summary = tables.summary_table(results)
+    write_whole(folder / "table.csv", table_model.as_csv(tables.trials_table(results)))
+    write_whole(folder / "table.md", table_model.as_markdown(summary))
+    write_whole(folder / "table.tex", table_model.as_tex(summary))
+    return write_whole(folder / "report.html", page.render(results, folder / "figures"))
 
 
-def table(folder: str | Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and lines of table.csv: a line a trial, values as numbers."""
+def table(folder: str | Path) -> tables.Trials:
+    """Return columns and rows of table.csv: a row a trial, values as numbers."""
     return tables.trials(read(folder))
 
 
 def terminal(folder: str | Path) -> Any:
-    """A rich renderable of the table, plain where the output is no terminal."""
-    found = read(folder)
-    return tables.Terminal(*tables.table_of(found), tables.notes(found))
+    """Return a rich renderable of the table, plain where the output is no terminal."""
+    results = read(folder)
+    return tables.Terminal(*rows_and_control(results), tables.notes(results))
 
 
 def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
-    """As `terminal`, of two runs that are compared: the first is the control."""
+    """Return the same of two runs that are compared: the first is the control."""
     from vidrec.report import comparison
 
     a, b = comparison.pair(dir_a, dir_b)
@@ -47,7 +48,7 @@ def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
 
 
 def events(folder: str | Path) -> Path:
-    """Writes FOLDER/tensorboard from metrics.jsonl, and returns it.
+    """Write FOLDER/tensorboard from metrics.jsonl, and return it.
 
     Raises:
         UserError: tensorboardX is not installed, or the folder holds no run.
@@ -58,7 +59,10 @@ def events(folder: str | Path) -> Path:
 
 
 def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
-    """Writes the page that sets two runs side by side; of an ablation, its best row.
+    """Write the page that sets two runs side by side; of an ablation, its best row.
+
+    Returns:
+        The path of OUT/report.html.
 
     Raises:
         UserError: a folder holds nothing scored, or their classes differ.
@@ -70,4 +74,13 @@ def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
     return write_whole(out / "report.html", comparison.render(dir_a, dir_b, out / "figures"))
 
 
-__all__ = ["Ablation", "build", "compare", "events", "read", "table", "terminal", "terminal_of_two"]
+__all__ = [
+    "AblationResult",
+    "build",
+    "compare",
+    "events",
+    "read",
+    "table",
+    "terminal",
+    "terminal_of_two",
+]

@@ -1,7 +1,9 @@
 """What happened to each class: F1, confusions, and the clips themselves."""
 
+import base64
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,207 +11,222 @@ import numpy as np
 
 from vidrec.config.columns import F1
 from vidrec.evaluation import metrics
-from vidrec.io.escape import Html
-from vidrec.report import figures, markup, tables, ucf101
-from vidrec.report.markup import Cell, joined, tag
-from vidrec.report.results import Row, Run
+from vidrec.report import figures, ucf101
+from vidrec.report.blocks import Block, Group, Paragraph, Picture, Section, Shot, Strips
+from vidrec.report.formats import DASH, decimals, percent
+from vidrec.report.results import Predictions, RowResult, Run
+from vidrec.report.table_model import Cell, Table
+from vidrec.report.tables import DAGGER
 
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
+TALL = 24  # rows from which a table scrolls downwards
+STRIP_HEIGHT = 96  # pixels
 
 
-def scores(rows: Sequence[Row], run: Run | None, draw: Any) -> Html:
+def scores(rows: Sequence[RowResult], run: Run | None, pictures: Path) -> Section:
+    """Return the section on each class's F1; the run's are drawn under `pictures` as well."""
     scored = [row for row in rows if row.done and _f1(row)]
     if run is None or not scored:
-        return Html()
-    figure = figures.draw(figures.f1, run)
-    figures.save(figure, draw.folder / "f1")
-    body = _one_row(scored[0], run) if len(scored) == 1 else _many_rows(scored, run)
-    return markup.section("Classes", "classes", _extremes(run), body)
+        return Section("Classes", "classes", [])
+    figures.save(figures.draw(figures.f1, run), pictures / "f1")
+    parts: list[Block] = _extremes(run)
+    parts.append(_of_one_row(scored[0]) if len(scored) == 1 else _of_rows(scored, run.classes))
+    return Section("Classes", "classes", parts)
 
 
-def _extremes(run: Run) -> Html:
-    """The classes of which every clip was right, and those of which none was."""
-    counts_KK = run.result["metrics"].get("test", {}).get("confusion")
+def _extremes(run: Run) -> list[Block]:
+    """Return the classes of which every clip was right, and those of which none was."""
+    counts_KK = _confusion(run)
     if counts_KK is None:
-        return Html()
-    told = [
-        f"{which}: {', '.join(find(counts_KK, run.classes)) or 'no class'}."
-        for which, find in (
-            ("Always right", metrics.always_right),
-            ("Never right", metrics.never_right),
-        )
-    ]
-    whose = f"Of {run.name}, seed {run.result.get('seed', 0)}. "
-    return tag("p", whose + " ".join(told))
+        return []
+    always = ", ".join(metrics.always_right(counts_KK, run.classes)) or "no class"
+    never = ", ".join(metrics.never_right(counts_KK, run.classes)) or "no class"
+    whose = f"Of {run.name}, seed {run.result.get('seed', 0)}."
+    return [Paragraph(f"{whose} Always right: {always}. Never right: {never}.")]
 
 
-def _published_f1(row: Row) -> dict[str, str]:
-    """Published F1 of classes, a mark where it is doubtful."""
-    found = {}
-    for column, value in row.published.items():
-        if column.startswith(F1):
-            mark = f" {tables.DAGGER}" if column in row.doubtful else ""
-            found[column.removeprefix(F1)] = _fixed(value) + mark
-    return found
+def _confusion(run: Run) -> np.ndarray | None:
+    counts_KK = run.result["metrics"].get("test", {}).get("confusion")
+    return None if counts_KK is None else np.asarray(counts_KK, int)
 
 
-def _f1(row: Row) -> dict[str, float]:
-    """F1 of each class, mean over seeds."""
-    each = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
-    values = {name: [f[name] for f in each if f.get(name) is not None] for name in each[0]}
-    return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
-
-
-def _one_row(row: Row, run: Run) -> Html:
-    counts_KK = confusion(row)
-    theirs = _published_f1(row)
-    body: list[list[Any]] = []
-    for k, (name, score) in enumerate(_f1(row).items()):
-        hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
-        bar = tag("span", tag("i", ""), kind="bar", style=f"--share:{score:.3f}")
-        line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
-        line += [_fixed(score), Cell("" if math.isnan(score) else bar)]
-        body.append(line + [theirs.get(name, "–")] * bool(theirs))
-    body.sort(key=lambda line: line[4])
-    heads = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
-    heads += ["published F1"] * bool(theirs)
-    caption = "Each class on the test split, the weakest first"
-    return markup.table(caption, heads, body, tall=len(body) > 24)
-
-
-def _ratio(part: int, total: int) -> str:
-    return f"{part / total:.3f}" if total else "–"
-
-
-def _fixed(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _many_rows(rows: Sequence[Row], run: Run) -> Html:
-    scores = {row: _f1(row) for row in rows}
-    published = {row: _published_f1(row) for row in rows}
-
-    def strength(name: str) -> float:
-        known = [each[name] for each in scores.values() if not math.isnan(each.get(name, math.nan))]
-        return float(np.mean(known)) if known else math.inf  # without clips: last
-
-    def cell(row: Row, name: str) -> Cell:
-        score, theirs = scores[row].get(name, math.nan), published[row].get(name)
-        beside = f" ({theirs})" if theirs else ""
-        return Cell(_fixed(score) + beside, heat=None if math.isnan(score) else score)
-
-    names = sorted(run.classes, key=strength)
-    body = [[name, *(cell(row, name) for row in rows)] for name in names]
-    caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
-    caption += "; (published)" * any(published.values())
-    heads = ["class", *(row.name for row in rows)]
-    return markup.table(caption, heads, body, tall=len(names) > 24)
-
-
-def confusion(row: Row) -> np.ndarray:
-    """Counts (K, K) summed over seeds: row the class, column the prediction."""
-    each = [run.result["metrics"].get("test", {}).get("confusion") for run in row.done]
-    counts = [np.asarray(counts_KK, int) for counts_KK in each if counts_KK is not None]
+def confusion(row: RowResult) -> np.ndarray:
+    """Return counts (K, K) summed over seeds: row the class, column the prediction."""
+    counts = [counts_KK for counts_KK in map(_confusion, row.done) if counts_KK is not None]
     none_KK = np.zeros((len(row.runs[0].classes),) * 2, int)
     return np.sum([none_KK, *counts], axis=0)
 
 
-def confusions(row: Row | None, run: Run | None, draw: Any) -> Html:
-    if row is None or run is None or "confusion" not in run.result["metrics"].get("test", {}):
-        return Html()
-    counts_KK = np.asarray(run.result["metrics"]["test"]["confusion"], int)
-    whose = f"{row.name}, seed {run.result.get('seed', 0)}"
-    parts = []
+def _f1(row: RowResult) -> dict[str, float]:
+    """Return the F1 of each class, mean over seeds."""
+    by_seed = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
+    values = {name: [f1[name] for f1 in by_seed if f1.get(name) is not None] for name in by_seed[0]}
+    return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
+
+
+def _published_f1(row: RowResult) -> dict[str, str]:
+    """Return the published F1 of classes, marked where it is doubtful."""
+    return {
+        column.removeprefix(F1): decimals(value) + f" {DAGGER}" * (column in row.doubtful)
+        for column, value in row.published.items()
+        if column.startswith(F1)
+    }
+
+
+def _of_one_row(row: RowResult) -> Table:
+    counts_KK, theirs = confusion(row), _published_f1(row)
+    body: list[list[Any]] = []
+    for k, (name, score) in enumerate(_f1(row).items()):
+        hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
+        line: list[Any] = [
+            name,
+            f"{clips}",
+            _ratio(hits, named),
+            _ratio(hits, clips),
+            decimals(score),
+        ]
+        line += [decimals(score), Cell(bar=None if math.isnan(score) else score)]
+        body.append(line + [theirs.get(name, DASH)] * bool(theirs))
+    body.sort(key=lambda line: line[4])
+    columns = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
+    columns += ["published F1"] * bool(theirs)
+    caption = "Each class on the test split, the weakest first"
+    return Table(columns, body, caption, tall=len(body) > TALL)
+
+
+def _ratio(part: int, total: int) -> str:
+    return f"{part / total:.3f}" if total else DASH
+
+
+def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
+    f1 = {row: _f1(row) for row in rows}
+    published = {row: _published_f1(row) for row in rows}
+
+    def strength(name: str) -> float:
+        known = [score for row in rows if not math.isnan(score := f1[row].get(name, math.nan))]
+        return float(np.mean(known)) if known else math.inf  # without clips: last
+
+    def cell(row: RowResult, name: str) -> Cell:
+        score, theirs = f1[row].get(name, math.nan), published[row].get(name)
+        beside = f" ({theirs})" if theirs else ""
+        return Cell(decimals(score) + beside, heat=None if math.isnan(score) else score)
+
+    names = sorted(classes, key=strength)
+    body = [[name, *(cell(row, name) for row in rows)] for name in names]
+    caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
+    caption += "; (published)" * any(published.values())
+    columns = ["class", *(row.name for row in rows)]
+    return Table(columns, body, caption, tall=len(names) > TALL)
+
+
+def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
+    """Return the section on which classes were taken for which."""
+    counts_KK = _confusion(run) if run else None
+    if row is None or run is None or counts_KK is None:
+        return Section("Confusions", "confusions", [])
+    few = len(run.classes) <= figures.NUMBERED
+    matrices: list[Block] = []
     for shares in (False, True):
         name = "confusion_shares" if shares else "confusion_counts"
         what = "share of the class in %" if shares else "number of clips"
+        whose = f"{row.name}, seed {run.result.get('seed', 0)}"
         caption = f"Confusions of {whose}: {what}; a row is a class, a column what it was taken for"
         alt = f"Confusion matrix as {what}; the largest confusions are listed in a table below."
         picture = draw(name, alt, caption, figures.confusion, counts_KK, run.classes, shares)
-        small = len(run.classes) <= figures.NUMBERED
-        parts.append(_matrix(caption, counts_KK, run.classes, shares) if small else picture)
-    kind = "pair" if len(run.classes) <= figures.NUMBERED else "stack"
-    both = tag("div", joined(parts), kind=kind)
-    return markup.section("Confusions", "confusions", both, _worst(run, counts_KK))
+        matrices.append(_matrix(caption, counts_KK, run.classes, shares) if few else picture)
+    both = Group(matrices, "pair" if few else "stack")
+    return Section("Confusions", "confusions", [both, *_largest(run, counts_KK)])
 
 
-def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Html:
-    """The matrix as a table, which a screen reader can walk."""
+def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Table:
+    """Return the matrix as a table, which a screen reader can walk."""
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    body = []
-    for name, counts_K, shares_K in zip(classes, counts_KK, shares_KK, strict=True):
-        said = [
-            f"{100 * s:.0f}" if shares else str(c) for c, s in zip(counts_K, shares_K, strict=True)
-        ]
-        cells = [
-            Cell(t, heat=math.sqrt(s)) if s else "" for t, s in zip(said, shares_K, strict=True)
-        ]
-        body.append([name, *cells])
-    return markup.table(caption, ["class", *classes], body, kind="matrix")
+
+    def cell(number: int, share: float) -> Cell | str:
+        text = f"{100 * share:.0f}" if shares else str(number)
+        return Cell(text, heat=math.sqrt(share)) if share else ""
+
+    body = [
+        [name, *map(cell, counts_K, shares_K)]
+        for name, counts_K, shares_K in zip(classes, counts_KK, shares_KK, strict=True)
+    ]
+    return Table(["class", *classes], body, caption, style="matrix")
 
 
-def _worst(run: Run, counts_KK: np.ndarray) -> Html:
-    """Largest confusions with the surest of their clips."""
-    p = run.predictions()
-    which: dict[str, Any] = {}
-    if p is not None:
-        which = {"names": p.names_B, "labels": p.labels_B, "predicted": p.predicted_B}
-    pairs = metrics.most_confused(counts_KK, run.classes, top=WORST, **which)
-    if not pairs:
-        return tag("p", "No clip of the test split was confused.")
-    sure = dict(zip(p.names_B.tolist(), p.confidence_B, strict=True)) if p is not None else {}
+def _largest(run: Run, counts_KK: np.ndarray) -> list[Block]:
+    """Return the largest confusions with the surest of their clips."""
+    saved, clips, confidence_of = run.predictions(), None, {}
+    if saved is not None:
+        clips = metrics.PredictedClips(saved.names_B, saved.labels_B, saved.predicted_B)
+        confidence_of = dict(zip(saved.names_B.tolist(), saved.confidence_B, strict=True))
+    confused = metrics.most_confused(counts_KK, run.classes, clips, top=WORST)
+    if not confused:
+        return [Paragraph("No clip of the test split was confused.")]
     body = []
-    for pair in pairs:
-        clips = sorted(pair["clips"], key=lambda name: -sure[name])[:3]
-        told = ", ".join(f"{name} ({tables.percent(sure[name], 0)})" for name in clips)
+    for pair in confused:
+        surest = sorted(pair["clips"], key=lambda name: -confidence_of[name])[:3]
+        named = ", ".join(f"{name} ({percent(confidence_of[name], 0)})" for name in surest)
         share = f"{100 * pair['share']:.0f} %"
         taken = Cell(pair["predicted"], "text")
-        body.append([pair["true"], taken, pair["count"], share, Cell(told, "wrap")])
-    heads = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
-    table = markup.table("Largest confusions", heads, body)
-    return joined([table, _types(counts_KK, run.classes)])
+        body.append([pair["true"], taken, pair["count"], share, Cell(named, "wrap")])
+    columns = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
+    return [Table(columns, body, "Largest confusions"), *_types(counts_KK, run.classes)]
 
 
-def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
-    """How many confusions stay within one action type, where the classes are UCF-101's."""
-    found = ucf101.confusions_by_type(counts_KK, classes)
-    if found is None:
-        return Html()
-    within, across = (sum(pair["count"] for pair in found[kind]) for kind in ("within", "across"))
-    return tag(
-        "p",
-        f"{within} of {within + across} confused clips were taken for a class of the same "
-        "action type, which is easily understood; the others across types.",
+def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
+    """Return how many confusions stay within one action type, of UCF-101's classes."""
+    confused = ucf101.confusions_by_type(counts_KK, classes)
+    if confused is None:
+        return []
+    within, across = (
+        sum(pair["count"] for pair in confused[kind]) for kind in ("within", "across")
     )
+    text = (
+        f"{within} of {within + across} confused clips were taken for a class of the same "
+        "action type, which is easily understood; the others across types."
+    )
+    return [Paragraph(text)]
 
 
-def clips(folder: Path, run: Run | None) -> Html:
-    """Film strips with what was predicted, the wrong ones first."""
-    if run is None:
-        return Html()
-    samples = run.samples or Run(folder, {}).samples
-    p = run.predictions()
-    if samples is None or p is None:
-        return Html()
-    place = {name: i for i, name in enumerate(p.names_B.tolist())}
-    shots = [
-        (place[n], frames)
-        for n, frames in zip(samples.names.tolist(), samples.frames, strict=True)
-        if n in place
+def clips(folder: Path, run: Run | None) -> Section:
+    """Return film strips with what was predicted, the wrong ones first."""
+    samples = (run.samples or Run(folder, {}).samples) if run else None
+    saved = run.predictions() if run else None
+    if run is None or samples is None or saved is None:
+        return Section("Clips", "clips", [])
+    index_of: Mapping[str, int] = {name: i for i, name in enumerate(saved.names_B.tolist())}
+    known = [
+        (index_of[name], frames)
+        for name, frames in zip(samples.names.tolist(), samples.frames, strict=True)
+        if name in index_of
     ]
-    shots.sort(key=lambda shot: bool(p.correct_B[shot[0]]))
-    items = []
-    for i, frames in shots[:STRIPS]:
-        label, said = run.classes[p.labels_B[i]], run.classes[p.predicted_B[i]]
-        right, sure = bool(p.correct_B[i]), tables.percent(p.confidence_B[i], 0)
-        alt = f"{len(frames)} frames of {p.names_B[i]}: {label}, predicted {said} at {sure}"
-        sign = "✓ right" if right else f"✗ wrong, it is {label}"
-        verdict = tag("span", sign, kind="right" if right else "wrong")
-        name = tag("span", p.names_B[i], kind="small soft")
-        told = joined([tag("b", said), f" {sure} ", verdict, Html("<br>"), name])
-        strip = markup.strip(frames, alt)
-        items.append(tag("li", joined([strip, tag("div", told, kind="said")])))
+    known.sort(key=lambda clip: bool(saved.correct_B[clip[0]]))
+    shots = [_shot(saved, i, run.classes, frames) for i, frames in known[:STRIPS]]
     what = "Frames in order, with the predicted class and its confidence."
-    note, strips = tag("p", what, kind="small soft"), tag("ul", joined(items), kind="strips")
-    return markup.section("Clips", "clips", note, strips) if items else Html()
+    parts: list[Block] = [Paragraph(what, "small soft"), Strips(shots)] if shots else []
+    return Section("Clips", "clips", parts)
+
+
+def _shot(saved: Predictions, i: int, classes: Sequence[str], frames: np.ndarray) -> Shot:
+    label, predicted = classes[saved.labels_B[i]], classes[saved.predicted_B[i]]
+    confidence, name = percent(saved.confidence_B[i], 0), str(saved.names_B[i])
+    alt = f"{len(frames)} frames of {name}: {label}, predicted {predicted} at {confidence}"
+    return Shot(_film_strip(frames, alt), predicted, confidence, label, name)
+
+
+def _film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:
+    """Return frames side by side as one picture."""
+    from PIL import Image
+
+    # A thin grey edge parts the frames on any background.
+    edge = np.full((*frames_THWC.shape[1:2], 2, 3), 128, np.uint8)
+    film = np.concatenate([part for frame in frames_THWC for part in (frame, edge)][:-1], axis=1)
+    picture = Image.fromarray(film)
+    if picture.height > STRIP_HEIGHT:
+        width = round(picture.width * STRIP_HEIGHT / picture.height)
+        picture = picture.resize((width, STRIP_HEIGHT))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=85)
+    data = base64.b64encode(out.getvalue()).decode()
+    return Picture(f"data:image/jpeg;base64,{data}", picture.width, picture.height, alt)

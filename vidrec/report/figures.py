@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from vidrec.evaluation import metrics
 from vidrec.io import files
-from vidrec.io.escape import Html, html, plot, short
-from vidrec.report.results import Row, Run
-from vidrec.report.tables import percent
+from vidrec.io.escape import html, plot, short
+from vidrec.report.formats import percent
+from vidrec.report.results import RowResult, Run
 
 # Mid tones, told apart by colour-blind readers (after Okabe and Ito), 3:1 on white and on black.
 PALETTE = ("#0b7bc1", "#d55e00", "#009e73", "#c2649a", "#b98200", "#7b6fd0", "#6b8e23")
@@ -92,7 +93,7 @@ def _save_png(figure: Any, file: Path) -> str:
     return svg
 
 
-def inline(svg: str, name: str, alt: str, width: float) -> Html:
+def inline(svg: str, name: str, alt: str, width: float) -> Markup:
     """SVG for the page: in the text's colour, ids its own, described for those who hear it.
 
     Args:
@@ -110,7 +111,7 @@ def inline(svg: str, name: str, alt: str, width: float) -> Html:
     # Inside of tags only: between them stand names, which may look like anything.
     text = re.sub(r"<[^>]*>", mended, text)
     described = f'<svg role="img" aria-label="{html(alt)}" style="max-width:{width:.0f}px"'
-    return Html(described + text.removeprefix("<svg"))
+    return Markup(described + text.removeprefix("<svg"))
 
 
 def _svg(figure: Any) -> str:
@@ -128,7 +129,9 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def colours(rows: Sequence[Row], control: Row | None, best: Row | None) -> dict[Row, str]:
+def colours(
+    rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None
+) -> dict[RowResult, str]:
     """A colour a row; of a long table only the best and the control stand out."""
     if len(rows) <= MANY_ROWS:
         return {row: PALETTE[i % len(PALETTE)] for i, row in enumerate(rows)}
@@ -136,7 +139,7 @@ def colours(rows: Sequence[Row], control: Row | None, best: Row | None) -> dict[
     return {row: marked.get(row, GREY) for row in rows}
 
 
-def forest(rows: Sequence[Row], control: Row | None) -> Any:
+def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
     """Rows with their intervals, each seed a tick, published figures as open diamonds."""
     figure = _figure(7.6, 0.9 + 0.34 * len(rows))
     axes = figure.add_subplot()
@@ -170,7 +173,7 @@ def forest(rows: Sequence[Row], control: Row | None) -> Any:
     return figure
 
 
-def curves(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
+def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
     """Losses and validation accuracy over epochs, a line a trial, its kept epoch a dot."""
     figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
     hue = colours(rows, control, best)
@@ -230,7 +233,7 @@ def _epochs_axis(axes: Any) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _names(axes: Any, rows: Sequence[Row], hue: dict[Row, str]) -> None:
+def _names(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> None:
     """A panel that only names the colours."""
     from matplotlib.lines import Line2D
 
@@ -305,7 +308,7 @@ def f1(run: Run) -> Any:
     return figure
 
 
-def steps(rows: Sequence[Row], control: Row | None, best: Row | None) -> Any:
+def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
     """Share of clips that are right at each step, mean over seeds."""
     figure = _figure(7.6, 3.4)
     axes = figure.add_subplot()
@@ -328,12 +331,12 @@ def _test(run: Run) -> Any:
     return run.predictions("test")
 
 
-def has_steps(rows: Sequence[Row]) -> bool:
+def has_steps(rows: Sequence[RowResult]) -> bool:
     kept = (_test(run) for row in rows for run in row.done)
     return any(p is not None and p.steps_BT is not None for p in kept)
 
 
-def cost(rows: Sequence[Row]) -> Any:
+def cost(rows: Sequence[RowResult]) -> Any:
     """Accuracy against parameters and against seconds of training."""
     figure = _figure(7.6, 3.4)
     panels = figure.subplots(1, 2, sharey=True)
@@ -380,7 +383,7 @@ def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float
     return figure
 
 
-def alt_forest(rows: Sequence[Row]) -> str:
+def alt_forest(rows: Sequence[RowResult]) -> str:
     """The forest plot in words."""
     told = [
         f"{row.name} {percent(row.interval.mean)} "

@@ -162,7 +162,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class RowResult:
     """One setting with all its seeds, and what its difference to the control is worth."""
 
     key: Any
@@ -191,13 +191,13 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Ablation:
+class AblationResult:
     """A table of runs, read from its folder."""
 
     folder: Path
     meta: dict[str, Any]
-    rows: tuple[Row, ...]
-    control: Row | None
+    rows: tuple[RowResult, ...]
+    control: RowResult | None
 
     @property
     def axes(self) -> list[str]:
@@ -210,24 +210,24 @@ class Ablation:
         return [run for row in self.rows for run in row.runs]
 
     @property
-    def scored(self) -> list[Row]:
+    def scored(self) -> list[RowResult]:
         return [row for row in self.rows if row.done]
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> RowResult | None:
         """Best on validation: choosing by the test split would flatter the winner."""
         return best_of(self.scored)
 
 
-def table_of(found: Run | Ablation) -> tuple[list[Row], Row | None]:
+def rows_and_control(found: Run | AblationResult) -> tuple[list[RowResult], RowResult | None]:
     """Rows and control of a table; a run alone is a row of its own."""
-    if isinstance(found, Ablation):
+    if isinstance(found, AblationResult):
         return list(found.rows), found.control
     return [alone(found)], None
 
 
-def best_of(rows: list[Row]) -> Row | None:
-    """Row of the highest mean validation accuracy; by test accuracy where nothing validated."""
+def best_of(rows: list[RowResult]) -> RowResult | None:
+    """Return the row of the highest mean validation accuracy; without any, test accuracy."""
     for column in ("val_accuracy", "test_accuracy"):
         measured = [row for row in rows if not math.isnan(row.mean(column))]
         if measured:
@@ -235,7 +235,7 @@ def best_of(rows: list[Row]) -> Row | None:
     return None
 
 
-def read(folder: str | Path) -> Run | Ablation:
+def read(folder: str | Path) -> Run | AblationResult:
     """Reads a run or an ablation, by what the folder holds.
 
     Raises:
@@ -251,23 +251,23 @@ def read(folder: str | Path) -> Run | Ablation:
     )
 
 
-def row_of(folder: str | Path) -> Row:
+def row_of(folder: str | Path) -> RowResult:
     """A run as a row of one seed; of an ablation the row best on validation, all its seeds.
 
     Raises:
         UserError: nothing there is scored.
     """
     found = read(folder)
-    row = found.best if isinstance(found, Ablation) else alone(found)
+    row = found.best if isinstance(found, AblationResult) else alone(found)
     if row is None or not row.done:
         raise UserError(f"{folder} holds no finished run: train it before it is compared")
     return row
 
 
-def alone(run: Run) -> Row:
+def alone(run: Run) -> RowResult:
     """A run on its own, as a row of one seed."""
     result = run.result
-    row = Row(
+    row = RowResult(
         key=result.get("row", 0),
         name=run.name,
         planned=({"overrides": {}, **result},),
@@ -304,17 +304,17 @@ def _label(trial: Mapping[str, Any]) -> str:
     if isinstance(trial.get("row"), str) and trial["row"]:
         return trial["row"]
     changes = trial.get("overrides") or {}
-    return ", ".join(f"{name.rpartition('.')[2]}={shown(v)}" for name, v in changes.items())
+    return ", ".join(f"{name.rpartition('.')[2]}={setting_text(v)}" for name, v in changes.items())
 
 
-def shown(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as a reader would write it."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return str(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(shown, value)) + ")"
+        return "(" + ", ".join(map(setting_text, value)) + ")"
     return str(value)
 
 
@@ -327,20 +327,20 @@ def _doubtful(trial: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(trial.get("doubtful") or ())
 
 
-def _ablation(folder: Path) -> Ablation:
+def _ablation(folder: Path) -> AblationResult:
     meta = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     grouped: dict[str, list[dict[str, Any]]] = {}
     for trial in meta.get("trials", ()):
         grouped.setdefault(json.dumps(trial["row"]), []).append(trial)
     rows = [_row(folder, trials) for trials in grouped.values()]
     control = _control(rows, meta.get("control"))
-    return Ablation(folder, meta, tuple(_with_differences(rows, control)), control)
+    return AblationResult(folder, meta, tuple(_with_differences(rows, control)), control)
 
 
-def _row(folder: Path, trials: list[dict[str, Any]]) -> Row:
+def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
     places = [folder / "trials" / str(trial["id"]) for trial in trials]
     first = trials[0]
-    row = Row(
+    row = RowResult(
         key=first["row"],
         name=_label(first) or "base",
         planned=tuple(trials),
@@ -351,7 +351,7 @@ def _row(folder: Path, trials: list[dict[str, Any]]) -> Row:
     return _with_interval(row)
 
 
-def _control(rows: list[Row], control: Any) -> Row | None:
+def _control(rows: list[RowResult], control: Any) -> RowResult | None:
     """The row named, or counted from 0."""
     for i, row in enumerate(rows):
         if control in (row.key, row.name) or (control == i and not isinstance(control, bool)):
@@ -388,14 +388,14 @@ def answers(runs: Sequence[Run]) -> Answers | None:
     return Answers(np.stack(predicted), first.labels_B[place], first.groups_B[place], names)
 
 
-def _with_interval(row: Row) -> Row:
+def _with_interval(row: RowResult) -> RowResult:
     found = answers(row.done)
     if found is None or not len(found.names):
         return row
     return replace(row, interval=statistics.accuracy_interval(found.right_Sn, found.groups))
 
 
-def shared(a: Row, b: Row) -> tuple[Answers, Answers] | None:
+def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
     """Answers of both rows to the clips, and of the seeds, that both have."""
     of_a, of_b = (answers(runs) for runs in _same_seeds(a.done, b.done))
     if of_a is None or of_b is None:
@@ -404,7 +404,7 @@ def shared(a: Row, b: Row) -> tuple[Answers, Answers] | None:
     return (of_a.only(i), of_b.only(j)) if len(names) else None
 
 
-def difference(row: Row, control: Row) -> Any:
+def difference(row: RowResult, control: RowResult) -> Any:
     """evaluate.Difference in test accuracy over what both scored; None where that is nothing."""
     both = shared(row, control)
     if both is None:
@@ -422,7 +422,7 @@ def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequ
     return [by_seed_a[seed] for seed in shared], [by_seed_b[seed] for seed in shared]
 
 
-def _with_differences(rows: list[Row], control: Row | None) -> list[Row]:
+def _with_differences(rows: list[RowResult], control: RowResult | None) -> list[RowResult]:
     """Differences to the control, judged together: of many rows some differ by luck."""
     if control is None:
         return rows

@@ -1,42 +1,55 @@
-"""The table of a folder: a line a trial as CSV, a line a row for people."""
+"""The tables of a folder: a row a trial for table.csv, a row a setting for people."""
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from vidrec.config.columns import MEASURED
 from vidrec.io import escape
-from vidrec.report.results import Ablation, Row, Run, shown, table_of
+from vidrec.report import formats
+from vidrec.report.formats import DASH, percent, points
+from vidrec.report.results import AblationResult, RowResult, Run, rows_and_control, setting_text
+from vidrec.report.table_model import Badge, Cell, Table
+from vidrec.report.terminal import Columns
 
 WHOLE = ("params", "epochs", "best_epoch")
 RARE = ("test_top10", "best_epoch")  # in the table for people where its author asks for them
-FITTED = [
-    "validation accuracy",
-    "training accuracy",
-    "loss, training",
-    "loss, validation",
-    "loss, test",
-]
 DAGGER = "†"
-HELD_AS_SAID = 0.93  # an interval of 95 % that held less often in simulation is said to
+COVERAGE_AS_SAID = 0.93  # an interval of 95 % that covered less in simulation is said to
+NOISE = "≈"
+
+# --- table.csv: a row a trial ---------------------------------------------------------------------
 
 
-def trials(found: Run | Ablation) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and lines of table.csv, a line a trial, in the table's order."""
-    rows, _ = table_of(found)
-    axes = found.axes if isinstance(found, Ablation) else []
+class Trials(NamedTuple):
+    """Columns of table.csv, and each trial's values by column."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+def trials(results: Run | AblationResult) -> Trials:
+    """Return the content of table.csv, in the table's order."""
+    rows, _ = rows_and_control(results)
+    axes = results.axes if isinstance(results, AblationResult) else []
     columns = ["id", "row", "seed", "status", *axes, *MEASURED, "leaked"]
-    return columns, [_trial(row, plan, axes) for row in rows for plan in row.planned]
+    return Trials(columns, [_trial(row, trial, axes) for row in rows for trial in row.planned])
 
 
-def _trial(row: Row, plan: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
-    run = next((run for run in row.runs if run.result.get("id") == plan.get("id")), None)
-    line = {"id": plan.get("id", ""), "row": plan.get("row", ""), "seed": plan.get("seed", "")}
+def trials_table(results: Run | AblationResult) -> Table:
+    """Return table.csv as texts."""
+    columns, rows = trials(results)
+    return Table(columns, [[_csv_cell(row[column]) for column in columns] for row in rows])
+
+
+def _trial(row: RowResult, planned: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    run = next((run for run in row.runs if run.result.get("id") == planned.get("id")), None)
+    line = {name: planned.get(name, "") for name in ("id", "row", "seed")}
     line["status"] = run.result.get("status", "") if run else "missing"
-    line |= {axis: _setting(run, plan, axis) for axis in axes}
+    line |= {axis: _setting(run, planned, axis) for axis in axes}
     if run is None:
-        return line | dict.fromkeys((*MEASURED, "leaked"), None) | {"params": plan.get("params")}
+        return line | dict.fromkeys((*MEASURED, "leaked"), None) | {"params": planned.get("params")}
     measured: dict[str, float | None] = {name: run.metric(name) for name in MEASURED}
     for name in WHOLE:
         value = run.metric(name)
@@ -44,18 +57,18 @@ def _trial(row: Row, plan: Mapping[str, Any], axes: Sequence[str]) -> dict[str, 
     return line | measured | {"leaked": run.leaked}
 
 
-def _setting(run: Run | None, plan: Mapping[str, Any], axis: str) -> Any:
-    """What the trial ran with: its override, else the base's value from its config."""
-    if axis in plan["overrides"]:
-        return plan["overrides"][axis]
+def _setting(run: Run | None, planned: Mapping[str, Any], axis: str) -> Any:
+    """Return what the trial ran with: its override, else the base's value from its config."""
+    if axis in planned["overrides"]:
+        return planned["overrides"][axis]
     value: Any = run.config if run else {}
     for part in axis.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def _cell(value: Any) -> str:
-    """A value of table.csv: floats with 9 significant digits, nothing for what is not there."""
+def _csv_cell(value: Any) -> str:
+    """Return a value of table.csv: floats with 9 significant digits, "" for what is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
@@ -65,84 +78,144 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def as_csv(found: Run | Ablation) -> str:
-    columns, lines = trials(found)
-    cells = [[_cell(line[column]) for column in columns] for line in lines]
-    return escape.csv([columns, *cells])
+# --- For people: a row a setting ------------------------------------------------------------------
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a percentage, a dash where there is none."""
-    if share is None or math.isnan(share):
-        return "–"
-    return f"{100 * share:.{digits}f}\u00a0%"
+class Column(NamedTuple):
+    """A column of the table for people.
+
+    Attributes:
+        head: its head.
+        cell: what a row has in it.
+        fit: True of the columns on how well the training set was fitted.
+    """
+
+    head: str
+    cell: Callable[[RowResult], Cell | str]
+    fit: bool = False
 
 
-def points(low: float, high: float | None = None) -> str:
-    """A signed difference of shares, or an interval of them, in percentage points."""
-    signed = [f"{100 * x:+.1f}".replace("-", "−") for x in (low, high) if x is not None]
-    return " to ".join(signed)
+def summary_columns(results: Run | AblationResult) -> list[Column]:
+    """Return the columns of the table for people that have anything to say."""
+    rows, control = rows_and_control(results)
+    theirs = any("test_accuracy" in row.published for row in rows)
+    against_control = control is not None and len(rows) > 1
+    in_windows = any(not math.isnan(row.mean("test_clip_accuracy")) for row in rows)
+    asked = results.meta.get("read", ()) if isinstance(results, AblationResult) else ()
+    columns = [Column("setting", lambda row: row.name)]
+    if theirs:
+        columns.append(Column("published", published))
+    columns += [_measured("test_accuracy", "test accuracy"), Column("95 % interval", interval)]
+    if against_control:
+        head = "to the control (95 % interval), points"
+        columns.append(Column(head, lambda row: versus_control(row, control)))
+    if theirs:
+        columns.append(Column("to published, points", versus_published))
+    columns += [_measured("test_avg_f1", "average F1"), _measured("test_top5", "top-5")]
+    if in_windows:
+        columns.append(_measured("test_clip_accuracy", "accuracy of single clips"))
+    columns += [_measured(name) for name in asked if name in RARE]
+    columns += [
+        Column("seeds", seeds),
+        Column("parameters", lambda row: formats.count(params(row))),
+        _measured("epochs"),
+        _measured("seconds_compile", "compile, s"),
+        _measured("seconds_train", "train, s"),
+        _measured("val_accuracy", "validation accuracy", fit=True),
+        _measured("train_accuracy", "training accuracy", fit=True),
+        _measured("train_loss", "loss, training", fit=True),
+        _measured("val_loss", "loss, validation", fit=True),
+        _measured("test_loss", "loss, test", fit=True),
+    ]
+    return columns + [_published(name) for name in also_published(rows)]
 
 
-def span(interval: Any) -> str:
-    if interval is None or math.isnan(interval.low):
-        return "–"
-    return f"{100 * interval.low:.1f}\u00a0–\u00a0{100 * interval.high:.1f}"
+def _measured(column: str, head: str = "", *, fit: bool = False) -> Column:
+    """Return the mean over seeds of a column of table.csv."""
+    style = formats.of_column(column)
+    return Column(head or plain_name(column), lambda row: style(row.mean(column)), fit)
 
 
-def whole(value: float) -> str:
-    """A count with thousands apart by a narrow space."""
-    return "–" if math.isnan(value) else f"{value:,.0f}".replace(",", "\u202f")
+def _published(column: str) -> Column:
+    return Column(f"published {plain_name(column)}", lambda row: published(row, column))
 
 
-def seconds(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:.1f}" if value < 100 else whole(value)
+def summary_table(results: Run | AblationResult) -> Table:
+    """Return the table for people: a row a setting, means over seeds."""
+    rows, _ = rows_and_control(results)
+    columns = summary_columns(results)
+    body = [[column.cell(row) for column in columns] for row in rows]
+    return Table([column.head for column in columns], body, notes=notes(results))
 
 
-def verdict(row: Row) -> str:
-    """What the difference to the control is worth, in words."""
-    if row.within_noise is None:
+def published_table(rows: Sequence[RowResult]) -> Table:
+    """Return every published figure but test accuracy beside ours."""
+    columns = [Column("setting", lambda row: row.name)]
+    for name in also_published(rows):
+        columns += [_measured(name), _published(name)._replace(head="published")]
+    body = [[column.cell(row) for column in columns] for row in rows]
+    return Table([column.head for column in columns], body, "Ours beside the published")
+
+
+def also_published(rows: Iterable[RowResult]) -> list[str]:
+    """Return the columns of table.csv, test accuracy apart, for which a report gave figures."""
+    named = dict.fromkeys(name for row in rows for name in row.published)
+    return [name for name in named if name in MEASURED and name != "test_accuracy"]
+
+
+def plain_name(column: str) -> str:
+    """Return a column of table.csv in words."""
+    return column.replace("_", " ")
+
+
+def interval(row: RowResult) -> str:
+    """Return the interval of the row's test accuracy."""
+    return DASH if row.interval is None else formats.span(row.interval.low, row.interval.high)
+
+
+def verdict(row: RowResult) -> str:
+    """Return what the difference to the control is worth, in words."""
+    if row.difference is None:
         return ""
-    if row.within_noise:
+    if row.difference.within_noise:
         return "within noise"
     return "better" if row.difference.mean > 0 else "worse"
 
 
-def _versus_control(row: Row, control: Row | None) -> str:
+def versus_control(row: RowResult, control: RowResult | None) -> Cell | str:
+    """Return the difference to the control, its interval and the verdict."""
     if row is control:
         return "control"
     if row.difference is None:
-        return "–"
-    d = row.difference
-    return f"{points(d.mean)} ({points(d.low, d.high)}), {verdict(row)}"
+        return DASH
+    gap, word = row.difference, verdict(row)
+    badge = Badge(word, {"within noise": "noise"}.get(word, word))
+    return Cell(f"{points(gap.mean)} ({points(gap.low, gap.high)})", badges=(badge,))
 
 
-def published(row: Row, column: str = "test_accuracy", style: Any = percent) -> str:
-    """A published figure, with a dagger where its own report contradicts it."""
+def published(row: RowResult, column: str = "test_accuracy") -> str:
+    """Return a published figure, with a dagger where its own report contradicts it."""
     value = row.published.get(column)
     if value is None:
-        return "–"
-    # As many digits as were published: 0.6565 is 65.65 %.
-    digits = 1 if math.isclose(1000 * value, round(1000 * value), abs_tol=1e-6) else 2
-    text = percent(value, digits) if style is percent else style(value)
+        return DASH
+    style = formats.of_column(column)
+    text = formats.published_percent(value) if style is percent else style(value)
     return text + (f" {DAGGER}" if column in row.doubtful else "")
 
 
-def versus_published(row: Row, column: str = "test_accuracy") -> str:
-    """Ours less theirs, with our interval about it; none for a doubtful figure."""
+def versus_published(row: RowResult, column: str = "test_accuracy") -> str:
+    """Return ours less theirs, with our interval about it; none for a doubtful figure."""
     theirs, ours = row.published.get(column), row.mean(column)
     if theirs is None or column in row.doubtful or math.isnan(ours):
-        return "–"
-    interval = row.interval if column == "test_accuracy" else None
-    if interval is None or math.isnan(interval.low):
+        return DASH
+    ends = row.interval if column == "test_accuracy" else None
+    if ends is None or math.isnan(ends.low):
         return points(ours - theirs)
-    return f"{points(ours - theirs)} ({points(interval.low - theirs, interval.high - theirs)})"
+    return f"{points(ours - theirs)} ({points(ends.low - theirs, ends.high - theirs)})"
 
 
-def seeds(row: Row) -> str:
-    """How many seeds were scored, of how many, and what became of the others."""
+def seeds(row: RowResult) -> str:
+    """Return how many seeds were scored, of how many, and what became of the others."""
     lost = [run.result.get("status", "") for run in row.runs if not run.done]
     lost += ["missing"] * (len(row.planned) - len(row.runs))
     if not lost:
@@ -151,314 +224,111 @@ def seeds(row: Row) -> str:
     return f"{len(row.done)} of {len(row.planned)} ({kinds})"
 
 
-def lines(found: Run | Ablation) -> tuple[list[str], list[list[str]]]:
-    """Heads and lines of the table for people, a line a row of the ablation."""
-    rows, control = table_of(found)
-    theirs, others = any("test_accuracy" in row.published for row in rows), also_published(rows)
-    heads = ["setting"]
-    heads += ["published"] if theirs else []
-    heads += ["test accuracy", "95 % interval"]
-    heads += ["to the control (95 % interval), points"] if control and len(rows) > 1 else []
-    heads += ["to published, points"] if theirs else []
-    in_clips = any(not math.isnan(row.mean("test_clip_accuracy")) for row in rows)
-    heads += ["average F1", "top-5"] + ["accuracy of single clips"] * in_clips
-    more = [name for name in _asked(found) if name in RARE]
-    heads += map(_plain_name, more)
-    heads += ["seeds", "parameters", "epochs", "compile, s", "train, s"]
-    heads += [*FITTED, *(f"published {_plain_name(name)}" for name in others)]
-    body = []
-    for row in rows:
-        cells = [row.name]
-        cells += [published(row)] if theirs else []
-        cells += [percent(row.mean("test_accuracy")), span(row.interval)]
-        cells += [_versus_control(row, control)] if control and len(rows) > 1 else []
-        cells += [versus_published(row)] if theirs else []
-        cells += [percent(row.mean(name)) for name in ("test_avg_f1", "test_top5")]
-        cells += [percent(row.mean("test_clip_accuracy"))] * in_clips
-        cells += [_style(name)(row.mean(name)) for name in more]
-        cells += [seeds(row), whole(_params(row)), whole(row.mean("epochs"))]
-        cells += [seconds(row.mean(f"seconds_{part}")) for part in ("compile", "train")]
-        cells += [percent(row.mean(f"{split}_accuracy")) for split in ("val", "train")]
-        cells += [_loss(row.mean(f"{split}_loss")) for split in ("train", "val", "test")]
-        cells += [published(row, name, _style(name)) for name in others]
-        body.append(cells)
-    return heads, body
-
-
-def _asked(found: Run | Ablation) -> Sequence[str]:
-    """What the table's author wants read."""
-    return found.meta.get("read", ()) if isinstance(found, Ablation) else ()
-
-
-def also_published(rows: Iterable[Row]) -> list[str]:
-    """Columns of table.csv, test accuracy apart, for which a report gave figures."""
-    named = dict.fromkeys(name for row in rows for name in row.published)
-    return [name for name in named if name in MEASURED and name != "test_accuracy"]
-
-
-def beside(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Every published figure beside ours: heads and a line a row that has any."""
-    columns = also_published(rows)
-    heads = ["setting"]
-    for name in columns:
-        heads += [_plain_name(name), "published"]
-    body = []
-    for row in rows:
-        cells = [row.name]
-        for name in columns:
-            cells += [_style(name)(row.mean(name)), published(row, name, _style(name))]
-        body.append(cells)
-    return heads, body
-
-
-def _plain_name(column: str) -> str:
-    return column.replace("_", " ")
-
-
-def _style(column: str) -> Any:
-    """How a column's figures are written."""
-    if column.startswith("seconds"):
-        return seconds
-    if column.endswith(("loss", "objective")):
-        return _loss
-    return whole if column in WHOLE else percent
-
-
-def _params(row: Row) -> float:
+def params(row: RowResult) -> float:
+    """Return the trained parameters of a row, as planned where no trial has finished."""
     measured = row.mean("params")
     planned = row.planned[0].get("params") if row.planned else None
     return float(planned) if math.isnan(measured) and planned is not None else measured
 
 
-def _loss(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def trained_on(found: Run | Ablation) -> str:
-    """The data that was really used, with the values that say how difficult it is."""
-    meta = found.meta if isinstance(found, Ablation) else found.result
+def trained_on(results: Run | AblationResult) -> str:
+    """Return the data that was really used, with the values that say how difficult it is."""
+    meta = results.meta if isinstance(results, AblationResult) else results.result
     data = meta.get("data")
     if not data:
         return str(meta.get("on") or "")
     flat: dict[str, Any] = {}
     for name, value in data.items():
         flat |= value if isinstance(value, Mapping) else {name: value}
-    values = ((n, f"{v:.4g}" if isinstance(v, float) else shown(v)) for n, v in flat.items())
+    values = ((n, f"{v:.4g}" if isinstance(v, float) else setting_text(v)) for n, v in flat.items())
     rest = ", ".join(f"{name} {value}" for name, value in values if name != "name")
     return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
 
 
-def notes(found: Run | Ablation) -> list[str]:
-    """What a reader of the bare table must know."""
-    rows, _ = table_of(found)
+def notes(results: Run | AblationResult) -> list[str]:
+    """Return what a reader of the bare table must know."""
+    rows, _ = rows_and_control(results)
     told = []
-    if any(row.published for row in rows) and isinstance(found, Ablation):
-        source = found.meta.get("source") or "as the table's file says"
-        told.append(f"Published: {source}. Ours: run on {trained_on(found)}.")
+    if any(row.published for row in rows) and isinstance(results, AblationResult):
+        source = results.meta.get("source") or "as the table's file says"
+        told.append(f"Published: {source}. Ours: run on {trained_on(results)}.")
     if any(run.leaked is True for row in rows for run in row.runs):
         told.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return told + _held(rows)
+    return told + _low_coverage(rows)
 
 
-def _held(rows: Sequence[Row]) -> list[str]:
-    """Of which rows the intervals are right less often than they say, and how often they are."""
+def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
+    """Return which rows' intervals cover less often than they say, and how often they do."""
     names: dict[tuple[int, float], list[str]] = {}
     for row in rows:
-        held = getattr(row.interval, "worst_coverage", None)
-        if held is not None and held < HELD_AS_SAID:
-            names.setdefault((len(row.done), held), []).append(row.name)
+        coverage = row.interval.worst_coverage if row.interval else None
+        if coverage is not None and coverage < COVERAGE_AS_SAID:
+            names.setdefault((len(row.done), coverage), []).append(row.name)
     return [
-        f"With {seeds} seeds that differ this much a 95 % interval held the accuracy in "
-        f"{percent(held)} of simulated experiments in the worst case: {', '.join(some)}."
-        for (seeds, held), some in names.items()
+        f"With {number} seeds that differ this much a 95 % interval held the accuracy in "
+        f"{percent(coverage)} of simulated experiments in the worst case: {', '.join(some)}."
+        for (number, coverage), some in names.items()
     ]
 
 
-def as_markdown(found: Run | Ablation) -> str:
-    heads, body = lines(found)
-    clean = [[escape.markdown(cell) for cell in line] for line in [heads, *body]]
-    rule = ["---"] + ["---:"] * (len(heads) - 1)
-    table = ["| " + " | ".join(line) + " |" for line in [clean[0], rule, *clean[1:]]]
-    return "\n".join(table + [f"\n{escape.markdown(note)}" for note in notes(found)]) + "\n"
-
-
-def as_tex(found: Run | Ablation) -> str:
-    """A tabular with booktabs' rules, to be input into a paper."""
-    heads, body = lines(found)
-
-    def line(cells: Iterable[str]) -> str:
-        return " & ".join(map(escape.tex, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            *(f"% {escape.visible(note)}" for note in notes(found)),
-            r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
-            *(r"\toprule", line(heads), r"\midrule"),
-            *map(line, body),
-            *(r"\bottomrule", r"\end{tabular}", ""),
-        ]
-    )
-
-
-class Columns:
-    """A table for a terminal, ruled and coloured there and plain elsewhere.
-
-    A narrow one has the columns that are always shown, their cells whole, and of the others as
-    many as there is room for.
-
-    Args:
-        heads: of the columns; the one in `folded` takes the room that is left, in several lines.
-        lines: cells, texts or rich's Text.
-        rare: columns shown where there is room, the first before the others; what stands together
-            is shown together.
-        narrow: of these, the columns shown where there is room for none.
-        title: stands above.
-    """
-
-    LEAST = 8  # letters of the folded column, however narrow the terminal
-    USUAL = 24  # so many before a rare column is shown
-
-    def __init__(
-        self,
-        heads: Sequence[str],
-        lines: Iterable[Sequence[Any]],
-        folded: str,
-        rare: Sequence[Sequence[str]] = (),
-        *,
-        narrow: Sequence[str] = (),
-        title: str = "",
-    ):
-        self.heads, self.folded, self.rare = heads, folded, rare
-        self.narrow, self.title = narrow, title
-        self.lines = [list(map(_as_text, line)) for line in lines]
-
-    def fitting(self, width: int) -> list[str]:
-        """Heads of the columns that are shown in so many letters."""
-        shown = set(self.heads) - {head for heads in self.rare for head in heads}
-        key = len(shown)
-        for heads in self.rare:
-            if self._width({*shown, *heads}) <= width:
-                shown |= set(heads)
-        if len(shown) == key:
-            shown |= set(self.narrow)
-        return [head for head in self.heads if head in shown]
-
-    def _width(self, shown: Collection[str]) -> int:
-        widths = [self._longest(head) for head in shown if head != self.folded]
-        widths.append(min(self._longest(self.folded), self.USUAL))
-        return sum(widths) + GAP * (len(widths) - 1)
-
-    def _longest(self, head: str) -> int:
-        """Letters of the widest cell, or of the longest word of the head, which may be broken."""
-        place = self.heads.index(head)
-        return max(
-            [line[place].cell_len for line in self.lines] + [len(word) for word in head.split()]
-        )
-
-    def _widths(self, shown: Sequence[str], width: int) -> list[int]:
-        """Letters of each column; heads stand in one line where there is room for all of them."""
-        whole = {head: max(len(head), self._longest(head)) for head in shown}
-        room = width - GAP * (len(shown) - 1)
-        if sum(whole.values()) > room:
-            whole = {head: self._longest(head) for head in shown}
-        others = sum(letters for head, letters in whole.items() if head != self.folded)
-        whole[self.folded] = min(whole[self.folded], max(room - others, self.LEAST))
-        return [whole[head] for head in shown]
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        from rich import box
-        from rich.table import Table
-
-        ruled = console.is_terminal
-        table = Table(
-            box=box.SIMPLE_HEAD if ruled else None,  # whose columns are a blank apart
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, GAP - ruled, 0, 0),
-            title=_as_text(self.title) if self.title else None,
-        )
-        shown = self.fitting(options.max_width)
-        for head, width in zip(shown, self._widths(shown, options.max_width), strict=True):
-            words = head == self.folded or head in WORDY
-            table.add_column(
-                head, justify="left" if words else "right", overflow="fold", width=width
-            )
-        for line in self.lines:
-            table.add_row(*(line[self.heads.index(head)] for head in shown))
-        yield table
-
-
-GAP = 2  # blanks between two columns
-WORDY = ("group", "job", "state", "log", "why")  # columns of words stand on the left
-
-
-def _as_text(cell: Any) -> Any:
-    from rich.text import Text
-
-    return cell if isinstance(cell, Text) else Text(escape.terminal(cell))
+# --- For a terminal -------------------------------------------------------------------------------
 
 
 class Terminal:
     """The table at the end of a run, and what must be known to read it."""
 
-    def __init__(self, rows: Sequence[Row], control: Row | None, notes: Sequence[str] = ()):
+    def __init__(
+        self, rows: Sequence[RowResult], control: RowResult | None, notes: Sequence[str] = ()
+    ):
         self.rows, self.control, self.notes = rows, control, notes
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         from rich.text import Text
 
         theirs = any("test_accuracy" in row.published for row in self.rows)
-        columns = _THEIRS if theirs else _OURS
-        lines = []
-        for row in self.rows:
-            held = row is self.control
-            colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
-            lines.append(
-                [
-                    Text(escape.terminal(row.name), style="bold" if held else ""),
-                    *(cell(row) for cell in columns.values()),
-                    Text("control" if held else _terse(row), style=colour),
-                ]
-            )
-        heads = ["setting", *columns, "to control"]
-        rare = _THEIRS_RARE if theirs else _OURS_RARE
+        columns, rare = (_THEIRS, _THEIRS_RARE) if theirs else (_OURS, _OURS_RARE)
+        heads = ["setting", *(column.head for column in columns), "to control"]
+        lines = [self._line(row, columns) for row in self.rows]
         yield Columns(heads, lines, "setting", rare, narrow=["95 % interval"])
         if any(row.within_noise for row in self.rows):
             yield Text(f"{NOISE} within noise", style="dim")
-        for note in [*self.notes, *_lost(self.rows)]:
+        fewer = [row for row in self.rows if len(row.done) < len(row.planned)]
+        for note in [*self.notes, *(f"{row.name}: {seeds(row)} seeds" for row in fewer)]:
             yield Text(escape.terminal(note), style="yellow")
+
+    def _line(self, row: RowResult, columns: Sequence[Column]) -> list[Any]:
+        from rich.text import Text
+
+        is_control = row is self.control
+        colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
+        return [
+            Text(escape.terminal(row.name), style="bold" if is_control else ""),
+            *(column.cell(row) for column in columns),
+            Text("control" if is_control else _short_difference(row), style=colour),
+        ]
 
 
 # What fits a line of 80 beside the setting and the control; the page has the rest.
-_OURS: dict[str, Callable[[Row], str]] = {
-    "test acc.": lambda row: percent(row.mean("test_accuracy")),
-    "95 % interval": lambda row: span(row.interval),
-    "avg F1": lambda row: percent(row.mean("test_avg_f1")),
-    "params": lambda row: whole(_params(row)),
-    "s": lambda row: seconds(row.mean("seconds_train")),
-}
+_OURS = (
+    _measured("test_accuracy", "test acc."),
+    Column("95 % interval", interval),
+    _measured("test_avg_f1", "avg F1"),
+    Column("params", lambda row: formats.count(params(row))),
+    _measured("seconds_train", "s"),
+)
 _OURS_RARE = (("avg F1",), ("params",), ("s",))
-_THEIRS: dict[str, Callable[[Row], str]] = {
-    "published": published,
-    "ours": lambda row: percent(row.mean("test_accuracy")),
-    "95 % interval": lambda row: span(row.interval),
-    "to published (95 %)": versus_published,
-}
+_THEIRS = (
+    Column("published", published),
+    _measured("test_accuracy", "ours"),
+    Column("95 % interval", interval),
+    Column("to published (95 %)", versus_published),
+)
 _THEIRS_RARE = (("published", "to published (95 %)"), ("95 % interval",))
-NOISE = "≈"
 
 
-def _terse(row: Row) -> str:
+def _short_difference(row: RowResult) -> str:
     if row.difference is None:
-        return "–"
+        return DASH
     return f"{NOISE} " * bool(row.within_noise) + points(row.difference.mean)
-
-
-def _lost(rows: Iterable[Row]) -> list[str]:
-    return [f"{row.name}: {seeds(row)} seeds" for row in rows if len(row.done) < len(row.planned)]
-
-
-__all__ = ["Columns", "Terminal", "as_csv", "as_markdown", "as_tex", "shown", "trials"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from vidrec.errors import UserError
 from vidrec.io import files
-from vidrec.report.results import Ablation, Run, read
+from vidrec.report.results import AblationResult, Run, read
 
 LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
 BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no curve
@@ -31,7 +31,7 @@ def write(folder: str | Path) -> Path:
     return out
 
 
-def _folder_names(found: Ablation) -> list[str]:
+def _folder_names(found: AblationResult) -> list[str]:
     """A name a run; those that differ in other signs alone, or behind what fits, have an id."""
     names = [
         _folder_name(row.name, run.result.get("seed")) for row in found.rows for run in row.runs

@@ -57,7 +57,7 @@ def show_status(command: Command, status: dict[str, Any]) -> int:
     Returns:
         Exit status 0.
     """
-    from vidrec.report.tables import Columns
+    from vidrec.report.terminal import Columns
 
     command.answer(status)
     console = command.console()

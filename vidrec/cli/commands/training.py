@@ -121,7 +121,7 @@ class Ablate(SharedCommand):
         return int(any(trial["status"] == "failed" for trial in filled.trials))
 
     def _list_trials(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
-        from vidrec.report.tables import Columns
+        from vidrec.report.terminal import Columns
         from vidrec.sweeps import runner
 
         trials = runner.dry_run(table, overrides, self.on)
@@ -169,7 +169,7 @@ class Ablate(SharedCommand):
 
 def _estimates(groups: list[dict[str, Any]]) -> Any:
     """Return a table of each group's memory and time, where the data set is on this machine."""
-    from vidrec.report.tables import Columns
+    from vidrec.report.terminal import Columns
 
     lines = []
     for group in groups:

@@ -1,0 +1,173 @@
+"""What a page is made of, as plain data; `templates/` says how each piece looks.
+
+`piece` names the macro of templates/blocks.html that shows a block. Only drawings are markup; all
+other text is escaped by the templates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from markupsafe import Markup
+
+from vidrec.report.table_model import Table
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of text, in a style class."""
+
+    piece: ClassVar[str] = "paragraph"
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption.
+
+    Attributes:
+        svg: the drawing.
+        caption: text below it.
+        width: natural width in CSS pixels.
+        style: style class of one that is never drawn narrower than that.
+    """
+
+    piece: ClassVar[str] = "figure"
+
+    svg: Markup
+    caption: str
+    width: float
+    style: str = ""
+
+
+class Definition(NamedTuple):
+    """A name and what it is; `command` where that is a command line."""
+
+    name: str
+    value: Any
+    command: bool = False
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Names and what they are, below each other."""
+
+    piece: ClassVar[str] = "definitions"
+
+    entries: Sequence[Definition]
+
+
+class Picture(NamedTuple):
+    """A picture within the page: its address, size in pixels, and description."""
+
+    address: str
+    width: int
+    height: int
+    alt: str
+
+
+class Shot(NamedTuple):
+    """Frames of a clip and what was predicted of it.
+
+    Attributes:
+        picture: the frames side by side.
+        predicted: the predicted class.
+        confidence: its probability, as text.
+        label: the true class.
+        name: of the clip.
+    """
+
+    picture: Picture
+    predicted: str
+    confidence: str
+    label: str
+    name: str
+
+    @property
+    def correct(self) -> bool:
+        """Return whether the prediction is right."""
+        return self.predicted == self.label
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Film strips."""
+
+    piece: ClassVar[str] = "strips"
+
+    shots: Sequence[Shot]
+
+
+class Layer(NamedTuple):
+    """A layer of a model: name, kind, and trained parameters as text ("" for none)."""
+
+    name: str
+    kind: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a model as boxes in a row."""
+
+    piece: ClassVar[str] = "layers"
+
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table that is folded away until it is asked for."""
+
+    piece: ClassVar[str] = "details"
+
+    summary: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks side by side or below each other, by style class."""
+
+    piece: ClassVar[str] = "group"
+
+    blocks: Sequence["Block"]
+    style: str
+
+
+Block = Paragraph | Figure | Definitions | Strips | Layers | Details | Group | Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of a page; one without blocks is left out."""
+
+    title: str
+    id: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page.
+
+    Attributes:
+        title: of the page.
+        question: what was asked; may be empty.
+        warnings: what must be known before anything else.
+        answer: what was found.
+        facts: what was compared, on which data.
+        sections: parts of the page.
+        rebuild: the command that makes the page anew; empty for one that has tables of its own no
+            files.
+    """
+
+    title: str
+    question: str
+    warnings: Sequence[str]
+    answer: str
+    facts: Definitions
+    sections: Sequence[Section]
+    rebuild: str = ""

@@ -1,0 +1,99 @@
+"""What a table says, in sentences."""
+
+import math
+from collections.abc import Sequence
+
+from vidrec.evaluation.statistics import Difference
+from vidrec.report import formats
+from vidrec.report.formats import percent, points
+from vidrec.report.results import RowResult, best_of, difference
+
+
+def warnings(rows: Sequence[RowResult]) -> list[str]:
+    """Return what must be known before a figure is read."""
+    runs = [run for row in rows for run in row.runs]
+    told = []
+    if any(run.leaked is True for run in runs):
+        told.append(
+            "Leaked: clips cut from one recording stand in training and in test, so these figures "
+            "are too high for new videos and cannot be set beside those of a split by recording."
+        )
+    elif any(run.leaked == "unknown" for run in runs):
+        told.append(
+            "The recordings of the clips are unknown: siblings may stand in training and in test."
+        )
+    if len({run.result.get("split", {}).get("id") for run in runs if run.done}) > 1:
+        told.append("Trials were scored on different splits: differences are over shared clips.")
+    return told
+
+
+def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:
+    """Return what the table says, in a sentence or two."""
+    if best is None:
+        return "No trial has finished yet, so there is no answer."
+    number = len(best.done)
+    accuracy = percent(best.mean("test_accuracy"))
+    ends = best.interval
+    where = f" (95 % interval {formats.span(ends.low, ends.high)}\u00a0%)" if ends else ""
+    of = f"{number} seed{'s' if number != 1 else ''}"
+    if len(rows) == 1:
+        return f"{best.name}: {accuracy} of the test clips{where}, {of}."
+    told = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"
+    if best is control:
+        told += ". It is the control: no other setting did better on validation."
+        return told + _highest_on_test(rows, best)
+    if best.difference is None or control is None:
+        return told + "." + _highest_on_test(rows, best)
+    gap = best.difference
+    side = "above" if gap.mean >= 0 else "below"
+    told += f"; {abs(100 * gap.mean):.1f} points {side} the control {control.name}"
+    told += f" ({points(gap.low, gap.high)}), {worth(gap)}"
+    return told + _runner_up(rows, best, control) + _highest_on_test(rows, best)
+
+
+def answer_of_two(a: RowResult, b: RowResult) -> str:
+    """Return how much better the second of two rows is."""
+    if b.difference is None:
+        return f"{a.name} and {b.name} scored no clip in common, so nothing can be said."
+    gap = b.difference
+    side = "above" if gap.mean >= 0 else "below"
+    told = f"{b.name} is {abs(100 * gap.mean):.1f} points {side} {a.name}"
+    return told + f" on the same clips ({points(gap.low, gap.high)}), {worth(gap)}"
+
+
+def worth(gap: Difference) -> str:
+    """Return whether a difference is more than noise, and how many seeds would settle it."""
+    if not gap.within_noise:
+        return "more than noise." + _note(gap)
+    if gap.seeds_needed is None:
+        return "which is within noise." + _note(gap)
+    return (
+        "which is within noise. "
+        f"About {gap.seeds_needed} seeds a row would settle a difference of this size."
+    )
+
+
+def _note(gap: Difference) -> str:
+    return f" {gap.note[0].upper()}{gap.note[1:].rstrip('.')}." if gap.note else ""
+
+
+def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -> str:
+    """Return whether the winner can be told from the second on validation."""
+    second = best_of([row for row in rows if row is not best and row.done])
+    if second is None or second is control:
+        return ""
+    gap = difference(best, second)
+    if gap is None:
+        return ""
+    told = f" To {second.name}, second on validation: {points(gap.mean)} points"
+    noise = "within noise" if gap.within_noise else "more than noise"
+    return f"{told} ({points(gap.low, gap.high)}), {noise}."
+
+
+def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
+    """Return which row the test split would have chosen, where it is another one."""
+    scored = [row for row in rows if not math.isnan(row.mean("test_accuracy"))]
+    top = max(scored, key=lambda row: row.mean("test_accuracy"), default=best)
+    if top is best or top.mean("test_accuracy") <= best.mean("test_accuracy"):
+        return ""
+    return f" Highest on test: {top.name}, {percent(top.mean('test_accuracy'))}."
