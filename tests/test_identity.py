@@ -277,7 +277,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
     _, first = counted(here)
     assert [path for _, path, _ in first.unreadable] == [str(here / "a" / "1.mp4")]
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.extraction, "decoded", None)
+        patch.setattr(prepare, "stream_clips", None)
         _, again = counted(there)
     assert [path for _, path, _ in again.unreadable] == [str(there / "a" / "1.mp4")]
     assert again.lengths.tolist() == first.lengths.tolist()
@@ -420,7 +420,7 @@ def test_a_finished_run_that_cannot_be_read_now_is_not_trained_again(tmp_path, m
         lambda: runs.finished(tmp_path, ["a" * 16]),
         lambda: runs.place_of_run(tmp_path, "mine", "a" * 16),
     )
-    for place, name in ((files.Path, "read_bytes"), (os, "scandir")):
+    for place, name in ((Path, "read_bytes"), (os, "scandir")):
         for look in looked:
             with monkeypatch.context() as patch:
                 patch.setattr(place, name, refuse)

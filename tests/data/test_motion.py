@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from vidrec.config import Data
 from vidrec.data.datasets import base, motion, tfds_dataset
 from vidrec.errors import UserError
-from vidrec.io import files
+from vidrec.io.files import atomic
 
 SMALL = motion.Settings(clips=60, frames=7, size=20, seed=3)
 SMALL_MEMORY = motion.Settings(clips=60, frames=45, size=16, difficulty=1.0, memory=True)
@@ -313,10 +313,10 @@ def test_preparing_leaves_no_litter_and_damage_to_what_describes_a_set_is_found(
     assert len(tfds_dataset.load(data)) == 30
     assert not half.exists()
     # Killed while the checksums were written: the next one writes them and tidies up.
-    (place / files.SUMS).rename(place / ".vidrec-0123456789abcdef.partial.json")
-    files._sweep_once.cache_clear()  # as in a new process
+    (place / atomic.SUMS).rename(place / ".vidrec-0123456789abcdef.partial.json")
+    atomic._sweep_once.cache_clear()  # as in a new process
     assert len(tfds_dataset.load(data)) == 30
-    assert (place / files.SUMS).exists()
+    assert (place / atomic.SUMS).exists()
     assert not list(place.glob(".vidrec-*"))
     assert list((tmp_path / "tmp").iterdir()) == []
     described = [file for file in place.iterdir() if "record" not in file.name]

@@ -19,6 +19,7 @@ from vidrec.evaluation import export
 from vidrec.evaluation.export import loader
 from vidrec.evaluation.predict import Classifier
 from vidrec.io import files
+from vidrec.io.files import atomic
 
 # Small, and together all that a program may hold.
 MODELS = {
@@ -212,7 +213,8 @@ def test_an_export_that_is_stopped_anywhere_leaves_the_older_one(tmp_path, monke
                 raise Killed
             return write(*arguments, **named)
 
-        monkeypatch.setattr(files, "write_whole", stopping)
+        for module in (files, atomic):  # what an export calls, and what `write_json` calls
+            monkeypatch.setattr(module, "write_whole", stopping)
         with pytest.raises(Killed):
             export.export(new, out)
         assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -116,7 +116,7 @@ def test_what_the_system_refuses_is_raised_and_no_older_save_is_taken(
 
     with monkeypatch.context() as patch:
         if place == "sums":
-            patch.setattr(checkpoint.files.Path, "read_bytes", refuse)
+            patch.setattr(checkpoint.Path, "read_bytes", refuse)
         elif place == "files":
             patch.setattr(checkpoint.Path, "open", refuse)
         elif place == "folder":

@@ -14,6 +14,7 @@ import pytest
 
 from vidrec.errors import UserError
 from vidrec.io import files
+from vidrec.io.files import atomic
 
 
 def left_in(folder):
@@ -144,10 +145,10 @@ def test_without_locks_only_what_is_a_day_old_is_removed(tmp_path, monkeypatch):
         raise OSError("no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    new, old = (tmp_path / files._partial_name(".npz") for _ in range(2))
+    new, old = (tmp_path / atomic._partial_name(".npz") for _ in range(2))
     for each in (new, old):
         each.write_text("half")
-    os.utime(old, (time.time() - 2 * files.DAY,) * 2)
+    os.utime(old, (time.time() - 2 * atomic.DAY,) * 2)
     files.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [new]
 
@@ -174,7 +175,7 @@ def test_threads_may_write_the_same_file(tmp_path):
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, can_exchange):
     if not can_exchange:
-        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     folder = tmp_path / "exported"
     for text in ("one", "two"):
         with files.writing_folder(folder) as partial:

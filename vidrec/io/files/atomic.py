@@ -1,0 +1,333 @@
+"""Atomic file writes: a file or a folder appears whole or not at all.
+
+Every file that a user or another command may look at is written under a temporary name in its
+folder, then renamed. A process that is killed leaves the old file and at most a temporary one,
+which the next process that writes into the folder removes: the writer holds a lock on it, and a
+file whose lock is free has no writer any more.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vidrec.errors import UserError
+
+SUMS = "checksums.json"  # of a folder: the hash of each of its files
+DAY = 24 * 3600
+PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
+
+
+@contextlib.contextmanager
+def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name when the block has ended without an error.
+
+    Until then the old file is what stands. Entered before the work, it finds out beforehand that
+    the file cannot be written. Folders above it are made; permissions are as umask says. A device
+    or a pipe is written to directly.
+
+    Args:
+        durable: the content is on disk before the name is; without, a loss of power may leave an
+            empty file.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there stays.
+    """
+    file = Path(file)
+    partial = None
+    with _os_errors_as_user_errors(file):
+        if _is_special(file):
+            opened = _open_special(file)
+        else:
+            file = file.resolve()  # the target of a link, not the link, is replaced
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _sweep_once(file.parent)
+            opened, partial = _open_partial(file)
+    try:
+        with _os_errors_as_user_errors(file, partial), opened:
+            yield opened
+            opened.flush()
+            if partial and durable:
+                _to_disk(opened.fileno())
+            if partial:
+                partial.replace(file)
+    except BaseException:
+        if partial:
+            partial.unlink(missing_ok=True)
+        raise
+    if partial and durable:
+        _sync_folder(file.parent)
+
+
+def write_whole(file: Path, content: str | bytes, *, durable: bool = True) -> Path:
+    """Write a file and the folders above it; until it is complete the old one is what stands.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there stays.
+    """
+    with writing(file, durable=durable) as opened:
+        # A name that is no UTF-8 is written as an escape: it must not cost what took hours.
+        text = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        opened.write(text)
+    return Path(file)
+
+
+def append(file: Path, content: bytes) -> None:
+    """Add bytes to the end of a file.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written.
+    """
+    with _os_errors_as_user_errors(file), open(file, "ab") as opened:
+        opened.write(content)
+
+
+@contextlib.contextmanager
+def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty folder that gets its name when the block has ended without an error.
+
+    A folder of this name is replaced as a whole; an empty one, which may be where a disk is
+    mounted, is filled, the file of checksums last.
+
+    Raises:
+        UserError: it cannot be written; what was there stays.
+    """
+    folder = Path(folder).resolve()
+    with _os_errors_as_user_errors(folder):
+        inside = folder.is_dir() and all(PARTIAL.fullmatch(each) for each in os.listdir(folder))
+        place = folder if inside else folder.parent
+        place.mkdir(parents=True, exist_ok=True)
+        _sweep_once(place)
+        partial = place / _partial_name("")
+        partial.mkdir()
+    try:
+        with _os_errors_as_user_errors(folder, partial), _locked(partial):
+            yield partial
+            for each in sorted(partial.rglob("*")):
+                _sync(each)
+            if inside:
+                for each in sorted(partial.iterdir(), key=lambda each: each.name == SUMS):
+                    each.rename(folder / each.name)
+            else:
+                _replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # what was there before, or a half one
+    _sync_folder(place)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock, and hold it; the file stays, empty.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with _os_errors_as_user_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def check_writable(file: str | os.PathLike) -> None:
+    """Find out before the work whether a file can be written after it; nothing is left behind.
+
+    Raises:
+        UserError: it cannot.
+    """
+    file = Path(file)
+    with _os_errors_as_user_errors(file):
+        if _is_special(file):
+            return
+        folder = file.resolve().parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"Not a directory: {folder}")
+        opened, partial = _open_partial(folder / file.name)
+        opened.close()
+        partial.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of processes that were killed; others are left alone."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if PARTIAL.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_if_left(Path(entry.path))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; its kind where it has none."""
+    words = str(error).strip()
+    return words.splitlines()[0] if words else type(error).__name__
+
+
+@contextlib.contextmanager
+def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterator[None]:
+    """Say an error of the system in one line.
+
+    Args:
+        partial: what the block writes to; errors of other files, which it reads, stay themselves.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads any more: not a mistake
+        raise
+    except OSError as error:
+        other = error.filename and partial and not str(error.filename).startswith(str(partial))
+        if other and not error.filename2:
+            raise
+        raise UserError(f"cannot write {file}: {error.strerror or first_line(error)}") from error
+    except ValueError as error:
+        if partial:
+            raise
+        # A name with a zero byte.
+        raise UserError(f"cannot write {str(file)!r}: {first_line(error)}") from error
+
+
+def _is_special(file: Path) -> bool:
+    """True for a device or a pipe: it is written to, never replaced."""
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    return not stat.S_ISREG(mode)
+
+
+def _open_special(file: Path) -> BinaryIO:
+    """Open a device or a pipe; a pipe that nobody reads is not waited for."""
+    try:
+        number = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads from it") from None
+        raise
+    os.set_blocking(number, True)
+    return os.fdopen(number, "wb")
+
+
+def _partial_name(suffix: str) -> str:
+    # Not made of the file's name, which may be as long as a name can be.
+    return f".vidrec-{secrets.token_hex(8)}.partial{suffix}"
+
+
+def _open_partial(file: Path) -> tuple[BinaryIO, Path]:
+    """A new temporary file beside `file`, locked as long as it is open."""
+    with contextlib.suppress(FileNotFoundError):
+        file.lstat()  # raises for a name that is too long
+    suffix = file.suffix if re.fullmatch(r"\.\w{1,16}", file.suffix, re.ASCII) else ""
+    while True:
+        partial = file.with_name(_partial_name(suffix))
+        opened = open(os.fspath(partial), "x+b")  # noqa: SIM115 (PyAV wants its name as text)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+            if os.fstat(opened.fileno()).st_nlink:  # not swept before it was locked
+                return opened, partial
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        opened.close()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def _remove_if_left(partial: Path) -> None:
+    """Remove a temporary file or folder that nobody is writing."""
+    number = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # a file system without locks: by its age
+            if time.time() - os.fstat(number).st_mtime < DAY:
+                return
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+    finally:
+        os.close(number)
+
+
+def _sync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        _to_disk(number)
+    finally:
+        os.close(number)
+
+
+def _to_disk(number: int) -> None:
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # no disk behind it
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot
+        _sync(folder)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    """Give a complete folder its name; what had it before is then `partial`, or gone."""
+    try:
+        os.rename(partial, folder)  # also over an empty folder
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if not _exchange(partial, folder):
+        # Not in one step here; the old one has a name that is not swept.
+        old = folder.with_name(f"{folder.name}.old-{secrets.token_hex(4)}")
+        os.rename(folder, old)
+        os.rename(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or file system cannot."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

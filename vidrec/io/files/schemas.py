@@ -1,0 +1,60 @@
+"""What the files of runs hold, as far as they are read again; see `content.read_json`."""
+
+FIGURE_NAMES = tuple(
+    f"{name}?"
+    for name in (
+        *("accuracy", "loss", "avg_f1", "clips", "top1", "top5", "top10", "calibration_error"),
+        *("nonfinite", "clip_accuracy", "video_accuracy"),
+    )
+)
+_NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
+_FIGURES = {
+    **dict.fromkeys(FIGURE_NAMES, _NUMBER_OR_NONE),
+    "f1?": {"*": _NUMBER_OR_NONE},
+    "confusion?": [[int]],
+}
+RESULT_HOLDS = {
+    **{"id?": str, "status": str, "metrics": {"*": _FIGURES}},
+    **{"seed?": int, "name?": str, "row?": (int, str), "row_name?": (str, type(None))},
+    **{"overrides?": dict, "published?": (dict, type(None)), "doubtful?": (list, type(None))},
+    **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
+    "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
+    **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
+    **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}, "split?": {"id?": str}},
+    **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
+}
+TABLE_HOLDS = {
+    "trials": [
+        {
+            **{"id": str, "row": (int, str), "seed": int, "overrides": dict},
+            **{"group?": str, "row_name?": (str, type(None)), "params?": _NUMBER_OR_NONE},
+            **{"published?": (dict, type(None)), "doubtful?": (list, type(None))},
+        }
+    ],
+    **{
+        "name?": str,
+        "question?": str,
+        "source?": str,
+        "command?": str,
+        "data?": dict,
+        "read?": list,
+        "axes?": (dict, list, type(None)),
+    },
+}
+GROUP_HOLDS = {
+    "members": [str],
+    "trials": [{"id": str, "config": dict, "folder": str, "about": dict, "data?": str}],
+    "parts?": int,
+}
+CONFIG_HOLDS = {
+    "data?": {"kind?": str, "tfds?": str, "root?": str},
+    **{"scanner?": {"kind?": str}, "encoder?": {"kind?": str}},
+}
+ENVIRONMENT_HOLDS = {"command?": str, "versions?": {"*": str}}
+MODEL_HOLDS = {"layers": [{"name?": str, "kind?": str, "params?": _NUMBER_OR_NONE}]}
+DATA_HOLDS = {"fingerprint": str, "clips": {"*": [str]}}
+JOBS_HOLDS = {"engine": str, "jobs": [{"group": str, "job": str, "log": str}]}
+LINE_HOLDS = {
+    **{"trial?": str, "epoch": int, "status": str},
+    **dict.fromkeys(("val/accuracy?", "train/loss?", "val/loss?", "grad/norm?"), _NUMBER_OR_NONE),
+}
