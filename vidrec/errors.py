@@ -1,4 +1,4 @@
-"""Errors that are told to people in one line, and how to tell them from damage and from bugs."""
+"""Errors that people read as one line; what the system refuses is told apart from damage."""
 
 import errno
 import os

@@ -1,1 +1,1 @@
-"""The command line: commands, their arguments and their progress."""
+"""Run the command line: commands with their options, progress and answers."""
