@@ -25,6 +25,7 @@ from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset
 from vidrec.data.read_ahead import stream_clips
 from vidrec.features import extraction
+from vidrec.features.store import Store
 from vidrec.models import encoders
 
 
@@ -79,8 +80,8 @@ def measure(cfg: Config, clips: int, rounds: int) -> dict[str, object]:
 
     def extract_all() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            store = extraction.Store.of({"benchmark": "extraction"}, Path(folder))
-            extraction.extract(source, store, encode, size, batch)
+            store = Store.of({"benchmark": "extraction"}, Path(folder))
+            extraction.extract(extraction.Extraction(source, store, encode, size, batch))
         return total
 
     works = {"decoding": decode_all, "encoder": encode_all, "extraction": extract_all}

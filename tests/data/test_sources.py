@@ -247,7 +247,7 @@ def test_folders_of_frames_are_clips(tmp_path, one_clip):
     frames = np.concatenate(list(data.stream(at, 16, 5)))
     np.testing.assert_allclose(frames[:, 8, 8, 0], [12 + 9 * i for i in range(12)], atol=2)
     np.testing.assert_array_equal(data.read(at, [11, 0], 16), frames[[11, 0]])
-    assert not data.damage
+    assert not data.warnings
     # A folder that lost its frames is named.
     empty = data.names.index("a/v_a_g02_c03")
     assert data.lengths[empty] == 0
@@ -349,7 +349,7 @@ def test_animated_pictures_are_clips(tmp_path):
         assert clock.end == pytest.approx(1.36)
         # FFmpeg declares a GIF's seconds without those of its last picture.
         assert data.fps[place] == pytest.approx(6 / 1.36, rel=0.04)
-        assert not data.damage
+        assert not data.warnings
     cut = (tmp_path / "a" / "1.webp").read_bytes()[:-200]
     (tmp_path / "a" / "1.webp").write_bytes(cut)
     with pytest.raises(UnreadableClip, match="damaged"):
@@ -577,7 +577,7 @@ def test_damage_is_remembered(tmp_path):
     data = datasets.load(videos(tmp_path))
     clip_mode = data.names.index("a/clip.mp4")
     list(data.stream(clip_mode, 16))
-    assert "truncated after" in data.damage["a/clip.mp4"]
+    assert "truncated after" in data.warnings["a/clip.mp4"]
 
 
 def test_declared_lengths_are_kept_between_runs(tmp_path, one_clip, monkeypatch):

@@ -24,8 +24,9 @@ from vidrec.config import Data, digest, override
 from vidrec.data import datasets
 from vidrec.errors import UserError
 from vidrec.evaluation.predict import scoring
-from vidrec.features import extraction, shards
-from vidrec.features.extraction import Store
+from vidrec.features import extraction, projection, ragged, shards
+from vidrec.features.extraction import Extraction
+from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.sweeps.ablation import load, rows
 from vidrec.training import prepare
@@ -41,13 +42,13 @@ def encode(frames):
 
 
 def extract(source, store, batch=7, **options):
-    return extraction.extract(source, store, encode, SIZE, batch, **options)
+    return extraction.extract(Extraction(source, store, encode, SIZE, batch), **options)
 
 
 def stored(store):
     """What another process finds in a store's folder: (features, note) of each key."""
     other = Store(store.folder)
-    return {key: (other.get(key).tolist(), other.lacking(key)) for key in sorted(other.keys())}
+    return {key: (other.get(key).tolist(), other.warning(key)) for key in sorted(other.keys())}
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_what_a_file_lacked_is_known_though_its_features_are_only_read(store, tm
     damage = []
     for _ in range(2):
         source = datasets.load(Data(kind="videos", root=str(tmp_path / "videos")))
-        assert source.damage == {}
+        assert source.warnings == {}
         extract(source, store)
-        damage.append(source.damage)
+        damage.append(source.warnings)
     assert set(damage[0]) == {"a/clip.mp4", "b/clip.mp4"}  # the second is the first's copy
     assert "truncated after" in damage[0]["b/clip.mp4"]
     assert damage[1] == damage[0]
@@ -95,7 +96,7 @@ def test_what_a_file_lacked_is_known_though_its_features_are_only_read(store, tm
 def test_size_and_time_are_told_beforehand(store):
     source = pixels(broken=(0, 3))
     source.arrays = (*source.arrays[:4], source.arrays[1], *source.arrays[5:])
-    expected = extraction.forecast(source, store, encode, SIZE, 7)
+    expected = extraction.forecast(Extraction(source, store, encode, SIZE, 7))
     extract(source, store)
     # Unreadable ones, of equal content, are tried.
     assert expected.clips == len(stored(store)) + 1
@@ -107,7 +108,7 @@ def test_size_and_time_are_told_beforehand(store):
     assert f"{expected.clips} clips" in str(expected)
     source = pixels()
     extract(source, store)
-    assert extraction.forecast(source, store, encode, SIZE, 7) is None
+    assert extraction.forecast(Extraction(source, store, encode, SIZE, 7)) is None
 
 
 def test_a_filled_store_is_not_extracted_again(store):
@@ -157,12 +158,13 @@ KILLED = """
     from test_extraction import encode
     from helpers.small_datasets import pixels
     from vidrec.features import extraction
+    from vidrec.features.store import Store
     def slow(frames):
         time.sleep(0.05)
         return encode(frames)
-    store = extraction.Store.of({{"encoder": "means"}}, pathlib.Path(sys.argv[1]))
+    store = Store.of({{"encoder": "means"}}, pathlib.Path(sys.argv[1]))
     print("begun", flush=True)
-    extraction.extract(pixels(clips=40), store, slow, 8, 7)
+    extraction.extract(extraction.Extraction(pixels(clips=40), store, slow, 8, 7))
     print("done", flush=True)
 """
 
@@ -220,11 +222,11 @@ def test_damaged_features_are_noticed_and_made_again(store, harm, ending):
     another = Store(store.folder)  # as another process finds it
     with pytest.raises(UserError, match=r"features of clip_0\d\d are missing or damaged"):
         extraction.load(source, another, [])
-    found = extraction.fill(pixels(), Store(store.folder), encode, SIZE, 7)
+    found = extraction.fill(Extraction(pixels(), Store(store.folder), encode, SIZE, 7))
     assert len(found.lengths) == len(source)
     assert stored(store) == good
     assert file.read_bytes().startswith(before)  # nothing was removed
-    assert extraction.lacked(source, Store(store.folder)) == []
+    assert Store(store.folder).missing(source) == []
 
 
 def test_an_evaluation_makes_damaged_features_anew(store):
@@ -248,7 +250,7 @@ def test_bytes_behind_the_last_clip_harm_nothing(store):
     for file in store.folder.glob("*.*"):
         file.write_bytes(file.read_bytes() + b"x")
     source.streamed.clear()
-    extraction.fill(source, Store(store.folder), encode, SIZE, 7)
+    extraction.fill(Extraction(source, Store(store.folder), encode, SIZE, 7))
     assert source.streamed == []
 
 
@@ -266,10 +268,12 @@ def test_what_the_system_refuses_now_is_no_damage(store, monkeypatch, code):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, refuse, raising=False)
             with pytest.raises(UserError, match=os.strerror(code)):
-                extraction.fill(source, Store(store.folder), encode, SIZE, 7)
+                extraction.fill(Extraction(source, Store(store.folder), encode, SIZE, 7))
     assert source.streamed == []  # nothing is made again
     assert {file: file.read_bytes() for file in store.folder.iterdir()} == before
-    assert len(extraction.fill(source, Store(store.folder), encode, SIZE, 7).lengths) == len(source)
+    assert len(
+        extraction.fill(Extraction(source, Store(store.folder), encode, SIZE, 7)).lengths
+    ) == len(source)
 
 
 def test_two_thousand_clips_need_few_open_files(store):
@@ -277,8 +281,8 @@ def test_two_thousand_clips_need_few_open_files(store):
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
-        found = extraction.fill(source, store, encode, SIZE, 64)
-        again = extraction.fill(source, Store(store.folder), encode, SIZE, 64)
+        found = extraction.fill(Extraction(source, store, encode, SIZE, 64))
+        again = extraction.fill(Extraction(source, Store(store.folder), encode, SIZE, 64))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert len(source.streamed) == 2000  # none of them twice
@@ -392,20 +396,20 @@ def test_every_precision_comes_back_to_the_bit(store, dtype):
 
 def clips_of(rng, width, lengths=(30, 50, 20, 40)):
     values = [rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) + 3 for n in lengths]
-    return extraction.ragged([each.astype(np.float32) for each in values], [])
+    return ragged.ragged([each.astype(np.float32) for each in values], [])
 
 
 def test_components_are_those_of_scikit_learn_over_training_frames_alone():
     found = clips_of(np.random.default_rng(1), 6)
     train = np.array([0, 2])
-    projection = extraction.fit_projection(found, train, 3)
+    fitted = projection.fit_projection(found, train, 3)
     rows = np.r_[0:30, 80:100]
     seen = found.values[rows].astype(np.float64)
     scaled = (found.values - seen.mean(0)) / seen.std(0)
     pca = PCA(3).fit(scaled[rows])
     theirs = pca.transform(scaled)
     theirs /= theirs[rows].std(0)[0]
-    ours = projection(found.values)
+    ours = fitted(found.values)
     assert ours.dtype == np.float32
     signs = np.sign((ours * theirs).sum(0))
     assert np.allclose(ours, theirs * signs, atol=2e-5)
@@ -416,7 +420,7 @@ def test_standardised_features_have_mean_0_and_deviation_1_in_training():
     values = found.values.copy()
     values[:, 1] = 7  # a feature that never changes is left out, not divided by nothing
     found = found._replace(values=values)
-    made = extraction.fit_projection(found, np.array([1]), 0)(found.values)
+    made = projection.fit_projection(found, np.array([1]), 0)(found.values)
     inside = made[30:80]
     assert np.allclose(inside.mean(0), 0, atol=1e-5)
     assert np.allclose(inside.std(0), [1, 0, 1, 1], atol=1e-5)
@@ -426,12 +430,12 @@ def test_standardised_features_have_mean_0_and_deviation_1_in_training():
 def test_more_components_than_features_are_refused():
     found = clips_of(np.random.default_rng(2), 4)
     with pytest.raises(UserError, match=r"encoder.pca = 5 is more than the 4"):
-        extraction.fit_projection(found, np.array([0]), 5)
+        projection.fit_projection(found, np.array([0]), 5)
 
 
 def test_nothing_readable_is_one_line():
     with pytest.raises(UserError, match=r"no clip can be read; the first: a: torn"):
-        extraction.ragged([None], [(0, "a", "torn")])
+        ragged.ragged([None], [ragged.Unreadable(0, "a", "torn")])
 
 
 def test_ready_made_features_and_unreadable_clips_are_counted():
@@ -511,8 +515,8 @@ def test_an_encoder_gives_a_clip_the_same_bits_whatever_else_is_in_the_batch(cac
 def test_an_encoder_of_ones_own_without_a_version_has_version_0(tiny):
     cfg = settings(encoder__kind=tiny, encoder__size=16)
     module = encoders.build(cfg.encoder)
-    assert extraction.about(cfg, "digest", module)["version"] == 0
-    assert extraction.about(cfg, "digest", encoders.build(settings().encoder))["version"] == 1
+    assert dependencies(cfg, "digest", module)["version"] == 0
+    assert dependencies(cfg, "digest", encoders.build(settings().encoder))["version"] == 1
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -529,8 +533,8 @@ def test_features_are_kept_in_the_precision_asked_for(cache, tiny, precision):
 def test_features_too_large_for_half_precision_are_refused_not_stored_as_infinite():
     large = np.array([[1.0, 70000.0], [np.nan, -1.0]], np.float32)
     with pytest.raises(UserError, match=r"'float16' cannot hold a feature of 70000: take bfloat16"):
-        extraction.narrowed(lambda _: large, "float16")(None)
-    held = extraction.narrowed(lambda _: large, "bfloat16")(None)
+        extraction.cast_features(lambda _: large, "float16")(None)
+    held = extraction.cast_features(lambda _: large, "bfloat16")(None)
     assert held.dtype == ml_dtypes.bfloat16
     assert float(held[0, 1]) == pytest.approx(70000, rel=2**-8)
 

@@ -51,9 +51,9 @@ def examine(
         if each.reason
     ]
     damaged = [
-        {"path": dataset.path(clip), "reason": dataset.damage[name]}
+        {"path": dataset.path(clip), "reason": dataset.warnings[name]}
         for clip, name in enumerate(dataset.names)
-        if name in dataset.damage
+        if name in dataset.warnings
     ]
     duplicates = _duplicates(dataset, checked, part_of)
     torn = [each for each in duplicates if len(each["parts"]) > 1]

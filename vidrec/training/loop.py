@@ -364,7 +364,7 @@ class Group:
                 {"path": path, "reason": reason} for _, path, reason in self.data.unreadable
             ],
             "unreadable_names": [self.data.dataset.names[i] for i, _, _ in self.data.unreadable],
-            "damaged": dict(self.data.dataset.damage),
+            "damaged": dict(self.data.dataset.warnings),
             "metrics": figures,
             "params": sum(leaf.size for leaf in jax.tree.leaves(best.trained)),
             "weights": weights,

@@ -20,6 +20,10 @@ from vidrec.data.read_ahead import stream_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
+from vidrec.features.extraction import Progress
+from vidrec.features.projection import fit_projection
+from vidrec.features.ragged import Features, Unreadable, ragged
+from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.models.encoders import pretrained
 from vidrec.training import devices
@@ -50,7 +54,7 @@ class Prepared:
     values: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
-    unreadable: list[tuple[int, str, str]]
+    unreadable: list[Unreadable]
     length: int
     streams: bool = False
     encoder: nn.Module | None = None
@@ -112,7 +116,7 @@ def prepare(
     cfg: Config,
     *,
     tell: Callable[[str], None] = lambda line: None,
-    progress: extraction.Progress | None = None,
+    progress: Progress | None = None,
     dataset: Dataset | None = None,
 ) -> Prepared:
     """Loads, splits and encodes a data set.
@@ -133,13 +137,14 @@ def prepare(
         return _with_pixels(cfg, dataset, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
-    store = extraction.Store.of(extraction.about(cfg, pretrained.digest(variables), module))
-    size, batch = cfg.encoder.size, extraction.frames_a_batch(cfg.encoder.size)
+    store = Store.of(dependencies(cfg, pretrained.digest(variables), module))
+    batch = extraction.frames_a_batch(cfg.encoder.size)
     encode = encoders.extractor(module, variables, batch)
-    work = (dataset, store, extraction.narrowed(encode, cfg.encoder.store_dtype), size, batch)
-    if expected := extraction.forecast(*work):
+    encode = extraction.cast_features(encode, cfg.encoder.store_dtype)
+    work = extraction.Extraction(dataset, store, encode, cfg.encoder.size, batch)
+    if expected := extraction.forecast(work):
         tell(str(expected))
-    found = extraction.fill(*work, strict=cfg.data.strict, progress=progress)
+    found = extraction.fill(work, strict=cfg.data.strict, progress=progress)
     return _finished(cfg, dataset, split, found, kept={"encoder": variables})
 
 
@@ -161,7 +166,7 @@ def _finished(
     cfg: Config,
     dataset: Dataset,
     split: Split,
-    found: extraction.Features,
+    found: Features,
     kept: Tree | None = None,
 ) -> Prepared:
     """Standardises features by the training split, where asked."""
@@ -169,7 +174,7 @@ def _finished(
     readable = _to_train(dataset, split, found)
     values = found.values
     if cfg.encoder.standardize or cfg.encoder.pca:
-        projection = extraction.fit_projection(found, readable, cfg.encoder.pca)
+        projection = fit_projection(found, readable, cfg.encoder.pca)
         values = projection(values)
         kept["projection"] = {"mean": projection.mean, "matrix": projection.matrix}
     return Prepared(
@@ -184,7 +189,7 @@ def _finished(
     )
 
 
-def _to_train(dataset: Dataset, split: Split, found: extraction.Features) -> np.ndarray:
+def _to_train(dataset: Dataset, split: Split, found: Features) -> np.ndarray:
     """Training clips that can be read."""
     readable = split.train[found.lengths[split.train] > 0]
     if not len(readable):
@@ -192,9 +197,9 @@ def _to_train(dataset: Dataset, split: Split, found: extraction.Features) -> np.
     return readable
 
 
-def _ready_made(dataset: Dataset, strict: bool) -> extraction.Features:
+def _ready_made(dataset: Dataset, strict: bool) -> Features:
     clips: list[np.ndarray | None] = []
-    unreadable = []
+    unreadable: list[Unreadable] = []
     for clip in range(len(dataset.names)):
         try:
             clips.append(dataset.features(clip))
@@ -202,8 +207,8 @@ def _ready_made(dataset: Dataset, strict: bool) -> extraction.Features:
             if strict:
                 raise UserError(f"{error.path} cannot be read: {error.reason}") from None
             clips.append(None)
-            unreadable.append((clip, str(error.path), error.reason))
-    return extraction.ragged(clips, unreadable)
+            unreadable.append(Unreadable(clip, str(error.path), error.reason))
+    return ragged(clips, unreadable)
 
 
 def _with_pixels(
@@ -211,7 +216,7 @@ def _with_pixels(
     dataset: Dataset,
     split: Split,
     module: nn.Module,
-    progress: extraction.Progress | None,
+    progress: Progress | None,
 ) -> Prepared:
     """Frames for a trained encoder: kept in memory, or where they are too many only counted."""
     size = cfg.encoder.size
@@ -262,21 +267,17 @@ def _parts(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> dict
     }
 
 
-def _decoded(
-    cfg: Config, dataset: Dataset, progress: extraction.Progress | None
-) -> extraction.Features:
+def _decoded(cfg: Config, dataset: Dataset, progress: Progress | None) -> Features:
     """All frames of a data set."""
     clips: list[np.ndarray | None] = [None] * len(dataset.names)
 
     def keep(clip: int, chunks: Iterable[np.ndarray]) -> None:
         clips[clip] = np.concatenate(list(chunks))
 
-    return extraction.ragged(clips, _each_clip(cfg, dataset, keep, progress, range(len(clips))))
+    return ragged(clips, _each_clip(cfg, dataset, keep, progress, range(len(clips))))
 
 
-def _counted(
-    cfg: Config, dataset: Dataset, progress: extraction.Progress | None
-) -> extraction.Features:
+def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Features:
     """Lengths of all clips, as decoded; containers promise other numbers. Remembered."""
     size = cfg.encoder.size
 
@@ -285,7 +286,7 @@ def _counted(
 
         def add(clip: int, chunks: Iterable[np.ndarray]) -> None:
             frames = sum(len(chunk) for chunk in chunks)
-            found[clip] = [frames, dataset.damage.get(dataset.names[clip], "")]
+            found[clip] = [frames, dataset.warnings.get(dataset.names[clip], "")]
 
         for clip, _, reason in _each_clip(cfg, dataset, add, progress, clips):
             found[clip] = [0, reason]
@@ -293,19 +294,19 @@ def _counted(
 
     name = datasets.base.decoded_name("counted", dataset, cfg.data.fps)
     known = datasets.base.remembered_clips(name, dataset, count)
-    unreadable = []
+    unreadable: list[Unreadable] = []
     for clip, (frames, lacking) in known.items():
         if frames and lacking:
-            dataset.damage[dataset.names[clip]] = lacking
+            dataset.warnings[dataset.names[clip]] = lacking
         elif not frames:
-            unreadable.append((clip, dataset.path(clip), lacking))
+            unreadable.append(Unreadable(clip, dataset.path(clip), lacking))
     _strictly(cfg, unreadable)
     lengths = np.array([known[clip][0] for clip in range(len(dataset))], np.int32)
     nothing = np.zeros((0, size, size, 3), np.uint8)
-    return extraction.Features(nothing, np.zeros_like(lengths), lengths, unreadable)
+    return Features(nothing, np.zeros_like(lengths), lengths, unreadable)
 
 
-def _strictly(cfg: Config, unreadable: list[tuple[int, str, str]]) -> None:
+def _strictly(cfg: Config, unreadable: list[Unreadable]) -> None:
     """Refuses a clip that cannot be read, also one that was met before."""
     if cfg.data.strict and unreadable:
         _, path, reason = unreadable[0]
@@ -316,16 +317,16 @@ def _each_clip(
     cfg: Config,
     dataset: Dataset,
     take: Callable[[int, Iterable[np.ndarray]], None],
-    progress: extraction.Progress | None,
+    progress: Progress | None,
     clips: Sequence[int],
-) -> list[tuple[int, str, str]]:
+) -> list[Unreadable]:
     """Decodes clips for `take`; returns those that cannot be read."""
-    unreadable: list[tuple[int, str, str]] = []
+    unreadable: list[Unreadable] = []
     for done, (clip, chunks) in enumerate(stream_clips(dataset, clips, cfg.encoder.size)):
         try:
             take(clip, chunks)
         except datasets.base.UnreadableClip as error:
-            unreadable.append((clip, str(error.path), error.reason))
+            unreadable.append(Unreadable(clip, str(error.path), error.reason))
             _strictly(cfg, unreadable)
         if progress:
             progress(done + 1, len(clips))

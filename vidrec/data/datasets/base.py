@@ -49,7 +49,7 @@ class Dataset(ABC):
         blocks: (n,) str, what leave-one-out leaves out; None: the groups.
         about: whatever else a result should state, JSON-able.
         notes: lines that a user should read before work starts.
-        damage: clip name to what was found lacking while it was read.
+        warnings: clip name to what its file lacks, found while it was read.
         is_features: True where clips are arrays made elsewhere (`features`), not frames.
     """
 
@@ -63,7 +63,7 @@ class Dataset(ABC):
     blocks: np.ndarray | None = None
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    damage: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     is_features = False
 
     def __len__(self) -> int:
@@ -268,7 +268,7 @@ class Files(Dataset):
 
     def _remember(self, clip: int, notes: list[str]) -> None:
         if notes:
-            self.damage[self.names[clip]] = "; ".join(notes)
+            self.warnings[self.names[clip]] = "; ".join(notes)
 
 
 class Content(NamedTuple):

@@ -19,7 +19,8 @@ from vidrec.evaluation.predict import clips, windows
 from vidrec.evaluation.predict.clips import Clip
 from vidrec.evaluation.predict.network import Network
 from vidrec.evaluation.predict.streams import Stream
-from vidrec.features import extraction
+from vidrec.features.extraction import cast_features, frames_a_batch
+from vidrec.features.projection import Projection
 from vidrec.io import checkpoint, files, runs
 from vidrec.models import encoders
 
@@ -281,9 +282,9 @@ class Classifier:
         encoder = self.network.encoder
         if encoder is None:
             return np.asarray
-        batch = min(clips.CHUNK, extraction.frames_a_batch(self.cfg.encoder.size))
+        batch = min(clips.CHUNK, frames_a_batch(self.cfg.encoder.size))
         forward = encoders.extractor(encoder, self.network.variables["encoder"], batch)
-        return extraction.narrowed(forward, self.network.precision)
+        return cast_features(forward, self.network.precision)
 
     @cached_property
     def project(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -291,7 +292,7 @@ class Classifier:
         fitted = self.network.variables["projection"]
         if not fitted:
             return np.asarray
-        found = extraction.Projection(np.asarray(fitted["mean"]), np.asarray(fitted["matrix"]))
+        found = Projection(np.asarray(fitted["mean"]), np.asarray(fitted["matrix"]))
         return found.__call__
 
     def with_eval(self, settings: Eval) -> "Classifier":

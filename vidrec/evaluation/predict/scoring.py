@@ -25,7 +25,8 @@ from vidrec.data.read_ahead import stream_clips
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, metrics
 from vidrec.evaluation.predict.classifier import Classifier, Judged
-from vidrec.features import extraction
+from vidrec.features.extraction import Progress
+from vidrec.features.store import Store, dependencies
 from vidrec.io import files, machine
 from vidrec.models.encoders import pretrained
 
@@ -42,7 +43,7 @@ def score(
     force: bool = False,
     trust_code: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-    progress: extraction.Progress = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Scores a trained run on the clips that the settings name; classes are matched by name.
@@ -119,7 +120,7 @@ def score(
             },
             "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
             "unreadable_names": [dataset.names[clip] for clip, _, _ in unreadable],
-            "damaged": dict(dataset.damage),
+            "damaged": dict(dataset.warnings),
             "left_out": left_out,
             "metrics": {part: _figures(model, judged, labels)},
             "split": {"id": split, "part": part, **overlap},
@@ -232,7 +233,7 @@ def _scored(
     cfg: Config,
     dataset: Dataset,
     clips: np.ndarray,
-    progress: extraction.Progress,
+    progress: Progress,
 ) -> tuple[list[tuple[int, Judged]], list[tuple[int, str, str]]]:
     """(clip, what the model says of it), and those that cannot be read as (clip, path, reason)."""
     judged, unreadable = [], []
@@ -275,7 +276,7 @@ def _inputs(
     cfg: Config,
     dataset: Dataset,
     clips: np.ndarray,
-    progress: extraction.Progress,
+    progress: Progress,
 ) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
     """(clip, what the model scans of all its frames), in order, or why there is none."""
     if dataset.is_features != model.network.takes_features:
@@ -299,15 +300,15 @@ def _inputs(
             if isinstance(found, UnreadableClip):
                 broken[clip] = found
             else:
-                store.put(dataset.key(clip), found, dataset.damage.get(dataset.names[clip], ""))
-    extraction.recall_damage(dataset, store, clips.tolist())
+                store.put(dataset.key(clip), found, dataset.warnings.get(dataset.names[clip], ""))
+    store.recall_warnings(dataset, clips.tolist())
     for clip in clips.tolist():
         found = broken.get(clip) or _stored(model, dataset, store, clip)
         yield clip, found if isinstance(found, UnreadableClip) else model.project(found)
 
 
 def _stored(
-    model: Classifier, dataset: Dataset, store: extraction.Store, clip: int
+    model: Classifier, dataset: Dataset, store: Store, clip: int
 ) -> np.ndarray | UnreadableClip:
     """A clip's features; damaged ones are made anew."""
     stored = store.get(dataset.key(clip))
@@ -316,17 +317,17 @@ def _stored(
     [(_, found)] = _decoded(model.extract, dataset, [clip], model.cfg.encoder.size)
     if not isinstance(found, UnreadableClip):
         with contextlib.closing(store):
-            store.put(dataset.key(clip), found, dataset.damage.get(dataset.names[clip], ""))
+            store.put(dataset.key(clip), found, dataset.warnings.get(dataset.names[clip], ""))
     return found
 
 
-def _store(model: Classifier, cfg: Config) -> extraction.Store | None:
+def _store(model: Classifier, cfg: Config) -> Store | None:
     """Where training keeps this encoder's features; None where the encoder was trained itself."""
     network = model.network
     if cfg.encoder.trainable != "none" or network.encoder is None:
         return None
     weights = pretrained.digest(network.variables["encoder"])
-    return extraction.Store.of(extraction.about(cfg, weights, network.encoder))
+    return Store.of(dependencies(cfg, weights, network.encoder))
 
 
 def _decoded(

@@ -1,0 +1,71 @@
+"""Features of clips of unequal length, in one array."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrec.errors import UserError
+
+
+class Unreadable(NamedTuple):
+    """A clip that cannot be read.
+
+    Attributes:
+        clip: its index in the data set.
+        path: what to call it.
+        reason: why, in words for people.
+    """
+
+    clip: int
+    path: str
+    reason: str
+
+
+class Features(NamedTuple):
+    """Features of all clips in a row; clip i is `values[offsets[i] : offsets[i] + lengths[i]]`.
+
+    Attributes:
+        values: (F, D) or (F, h, w, D).
+        offsets: (n,) int32, where each clip begins.
+        lengths: (n,) int32 frames really decoded, 0 for an unreadable clip.
+        unreadable: those clips.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    unreadable: list[Unreadable]
+
+    def of(self, clip: int) -> np.ndarray:
+        """Return a view of one clip's features, (T, D…)."""
+        start = self.offsets[clip]
+        return self.values[start : start + self.lengths[clip]]
+
+
+def ragged(clips: Sequence[np.ndarray | None], unreadable: list[Unreadable]) -> Features:
+    """Join the features of clips.
+
+    Args:
+        clips: (T, D…) of each; None for an unreadable clip.
+        unreadable: those clips.
+
+    Raises:
+        UserError: no clip can be read.
+    """
+    readable = [clip for clip in clips if clip is not None]
+    if not readable:
+        raise nothing_readable(unreadable)
+    lengths = np.array([0 if clip is None else len(clip) for clip in clips], np.int32)
+    return Features(np.concatenate(readable), offsets_of(lengths), lengths, unreadable)
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Return where each clip begins, (n,) int32."""
+    return (np.cumsum(lengths) - lengths).astype(np.int32)
+
+
+def nothing_readable(unreadable: Sequence[Unreadable]) -> UserError:
+    """Return the error for a data set of which no clip can be read."""
+    first = unreadable[0]
+    return UserError(f"no clip can be read; the first: {first.path}: {first.reason}")
