@@ -27,7 +27,7 @@ import same_work
 import turns
 
 import vidrec
-from vidrec.data import video
+from vidrec.data import splits, video
 from vidrec.data.datasets import motion
 from vidrec.models import interop, scanners
 from vidrec.training import devices, loop
@@ -323,7 +323,7 @@ def train_names(cfg: vidrec.Config) -> list[str]:
     from vidrec.data import datasets
 
     source = datasets.load(cfg.data)
-    return [source.names[clip] for clip in datasets.splits.make(source, cfg.data).train]
+    return [source.names[clip] for clip in splits.make(source, cfg.data).train]
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def test_copies_on_both_sides_of_a_split_leak(tmp_path):
     assert split.leaked is True
     names = {f"{each.parent.name}/{each.name}": p for each, p in ((one, "train"), (other, "test"))}
     assert split.copies == (names,)
-    told = " ".join(datasets.describe(found, split))
+    told = " ".join(splits.describe(found, split))
     assert "leaks (the same content in two parts" in told
     assert all(f"{name} ({part})" in told for name, part in names.items())
     # The same error page in place of two files teaches nothing.
@@ -619,7 +619,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
     patient = features(root, train__patience=3)
     source = datasets.load(patient.data)
-    for clip in datasets.splits.make(source, patient.data).val:
+    for clip in splits.make(source, patient.data).val:
         source.paths[clip].write_bytes(b"cut")
     refused = {
         "a classifier needs two": features(root, data__classes=("a",)),

@@ -127,6 +127,67 @@ def test_parameters_are_counted_as_a_caller_passes_them():
     assert counted("async def f(a, self): ...") == 2
 
 
+def top_level(tree: ast.Module):
+    """The statements that run when a module is loaded, those for a type checker left out."""
+    waiting = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.Try) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test)
+        ):
+            waiting += [*node.body, *node.orelse]
+
+
+def packages_of(name: str) -> set[str]:
+    return {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+
+
+def loaded_by(name: str, tree: ast.Module, modules) -> set[str]:
+    """The modules that a module loads while it is loaded itself, with the packages around them."""
+    loaded = set()
+    for node in top_level(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            loaded |= {full if full in modules else node.module for full in names}
+        elif isinstance(node, ast.Import):
+            loaded |= {alias.name for alias in node.names}
+    around = set().union(*map(packages_of, loaded)) if loaded else set()
+    return ((loaded | around) & set(modules)) - packages_of(name) - {name}
+
+
+def circles(trees: dict[str, ast.Module]) -> list[list[str]]:
+    """Groups of modules each of which loads all others, directly or through others."""
+    graph = {name: loaded_by(name, tree, trees) for name, tree in trees.items()}
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        seen, waiting = set(), list(graph[name])
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        reached[name] = seen
+    groups = {
+        tuple(sorted(other for other in seen if name in reached[other]))
+        for name, seen in reached.items()
+        if name in seen
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def test_no_modules_load_each_other():
+    """So that each can be imported first."""
+    trees = {
+        f"vidrec.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): tree
+        for name, tree in sources().items()
+    }
+    assert circles(trees) == []
+    texts = {"v.a": "from v import b", "v.b": "if x:\n import v.c", "v.c": "from v.a import f"}
+    texts |= {"v": "", "v.d": "from v.a import f", "v.e": "def f():\n from v import e, d"}
+    assert circles({n: ast.parse(t) for n, t in texts.items()}) == [["v.a", "v.b", "v.c"]]
+
+
 def test_tests_share_by_helpers_and_not_by_each_other():
     folder = Path(__file__).parent
     sharing = [

@@ -21,7 +21,7 @@ import vidrec
 from vidrec import config
 from vidrec.cli import main
 from vidrec.config import Config
-from vidrec.data import datasets, video
+from vidrec.data import datasets, splits, video
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, predict
@@ -735,7 +735,7 @@ def test_clips_of_the_training_are_refused_unless_forced(runs):
     for seed in range(1, 6):
         data = config.override(cfg, {"data.split_seed": seed}).data
         source = datasets.load(data)
-        tested = np.array(source.names)[datasets.splits.make(source, data).test]
+        tested = np.array(source.names)[splits.make(source, data).test]
         met.append(bool(set(tested) & set(trained)))
         if met[-1]:
             with pytest.raises(UserError, match="trained on"):

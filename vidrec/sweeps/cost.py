@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidrec.config import Config
-from vidrec.data import datasets
+from vidrec.data import datasets, splits
 from vidrec.sweeps import check
 from vidrec.training import step
 
@@ -134,5 +134,5 @@ def known_size(cfg: Config) -> tuple[int, int, int] | None:
     dataset = datasets.load_if_there(cfg.data)
     if dataset is None:
         return None
-    split = datasets.splits.make(dataset, cfg.data)
+    split = splits.make(dataset, cfg.data)
     return len(split.train), len(split.val), int(np.sum(dataset.lengths))

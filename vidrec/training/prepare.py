@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
-from vidrec.data import datasets
+from vidrec.data import datasets, splits
 from vidrec.data.datasets.base import Dataset
 from vidrec.data.read_ahead import stream_clips
 from vidrec.data.splits import Split
@@ -127,8 +127,8 @@ def prepare(
         dataset: clips to take instead of those that `cfg.data` names.
     """
     dataset = dataset or datasets.load(cfg.data)
-    split = datasets.splits.make(dataset, cfg.data)
-    for line in datasets.describe(dataset, split):
+    split = splits.make(dataset, cfg.data)
+    for line in splits.describe(dataset, split):
         tell(line)
     if dataset.is_features:
         return _finished(cfg, dataset, split, _ready_made(dataset, cfg.data.strict))
@@ -372,7 +372,7 @@ def data_fingerprint(cfg: Config, make: bool = True) -> str:
 def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
     """Hash of everything in the data that a result rests on: clips, labels, groups, the split."""
     try:
-        split = datasets.splits.make(dataset, cfg.data).id
+        split = splits.make(dataset, cfg.data).id
     except UserError:
         split = "none"
     return digest(dataset.fingerprint(), split, length=32)
@@ -385,7 +385,7 @@ def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
     """What a run keeps of each clip by name, so that a later difference can be named."""
     parts = np.full(len(dataset), "none", object)
     with contextlib.suppress(UserError):
-        split = datasets.splits.make(dataset, cfg.data)
+        split = splits.make(dataset, cfg.data)
         for part in SPLITS:
             parts[getattr(split, part)] = part
     labels = [dataset.classes[label] for label in dataset.labels]

@@ -4,22 +4,17 @@ Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
-from vidrec.data import splits
 from vidrec.data.datasets import base, motion, ucf
 from vidrec.data.datasets.base import Dataset, UnreadableClip
-from vidrec.data.splits import Split, describe
 from vidrec.errors import TransientError, UserError
 
 __all__ = [
     "Dataset",
-    "Split",
     "UnreadableClip",
     "base",
-    "describe",
     "load",
     "load_if_there",
     "motion",
-    "splits",
     "ucf",
 ]
 

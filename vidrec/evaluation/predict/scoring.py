@@ -19,7 +19,7 @@ from vidrec.config import (
     resolve_setting_paths,
     to_dict,
 )
-from vidrec.data import datasets
+from vidrec.data import datasets, splits
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.read_ahead import stream_clips
 from vidrec.errors import UserError
@@ -169,7 +169,7 @@ def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
     """Indices of the clips to score, and the id of the split that they are a part of."""
     if part == "all":
         return np.arange(len(dataset)), digest(sorted(dataset.names), length=16)
-    split = datasets.splits.make(dataset, cfg.data)
+    split = splits.make(dataset, cfg.data)
     return getattr(split, part), split.id
 
 
