@@ -38,7 +38,6 @@ LONG_FILES = {
 }
 LONG_SIGNATURES = {
     "data/frames.py": "2026-11-27: indices",
-    "data/splits.py": "2026-11-27: _complete, _too_few",
     "models/losses.py": "2026-11-27: per_clip",
     "sweeps/runner.py": "2026-11-27: is being rewritten with the training step",
     "training/batches.py": "2026-11-27: is being rewritten with the training step",

@@ -1,4 +1,4 @@
-"""Which clips train, validate and test: by recording, so that no split holds a sibling of another.
+"""Split clips into training, validation and test, by recording: no part holds another's siblings.
 
 Everything is drawn from hashes of names and `data.split_seed`, so a split does not depend on the
 order in which files are found, nor on the machine.
@@ -7,7 +7,7 @@ order in which files are found, nor on the machine.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,14 @@ class Split:
     """Indices of the clips of each part.
 
     Attributes:
+        train: indices of training clips.
+        val: indices of validation clips.
+        test: indices of test clips.
         id: hash of the clip names of each part.
-        leaked: True if a group, or the same content, stands in two parts; "unknown" where groups
-            are only file names.
+        leaked: True if a recording, or the same content, stands in two parts; "unknown" where
+            recordings are only file names.
         how: how it was made, in words.
-        shared: pairs of parts that share a group, such as "train/val".
+        shared: pairs of parts that share a recording, such as "train/val".
         copies: names of clips with the same content in two parts, each with its part.
     """
 
@@ -40,53 +43,75 @@ class Split:
 
 
 def make(dataset: Dataset, data: Data) -> Split:
-    """The split that the settings name.
+    """Split a data set as the settings say.
 
     Raises:
-        UserError: the data cannot be split so, and what would be right.
+        UserError: the data cannot be split so; says what would be right.
     """
     if len(dataset.classes) < 2:
         raise UserError(
             f"{dataset.name} has one class ({''.join(dataset.classes)}): a classifier needs two"
         )
+    parts = _tested(dataset, data)
+    if parts.val is not None:
+        return _finished(dataset, data, parts)
+    by_clip = data.val_by == "clip" or data.split == "random"
+    carve = _by_clip if by_clip else _by_recording
+    train, val = carve(dataset, parts.train, data.val, data, "val")
+    how = parts.how
+    if data.val_by == "clip" and data.split != "random":
+        how += ", validation at random by clip"
+    return _finished(dataset, data, _Parts(train, val, parts.test, how))
+
+
+class _Parts(NamedTuple):
+    """Indices of the clips of each part, and how they were made; None: still in `train`."""
+
+    train: np.ndarray
+    val: np.ndarray | None
+    test: np.ndarray
+    how: str
+
+
+class _Carved(NamedTuple):
+    """Clips that were drawn from a pool, and the rest of it."""
+
+    rest: np.ndarray
+    drawn: np.ndarray
+
+
+def _tested(dataset: Dataset, data: Data) -> _Parts:
+    """Divide off the test clips; `val` is None where it is still to be drawn from `train`."""
     if data.split == "given":
-        train, val, test, how = _given(dataset, data)
-    elif data.split == "random":
-        train, test = _by_clip(dataset, np.arange(len(dataset)), data.test, data, "test")
-        val, how = None, "at random by clip"
-    elif data.folds:
-        train, test, how = _fold(dataset, data)
-        val = None
-    elif data.fold:
-        train, test, how = _leave_one_out(dataset, data)
-        val = None
-    else:
-        train, test = _by_group(dataset, np.arange(len(dataset)), data.test, data, "test")
-        val, how = None, "by recording" if dataset.groups_known else "by file"
-    if val is None:
-        by_clip = data.val_by == "clip" or data.split == "random"
-        carve = _by_clip if by_clip else _by_group
-        train, val = carve(dataset, train, data.val, data, "val")
-        if data.val_by == "clip" and data.split != "random":
-            how += ", validation at random by clip"
-    return _finished(dataset, data, (train, val, test), how)
+        return _given(dataset, data)
+    every = np.arange(len(dataset))
+    if data.split == "random":
+        train, test = _by_clip(dataset, every, data.test, data, "test")
+        return _Parts(train, None, test, "at random by clip")
+    if data.folds:
+        return _fold(dataset, data)
+    if data.fold:
+        return _leave_one_out(dataset, data)
+    train, test = _by_recording(dataset, every, data.test, data, "test")
+    return _Parts(train, None, test, "by recording" if dataset.groups_known else "by file")
 
 
-def _finished(dataset: Dataset, data: Data, parts: Sequence[np.ndarray], how: str) -> Split:
-    parts = [np.sort(np.asarray(part, np.int64)) for part in parts]
+def _finished(dataset: Dataset, data: Data, made: _Parts) -> Split:
+    train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made[:3]]
     shared = tuple(_shared(dataset, parts))
     copies = tuple(_copies(dataset, parts))
     leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
     if not dataset.groups_known and not leaked:
         leaked = "unknown"
     names = [sorted(dataset.names[i] for i in part) for part in parts]
-    return Split(*parts, digest(*names, length=16), leaked, how, shared, copies)
+    id_ = digest(*names, length=16)
+    return Split(train, val, test, id_, leaked, made.how, shared, copies)
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
-    groups = [set(dataset.groups[part].tolist()) for part in parts]
+    recordings = [set(dataset.groups[part].tolist()) for part in parts]
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        if groups[a] & groups[b]:
+        if recordings[a] & recordings[b]:
             yield f"{PARTS[a]}/{PARTS[b]}"
 
 
@@ -103,8 +128,8 @@ def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str,
             yield {dataset.names[clip]: part_of[clip] for clip in sorted(clips)}
 
 
-def _given(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, str]:
-    """The data set's own lists, refused where they share a group."""
+def _given(dataset: Dataset, data: Data) -> _Parts:
+    """The data set's own lists, refused where they share a recording."""
     given = dataset.given
     if given is None or not len(given.get("train", ())) or not len(given.get("test", ())):
         raise UserError(
@@ -118,7 +143,7 @@ def _given(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray | None,
     how = "as given"
     if data.swapped:
         train, test, how = test, train, "as given, training and test exchanged"
-    return train, parts.get("val"), test, how
+    return _Parts(train, parts.get("val"), test, how)
 
 
 def _refuse_shared(dataset: Dataset, parts: dict[str, np.ndarray]) -> None:
@@ -143,22 +168,20 @@ def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
     return sorted(set(names), key=lambda name: (digest(purpose, seed, name, length=32), name))
 
 
-def _by_clip(
-    dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, drawn): exactly as many as asked for, spread over the classes as evenly as can be."""
+def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str) -> _Carved:
+    """Draw exactly as many as asked for, spread over the classes as evenly as can be."""
     count = round(_wanted(share, len(pool)))
     if count >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for {count} of {len(pool)} clips")
     labels = dataset.labels[pool]
     quota = _quotas(np.bincount(labels, minlength=len(dataset.classes)), count)
-    drawn = []
+    drawn: list[int] = []
     for label, take in enumerate(quota):
         by_name = {dataset.names[i]: int(i) for i in pool[labels == label]}
         if len(by_name) <= take and take:
-            raise _too_few(dataset, label, len(by_name), "clips", part, take + 1)
+            raise _too_few(dataset, label, part, has=len(by_name), needs=take + 1, unit="clips")
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
-    return np.setdiff1d(pool, drawn), np.array(drawn, int)
+    return _Carved(np.setdiff1d(pool, drawn), np.array(drawn, int))
 
 
 def _quotas(counts: np.ndarray, total: int) -> list[int]:
@@ -170,114 +193,135 @@ def _quotas(counts: np.ndarray, total: int) -> list[int]:
     return quota.tolist()
 
 
-def _by_group(
+def _by_recording(
     dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, drawn): whole groups, each class as near to its share as they allow."""
+) -> _Carved:
+    """Draw whole recordings, each class as near to its share as they allow."""
     if share == 0:
-        return pool, np.zeros(0, int)
+        return _Carved(pool, np.zeros(0, int))
     if _wanted(share, len(pool)) >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for all {len(pool)} clips")
-    members, counts = _groups(dataset, pool)
-    order = _shuffled(members, data.split_seed, f"group {part}")
+    recordings = _recordings(dataset, pool)
+    counts = recordings.counts
+    order = _shuffled(counts, data.split_seed, f"group {part}")
     target = sum(counts.values()) * (_wanted(share, len(pool)) / len(pool))
     drawn, have = set(), np.zeros(len(dataset.classes))
-    for group in order:
+    for recording in order:
         # Taken where it brings the classes nearer to their share than leaving it would.
-        if ((have + counts[group] - target) ** 2).sum() < ((have - target) ** 2).sum():
-            drawn.add(group)
-            have = have + counts[group]
+        with_it = have + counts[recording]
+        if ((with_it - target) ** 2).sum() < ((have - target) ** 2).sum():
+            drawn.add(recording)
+            have = with_it
     # What is left after testing must still yield validation and training.
     spare = 2 if part == "test" and data.val > 0 else 1
-    drawn = _complete(dataset, order, drawn, counts, part, spare)
-    clips = np.array(sorted(clip for group in drawn for clip in members[group]))
-    return np.setdiff1d(pool, clips), clips
+    draw = _Draw(dataset, part, order, counts, spare)
+    drawn = _complete(draw, drawn)
+    clips = np.array(sorted(clip for name in drawn for clip in recordings.clips[name]))
+    return _Carved(np.setdiff1d(pool, clips), clips)
 
 
-def _groups(
-    dataset: Dataset, pool: np.ndarray
-) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
-    """Clips of each group, and how many of each class."""
-    members: dict[str, list[int]] = defaultdict(list)
+class _Recordings(NamedTuple):
+    """By name of the recording: its clips, and how many of each class."""
+
+    clips: dict[str, list[int]]
+    counts: dict[str, np.ndarray]
+
+
+def _recordings(dataset: Dataset, pool: np.ndarray) -> _Recordings:
+    clips: dict[str, list[int]] = defaultdict(list)
     for i in pool.tolist():
-        members[str(dataset.groups[i])].append(i)
+        clips[str(dataset.groups[i])].append(i)
     counts = {
-        group: np.bincount(dataset.labels[clips], minlength=len(dataset.classes))
-        for group, clips in members.items()
+        name: np.bincount(dataset.labels[inside], minlength=len(dataset.classes))
+        for name, inside in clips.items()
     }
-    return dict(members), counts
+    return _Recordings(dict(clips), counts)
 
 
-def _complete(
-    dataset: Dataset,
-    order: list[str],
-    drawn: set[str],
-    counts: dict[str, np.ndarray],
-    part: str,
-    spare: int,
-) -> set[str]:
-    """Changes what was drawn so that each class has a group drawn and `spare` groups left."""
-    having = [[g for g in order if counts[g][label]] for label in range(len(dataset.classes))]
-    small_first = sorted(order, key=lambda group: counts[group].sum())
-    for label, groups in enumerate(having):
-        if len(groups) < 1 + spare:
-            what = "recordings" if dataset.groups_known else "clips"
-            raise _too_few(dataset, label, len(groups), what, part, 1 + spare)
+class _Draw(NamedTuple):
+    """What a part is drawn from.
+
+    Attributes:
+        dataset: the clips.
+        part: that is drawn.
+        order: names of the recordings, shuffled.
+        counts: clips of each class, by recording.
+        spare: recordings of each class that must be left.
+    """
+
+    dataset: Dataset
+    part: str
+    order: list[str]
+    counts: dict[str, np.ndarray]
+    spare: int
+
+
+def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
+    """Change what was drawn so that each class has a recording drawn and `spare` left."""
+    counts, spare, classes = draw.counts, draw.spare, draw.dataset.classes
+    having = [{name for name in draw.order if counts[name][k]} for k in range(len(classes))]
+    unit = "recordings" if draw.dataset.groups_known else "clips"
+    for label, names in enumerate(having):
+        if len(names) < 1 + spare:
+            raise _too_few(
+                draw.dataset, label, draw.part, has=len(names), needs=1 + spare, unit=unit
+            )
+    small_first = sorted(draw.order, key=lambda name: counts[name].sum())
     drawn = set(drawn)
-    for groups in having:
-        if not drawn & set(groups):
-            drawn.add(next(group for group in small_first if group in groups))
-    for groups in having:
-        for group in small_first:
-            if len(set(groups) - drawn) >= spare:
+    for names in having:
+        if not drawn & names:
+            drawn.add(next(name for name in small_first if name in names))
+    for names in having:
+        for name in small_first:
+            if len(names - drawn) >= spare:
                 break
-            if group in groups and all(drawn & set(each) - {group} for each in having):
-                drawn.discard(group)
-    for label, groups in enumerate(having):
-        if not drawn & set(groups) or len(set(groups) - drawn) < spare:
+            if name in names and all(drawn & others - {name} for others in having):
+                drawn.discard(name)
+    for label, names in enumerate(having):
+        if not drawn & names or len(names - drawn) < spare:
             raise UserError(
-                f"class {dataset.classes[label]!r} shares its recordings with other classes so "
-                f"that no {part} split by recording was found: choose another data.split_seed"
+                f"class {classes[label]!r} shares its recordings with other classes so "
+                f"that no {draw.part} split by recording was found: choose another data.split_seed"
             )
     return drawn
 
 
 def _too_few(
-    dataset: Dataset, label: int, count: int, what: str, part: str, needed: int
+    dataset: Dataset, label: int, part: str, *, has: int, needs: int, unit: str
 ) -> UserError:
-    has = f"{count} {what if count != 1 else what[:-1]}"
+    count = f"{has} {unit if has != 1 else unit[:-1]}"
     return UserError(
-        f"class {dataset.classes[label]!r} of {dataset.name} has {has}, too few to split off "
-        f"{part}: it needs at least {needed} {what}"
+        f"class {dataset.classes[label]!r} of {dataset.name} has {count}, too few to split off "
+        f"{part}: it needs at least {needs} {unit}"
     )
 
 
-def _fold(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
-    """Group k-fold: groups dealt to folds, large ones first, each to where its classes lack."""
+def _fold(dataset: Dataset, data: Data) -> _Parts:
+    """Deal recordings to folds, large ones first, each to where its classes lack."""
     if data.folds < 2:
         raise UserError(f"data.folds = {data.folds} should be at least 2")
-    members, counts = _groups(dataset, np.arange(len(dataset)))
-    kind = "recordings" if dataset.groups_known else "files"
-    if len(members) < data.folds:
+    clips, counts = _recordings(dataset, np.arange(len(dataset)))
+    unit = "recordings" if dataset.groups_known else "files"
+    if len(clips) < data.folds:
         raise UserError(
-            f"data.folds = {data.folds}, but {dataset.name} has only {len(members)} {kind}"
+            f"data.folds = {data.folds}, but {dataset.name} has only {len(clips)} {unit}"
         )
-    order = _shuffled(members, data.split_seed, "fold")
-    order.sort(key=lambda group: -counts[group].sum())
+    order = _shuffled(clips, data.split_seed, "fold")
+    order.sort(key=lambda name: -counts[name].sum())
     have = np.zeros((data.folds, len(dataset.classes)))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
-    for group in order:
-        # The rise of the sum of squares: least where the group's classes are fewest.
-        cost = have @ counts[group]
+    for name in order:
+        # The rise of the sum of squares: least where the recording's classes are fewest.
+        cost = have @ counts[name]
         fold = min(range(data.folds), key=lambda f: (cost[f], have[f].sum()))
-        have[fold] += counts[group]
-        dealt[fold] += members[group]
+        have[fold] += counts[name]
+        dealt[fold] += clips[name]
     fold = max(1, data.fold)
     test = np.array(sorted(dealt[fold - 1]))
-    return _rest(dataset, test), test, f"fold {fold} of {data.folds} by {kind}"
+    return _Parts(_rest(dataset, test), None, test, f"fold {fold} of {data.folds} by {unit}")
 
 
-def _leave_one_out(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray, str]:
+def _leave_one_out(dataset: Dataset, data: Data) -> _Parts:
     blocks = dataset.groups if dataset.blocks is None else dataset.blocks
     names = sorted(set(blocks.tolist()))
     if not dataset.groups_known:
@@ -289,7 +333,7 @@ def _leave_one_out(dataset: Dataset, data: Data) -> tuple[np.ndarray, np.ndarray
         raise UserError(f"data.fold = {data.fold}: {dataset.name} has {len(names)} recordings")
     left_out = names[data.fold - 1]
     test = np.flatnonzero(blocks == left_out)
-    return _rest(dataset, test), test, f"recording {left_out} left out"
+    return _Parts(_rest(dataset, test), None, test, f"recording {left_out} left out")
 
 
 def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
@@ -297,7 +341,7 @@ def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
 
 
 def describe(dataset: Dataset, split: Split) -> list[str]:
-    """Classes, clips, minutes and parts, and whatever else to know before work starts."""
+    """Return lines on classes, clips, minutes and parts, to be read before work starts."""
     lines = [_overview(dataset)]
     parts = (getattr(split, part) for part in PARTS)
     counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))

@@ -15,7 +15,7 @@ import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import datasets, splits
-from vidrec.data.datasets.base import Dataset
+from vidrec.data.datasets.base import Dataset, UnreadableClip, decoded_name, remembered_clips
 from vidrec.data.read_ahead import stream_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
@@ -203,7 +203,7 @@ def _ready_made(dataset: Dataset, strict: bool) -> Features:
     for clip in range(len(dataset.names)):
         try:
             clips.append(dataset.features(clip))
-        except datasets.base.UnreadableClip as error:
+        except UnreadableClip as error:
             if strict:
                 raise UserError(f"{error.path} cannot be read: {error.reason}") from None
             clips.append(None)
@@ -292,8 +292,8 @@ def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
             found[clip] = [0, reason]
         return found
 
-    name = datasets.base.decoded_name("counted", dataset, cfg.data.fps)
-    known = datasets.base.remembered_clips(name, dataset, count)
+    name = decoded_name("counted", dataset, cfg.data.fps)
+    known = remembered_clips(name, dataset, count)
     unreadable: list[Unreadable] = []
     for clip, (frames, lacking) in known.items():
         if frames and lacking:
@@ -325,7 +325,7 @@ def _each_clip(
     for done, (clip, chunks) in enumerate(stream_clips(dataset, clips, cfg.encoder.size)):
         try:
             take(clip, chunks)
-        except datasets.base.UnreadableClip as error:
+        except UnreadableClip as error:
             unreadable.append(Unreadable(clip, str(error.path), error.reason))
             _strictly(cfg, unreadable)
         if progress:

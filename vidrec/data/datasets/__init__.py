@@ -1,26 +1,18 @@
-"""Where clips come from: `load` gives a `Dataset`, `splits.make` divides it.
+"""The data sets that settings name: `load` opens one.
 
 Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
-from vidrec.data.datasets import base, motion, ucf
+from vidrec.data.datasets import motion, ucf
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 
-__all__ = [
-    "Dataset",
-    "UnreadableClip",
-    "base",
-    "load",
-    "load_if_there",
-    "motion",
-    "ucf",
-]
+__all__ = ["Dataset", "UnreadableClip", "load", "load_if_there", "motion", "ucf"]
 
 
 def load(data: Data) -> Dataset:
-    """The data set that the settings name, with the classes they keep.
+    """Open the data set that the settings name, with the classes they keep.
 
     Raises:
         UserError: it is not there, or not as it should be; says what to do.
@@ -29,7 +21,10 @@ def load(data: Data) -> Dataset:
 
 
 def load_if_there(data: Data) -> Dataset | None:
-    """As `load`; None where it would have to be generated or downloaded first, or is not there.
+    """Open a data set that needs not be generated or downloaded first.
+
+    Returns:
+        The data set; None where it would have to be made, or is not there.
 
     Raises:
         TransientError: the system refuses to read it now.
@@ -63,7 +58,7 @@ def _load(data: Data) -> Dataset:
         from vidrec.data.datasets import feature_files
 
         return feature_files.load(data)
-    made = load_user(data.kind)(data)
-    if not isinstance(made, Dataset):
+    dataset = load_user(data.kind)(data)
+    if not isinstance(dataset, Dataset):
         raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Dataset")
-    return made
+    return dataset
