@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import importlib
 import importlib.util
+import pkgutil
 import re
 import shlex
 from dataclasses import fields
@@ -135,6 +137,20 @@ def test_every_option_and_setting_between_backticks_is_known():
                     assert word in known, f"{file.name}: `{text}`"
             if re.fullmatch(rf"({'|'.join(sections)})\.[a-z_]+", text):
                 assert text in KNOWN, f"{file.name}: `{text}`"
+
+
+API = r"^::: (\S+)\n(?:    options:\n      members: \[([^\]]*)\])?"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.stem)
+def test_every_name_of_an_api_page_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for module, members in re.findall(API, text, re.MULTILINE):
+        for name in filter(None, re.split(r"[,\s]+", members)):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+        importlib.import_module(module)
+    for link in re.findall(r"\]\[(vidrec[\w.]+)\]", text):
+        pkgutil.resolve_name(link)
 
 
 def test_the_pages_made_by_scripts_are_of_today():

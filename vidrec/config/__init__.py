@@ -18,7 +18,6 @@ from vidrec.config.parsing import parse, split_commas, takes_many, unquote
 from vidrec.config.plugins import load_module, load_user
 from vidrec.config.rules import FOLLOWERS
 from vidrec.config.schema import (
-    MOST,
     NOT_IDENTITY,
     TRACED,
     WORDS,
@@ -30,7 +29,6 @@ from vidrec.config.schema import (
     Head,
     Loss,
     Optim,
-    Pattern,
     Range,
     Scanner,
     Train,
@@ -40,7 +38,6 @@ from vidrec.config.schema import (
 
 __all__ = [
     "FOLLOWERS",
-    "MOST",
     "NOT_IDENTITY",
     "TRACED",
     "WORDS",
@@ -53,7 +50,6 @@ __all__ = [
     "Head",
     "Loss",
     "Optim",
-    "Pattern",
     "Range",
     "Scanner",
     "Train",
