@@ -447,16 +447,16 @@ def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
 
 def test_weights_of_a_run_bring_no_code(project, ran):
     """They are arrays; an encoder that is code has to be the one that was trained."""
-    from vidrec.models.encoders import pretrained
+    from vidrec.models.encoders.weights import runs
 
     about = {"config": {"encoder": {"kind": "/gone/net.py:Net"}}, "code": {}}
     about["code"] = {"/gone/net.py:Net": {"sha256": "f" * 64}}
     cfg = vidrec.override(vidrec.Config(), {"encoder.kind": f"{project[0]}/mine.py:Leaky"}).encoder
     with pytest.raises(UserError, match="f" * 64) as error:
-        pretrained._same_code(cfg, about, Path("runs/first"))
+        runs.check_code(cfg, about, Path("runs/first"))
     assert plugins.code_hash(cfg.kind) in str(error.value)
     about["code"]["/gone/net.py:Net"]["sha256"] = plugins.code_hash(cfg.kind)
-    pretrained._same_code(cfg, about, Path("runs/first"))
+    runs.check_code(cfg, about, Path("runs/first"))
     assert ran() == []
 
 

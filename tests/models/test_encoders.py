@@ -71,7 +71,7 @@ def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> n
     return y
 
 
-@pytest.mark.parametrize("form", ["lax", "patches", "alone", "forward"])
+@pytest.mark.parametrize("form", ["lax", "patches", "outside_scan", "no_grad"])
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding"),
     [
@@ -97,12 +97,12 @@ def test_tiles_of_a_wide_convolution_are_the_definition(size, channels):
     x = rng.normal(size=(2, *size, channels)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, channels, 32)).astype(np.float32)
     expected = loop_conv(x, kernel, 1, "SAME")
-    for convolve in (conv._winograd, partial(conv.convolve, form="forward")):
+    for convolve in (conv._winograd, partial(conv.convolve, form="no_grad")):
         found = jax.jit(convolve)(jnp.asarray(x), jnp.asarray(kernel))
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("form", ["patches", "alone"])
+@pytest.mark.parametrize("form", ["patches", "outside_scan"])
 @pytest.mark.parametrize("channels", [3, 11])
 @pytest.mark.parametrize(
     ("window", "stride"), [((3, 3), 2), ((3, 2, 3), 2), ((5, 5), 1), ((4, 5), 1), ((5, 4), 2)]
@@ -185,7 +185,7 @@ def test_kernel_gradients_from_parts_of_the_patches(near, monkeypatch):
     def score(kernel, form):
         return (conv.convolve(x, kernel, form=form) ** 2).sum()
 
-    found, expected = (jax.grad(score)(kernel, form) for form in ("alone", "lax"))
+    found, expected = (jax.grad(score)(kernel, form) for form in ("outside_scan", "lax"))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import h5py
@@ -20,7 +21,7 @@ from vidrec import config
 from vidrec.errors import UserError
 from vidrec.io import checkpoint, runs
 from vidrec.models import encoders
-from vidrec.models.encoders import preprocess, pretrained
+from vidrec.models.encoders import preprocess, vgg, weights
 from vidrec.models.encoders.squeezenet import FIRES, SqueezeNet
 from vidrec.models.encoders.vgg import VGG16
 
@@ -42,6 +43,13 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 def like(module, size: int = SIZE) -> dict:
     return encoders.shapes(module, (size, size, 3))[1]["params"]
+
+
+def load(kind: str, source: str | Path, params: dict) -> SimpleNamespace:
+    """What a file or the originals hold for such parameters."""
+    net = {"vgg16": VGG16, "squeezenet": SqueezeNet}[kind].pretrained
+    found = weights.load(net, source, {"params": params})
+    return SimpleNamespace(params=found.variables["params"], normalize=found.normalize)
 
 
 def drawn(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -112,16 +120,16 @@ def test_vgg16_equals_keras_through_every_layout(keras, keras_vgg16, layout, tmp
     LAYOUTS[layout](model, with_top)
     LAYOUTS[layout](keras.Model(model.inputs, model.get_layer("block5_pool").output), no_top)
 
-    whole = pretrained.load("vgg16", with_top, like(WITH_TOP))
+    whole = load("vgg16", with_top, like(WITH_TOP))
     assert whole.normalize == "caffe"
     assert_close(run(WITH_TOP, whole.params, frames()), logits)
-    plain = pretrained.load("vgg16", no_top, like(NO_TOP))
+    plain = load("vgg16", no_top, like(NO_TOP))
     assert_close(run(NO_TOP, plain.params, frames()), maps)
     # A top that the module lacks is skipped; one that the file lacks is missed.
-    beheaded = pretrained.load("vgg16", with_top, like(NO_TOP))
+    beheaded = load("vgg16", with_top, like(NO_TOP))
     chex.assert_trees_all_equal(beheaded.params, plain.params)
     with pytest.raises(UserError, match="6 missing: fc1/bias"):
-        pretrained.load("vgg16", no_top, like(WITH_TOP))
+        load("vgg16", no_top, like(WITH_TOP))
 
 
 @pytest.mark.slow
@@ -129,7 +137,7 @@ def test_second_dense_layer_is_keras_fc2(keras_vgg16, tmp_path):
     model, _, expected, _ = keras_vgg16
     model.save_weights(tmp_path / "a.weights.h5")
     module = VGG16(top="fc2", normalize="caffe")
-    params = pretrained.load("vgg16", tmp_path / "a.weights.h5", like(module)).params
+    params = load("vgg16", tmp_path / "a.weights.h5", like(module)).params
     assert_close(run(module, params, frames()), expected)
 
 
@@ -159,7 +167,7 @@ def test_squeezenet_equals_keras_with_random_weights(keras, tmp_path):
         layer.set_weights([drawn(weight.shape, rng) for weight in layer.get_weights()])
     model.save_weights(tmp_path / "s.weights.h5")  # the dropout's seed is in it too
     module = SqueezeNet(pooling="map", normalize="caffe")
-    params = pretrained.load("squeezenet", tmp_path / "s.weights.h5", like(module)).params
+    params = load("squeezenet", tmp_path / "s.weights.h5", like(module)).params
     pixels = preprocess.normalize(frames(), "caffe")
     assert_close(run(module, params, frames()), *called(model, np.asarray(pixels)))
 
@@ -261,10 +269,10 @@ def test_vgg16_equals_torch_through_safetensors(torch_vgg16, names, tmp_path):
     file = tmp_path / "vgg16.safetensors"
     save_file(to_timm(arrays) if names == "timm" else arrays, file)
     with_top, no_top = (each.clone(normalize="torch") for each in (WITH_TOP, NO_TOP))
-    whole = pretrained.load("vgg16", file, like(with_top))
+    whole = load("vgg16", file, like(with_top))
     assert whole.normalize == "torch"
     assert_close(run(with_top, whole.params, frames()), logits)
-    plain = pretrained.load("vgg16", file, like(no_top)).params
+    plain = load("vgg16", file, like(no_top)).params
     assert_close(run(no_top, plain, frames()), maps)
 
 
@@ -286,7 +294,7 @@ def test_torch_names_of_squeezenet(tmp_path):
             ours = "squeeze" if part == "squeeze1x1" else part
             put(f"features.{place}.{ours}", params[fire][part])
     save_file(arrays, tmp_path / "s.safetensors")
-    found = pretrained.load("squeezenet", tmp_path / "s.safetensors", like(module))
+    found = load("squeezenet", tmp_path / "s.safetensors", like(module))
     chex.assert_trees_all_equal(found.params, params)
 
 
@@ -296,7 +304,7 @@ def test_half_precision_becomes_float32(dtype, squeezenet_arrays, tmp_path):
 
     arrays = {name: jnp.asarray(array, dtype) for name, array in squeezenet_arrays.items()}
     save(arrays, tmp_path / "half.safetensors")
-    params = pretrained.load("squeezenet", tmp_path / "half.safetensors", like(SqueezeNet())).params
+    params = load("squeezenet", tmp_path / "half.safetensors", like(SqueezeNet())).params
     chex.assert_type(jax.tree.leaves(params), jnp.float32)
     expected = np.asarray(arrays["features.0.bias"], np.float32)
     np.testing.assert_array_equal(params["conv1"]["conv"]["bias"], expected)
@@ -325,7 +333,7 @@ def squeezenet_arrays() -> dict[str, np.ndarray]:
 def refusal(source: str | Path, kind: str = "squeezenet", module=None) -> str:
     """The one line that such weights are refused with."""
     with pytest.raises(UserError) as error:
-        pretrained.load(kind, source, like(module or SqueezeNet()))
+        load(kind, source, like(module or SqueezeNet()))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -395,7 +403,10 @@ def test_pickles_are_never_read(tmp_path):
 
 def test_no_such_file_and_no_such_network(tmp_path):
     assert "no file" in refusal(tmp_path / "absent.h5")
-    assert "only vgg16 and squeezenet" in refusal(tmp_path / "absent.h5", "vgg9")
+    (tmp_path / "there.h5").touch()
+    cfg = config.Encoder(kind="vgg9", weights=str(tmp_path / "there.h5"), pooling="average")
+    with pytest.raises(UserError, match="only vgg16 and squeezenet read weights of others"):
+        weights.fill(encoders.build(cfg), cfg, {})
 
 
 # ------------------------------------------------------------------ into an encoder
@@ -422,8 +433,9 @@ def test_preprocessing_must_be_the_weights_own(squeezenet_arrays, tmp_path):
     file = tmp_path / "a.safetensors"
     save_file(squeezenet_arrays, file)
     cfg = squeezenet_settings(file, normalize="unit")
+    module = encoders.build(cfg)
     with pytest.raises(UserError, match=r"encoder.normalize = 'unit' should be 'torch'"):
-        pretrained.fill(cfg, {"params": like(encoders.build(cfg), 32)})
+        weights.fill(module, cfg, {"params": like(module, 32)})
 
 
 def test_encoder_of_a_run(tmp_path):
@@ -521,7 +533,7 @@ def test_imagenet_without_network_says_what_to_fetch(keras, cache, monkeypatch):
     monkeypatch.setattr(keras.applications, "VGG16", offline)
     line = refusal("imagenet", "vgg16", NO_TOP)
     assert "Name or service not known" in line
-    assert f"{pretrained.KERAS_URL}vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5" in line
+    assert f"{vgg.KERAS_URL}vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5" in line
     assert str(cache) in line
     assert "kernels.h5" in refusal("imagenet", "vgg16", WITH_TOP)
     assert "squeezenet_weights" in refusal("imagenet")
@@ -550,7 +562,7 @@ def test_imagenet_through_keras(keras, cache, monkeypatch, capsys):
             ]
 
     monkeypatch.setattr(keras.applications, "VGG16", FakeModel)
-    found = pretrained.load("vgg16", "imagenet", like(NO_TOP))
+    found = load("vgg16", "imagenet", like(NO_TOP))
     chex.assert_trees_all_equal(found.params, expected)
     assert found.normalize == "caffe"
     assert capsys.readouterr().out == ""  # stdout is for results
@@ -560,9 +572,9 @@ def test_a_fetched_file_is_taken_where_it_is_the_original(cache, real_data):
     (file,) = (real_data / "keras_squeezenet").glob("*.h5")
     here = cache / file.name
     here.write_bytes(file.read_bytes())
-    params = pretrained.load("squeezenet", "imagenet", like(SqueezeNet())).params
-    expected = pretrained.load("squeezenet", file, like(SqueezeNet())).params
-    assert pretrained.digest(params) == pretrained.digest(expected)
+    params = load("squeezenet", "imagenet", like(SqueezeNet())).params
+    expected = load("squeezenet", file, like(SqueezeNet())).params
+    assert weights.digest(params) == weights.digest(expected)
     content = bytearray(here.read_bytes())
     content[-1000] ^= 1
     here.write_bytes(content)
@@ -573,13 +585,13 @@ def test_digest_is_of_content():
     tree = {"params": {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(2)}}
     same = {"params": {"b": jnp.zeros(2), "a": jnp.arange(6.0).reshape(2, 3)}}
     single = jax.tree.map(np.float32, tree)
-    assert pretrained.digest(single) == pretrained.digest(same)
-    assert pretrained.digest(single) != pretrained.digest(tree)  # another type
+    assert weights.digest(single) == weights.digest(same)
+    assert weights.digest(single) != weights.digest(tree)  # another type
     for name, other in (
         ("a", np.arange(6.0).reshape(3, 2)),
         ("a", np.arange(6.0).reshape(2, 3) + 1e-6),
     ):
         changed = {"params": {**single["params"], name: other.astype(np.float32)}}
-        assert pretrained.digest(changed) != pretrained.digest(single)
+        assert weights.digest(changed) != weights.digest(single)
     swapped = {"params": {"b": single["params"]["a"], "a": single["params"]["b"]}}
-    assert pretrained.digest(swapped) != pretrained.digest(single)
+    assert weights.digest(swapped) != weights.digest(single)

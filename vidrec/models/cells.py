@@ -15,14 +15,30 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import initializers
 
 from vidrec.config import checked_args
 from vidrec.errors import UserError
-from vidrec.models import conv
+from vidrec.models import conv, layers
+from vidrec.models.layers import Initialiser, Initialisers, add_bias, floats, matmul
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "Cell",
+    "ConvLSTM",
+    "LSTMCarry",
+    "Linear",
+    "LinearFactors",
+    "MinGRU",
+    "StepOps",
+    "add_bias",
+    "floats",
+    "matmul",
+]
 
 Weights = Mapping[str, Array]
-Initialiser = Callable[..., Array]
+CONVENTIONS = ("keras", "torch", "normal")
 # Initialiser and shape of each weight, by name.
 Declared = dict[str, tuple[Initialiser, tuple[int, ...]]]
 Instance = TypeVar("Instance")
@@ -51,16 +67,8 @@ class LSTMCarry(NamedTuple):
     c: Array
 
 
-class Initialisers(NamedTuple):
-    """Initialisers of input kernels, recurrent kernels and biases."""
-
-    kernel: Initialiser
-    recurrent: Initialiser
-    bias: Initialiser
-
-
 def initialisers(name: str, fan: int) -> Initialisers:
-    """Return the initialisers of a convention.
+    """Return the initialisers of `scanner.init`.
 
     Args:
         name: keras, torch (uniform within 1/sqrt(fan)), or normal (deviation 0.1, zero biases).
@@ -69,38 +77,9 @@ def initialisers(name: str, fan: int) -> Initialisers:
     Raises:
         UserError: No convention has this name.
     """
-
-    def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        bound = 1 / fan**0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    zeros, normal = initializers.zeros, initializers.normal(0.1)
-    known = {
-        "keras": Initialisers(initializers.glorot_uniform(), initializers.orthogonal(), zeros),
-        "torch": Initialisers(uniform, uniform, uniform),
-        "normal": Initialisers(normal, normal, zeros),
-    }
-    if name not in known:
-        raise UserError(f"scanner.init: {name!r} is not one of {', '.join(known)}")
-    return known[name]
-
-
-def floats(x: Array) -> Array:
-    """Return x in float32 or wider, whatever it was stored or computed in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def add_bias(x: Array, bias: Array) -> Array:
-    """Add a bias (G,) to the last axis of an array of any rank."""
-    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def matmul(x: Array, kernel: Array, dtype: str = "float32") -> Array:
-    """Return the product over the last axis; bfloat16 operands are summed in float32."""
-    if dtype == "bfloat16":
-        low = jnp.bfloat16
-        return jnp.matmul(x.astype(low), kernel.astype(low), preferred_element_type=jnp.float32)
-    return jnp.matmul(x, kernel)
+    if name not in CONVENTIONS:
+        raise UserError(f"scanner.init: {name!r} is not one of {', '.join(CONVENTIONS)}")
+    return layers.initialisers(name, fan)
 
 
 def convolve(

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Form = Literal["auto", "alone", "forward", "lax", "patches"]
-Padding = Literal["SAME", "VALID"]
+Form = Literal["auto", "outside_scan", "no_grad", "lax", "patches"]
+# Zeros around the maps: as many as keep the size, none, or (before, after) for each axis.
+Padding = Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
 NARROW = 81  # inputs of a window up to which patches are quicker and small
 # Channels, and places of all maps, from which on fewer products outweigh the sums around them.
 WIDE, PLACES = 32, 1024
@@ -36,17 +37,19 @@ def convolve(
 ) -> Array:
     """Over two dimensions or three: (B,H,W,C) by (kh,kw,in,out), (B,T,H,W,C) by (kt,kh,kw,in,out).
 
-    `auto` is patches on a CPU, lax.conv elsewhere. Ask for `forward` where nothing is
-    differentiated, and for `alone` where no scan, map or vmap stands around: both are lax.conv
-    elsewhere, and quicker than `auto` on a CPU.
+    `auto` is patches on a CPU, lax.conv elsewhere. Ask for `no_grad` where nothing is
+    differentiated, and for `outside_scan` where no scan, map or vmap stands around: both are
+    lax.conv elsewhere, and quicker than `auto` on a CPU.
     """
+    if stride == 1 and padding == tuple((k // 2, k // 2) for k in kernel.shape[:-2]):
+        padding = "SAME" if all(k % 2 for k in kernel.shape[:-2]) else padding
     how = {"strides": (stride,) * (kernel.ndim - 2), "padding": padding}
-    if form == "forward":
-        on_cpu, elsewhere = partial(_forward, **how), partial(_lax, **how)
+    if form == "no_grad":
+        on_cpu, elsewhere = partial(_no_grad, **how), partial(_lax, **how)
         # An exported network may hold both.
         return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
-    if form in ("auto", "alone"):
-        on_cpu = _patches if form == "auto" else _alone
+    if form in ("auto", "outside_scan"):
+        on_cpu = _patches if form == "auto" else _outside_scan
         return (on_cpu if jax.default_backend() == "cpu" else _lax)(x, kernel, **how)
     return (_lax if form == "lax" else _patches)(x, kernel, **how)
 
@@ -95,7 +98,7 @@ def _pooled_backward(window: tuple[int, ...], kept: Any, slope: Array) -> tuple[
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-def _forward(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """What is quickest on a CPU where nothing is differentiated."""
     fits = kernel.shape[:-2] == (3, 3) and strides == (1, 1) and padding == "SAME"
     large = fits and min(kernel.shape[-2:]) >= WIDE and math.prod(x.shape[:3]) >= PLACES
@@ -139,7 +142,7 @@ def _joined(m: list) -> list:
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
 
 
-def _alone(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+def _outside_scan(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """What is quickest on a CPU with no loop around."""
     if kernel.ndim == 5:
         return _by_frame(x, kernel, strides, padding)
@@ -151,24 +154,25 @@ def _alone(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) 
 def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """Over three dimensions as over two: the frames that a window spans become channels."""
     (span, *window, inputs, out), (step, *steps) = kernel.shape, strides
-    x = _padded(x, (span,), (step,), padding)
+    first, rest = (padding, padding) if isinstance(padding, str) else (padding[:1], padding[1:])
+    x = _padded(x, (span,), (step,), first)
     count = (x.shape[1] - span) // step + 1
     wide = jnp.concatenate(_shifted(x, (span,), (step,), (count,)), axis=-1)
     flat = jnp.moveaxis(kernel, 0, -3).reshape(*window, span * inputs, out)
-    y = _alone(wide.reshape(-1, *wide.shape[2:]), flat, tuple(steps), padding)
+    y = _outside_scan(wide.reshape(-1, *wide.shape[2:]), flat, tuple(steps), rest)
     return y.reshape(-1, count, *y.shape[1:])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _by_parts(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """A convolution whose kernel gradient is added up from products over parts of its patches."""
-    return _forward(x, kernel, strides, padding)
+    return _no_grad(x, kernel, strides, padding)
 
 
 def _by_parts_forward(
     x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 ) -> tuple[Array, Any]:
-    return _forward(x, kernel, strides, padding), (x, kernel)
+    return _no_grad(x, kernel, strides, padding), (x, kernel)
 
 
 def _by_parts_backward(
@@ -178,7 +182,7 @@ def _by_parts_backward(
     window = kernel.shape[:-2]
     if set(strides) == {1} and padding == "SAME" and all(k % 2 for k in window):
         turned = jnp.flip(kernel, range(len(window))).swapaxes(-1, -2)
-        inputs = _forward(slope, turned, strides, padding)
+        inputs = _no_grad(slope, turned, strides, padding)
     else:
         [inputs] = jax.vjp(lambda x: _lax(x, kernel, strides, padding), x)[1](slope)
     return inputs, _kernel_gradient(x, slope, window, strides, padding).reshape(kernel.shape)
@@ -232,7 +236,8 @@ def _patches(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 def _padded(x: Array, window: Sequence[int], strides: Sequence[int], padding: Padding) -> Array:
     """Zeros around the axes after the first, as many as the window asks for."""
     spanned = x.shape[1 : 1 + len(window)]
-    pads = lax.padtype_to_pads(spanned, window, strides, padding)
+    named = isinstance(padding, str)
+    pads = lax.padtype_to_pads(spanned, window, strides, padding) if named else padding
     return jnp.pad(x, [(0, 0), *pads] + [(0, 0)] * (x.ndim - 1 - len(window)))
 
 

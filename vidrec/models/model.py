@@ -14,26 +14,12 @@ from jax import Array
 
 from vidrec.config import Config
 from vidrec.errors import UserError
-from vidrec.models import cells, encoders, scanners
+from vidrec.models import encoders, scanners
 from vidrec.models.inputs import CallOptions, ends, expect, zero_padding
+from vidrec.models.layers import Dense, floats
 from vidrec.models.norm_dropout import NormDropout
 
 Taps = dict[str, Array]
-
-
-class Dense(nn.Module):
-    """Linear layer over the last axis, with a convention's initialisers."""
-
-    width: int
-    initialiser: str = "keras"
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        begin = cells.initialisers(self.initialiser, x.shape[-1])
-        kernel = self.param("kernel", begin.kernel, (x.shape[-1], self.width))
-        bias = self.param("bias", begin.bias, (self.width,))
-        return cells.add_bias(cells.matmul(x, kernel, self.dtype), bias)
 
 
 class Head(nn.Module):
@@ -155,7 +141,7 @@ class VideoModel(nn.Module):
             x = self._encode(self.encoder, inputs, mask_BT, train)
         if mask_BT is not None and x.shape[1] == 1 and mask_BT.shape[1] != 1:
             mask_BT = mask_BT.any(1, keepdims=True)
-        return zero_padding(cells.floats(x), mask_BT), mask_BT
+        return zero_padding(floats(x), mask_BT), mask_BT
 
     def _encode(
         self, encoder: Any, frames_BTHWC: Array, mask_BT: Array | None, train: bool

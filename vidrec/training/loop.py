@@ -22,7 +22,7 @@ from vidrec.evaluation import decisions, metrics
 from vidrec.io import files, machine, runs
 from vidrec.io.checkpoint import Checkpoints, write
 from vidrec.models import encoders, model
-from vidrec.models.encoders import pretrained
+from vidrec.models.encoders.weights import digest as weights_digest
 from vidrec.training import devices, feeds, step
 from vidrec.training.prepare import SPLITS, Prepared
 
@@ -451,7 +451,7 @@ class Group:
         code = {f"{runs.CODE}/{name}": text for name, text in kept_code([member]).items()}
         arrays = jax.tree.map(np.asarray, tree)
         write(member.folder / "model", arrays, about, code)
-        return pretrained.digest(arrays)[:32]
+        return weights_digest(arrays)[:32]
 
 
 def kept_code(members: Sequence[TrialRun]) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ from vidrec.features.projection import fit_projection
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
-from vidrec.models.encoders import pretrained
+from vidrec.models.encoders.weights import digest as weights_digest
 from vidrec.training import devices
 
 Tree = Any
@@ -137,7 +137,7 @@ def prepare(
         return _with_pixels(cfg, dataset, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
-    store = Store.of(dependencies(cfg, pretrained.digest(variables), module))
+    store = Store.of(dependencies(cfg, weights_digest(variables), module))
     batch = extraction.frames_a_batch(cfg.encoder.size)
     encode = encoders.extractor(module, variables, batch)
     encode = extraction.cast_features(encode, cfg.encoder.store_dtype)

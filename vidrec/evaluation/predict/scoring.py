@@ -28,7 +28,7 @@ from vidrec.evaluation.predict.classifier import Classifier, Judged
 from vidrec.features.extraction import Progress
 from vidrec.features.store import Store, dependencies
 from vidrec.io import files, machine
-from vidrec.models.encoders import pretrained
+from vidrec.models.encoders.weights import digest as weights_digest
 
 # What the figures mean, part of an evaluation's id: one made before a change is not read for it.
 FIGURES = "loss and calibration of probabilities"
@@ -326,7 +326,7 @@ def _store(model: Classifier, cfg: Config) -> Store | None:
     network = model.network
     if cfg.encoder.trainable != "none" or network.encoder is None:
         return None
-    weights = pretrained.digest(network.variables["encoder"])
+    weights = weights_digest(network.variables["encoder"])
     return Store.of(dependencies(cfg, weights, network.encoder))
 
 

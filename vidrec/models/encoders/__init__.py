@@ -6,6 +6,7 @@ normalisation happens inside. Where `takes_clips`, it takes (B,T,H,W,C) and give
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,6 @@ from jax import Array
 
 from vidrec import config
 from vidrec.errors import UserError
-from vidrec.models.encoders import base
 from vidrec.models.encoders.base import count, trained_blocks
 from vidrec.models.encoders.norm import batch_statistics
 from vidrec.models.encoders.preprocess import normalize, statistics
@@ -44,42 +44,61 @@ __all__ = [
 Tree = Mapping[str, Any]
 
 
-def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
-    """The module that the settings name.
+# Settings of an encoder that are fields of its class; `init` is the field `initialiser`.
+FIELDS = ("pooling", "width", "normalize", "trainable", "dtype", "remat")
+COMPUTED = ("initialiser", "mean", "std")
 
-    `fields` are for what has no setting: `form`, `channels`, `top` …
+
+def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
+    """Build the encoder that the settings name.
+
+    Args:
+        cfg: Settings of the encoder.
+        fields: For what has no setting: `form`, `channels`, `top` …
 
     Raises:
-        UserError: the encoder has no such pooling, or knows nothing of a setting that was changed.
+        UserError: The encoder has no such pooling or argument, needs another value of a setting, or
+            knows nothing of a setting that was changed.
     """
-    kind = _kind(cfg.kind)
+    cls = _class(cfg.kind)
     if cfg.kind == "none":
-        return kind()
-    known = {field.name for field in dataclasses.fields(kind)}
-    default = config.Encoder()
-    for name in ("pooling", "width", "normalize", "trainable", "dtype", "remat"):
+        return cls()
+    for name, value in getattr(cls, "requires", {}).items():
+        if getattr(cfg, name) != value:
+            raise UserError(
+                f"encoder.{name} = {getattr(cfg, name)!r} should be {value!r} for {cfg.kind}"
+            )
+    own = config.checked_args("encoder.args", cfg.args, cls, reserved=(*FIELDS, *COMPUTED))
+    return cls(**(_from_settings(cls, cfg) | own | fields))
+
+
+def _from_settings(cls: type[nn.Module], cfg: config.Encoder) -> dict[str, Any]:
+    """Return the fields that settings fill."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    default, values = config.Encoder(), {}
+    for name in FIELDS:
         value = getattr(cfg, name)
         if name in known:
-            fields.setdefault(name, value)
+            values[name] = value
         # What trains is chosen outside; the field only tells which form convolutions take.
         elif name != "trainable" and value != getattr(default, name):
             raise UserError(f"encoder.{name} = {value!r}: {cfg.kind} has no field '{name}'")
     if cfg.init != "own":
         if "initialiser" not in known:
             raise UserError(f"encoder.init = {cfg.init!r}: {cfg.kind} has no field 'initialiser'")
-        fields.setdefault("initialiser", cfg.init)
-    poolings = getattr(kind, "POOLINGS", (cfg.pooling,))
+        values["initialiser"] = cfg.init
+    poolings = getattr(cls, "POOLINGS", (cfg.pooling,))
     if cfg.pooling not in poolings:
         choices = ", ".join(poolings)
         raise UserError(
             f"encoder.pooling = {cfg.pooling!r} should be one of {choices} for {cfg.kind}"
         )
-    return kind(**fields)
+    return values
 
 
 def outside_loops(module: nn.Module) -> nn.Module:
     """The module for a place where no scan, map or vmap stands around it: see `conv`."""
-    return module.clone(form="alone") if getattr(module, "form", "") == "auto" else module
+    return module.clone(form="outside_scan") if getattr(module, "form", "") == "auto" else module
 
 
 def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Module:
@@ -108,9 +127,9 @@ def init(
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
     variables = jax.jit(module.init)(key, frames)
     if cfg.weights != "random":
-        from vidrec.models.encoders import pretrained
+        from vidrec.models.encoders import weights
 
-        variables = pretrained.fill(cfg, variables)
+        variables = weights.fill(module, cfg, variables)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables.get("constants", {}))):
         raise ValueError("normalize is 'standard': call fit_normalisation first")
     return variables
@@ -200,35 +219,28 @@ def merge(fixed: Tree, trained: Tree) -> dict[str, Any]:
     return merged
 
 
-def _kind(name: str) -> type[nn.Module]:
-    """The class of an encoder; each is imported when it is asked for."""
-    if name == "none":
-        return base.Given
-    if name == "cnn":
-        from vidrec.models.encoders.cnn import Cnn
+# Module and class of each encoder, imported when it is asked for.
+KINDS = {
+    "none": ("base", "NoEncoder"),
+    "cnn": ("cnn", "Cnn"),
+    "cnn3": ("cnn3", "CNN3"),
+    "c3d": ("c3d", "C3D"),
+    "vgg9": ("vgg", "VGG9"),
+    "vgg16": ("vgg", "VGG16"),
+    "squeezenet": ("squeezenet", "SqueezeNet"),
+}
 
-        return Cnn
-    if name == "cnn3":
-        from vidrec.models.encoders.cnn3 import CNN3
 
-        return CNN3
-    if name == "c3d":
-        from vidrec.models.encoders.c3d import C3D
-
-        return C3D
-    if name in ("vgg9", "vgg16"):
-        from vidrec.models.encoders import vgg
-
-        return vgg.VGG9 if name == "vgg9" else vgg.VGG16
-    if name == "squeezenet":
-        from vidrec.models.encoders.squeezenet import SqueezeNet
-
-        return SqueezeNet
-    made = config.load_user(name)
-    is_module = isinstance(made, type) and issubclass(made, nn.Module)
-    if not is_module or not hasattr(made, "takes_clips"):
-        raise UserError(f"encoder.kind {name}: should be a Flax module that says takes_clips")
-    return made
+def _class(kind: str) -> type[nn.Module]:
+    """Return the class of an encoder, vidrec's or a user's."""
+    if kind in KINDS:
+        module, name = KINDS[kind]
+        return getattr(importlib.import_module(f"vidrec.models.encoders.{module}"), name)
+    cls = config.load_user(kind)
+    is_module = isinstance(cls, type) and issubclass(cls, nn.Module)
+    if not is_module or not hasattr(cls, "takes_clips"):
+        raise UserError(f"encoder.kind {kind}: should be a Flax module that says takes_clips")
+    return cls
 
 
 def _shape(

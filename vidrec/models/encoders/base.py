@@ -1,8 +1,8 @@
 """What the encoders share: pixels in, blocks of convolutions, one of four poolings."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,21 +10,10 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
 
-from vidrec.models import conv
+from vidrec.models import conv, layers
 from vidrec.models.encoders import preprocess
-
-
-def _normal(key: Array, shape: tuple[int, ...], deviation: float) -> Array:
-    # The same bits as drawn in shape, but XLA compiles it in a third of the time.
-    return deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
-
-
-# How kernels start. Normal(0, 0.1) is report C's: with thousands of inputs to a unit it makes
-# activations grow from layer to layer, where He's keeps their size.
-INITIALISERS = {
-    "he": lambda key, shape: _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1]))),
-    "normal": lambda key, shape: _normal(key, shape, 0.1),
-}
+from vidrec.models.encoders.weights.names import PretrainedNet
+from vidrec.models.layers import Dense
 
 
 def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
@@ -34,11 +23,19 @@ def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
 
 
 class Conv(nn.Module):
-    """A 2-D or 3-D convolution with bias, whose form is chosen by `conv`.
+    """A 2-D or 3-D convolution, whose form is chosen by `conv`.
 
     Attributes:
-        pool: window of a max-pool before the bias, which gives the same numbers as one behind it
+        channels: Outputs.
+        window: Sizes of the kernel.
+        stride: Of all axes.
+        padding: SAME, VALID, or places before and after each axis.
+        form: See `conv.convolve`.
+        initialiser: Of the kernel, see `layers.initialisers`.
+        dtype: Of the arithmetic; parameters stay in float32.
+        pool: Window of a max-pool before the bias, which gives the same numbers as one behind it
             and behind a ReLU, and leaves these a part of the places.
+        use_bias: False for a layer that batch normalization follows.
     """
 
     channels: int
@@ -49,34 +46,23 @@ class Conv(nn.Module):
     initialiser: str = "he"
     dtype: Dtype = jnp.float32
     pool: tuple[int, ...] = ()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return maps (B, …, channels)."""
         shape = (*self.window, x.shape[-1], self.channels)
-        kernel = self.param("kernel", INITIALISERS[self.initialiser], shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        kernel, bias = (each.astype(self.dtype) for each in (kernel, bias))
+        begin = layers.initialisers(self.initialiser, math.prod(shape[:-1]))
+        kernel = self.param("kernel", begin.kernel, shape).astype(self.dtype)
         x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
         if self.pool:
             # A clip shorter than the pools halve is pooled as far as it goes.
             window = [min(k, n) for k, n in zip(self.pool, x.shape[1:-1], strict=True)]
             x = conv.max_pool(x, window)
-        return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-class Dense(nn.Module):
-    """A matrix product with bias, on the last axis."""
-
-    width: int
-    initialiser: str = "he"
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", INITIALISERS[self.initialiser], (x.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", begin.bias, (self.channels,))
+        return layers.add_bias(x, bias.astype(self.dtype))
 
 
 class Stage(nn.Module):
@@ -118,7 +104,7 @@ class Encoder(nn.Module):
         normalize: a mode of `preprocess.normalize`; "standard" keeps its statistics in the
             collection "constants", so that they are saved with the parameters.
         trainable: which blocks are differentiated when `train`.
-        form: of convolutions that are differentiated; the others are always `forward`.
+        form: of convolutions that are differentiated; the others are always `no_grad`.
         initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
         dtype: of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
@@ -140,6 +126,8 @@ class Encoder(nn.Module):
     POOLINGS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
     takes_clips: ClassVar[bool] = False
     blocks: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[Mapping[str, Any]] = {}  # settings that only have one right value
+    pretrained: ClassVar[PretrainedNet | None] = None  # how weights of others are named
     hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense pooling's own
     dense_reads: ClassVar[str] = "average"  # or flatten
     dense_relu: ClassVar[bool] = True
@@ -182,7 +170,7 @@ class Encoder(nn.Module):
         """A block in the convolution form that suits it, rematerialised where asked for."""
         trained = train and name in trained_blocks(self.trainable, self.blocks)
         kind = nn.remat(kind) if self.remat else kind
-        form = self.form if trained else "forward"
+        form = self.form if trained else "no_grad"
         return kind(form=form, initialiser=self.initialiser, dtype=self.dtype, name=name, **fields)
 
 
@@ -206,7 +194,7 @@ class Staged(Encoder):
         return x
 
 
-class Given(nn.Module):
+class NoEncoder(nn.Module):
     """No encoder: pixels are passed on as maps, in float32."""
 
     VERSION: ClassVar[int] = 1

@@ -5,6 +5,7 @@ answers, how far that spreads, and what is seen at the most lively place. Positi
 projection and few clips; flattened maps of the same network overfit.
 """
 
+import math
 from typing import ClassVar
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jax import Array, lax
 
 from vidrec.models import conv
 from vidrec.models.encoders import base
+from vidrec.models.layers import Dense, initialisers
 
 SIDE = 32  # frames are shrunk to about this before the filters, which so see the same at any size
 STRIDE = 2  # of the filters
@@ -32,8 +34,9 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        start = _smooth if self.initialiser == "smooth" else base.INITIALISERS[self.initialiser]
         shape = (self.window, self.window, x.shape[-1], self.channels)
+        own = self.initialiser == "smooth"
+        start = _smooth if own else initialisers(self.initialiser, math.prod(shape[:-1])).kernel
         kernel = self.param("kernel", start, shape).astype(self.dtype)
         return conv.convolve(x, kernel, STRIDE, "SAME", self.form)
 
@@ -70,10 +73,10 @@ class Cnn(base.Encoder):
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 
-    def dense(self, width: int, name: str) -> base.Dense:
+    def dense(self, width: int, name: str) -> Dense:
         # Smoothness is of places, which a dense layer does not know.
         start = "he" if self.initialiser == "smooth" else self.initialiser
-        return base.Dense(width, start, self.dtype, name=name)
+        return Dense(width, start, self.dtype, name=name)
 
 
 def moments(answers_BHWC: Array) -> Array:

@@ -9,6 +9,7 @@ from jax import Array
 
 from vidrec.models import conv
 from vidrec.models.encoders.base import Conv, Encoder, pool
+from vidrec.models.encoders.weights.names import File, Layer, PretrainedNet
 
 # Channels of each fire's squeeze and of each of its two expansions; fires 3 and 5 end in a pool.
 FIRES = {
@@ -22,6 +23,22 @@ FIRES = {
     "fire9": (64, 256),
 }
 POOLED = ("fire3", "fire5")
+
+
+KERAS_URL = "https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/"
+
+
+def _weights_of_others() -> PretrainedNet:
+    """Keras' and PyTorch's names of the layers, and where the original weights are."""
+    layers = [Layer(("conv1", "conv"), "conv1", ("features.0",))]
+    for fire, place in enumerate((3, 4, 6, 7, 9, 10, 11, 12), start=2):
+        for part, torch in (("squeeze1x1", "squeeze"), ("expand1x1",) * 2, ("expand3x3",) * 2):
+            path = (f"fire{fire}", part)
+            layers.append(Layer(path, "/".join(path), (f"features.{place}.{torch}",)))
+    layers.append(Layer(("conv10",), "conv10", ("classifier.1",), top=True))
+    name = "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    files = (File(name, "80b66c92d79d4310e07fb60a297bf0d1", top=False),)
+    return PretrainedNet(tuple(layers), url=KERAS_URL, files=files)
 
 
 class Stem(nn.Module):
@@ -72,6 +89,7 @@ class SqueezeNet(Encoder):
     top: Literal["", "predictions"] = ""
     classes: int = 1000
 
+    pretrained: ClassVar = _weights_of_others()
     blocks: ClassVar = ("conv1", *FIRES)
 
     def maps(self, x: Array, train: bool) -> Array:

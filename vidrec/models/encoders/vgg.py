@@ -6,6 +6,32 @@ import flax.linen as nn
 from jax import Array
 
 from vidrec.models.encoders.base import Staged, pool
+from vidrec.models.encoders.weights.names import File, Layer, PretrainedNet
+
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+
+
+def _weights_of_others() -> PretrainedNet:
+    """Keras' and PyTorch's names of the layers, and where the original weights are."""
+    layers, place = [], 0
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for conv in range(1, convolutions + 1):
+            path = (f"block{block}", f"conv{conv}")
+            layers.append(Layer(path, f"block{block}_conv{conv}", (f"features.{place}",)))
+            place += 2  # a ReLU stands between
+        place += 1  # and a pool
+    for name, maps, *torch in (
+        ("fc1", 512, "classifier.0", "pre_logits.fc1"),
+        ("fc2", 0, "classifier.3", "pre_logits.fc2"),
+        ("predictions", 0, "classifier.6", "head.fc"),
+    ):
+        layers.append(Layer((name,), name, tuple(torch), "dense", top=True, maps=maps))
+    stem = "vgg16_weights_tf_dim_ordering_tf_kernels"
+    files = (
+        File(f"{stem}_notop.h5", "6d6bbae143d832006294945121d1f1fc", top=False),
+        File(f"{stem}.h5", "64373286793e3c8b2b4e3219cbf3544b", top=True),
+    )
+    return PretrainedNet(tuple(layers), url=KERAS_URL, files=files, in_keras="VGG16")
 
 
 class VGG16(Staged):
@@ -26,6 +52,7 @@ class VGG16(Staged):
     top: Literal["", "fc2", "predictions"] = ""
     classes: int = 1000
 
+    pretrained: ClassVar = _weights_of_others()
     blocks: ClassVar = ("block1", "block2", "block3", "block4", "block5")
     windows: ClassVar = ((3, 3),) * 5
     pools: ClassVar = ((2, 2),) * 5

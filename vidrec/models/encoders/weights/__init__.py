@@ -1,0 +1,155 @@
+"""An encoder's weights from files of others, from ImageNet's originals, or from a run.
+
+Every tensor is accounted for: one that is missing, that nobody asked for, or that has another shape
+is named.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vidrec import config
+from vidrec.errors import UserError
+from vidrec.io import files
+from vidrec.models.encoders.weights import formats, imagenet, runs
+from vidrec.models.encoders.weights.names import (
+    PARTS,
+    STATISTICS,
+    File,
+    Layer,
+    PretrainedNet,
+    Tensor,
+)
+
+__all__ = ["File", "Layer", "PretrainedNet", "Weights", "digest", "fill", "load"]
+
+SHOWN = 3  # names in a message
+
+Tree = Mapping[str, Any]
+
+
+class Weights(NamedTuple):
+    """Variables that were read.
+
+    Attributes:
+        variables: Collections params and, where there are any, batch_stats, in the encoder's
+            structure and layout, float32.
+        normalize: `encoder.normalize` to which they belong.
+    """
+
+    variables: dict[str, Any]
+    normalize: str
+
+
+def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
+    """Read weights of a file, or of ImageNet where `source` is "imagenet".
+
+    Args:
+        net: What the encoder declares as `pretrained`.
+        source: "imagenet" or a file.
+        variables: The encoder's variables, or their shapes. What no such file has (a dense
+            pooling) is left out of the result; a top that the file has and the encoder lacks is
+            skipped.
+
+    Raises:
+        UserError: No such file, no layout that is known, or tensors that do not fit.
+    """
+    if str(source) == "imagenet":
+        content, file = imagenet.read(net, variables["params"])
+    else:
+        file = files.expanded(source)
+        content = formats.read(net, Path(file))
+    fitted = _fitted(net, content.tensors, file, variables)
+    return Weights(fitted, net.normalize[content.framework])
+
+
+def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
+    """Replace what was drawn at random by what the settings' weights hold.
+
+    A run brings all of its encoder, statistics of pixels included; NAME is the only NAME-ID.
+
+    Args:
+        module: The encoder.
+        cfg: Its settings; `weights` is not random.
+        variables: What `module.init` gives.
+
+    Raises:
+        UserError: The weights do not fit, or belong to another preprocessing.
+    """
+    path = files.expanded(cfg.weights)
+    if cfg.weights != "imagenet" and not path.is_file():
+        return runs.read(path, cfg, variables)
+    net = getattr(module, "pretrained", None)
+    if not isinstance(net, PretrainedNet):
+        raise UserError(
+            f"encoder.weights = {cfg.weights!r}: only vgg16 and squeezenet read weights of others, "
+            f"and classes that declare them as 'pretrained'; {cfg.kind} takes 'random' or a run's "
+            "folder"
+        )
+    weights = load(net, cfg.weights, variables)
+    runs.check_normalize(cfg, weights.normalize)
+    merged = {**flatten_dict(dict(variables)), **flatten_dict(weights.variables)}
+    return unflatten_dict(merged)
+
+
+def digest(variables: Tree) -> str:
+    """Return a hash of all arrays with their names, types and shapes, in whatever order."""
+    total = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for name in sorted(named):
+        array = np.asarray(named[name], order="C")
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _fitted(
+    net: PretrainedNet, tensors: dict[str, Tensor], file: object, variables: Tree
+) -> dict[str, Any]:
+    """Return the arrays that the variables have a place for, in their structure."""
+    parts = {layer: [f"{layer.name}/{part}" for part in PARTS[layer.kind]] for layer in net.layers}
+    known = set().union(*parts.values())
+    places = {"/".join(path[1:]): path for path in flatten_dict(dict(variables))}
+    shapes = {name: leaf.shape for name, leaf in _by_name(variables).items() if name in known}
+    # Of a layer that the encoder has, no array is left over; a layer that it lacks is skipped.
+    lacked = {name for names in parts.values() if not shapes.keys() & names for name in names}
+    common = [name for name in shapes if name in tensors]
+    complaints = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unexpected": [
+            tensor.name for name, tensor in tensors.items() if name not in shapes.keys() | lacked
+        ],
+        "of another shape": [
+            f"{tensors[name].name} is {tensors[name].array.shape}, should be {shapes[name]}"
+            for name in common
+            if tensors[name].array.shape != shapes[name]
+        ],
+        "not finite": [
+            tensors[name].name for name in common if not np.isfinite(tensors[name].array).all()
+        ],
+    }
+    said = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' …' if names[SHOWN:] else ''}"
+        for what, names in complaints.items()
+        if names
+    ]
+    if said:
+        raise UserError(f"{file} does not fit the encoder; tensors {'; '.join(said)}")
+    return unflatten_dict({places[name]: tensors[name].array.astype(np.float32) for name in common})
+
+
+def _by_name(variables: Tree) -> dict[str, Any]:
+    """Return arrays by their path within params, statistics by theirs within batch_stats."""
+    flat = flatten_dict(dict(variables))
+    return {
+        "/".join(path[1:]): leaf
+        for path, leaf in flat.items()
+        if path[0] == ("batch_stats" if path[-1] in STATISTICS else "params")
+    }

@@ -1,0 +1,171 @@
+"""Read Keras' .h5 and .safetensors into arrays by our names; never a pickle.
+
+A file's layout is told from its content. Files are read, not trusted: no code in them runs.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.models.encoders.weights.names import (
+    PARTS,
+    TORCH_COUNTERS,
+    TORCH_PARTS,
+    Layer,
+    PretrainedNet,
+    Tensor,
+)
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# Groups of a Keras 3 file by the kind of their layers.
+KERAS_GROUPS = {"conv2d": "conv", "dense": "dense", "batch_normalization": "norm"}
+KERAS_GROUP = re.compile(rf"/({'|'.join(KERAS_GROUPS)})(?:_(\d+))?/vars/(\d)$")
+
+
+class Content(NamedTuple):
+    """Arrays of a file.
+
+    Attributes:
+        tensors: By our names; one that belongs to no layer keeps its own name.
+        framework: keras or torch.
+    """
+
+    tensors: dict[str, Tensor]
+    framework: str
+
+
+def read(net: PretrainedNet, file: Path) -> Content:
+    """Read a file of weights.
+
+    Raises:
+        UserError: There is no such file, it is damaged, or its format is not read.
+    """
+    if not file.is_file():
+        raise UserError(f"encoder.weights: there is no file {file}")
+    with file.open("rb") as handle:
+        start = handle.read(len(HDF5_MAGIC))
+    if start[:1] == b"\x80" or start[:2] == b"PK":
+        raise UserError(_how_to_convert(file))
+    with _one_line_errors(file):
+        if start == HDF5_MAGIC:
+            return Content(_read_keras(net, file), "keras")
+        return Content(_read_torch(net, file), "torch")
+
+
+@contextlib.contextmanager
+def _one_line_errors(file: Path) -> Iterator[None]:
+    """Turn what the readers of a damaged or foreign file raise into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        *(OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError),
+        *(MemoryError, AssertionError, SafetensorError),
+    ) as error:
+        if is_transient(error):
+            raise TransientError.of(file, error) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{file} is damaged or neither a Keras .h5 nor a .safetensors file ({reason})"
+        ) from error
+
+
+def _how_to_convert(file: Path) -> str:
+    if file.suffix == ".keras":
+        return f"{file} is an archive: take out its weights with `unzip {file} model.weights.h5`"
+    return (
+        f"{file} is a pickle or an archive, which may run code and is never read; where you trust "
+        "it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
+    )
+
+
+def _read_keras(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
+    import h5py
+
+    with h5py.File(file, "r") as h5:
+        root = h5.get("model_weights", h5)
+        names = _attribute(root, "layer_names")
+        pairs = _keras_counted(net, h5) if names is None else _keras_named(net, root, names)
+        return {ours: Tensor(data.name, data[()]) for ours, data in pairs}
+
+
+def _keras_named(net: PretrainedNet, root: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
+    """The legacy layout: groups by layer, each with the list of its weights in Keras' order."""
+    known = {layer.keras: layer for layer in net.layers if layer.keras}
+    for layer in layers:
+        for place, weight in enumerate(_attribute(root[layer], "weight_names") or []):
+            data = root[layer][weight]
+            yield _our_name(known.get(layer), place) or data.name, data
+
+
+def _keras_counted(net: PretrainedNet, h5: Any) -> Iterator[tuple[str, Any]]:
+    """Keras 3: groups conv2d, conv2d_1 …, dense, dense_1 … in the order of the layers."""
+    items: list[Any] = []
+    h5.visititems(lambda _, item: items.append(item))
+    for data in (item for item in items if hasattr(item, "shape")):
+        if data.name.startswith("/optimizer/") or "/seed_generator/" in data.name:
+            continue  # of training and of dropout, no weights
+        layer, place = None, 0
+        if match := KERAS_GROUP.search(data.name):
+            same = [layer for layer in net.layers if layer.kind == KERAS_GROUPS[match[1]]]
+            layer = dict(enumerate(same)).get(int(match[2] or 0))
+            place = int(match[3])
+        yield _our_name(layer, place) or data.name, data
+
+
+def _our_name(layer: Layer | None, place: int) -> str:
+    """Return the name of a layer's array at this place of Keras' order; "" for no such array."""
+    if layer is None or place >= len(PARTS[layer.kind]):
+        return ""
+    return f"{layer.name}/{PARTS[layer.kind][place]}"
+
+
+def _attribute(group: Any, name: str) -> list[str] | None:
+    """Return a list of names; a long one is cut up into name0, name1 …"""
+    if name in group.attrs:
+        values = list(group.attrs[name])
+    elif f"{name}0" in group.attrs:
+        count = sum(re.fullmatch(rf"{name}\d+", key) is not None for key in group.attrs)
+        values = [value for i in range(count) for value in group.attrs[f"{name}{i}"]]
+    else:
+        return None
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _read_torch(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
+    """Arrays in Keras' layout, from torchvision's, timm's or a user's own names."""
+    from safetensors import safe_open
+
+    known = {name: layer for layer in net.layers for name in layer.torch}
+    tensors = {}
+    with safe_open(file, framework="flax") as opened:
+        for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+            owner, _, part = name.rpartition(".")
+            if part in TORCH_COUNTERS and owner in known:
+                continue
+            array = np.asarray(opened.get_tensor(name))
+            layer = known.get(owner)
+            if layer is not None and part in TORCH_PARTS[layer.kind]:
+                ours = f"{layer.name}/{TORCH_PARTS[layer.kind][part]}"
+                tensors[ours] = Tensor(name, _from_torch(layer, array))
+            else:
+                tensors[name] = Tensor(name, array)
+    return tensors
+
+
+def _from_torch(layer: Layer, array: np.ndarray) -> np.ndarray:
+    """Out, in, height, width to height, width, in, out; for a dense layer all but out in one."""
+    if array.ndim == 1:
+        return array
+    out, inputs = array.shape[0], array[0].size
+    if layer.kind != "dense":
+        return np.moveaxis(array, (1, 0), (-2, -1))
+    channels = layer.maps if layer.maps and inputs % layer.maps == 0 else inputs
+    by_channel = array.reshape(out, channels, inputs // channels)
+    return np.ascontiguousarray(by_channel.transpose(2, 1, 0)).reshape(inputs, out)

@@ -1,0 +1,71 @@
+"""The original ImageNet weights: a file in the cache, or through keras.applications."""
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vidrec.errors import UserError
+from vidrec.io.machine import cache_dir
+from vidrec.models.encoders.weights import formats
+from vidrec.models.encoders.weights.names import PARTS, PretrainedNet, Tensor
+
+
+def read(net: PretrainedNet, params: Mapping[str, Any]) -> tuple[formats.Content, str]:
+    """Read the original weights, and say where they are from.
+
+    Args:
+        net: What the encoder declares.
+        params: The encoder's parameters, which tell whether it has a top.
+
+    Raises:
+        UserError: They are not at hand; says what to fetch.
+    """
+    with_top = any(layer.path[0] in params for layer in net.layers if layer.top)
+    originals = [file for file in net.files if file.top or not with_top]
+    if not originals:
+        what = "with its top " if net.files else ""
+        raise UserError(f"no original weights of this encoder {what}are known: name a file")
+    folder = cache_dir() / "weights"
+    for file in originals:
+        if (folder / file.name).is_file():
+            path = _undamaged(folder / file.name, file.md5)
+            return formats.read(net, path), str(path)
+    name = originals[0].name
+    fetch = f"fetch {net.url}{name} into {folder}, or name a file with --encoder.weights"
+    if not net.in_keras:
+        raise UserError(f"ImageNet weights {name} are not at hand: {fetch}")
+    try:
+        tensors = _through_keras(net, with_top)
+    except Exception as error:  # no keras, no network, a half download: the remedy is the same
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"ImageNet weights {name} are not at hand ({reason}): {fetch}") from None
+    return formats.Content(tensors, "keras"), "keras.applications"
+
+
+def _undamaged(file: Path, md5: str) -> Path:
+    with file.open("rb") as handle:
+        content = hashlib.file_digest(handle, "md5").hexdigest()
+    if content != md5:
+        raise UserError(f"{file} is not the original (MD5 {content}, should be {md5}): fetch again")
+    return file
+
+
+def _through_keras(net: PretrainedNet, with_top: bool) -> dict[str, Tensor]:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    # Keras tells of its download on stdout, which is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        model = getattr(keras.applications, net.in_keras)(weights="imagenet", include_top=with_top)
+    known = {layer.keras: layer for layer in net.layers if layer.keras}
+    tensors = {}
+    for layer in model.layers:
+        ours = known.get(layer.name)
+        name, parts = (ours.name, PARTS[ours.kind]) if ours else (layer.name, PARTS["norm"])
+        for part, array in zip(parts, layer.get_weights(), strict=False):
+            tensors[f"{name}/{part}"] = Tensor(f"{layer.name}/{part}", array)
+    return tensors
