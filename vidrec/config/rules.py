@@ -125,8 +125,9 @@ def check_together(cfg: Config) -> None:
     Raises:
         UserError: A rule is broken.
     """
-    for rules in (_of_data, _of_frames, _of_model, _of_training, _of_one_report):
-        for rule in rules(cfg):
+    sections = (_of_data, _of_frames, _of_model, _of_training, _of_optimiser, _of_one_report)
+    for rules_of in sections:
+        for rule in rules_of(cfg):
             if rule.broken:
                 raise UserError(rule.message)
 
@@ -243,7 +244,7 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
 
 
 def _of_training(cfg: Config) -> Iterator[Rule]:
-    train, optim = cfg.train, cfg.optim
+    train = cfg.train
     yield Rule(
         0 < train.tbptt_length < train.tbptt_every,
         f"train.tbptt_length = {train.tbptt_length} should be at least train.tbptt_every = "
@@ -274,6 +275,10 @@ def _of_training(cfg: Config) -> Iterator[Rule]:
             value > 0 and cfg.data.val == 0 and cfg.data.split != "given",
             f"train.{name} = {value:g} watches validation clips, and data.val = 0 leaves none",
         )
+
+
+def _of_optimiser(cfg: Config) -> Iterator[Rule]:
+    train, optim = cfg.train, cfg.optim
     yield Rule(
         optim.warmup_epochs > train.epochs,
         f"optim.warmup_epochs = {optim.warmup_epochs} should be at most train.epochs = "

@@ -74,4 +74,4 @@ def _as_given(path: str | Path) -> list[Path]:
         return [Path(path)]
     folder = Path(os.path.abspath(reading)).parent
     folders = [folder, folder.parent] if folder.name in SHIPPED else [folder]
-    return [each / path for each in folders]
+    return [folder / path for folder in folders]

@@ -2,9 +2,10 @@
 
 import contextlib
 import difflib
+import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -256,37 +257,55 @@ def trials(
     bases: dict[str, Config] = {}
     table = []
     for index, row in enumerate(rows(ablation)):
-        settings = dict(row.overrides)
         base = row.base or ablation.base
         if isinstance(base, str):
             if base not in bases:
                 bases[base] = load(base)
             base = bases[base]
-        config = override(base, settings)
-        # Settings that this row's own put back differ between rows too, so the table shows them.
-        settings |= {name: get(config, name) for name in cleared(base, settings)}
-        if on:
-            memory = ablation.on_memory if row.on_memory is None else row.on_memory
-            config = on_motion(config, memory, base)
-        rest = {name: value for name, value in (overrides or {}).items() if name not in settings}
-        config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
-        if on:
-            # The rule may have changed them: the table shows what really runs.
-            settings = {name: get(config, name) for name in settings}
-        first = config.seed
+        memory = ablation.on_memory if row.on_memory is None else row.on_memory
+        move = functools.partial(on_motion, memory=memory, base=base) if on else None
+        config, shown = _settings_of_row(row, base, overrides or {}, move)
         table += [
             Trial(
                 index,
                 seed,
                 override(config, {"seed": seed}),
-                {name: _shown(value) for name, value in settings.items()},
+                shown,
                 row.published,
                 row.doubtful,
                 row.name,
             )
-            for seed in range(first, first + ablation.seeds)
+            for seed in range(config.seed, config.seed + ablation.seeds)
         ]
     return table
+
+
+def _settings_of_row(
+    row: Row,
+    base: Config,
+    overrides: Mapping[str, Any],
+    move: Callable[[Config], Config] | None,
+) -> tuple[Config, dict[str, Any]]:
+    """Return a row's configuration, and what the table shows of it.
+
+    Args:
+        row: The row.
+        base: Its base.
+        overrides: Settings for every trial; the row's own win.
+        move: Puts the configuration on the embedded data; None leaves it where it is.
+    """
+    settings = dict(row.overrides)
+    config = override(base, settings)
+    # Settings that this row's own put back differ between rows too, so the table shows them.
+    settings |= {name: get(config, name) for name in cleared(base, settings)}
+    if move:
+        config = move(config)
+    rest = {name: value for name, value in overrides.items() if name not in settings}
+    config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
+    if move:
+        # The rule may have changed them: the table shows what really runs.
+        settings = {name: get(config, name) for name in settings}
+    return config, {name: _shown(value) for name, value in settings.items()}
 
 
 def with_code(table: Sequence[Trial]) -> list[Trial]:

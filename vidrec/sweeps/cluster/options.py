@@ -110,12 +110,12 @@ class Engine(Protocol):
         """End exactly these jobs."""
 
 
-def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Options:
+def read_options(site: str | Path | None = None, asked: Mapping[str, Any] | None = None) -> Options:
     """Return the options of a site's TOML file, replaced by those of the command line.
 
     Args:
         site: The file.
-        given: Options of the command line; None for one that was not given.
+        asked: Options of the command line; None for one that was not given.
 
     Raises:
         UserError: The file cannot be read, or an option is unknown or has another type.
@@ -137,7 +137,7 @@ def read_options(site: str | Path | None = None, given: Mapping[str, Any] | None
         right = TOML_TYPES.get(name, type(getattr(Options(), name)))
         if not isinstance(value, right):
             raise UserError(f"--site {site}: {name} = {value!r} should be a {right.__name__}")
-    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    chosen = {name: value for name, value in (asked or {}).items() if value is not None}
     sbatch = values.get("sbatch", {}) | dict(chosen.pop("sbatch", {}))
     merged = values | chosen | {"sbatch": sbatch}
     # A device may be a number in the file; CUDA_VISIBLE_DEVICES is text.

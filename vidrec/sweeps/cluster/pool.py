@@ -41,8 +41,8 @@ class Pool:
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
         """Refuse devices that are missing or named twice; see `Engine.check`."""
         if not options.devices or len(set(options.devices)) < len(options.devices):
-            given = " ".join(options.devices)
-            raise UserError(f"--devices {given} should name each device once: --devices 0 1")
+            names = " ".join(options.devices)
+            raise UserError(f"--devices {names} should name each device once: --devices 0 1")
         return []
 
     def submit(
