@@ -1,5 +1,6 @@
 """The files that docs/extending.md prints, as a user's own, each compared with a truth."""
 
+import importlib.util
 import json
 import re
 from functools import partial
@@ -15,8 +16,10 @@ from helpers import small_datasets
 import vidrec
 from vidrec import config
 from vidrec.errors import UserError
+from vidrec.evaluation import export
 from vidrec.evaluation.predict import Classifier
-from vidrec.models import model, scanners
+from vidrec.io import checkpoint
+from vidrec.models import encoders, model, scanners
 from vidrec.models.inputs import lengths_to_mask
 from vidrec.sweeps import runner
 
@@ -400,6 +403,171 @@ def test_a_data_set_of_npz_files_trains(files, tmp_path, monkeypatch):
     assert again["id"] == result["id"]
 
 
+# --- an encoder
+
+SMALL = {"channels": [4, 6], "depth": 1}
+
+
+def encoder_settings(files, **changes):
+    fields = {"kind": f"{files}/resnet.py:ResNet", "args": config.Args(channels=(4, 6), depth=1)}
+    return config.Encoder(**(fields | {"pooling": "average", "size": 32} | changes))
+
+
+def torch_resnet(torch):
+    """The same network by torchvision's names, its statistics and gains drawn at random."""
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            if stride > 1 or inputs != outputs:
+                self.downsample = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                )
+
+        def forward(self, x):
+            y = torch.relu(self.bn1(self.conv1(x)))
+            y = self.bn2(self.conv2(y))
+            x = self.downsample(x) if hasattr(self, "downsample") else x
+            return torch.relu(x + y)
+
+    class ResNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 4, 7, 2, 3, bias=False)
+            self.bn1 = nn.BatchNorm2d(4)
+            self.layer1 = nn.Sequential(Block(4, 4, 1))
+            self.layer2 = nn.Sequential(Block(4, 6, 2))
+            self.fc = nn.Linear(6, 10)
+
+        def forward(self, x):
+            x = torch.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+            return self.layer2(self.layer1(x)).mean((2, 3))
+
+    net, rng = ResNet().eval(), np.random.default_rng(0)
+    with torch.no_grad():
+        for name, array in net.state_dict().items():
+            if array.ndim:
+                low = 0.5 if name.endswith("running_var") else -0.5
+                array.copy_(torch.tensor(rng.uniform(low, 1.0, array.shape)))
+    return net
+
+
+def test_a_resnet_equals_pytorch_with_its_weights(files, tmp_path):
+    """Kernels, gains, biases and running statistics; a file that lacks one is refused."""
+    torch = pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    from vidrec.models.encoders import preprocess
+
+    net = torch_resnet(torch)
+    arrays = {name: array.numpy() for name, array in net.state_dict().items()}
+    save_file(arrays, tmp_path / "a.safetensors")
+    cfg = encoder_settings(files, weights=str(tmp_path / "a.safetensors"), normalize="torch")
+    module = encoders.build(cfg)
+    variables = encoders.init(module, cfg)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    rows = np.asarray(preprocess.normalize(pixels, "torch")).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = net(torch.tensor(rows)).numpy()
+    assert np.ptp(expected) > 0.1
+    features = jax.jit(module.apply)(variables, pixels)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        variables["batch_stats"]["layer2"]["0_bn0"]["var"],
+        arrays["layer2.0.downsample.1.running_var"],
+    )
+    lacking = {name: array for name, array in arrays.items() if name != "bn1.running_mean"}
+    save_file(lacking | {"conv1.bias": np.zeros(4, np.float32)}, tmp_path / "b.safetensors")
+    other = encoder_settings(files, weights=str(tmp_path / "b.safetensors"), normalize="torch")
+    with pytest.raises(UserError, match=r"1 missing: stem/bn1/mean; 1 unexpected: conv1.bias"):
+        encoders.init(module, other)
+    with pytest.raises(UserError, match=r"encoder.normalize = 'unit' should be 'torch'"):
+        encoders.init(module, encoder_settings(files, weights=str(tmp_path / "a.safetensors")))
+
+
+def test_what_an_encoder_requires_is_said(files, tmp_path):
+    (tmp_path / "fixed.py").write_text(
+        "from vidrec.models.encoders.vgg import VGG9\n"
+        "class Fixed(VGG9):\n    requires = {'size': 24, 'normalize': 'torch'}\n"
+    )
+    fields = {"kind": f"{tmp_path}/fixed.py:Fixed", "pooling": "average"}
+    with pytest.raises(UserError, match=r"encoder.size = 64 should be 24"):
+        encoders.build(config.Encoder(**fields))
+    encoders.build(config.Encoder(**fields, size=24, normalize="torch"))
+    with pytest.raises(UserError, match=r"ResNet has no field 'depths'; did you mean 'depth'"):
+        encoders.build(encoder_settings(files, args=config.Args(depths=3)))
+
+
+@pytest.fixture(scope="module")
+def resnet_run(files, tmp_path_factory):
+    """A ResNet trained from pixels, and its clips: a bright square on the left or on the right."""
+    source = small_datasets.pixels(clips=24, size=32)
+    arrays = []
+    for clip, label in zip(source.arrays, source.labels, strict=True):
+        frames = clip // 4
+        frames[:, 8:20, 2 + 16 * label : 14 + 16 * label] += 150
+        arrays.append(frames)
+    clips = small_datasets.PixelDataset(**{**vars(source), "arrays": tuple(arrays)})
+    cfg = small_datasets.settings(
+        encoder__kind=f"{files}/resnet.py:ResNet",
+        encoder__args=SMALL,
+        encoder__pooling="flatten",
+        encoder__size=32,
+        encoder__trainable="all",
+        train__epochs=6,
+        train__batch_size=4,
+        optim__kind="adam",
+        optim__learning_rate=0.01,
+        scanner__kind="mean",
+        data__test=0.25,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_report", lambda *_: None)
+        folder = tmp_path_factory.mktemp("runs")
+        return Path(runner.run(cfg, folder, name="resnet", dataset=clips)["dir"]), clips
+
+
+def test_a_resnet_trains_from_pixels_and_keeps_its_statistics(resnet_run):
+    run, clips = resnet_run
+    result = json.loads((run / "result.json").read_text())
+    assert result["metrics"]["train"]["accuracy"] == 1.0
+    stats = checkpoint.read(run / "model")[0]["stats"]["encoder"]
+    for block, norm in (("stem", "bn1"), ("layer1", "0_bn2"), ("layer2", "0_bn0")):
+        assert np.abs(stats[block][norm]["mean"]).max() > 0.02  # they began at 0
+        assert np.abs(np.asarray(stats[block][norm]["var"]) - 1).max() > 0.02
+    model = Classifier.load(run, trust_code=True)
+    saved = np.load(run / "predictions.npz")
+    for name, logits in zip(saved["test_names"], saved["test_logits"], strict=True):
+        clip = clips.arrays[clips.names.index(str(name))]
+        np.testing.assert_allclose(model.predict(clip).scores_K, logits, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_resnet_is_exported_with_its_statistics(resnet_run, tmp_path):
+    run, clips = resnet_run
+    export.export(run, tmp_path / "out", platforms=["cpu"], trust_code=True)
+    spec = importlib.util.spec_from_file_location("loader", tmp_path / "out" / "loader.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    exported, model = loader.load(tmp_path / "out"), Classifier.load(run, trust_code=True)
+    for clip in clips.arrays[:3]:
+        want = model.predict(clip).probabilities_K
+        found = exported(exported.pick(clip)[None])[0]
+        np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-4)
+
+
 def test_the_page_prints_the_files_that_are_tested(files):
-    names = {"peephole.py", "layer_norm.py", "transformer.py", "lion.py", "npz_clips.py"}
+    names = {
+        "peephole.py",
+        "layer_norm.py",
+        "transformer.py",
+        "resnet.py",
+        "lion.py",
+        "npz_clips.py",
+    }
     assert names <= {file.name for file in files.iterdir()}
