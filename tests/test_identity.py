@@ -17,8 +17,7 @@ from vidrec import config
 from vidrec.cli import experiments, main
 from vidrec.cli.commands.training import Train
 from vidrec.config import Data, override
-from vidrec.data import datasets, splits
-from vidrec.data.datasets import base
+from vidrec.data import datasets, hashing, remembered, splits
 from vidrec.errors import TransientError, UserError
 from vidrec.io import files, runs
 from vidrec.report import comparison
@@ -30,7 +29,7 @@ from vidrec.training import loop, prepare
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(base, "_known", {})  # as in a process of its own
+    monkeypatch.setattr(hashing, "_known", {})  # as in a process of its own
 
 
 def lay(root: Path, clips: int = 8, seed: int = 0) -> Path:
@@ -55,7 +54,7 @@ def features(root: Path, **changes):
 
 def identity(root: Path, **changes) -> str:
     """The id of the trial that these settings would train now."""
-    base._known.clear()
+    hashing._known.clear()
     cfg = features(root, **changes)
     return prepare.trial_id(cfg, prepare.data_fingerprint(cfg))
 
@@ -96,7 +95,7 @@ def relabelled(root: Path) -> None:
 @pytest.mark.parametrize("settled", [True, False])
 def test_other_data_under_the_same_names_is_another_trial(tmp_path, monkeypatch, change, settled):
     # Also where hashes are kept of files that have just been written.
-    monkeypatch.setattr(base, "SETTLED", -60 if settled else 3600)
+    monkeypatch.setattr(hashing, "SETTLED", -60 if settled else 3600)
     root = lay(tmp_path / "data")
     before = identity(root)
     assert identity(root) == before
@@ -134,9 +133,9 @@ def test_the_split_column_is_part_of_a_trial_only_where_it_is_used(tmp_path):
 
 
 def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "SETTLED", -60)
-    root, seen, real = lay(tmp_path / "data"), [], base._hash
-    monkeypatch.setattr(base, "_hash", lambda path: seen.append(path.name) or real(path))
+    monkeypatch.setattr(hashing, "SETTLED", -60)
+    root, seen, real = lay(tmp_path / "data"), [], hashing.hash_path
+    monkeypatch.setattr(hashing, "hash_path", lambda path: seen.append(path.name) or real(path))
     first = identity(root)
     assert len(seen) == 16
     assert identity(root) == first
@@ -145,7 +144,7 @@ def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
     assert identity(root) != first
     assert seen[16:] == ["0.npy"]
     # What was written a moment ago may be written again in the same tick of the clock.
-    monkeypatch.setattr(base, "SETTLED", 3600)
+    monkeypatch.setattr(hashing, "SETTLED", 3600)
     regenerated(root)
     for _ in range(2):
         identity(root)
@@ -153,7 +152,7 @@ def test_hashes_are_kept_while_files_stay_the_same(tmp_path, monkeypatch):
 
 
 def test_a_flipped_byte_in_a_kept_index_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "SETTLED", -60)
+    monkeypatch.setattr(hashing, "SETTLED", -60)
     root = lay(tmp_path / "data")
     first = identity(root)
     [file] = (tmp_path / "cache" / "data" / "index").glob("*.json")
@@ -164,10 +163,10 @@ def test_a_flipped_byte_in_a_kept_index_is_seen(tmp_path, monkeypatch):
         file.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
         assert identity(root) == first
         assert file.read_bytes() == whole
-    made = base.remembered("value", lambda: ["group 1"])
+    made = remembered.remembered("value", lambda: ["group 1"])
     file = file.with_name("value.json")
     file.write_bytes(file.read_bytes().replace(b"group 1", b"group 2"))
-    assert base.remembered("value", lambda: made) == ["group 1"]
+    assert remembered.remembered("value", lambda: made) == ["group 1"]
 
 
 def test_what_cannot_be_read_now_is_no_content(tmp_path, monkeypatch):
@@ -176,7 +175,7 @@ def test_what_cannot_be_read_now_is_no_content(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(24, os.strerror(24))
 
-    monkeypatch.setattr(base.hashlib, "file_digest", full)
+    monkeypatch.setattr(hashing.hashlib, "file_digest", full)
     with pytest.raises(TransientError, match=r"0\.npy now: Too many open files"):
         identity(root)
 
@@ -270,7 +269,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
     cfg = settings(encoder__trainable="all", encoder__size=16, data__kind="videos")
 
     def counted(root: Path):
-        base._known.clear()
+        hashing._known.clear()
         data = datasets.load(Data(kind="videos", root=str(root)))
         return data, prepare._counted(cfg, data, None)
 
@@ -292,7 +291,7 @@ def test_counted_lengths_are_of_content_and_name_no_other_copy(tmp_path, monkeyp
 
 def test_a_tfds_set_is_its_frames_not_its_sizes():
     def load(seed: int):
-        base._known.clear()
+        hashing._known.clear()
         return datasets.load(Data(kind="tfds", tfds=f"motion/clips=30,frames=4,size=8,seed={seed}"))
 
     def records(data) -> list[Path]:
@@ -711,7 +710,7 @@ def test_a_damaged_record_of_a_tfds_set_is_named():
     for file in folder.glob("*record*"):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
-    base._known.clear()
+    hashing._known.clear()
     with pytest.raises(UserError, match=r"damaged: clip|cannot be") as refused:
         datasets.load(Data(kind="tfds", tfds=name))
     assert str(folder) in str(refused.value)

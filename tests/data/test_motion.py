@@ -12,7 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vidrec.config import Data
-from vidrec.data.datasets import base, motion, tfds_dataset
+from vidrec.data import read_ahead
+from vidrec.data.datasets import motion, tfds_dataset
 from vidrec.errors import UserError
 from vidrec.io.files import atomic
 
@@ -132,7 +133,7 @@ def test_number_of_workers_changes_nothing(monkeypatch):
 
     expected = all_frames()
     for workers in (1, 5):
-        monkeypatch.setattr(base.os, "cpu_count", lambda workers=workers: workers)
+        monkeypatch.setattr(read_ahead, "cores", lambda workers=workers: workers)
         assert all_frames() == expected
 
 

@@ -15,7 +15,7 @@ from helpers import video_files
 from helpers.video_files import FRAMES, as_nobody, clip, moving
 
 from vidrec.config import Config, Data, override
-from vidrec.data import datasets, pictures, splits, video
+from vidrec.data import datasets, hashing, pictures, splits, video
 from vidrec.data.datasets import UnreadableClip, base
 from vidrec.errors import TransientError, UserError
 from vidrec.training import prepare
@@ -743,8 +743,8 @@ def test_what_the_system_refuses_is_no_data_set_that_is_absent(tmp_path, one_cli
             with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
                 prepare.data_fingerprint(cfg, make)
         with monkeypatch.context() as patch:
-            patch.setattr(base, "open", refuse, raising=False)
-            patch.setattr(base, "_known", {})
+            patch.setattr(hashing, "open", refuse, raising=False)
+            patch.setattr(hashing, "_known", {})
             with pytest.raises(TransientError, match=os.strerror(errno.ESTALE)):
                 prepare.data_fingerprint(cfg, make)
     assert prepare.data_fingerprint(cfg) == here

@@ -1,6 +1,5 @@
 """Checks every clip of a data set: can it be read, is it whole, does it stand in two splits."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
+from vidrec.data.hashing import new_hash
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 
@@ -82,7 +82,7 @@ def _checked(dataset: Dataset, progress: Progress | None, workers: int) -> Itera
 
 
 def _check(dataset: Dataset, clip: int) -> _Checked:
-    content, frames = hashlib.blake2b(digest_size=16), 0
+    content, frames = new_hash(), 0
     try:
         chunks = [dataset.features(clip)] if dataset.is_features else dataset.stream(clip, SIZE)
         for chunk in chunks:

@@ -15,8 +15,9 @@ import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import datasets, splits
-from vidrec.data.datasets.base import Dataset, UnreadableClip, decoded_name, remembered_clips
+from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.read_ahead import stream_clips
+from vidrec.data.remembered import decoded_name, remembered_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -24,6 +25,9 @@ from vidrec.data.datasets.base import PARTS, Files
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient, spelled, unspelled
 from vidrec.io.files import expanded
+
+Kind = TypeVar("Kind", bound=Files)
+Wanted = Callable[[Path], bool]
 
 # Names of the parts of a split, as data sets on the web spell them; letters in any case.
 PART_NAMES = {
@@ -70,8 +74,19 @@ def part_of(name: str) -> str:
     return ""
 
 
-def build(kind: type, data: Data, wanted, what: str, **extra) -> Files:
-    """A dataset of class `kind` over the files that `wanted` accepts."""
+def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any) -> Kind:
+    """Open the folder `data.root` as a data set.
+
+    Args:
+        kind: class of the data set.
+        data: the settings.
+        wanted: True for a file that is a clip.
+        what: clips are called in messages.
+        extra: further fields of the class.
+
+    Raises:
+        UserError: no such folder, no clips in it, or a layout that cannot be understood.
+    """
     root = folder_of(data, what)
     found = listing(root, wanted, what)
     classes = tuple(sorted(set(found.classes)))
@@ -175,7 +190,7 @@ def _video_extensions() -> frozenset[str]:
     return frozenset(known - IMAGES - TEXTS)
 
 
-def listing(root: Path, wanted, what: str) -> Listing:
+def listing(root: Path, wanted: Wanted, what: str) -> Listing:
     """The clips of a folder, by whichever layout it has."""
     if labels := tables.find(root, "labels.csv"):
         return _from_csv(root, labels)

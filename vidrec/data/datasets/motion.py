@@ -9,6 +9,7 @@ Importing this module makes `tfds.builder("motion")` and `tfds.builder("motion/m
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -471,7 +472,9 @@ def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
     settings = dataclasses.replace(config.settings, **changed)
     texts = [f"{k}{v:.15g}" for k, v in changed.items() if v != getattr(config.settings, k)]
     name = "-".join([config.name, *texts])
-    return dataclasses.replace(config, name=name, settings=settings) if texts else config
+    # TFDS declares its fields without annotations that a type checker reads.
+    changes: Any = {"name": name, "settings": settings}
+    return dataclasses.replace(config, **changes) if texts else config
 
 
 def generate(settings: Settings, test: bool) -> Iterator[tuple[int, str, int, np.ndarray]]:

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from vidrec.config import Data, digest
-from vidrec.data.datasets.base import PARTS, Dataset, contents, per_clip, remembered
+from vidrec.data.datasets.base import PARTS, Dataset, per_clip
+from vidrec.data.hashing import contents, new_hash
+from vidrec.data.remembered import remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
@@ -320,7 +322,7 @@ def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     import tensorflow_datasets as tfds
 
     def is_video(feature: Any) -> bool:
-        shape = getattr(feature, "shape", None) or ()
+        shape: tuple[int | None, ...] = getattr(feature, "shape", None) or ()
         return len(shape) in (3, 4) and shape[-1] in (1, 3) and feature.np_dtype == np.uint8
 
     videos = [n for n in ("video", "image", *features) if n in features and is_video(features[n])]
@@ -385,7 +387,7 @@ def _example(builder: Any, split: str, clips: Any, place: int) -> dict[str, Any]
 def _hash(video: Any) -> str:
     """Of a clip's frames, whatever file they lie in and however they are packed there."""
     frames = np.ascontiguousarray(_stacked(video))
-    content = hashlib.blake2b(f"{frames.shape} {frames.dtype}".encode(), digest_size=16)
+    content = new_hash(f"{frames.shape} {frames.dtype}".encode())
     content.update(frames)
     return content.hexdigest()
 

@@ -335,6 +335,7 @@ class Ucf11(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, archive: Files, has: Callable[[int], bool]) -> Iterator:
         config = self.builder_config
+        assert archive.blocks is not None
         clips = [i for i, block in enumerate(archive.blocks) if has(int(block[1:]))]
 
         def cut(clip: int) -> np.ndarray | UnreadableClip:

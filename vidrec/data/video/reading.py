@@ -130,7 +130,7 @@ def _read_in_order(
 ) -> dict[int, np.ndarray]:
     scaler, frames, last, position = Scaler(size), {}, None, 0
     indices = iter(needed)
-    index: int | None = next(indices)
+    index = next(indices, None)
     with open_clip(path) as clip:
         for frame, repeats in timing.paced(clip.shown(), fps, Clock()):
             position += repeats
@@ -144,7 +144,7 @@ def _read_in_order(
             raise UnreadableClip(path, clip.no_frame())
         picture = scaler.upright(path, last)
         clip.lacking()  # raises where the system, not the file, ended it
-    frames |= dict.fromkeys([index, *indices], picture)
+    frames |= dict.fromkeys(needed[len(frames) :], picture)
     if notes is not None:
         notes.append(f"frame {needed[-1]} was asked for, but it ends after {position}")
     return frames

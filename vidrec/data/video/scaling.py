@@ -3,7 +3,7 @@
 import math
 import os
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -60,7 +60,8 @@ class Poses:
 
 def _pose(frame: av.VideoFrame) -> Pose:
     """By the display matrix (x, y) -> (a x + c y, b x + d y); other angles go to the nearest."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    side_data: Any = frame.side_data  # its stubs know no `Type`
+    matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return UPRIGHT
     a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))

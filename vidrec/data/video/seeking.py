@@ -100,7 +100,7 @@ def _ranked(
     """(index, frame) from `start` on; raises _Inexact where an index is missing or unknown."""
     record, expected = DecodeRecord(), start
     for frame in frames(container, stream, record):
-        index = table.rank.get(frame.pts, -1)
+        index = -1 if frame.pts is None else table.rank.get(frame.pts, -1)
         if 0 <= index < start:
             continue  # leading pictures of an open group, which need what lies before
         if index != expected or record.lost_packets:
@@ -121,6 +121,7 @@ def timestamps(path: str | os.PathLike) -> Timestamps | None:
 
 @functools.lru_cache(maxsize=256)
 def _timestamps_of(path: str, size: int, changed: int) -> Timestamps | None:
+    del size, changed  # parts of the cache's key
     with opened(path) as (container, stream):
         if not container.format.name.startswith(EXACT_SEEK):
             return None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -70,7 +71,7 @@ def _encode(
     if codec == "libx264" and codec not in av.codecs_available:
         codec = "mpeg4"
     with files.writing(path) as opened, av.open(opened, "w") as container:
-        stream = None
+        stream: Any = None
         for frame, stamp in stamped:
             height, width = frame.shape[:2]
             even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
