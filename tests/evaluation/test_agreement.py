@@ -278,7 +278,9 @@ def test_windows_of_an_uneven_recording_are_of_seconds_too():
         times = np.concatenate([[0.0], np.cumsum(steps)])
         n = len(steps)
         cfg = override(Config(), {"frames.length": length, "frames.rule": "uniform"})
-        slider = windows.Slider(windows.Plan(cfg, span, stride), lambda k, t=times: float(t[k]))
+        slider = windows.Slider(
+            windows.WindowGrid(cfg, span, stride), lambda k, t=times: float(t[k])
+        )
         shown, size = [], int(rng.integers(1, 9))
         for start in range(0, n, size):
             shown += slider.add(np.arange(start, min(start + size, n)))
@@ -368,7 +370,7 @@ def test_shares_that_keras_loss_is_taken_of_are_the_probabilities(tmp_path):
         np.testing.assert_allclose(answer.probabilities_K, shares, atol=1e-6)
         np.testing.assert_allclose([stream.push(each) for each in clip][-1], shares, atol=1e-6)
         np.testing.assert_allclose(exported.predict(clip)[1], shares, atol=1e-6)
-        judged = model.evaluated(clip, int(shares.argmax()))
+        judged = model.evaluate(clip, int(shares.argmax()))
         if outputs.sum():
             assert judged.objective == pytest.approx(-math.log(shares.max()), abs=1e-5)
         spread.append(shares)

@@ -180,9 +180,9 @@ def test_what_cannot_be_read_is_named(table, tmp_path):
 # --- Windows --------------------------------------------------------------------------------------
 
 
-def plan_of(rule, length, span, stride, clips=False):
+def grid_of(rule, length, span, stride, clips=False):
     cfg = config.override(Config(), {"frames.rule": rule, "frames.length": length})
-    return windows.Plan(cfg, span, stride, clips)
+    return windows.WindowGrid(cfg, span, stride, clips)
 
 
 def test_the_slider_shows_what_whole_clips_show_and_holds_one_window():
@@ -190,11 +190,11 @@ def test_the_slider_shows_what_whole_clips_show_and_holds_one_window():
     for _ in range(60):
         n, span, size = int(rng.integers(1, 60)), int(rng.integers(1, 12)), int(rng.integers(1, 9))
         stride, clips = int(rng.integers(1, span + 1)), bool(rng.integers(2))
-        plan = plan_of("segment", span, span, stride, clips)
-        slider, shown = windows.Slider(plan), []
+        grid = grid_of("segment", span, span, stride, clips)
+        slider, shown = windows.Slider(grid), []
         for start in range(0, n, size):
             shown += slider.add(np.arange(start, min(start + size, n)))
-            assert slider.held <= span
+            assert slider.buffered <= span
         shown += slider.end()
         assert slider.total == n
         if clips:
@@ -207,7 +207,7 @@ def test_the_slider_shows_what_whole_clips_show_and_holds_one_window():
         for each in shown:
             there = [bounce(each.start + place, n) for place in range(span)]
             assert each.inputs.tolist() == there
-            assert each.mask_L.all()
+            assert each.seen.mask_L.all()
 
 
 def bounce(place, n):
@@ -221,11 +221,11 @@ def bounce(place, n):
 
 
 def test_windows_of_the_whole_rule_mask_what_a_short_clip_lacks():
-    plan = plan_of("whole", 9, 9, 4)
-    [short] = [*(slider := windows.Slider(plan)).add(np.arange(5)), *slider.end()]
-    assert short.mask_L.sum() == 5
+    grid = grid_of("whole", 9, 9, 4)
+    [short] = [*(slider := windows.Slider(grid)).add(np.arange(5)), *slider.end()]
+    assert short.seen.mask_L.sum() == 5
     assert short.inputs[:5].tolist() == list(range(5))
-    slider = windows.Slider(plan)
+    slider = windows.Slider(grid)
     assert [each.start for each in [*slider.add(np.arange(20)), *slider.end()]] == [0, 4, 8, 11]
 
 

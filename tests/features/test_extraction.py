@@ -23,7 +23,7 @@ from sklearn.decomposition import PCA
 from vidrec.config import Data, digest, override
 from vidrec.data import datasets
 from vidrec.errors import UserError
-from vidrec.evaluation.predict import scoring
+from vidrec.evaluation.predict.reading import ClipReader
 from vidrec.features import extraction, projection, ragged, shards
 from vidrec.features.extraction import Extraction
 from vidrec.features.store import Store, dependencies
@@ -239,7 +239,7 @@ def test_an_evaluation_makes_damaged_features_anew(store):
     file.write_bytes(content)
     [hit] = [n for n in range(len(source)) if Store(store.folder).get(source.key(n)) is None]
     model = SimpleNamespace(extract=encode, cfg=SimpleNamespace(encoder=SimpleNamespace(size=SIZE)))
-    made = scoring._stored(model, source, Store(store.folder), hit)
+    made = ClipReader(model, None, source).stored(Store(store.folder), hit)
     assert made.tolist() == good[source.key(hit)][0]
     assert stored(store) == good
 

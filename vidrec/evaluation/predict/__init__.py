@@ -8,8 +8,10 @@ for window in answer.windows:
 """
 
 from vidrec.evaluation.predict.answers import as_text, lines, listed, write_csv
-from vidrec.evaluation.predict.classifier import Answer, Classifier, Prediction, Window, choose
+from vidrec.evaluation.predict.choosing import choose
+from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.evaluation.predict.drawing import overlay
+from vidrec.evaluation.predict.prediction import Answer, Prediction, Window
 from vidrec.evaluation.predict.scoring import score
 from vidrec.evaluation.predict.streams import Stream
 

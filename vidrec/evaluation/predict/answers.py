@@ -12,7 +12,8 @@ from vidrec.data.datasets import feature_files, folders
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 from vidrec.evaluation.predict import clips
-from vidrec.evaluation.predict.classifier import Answer, Classifier
+from vidrec.evaluation.predict.classifier import Classifier
+from vidrec.evaluation.predict.prediction import Answer
 from vidrec.io import escape
 
 Line = dict[str, Any]

@@ -89,29 +89,26 @@ class Network:
 
     def score(
         self, variables: Tree, inputs: Array, mask_BT: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Scores (B, K) that rank classes as evaluation does, and the weight (B,) they add up.
-
-        Where the head scores every step, these are weighted sums of log-probabilities.
-        """
+    ) -> decisions.ClipScores:
+        """Return the scores of clips, from what `encode` gives of their frames, (B, T, D…)."""
         outputs = self._apply(variables, inputs, mask_BT)[0]
         return decisions.clip_scores(outputs, self.cfg.loss.kind, mask_BT)
 
-    def judge(
+    def evaluate(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
-    ) -> tuple[Array, Array, Array]:
-        """As `score`, and the loss (B,) that training minimised, were these clips so labelled."""
-        logits = self._apply(variables, inputs, mask_BT)[0]
+    ) -> tuple[decisions.ClipScores, Array]:
+        """Return scores and the loss (B,) that training minimises, the clips being so labelled."""
+        outputs = self._apply(variables, inputs, mask_BT)[0]
         settings = self.cfg.loss
         losses_B = losses.per_clip(
-            logits,
+            outputs,
             labels_B,
             mask_BT,
             settings.kind,
             linear=float(settings.frame_weights == "linear"),
             length=self.cfg.frames.length,
         )
-        return *decisions.clip_scores(logits, settings.kind, mask_BT), losses_B
+        return decisions.clip_scores(outputs, settings.kind, mask_BT), losses_B
 
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
         return self.model.apply(variables["model"], *args, **more)
@@ -120,8 +117,8 @@ class Network:
         """Probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
         # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
         inputs = jax.vmap(lambda frame: self.encode(variables, frame[None])[0])(frames)
-        scores_BK, weight_B = self.score(variables, inputs[None])
-        return jax.nn.softmax(scores_BK[0] / weight_B[0])
+        scores = self.score(variables, inputs[None])
+        return jax.nn.softmax(scores.scores_BK[0] / scores.weight_B[0])
 
     def begin(self, inputs: Any) -> Tree:
         """The carry before the first frame of such inputs (1, D…), an array or its shape."""

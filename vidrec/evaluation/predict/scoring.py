@@ -1,12 +1,10 @@
 """A trained run scored on another split or data set; the run itself stays as it is."""
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,18 +19,46 @@ from vidrec.config import (
 )
 from vidrec.data import datasets, splits
 from vidrec.data.datasets.base import Dataset, UnreadableClip
-from vidrec.data.read_ahead import stream_clips
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, metrics
-from vidrec.evaluation.predict.classifier import Classifier, Judged
+from vidrec.evaluation.predict.classifier import Classifier, Evaluation
+from vidrec.evaluation.predict.reading import ClipReader
 from vidrec.features.extraction import Progress
-from vidrec.features.store import Store, dependencies
 from vidrec.io import files, machine
-from vidrec.models.encoders.weights import digest as weights_digest
 
 # What the figures mean, part of an evaluation's id: one made before a change is not read for it.
 FIGURES = "loss and calibration of probabilities"
 Part = Literal["test", "val", "train", "all"]
+
+
+class _Selection(NamedTuple):
+    """Clips to score.
+
+    Attributes:
+        clips: their indices in the data set.
+        split: id of the split that they are a part of.
+        left_out: number of clips of each class that the model does not know.
+        overlap: what a result says of how they meet the training clips.
+    """
+
+    clips: np.ndarray
+    split: str
+    left_out: dict[str, int]
+    overlap: dict[str, Any]
+
+
+class _Scores(NamedTuple):
+    """What was scored.
+
+    Attributes:
+        clips: (n,) indices of the clips that could be read.
+        evaluations: what the model says of each.
+        unreadable: (clip, path, reason) of the others.
+    """
+
+    clips: np.ndarray
+    evaluations: list[Evaluation]
+    unreadable: list[tuple[int, str, str]]
 
 
 def score(
@@ -46,17 +72,23 @@ def score(
     progress: Progress = lambda done, total: None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Scores a trained run on the clips that the settings name; classes are matched by name.
+    """Score a trained run on the clips that the settings name; classes are matched by name.
 
-    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID and returns the
-    result; what was scored before is only read.
+    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID; what was scored
+    before is only read.
 
     Args:
+        folder: of a run, a trial or an ablation.
         overrides: dotted settings of the data and of `eval`; the rest belongs to the model.
         part: of the data's split; "all" takes every clip and makes no split.
         force: score clips that the model was trained on; the result says how many.
         trust_code: see `Classifier.load`.
+        tell: is given lines for people.
+        progress: is told how many clips are done, of how many.
         dataset: clips from Python instead of those that the settings name.
+
+    Returns:
+        The content of result.json.
 
     Raises:
         UserError: a setting of the model, no class in common, or clips of the training.
@@ -68,69 +100,92 @@ def score(
     cfg = pin_code(_settings(model, resolve_setting_paths(overrides or {}, Path.cwd())))
     model = model.with_eval(cfg.eval)
     dataset = dataset or datasets.load(cfg.data)
+    selection = _selected(model, dataset, cfg, part, force=force)
+    settings = identifying_settings(cfg)
+    parts = (model.meta["id"], settings, dataset.fingerprint(), selection.split, part, FIGURES)
+    out = Path(folder) / "evaluations" / digest(*parts)
+    if (out / "result.json").exists():
+        return _earlier(out, dataset, cfg)
+    files.check_writable(out / "result.json")
+    for class_name, count in selection.left_out.items():
+        tell(f"{count} clips of {class_name} are left out: the model does not know that class")
+    scores = _scored(ClipReader(model, cfg, dataset), selection.clips, progress)
+    labels = _labels(model, dataset)[scores.clips]
+    result = {
+        "id": out.name,
+        "status": "done",
+        "model": {
+            "id": model.meta["id"],
+            "folder": str(folder),
+            "chosen": model.chosen,
+            "split": model.meta["split"],
+        },
+        **_outcome(dataset, selection, scores, part),
+        "metrics": {part: _figures(model, scores.evaluations, labels)},
+        "classes": list(model.classes),
+        "versions": machine.versions(),
+        "dir": str(out.absolute()),
+    }
+    # result.json last, since it says that the rest is there.
+    files.write_arrays(out / "predictions.npz", _predictions(dataset, scores, labels, part))
+    files.write_json(out / "config.json", to_dict(cfg))
+    files.write_json(out / "result.json", result)
+    return files.read_json(out / "result.json", files.RESULT_HOLDS)
+
+
+def _selected(
+    model: Classifier, dataset: Dataset, cfg: Config, part: Part, *, force: bool
+) -> _Selection:
     clips, split = _clips(dataset, cfg, part)
     clips, left_out = _known(dataset, clips, model.classes)
-    overlap = _overlap(model, dataset, clips, force)
-    code = digest(
-        model.meta["id"], identifying_settings(cfg), dataset.fingerprint(), split, part, FIGURES
-    )
-    out = Path(folder) / "evaluations" / code
-    place: dict[str, Any] = {"dir": str(out.absolute())}
-    if (out / "result.json").exists():
-        before = files.read_json(out / "result.json", files.RESULT_HOLDS) | place
-        before |= _located(dataset, before)
-        if cfg.data.strict and before["unreadable"]:
-            clip = before["unreadable"][0]
-            raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
-        return before
-    files.check_writable(out / "result.json")
-    for class_name, count in left_out.items():
-        tell(f"{count} clips of {class_name} are left out: the model does not know that class")
-    found, unreadable = _scored(model, cfg, dataset, clips, progress)
-    if not found:
-        raise UserError(f"no clip of {dataset.name} can be read, such as {unreadable[0][1]}")
-    scored, judged = np.array([clip for clip, _ in found]), [each for _, each in found]
-    labels, names = _labels(model, dataset)[scored], np.asarray(dataset.names)
-    log_probs_MK = np.stack([each.log_probs_K for each in judged])
-    _write(
-        out,
-        cfg,
-        {
-            f"{part}_logits": np.stack([each.scores_K for each in judged]).astype(np.float32),
-            f"{part}_probabilities": np.exp(log_probs_MK).astype(np.float32),
-            f"{part}_labels": labels,
-            f"{part}_names": names[scored],
-            f"{part}_groups": np.asarray(dataset.groups)[scored],
-        },
-        {
-            "id": code,
-            "status": "done",
-            "model": {
-                "id": model.meta["id"],
-                "folder": str(folder),
-                "chosen": model.chosen,
-                "split": model.meta["split"],
-            },
-            "counts": {
-                part: {
-                    "expected": len(clips),
-                    "scored": len(scored),
-                    "unreadable": len(unreadable),
-                }
-            },
-            "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
-            "unreadable_names": [dataset.names[clip] for clip, _, _ in unreadable],
-            "damaged": dict(dataset.warnings),
-            "left_out": left_out,
-            "metrics": {part: _figures(model, judged, labels)},
-            "split": {"id": split, "part": part, **overlap},
-            "classes": list(model.classes),
-            "data": {"name": dataset.name, "about": dataset.about},
-            "versions": machine.versions(),
-            **place,
-        },
-    )
-    return files.read_json(out / "result.json", files.RESULT_HOLDS)
+    return _Selection(clips, split, left_out, _overlap(model, dataset, clips, force))
+
+
+def _earlier(out: Path, dataset: Dataset, cfg: Config) -> dict[str, Any]:
+    """Return the result of clips that were scored before."""
+    result = files.read_json(out / "result.json", files.RESULT_HOLDS)
+    result |= {"dir": str(out.absolute())}
+    result |= _located(dataset, result)
+    if cfg.data.strict and result["unreadable"]:
+        clip = result["unreadable"][0]
+        raise UserError(f"{clip['path']} cannot be read: {clip['reason']}")
+    return result
+
+
+def _outcome(
+    dataset: Dataset, selection: _Selection, scores: _Scores, part: Part
+) -> dict[str, Any]:
+    """Return what a result says of the clips."""
+    unreadable = scores.unreadable
+    count = {
+        "expected": len(selection.clips),
+        "scored": len(scores.clips),
+        "unreadable": len(unreadable),
+    }
+    return {
+        "counts": {part: count},
+        "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
+        "unreadable_names": [dataset.names[clip] for clip, _, _ in unreadable],
+        "damaged": dict(dataset.warnings),
+        "left_out": selection.left_out,
+        "split": {"id": selection.split, "part": part, **selection.overlap},
+        "data": {"name": dataset.name, "about": dataset.about},
+    }
+
+
+def _predictions(
+    dataset: Dataset, scores: _Scores, labels: np.ndarray, part: Part
+) -> dict[str, np.ndarray]:
+    """Return the content of predictions.npz."""
+    scores_nK = np.stack([each.scores_K for each in scores.evaluations])
+    log_probs_nK = np.stack([each.log_probs_K for each in scores.evaluations])
+    return {
+        f"{part}_logits": scores_nK.astype(np.float32),
+        f"{part}_probabilities": np.exp(log_probs_nK).astype(np.float32),
+        f"{part}_labels": labels,
+        f"{part}_names": np.asarray(dataset.names)[scores.clips],
+        f"{part}_groups": np.asarray(dataset.groups)[scores.clips],
+    }
 
 
 def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,25 +283,27 @@ def _may_be_siblings(
     return bool(set(model.meta["train_groups"]) & set(dataset.groups[clips].tolist()))
 
 
-def _scored(
-    model: Classifier,
-    cfg: Config,
-    dataset: Dataset,
-    clips: np.ndarray,
-    progress: Progress,
-) -> tuple[list[tuple[int, Judged]], list[tuple[int, str, str]]]:
-    """(clip, what the model says of it), and those that cannot be read as (clip, path, reason)."""
-    judged, unreadable = [], []
+def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Scores:
+    """Score clips; of those that cannot be read the reason is kept.
+
+    Raises:
+        UserError: none can be read, or one of a strict data set cannot.
+    """
+    model, dataset = reader.model, reader.dataset
+    scored, evaluations, unreadable = [], [], []
     label_of = _labels(model, dataset)
-    for place, (clip, inputs) in enumerate(_inputs(model, cfg, dataset, clips, progress)):
+    for done, (clip, inputs) in enumerate(reader.read(clips.tolist(), progress)):
         if isinstance(inputs, UnreadableClip):
-            if cfg.data.strict:
+            if reader.cfg.data.strict:
                 raise UserError(f"{inputs.path} cannot be read: {inputs.reason}")
             unreadable.append((clip, inputs.path, inputs.reason))
         else:
-            judged.append((clip, model.evaluated(inputs, label_of[clip])))
-        progress(place + 1, len(clips))
-    return judged, unreadable
+            scored.append(clip)
+            evaluations.append(model.evaluate(inputs, label_of[clip]))
+        progress(done + 1, len(clips))
+    if not scored:
+        raise UserError(f"no clip of {dataset.name} can be read, such as {unreadable[0][1]}")
+    return _Scores(np.array(scored), evaluations, unreadable)
 
 
 def _labels(model: Classifier, dataset: Dataset) -> np.ndarray:
@@ -256,103 +313,18 @@ def _labels(model: Classifier, dataset: Dataset) -> np.ndarray:
     return np.array(labels, np.int32)
 
 
-def _figures(model: Classifier, judged: list[Judged], labels: np.ndarray) -> dict[str, Any]:
-    """The figures that training gives of these clips, by the same definitions."""
-    scores_MK = np.stack([each.scores_K for each in judged])
-    log_probs_MK = np.stack([each.log_probs_K for each in judged])
-    figures = metrics.summary(scores_MK, labels, model.classes, log_probs_MK)
-    figures["objective"] = float(np.mean([each.objective for each in judged]))
+def _figures(
+    model: Classifier, evaluations: Sequence[Evaluation], labels: np.ndarray
+) -> dict[str, Any]:
+    """Return the figures that training gives of these clips, by the same definitions."""
+    scores_nK = np.stack([each.scores_K for each in evaluations])
+    log_probs_nK = np.stack([each.log_probs_K for each in evaluations])
+    figures = metrics.summary(scores_nK, labels, model.classes, log_probs_nK)
+    figures["objective"] = float(np.mean([each.objective for each in evaluations]))
     if model.cfg.eval.inference == "single":
         return figures
-    windows = [each.windows_MK for each in judged if each.windows_MK is not None]
-    video_W = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+    windows = [each.windows_MK for each in evaluations if each.windows_MK is not None]
+    video_M = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
     return figures | decisions.clip_and_video_accuracy(
-        np.concatenate(windows), video_W, labels, model.cfg.eval.inference
+        np.concatenate(windows), video_M, labels, model.cfg.eval.inference
     )
-
-
-def _inputs(
-    model: Classifier,
-    cfg: Config,
-    dataset: Dataset,
-    clips: np.ndarray,
-    progress: Progress,
-) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
-    """(clip, what the model scans of all its frames), in order, or why there is none."""
-    if dataset.is_features != model.network.takes_features:
-        wanted = "features made elsewhere" if model.network.takes_features else "frames"
-        raise UserError(f"{dataset.name}: the model was trained on {wanted}, these are not")
-    if dataset.is_features:
-        for clip in clips.tolist():
-            yield clip, _or_error(partial(dataset.features, clip))
-        return
-    store = _store(model, cfg)
-    if store is None:
-        yield from _decoded(model.encode, dataset, clips.tolist(), model.cfg.encoder.size)
-        return
-    broken = {}
-    there = store.keys()
-    missing = [clip for clip in clips.tolist() if dataset.key(clip) not in there]
-    with contextlib.closing(store):
-        found_missing = _decoded(model.extract, dataset, missing, model.cfg.encoder.size)
-        for done, (clip, found) in enumerate(found_missing):
-            progress(done + 1, len(missing))
-            if isinstance(found, UnreadableClip):
-                broken[clip] = found
-            else:
-                store.put(dataset.key(clip), found, dataset.warnings.get(dataset.names[clip], ""))
-    store.recall_warnings(dataset, clips.tolist())
-    for clip in clips.tolist():
-        found = broken.get(clip) or _stored(model, dataset, store, clip)
-        yield clip, found if isinstance(found, UnreadableClip) else model.project(found)
-
-
-def _stored(
-    model: Classifier, dataset: Dataset, store: Store, clip: int
-) -> np.ndarray | UnreadableClip:
-    """A clip's features; damaged ones are made anew."""
-    stored = store.get(dataset.key(clip))
-    if stored is not None:
-        return stored
-    [(_, found)] = _decoded(model.extract, dataset, [clip], model.cfg.encoder.size)
-    if not isinstance(found, UnreadableClip):
-        with contextlib.closing(store):
-            store.put(dataset.key(clip), found, dataset.warnings.get(dataset.names[clip], ""))
-    return found
-
-
-def _store(model: Classifier, cfg: Config) -> Store | None:
-    """Where training keeps this encoder's features; None where the encoder was trained itself."""
-    network = model.network
-    if cfg.encoder.trainable != "none" or network.encoder is None:
-        return None
-    weights = weights_digest(network.variables["encoder"])
-    return Store.of(dependencies(cfg, weights, network.encoder))
-
-
-def _decoded(
-    encode: Callable[[np.ndarray], np.ndarray], dataset: Dataset, clips: list[int], size: int
-) -> Iterator[tuple[int, np.ndarray | UnreadableClip]]:
-    """(clip, its encoded frames), decoded ahead."""
-    for clip, chunks in stream_clips(dataset, clips, size):
-        yield clip, _or_error(partial(_encoded, encode, chunks))
-
-
-def _encoded(encode: Callable[[np.ndarray], np.ndarray], chunks: Iterable) -> np.ndarray:
-    return np.concatenate([encode(part) for part in chunks])
-
-
-def _or_error(read: Callable[[], np.ndarray]) -> np.ndarray | UnreadableClip:
-    try:
-        return read()
-    except UnreadableClip as error:
-        return error
-
-
-def _write(
-    out: Path, cfg: Config, predictions: Mapping[str, Any], result: Mapping[str, Any]
-) -> None:
-    """The folder of an evaluation; result.json last, since it says that the rest is there."""
-    files.write_arrays(out / "predictions.npz", predictions)
-    files.write_json(out / "config.json", to_dict(cfg))
-    files.write_json(out / "result.json", result)

@@ -1,4 +1,4 @@
-"""Which stretches of a clip are scored while it goes by, holding no more than one of them."""
+"""Windows along a clip, scored while it goes by: no more than one of them is in memory."""
 
 import bisect
 from collections.abc import Callable, Iterator
@@ -16,63 +16,62 @@ NEAR = 0.25
 ROUNDING = 1e-9  # seconds
 
 
-class Shown(NamedTuple):
-    """A window: frames `start` … `end` of the clip, and what the model sees of them."""
+class Window(NamedTuple):
+    """A stretch of a clip and what the model sees of it.
+
+    Attributes:
+        start: first frame.
+        end: the frame behind its last one.
+        seen: indices into the clip of the frames that the model sees.
+        inputs: (L, D…) inputs of these frames.
+    """
 
     start: int
     end: int
-    index_L: np.ndarray  # frames of the clip
-    mask_L: np.ndarray
-    inputs: np.ndarray  # (L, D…)
+    seen: SeenFrames
+    inputs: np.ndarray
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Windows of `span` frames every `stride`, of each of which the model sees some.
+class WindowGrid:
+    """Windows of `span` frames every `stride` frames.
 
     Attributes:
-        clips: windows as clip inference takes them, counted in frames, the last of which may pass
-            the clip's end; else they are counted in seconds, and the last one ends with the clip.
+        cfg: the model's settings.
+        span: frames of a window.
+        stride: frames from one window to the next.
+        in_frames: True for windows of evaluation (`eval.inference`), which count frames, and whose
+            last one may pass the clip's end. Other windows count seconds, and the last one ends
+            with the clip.
         fps: frames a second that `span` and `stride` count, the clip's mean.
     """
 
     cfg: Config
     span: int
     stride: int
-    clips: bool = False
+    in_frames: bool = False
     fps: float = 1.0
 
-    def starts(self, n: int) -> list[int]:
-        """First frames of the windows of a clip of n frames at an even rate."""
-        if self.clips:
-            return decisions.window_starts(n, self.span, self.stride).tolist()
-        last = max(0, n - self.span)
-        regular = list(range(0, last + 1, self.stride))
-        return regular if regular[-1] == last else [*regular, last]
+    def seen(self, start: int, times: np.ndarray) -> SeenFrames:
+        """Return the frames that the model sees of a window that is counted in seconds.
 
-    def indices(self, n: int, start: int) -> SeenFrames:
-        """Return the frames that the model sees of a window of a clip of n frames."""
-        if self.clips:
-            return decisions.frames_of_window(n, start, self.span)
-        end = min(start + self.span, n)
-        return self.spread(start, np.arange(start, end + 1) / self.fps)
+        The model sees what a training clip that lasted as long would have shown: the frame on
+        screen in the middle of each of its frames' times.
 
-    def spread(self, start: int, times: np.ndarray) -> SeenFrames:
-        """As `indices`, of a window from frame `start` whose frames change at these seconds.
-
-        The model sees what a clip of the training that lasted as long would have shown: the frame
-        on screen in the middle of each of its frames' times.
+        Args:
+            start: first frame of the window.
+            times: seconds at which each of its frames begins, and at which the last one ends.
         """
-        there, seconds = len(times) - 1, times[-1] - times[0]
+        count, seconds = len(times) - 1, times[-1] - times[0]
         length, share = self.cfg.frames.length, seconds * self.fps / self.span
         # A window that the clip's end cut off is a shorter clip, which the rule continues.
         short = self.cfg.frames.rule != "uniform" and share < 1 - NEAR / self.span
-        seen = max(1, round(length * share)) if short else length
-        index_L, mask_L = decisions.frames_of_clip(self.cfg, seen)
-        even = np.linspace(times[0], times[-1], there + 1)
+        slots = max(1, round(length * share)) if short else length
+        index_L, mask_L = decisions.frames_of_clip(self.cfg, slots)
+        even = np.linspace(times[0], times[-1], count + 1)
         if np.abs(times - even).max() * self.fps <= NEAR:
-            return SeenFrames(start + (2 * index_L + 1) * there // (2 * seen), mask_L)
-        middles = times[0] + (index_L + 0.5) * (seconds / seen) + ROUNDING
+            return SeenFrames(start + (2 * index_L + 1) * count // (2 * slots), mask_L)
+        middles = times[0] + (index_L + 0.5) * (seconds / slots) + ROUNDING
         return SeenFrames(start + np.searchsorted(times[1:-1], middles, side="right"), mask_L)
 
 
@@ -80,54 +79,56 @@ class Slider:
     """Takes a clip's inputs in order and gives its windows, each as soon as it is complete.
 
     Args:
+        grid: how the windows lie.
         at: seconds at which a frame that was added begins; behind the last one, when that ends.
-            None: the plan's rate says.
+            None: as the grid's rate says.
     """
 
-    def __init__(self, plan: Plan, at: Callable[[int], float] | None = None):
-        self.plan = plan
+    def __init__(self, grid: WindowGrid, at: Callable[[int], float] | None = None):
+        self.grid = grid
         self.total = 0
-        self._at = at or (lambda frame: frame / plan.fps)
-        self._held = np.zeros(0)
-        self._first = 0  # of those held
-        self._last = -1
+        self._at = at or (lambda frame: frame / grid.fps)
+        self._buffer = np.zeros(0)
+        self._first = 0  # frame that the buffer begins with
+        self._last = -1  # start of the last window
 
     @property
-    def held(self) -> int:
-        """Frames in memory."""
-        return len(self._held)
+    def buffered(self) -> int:
+        """Return the number of frames in memory."""
+        return len(self._buffer)
 
-    def add(self, inputs_T: np.ndarray) -> Iterator[Shown]:
-        """More of the clip, (t, D…)."""
-        self._held = np.concatenate([self._held, inputs_T]) if self.total else inputs_T
+    def add(self, inputs_T: np.ndarray) -> Iterator[Window]:
+        """Add more of the clip, (t, D…), and return the windows that it completes."""
+        self._buffer = np.concatenate([self._buffer, inputs_T]) if self.total else inputs_T
         self.total += len(inputs_T)
         while (start := self._next()) is not None:
-            end = self._after(start, self.plan.span)
+            end = self._after(start, self.grid.span)
             if end is None:
                 break
             yield self._window(start, end)
         # No later window reaches back further than one span.
-        kept = self._last_start()
-        self._held, self._first = self._held[kept - self._first :], kept
+        first = self._last_start()
+        self._buffer, self._first = self._buffer[first - self._first :], first
 
-    def end(self) -> Iterator[Shown]:
-        """The windows that only the clip's end completes."""
-        if self.plan.clips:
-            for start in self.plan.starts(self.total):
+    def end(self) -> Iterator[Window]:
+        """Return the windows that only the clip's end completes."""
+        if self.grid.in_frames:
+            starts = decisions.window_starts(self.total, self.grid.span, self.grid.stride).tolist()
+            for start in starts:
                 if start > self._last:
-                    yield self._window(start, min(start + self.plan.span, self.total))
+                    yield self._window(start, min(start + self.grid.span, self.total))
         elif (start := self._last_start()) > self._last:
             yield self._window(start, self.total)
 
     def _next(self) -> int | None:
-        """Where the next window begins; None: not yet read."""
-        return 0 if self._last < 0 else self._after(self._last, self.plan.stride)
+        """Return where the next window begins; None: not yet read."""
+        return 0 if self._last < 0 else self._after(self._last, self.grid.stride)
 
     def _after(self, start: int, frames: int) -> int | None:
-        """The first frame that begins as long after another as so many last; None: not yet read."""
-        if self.plan.clips:
+        """Return the first frame that begins so many frames' time after another; None: not read."""
+        if self.grid.in_frames:
             return start + frames if start + frames <= self.total else None
-        due = (frames - NEAR) / self.plan.fps
+        due = (frames - NEAR) / self.grid.fps
         since = self._at(start)
         if self._at(self.total) - since < due:
             return None
@@ -135,19 +136,19 @@ class Slider:
         return start + 1 + bisect.bisect_left(begins, due, key=lambda at: self._at(at) - since)
 
     def _last_start(self) -> int:
-        """Where the window begins that ends with the last frame so far."""
-        if self.plan.clips:
-            return max(self._first, self.total - self.plan.span)
+        """Return where the window begins that ends with the last frame so far."""
+        if self.grid.in_frames:
+            return max(self._first, self.total - self.grid.span)
         begins = range(self._first, self.total)
-        until, due = self._at(self.total), (self.plan.span - NEAR) / self.plan.fps
-        found = bisect.bisect_right(begins, -due, key=lambda frame: self._at(frame) - until)
-        return self._first + max(found - 1, 0)
+        until, due = self._at(self.total), (self.grid.span - NEAR) / self.grid.fps
+        later = bisect.bisect_right(begins, -due, key=lambda frame: self._at(frame) - until)
+        return self._first + max(later - 1, 0)
 
-    def _window(self, start: int, end: int) -> Shown:
+    def _window(self, start: int, end: int) -> Window:
         self._last = start
-        if self.plan.clips:
-            index_L, mask_L = self.plan.indices(self.total, start)
+        if self.grid.in_frames:
+            seen = decisions.frames_of_window(self.total, start, self.grid.span)
         else:
             times = np.array([self._at(frame) for frame in range(start, end + 1)])
-            index_L, mask_L = self.plan.spread(start, times)
-        return Shown(start, end, index_L, mask_L, self._held[index_L - self._first])
+            seen = self.grid.seen(start, times)
+        return Window(start, end, seen, self._buffer[seen.index_L - self._first])

@@ -1,0 +1,69 @@
+"""Which trained model a folder stands for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.errors import UserError
+from vidrec.io import files
+
+
+class Choice(NamedTuple):
+    """The folder with the model to take, and why it is that one where there was a choice."""
+
+    folder: Path
+    reason: str = ""
+
+
+def choose(folder: Path) -> Choice:
+    """Return a run's or a trial's own model; of an ablation the best on validation.
+
+    Raises:
+        UserError: no trained model there.
+    """
+    if (folder / "model").is_dir():
+        return Choice(folder)
+    file = folder / "ablation.json"
+    if not file.is_file():
+        there = "holds no trained model" if folder.is_dir() else "does not exist"
+        raise UserError(
+            f"{folder} {there}: give the folder of a finished run, of a trial, or of an ablation"
+        )
+    return _best(folder, files.read_json(file, files.TABLE_HOLDS)["trials"])
+
+
+def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
+    """Return the best seed of the row with the best mean validation accuracy."""
+    rows: dict[int | str, list[tuple[float, Mapping[str, Any]]]] = {}
+    for trial in trials:
+        accuracy = _validated(folder / "trials" / trial["id"])
+        if accuracy is not None:
+            rows.setdefault(trial["row"], []).append((accuracy, trial))
+    if not rows:
+        raise UserError(
+            f"{folder} has no finished trial with validation clips to choose by: name a trial's "
+            f"folder, such as {folder / 'trials' / (trials[0]['id'] if trials else 'ID')}"
+        )
+    means = {row: float(np.mean([score for score, _ in seeds])) for row, seeds in rows.items()}
+    # Of equals the earliest row, and the earliest seed.
+    row = max(means, key=lambda name: means[name])
+    score, trial = max(rows[row], key=lambda scored: (scored[0], -scored[1]["seed"]))
+    settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+    reason = (
+        f"row {row} of {len({trial['row'] for trial in trials})} ({settings or 'as the base'}), "
+        f"the best by mean validation accuracy ({means[row]:.4f} over {len(rows[row])} seeds); "
+        f"of it seed {trial['seed']} ({score:.4f})"
+    )
+    return Choice(folder / "trials" / trial["id"], reason)
+
+
+def _validated(trial: Path) -> float | None:
+    """Return the validation accuracy of a trial that can be taken; None of any other."""
+    if not (trial / "result.json").is_file() or not (trial / "model").is_dir():
+        return None
+    result = files.read_result(trial)
+    if result["status"] != "done":
+        return None
+    return result["metrics"].get("val", {}).get("accuracy")
