@@ -330,7 +330,7 @@ def cut(record: Record, kind: str, sizes: tuple, precision: str) -> None:
 
     def step(blocks: Any, form: str) -> Any:
         def loss(weights: Any, x_BTG: jax.Array) -> jax.Array:
-            carry = cell.begin((clips,), jnp.float32)
+            carry = cell.initialize_carry((clips,), jnp.float32)
             if form == "kernel":
                 y, _ = fused.scan_cell(cell, weights, x_BTG, None, carry, blocks=blocks)
             else:
