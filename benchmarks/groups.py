@@ -15,18 +15,17 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 
 import jax
-import numpy as np
 
 from vidrec import config
 from vidrec.io import machine
-from vidrec.models import model
 from vidrec.sweeps import ablation, runner
-from vidrec.training import devices, feeds, loop, prepare, step
+from vidrec.training import devices, loop, prepare, results
+from vidrec.training.group import Snapshot, TrialGroup
+from vidrec.training.stopping import Progress, Status
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5  # epochs timed
@@ -60,7 +59,7 @@ def one_after_another(trials: list[ablation.Trial], folder: Path) -> Seconds:
     data = prepare.prepare(trials[0].config)
 
     def fit(place: int, name: str) -> None:
-        member = loop.TrialRun(f"{place:016d}", trials[place].config, folder / name)
+        member = results.TrialRun(f"{place:016d}", trials[place].config, folder / name)
         loop.fit([member], data, folder / name)
 
     fit(0, "warm")
@@ -98,26 +97,23 @@ def epochs(trials: list[ablation.Trial], stopped: int, rounds: int) -> tuple[flo
     """Milliseconds of an epoch of all trials, and of one when some have stopped."""
     cfg = trials[0].config
     data = prepare.prepare(cfg)
-    built = model.build(cfg, len(data.classes))
-    counts = (len(data.clips("train")), len(data.clips("val")))
-    plan = step.Plan(cfg, built, data.length, *counts)
     over = devices.TrialParallel(len(trials))
-    shared = over.share_all(feeds.resident(data))
-    numbers = [step.hyper(trial.config) for trial in trials]
-    numbers = over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-    begun = over.fetch(over.map(partial(step.init, plan))(numbers, shared))
-    few = begun._replace(alive=np.arange(len(trials)) >= stopped)
-    state = over.shard(begun)
-    run_epoch = over.compile(partial(step.epoch, plan), state, numbers, shared)
+    group = TrialGroup([trial.config for trial in trials], data, over)
+    group.initialize()
+    group.compile()
+    begun = group.snapshot()
+    few = begun.progress.copy()
+    few[:stopped, Progress._fields.index("status")] = Status.FINISHED
 
-    def timed(host: step.TrainState) -> float:
-        state = over.shard(host)
-        began = time.perf_counter()
-        jax.block_until_ready(run_epoch(state, numbers, shared))
-        return 1e3 * (time.perf_counter() - began)
+    def timed(snapshot: Snapshot) -> float:
+        group.restore(snapshot)
+        start = time.perf_counter()
+        group.train_epoch()
+        jax.block_until_ready(group.state)
+        return 1e3 * (time.perf_counter() - start)
 
     timed(begun)
-    pairs = [(timed(begun), timed(few)) for _ in range(rounds)]
+    pairs = [(timed(begun), timed(begun._replace(progress=few))) for _ in range(rounds)]
     return median(a for a, _ in pairs), median(b for _, b in pairs)
 
 

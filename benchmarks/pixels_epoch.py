@@ -21,7 +21,7 @@ import optax
 
 import vidrec
 from vidrec.models import model
-from vidrec.training import loop, prepare
+from vidrec.training import loop, prepare, results
 
 HERE = Path(__file__).parent
 MODELS = {
@@ -55,12 +55,12 @@ def settings(kind: str) -> vidrec.Config:
 
 def ours(cfg: vidrec.Config, data: prepare.Prepared, folder: Path) -> Callable[[], None]:
     """Trains one epoch each time it is called."""
-    group = loop.Group([loop.TrialRun("trial", cfg, folder)], data, folder)
+    group = loop.GroupRun([results.TrialRun("trial", cfg, folder)], data, folder)
     group.ready()
 
     def epoch() -> None:
-        group.state, record = group.feed.epoch(group.state, group.numbers)
-        jax.block_until_ready((group.state, record))
+        group.group.train_epoch()
+        jax.block_until_ready(group.group.state)
 
     return epoch
 

@@ -14,7 +14,7 @@ from published_sizes import Noise
 import vidrec
 from vidrec.data.datasets import Dataset
 from vidrec.sweeps import runner
-from vidrec.training import loop, prepare
+from vidrec.training import loop, prepare, results
 
 PARTS = ("train", "val", "test")
 
@@ -74,7 +74,7 @@ def begun(cfg: vidrec.Config, source: Dataset | None = None) -> tuple[Any, dict[
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         both = [
-            loop.TrialRun(name, each, folder / name)
+            results.TrialRun(name, each, folder / name)
             for name, each in (("still", still), ("trained", cfg))
         ]
         loop.fit(both, prepare.prepare(cfg, dataset=source), folder)
@@ -96,7 +96,7 @@ class Epochs(loop.Silent, runner.Quiet):
         self.spent: list[float] = []
         self.began = 0.0
 
-    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
+    def group(self, name: str, members: Sequence[results.TrialRun]) -> loop.Callback:
         """Itself watches the group."""
         return self
 

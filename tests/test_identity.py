@@ -21,8 +21,9 @@ from vidrec.data import datasets, hashing, remembered, splits
 from vidrec.errors import TransientError, UserError
 from vidrec.io import files, runs
 from vidrec.report import comparison
-from vidrec.sweeps import runner
+from vidrec.sweeps import plan, runner
 from vidrec.sweeps.ablation import Ablation
+from vidrec.sweeps.planned_data import DataChanged
 from vidrec.training import loop, prepare
 
 
@@ -339,7 +340,7 @@ def filled(tmp_path_factory):
     base = tmp_path_factory.mktemp("filled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDREC_CACHE", str(base / "cache"))
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(runner, "_write_report", lambda *_: None)
         fill(lay(base / "data"), base / "runs", RATES)
     return base
 
@@ -350,7 +351,7 @@ RATES = ({"optim.learning_rate": 0.1}, {"optim.learning_rate": 0.2})
 @pytest.fixture
 def unread(monkeypatch):
     """Nobody looks at the reports."""
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -636,10 +637,10 @@ UNITS = ({"scanner.units": 4}, {"scanner.units": 6})
 @pytest.mark.usefixtures("unread")
 def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    folder, members = runner.plan(Ablation("table", features(root), UNITS), workdir)
+    folder, members = plan.plan_table(Ablation("table", features(root), UNITS), workdir)
     first, second = (folder / "groups" / member.about["group"] for member in members)
     first.mkdir(parents=True)
-    with contextlib.closing(loop._claim(first)), pytest.raises(loop.FolderLocked, match=first.name):
+    with contextlib.closing(loop.claim(first)), pytest.raises(loop.FolderLocked, match=first.name):
         fill(root, workdir, UNITS)
     assert (members[1].folder / "result.json").exists()
     assert not (members[0].folder / "result.json").exists()
@@ -651,7 +652,7 @@ def test_a_group_that_another_command_trains_is_left_to_it(tmp_path):
 @pytest.mark.usefixtures("unread")
 def test_what_another_command_finished_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    ready, others = loop.Group.ready, []
+    ready, others = loop.GroupRun.ready, []
 
     def late(group):
         if not others:  # while this one still prepares its data
@@ -659,7 +660,7 @@ def test_what_another_command_finished_meanwhile_is_not_trained_again(tmp_path, 
             others.append(fill(root, workdir, UNITS)[1])
         ready(group)
 
-    monkeypatch.setattr(loop.Group, "ready", late)
+    monkeypatch.setattr(loop.GroupRun, "ready", late)
     monkeypatch.setattr(runner, "AHEAD", 0)
     table, trained = fill(root, workdir, UNITS)
     assert others[1] == set(ids(table))
@@ -681,10 +682,10 @@ CHANGES = {
 def test_a_group_is_not_trained_on_other_data_than_it_was_planned_on(tmp_path, change):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
     ablation = Ablation("table", features(root), [{}])
-    folder, members = runner.plan(ablation, workdir)
-    [name] = runner.hold_groups(folder, members)
+    planned = plan.plan_table(ablation, workdir)
+    [(name, _, _)], folder = plan.hold_groups(planned), planned.folder
     change(root)
-    with pytest.raises(loop.Changed) as refused:
+    with pytest.raises(DataChanged) as refused:
         runner.train_group(folder, name)
     assert CHANGES[change] in str(refused.value)
     assert "give the command that began it again" in str(refused.value)
@@ -694,13 +695,13 @@ def test_a_group_is_not_trained_on_other_data_than_it_was_planned_on(tmp_path, c
 
 def test_settings_that_were_changed_in_a_folder_are_refused(tmp_path):
     root, workdir = lay(tmp_path / "data"), tmp_path / "runs"
-    folder, members = runner.plan(Ablation("table", features(root), [{}]), workdir)
-    [name] = runner.hold_groups(folder, members)
+    planned = plan.plan_table(Ablation("table", features(root), [{}]), workdir)
+    [(name, _, _)], folder = plan.hold_groups(planned), planned.folder
     file = folder / "groups" / name / "group.json"
     content = files.read_json(file)
     content["trials"][0]["config"]["optim"]["learning_rate"] = 0.4
     files.write_json(file, content)
-    with pytest.raises(loop.Changed, match="its settings or the code that they name were changed"):
+    with pytest.raises(DataChanged, match="its settings or the code that they name were changed"):
         runner.train_group(folder, name)
 
 

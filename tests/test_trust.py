@@ -18,7 +18,7 @@ from vidrec.errors import UserError
 from vidrec.evaluation import export
 from vidrec.evaluation.predict import Classifier, score
 from vidrec.io import checkpoint, files
-from vidrec.sweeps import cluster, runner
+from vidrec.sweeps import cluster, plan, runner
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.cluster import job
 
@@ -92,7 +92,7 @@ def project(tmp_path_factory):
     home = write_project(tmp_path_factory.mktemp("project") / "home")
     cfg = vidrec.load(home / "experiment.py")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(runner, "_write_report", lambda *_: None)
         result = vidrec.train(cfg, home / "runs", name="mine")
     return home, Path(result["dir"])
 
@@ -345,7 +345,7 @@ def test_reports_status_and_comparisons_need_none(project, tmp_path, ran, monkey
 
 @pytest.mark.slow
 def test_an_edited_file_is_another_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     home = write_project(tmp_path / "home")
     first = vidrec.train(vidrec.load(home / "experiment.py"), tmp_path / "runs", name="mine")
     again = vidrec.train(vidrec.load(home / "experiment.py"), tmp_path / "runs", name="mine")
@@ -365,8 +365,8 @@ def test_an_edited_file_is_another_run(tmp_path, monkeypatch):
 def held_table(home: Path, workdir: Path) -> tuple[Path, str]:
     """A table whose groups are written for jobs: its folder, and the one group."""
     table = Ablation("mine", vidrec.load(home / "experiment.py"), [{}], seeds=2)
-    folder, members = runner.plan(table, workdir)
-    [group] = runner.hold_groups(folder, members)
+    planned = plan.plan_table(table, workdir)
+    [(group, _, _)], folder = plan.hold_groups(planned), planned.folder
     return folder, group
 
 

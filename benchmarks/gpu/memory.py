@@ -24,7 +24,7 @@ def run(record: Record) -> None:
             epoch, group = table.epochs_of(cfg, source, count, Path(place))
             epoch()
             stats = jax.local_devices()[0].memory_stats() or {}
-            told = devices.memory_needed(group.feed.program)
+            told = group.group.memory_needed()
             peak = stats.get("peak_bytes_in_use", 0)
             record.row(
                 "memory of a group",

@@ -59,11 +59,12 @@ def one(record: Record, kind: str) -> None:
             epoch, group = table.epochs_of(mine, source, 1, Path(place))
             spent = table.repeated(epoch, record)
             record.row(f"pixels, {kind}", OURS, seconds=spent, rate=clips / spent, **about)
-            params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], group.over.fetch(group.state))
+            state = group.group.snapshot().state
+            params = jax.tree.map(lambda leaf: leaf[0], state.params)
             group.close()
         if harness.has_torch() and not record.warm:
             with record.part(f"pixels, {kind}", "torch", **about), harness.precision_of(precision):
-                in_torch(record, kind, mine, source, params.trained, about)
+                in_torch(record, kind, mine, source, params, about)
 
 
 def in_torch(record: Record, kind: str, cfg: Any, source: Any, begin: Any, about: dict) -> None:

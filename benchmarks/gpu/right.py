@@ -16,7 +16,7 @@ import vidrec
 from benchmarks.gpu import harness, table
 from benchmarks.gpu.harness import Record
 from vidrec.models import recurrence, scanners
-from vidrec.training import loop, prepare
+from vidrec.training import loop, prepare, results
 
 ROOT = Path(__file__).parents[2]
 MOST = {"float32": 2e-5, "tf32": 5e-3}  # off the NumPy truth
@@ -111,7 +111,7 @@ def cudnn_truth(record: Record) -> None:
 def fit(configs: list, source: Any, folder: Path) -> list[dict[str, Any]]:
     """Train trials as one group, and return their results with their validation losses."""
     members = [
-        loop.TrialRun(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
+        results.TrialRun(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
     ]
     results = loop.fit(members, prepare.prepare(configs[0], dataset=source), folder)
     for member, result in zip(members, results, strict=True):
@@ -169,7 +169,7 @@ def resume(record: Record) -> None:
     with tempfile.TemporaryDirectory() as place:
         whole = fit([cfg], source, Path(place) / "whole")[0]
         folder = Path(place) / "parts"
-        member = loop.TrialRun("0", cfg, folder / "0")
+        member = results.TrialRun("0", cfg, folder / "0")
         with contextlib.suppress(loop.Interrupted):
             loop.fit([member], prepare.prepare(cfg, dataset=source), folder, Stop(2))
         parts = fit([cfg], source, folder)[0]

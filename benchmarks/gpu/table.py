@@ -13,7 +13,7 @@ import same_work
 import vidrec
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record
-from vidrec.training import devices, loop, prepare
+from vidrec.training import loop, prepare, results
 
 ROOT = Path(__file__).parents[2]
 FORMS = ("auto", "unroll8", "kernel")
@@ -70,19 +70,19 @@ def run(record: Record) -> None:
 def epochs_of(cfg: Any, source: Any, count: int, folder: Path) -> tuple[Callable[[], None], Any]:
     """Return a function that trains one epoch of a group, and the group."""
     members = [
-        loop.TrialRun(
+        results.TrialRun(
             str(seed),
             vidrec.override(cfg, {"seed": seed, "train.patience": 0, "train.epochs": 10**6}),
             folder / str(seed),
         )
         for seed in range(count)
     ]
-    group = loop.Group(members, prepare.prepare(cfg, dataset=source), folder)
+    group = loop.GroupRun(members, prepare.prepare(cfg, dataset=source), folder)
     group.ready()
 
     def epoch() -> None:
-        group.state, record = group.feed.epoch(group.state, group.numbers)
-        jax.block_until_ready((group.state, record))
+        group.group.train_epoch()
+        jax.block_until_ready(group.group.state)
 
     return epoch, group
 
@@ -111,7 +111,7 @@ def one(record: Record, named: tuple, cfg: Any, source: Any, count: int) -> None
             a_trial=spent / count,
             trials_a_second=count / spent,
             ready=compiling,
-            program_gb=devices.memory_needed(group.feed.program) / 1e9,
+            program_gb=group.group.memory_needed() / 1e9,
             in_use_gb=stats.get("bytes_in_use", 0) / 1e9,
             peak_gb=stats.get("peak_bytes_in_use", 0) / 1e9,
         )

@@ -1,16 +1,16 @@
 """Tiny data sets that need no disk, and tiny trials on them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
 
 from vidrec.config import Config, digest, override
 from vidrec.data.datasets.base import Dataset, UnreadableClip, per_clip
-from vidrec.models import model
-from vidrec.training import devices, feeds, prepare, step
+from vidrec.training import devices, prepare
+from vidrec.training.group import TrialGroup
+from vidrec.training.stopping import Progress
 
 # A few clips of unequal length, some shorter than SETTINGS' frames.length.
 SETTINGS = {
@@ -121,50 +121,39 @@ def prepared(cfg: Config, source: Dataset | None = None) -> prepare.Prepared:
     return prepare.prepare(cfg, dataset=source or features())
 
 
-def plan(cfg: Config, data: prepare.Prepared, axis_name=None, shares=1) -> step.Plan:
-    """As `fit` makes it."""
-    fitted = override(cfg, {"frames.length": data.length})
-    built = model.build(fitted, len(data.classes), axis_name, data.encoder)
-    clips = (len(data.clips("train")), len(data.clips("val")))
-    return step.Plan(cfg, built, data.length, *clips, axis_name, shares)
+def group_of(configs, data=None, how="map", on=None) -> TrialGroup:
+    """Trials of one signature, which train in memory and write no file.
 
-
-class Group:
-    """Trials of one signature, trained in memory: no files, no scoring, one program.
-
-    The program fits every group of as many trials, so `train` may be called with others. With
-    `how` "batch" it is one trial, whose batches are spread over the devices.
+    With `how` "batch" it is one trial, whose batches are spread over the devices `on`.
     """
+    data = data or prepared(configs[0])
+    on = on or jax.devices()[:1]
+    if how == "batch":
+        over = devices.DataParallel(on)
+    else:
+        over = devices.TrialParallel(len(configs), how, on)
+    group = TrialGroup(configs, data, over)
+    # One program for all, whether a trial drops or not: only then are bits the same.
+    group.spec = replace(group.spec, uses_dropout=True)
+    return group
 
-    def __init__(self, configs, data=None, how="map", on=None):
-        data = data or prepared(configs[0])
-        on = on or jax.devices()[:1]
-        if how == "batch":
-            self.over = devices.DataParallel(on)
-        else:
-            self.over = devices.TrialParallel(len(configs), how, on)
-        self.plan = plan(configs[0], data, self.over.axis_name, self.over.shares)
-        self.shared = self.over.share_all(feeds.resident(data))
-        self._init = self.over.map(partial(step.init, self.plan))
-        self._epoch = None
 
-    def train(self, configs, epochs=None, begun=None):
-        """(last state, records of each epoch), with the trials' axis, on the host.
+def train(group: TrialGroup, epochs=None, begun=None):
+    """(last snapshot, figures of each epoch and trial) of a group that starts anew.
 
-        Goes on from `begun`, a state on the host, where it is given.
-        """
-        numbers = [step.hyper(config) for config in configs]
-        numbers = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        state = self.over.shard(begun) if begun else self._init(numbers, self.shared)
-        if self._epoch is None:
-            run_epoch = partial(step.epoch, self.plan)
-            self._epoch = self.over.compile(run_epoch, state, numbers, self.shared)
-        records = []
-        while (alive := self.over.fetch(state.alive)).any() and len(records) != epochs:
-            state, numbers = self.over.rebalance(alive, (state, numbers))
-            state, record = self._epoch(state, numbers, self.shared)
-            records.append(jax.tree.map(np.array, self.over.fetch(record)))
-        return jax.tree.map(np.array, self.over.fetch(state)), records
+    Goes on from `begun`, a snapshot, where it is given.
+    """
+    group.progress = [Progress() for _ in group.configs]
+    group.initialize()
+    if begun:
+        group.restore(begun)
+    group.compile()
+    if not begun:
+        group.judge_untrained()
+    records = []
+    while group.active.any() and len(records) != epochs:
+        records.append(group.train_epoch())
+    return jax.tree.map(np.array, group.snapshot()), records
 
 
 def one(tree, place):

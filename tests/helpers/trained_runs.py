@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             shutil.rmtree(root, ignore_errors=True)  # of a process that failed
             root.mkdir()
             patch.setenv("VIDREC_CACHE", str(root / "cache"))
-            patch.setattr(runner, "_report", lambda *_: None)  # nobody looks at them
+            patch.setattr(runner, "_write_report", lambda *_: None)  # nobody looks at them
             told.write_text(json.dumps(_made(root), default=str))
         return {name: Path(folder) for name, folder in json.loads(told.read_text()).items()}
 

@@ -233,7 +233,7 @@ def test_a_command_is_pasted_back(tmp_path, monkeypatch):
     words = ["launch.py", "train", "my videos.py", "--data.root", *HOSTILE[:13], "--data.groups"]
     monkeypatch.setattr(sys, "argv", [*words, "_g(\\d+)_"])
     folder = result_folders.run(tmp_path / "it's $(a) run", samples=0, steps=0)
-    runner._environment(folder)
+    runner._write_environment(folder)
     [command] = re.findall(
         '<code class="command">(.*?)</code>', report.build(folder).read_text(), re.DOTALL
     )

@@ -103,7 +103,7 @@ def settings(net: str, name: str = "Net", **more) -> vidrec.Config:
 def trained(net, tmp_path_factory):
     """A run from scratch; the report is not looked at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(runner, "_write_report", lambda *_: None)
         root = tmp_path_factory.mktemp("runs")
         return Path(runner.run(settings(net), root, name="scratch", dataset=bright())["dir"])
 
@@ -150,7 +150,7 @@ def test_an_export_has_them_too(trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_with_them(net, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     ends = []
 
     class Stops(loop.Silent):
@@ -181,14 +181,14 @@ def test_fine_tuning_begins_with_the_statistics_of_the_weights(trainable, net, t
     )
     before = stats_of(trained)
     data = prepare.prepare(cfg, dataset=bright())
-    begun, _ = small_datasets.Group([cfg], data).train([cfg], epochs=0)
+    begun = small_datasets.group_of([cfg], data)
+    begun.initialize()
+    drawn = begun.snapshot().state.batch_stats["encoder"]
     frozen = {"all": set(), "last_block": {"first"}, "head": {"first", "second"}}[trainable]
     for name in before.keys() - frozen:
-        assert small_datasets.same(
-            small_datasets.one(begun.stats["encoder"][name], 0), before[name]
-        )
+        assert small_datasets.same(small_datasets.one(drawn[name], 0), before[name])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(runner, "_write_report", lambda *_: None)
         run = Path(runner.run(cfg, tmp_path, name="tuned", dataset=bright())["dir"])
     after = stats_of(run)
     for name in before:
@@ -217,8 +217,10 @@ def test_blocks_that_stay_normalise_by_their_own_statistics(net):
         lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), variables["batch_stats"]
     )
     data = dataclasses.replace(data, **prepare._parts(cfg, data.encoder, variables))
-    state, [record] = small_datasets.Group([cfg], data).train([cfg], epochs=1)
-    assert record["train_loss"] == pytest.approx(state.untrained_loss, rel=1e-5)
+    group = small_datasets.group_of([cfg], data)
+    _, [[record]] = small_datasets.train(group, epochs=1)
+    untrained = group.score(data.clips("train")).losses_B.mean()
+    assert record.train_loss == pytest.approx(untrained, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -238,9 +240,9 @@ def test_statistics_are_of_valid_frames_alone(how, net):
     )
     source = bright()
     data = prepare.prepare(cfg, dataset=source)
-    over = {"how": "batch", "devices": jax.devices()[:4]} if how == "spread" else {}
-    state, _ = small_datasets.Group([cfg], data, **over).train([cfg])
-    [stats] = small_datasets.one(state, 0).stats["encoder"].values()
+    over = {"how": "batch", "on": jax.devices()[:4]} if how == "spread" else {}
+    last, _ = small_datasets.train(small_datasets.group_of([cfg], data, **over))
+    [stats] = small_datasets.one(last.state, 0).batch_stats["encoder"].values()
     frames = np.concatenate([source.arrays[clip] for clip in data.clips("train")])
     values = frames.astype(np.float64).mean((1, 2))
     if how == "accumulated":
@@ -257,7 +259,7 @@ def test_statistics_are_of_valid_frames_alone(how, net):
 
 @pytest.mark.slow
 def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     cfg = settings(net, "Clips", scanner__kind="none", scanner__batch_norm=False)
     run = Path(runner.run(cfg, tmp_path, name="clips", dataset=bright())["dir"])
     assert json.loads((run / "result.json").read_text())["metrics"]["train"]["accuracy"] == 1.0
@@ -268,7 +270,7 @@ def test_an_encoder_of_clips_keeps_them_too(net, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_frozen_encoder_takes_those_of_its_weights(net, trained, tmp_path, monkeypatch):
     """Extracted features, predicted, evaluated."""
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
     cfg = settings(net, encoder__weights=str(trained), encoder__trainable="none")
     data = prepare.prepare(cfg, dataset=bright())

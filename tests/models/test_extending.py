@@ -190,7 +190,7 @@ def test_a_cells_own_setting_changes_it_and_mistakes_are_one_line(files):
 
 
 def test_a_cell_trains_and_predicts_by_its_own_settings(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     changes = {"scanner.kind": f"{files}/{CELLS['peephole']}", "scanner.args": {"peepholes": False}}
     cfg = config.override(small_datasets.settings(), changes)
     source = small_datasets.features()
@@ -267,14 +267,16 @@ def test_a_transformer_trains_to_the_same_figures_on_any_number_of_devices(files
     )
     data = small_datasets.prepared(cfg)
     runs = [
-        small_datasets.Group([cfg], data, how="batch", on=jax.devices()[:count]).train([cfg])
+        small_datasets.train(
+            small_datasets.group_of([cfg], data, how="batch", on=jax.devices()[:count])
+        )
         for count in (1, 2, 4)
     ]
     without = config.override(cfg, {"scanner.args": {"heads": 2, "rate": 0.0}})
-    _, plain = small_datasets.Group([without], data).train([without])
-    losses = [[float(np.ravel(r["train_loss"])[0]) for r in records] for _, records in runs]
+    _, plain = small_datasets.train(small_datasets.group_of([without], data))
+    losses = [[record.train_loss for [record] in records] for _, records in runs]
     np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
-    assert abs(float(np.ravel(plain[0]["train_loss"])[0]) - losses[0][0]) > 1e-3
+    assert abs(plain[0][0].train_loss - losses[0][0]) > 1e-3
 
 
 def test_what_a_scanner_does_not_do_is_refused(files):
@@ -370,7 +372,7 @@ def test_an_optimiser_makes_the_updates_of_its_rule(files):
 
 
 def test_a_data_set_of_npz_files_trains(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_report", lambda *_: None)
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
     rng, root = np.random.default_rng(0), tmp_path / "clips"
     for label, kind in enumerate(("left", "right")):
@@ -527,7 +529,7 @@ def resnet_run(files, tmp_path_factory):
         data__test=0.25,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_report", lambda *_: None)
+        patch.setattr(runner, "_write_report", lambda *_: None)
         folder = tmp_path_factory.mktemp("runs")
         return Path(runner.run(cfg, folder, name="resnet", dataset=clips)["dir"]), clips
 

@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vidrec.cli import main
 from vidrec.config import Config, override
 from vidrec.errors import UserError
-from vidrec.sweeps import cluster, runner
+from vidrec.sweeps import cluster, plan, runner
 from vidrec.sweeps.ablation import Ablation, product
 from vidrec.sweeps.cluster import folders, job
 from vidrec.sweeps.cluster import pool as pool_room
@@ -257,7 +257,7 @@ def test_one_job_makes_the_data_and_an_array_waits_for_it(scheduler):
     assert any("sacct does not answer" in line for line in told)
     # What a job trains lies in the folder.
     for name, ids in folders.groups(folder).items():
-        assert [member.id for member in runner.held(folder, name)] == ids
+        assert [member.id for member in plan.held(folder, name).trials] == ids
 
 
 def test_a_started_group_is_not_started_again_and_an_ended_one_is(scheduler):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.small_datasets import features, settings
 
-from vidrec.sweeps import check, cost, runner
+from vidrec.sweeps import check, cost, preview
 from vidrec.sweeps.ablation import Ablation, product
 from vidrec.training import prepare
 
@@ -48,7 +48,7 @@ def test_an_epoch_of_the_mean_is_a_product_forwards_and_two_back():
     found = cost.of(cfg, train=15, val=7, frames=100)
     head = 2 * 7 * 3
     assert found.small + found.large == 2 * 15 * head + 7 * head
-    assert found.data == 4 * (100 * 7 + 3 * 22 + 15 + 7)
+    assert found.data == 4 * (100 * 7 + 3 * 22)
     assert found.state > 2 * 4 * (7 * 3 + 3)
 
 
@@ -64,16 +64,16 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     axes = {"scanner.kind": ["mean", "gru"], "optim.clip_norm": [0, 1]}
     table = Ablation("table", here, product(axes))
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
-    assert [g["bytes"] for g in runner.estimates(table)] == [None] * 2
+    assert [g["bytes"] for g in preview.estimates(table)] == [None] * 2
     assert not list(tmp_path.rglob("*.array_record*"))  # nothing was generated to be counted
     monkeypatch.setattr(cost.datasets, "load_if_there", lambda data: features())
-    mean, gru = runner.estimates(table)
+    mean, gru = preview.estimates(table)
     assert mean["trials"] == gru["trials"] == 2
     assert 0 < mean["bytes"] < gru["bytes"]
     assert cost.COMPILE < mean["seconds"] < gru["seconds"]
     # Rows that differ in scoring only are trained once.
     scored = [{"head.kind": "per_frame", "eval.inference": name} for name in ("single", "vote")]
-    [both] = runner.estimates(Ablation("table", here, scored))
+    [both] = preview.estimates(Ablation("table", here, scored))
     assert both["trials"] == 1
 
 

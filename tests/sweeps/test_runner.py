@@ -25,9 +25,10 @@ from vidrec.config import override
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import runner
+from vidrec.sweeps import plan, runner
 from vidrec.sweeps.ablation import Ablation, Row, product
-from vidrec.training import devices, loop, prepare
+from vidrec.training import loop, prepare, results
+from vidrec.training.group import TrialGroup
 
 HERE = Path(__file__).parent
 FAST = {"scanner__kind": "mean", "head__kind": "per_frame", "train__epochs": 2}
@@ -84,12 +85,12 @@ RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
 def rates(tmp_path_factory):
     """25 trials that differ in learning rate and seed."""
     compiled = []
-    once = devices.TrialParallel.compile
+    once = TrialGroup.compile
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            devices.TrialParallel,
+            TrialGroup,
             "compile",
-            lambda self, *a: compiled.append(self.count) or once(self, *a),
+            lambda self, *a: compiled.append(len(self.configs)) or once(self, *a),
         )
         rows = product({"optim.learning_rate": RATES})
         filled, screen = fill(table(rows, seeds=5), tmp_path_factory.mktemp("rates"))
@@ -110,7 +111,7 @@ def test_the_learning_rate_table_is_one_program_on_the_embedded_data():
     ablation = replace(tables.load("ablations/learning_rate.py"), seeds=5)
     trials = tables.trials(ablation, on="motion")
     assert len(trials) == 25
-    assert len({runner.group_name(trial.config) for trial in trials}) == 1
+    assert len({plan.group_name(trial.config) for trial in trials}) == 1
 
 
 def test_a_table_is_read_as_rows_and_as_a_frame(rates):
@@ -202,7 +203,7 @@ def test_settings_that_change_the_program_make_groups(tmp_path):
 
 def test_rows_with_data_of_their_own_are_trained_apart():
     a, b = (override(settings(), {"data.root": root}) for root in ("/a", "/b"))
-    assert runner.group_name(a) != runner.group_name(b)
+    assert plan.group_name(a) != plan.group_name(b)
     assert prepare.key(a) != prepare.key(b)
 
 
@@ -294,7 +295,7 @@ def test_a_part_of_a_table_whose_data_cannot_be_prepared_is_recorded(tmp_path):
         fill(table(rows[1:]), tmp_path / "alone")
 
 
-@pytest.mark.parametrize("place", [(loop.Group, "ready"), (prepare, "prepare")])
+@pytest.mark.parametrize("place", [(loop.GroupRun, "ready"), (prepare, "prepare")])
 def test_what_the_system_refuses_stops_a_table_and_is_no_failure_of_a_trial(
     tmp_path, monkeypatch, place
 ):
@@ -332,10 +333,10 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_a_group_that_another_process_trains_is_no_failure(tmp_path):
     rows = product({"train.batch_size": [4, 6], "optim.learning_rate": [0.01, 0.1]})
-    folder, members = runner.plan(table(rows), tmp_path, dataset=features())
+    folder, members = plan.plan_table(table(rows), tmp_path, dataset=features())
     second = folder / "groups" / members[2].about["group"]
     second.mkdir(parents=True)
-    claimed = loop._claim(second)
+    claimed = loop.claim(second)
     with pytest.raises(loop.FolderLocked, match="another process"):
         fill(table(rows), tmp_path)
     assert not (members[2].folder / "result.json").exists()
@@ -346,7 +347,7 @@ def test_a_group_that_another_process_trains_is_no_failure(tmp_path):
 
 
 def test_a_folder_of_other_trials_is_refused(tmp_path):
-    folder, members = runner.plan(table([{}]), tmp_path, dataset=features())
+    folder, members = plan.plan_table(table([{}]), tmp_path, dataset=features())
     group = folder / "groups" / members[0].about["group"]
     group.mkdir(parents=True)
     (group / "group.json").write_text('{"members": ["other"]}')
@@ -537,7 +538,7 @@ def kill_and_go_on(tmp_path, moments):
     assert plain_csv(parts) == plain_csv(whole.folder)
     for trial in whole.trials:
         theirs, ours = Path(trial["dir"]), parts / "trials" / trial["id"]
-        assert (ours / loop.METRICS).read_text() == (theirs / loop.METRICS).read_text()
+        assert (ours / results.METRICS).read_text() == (theirs / results.METRICS).read_text()
         a, b = (vidrec.parameters(each) for each in (ours, theirs))
         assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     return hits
@@ -560,7 +561,7 @@ def test_film_strips_and_report_that_a_kill_or_damage_took_are_made_again(tmp_pa
         def killed(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(runner, "_samples", killed)
+        patch.setattr(runner.samples, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             runner.run(cfg, tmp_path / "runs")
     [folder] = (tmp_path / "runs").iterdir()
@@ -590,7 +591,7 @@ def test_film_strips_and_report_that_a_kill_or_damage_took_are_made_again(tmp_pa
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"a": "\xff"}', b'{"id": 7}'])
 def test_damaged_files_of_a_table_are_one_line_that_names_them(tmp_path, name, content):
     rows = [{"optim.learning_rate": 0.1}]
-    folder, [member] = runner.plan(table(rows), tmp_path, dataset=features())
+    folder, [member] = plan.plan_table(table(rows), tmp_path, dataset=features())
     group = folder / "groups" / member.about["group"]
     file = {"result.json": member.folder, "group.json": group, "ablation.json": folder}[name] / name
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,62 +1,11 @@
-"""Batches are a pure function of (seed, epoch, step); gathering is slicing."""
-
-from functools import partial
+"""Gathering a batch is slicing clips."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from helpers.small_datasets import features, prepared, settings
 
 from vidrec.training import batches, feeds
-
-CLIPS = 13
-
-
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def order(seed, epoch, clips, size, per_epoch):
-    return batches.order(seed, epoch, clips, size, per_epoch)
-
-
-def many(seed, epochs, clips, size, per_epoch):
-    """Batches of epochs 0 … epochs-1, as host arrays (E, S, B)."""
-    made = [order(seed, epoch, clips, size, per_epoch) for epoch in range(epochs)]
-    return tuple(np.stack([np.asarray(each[i]) for each in made]) for i in (0, 1))
-
-
-@pytest.mark.parametrize("size", [5, 13, 20])
-def test_a_pass_holds_every_clip_once_and_masks_the_ragged_end(size):
-    places, valid = many(3, 4, CLIPS, size, 0)
-    assert places.shape == valid.shape == (4, -(-CLIPS // size), size)
-    for places_SB, valid_SB in zip(places, valid, strict=True):
-        assert sorted(places_SB[valid_SB]) == list(range(CLIPS))
-        assert valid_SB.ravel().tolist() == [True] * CLIPS + [False] * (valid_SB.size - CLIPS)
-        assert (places_SB >= 0).all()
-        assert (places_SB < CLIPS).all()
-
-
-@pytest.mark.parametrize(("size", "per_epoch"), [(4, 2), (5, 3), (3, 13), (7, 5)])
-def test_epochs_of_so_many_batches_run_through_passes_without_a_gap(size, per_epoch):
-    epochs = 13
-    places, valid = many(3, epochs, CLIPS, size, per_epoch)
-    assert valid.all()
-    drawn = places.ravel()
-    whole = len(drawn) // CLIPS
-    for number in range(whole):
-        assert sorted(drawn[number * CLIPS : (number + 1) * CLIPS]) == list(range(CLIPS))
-    # 13 epochs of S batches of B clips are S·B passes of 13 clips: no clip is favoured.
-    assert np.bincount(drawn, minlength=CLIPS).tolist() == [size * per_epoch] * CLIPS
-
-
-@pytest.mark.parametrize("per_epoch", [0, 4])
-def test_batches_depend_on_seed_and_epoch_alone(per_epoch):
-    first = many(3, 3, CLIPS, 5, per_epoch)
-    again = many(3, 3, CLIPS, 5, per_epoch)
-    assert np.array_equal(first[0], again[0])
-    alone = jax.vmap(lambda seed: batches.order(seed, 2, CLIPS, 5, per_epoch)[0])(jnp.arange(5))
-    assert np.array_equal(alone[3], first[0][2])
-    assert not np.array_equal(first[0][0], first[0][1])
-    assert not np.array_equal(alone[3], alone[4])
 
 
 def clip_of(data, clip):

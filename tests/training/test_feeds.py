@@ -11,7 +11,7 @@ from vidrec.data.datasets import UnreadableClip
 from vidrec.errors import UserError
 from vidrec.io import checkpoint
 from vidrec.io.checkpoint import Checkpoints
-from vidrec.training import devices, feeds, loop, prepare
+from vidrec.training import devices, feeds, loop, prepare, results
 
 ENCODER = """
 import flax.linen as nn
@@ -61,10 +61,10 @@ def streamed(monkeypatch, tmp_path):
     monkeypatch.setattr(feeds, "CHUNK", 7000)
 
 
-def fit(configs, folder, watcher=None):
+def fit(configs, folder, callback=None):
     data = prepared(configs[0], pixels(clips=22, broken=(3,)))
-    members = [loop.TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
-    loop.fit(members, data, folder / "group", watcher=watcher)
+    members = [results.TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
+    loop.fit(members, data, folder / "group", callback=callback)
     return data
 
 

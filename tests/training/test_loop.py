@@ -8,18 +8,17 @@ import subprocess
 import sys
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.small_datasets import features, plan, prepared, same, settings
+from helpers.small_datasets import features, group_of, prepared, same, settings
 from helpers.training_runs import EpochRecorder, contents
 
 from vidrec.data import keys
 from vidrec.errors import UserError
 from vidrec.io import checkpoint, files
-from vidrec.training import batches, feeds, loop, step
-from vidrec.training.loop import METRICS, FolderLocked, Group, Interrupted, TrialRun
+from vidrec.training import batches, loop, programs
+from vidrec.training.loop import FolderLocked, GroupRun, Interrupted
+from vidrec.training.results import METRICS, TrialRun
 
 BASE = {"scanner__kind": "mean", "head__kind": "per_frame", "scanner__dropout": 0.2}
 CONFIGS = [
@@ -45,8 +44,8 @@ def members(folder, configs=CONFIGS):
     return [TrialRun(f"t{i}", cfg, folder / f"t{i}") for i, cfg in enumerate(configs)]
 
 
-def fit(folder, data, watcher=None):
-    return loop.fit(members(folder), data, folder / "group", watcher=watcher)
+def fit(folder, data, callback=None):
+    return loop.fit(members(folder), data, folder / "group", callback=callback)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_each_epoch_of_each_trial_is_one_line(whole):
 def rescored(folder, data, cfg):
     """The saved model applied to the centre of each test clip, one clip at a time."""
     tree, _ = checkpoint.read(folder / "model")
-    model = plan(cfg, data).model
+    model = group_of([cfg], data).spec.model
     variables = {"params": tree["trained"], "batch_stats": tree.get("stats", {})}
     for clip in data.clips("test"):
         frames = data.values[data.offsets[clip] :][: data.lengths[clip]]
@@ -210,9 +209,10 @@ def test_a_damaged_save_costs_epochs_and_changes_nothing(whole, data, tmp_path, 
 def test_a_finished_run_is_scored_again_without_training(whole, data, tmp_path):
     folder, results = whole
     watch = EpochRecorder()
-    group = Group(members(tmp_path), data, folder / "group")
-    again = group.run(watch)
-    assert (watch.epochs, watch.compilations, group.feed.program) == ([], 0, None)
+    run = GroupRun(members(tmp_path), data, folder / "group")
+    again = run.run(watch)
+    assert (watch.epochs, watch.compilations) == ([], 0)
+    assert "train" not in run.group._programs
     assert [each["metrics"] for each in again] == [each["metrics"] for each in results]
 
 
@@ -237,12 +237,12 @@ def test_two_runs_on_one_folder_are_refused(data, tmp_path):
         assert not (tmp_path / "group" / METRICS).exists()
         other.stdin.close()
     # Whoever stops lets go, and so does a group that was made ready and left.
-    group = Group(members(tmp_path), data, tmp_path / "group")
-    group.ready()
+    run = GroupRun(members(tmp_path), data, tmp_path / "group")
+    run.ready()
     with pytest.raises(FolderLocked):
-        loop._claim(tmp_path / "group")
-    group.close()
-    loop._claim(tmp_path / "group").close()
+        loop.claim(tmp_path / "group")
+    run.close()
+    loop.claim(tmp_path / "group").close()
 
 
 def test_a_lock_that_the_system_refuses_is_not_done_without(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_a_lock_that_the_system_refuses_is_not_done_without(tmp_path, monkeypatc
 
     monkeypatch.setattr(loop.fcntl, "flock", refuse)
     with pytest.raises(OSError, match="Input/output error"):
-        loop._claim(tmp_path)
+        loop.claim(tmp_path)
 
 
 def test_a_folder_without_locks_is_trained_in_all_the_same(tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_a_folder_without_locks_is_trained_in_all_the_same(tmp_path, monkeypatch
         raise OSError(errno.ENOSYS, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    loop._claim(tmp_path).close()
+    loop.claim(tmp_path).close()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path):
@@ -301,9 +301,13 @@ def test_a_clock_that_jumps_back_changes_nothing(whole, data, tmp_path, monkeypa
 
 
 # How often one whole run may trace each, whatever its epochs and batches. The conditional that
-# skips stopped trials traces its branch twice, once for its shapes; scores are taken of the first
-# batch, of the validation clips and at the end; frames are chosen wherever a batch is gathered.
-TRACES = {(step, "train_step"): 2, (step, "score_batch"): 4, (batches.frames, "indices"): 6}
+# skips stopped trials traces its branch twice, once for its shapes; one program scores untrained
+# models, validation clips and all clips at the end; frames are chosen where a batch is gathered.
+TRACES = {
+    (programs, "train_step"): 2,
+    (programs, "eval_step"): 2,
+    (batches.frames, "indices"): 4,
+}
 
 
 @pytest.mark.slow
@@ -322,11 +326,13 @@ def test_a_run_traces_each_step_once_whatever_its_data(data, tmp_path, monkeypat
 
 
 def test_a_trials_weights_are_drawn_from_its_seed_alone(data):
-    cfg = settings(**BASE)
-    how, resident = plan(cfg, data), jax.tree.map(jnp.asarray, feeds.resident(data))
-    begin = jax.jit(lambda numbers: step.init(how, numbers, resident).trained)
-    one, two = (begin(step.hyper(settings(seed=seed, **BASE))) for seed in (0, 1))
-    other = begin(step.hyper(settings(seed=0, optim__learning_rate=9.0, **BASE)))
+    def drawn(**changes):
+        own = group_of([settings(**BASE, **changes)], data)
+        own.initialize()
+        return own.snapshot().state.params
+
+    one, two = drawn(seed=0), drawn(seed=1)
+    other = drawn(seed=0, optim__learning_rate=9.0)
     assert same(one, other)
     assert not same(one, two)
     assert keys.INIT not in (keys.ORDER, keys.SEGMENT, keys.DROPOUT)
@@ -339,5 +345,5 @@ def test_a_stop_that_watches_validation_clips_needs_some(tmp_path, data, name):
     bare = dataclasses.replace(data, split=dataclasses.replace(data.split, val=nothing))
     cfg = settings(**BASE, **{f"train__{name}": 1})
     with pytest.raises(UserError, match=rf"train\.{name} = 1 watches validation clips"):
-        Group(members(tmp_path, [cfg]), bare, tmp_path / "group")
-    Group(members(tmp_path, [settings(**BASE)]), bare, tmp_path / "group")
+        GroupRun(members(tmp_path, [cfg]), bare, tmp_path / "group")
+    GroupRun(members(tmp_path, [settings(**BASE)]), bare, tmp_path / "group")

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import chex
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.small_datasets import Group, one, pixels, plan, prepared, settings
+from helpers.small_datasets import group_of, one, pixels, prepared, settings, train
 from helpers.trained_runs import write_videos
 
 import vidrec
@@ -44,11 +43,12 @@ def tuned():
     decayed = {"optim__weight_decay": 0.1, "optim__clip_norm": 0.5, "train__epochs": 2}
     configs = [frozen_in_part(seed=seed, **decayed) for seed in (0, 1)]
     data = prepared(configs[0], pixels())
-    group = Group(configs, data)
-    before = jax.tree.map(np.array, group.shared.frozen)
-    state, records = group.train(configs)
-    chex.assert_trees_all_equal(group.shared.frozen, before)
-    return data, state, records
+    group = group_of(configs, data)
+    group.initialize()
+    before = jax.tree.map(np.array, group.feed.shared.frozen)
+    last, records = train(group)
+    chex.assert_trees_all_equal(group.feed.shared.frozen, before)
+    return data, last.state, records
 
 
 @pytest.mark.slow
@@ -58,15 +58,15 @@ def test_frozen_blocks_are_one_copy_that_no_optimiser_sees(tuned):
     assert set(fixed) == {"block1", "block2"}
     drawn = encoders.init(data.encoder, frozen_in_part().encoder)["params"]
     chex.assert_trees_all_equal(fixed, {name: drawn[name] for name in fixed})
-    assert set(state.trained["encoder"]) == {"block3", "dense"}
+    assert set(state.params["encoder"]) == {"block3", "dense"}
     # Momentum has one array for each that trains, and nothing else of such a size.
     moments = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1]
-    assert sorted(moments) == sorted(leaf.shape for leaf in jax.tree.leaves(state.trained))
+    assert sorted(moments) == sorted(leaf.shape for leaf in jax.tree.leaves(state.params))
     assert all(shape[0] == 2 for shape in moments)  # the trials' axis, which nothing frozen has
     kernel = fixed["block2"]["conv1"]["kernel"]
     assert kernel.shape == (3, 3, 16, 32)
     assert not np.array_equal(
-        one(state.trained, 0)["encoder"]["block3"]["conv1"]["kernel"],
+        one(state.params, 0)["encoder"]["block3"]["conv1"]["kernel"],
         drawn["block3"]["conv1"]["kernel"],
     )
 
@@ -76,23 +76,24 @@ class Alone:
 
     def __init__(self, cfg):
         self.cfg, data = cfg, prepared(cfg, pixels())
-        self.plan, self.numbers = plan(cfg, data), step.hyper(cfg)
+        group = group_of([cfg], data)
+        group.initialize()
+        self.spec, self.hyper = group.spec, step.hyperparameters(cfg)
         self.resident = jax.tree.map(jnp.asarray, feeds.resident(data))
-        self.state = jax.jit(partial(step.init, self.plan))(self.numbers, self.resident)
-        clips = self.resident.train[: cfg.train.batch_size]
+        self.state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), group.snapshot().state)
+        clips = data.clips("train")[: cfg.train.batch_size]
         valid = jnp.ones(clips.shape, bool)
         self.batch = batches.gather(
-            self.resident, clips, valid, cfg, data.length, self.numbers["seed"], 0
+            self.resident, clips, valid, cfg, data.length, self.hyper["seed"], 0
         )
 
     def step(self, state, frozen):
-        return step.train_step(self.plan, state, self.numbers, frozen, self.batch)
+        return step.train_step(self.spec, state, self.hyper, frozen, self.batch)
 
-    def loss(self, trained):
-        frozen, state, mask = self.resident.frozen, self.state, self.batch.mask_BT
-        return step._loss(
-            trained, self.plan, state, self.numbers, frozen, self.batch, None, 0, mask
-        )[0]
+    def loss(self, params):
+        window = step.Window(self.batch, None, 0, self.batch.mask_BT)
+        arguments = (self.spec, self.state, self.hyper, self.resident.frozen, window)
+        return step.summed_loss(*arguments)(params)[0]
 
 
 @pytest.mark.slow
@@ -101,14 +102,14 @@ def test_decay_and_clipping_see_what_trains_and_no_more():
     changes = {"optim__weight_decay": decay, "optim__clip_norm": most, "optim__kind": "sgd"}
     alone = Alone(frozen_in_part(optim__learning_rate=rate, **changes))
     state, _ = jax.jit(alone.step)(alone.state, alone.resident.frozen)
-    before = alone.state.trained
+    before = alone.state.params
     clips = len(alone.batch.labels_B)
     gradient = jax.jit(jax.grad(alone.loss))(before)
     pulled = jax.tree.map(lambda g, p: np.asarray(g / clips + decay * p), gradient, before)
     norm = np.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(pulled)))
     assert norm > 2 * most  # it is clipped
     expected = jax.tree.map(lambda p, g: p - rate * most / norm * g, before, pulled)
-    chex.assert_trees_all_close(state.trained, expected, atol=1e-6)
+    chex.assert_trees_all_close(state.params, expected, atol=1e-6)
 
 
 @pytest.mark.slow

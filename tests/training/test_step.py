@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.small_datasets import features, furthest, plan, prepared, settings
+from helpers.small_datasets import features, furthest, group_of, prepared, settings, train
 
 from vidrec.config import override
 from vidrec.data import keys
-from vidrec.training import feeds, step
+from vidrec.training import step
 
 torch = pytest.importorskip("torch", reason="the literal loop differentiates with PyTorch")
 
@@ -62,25 +62,18 @@ def float64():
         yield
 
 
-def quick(fn, how):
-    """Compiled in half the time: what it computes is tested here, not how fast."""
-    return jax.jit(partial(fn, how), compiler_options={"xla_backend_optimization_level": 0})
-
-
 def ours(cfg, source):
-    """Initial and final state, and the records, of three epochs by the engine."""
+    """Initial and final state, and the figures, of three epochs by the engine."""
     data = prepared(cfg, source)
-    how = plan(cfg, data)
-    resident = jax.tree.map(jnp.asarray, feeds.resident(data))
-    numbers = step.hyper(cfg)
-    state = begun = quick(step.init, how)(numbers, resident)
-    epoch = quick(step.epoch, how)
-    records = []
-    for _ in range(EPOCHS):
-        state, record = epoch(state, numbers, resident)
-        records.append(record)
-    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(state.trained))
-    return SimpleNamespace(data=data, begun=begun, state=state, records=records)
+    group = group_of([cfg], data)
+    group.initialize()
+    begun = jax.tree.map(lambda leaf: leaf[0], group.snapshot().state)
+    last, records = train(group, EPOCHS)
+    state = jax.tree.map(lambda leaf: leaf[0], last.state)
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(state.params))
+    return SimpleNamespace(
+        data=data, begun=begun, state=state, records=[record for [record] in records]
+    )
 
 
 class Literal:
@@ -88,7 +81,7 @@ class Literal:
 
     def __init__(self, cfg, data, begun):
         self.cfg, self.data = cfg, data
-        flat = jax.tree_util.tree_flatten_with_path(begun.trained)[0]
+        flat = jax.tree_util.tree_flatten_with_path(begun.params)[0]
         self.weights = {
             jax.tree_util.keystr(path, simple=True, separator="/"): torch.tensor(
                 np.array(leaf), requires_grad=True
@@ -111,8 +104,9 @@ class Literal:
     def epoch(self, number):
         """Mean loss of the epoch's clips."""
         cfg, train = self.cfg, self.data.clips("train")
-        key = fold(cfg.seed, 0, number)
-        shuffled = train[np.asarray(jax.random.permutation(key, len(train)))]
+        # A pass is in the order of Philox' numbers, keyed by seed and pass.
+        drawn = np.random.Philox(key=[cfg.seed, number]).random_raw(len(train)).tolist()
+        shuffled = train[sorted(range(len(train)), key=lambda place: drawn[place])]
         total = 0.0
         for start in range(0, len(shuffled), cfg.train.batch_size):
             total += self.batch(shuffled[start : start + cfg.train.batch_size], number)
@@ -235,13 +229,14 @@ def compare(cfg, source, least_updates):
     literal = Literal(cfg, found.data, found.begun)
     losses = [literal.epoch(number) for number in range(EPOCHS)]
     assert literal.updates >= least_updates
-    moved = furthest(found.begun.trained, found.state.trained)
-    away = furthest(literal.trained(found.state.trained), found.state.trained)
+    assert found.state.step == literal.updates
+    moved = furthest(found.begun.params, found.state.params)
+    away = furthest(literal.trained(found.state.params), found.state.params)
     assert moved > 0.05
     assert away < 1e-5 * moved  # the float64 figure is some 1e-15
-    assert np.allclose([record["train_loss"] for record in found.records], losses, rtol=1e-9)
+    assert np.allclose([record.train_loss for record in found.records], losses, rtol=1e-9)
     if cfg.scanner.batch_norm:
-        norm = found.state.stats["scanner"]["after_layer_0"]["norm"]
+        norm = found.state.batch_stats["scanner"]["after_layer_0"]["norm"]
         assert np.allclose(norm["mean"], literal.mean, rtol=1e-9)
         assert np.allclose(norm["var"], literal.var, rtol=1e-9)
     return found, literal
@@ -287,121 +282,9 @@ def test_whole_clips_in_one_update(source):
     compare(recipe(scanner__dropout=0.3), source, 10)
 
 
-def last_epoch(curve, epochs, patience=0, min_delta=0.0, target=0.0, monitor="val_loss"):
-    """(why, epochs trained, best epoch) by reading the rule to oneself."""
-    best, best_epoch = np.inf, 0
-    for epoch, (train_loss, val_loss, accuracy) in enumerate(curve, start=1):
-        if not train_loss <= 10 * UNTRAINED or train_loss == np.inf:
-            return step.DIVERGED, epoch, best_epoch
-        figure = -accuracy if monitor == "val_accuracy" else val_loss
-        if figure < best - min_delta:
-            best, best_epoch = figure, epoch
-        if target and accuracy >= target:
-            return step.TARGET, epoch, best_epoch
-        if patience and epoch - best_epoch == patience:
-            return step.STOPPED, epoch, best_epoch
-        if epoch == epochs:
-            return step.FINISHED, epoch, best_epoch
-    raise AssertionError("the curve is too short")
-
-
-UNTRAINED = 2.0
-
-
-def decided(curves, cfg, val_clips=5):
-    """What the engine decides along many curves (n, epochs, 3), from one program."""
-    how = step.Plan(cfg, None, 4, 10, val_clips)
-
-    def along(numbers, curve):
-        nothing = {"weight": jnp.zeros(1)}
-        zero = jnp.zeros((), jnp.int32)
-        state = step.TrainState(
-            trained=nothing,
-            stats={},
-            opt_state=(),
-            best=step.Best(nothing, {}, jnp.array(jnp.inf), zero),
-            epoch=zero,
-            wait=zero,
-            alive=jnp.array(True),
-            status=zero,
-            untrained_loss=jnp.array(UNTRAINED),
-        )
-
-        def one_epoch(state, figures):
-            record = dict(zip(("train_loss", "val_loss", "val_accuracy"), figures, strict=True))
-            # Weights that tell the epoch: the best ones must be those of the best epoch.
-            moved = state._replace(trained={"weight": state.trained["weight"] + 1})
-            new = step.decide(how, moved, numbers, record | {"not_finite": jnp.zeros(())})
-            kept = jax.tree.map(lambda a, b: jnp.where(state.alive, a, b), new, state)
-            return kept, None
-
-        return jax.lax.scan(one_epoch, state, curve)[0]
-
-    run = jax.jit(jax.vmap(along, (None, 0)))
-    return lambda numbers: jax.device_get(run(numbers, jnp.asarray(curves)))
-
-
-@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_stopping_follows_a_literal_reading_of_the_rule(monitor):
-    rng = np.random.default_rng(5)
-    # Figures on a coarse grid make plateaus and ties; some are no numbers.
-    train_loss = rng.integers(1, 8, (60, 12)) / 4.0
-    train_loss[rng.random(train_loss.shape) < 0.02] = rng.choice([np.nan, np.inf, 20.25])
-    val_loss = rng.integers(1, 7, (60, 12)) / 4.0
-    accuracy = rng.integers(0, 9, (60, 12)) / 8.0
-    for each in (val_loss, accuracy):
-        each[rng.random(each.shape) < 0.1] = np.nan
-    curves = np.stack([train_loss, val_loss, accuracy], -1)
-    decide = decided(curves, settings(train__monitor=monitor))
-    seen = set()
-    for patience, min_delta, target, epochs in [
-        (0, 0.0, 0.0, 12),
-        (1, 0.0, 0.0, 12),
-        (3, 0.0, 0.0, 12),
-        (3, 0.25, 0.0, 12),
-        (0, 0.25, 0.875, 9),
-        (2, 0.125, 1.0, 7),
-    ]:
-        cfg = settings(
-            train__monitor=monitor,
-            train__patience=patience,
-            train__min_delta=min_delta,
-            train__target=target,
-            train__epochs=epochs,
-        )
-        state = decide(step.hyper(cfg))
-        for place, curve in enumerate(curves):
-            wanted = last_epoch(curve, epochs, patience, min_delta, target, monitor)
-            found = (state.status[place], state.epoch[place], state.best.epoch[place])
-            assert tuple(map(int, found)) == wanted
-            # Weights count epochs, so the best epoch's weights were kept.
-            assert state.best.trained["weight"][place, 0] == wanted[2]
-            assert not state.alive[place]
-            seen.add(wanted[0])
-    assert seen == {step.FINISHED, step.STOPPED, step.TARGET, step.DIVERGED}
-
-
-def test_without_validation_the_last_epoch_counts_as_best():
-    curves = np.full((1, 5, 3), np.nan)
-    curves[..., 0] = 1.0
-    cfg = settings(train__epochs=5, train__patience=2)
-    state = decided(curves, cfg, val_clips=0)(step.hyper(cfg))
-    assert state.best.epoch[0] == 5
-    assert state.status[0] == step.FINISHED
-
-
-@pytest.mark.parametrize(
-    ("clips", "shape"), [(79, (2, 40)), (64, (1, 64)), (65, (2, 33)), (3, (1, 3)), (0, (0, 1))]
-)
-def test_validation_is_in_few_batches_of_a_size(clips, shape):
-    places = step.validation(step.Plan(recipe(**{"eval.batch_size": 64}), None, 4, 10, clips))
-    assert places.shape == shape
-    np.testing.assert_array_equal(places.reshape(-1), np.arange(places.size))
-
-
 def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
     one, other = settings(), settings(eval__inference="average", head__kind="per_frame")
-    assert set(step.hyper(one)) >= {"seed", "scanner.dropout", "train.patience"}
+    assert set(step.hyperparameters(one)) >= {"seed", "scanner.dropout", "train.epochs"}
     assert step.training_id(one) != step.training_id(other)
     same = settings(eval__window=9, eval__stride=4)
     assert step.training_id(one) == step.training_id(same)
@@ -410,7 +293,7 @@ def test_numbers_are_traced_and_trials_that_differ_in_scoring_train_once():
 
 def test_seeds_that_differ_in_their_highest_bit_are_two_trials():
     folded = [
-        jax.random.key_data(jax.jit(keys.fold_key)(step.hyper(recipe(seed=seed))["seed"]))
+        jax.random.key_data(jax.jit(keys.fold_key)(step.hyperparameters(recipe(seed=seed))["seed"]))
         for seed in (5, 5 + 2**31, 2**32 - 1)
     ]
     assert len({tuple(map(int, key)) for key in folded}) == 3

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vidrec.io import escape
-from vidrec.training import loop
+from vidrec.training import loop, results
 
 # Between two plain lines, so that a log shows that the work is alive and stays short.
 PLAIN_EVERY_SECONDS = 15.0
@@ -48,7 +48,7 @@ class Reporter:
                 f"stopped after {done} of {total} clips; run the same command again"
             )
 
-    def group(self, name: str, members: Sequence[loop.TrialRun]) -> "GroupProgress":
+    def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
         """Return the callback that shows the training of a group of trials."""
         self.close()
         return GroupProgress(self, _title(name, members), members)
@@ -103,7 +103,7 @@ class Reporter:
 class GroupProgress(loop.Silent):
     """Shows the training of one group: its epochs, trials that still train, and the best so far."""
 
-    def __init__(self, reporter: Reporter, title: str, members: Sequence[loop.TrialRun]):
+    def __init__(self, reporter: Reporter, title: str, members: Sequence[results.TrialRun]):
         self.reporter, self.title = reporter, title
         self.epochs = max(member.config.train.epochs for member in members)
         self.trials = len(members)
@@ -139,7 +139,7 @@ class GroupProgress(loop.Silent):
         return self.reporter.stopping
 
 
-def _title(name: str, members: Sequence[loop.TrialRun]) -> str:
+def _title(name: str, members: Sequence[results.TrialRun]) -> str:
     """Return the settings that all trials of a group share, or the group's name without any."""
     rows = [member.about.get("overrides", {}) for member in members]
     shared = {

@@ -16,6 +16,7 @@ from vidrec.errors import UserError, check_spelling, raise_if_transient
 from vidrec.io import files
 
 CODE = "code"  # folder of the users' files that a run or a model keeps
+LAST_STATE = "last"  # folder of the state that a trial ended with, to continue from
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
 # What a run's folder holds beside its trial.

@@ -1,54 +1,75 @@
-"""Builds a configuration and traces one epoch of it: computes nothing and needs no data."""
+"""Build a configuration and trace one epoch of it: computes nothing and needs no data."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vidrec.config import Config
-from vidrec.training import batches, prepare, step
+from vidrec.training import prepare, programs, step
 from vidrec.training.batches import Resident
+from vidrec.training.programs import ScoredBatches, TrainBatches
+from vidrec.training.step import Frozen, TrialSpec
 
 # Clips that stand in for a data set: a whole batch of training, a ragged end in validation.
 TRAIN, VAL = 8, 3
 
 
+class StandIn(NamedTuple):
+    """A trial as shapes and types alone.
+
+    Attributes:
+        inputs: the batches of an epoch.
+        scored: the validation clips.
+    """
+
+    spec: TrialSpec
+    hyper: dict[str, Any]
+    data: Resident
+    inputs: TrainBatches
+    scored: ScoredBatches
+
+    def state(self) -> Any:
+        """Return the shapes of the first state."""
+        return jax.eval_shape(partial(programs.initial_state, self.spec), self.hyper, self.data)
+
+
 def check(cfg: Config) -> int:
-    """Traces initialisation, one epoch and scoring of a trial; returns its parameters.
+    """Trace initialisation, one epoch and scoring of a trial; return its parameters.
 
     Raises:
         UserError: the settings do not fit each other.
     """
-    plan, numbers, data = stand_in(cfg, TRAIN, VAL, (TRAIN + VAL) * cfg.frames.length)
-    state = jax.eval_shape(partial(step.init, plan), numbers, data)
-    jax.eval_shape(partial(step.epoch, plan), state, numbers, data)
-    clips = jax.ShapeDtypeStruct((1, 2), np.int32)
-    jax.eval_shape(partial(step.score, plan), state.best, numbers, clips, data)
+    trial = stand_in(cfg, TRAIN, VAL, (TRAIN + VAL) * cfg.frames.length)
+    state, spec = trial.state(), trial.spec
+    jax.eval_shape(partial(programs.train_batches, spec), state, trial.inputs, trial.data)
+    arguments = (state.weights, trial.hyper, trial.scored, trial.data)
+    jax.eval_shape(partial(programs.score_clips, spec), *arguments)
     if cfg.eval.inference != "single":
-        windows = jax.ShapeDtypeStruct((1, 2, 2), np.int32)
-        jax.eval_shape(partial(step.score_windows, plan), state.best, numbers, windows, data)
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.trained))
+        windows = ScoredBatches(_integers(1, VAL, 2))
+        arguments = (state.weights, trial.hyper, windows, trial.data)
+        jax.eval_shape(partial(programs.score_windows, spec), *arguments)
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params))
 
 
-def stand_in(
-    cfg: Config, train: int, val: int, frames: int
-) -> tuple[step.Plan, dict[str, Any], Resident]:
-    """Plan, numbers and data of a trial as shapes: so many clips of each kind, frames in all."""
+def stand_in(cfg: Config, train: int, val: int, frames: int) -> StandIn:
+    """Return a trial on so many training and validation clips, and frames in all."""
     made = prepare.abstract(cfg)
-    plan = step.Plan(cfg, made.model, cfg.frames.length, train, val)
-    numbers = jax.eval_shape(lambda: step.hyper(cfg))
-
-    def integers(count: int) -> Any:
-        return jax.ShapeDtypeStruct((count,), np.int32)
-
+    spec = TrialSpec(cfg, made.model, cfg.frames.length, train)
+    hyper = jax.eval_shape(lambda: step.hyperparameters(cfg))
     data = Resident(
         values=jax.ShapeDtypeStruct((frames, *made.frame), made.dtype),
-        offsets=integers(train + val),
-        lengths=integers(train + val),
-        labels=integers(train + val),
-        train=integers(train),
-        val=integers(val),
-        frozen=batches.frozen(made),
+        offsets=_integers(train + val),
+        lengths=_integers(train + val),
+        labels=_integers(train + val),
+        frozen=Frozen(made.fixed, made.constants, made.start, made.start_stats),
     )
-    return plan, numbers, data
+    steps, size = spec.steps_per_epoch, cfg.train.batch_size
+    valid = jax.ShapeDtypeStruct((steps, size), bool)
+    inputs = TrainBatches(hyper, _integers(), _integers(steps, size), valid, None)
+    return StandIn(spec, hyper, data, inputs, ScoredBatches(_integers(1, max(val, 1))))
+
+
+def _integers(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, np.int32)

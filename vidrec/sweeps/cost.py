@@ -14,7 +14,7 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.data import datasets, splits
 from vidrec.sweeps import check
-from vidrec.training import step
+from vidrec.training import programs
 
 # Seconds that compiling a group takes beside its training, on the machines it was measured on.
 COMPILE = 10.0
@@ -41,12 +41,16 @@ class Cost:
 
 def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
     """The cost of a trial on so many training and validation clips, and frames in all."""
-    plan, numbers, data = check.stand_in(cfg, train, val, frames)
-    state = jax.eval_shape(partial(step.init, plan), numbers, data)
-    traced = jax.make_jaxpr(partial(step.epoch, plan))(state, numbers, data)
-    all_of_them = operations(traced.jaxpr)
-    small = operations(traced.jaxpr, up_to=4 * _product(cfg))
-    return Cost(_bytes(state), _bytes(data), small, all_of_them - small)
+    trial = check.stand_in(cfg, train, val, frames)
+    state, spec, data = trial.state(), trial.spec, trial.data
+    run = partial(programs.train_batches, spec)
+    score = partial(programs.score_clips, spec)
+    traced = [jax.make_jaxpr(run)(state, trial.inputs, data)]
+    if val:
+        traced.append(jax.make_jaxpr(score)(state.weights, trial.hyper, trial.scored, data))
+    every = sum(operations(program.jaxpr) for program in traced)
+    small = sum(operations(program.jaxpr, up_to=4 * _product(cfg)) for program in traced)
+    return Cost(_bytes((state, state.weights)), _bytes(data), small, every - small)
 
 
 def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:

@@ -20,7 +20,6 @@ class Resident(NamedTuple):
     Attributes:
         values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all clips in a row.
         offsets, lengths, labels: (n,) int32.
-        train, val: indices of the clips of a split, int32.
         frozen: variables that no trial trains.
     """
 
@@ -28,15 +27,7 @@ class Resident(NamedTuple):
     offsets: jax.Array
     lengths: jax.Array
     labels: jax.Array
-    train: jax.Array
-    val: jax.Array
     frozen: Any
-
-
-def frozen(made: Any) -> dict[str, Any]:
-    """What no trial trains of what was prepared, or of its shapes."""
-    names = ("fixed", "start", "start_stats", "constants")
-    return {name: tree for name in names if (tree := getattr(made, name))}
 
 
 class Batch(NamedTuple):
@@ -47,32 +38,6 @@ class Batch(NamedTuple):
     labels_B: jax.Array
     keys_B: jax.Array
     valid_B: jax.Array
-
-
-def steps_per_epoch(clips: int, batch_size: int, batches_per_epoch: int) -> int:
-    """Batches an epoch has."""
-    return batches_per_epoch or -(-clips // batch_size)
-
-
-def order(
-    seed: jax.Array, epoch: jax.Array, clips: int, batch_size: int, batches_per_epoch: int
-) -> tuple[jax.Array, jax.Array]:
-    """Places in the training list, (S, B) int32, and which of them are no padding, (S, B) bool."""
-    steps = steps_per_epoch(clips, batch_size, batches_per_epoch)
-    size = steps * batch_size
-    shape = (steps, batch_size)
-    if not batches_per_epoch:
-        shuffled = jax.random.permutation(keys.fold_key(seed, keys.ORDER, epoch), clips)
-        padded = jnp.zeros(size, jnp.int32).at[:clips].set(shuffled.astype(jnp.int32))
-        return padded.reshape(shape), (jnp.arange(size) < clips).reshape(shape)
-    # Passes follow each other without a gap, so an epoch may begin and end inside a pass.
-    first = epoch * size
-    passes = first // clips + jnp.arange(-(-size // clips) + 1)
-    shuffled = jax.vmap(
-        lambda each: jax.random.permutation(keys.fold_key(seed, keys.ORDER, each), clips)
-    )(passes)
-    chosen = lax.dynamic_slice_in_dim(shuffled.reshape(-1), first % clips, size)
-    return chosen.astype(jnp.int32).reshape(shape), jnp.ones(shape, bool)
 
 
 def share(batch: Any, shares: int, place: jax.Array) -> Any:

@@ -14,6 +14,7 @@ import ctypes
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -309,42 +310,43 @@ class _Devices:
         spec = jax.sharding.PartitionSpec(AXIS) if split else jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(mesh, spec)
 
-    def rebalance(self, alive_N: np.ndarray, trees: Tree) -> Tree:
-        """The trees, whose trials are where they belong."""
-        del alive_N
+    def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
+        """Return the trees, whose trials are where they belong."""
+        del active_N
         return trees
 
-    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
+    def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
         raise NotImplementedError
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
         raise NotImplementedError
 
     def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
-        """`map(fn)` of these arguments, for what runs once: compiled sooner than well."""
+        """Call `map(fn)` for what runs once: compiled sooner than well."""
         mapped = self.map(fn, len(arguments) - 1)
         if not is_cpu() or processes() > 1:
             return mapped(*arguments)
         return mapped.lower(*arguments).compile(FAST_COMPILE)(*arguments)
 
-    def compile(self, step: Callable, state: Tree, hyper: Tree, shared: Tree) -> Callable:
-        """`carry(step)` compiled for these arrays, its state donated."""
-        carried = self.carry(step, donate=True)
-        if processes() > 1:
-            return carried  # compiled by its first call, which knows the others' arrays
-        return carried.lower(state, hyper, shared).compile()
+
+def compiled(program: Any, *arguments: Tree) -> Callable:
+    """Return a program compiled for arguments of these shapes and types.
+
+    With several processes its first call compiles it, since that knows the others' arrays.
+    """
+    return program if processes() > 1 else program.lower(*arguments).compile()
 
 
 class TrialParallel(_Devices):
     """Carries functions of one trial over a group of trials, spread over the devices.
 
-    Trees of the group have leading axes (devices, trials a device); `spread` and `gather` go
+    Trees of the group have leading axes (devices, trials a device); `shard` and `fetch` go
     between that and the plain trials' axis. Where the group does not divide evenly, the places that
     are left hold copies of the last trial.
     """
 
     axis_name = None
-    shares = 1
+    num_shards = 1
 
     def __init__(self, count: int, how: How | None = None, devices: list | None = None):
         super().__init__(devices)
@@ -362,43 +364,94 @@ class TrialParallel(_Devices):
         self.places = filled.reshape(shape).T
         _, self._where = np.unique(self.places, return_index=True)
 
-    def rebalance(self, alive_N: np.ndarray, trees: Tree) -> Tree:
-        """Trees of the group, laid anew where stopped trials left the devices unequal work."""
-        busiest = alive_N[self.places].sum(1).max()
-        if self.how == "vmap" or busiest <= -(-alive_N.sum() // len(self.everyone)):
+    def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
+        """Return the group's trees, laid anew where stopped trials left devices unequal work."""
+        busiest = active_N[self.places].sum(1).max()
+        if self.how == "vmap" or busiest <= -(-active_N.sum() // len(self.everyone)):
             return trees
         host = self.fetch(trees)
-        self._lay(np.argsort(~alive_N, kind="stable"))  # copies are then of a stopped one
+        self._lay(np.argsort(~active_N, kind="stable"))  # copies are then of a stopped one
         return self.shard(host)
 
-    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
-        """`step(state, hyper, shared) -> (state, out)` for one trial, over all of them.
+    def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
+        """Carry `fn(state, inputs, shared) -> (state, out)` of one trial over all of them.
 
-        A trial with `state.alive` false keeps its state; its `out` is filled with zeros.
+        Returns:
+            `program(active, state, inputs, shared)`. A trial that is not active keeps its state,
+            and its `out` is zeros.
         """
-        over = _vmapped if self.how == "vmap" else _mapped
+
+        def many(active: jax.Array, state: Tree, inputs: Tree, shared: Tree) -> Tree:
+            none = _zeros_like(lambda *trees: fn(*trees, shared)[1], *_first((state, inputs)))
+
+            def one(trial: tuple) -> tuple[Tree, Tree]:
+                active, state, inputs = trial
+                return self._if_active(
+                    active, lambda: fn(state, inputs, shared), lambda: (state, none)
+                )
+
+            return self._each_trial(one, (active, state, inputs), (state, _many(none, active)))
+
         return jax.pmap(
-            over(step),
-            in_axes=(0, 0, None),
+            many,
+            in_axes=(0, 0, 0, None),
             devices=self.everyone,
-            donate_argnums=(0,) if donate else (),
+            donate_argnums=(1,) if donate else (),
         )
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """`fn(*trial_trees, shared) -> out` for one trial, over all of them, stopped or not."""
+        """Carry `fn(*trial_trees, shared) -> out` of one trial over all of them, stopped or not."""
 
         def many(*arguments: Tree) -> Tree:
-            *each, shared = arguments
-            if self.how == "vmap":
-                return jax.vmap(lambda each: fn(*each, shared))(tuple(each))
-            return lax.map(lambda each: fn(*each, shared), tuple(each))
+            *trial_trees, shared = arguments
+            trials = tuple(trial_trees)
+            one = partial(_apply_to, fn, shared)
+            return jax.vmap(one)(trials) if self.how == "vmap" else lax.map(one, trials)
 
         return jax.pmap(many, in_axes=(0,) * trees + (None,), devices=self.everyone)
 
-    def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
-        """`fn(*trial_trees, rows, shared)` for each trial: rows (S, …) to host arrays (N, S, …)."""
-        carried = self.map(lambda *each: fn(*each[:-1], *each[-1]), len(trees))
-        return self.fetch(carried(*trees, (rows, shared)))
+    def scorer(self, fn: Callable) -> Callable:
+        """Carry `fn(*trial_trees, rows, shared) -> out (S, …)` of one trial over all of them.
+
+        Returns:
+            `program(active, trial_trees, rows, shared)`; rows (S, …) are the same for all trials.
+            A trial that is not active gives zeros.
+        """
+
+        def many(active: jax.Array, trees: tuple, rows: Tree, shared: Tree) -> Tree:
+            none = _zeros_like(lambda *trees: fn(*trees, rows, shared), *_first(trees))
+
+            def one(trial: tuple) -> Tree:
+                active, trees = trial
+                return self._if_active(active, lambda: fn(*trees, rows, shared), lambda: none)
+
+            return self._each_trial(one, (active, trees), _many(none, active))
+
+        return jax.pmap(many, in_axes=(0, 0, None, None), devices=self.everyone)
+
+    def selector(self) -> Callable:
+        """Return `program(chosen, new, old)`: of each trial `new` where chosen, else `old`."""
+
+        def select(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
+            def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
+                return jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - 1)), a, b)
+
+            return jax.tree.map(leaf, new, old)
+
+        return jax.pmap(select, devices=self.everyone, donate_argnums=(2,))
+
+    def _each_trial(self, fn: Callable, trials: tuple, before: Tree) -> Tree:
+        """What `fn` gives for each trial, whose `active` comes first; `before` is replaced."""
+        return jax.vmap(fn)(trials) if self.how == "vmap" else _loop_over(fn, trials, before)
+
+    def _if_active(self, active: jax.Array, run: Callable, skip: Callable) -> Tree:
+        if self.how == "map":  # one trial at a time: a stopped one costs nothing
+            return lax.cond(active, run, skip)
+        return jax.tree.map(lambda new, old: jnp.where(active, new, old), run(), skip())
+
+    def rows(self, count: int) -> int:
+        """Return how many rows `scorer` takes, at least so many."""
+        return count
 
     def shard(self, tree: Tree) -> Tree:
         """(N, …) host arrays to (devices, trials a device, …) on the devices."""
@@ -420,49 +473,76 @@ class DataParallel(_Devices):
 
     Functions add up over the axis `axis_name`, where there is one, what belongs to the whole batch;
     what they return is then the same on every device. Trees of the trial lie whole on each;
-    `spread` and `gather` go between that and a trials' axis of one.
+    `shard` and `fetch` go between that and a trials' axis of one.
     """
 
     def __init__(self, devices: list | None = None):
         super().__init__(devices)
-        self.shares = len(self.everyone)
+        self.num_shards = len(self.everyone)
         # Over one device a sum changes nothing, and a processor's all-reduce copies what it adds.
-        self.axis_name = AXIS if self.shares > 1 else None
+        self.axis_name = AXIS if self.num_shards > 1 else None
         # pmap wants an argument that is split. A leading axis of devices on the trial's own trees
         # would cost a copy of each on every call.
         self._places = self._split(np.arange(len(self.devices)))
 
-    def carry(self, step: Callable, *, donate: bool = False) -> Callable:
-        """`step(state, hyper, shared) -> (state, out)` of a batch's share, on every device."""
-        return self._everywhere(step, 3, donate)
+    def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
+        """Carry `fn(state, inputs, shared) -> (state, out)` of a batch's share to every device.
+
+        Returns:
+            `program(active, state, inputs, shared)`, as `TrialParallel.advance` does.
+        """
+
+        def everywhere(active: Tree, state: Tree, inputs: Tree, shared: Tree) -> Tree:
+            del active  # a single trial that is not active is not trained
+            return fn(state, inputs, shared)
+
+        return self._everywhere(everywhere, 4, donate=(1,) if donate else ())
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """`fn(*trial_trees, shared) -> out`, on every device."""
+        """Carry `fn(*trial_trees, shared) -> out` to every device."""
         return self._everywhere(fn, trees + 1)
 
-    def _everywhere(self, fn: Callable, trees: int, donate: bool = False) -> "_Placed":
+    def scorer(self, fn: Callable) -> Callable:
+        """Carry `fn(*trial_trees, rows, shared) -> out (S, …)`; each device has a share of rows.
+
+        Returns:
+            `program(active, trial_trees, rows, shared)`; how many rows, says `rows`.
+        """
+
+        def share(active: Tree, trees: tuple, rows: Tree, shared: Tree) -> Tree:
+            del active
+            if self.num_shards > 1:
+                own = lax.axis_index(AXIS)
+                rows = jax.tree.map(
+                    lambda leaf: leaf.reshape(self.num_shards, -1, *leaf.shape[1:])[own], rows
+                )
+            out = fn(*trees, rows, shared)
+            return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), out)
+
+        return self._everywhere(share, 4)
+
+    def selector(self) -> Callable:
+        """Return `program(chosen, new, old)`, as `TrialParallel.selector` does."""
+
+        def select(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
+            return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), new, old)
+
+        return self._everywhere(select, 3, donate=(2,))
+
+    def rows(self, count: int) -> int:
+        """Return how many rows `scorer` takes, at least so many."""
+        return -(-count // self.num_shards) * self.num_shards
+
+    def _everywhere(self, fn: Callable, trees: int, donate: tuple[int, ...] = ()) -> "_Placed":
         mapped = jax.pmap(
-            lambda *given: fn(*given[:-1]),
+            lambda *arguments: fn(*arguments[:-1]),
             axis_name=AXIS,
             in_axes=(None,) * trees + (0,),
             out_axes=None,
             devices=self.everyone,
-            donate_argnums=(0,) if donate else (),
+            donate_argnums=donate,
         )
         return _Placed(mapped, self._places)
-
-    def score(self, fn: Callable, trees: tuple, rows: np.ndarray, shared: Tree) -> Tree:
-        """`fn(*trial_trees, rows, shared)`, each device its share of the rows: (1, S, …)."""
-        count = -(-len(rows) // self.shares)
-        padded = np.resize(rows, (self.shares, count, *rows.shape[1:]))
-
-        def share(*each: Tree) -> Tree:
-            *trees, (rows, shared) = each
-            out = fn(*trees, rows[lax.axis_index(AXIS)], shared)
-            return jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), out)
-
-        scored = self.fetch(self.map(share, len(trees))(*trees, (padded, shared)))
-        return jax.tree.map(lambda leaf: leaf[:, : len(rows)], scored)
 
     def shard(self, tree: Tree) -> Tree:
         """(1, …) host arrays to the devices, whole on each."""
@@ -504,33 +584,43 @@ class _Placed:
         return getattr(self._mapped, "memory_analysis", lambda: None)()
 
 
-def _vmapped(step: Callable) -> Callable:
-    def many(states: Tree, hypers: Tree, shared: Tree) -> tuple[Tree, Tree]:
-        def one(state: Tree, hyper: Tree) -> tuple[Tree, Tree]:
-            stepped, out = step(state, hyper, shared)
-            kept = jax.tree.map(lambda new, old: jnp.where(state.alive, new, old), stepped, state)
-            zero = jax.tree.map(
-                lambda leaf: jnp.where(state.alive, leaf, jnp.zeros_like(leaf)), out
-            )
-            return kept, zero
-
-        return jax.vmap(one)(states, hypers)
-
-    return many
+def _apply_to(fn: Callable, shared: Tree, trial: tuple) -> Tree:
+    return fn(*trial, shared)
 
 
-def _mapped(step: Callable) -> Callable:
-    def many(states: Tree, hypers: Tree, shared: Tree) -> tuple[Tree, Tree]:
-        def one(pair: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
-            state, hyper = pair
-            shapes = jax.eval_shape(step, state, hyper, shared)[1]
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            return lax.cond(
-                state.alive,
-                lambda: step(state, hyper, shared),
-                lambda: (state, nothing),
-            )
+def _loop_over(fn: Callable, trials: tuple, before: Tree) -> Tree:
+    """As `lax.map(fn, trials)`, in a loop that the compiler takes for one of unknown length.
 
-        return lax.map(one, (states, hypers))
+    It would take a loop of a single trial away, and compile what is left otherwise than in a loop,
+    so that a trial alone had other bits than in a group.
+    """
+    active = trials[0]
+    rounds = jnp.maximum(len(active), active.sum())  # their number, which it cannot know
 
-    return many
+    def body(index: jax.Array, out: Tree) -> Tree:
+        trial = jax.tree.map(
+            lambda leaf: lax.dynamic_index_in_dim(leaf, index, 0, keepdims=False), trials
+        )
+
+        def put(leaf: jax.Array, value: jax.Array) -> jax.Array:
+            return lax.dynamic_update_index_in_dim(leaf, value, index, 0)
+
+        return jax.tree.map(put, out, fn(trial))
+
+    return lax.fori_loop(0, rounds, body, before)
+
+
+def _first(trees: Tree) -> Tree:
+    """The trees of the first trial."""
+    return jax.tree.map(lambda leaf: leaf[0], trees)
+
+
+def _many(tree: Tree, active: jax.Array) -> Tree:
+    """A tree of zeros for each trial."""
+    return jax.tree.map(lambda leaf: jnp.zeros((len(active), *leaf.shape), leaf.dtype), tree)
+
+
+def _zeros_like(fn: Callable, *arguments: Tree) -> Tree:
+    """Zeros in the shapes and types of what `fn` returns."""
+    shapes = jax.eval_shape(fn, *arguments)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -85,13 +85,14 @@ class Check(Command):
 
     def run(self, settings: dict[str, Any]) -> int:
         """Build and trace each different program once; see `Command.run`."""
-        from vidrec.sweeps import check, runner
+        from vidrec.sweeps import check
+        from vidrec.sweeps.plan import group_name
 
         console, programs, failed = self.console(), set(), []
         for path in self.files:
             table, built = replace(read_ablation(path), seeds=1), 0
             for trial in ablation.with_code(ablation.trials(table)):
-                program = runner.group_name(trial.config)
+                program = group_name(trial.config)
                 try:
                     if program not in programs:
                         check.check(trial.config)

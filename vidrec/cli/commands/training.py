@@ -122,9 +122,9 @@ class Ablate(SharedCommand):
 
     def _list_trials(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
         from vidrec.report.terminal import Columns
-        from vidrec.sweeps import runner
+        from vidrec.sweeps import preview
 
-        trials = runner.dry_run(table, overrides, self.on)
+        trials = preview.dry_run(table, overrides, self.on)
         self.answer(trials)
         if self.json:
             return 0
@@ -138,7 +138,7 @@ class Ablate(SharedCommand):
         less = [["group"], ["parameters"]]  # left out first on a narrow terminal
         console = self.console()
         console.print(Columns(heads, lines, "settings", less, title=table.question))
-        console.print(_estimates(runner.estimates(table, overrides, self.on)))
+        console.print(_estimates(preview.estimates(table, overrides, self.on)))
         groups = len({trial["group"] for trial in trials})
         console.tell(f"{len(trials)} trials in {groups} programs")
         return 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidrec.config import digest
 from vidrec.errors import UserError
-from vidrec.sweeps import runner
+from vidrec.sweeps import plan, preview
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import finish
@@ -65,7 +65,8 @@ def launch(
     options, workdir = options or Options(), Path(workdir).absolute()
     for line in engine(options.engine).check(options, workdir):
         tell(line)
-    folder, members = runner.plan(ablation, workdir, overrides=overrides, on=on)
+    table = plan.plan_table(ablation, workdir, overrides=overrides, on=on)
+    folder = table.folder
     alive = _alive(folder)
     used = folders.read_jobs(folder)[0]
     if alive and used != options.engine:
@@ -73,9 +74,9 @@ def launch(
     if alive and retry:
         raise UserError(f"{folder} has jobs that run ({_ids(alive)}): cancel them first")
     if retry:
-        folder, members = runner.plan(ablation, workdir, overrides=overrides, on=on, retry=retry)
+        table = plan.plan_table(ablation, workdir, overrides=overrides, on=on, retry=retry)
     started = {handle.group for handle in alive}
-    groups = [name for name in runner.hold_groups(folder, members) if name not in started]
+    groups = [group.name for group in plan.hold_groups(table) if group.name not in started]
     if alive:
         tell(f"{len(alive)} jobs are there already: {_ids(alive)}")
     if groups:
@@ -169,7 +170,7 @@ def dry_run(
         overrides: Dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
     """
-    trials = runner.dry_run(ablation, overrides, on)
+    trials = preview.dry_run(ablation, overrides, on)
     name = f"{ablation.name}-{digest([trial['id'] for trial in trials])}"
     count = len({trial["group"] for trial in trials})
     return Slurm().scripts(Path(workdir).absolute() / name, count, options or Options())

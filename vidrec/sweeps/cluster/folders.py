@@ -11,7 +11,7 @@ from typing import Any
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.sweeps.cluster.options import Handle
-from vidrec.training import loop
+from vidrec.training.results import METRICS, write_json
 
 DONE = "the job is done"  # the last line of a job that did its work
 TAIL = 8192  # bytes that are read from the end of a log
@@ -95,7 +95,7 @@ def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
         for handle in latest.values()
     ]
     content = {"engine": engine, "jobs": [asdict(handle) for handle in inside]}
-    loop.write_json(folder / "jobs.json", content)
+    write_json(folder / "jobs.json", content)
 
 
 def is_alive(state: str) -> bool:
@@ -149,7 +149,7 @@ def group_line(
         shown |= {"state": "done", "why": ""}
     group = folder / "groups" / name
     if group.exists() and not shown["why"]:
-        _, broken = files.sound_lines(group / loop.METRICS, files.LINE_HOLDS, whole=False)
+        _, broken = files.sound_lines(group / METRICS, files.LINE_HOLDS, whole=False)
         shown["why"] = next(iter(broken), "")
     return {
         "group": name,
@@ -181,4 +181,4 @@ def _progress(group: Path) -> dict[str, Any]:
 
 def _records(group: Path) -> list[dict[str, Any]]:
     """Return the lines of a group's metrics, as far as they are written."""
-    return files.sound_lines(group / loop.METRICS, files.LINE_HOLDS, whole=False)[0]
+    return files.sound_lines(group / METRICS, files.LINE_HOLDS, whole=False)[0]

@@ -15,10 +15,10 @@ from typing import Any
 from vidrec.data import datasets
 from vidrec.errors import STOPPED, UserError
 from vidrec.io import escape
-from vidrec.sweeps import runner
+from vidrec.sweeps import plan, runner
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
-from vidrec.training import devices, loop, prepare
+from vidrec.training import devices, loop, prepare, results
 
 GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
@@ -75,7 +75,7 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
     for name, ids in folders.groups(folder).items():
         if len(folders.results(folder, ids)) == len(ids):
             continue
-        cfg = runner.held(folder, name)[0].config
+        cfg = plan.held(folder, name).trials[0].config
         if prepare.key(cfg) in made:
             continue
         made.add(prepare.key(cfg))
@@ -131,7 +131,7 @@ class _Log(runner.Quiet):
         if self.stop.is_set():
             raise loop.Interrupted(f"stopped after {done} of {total} clips")
 
-    def group(self, name: str, members: Sequence[loop.TrialRun]) -> loop.Callback:
+    def group(self, name: str, members: Sequence[results.TrialRun]) -> loop.Callback:
         self.say(f"group {name}: {len(members)} trials")
         return _GroupLog(self)
 

@@ -1,0 +1,367 @@
+"""What trains together: from a table to trials, from trials to groups, from groups to parts.
+
+All of it is decided before anything trains, and written down, so that a run that goes on does the
+same. Trials share a group where they share a signature and data. A group is trained in parts where
+the platform is quicker so, or where the compiled program needs more memory than there is.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vidrec import __version__
+from vidrec.config import (
+    Config,
+    canonical,
+    digest,
+    from_dict,
+    override,
+    plugins,
+    signature,
+    to_dict,
+    user_code,
+)
+from vidrec.data.datasets.base import Dataset
+from vidrec.errors import UserError
+from vidrec.io import checkpoint, escape, files, runs
+from vidrec.sweeps import ablation as tables
+from vidrec.sweeps.ablation import Ablation, Row
+from vidrec.sweeps.planned_data import PlannedData
+from vidrec.training import devices, feeds, prepare, results
+from vidrec.training.results import TrialRun, is_finished
+from vidrec.training.step import training_id
+
+# What result.json and ablation.json say of a trial's row.
+ROW_FIELDS = ("row", "row_name", "overrides", "published", "doubtful")
+
+
+class GroupPlan(NamedTuple):
+    """Trials that train together, and the folder of their checkpoints."""
+
+    name: str
+    trials: list[TrialRun]
+    folder: Path
+
+
+class TablePlan(NamedTuple):
+    """A table that can be trained.
+
+    Attributes:
+        folder: where everything lies.
+        trials: in the table's order.
+    """
+
+    folder: Path
+    trials: list[TrialRun]
+
+    @property
+    def groups(self) -> list[GroupPlan]:
+        """The groups, in the table's order."""
+        return grouped(self.trials, lambda name: group_folder(self.folder, name))
+
+
+def plan_table(
+    ablation: Ablation,
+    workdir: str | Path = "runs",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    on: str = "",
+    retry: str = "",
+    dataset: Dataset | None = None,
+) -> TablePlan:
+    """Plan a table and write its ablation.json; for the arguments see `runner.ablate`."""
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    name, workdir = runs.check_name(ablation.name), Path(workdir)
+    data, configs = PlannedData(dataset), [trial.config for trial in trials]
+    ids = devices.main_process_first(lambda: data.trial_ids(configs))
+    folder = runs.place_of_table(workdir, name, digest(ids), ids)
+    known = _groups_of_begun(folder)
+    planned = [
+        TrialRun(
+            id_,
+            trial.config,
+            folder / "trials" / id_,
+            {
+                "name": name,
+                "row": trial.row,
+                "row_name": trial.name,
+                "overrides": dict(trial.overrides),
+                "published": trial.published,
+                "doubtful": list(trial.doubtful),
+                "group": known.get(id_) or group_name(trial.config),
+            },
+            data.fingerprint_of(trial.config),
+        )
+        for id_, trial in zip(ids, trials, strict=True)
+    ]
+    _take_over(workdir, TablePlan(folder, planned).groups, folder)
+    planned = _regroup_unfinished(TablePlan(folder, planned))
+    failed = _failed(TablePlan(folder, planned)) if retry == "failed" else []
+    planned = [_regroup_failed(trial, failed) for trial in planned]
+    devices.barrier()  # what is there has been read by all
+    _describe(ablation, planned, folder, on)
+    for trial in failed:
+        (trial.folder / results.RESULT).unlink(missing_ok=True)
+    if devices.is_main():
+        data.write_facts(folder, planned)
+    devices.barrier()
+    return TablePlan(folder, planned)
+
+
+class RunPlan(NamedTuple):
+    """A run: a table of one trial, whose folder is the run's own."""
+
+    trial: TrialRun
+    data: PlannedData
+
+    @property
+    def group(self) -> GroupPlan:
+        """The trial as a group."""
+        return GroupPlan(group_name(self.trial.config), [self.trial], self.trial.folder)
+
+
+def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = None) -> RunPlan:
+    """Plan a single run."""
+    table = Ablation(runs.check_name(name), cfg, [Row({})])
+    [trial] = tables.with_code(tables.trials(table))
+    data = PlannedData(dataset)
+    [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))
+    folder = runs.place_of_run(workdir, name, id_)
+    about, fingerprint = {"name": name}, data.fingerprint_of(trial.config)
+    run = RunPlan(TrialRun(id_, trial.config, folder, about, fingerprint), data)
+    _take_over(workdir, [run.group], folder)
+    return run
+
+
+# ------------------------------------------------------------------ groups
+
+
+def group_name(cfg: Config) -> str:
+    """Return the name of a trial's group: equal for trials that compile to one program.
+
+    A trial whose batches are spread over the devices is trained alone.
+    """
+    alone = (training_id(cfg),) if cfg.train.parallel == "batch" else ()
+    return digest(signature(cfg), prepare.key(cfg), *alone)
+
+
+def grouped(trials: Sequence[TrialRun], folder_of: Callable[[str], Path]) -> list[GroupPlan]:
+    """Return the groups of trials, in the table's order."""
+    members: dict[str, list[TrialRun]] = {}
+    for trial in trials:
+        name = trial.about.get("group") or group_name(trial.config)
+        members.setdefault(name, []).append(trial)
+    return [GroupPlan(name, group, folder_of(name)) for name, group in members.items()]
+
+
+def group_folder(table: Path, name: str) -> Path:
+    """Return the folder of a table's group."""
+    return table / "groups" / name
+
+
+def _groups_of_begun(folder: Path) -> dict[str, str]:
+    """Group of each trial of a table that was begun before: groups are fixed then."""
+    try:
+        trials = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
+    except files.Missing:
+        return {}
+    return {trial["id"]: trial["group"] for trial in trials if "group" in trial}
+
+
+def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
+    """Copy trials that are finished elsewhere in the workdir; groups that are begun stay."""
+
+    def take_over() -> None:
+        missing = {
+            trial.id: trial
+            for group in groups
+            for trial in group.trials
+            if not is_finished([trial]) and not (group.folder / "group.json").exists()
+        }
+        for id_, other in runs.finished(workdir, missing).items():
+            trial, theirs = missing[id_], runs.top_of(other)
+            runs.adopt(other, trial.folder, trial.about, to_dict(trial.config))
+            for name in ("samples.npz", "environment.json"):
+                if (theirs / name).is_file() and not (top / name).exists():
+                    files.write_whole(top / name, files.read_bytes(theirs / name))
+
+    devices.main_process_first(lambda: take_over() if devices.is_main() else None)
+
+
+def _regroup_unfinished(table: TablePlan) -> list[TrialRun]:
+    """Trials of groups that are not begun and partly finished: the rest is its own group."""
+    moved: dict[str, str] = {}
+    for group in table.groups:
+        rest = [trial.id for trial in group.trials if not is_finished([trial])]
+        if len(rest) < len(group.trials) and not (group.folder / "group.json").exists():
+            moved |= dict.fromkeys(rest, digest(group.name, *rest))
+    return [
+        _moved(trial, moved[trial.id]) if trial.id in moved else trial for trial in table.trials
+    ]
+
+
+def _failed(table: TablePlan) -> list[TrialRun]:
+    """Trials of finished groups that failed or diverged."""
+    ended = [trial for group in table.groups if is_finished(group.trials) for trial in group.trials]
+    bad = ("failed", "diverged")
+    return [trial for trial in ended if files.read_result(trial.folder)["status"] in bad]
+
+
+def _regroup_failed(trial: TrialRun, failed: Sequence[TrialRun]) -> TrialRun:
+    """A failed trial moves, with those that failed beside it, to a group of their own."""
+    ids = [each.id for each in failed if each.about["group"] == trial.about["group"]]
+    return _moved(trial, digest(trial.about["group"], *ids)) if trial.id in ids else trial
+
+
+def _moved(trial: TrialRun, group: str) -> TrialRun:
+    return replace(trial, about={**trial.about, "group": group})
+
+
+# ------------------------------------------------------------------ parts of a group
+
+
+def parts(group: GroupPlan) -> Iterator[GroupPlan]:
+    """Yield the group, or the parts that it was split into."""
+    file = group.folder / "group.json"
+    count = files.read_json(file, {"parts?": int}).get("parts", 1) if file.exists() else 1
+    if count == 1:
+        yield group
+        return
+    for index, trials in enumerate(_split(group.trials, count)):
+        name = f"{group.name}-{index + 1}"
+        yield from parts(GroupPlan(name, trials, group.folder.with_name(name)))
+
+
+def split(group: GroupPlan, count: int = 2) -> list[GroupPlan]:
+    """Split a held group for good into so many parts, and hold them."""
+    content = files.read_json(group.folder / "group.json", files.GROUP_HOLDS)
+    results.write_json(group.folder / "group.json", content | {"parts": count})
+    devices.barrier()
+    own = list(parts(group))
+    for part in own:
+        hold(part)
+    return own
+
+
+def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
+    """Return the parts in which this platform trains a held group.
+
+    A processor trains from pixels one trial at a time: its convolutions are quick only outside of
+    a loop over trials. A group that was begun stays as it is.
+    """
+    cfg, count = group.trials[0].config, len({training_id(each.config) for each in group.trials})
+    begun = checkpoint.Checkpoints(group.folder / "checkpoints").steps()
+    alone = feeds.by_step(cfg, data, devices.over(1, cfg.train.parallel))
+    return split(group, count) if alone and count > 1 and not begun else [group]
+
+
+def _split(trials: Sequence[TrialRun], count: int) -> list[list[TrialRun]]:
+    """Equal parts, in order; variants that differ in scoring only stay together."""
+    trained = list(dict.fromkeys(training_id(trial.config) for trial in trials))
+    share = -(-len(trained) // count)
+    return [
+        [trial for trial in trials if training_id(trial.config) in trained[first : first + share]]
+        for first in range(0, len(trained), share)
+    ]
+
+
+# ------------------------------------------------------------------ what is written down
+
+
+def hold(group: GroupPlan) -> None:
+    """Fix a group's trials and their order, before its first step and on every resume."""
+    file = group.folder / "group.json"
+    ids = [trial.id for trial in group.trials]
+    content = files.read_json(file, {"members": [str]}) if file.exists() else {"members": ids}
+    if content["members"] != ids:
+        raise belongs_to_others(group.folder)
+    if "code" in content:  # an earlier version kept none
+        return
+    trials = [
+        {
+            "id": trial.id,
+            "config": to_dict(trial.config),
+            "folder": os.path.relpath(trial.folder, group.folder),
+            "about": dict(trial.about),
+            "data": trial.data,
+        }
+        for trial in group.trials
+    ]
+    results.make_folder(group.folder)
+    for name, text in results.kept_code(group.trials).items() if devices.is_main() else ():
+        files.write_whole(group.folder / runs.CODE / name, text)
+    specs = {spec: spec for trial in group.trials for spec in user_code(trial.config).values()}
+    results.write_json(file, content | {"trials": trials, "code": plugins.records(specs)})
+
+
+def hold_groups(table: TablePlan) -> list[GroupPlan]:
+    """Hold the groups of a table that are not finished, so that other processes can train them."""
+    unfinished = [group for group in table.groups if not is_finished(group.trials)]
+    for group in unfinished:
+        hold(group)
+    return unfinished
+
+
+def held(table: Path, name: str) -> GroupPlan:
+    """Return a group that `hold_groups` wrote, from the table's folder alone."""
+    file = group_folder(table, name) / "group.json"
+    try:
+        content = files.read_json(file, files.GROUP_HOLDS)
+    except files.Missing:
+        raise UserError(f"{table} has no group {name}: {file} is missing") from None
+    trials = [
+        TrialRun(
+            trial["id"],
+            _with_code(from_dict(trial["config"]), file, content.get("code")),
+            Path(os.path.normpath(file.parent / trial["folder"])),
+            trial["about"],
+            trial.get("data", ""),
+        )
+        for trial in content["trials"]
+    ]
+    return GroupPlan(name, trials, file.parent)
+
+
+def _with_code(cfg: Config, file: Path, recorded: Any) -> Config:
+    """The settings of a held trial, which may run what this job's launcher named."""
+    kept = file.parent / runs.CODE
+    return override(cfg, plugins.inherited(file, kept, user_code(cfg), recorded))
+
+
+def belongs_to_others(folder: Path) -> UserError:
+    """Return the error for a folder that holds other trials."""
+    return UserError(
+        f"{folder} belongs to other trials; take another --workdir or remove that folder"
+    )
+
+
+def _describe(ablation: Ablation, trials: Sequence[TrialRun], folder: Path, on: str) -> None:
+    """Write ablation.json: the question and the plan, all that a report needs but results."""
+    results.make_folder(folder)
+    file = folder / "ablation.json"
+    known = files.read_json(file, files.TABLE_HOLDS) if file.exists() else {}
+    described = {
+        "name": ablation.name,
+        "question": ablation.question,
+        "source": ablation.citation,
+        "axes": tables.axes(ablation),
+        "control": ablation.control,
+        "seeds": ablation.seeds,
+        "read": list(ablation.read),
+        "on": on,
+        "trials": [
+            {
+                "id": trial.id,
+                "seed": trial.config.seed,
+                **{name: trial.about[name] for name in (*ROW_FIELDS, "group")},
+            }
+            for trial in trials
+        ],
+    }
+    if canonical({name: known.get(name) for name in described}) == canonical(described):
+        return  # a finished table may be looked at where nothing can be written
+    data = {"data": known["data"]} if "data" in known else {}
+    about = {"command": escape.this_command(), "versions": {"vidrec": __version__}}
+    results.write_json(file, data | described | about)

@@ -1,0 +1,83 @@
+"""Which data the trials of a table are of: fingerprints, and what has changed since."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidrec.config import Config, canonical
+from vidrec.data.datasets.base import Dataset
+from vidrec.errors import UserError
+from vidrec.io import files
+from vidrec.training import prepare
+from vidrec.training.results import TrialRun, is_finished
+
+
+class DataChanged(UserError):
+    """The data are no more those that a trial was planned on."""
+
+
+class PlannedData:
+    """The data sets of a table's trials, each loaded and hashed once.
+
+    Args:
+        dataset: clips from Python instead of those that settings name.
+        make: generate or download a set that can be, first.
+    """
+
+    def __init__(self, dataset: Dataset | None = None, make: bool = True):
+        self.dataset, self.make = dataset, make
+        self._known: dict[str, tuple[str, Dataset | None, Config]] = {}
+
+    def fingerprint_of(self, cfg: Config) -> str:
+        """Return the fingerprint of a trial's data; "absent" where they cannot be read here."""
+        code = canonical({"data": repr(cfg.data)})
+        if code not in self._known:
+            dataset = self.dataset or prepare.dataset_of(cfg, self.make)
+            fingerprint = prepare.fingerprint_of(dataset, cfg) if dataset else "absent"
+            self._known[code] = fingerprint, dataset, cfg
+        return self._known[code][0]
+
+    def trial_ids(self, configs: Sequence[Config]) -> list[str]:
+        """Return the ids of trials: what they are, on which data."""
+        return [prepare.trial_id(cfg, self.fingerprint_of(cfg)) for cfg in configs]
+
+    def write_facts(self, folder: Path, trials: Sequence[TrialRun]) -> None:
+        """Write what unfinished trials are of, so that a later difference can be named."""
+        wanted = {trial.data for trial in trials if not is_finished([trial])}
+        for fingerprint, dataset, cfg in self._known.values():
+            file = _facts_file(folder, fingerprint)
+            if fingerprint in wanted and dataset is not None and not file.exists():
+                content = {"fingerprint": fingerprint, "clips": prepare.facts(dataset, cfg)}
+                files.write_json(file, content)
+
+
+def check_unchanged(trials: Sequence[TrialRun], top: Path, data: prepare.Prepared) -> None:
+    """Refuse to train trials on other data than they were planned on, which their ids say.
+
+    Raises:
+        DataChanged: says what is different.
+    """
+    now = PlannedData(data.dataset)
+    for trial in trials:
+        fingerprint = now.fingerprint_of(trial.config)
+        if prepare.trial_id(trial.config, fingerprint) == trial.id:
+            continue
+        raise DataChanged(
+            f"{top} was begun on other data: {_difference(trial, top, data, fingerprint)}; give "
+            "the command that began it again, for a run of what is there now"
+        )
+
+
+def _facts_file(folder: Path, fingerprint: str) -> Path:
+    return folder / "data" / f"{fingerprint[:8]}.json"
+
+
+def _difference(trial: TrialRun, top: Path, data: prepare.Prepared, now: str) -> str:
+    if trial.data == "absent":
+        return "they could not be read where the command was given"
+    if trial.data == now:
+        return "none, but its settings or the code that they name were changed"
+    try:
+        before = files.read_json(_facts_file(top, trial.data), files.DATA_HOLDS)["clips"]
+    except UserError:
+        return "it keeps no list of what they were"
+    return prepare.difference(before, prepare.facts(data.dataset, trial.config)) or "their order"

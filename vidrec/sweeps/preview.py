@@ -1,0 +1,67 @@
+"""What a table would train, and what it would cost: nothing is trained, no clip is read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vidrec.config import Config
+from vidrec.sweeps import ablation as tables
+from vidrec.sweeps import cost
+from vidrec.sweeps.ablation import Ablation
+from vidrec.sweeps.plan import group_name
+from vidrec.sweeps.planned_data import PlannedData
+from vidrec.training import prepare
+from vidrec.training.step import training_id
+
+
+def dry_run(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[dict[str, Any]]:
+    """Return what `ablate` would train, with each model's parameters; needs no data set."""
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
+    counted: dict[str, int] = {}
+    lines = []
+    for id_, trial in zip(ids, trials, strict=True):
+        group = group_name(trial.config)
+        if group not in counted:
+            counted[group] = prepare.count_params(trial.config)
+        lines.append(
+            {
+                "id": id_,
+                "row": trial.row,
+                "seed": trial.seed,
+                "overrides": dict(trial.overrides),
+                "params": counted[group],
+                "group": group,
+                "published": trial.published is not None,
+            }
+        )
+    return lines
+
+
+def estimates(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[dict[str, Any]]:
+    """Return for each group its trials, and the bytes and seconds that it should take here.
+
+    Without the data set these are None. Bytes are those of trials and data; what a step needs for
+    its gradient comes on top, and a group for which that is too much is split before it trains.
+    """
+    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    trained = {training_id(trial.config): trial.config for trial in trials}
+    groups: dict[str, list[Config]] = {}
+    for cfg in trained.values():
+        groups.setdefault(group_name(cfg), []).append(cfg)
+    data = {prepare.key(cfg): cfg for cfg, *_ in groups.values()}
+    sizes = {key: cost.known_size(cfg) for key, cfg in data.items()}
+    lines = []
+    for name, configs in groups.items():
+        line: dict[str, Any] = {"group": name, "trials": len(configs)}
+        line |= {"bytes": None, "seconds": None}
+        if size := sizes[prepare.key(configs[0])]:
+            one = cost.of(configs[0], *size)
+            epochs = sum(cfg.train.epochs for cfg in configs)
+            line["bytes"] = one.data + one.state * len(configs)
+            line["seconds"] = cost.seconds(one, epochs, *cost.measured_rates(configs[0]))
+        lines.append(line)
+    return lines

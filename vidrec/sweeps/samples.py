@@ -1,0 +1,59 @@
+"""Film strips for the report: frames of a few test clips, those that trials got wrong first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vidrec.data.datasets.base import UnreadableClip
+from vidrec.io import files
+from vidrec.training import devices, prepare
+from vidrec.training.results import TrialRun
+
+FILE = "samples.npz"
+CLIPS = 12
+FRAMES = 8  # of a clip
+SIZES = (64, 112)  # height and width in pixels: at least, at most
+
+
+def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> None:
+    """Write frames of the test clips that most trials got wrong, and of others."""
+    if data.dataset.is_features or are_there(folder) or not devices.is_main():
+        return
+    clips = data.clips("test")
+    hardest = np.argsort(-_wrong(trials, len(clips)), kind="stable")[: CLIPS // 2]
+    evenly = np.linspace(0, len(clips) - 1, min(CLIPS, len(clips))).astype(int)
+    shown = clips[list(dict.fromkeys([*hardest, *evenly]))[:CLIPS]]
+    size = min(max(trials[0].config.encoder.size, SIZES[0]), SIZES[1])
+    frames, names = [], []
+    for clip in shown:
+        indices = np.linspace(0, data.lengths[clip] - 1, FRAMES).astype(int)
+        try:
+            frames.append(data.dataset.read(int(clip), indices, size))
+        except UnreadableClip:
+            continue
+        names.append(data.dataset.names[clip])
+    # An empty file says that none can be read, and that they were looked at.
+    empty = np.zeros((0, FRAMES, size, size, 3), np.uint8)
+    arrays = {"frames": np.stack(frames) if frames else empty}
+    files.write_arrays(folder / FILE, arrays | {"names": np.array(names, str)})
+
+
+def _wrong(trials: Sequence[TrialRun], clips: int) -> np.ndarray:
+    """How many of the trials got each test clip wrong."""
+    wrong = np.zeros(clips)
+    for trial in trials:
+        file = trial.folder / "predictions.npz"
+        if file.exists():
+            saved = files.read_arrays(file, ["test_logits", "test_labels"])
+            wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
+    return wrong
+
+
+def are_there(folder: Path) -> bool:
+    """Return True where the film strips are there and whole."""
+    try:
+        files.read_arrays(folder / FILE)
+    except (files.Missing, files.Damaged):
+        return False
+    return True

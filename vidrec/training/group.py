@@ -1,0 +1,391 @@
+"""Trials of one signature on the devices: what an epoch trains, what is decided after it, scores.
+
+Nothing here writes a file. The order of clips, early stopping, divergence and which weights are
+best are plain Python between epochs; what is compiled is train batches and the scores of clips.
+
+Dimension letters: N trials, S batches, B clips, K classes, T frames.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vidrec.config import Config, override
+from vidrec.evaluation import metrics
+from vidrec.models import encoders, model
+from vidrec.training import devices, feeds, programs
+from vidrec.training.order import Order, epoch_order
+from vidrec.training.prepare import Prepared
+from vidrec.training.programs import ScoredBatches, TrainBatches
+from vidrec.training.step import (
+    Scores,
+    TrainState,
+    TrialSpec,
+    Weights,
+    hyperparameters,
+)
+from vidrec.training.stopping import Figures, Progress, Status, after_epoch
+
+Tree = Any
+SUMS = ("loss", "gradient_norm", "updates", "not_finite", "clips")
+
+
+class Snapshot(NamedTuple):
+    """A group between two epochs, or inside one, on the host: what a save holds.
+
+    Attributes:
+        state, best: of all trials, (N, …).
+        progress: a line a trial, the fields of its `Progress`, float64 (N, 6).
+    """
+
+    state: TrainState
+    best: Weights
+    progress: np.ndarray
+
+
+class Begun(NamedTuple):
+    """An epoch that was stopped inside.
+
+    Attributes:
+        steps: batches that were trained.
+        sums: each of their sums, (N, steps).
+    """
+
+    steps: int
+    sums: dict[str, np.ndarray]
+
+
+Pause = Callable[[Callable[[], Begun]], None]
+
+
+class TrialGroup:
+    """Trials that compile to one program.
+
+    Args:
+        configs: settings of the trials, which share a signature.
+        data: what all of them train on.
+        over: how they use the devices; None: as `train.parallel` says.
+
+    Attributes:
+        state, best: training state and best weights, on the devices.
+        progress: how far each trial has come.
+    """
+
+    def __init__(
+        self, configs: Sequence[Config], data: Prepared, over: feeds.Placement | None = None
+    ):
+        self.configs, self.data = list(configs), data
+        self.cfg = self.configs[0]
+        self.over = over or devices.over(len(self.configs), self.cfg.train.parallel)
+        self.spec = self._spec()
+        self.state: TrainState = None
+        self.best: Weights = None
+        self.progress = [Progress() for _ in self.configs]
+        self._programs: dict[Any, Callable] = {}
+
+    def _spec(self) -> TrialSpec:
+        data, cfg = self.data, self.cfg
+        encoder = data.encoder
+        if feeds.by_step(cfg, data, self.over):
+            encoder = encoders.outside_loops(encoder)
+        fitted = override(cfg, {"frames.length": data.length})
+        return TrialSpec(
+            cfg,
+            model.build(fitted, len(data.classes), self.over.axis_name, encoder),
+            data.length,
+            len(data.clips("train")),
+            self.over.axis_name,
+            self.over.num_shards,
+            uses_dropout=any(each.scanner.dropout for each in self.configs),
+            random_segments=bool(data.lengths.max() > data.length),
+        )
+
+    @property
+    def active(self) -> np.ndarray:
+        """True for trials that still train, (N,)."""
+        return np.array([each.active for each in self.progress])
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that the trials which still train have behind them."""
+        return max(each.epoch for each in self.progress)
+
+    # ------------------------------------------------------------------ first state, saves
+
+    def initialize(self) -> None:
+        """Place data and settings on the devices, and draw the first weights."""
+        seeds = [cfg.seed for cfg in self.configs]
+        self.feed = feeds.of(self.spec, self.over, self.data, seeds)
+        numbers = [hyperparameters(cfg) for cfg in self.configs]
+        self.hyper = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        first = partial(programs.initial_state, self.spec)
+        self.state = self.over.run_unoptimized(first, self.hyper, self.feed.shared)
+        # A copy: the state itself is given away to every step.
+        weights = jax.tree.map(np.array, self.over.fetch(self.state.weights))
+        self.best = self.over.shard(weights)
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of everything that training changes, on the host of every process."""
+        state, best = self.over.fetch((self.state, self.best))
+        progress = np.array([tuple(each) for each in self.progress], np.float64)
+        return Snapshot(state, best, progress)
+
+    def restore(self, saved: Snapshot) -> None:
+        """Go on from a snapshot, whatever the number of devices it was taken on."""
+        self.state, self.best = self.over.shard((saved.state, saved.best))
+        self.progress = [_progress(line) for line in saved.progress.tolist()]
+
+    # ------------------------------------------------------------------ training
+
+    def compile(self, done: int = 0) -> None:
+        """Compile what an epoch needs.
+
+        Args:
+            done: batches of the first epoch that were trained before.
+        """
+        steps = self.feed.steps_at_once(done)
+        shape = (len(self.configs), steps, self.cfg.train.batch_size)
+        clips = np.zeros(shape, np.int32)
+        frames = None
+        if self.data.streams:
+            frames = np.zeros((*shape, self.spec.length, *self.data.values.shape[1:]), np.uint8)
+        order = Order(clips, np.zeros(shape, bool))
+        inputs = self._inputs(0, order, frames)
+        train = partial(programs.train_batches, self.spec)
+        program = self.over.advance(train, donate=True)
+        arguments = (self._active(), self.state, inputs, self.feed.shared)
+        self._programs["train"] = devices.compiled(program, *arguments)
+
+    def memory_needed(self) -> float:
+        """Return the bytes that the compiled epoch and the best weights take of a device."""
+        best = sum(leaf.nbytes for leaf in jax.tree.leaves(self.best)) / len(self.over.devices)
+        return devices.memory_needed(self._programs["train"]) + best
+
+    def judge_untrained(self) -> None:
+        """Note the loss of the untrained models on some clips, by which divergence is judged."""
+        clips = self.data.clips("val")
+        clips = clips if len(clips) else self.data.clips("train")
+        count = min(len(clips), self.cfg.eval.batch_size)
+        parts: list[np.ndarray] = []
+        for part in self._scored(self.state.weights, self._rows(clips)):
+            parts.append(part.losses_B)
+            if sum(map(np.size, parts)) >= count * len(self.configs):
+                break  # a stream need not read the others
+        losses = _joined(parts, count).mean(1, dtype=np.float64)
+        self.progress = [
+            each._replace(untrained_loss=float(loss))
+            for each, loss in zip(self.progress, losses, strict=True)
+        ]
+
+    def train_epoch(
+        self, begun: Begun | None = None, pause: Pause | None = None
+    ) -> list[Figures | None]:
+        """Train one epoch, validate, and decide how each trial goes on.
+
+        Args:
+            begun: what a stopped epoch had done.
+            pause: called between the epoch's programs, where it has several, with a function that
+                tells what is done.
+
+        Returns:
+            What the epoch gave each trial; None for one that is not active.
+        """
+        sums = self._train(begun or Begun(0, {}), pause)
+        validated = self._validate()
+        active = self.active
+        figures = [
+            self._figures({name: leaf[trial] for name, leaf in sums.items()}, validated, trial)
+            if active[trial]
+            else None
+            for trial in range(len(self.configs))
+        ]
+        self.progress = [
+            before if now is None else after_epoch(cfg, before, now)
+            for cfg, before, now in zip(self.configs, self.progress, figures, strict=True)
+        ]
+        self._keep_best(active)
+        trees = (self.state, self.best, self.hyper)
+        self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
+        return figures
+
+    def _train(self, begun: Begun, pause: Pause | None) -> dict[str, np.ndarray]:
+        """Train the epoch's batches; sums of each step, (N, S), and the parameters' norm (N,)."""
+        epoch, done = self.epoch, begun.steps
+        order = self._order(epoch)
+        clips = self.data.clips("train")[order.places_SB]
+        steps = self.feed.steps_at_once(done)
+        parts: list[dict] = []
+        for frames in self.feed.training(clips[:, done:], epoch, steps):
+            chunk = slice(done, done + steps)
+            part = Order(clips[:, chunk], order.valid_SB[:, chunk])
+            inputs = self._inputs(epoch, part, frames)
+            arguments = (self._active(), self.state, inputs, self.feed.shared)
+            self.state, sums = self._programs["train"](*arguments)
+            if parts:  # reading goes on while a chunk is trained on, but not without end
+                jax.block_until_ready(parts[-1])
+            parts.append(sums)
+            done += steps
+            if pause and done < self.spec.steps_per_epoch:
+                pause(partial(self._begun, begun, done, list(parts)))
+        norm = self.over.fetch(parts[-1]["params_norm"])
+        return self._begun(begun, done, parts).sums | {"params_norm": norm}
+
+    def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
+        """The steps that were done, with those before them."""
+        fetched = self.over.fetch([{name: part[name] for name in SUMS} for part in parts])
+        sums = {}
+        for name in SUMS:
+            own = [np.asarray(before.sums[name])] if before.steps else []
+            sums[name] = np.concatenate([*own, *(part[name] for part in fetched)], 1)
+        return Begun(done, sums)
+
+    def _figures(self, sums: dict, validated: "_Validated | None", trial: int) -> Figures:
+        totals = {name: float(sums[name].sum(dtype=np.float64)) for name in SUMS}
+        norm = float(sums["params_norm"])
+        return Figures(
+            totals["loss"] / max(totals["clips"], 1),
+            totals["gradient_norm"] / max(totals["updates"], 1),
+            totals["not_finite"] == 0 and math.isfinite(norm),
+            None if validated is None else float(validated.loss_N[trial]),
+            None if validated is None else float(validated.accuracy_N[trial]),
+        )
+
+    def _keep_best(self, active: np.ndarray) -> None:
+        """Copy the weights of trials that improved."""
+        improved = active & np.array([each.improved for each in self.progress])
+        if not improved.any():
+            return
+        if "best" not in self._programs:
+            self._programs["best"] = self.over.selector()
+        chosen = self.over.shard(improved)
+        self.best = self._programs["best"](chosen, self.state.weights, self.best)
+
+    def _order(self, epoch: int) -> Order:
+        """The clips of an epoch's batches of each trial, (N, S, B)."""
+        clips = self.spec.train_clips
+        known = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, clips) for cfg in self.configs}
+        orders = [known[cfg.seed] for cfg in self.configs]
+        return Order(*(np.stack(leaves) for leaves in zip(*orders, strict=True)))
+
+    def _inputs(self, epoch: int, order: Order, frames: np.ndarray | None) -> TrainBatches:
+        count = np.full(len(self.configs), epoch, np.int32)
+        placed = self.over.shard((count, order.places_SB, order.valid_SB, frames))
+        return TrainBatches(self.hyper, *placed)
+
+    def _active(self) -> Tree:
+        return self.over.shard(self.active)
+
+    # ------------------------------------------------------------------ scores
+
+    def _validate(self) -> "_Validated | None":
+        """Loss and accuracy on validation clips of each active trial; None without such clips."""
+        clips = self.data.clips("val")
+        if not len(clips):
+            return None
+        labels = self.data.dataset.labels[clips]
+        scored = self.score(clips, self.state.weights)
+        correct = [metrics.predictions(scores) == labels for scores in scored.scores_BK]
+        loss_N = scored.losses_B.mean(1, dtype=np.float64)
+        return _Validated(loss_N, np.mean(correct, 1))
+
+    def score(self, clips: np.ndarray, weights: Tree | None = None) -> Scores:
+        """Score clips by each active trial's weights.
+
+        Args:
+            weights: on the devices; None: the best weights of all trials, active or not.
+
+        Returns:
+            Host arrays (N, n, …), a line a clip.
+        """
+        rows = self._rows(clips)
+        every = weights is None
+        parts = list(self._scored(self.best if every else weights, rows, every=every))
+        return jax.tree.map(lambda *leaves: _joined(leaves, len(clips)), *parts)
+
+    def score_windows(self, windows: np.ndarray, cfg: Config) -> np.ndarray:
+        """Score windows (n, 2) of clips by the best weights: (N, n, K) log-probabilities."""
+        rows = self._rows(windows)
+        score = partial(programs.score_windows, self.spec_of(cfg))
+        parts = list(self._run_scorer(score, (self.best, self.hyper), rows))
+        return _joined(parts, len(windows))
+
+    def spec_of(self, cfg: Config) -> TrialSpec:
+        """The group's spec with the settings of a trial that is scored in its own way."""
+        return TrialSpec(cfg, self.spec.model, self.spec.length, self.spec.train_clips)
+
+    def _scored(self, weights: Tree, rows: np.ndarray, every: bool = False) -> Iterator[Scores]:
+        score = partial(programs.score_clips, self.spec)
+        return self._run_scorer(score, (weights, self.hyper), rows, every=every)
+
+    def _run_scorer(
+        self, score: Callable, trees: tuple, rows: np.ndarray, *, every: bool = True
+    ) -> Iterator[Tree]:
+        """Host arrays (N, S, B, …) of some rows after another."""
+        window = score.args[0].cfg.eval.window
+        code = (score.func, window)
+        if code not in self._programs:
+            self._programs[code] = self.over.scorer(score)
+        active = np.ones(len(self.configs), bool) if every else self.active
+        active = self.over.shard(active)
+        at_once = self.feed.rows_at_once(self._block)
+        for part, frames in enumerate(self.feed.scoring(rows, at_once, window)):
+            inputs = ScoredBatches(rows[part * at_once :][:at_once], frames)
+            out = self._programs[code](active, trees, inputs, self.feed.shared)
+            yield self.over.fetch(out)
+
+    def _rows(self, clips: np.ndarray) -> np.ndarray:
+        """Clips by batches, (S, B) or (S, B, 2); the last batch repeats some.
+
+        All scoring has batches of one size, that of the validation clips, so that one program
+        serves validation and the final scores.
+        """
+        size = self._score_batch
+        count = -(-len(clips) // size)
+        count = -(-count // self._block) * self._block
+        return np.resize(clips, (count * size, *clips.shape[1:])).reshape(
+            count, size, *clips.shape[1:]
+        )
+
+    @property
+    def _score_batch(self) -> int:
+        """Clips of a scored batch: as few batches of validation clips as fit, all of a size."""
+        clips = len(self.data.clips("val")) or len(self.data.readable)
+        return score_batch_size(clips, self.cfg.eval.batch_size, self.over.num_shards)
+
+    @property
+    def _block(self) -> int:
+        """Batches that a scoring program takes, at most: those of the validation clips."""
+        batches = -(-len(self.data.clips("val")) // self._score_batch)
+        return self.over.rows(max(batches, 1))
+
+
+class _Validated(NamedTuple):
+    loss_N: np.ndarray
+    accuracy_N: np.ndarray
+
+
+def score_batch_size(clips: int, most: int, shards: int = 1) -> int:
+    """Return the size of batches that hold so many clips: few batches, all of a size.
+
+    Args:
+        most: clips of a batch, at most.
+        shards: devices that share the batches.
+    """
+    count = shards * -(-clips // (most * shards))
+    return -(-clips // max(count, 1)) or 1
+
+
+def _progress(line: Sequence[float]) -> Progress:
+    epoch, score, best_epoch, wait, status, loss = line
+    return Progress(int(epoch), score, int(best_epoch), int(wait), Status(int(status)), loss)
+
+
+def _joined(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """(N, S, B, …) arrays to (N, count, …)."""
+    whole = np.concatenate(parts, 1)
+    trials, batches, size = whole.shape[:3]
+    return whole.reshape(trials, batches * size, *whole.shape[3:])[:, :count]

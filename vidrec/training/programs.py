@@ -1,0 +1,159 @@
+"""What runs on a device at once: a trial's first state, its batches, and the scores of clips.
+
+Each function is of one trial; `devices` carries it over a group's trials or over shares of a batch.
+
+Dimension letters: S batches, B clips, T frames, K classes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from vidrec.data import keys
+from vidrec.evaluation import decisions
+from vidrec.models import encoders
+from vidrec.training import batches
+from vidrec.training.batches import Batch, Resident
+from vidrec.training.step import (
+    Scores,
+    TrainState,
+    TrialSpec,
+    Weights,
+    eval_step,
+    optimizer,
+    train_step,
+    without,
+)
+
+Tree = Any
+
+
+class TrainBatches(NamedTuple):
+    """The batches of an epoch, or of a part of it, as one trial sees them.
+
+    Attributes:
+        hyper: the trial's traced numbers.
+        epoch: counted from 0.
+        clips_SB, valid_SB: clips of each batch, and False where a place is padding.
+        frames: their frames (S, B, T, …), where the device does not hold them; else None.
+    """
+
+    hyper: dict
+    epoch: Array
+    clips_SB: Array
+    valid_SB: Array
+    frames: Array | None
+
+
+class ScoredBatches(NamedTuple):
+    """Clips to be scored, the same for all trials.
+
+    Attributes:
+        rows: clips (S, B), or windows (S, B, 2) of clips: clip and first frame.
+        frames: their frames (S, B, T, …), where the device does not hold them; else None.
+    """
+
+    rows: Array
+    frames: Array | None = None
+
+
+def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
+    """Return an untrained trial: weights drawn from its seed, pretrained ones in their places."""
+    frozen = data.frozen
+    example = jnp.zeros((1, spec.length, *data.values.shape[1:]), data.values.dtype)
+    key = keys.fold_key(hyper["seed"], keys.INIT)
+    variables = spec.model.init(key, example, jnp.ones((1, spec.length), bool))
+    drawn = without(variables["params"], frozen.params)
+    params = _full_precision(encoders.merge(drawn, frozen.init_params))
+    stats = frozen.trained_stats(variables.get("batch_stats", {}))
+    stats = _full_precision(encoders.merge(stats, frozen.init_batch_stats))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, stats, optimizer(spec, hyper).init(params))
+
+
+def train_batches(
+    spec: TrialSpec, state: TrainState, inputs: TrainBatches, data: Resident
+) -> tuple[TrainState, dict[str, Array]]:
+    """Train on one batch after another.
+
+    Returns:
+        The new state, each step's sums (S,), and under `params_norm` the norm of the parameters.
+    """
+
+    def one_step(state: TrainState, row: tuple) -> tuple[TrainState, dict]:
+        clips_B, valid_B, frames = row
+        clips = _Clips(clips_B, valid_B, frames)
+        batch = _load(spec, data, inputs.hyper, clips, inputs.epoch)
+        return train_step(spec, state, inputs.hyper, data.frozen, batch)
+
+    rows = (inputs.clips_SB, inputs.valid_SB, inputs.frames)
+    if len(inputs.clips_SB) == 1:  # no loop around the step, not even one of a single round
+        state, sums = one_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
+        sums = jax.tree.map(lambda leaf: leaf[None], sums)
+    else:
+        state, sums = lax.scan(one_step, state, rows)
+    return state, sums | {"params_norm": optax.tree.norm(state.params)}
+
+
+def score_clips(
+    spec: TrialSpec, weights: Weights, hyper: dict, inputs: ScoredBatches, data: Resident
+) -> Scores:
+    """Score each clip whole, or by its centre segment: (S, B, …)."""
+
+    def one_batch(_: None, row: ScoredBatches) -> tuple[None, Scores]:
+        clips = _Clips(row.rows, jnp.ones(row.rows.shape, bool), row.frames)
+        batch = _load(spec, data, hyper, clips, None)
+        return None, eval_step(spec, weights, hyper, data.frozen, batch)
+
+    return lax.scan(one_batch, None, inputs)[1]
+
+
+def score_windows(
+    spec: TrialSpec, weights: Weights, hyper: dict, inputs: ScoredBatches, data: Resident
+) -> Array:
+    """Score windows of clips, each from a zero carry: weighted log-probabilities (S, B, K)."""
+    del hyper
+
+    def one_batch(_: None, row: ScoredBatches) -> tuple[None, Array]:
+        batch = batches.gather_windows(data, row.rows, spec.cfg.eval.window, row.frames)
+        logits_BTK, _, _ = spec.model.apply(
+            data.frozen.variables(weights), batch.inputs, batch.mask_BT
+        )
+        return None, decisions.weighted_log_probs(logits_BTK, batch.mask_BT)
+
+    return lax.scan(one_batch, None, inputs)[1]
+
+
+class _Clips(NamedTuple):
+    """The clips of a batch, and their frames where the device does not hold them."""
+
+    clips_B: Array
+    valid_B: Array
+    frames: Array | None
+
+
+def _load(
+    spec: TrialSpec, data: Resident, hyper: dict, clips: _Clips, epoch: Array | None
+) -> Batch:
+    """The batch of these clips; of a training batch over several devices, this device's share."""
+    if spec.axis_name and epoch is not None:
+        clips = batches.share(clips, spec.num_shards, lax.axis_index(spec.axis_name))
+    return batches.gather(
+        data,
+        clips.clips_B,
+        clips.valid_B,
+        spec.cfg,
+        spec.length,
+        hyper["seed"],
+        epoch,
+        clips.frames,
+        spec.random_segments,
+    )
+
+
+def _full_precision(tree: Tree) -> Tree:
+    """In JAX's own precision: float32, or float64 throughout where that is enabled."""
+    return jax.tree.map(lambda leaf: leaf.astype(float), tree)

@@ -1,0 +1,372 @@
+"""What a finished trial leaves in its folder: scores, figures, weights and result.json."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vidrec import __version__
+from vidrec.config import Config, plugins, to_dict, user_code
+from vidrec.errors import UserError
+from vidrec.evaluation import decisions, metrics
+from vidrec.io import checkpoint, files, machine, runs
+from vidrec.models import model
+from vidrec.models.encoders.weights import digest as weights_digest
+from vidrec.training import devices
+from vidrec.training.group import TrialGroup
+from vidrec.training.prepare import SPLITS, Prepared
+from vidrec.training.step import Scores, TrainState, Weights, training_id
+from vidrec.training.stopping import Progress
+
+Tree = Any
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+COPIES = 10  # that a result names of the clips that stand in two parts
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial and the folder that its results go to.
+
+    Attributes:
+        about: what result.json says besides: its run's name, its row, its group.
+        data: fingerprint of the data that the trial is of.
+    """
+
+    id: str
+    config: Config
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+
+def is_finished(trials: Sequence[TrialRun]) -> bool:
+    """Return True where every trial has its result."""
+    return all((trial.folder / RESULT).exists() for trial in trials)
+
+
+class GroupLog(NamedTuple):
+    """How a group was trained.
+
+    Attributes:
+        metrics: file with a line for each trial and epoch.
+        ids: training ids of the trials, in the group's order.
+        seconds: spent on compiling and on training.
+        resumed_epoch: epochs that were trained before this process went on.
+    """
+
+    metrics: Path
+    ids: list[str]
+    seconds: dict[str, float]
+    resumed_epoch: int
+
+
+class Trained(NamedTuple):
+    """One trial of a trained group, on the host.
+
+    Attributes:
+        best: weights of its best epoch.
+        last: its state after the last one.
+    """
+
+    best: Weights
+    last: TrainState
+    progress: Progress
+
+
+def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> None:
+    """Score every clip with each trial's best weights, and write the trials' folders."""
+    whole = group.score(group.data.readable)
+    windows = _window_scores(group, members)
+    snapshot = group.snapshot()
+    for member in members if devices.is_main() else ():
+        place = trained.ids.index(training_id(member.config))
+        best, last = (
+            jax.tree.map(lambda leaf, place=place: leaf[place], tree)
+            for tree in (snapshot.best, snapshot.state)
+        )
+        own = Trained(best, last, group.progress[place])
+        scores = Scores(*(_of_all(group.data, leaf[place]) for leaf in whole))
+        cut = None
+        if member.config.eval.inference != "single":
+            cut = windows[_windows_name(member.config)][place]
+        _Writer(group, member, own, scores).write(trained, cut)
+    devices.barrier()
+
+
+def _window_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, np.ndarray]:
+    """Scores (N, windows, K) of the windows that trials' inference cuts, by their name."""
+    scores: dict[str, np.ndarray] = {}
+    for cfg in (member.config for member in members):
+        name = _windows_name(cfg)
+        if cfg.eval.inference != "single" and name not in scores:
+            table = decisions.window_table(group.data.lengths, group.data.readable, cfg.eval)
+            scores[name] = group.score_windows(table, cfg)
+    return scores
+
+
+def _of_all(data: Prepared, values: np.ndarray) -> np.ndarray:
+    """A line for every clip of the data, from those that can be read; the others have zeros."""
+    whole = np.zeros((len(data.lengths), *values.shape[1:]), values.dtype)
+    whole[data.readable] = values
+    return whole
+
+
+def _scored(data: Prepared, cfg: Config, scores: Scores, windows: Tree) -> decisions.ScoredClips:
+    """The scores by which a trial's inference decides."""
+    by = scores.scores_BK if windows is None else windows
+    frames = scores.correct_BT.shape[1]
+    return decisions.ScoredClips(cfg, data.lengths, data.readable, by, frames)
+
+
+class _Writer:
+    """Writes one trial's folder."""
+
+    def __init__(self, group: TrialGroup, member: TrialRun, trained: Trained, scores: Scores):
+        self.group, self.data, self.member = group, group.data, member
+        self.trained, self.scores = trained, scores
+
+    def write(self, log_: GroupLog, windows: np.ndarray | None) -> None:
+        """Write everything; result.json last, since it says that the rest is there.
+
+        Args:
+            windows: scores of the windows that decide clips; None with inference `single`.
+        """
+        folder, trial = self.member.folder, self.member
+        make_folder(folder)
+        weights = self._write_model()
+        self._write_last_state()
+        predictions, figures = self._predictions(windows)
+        files.write_arrays(folder / "predictions.npz", predictions)
+        lines = _own_metrics(log_.metrics, folder / METRICS, training_id(trial.config), trial.id)
+        write_json(folder / "model.json", {"layers": self._layers()})
+        write_json(folder / "config.json", to_dict(trial.config))
+        progress, data = self.trained.progress, self.data
+        result = {
+            "id": trial.id,
+            **trial.about,
+            "seed": trial.config.seed,
+            "status": progress.status.word,
+            "why": progress.status.reason,
+            "counts": data.counts(),
+            "unreadable": [{"path": path, "reason": why} for _, path, why in data.unreadable],
+            "unreadable_names": [data.dataset.names[i] for i, _, _ in data.unreadable],
+            "damaged": dict(data.dataset.warnings),
+            "metrics": figures,
+            "params": sum(leaf.size for leaf in jax.tree.leaves(self.trained.best.params)),
+            "weights": weights,
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "epoch_lines": lines,
+            "resumed_epoch": log_.resumed_epoch,
+            "seconds": {name: round(value, 3) for name, value in log_.seconds.items()},
+            "trials_in_group": len(log_.ids),
+            "split": _split(data),
+            "classes": list(data.classes),
+            "data": {"name": data.dataset.name, **data.dataset.about},
+            "versions": machine.versions(),
+            "code": plugins.records(user_code(trial.config)),
+            "dir": str(folder.absolute()),
+        }
+        write_json(folder / RESULT, result)
+
+    def _predictions(
+        self, windows: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays of predictions.npz, and the figures of each split."""
+        dataset, scores = self.data.dataset, self.scores
+        scored = _scored(self.data, self.member.config, scores, windows)
+        decided = scored.decide()
+        predictions: dict[str, np.ndarray] = {}
+        figures: dict[str, Any] = {}
+        for part in SPLITS:
+            clips = self.data.clips(part)
+            scores_nK, log_probs_nK = (leaf[clips] for leaf in decided)
+            predictions |= {
+                f"{part}_logits": scores_nK,
+                f"{part}_probabilities": np.exp(log_probs_nK).astype(np.float32),
+                f"{part}_labels": dataset.labels[clips],
+                f"{part}_names": np.asarray(dataset.names)[clips],
+                f"{part}_groups": np.asarray(dataset.groups)[clips],
+            }
+            if scores.correct_BT.shape[-1]:
+                predictions[f"{part}_steps"] = self._correct_frames(clips)
+            if not len(clips):
+                continue
+            labels, classes = dataset.labels[clips], self.data.classes
+            figures[part] = metrics.summary(scores_nK, labels, classes, log_probs_nK)
+            figures[part]["objective"] = float(scores.losses_B[clips].mean(dtype=np.float64))
+            if windows is not None:
+                figures[part] |= scored.clip_and_video_accuracy(clips, dataset.labels)
+        return predictions, figures
+
+    def _correct_frames(self, clips: np.ndarray) -> np.ndarray:
+        """Of each frame 1 where right, 0 where wrong, -1 behind the clip's end, int8."""
+        correct = self.scores.correct_BT[clips].astype(np.int8)
+        if self.group.cfg.frames.rule == "whole":
+            behind = np.arange(correct.shape[1]) >= self.data.lengths[clips, None]
+            correct[behind] = -1
+        return correct
+
+    def _layers(self) -> list[dict[str, Any]]:
+        """Layers of the model that was trained, by shapes alone."""
+        values = self.data.values
+        clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
+        return model.layers(self.group.spec.model, clip)
+
+    def _write_model(self) -> str:
+        """Write the model of the best epoch; returns the hash of its arrays."""
+        best, data, member = self.trained.best, self.data, self.member
+        tree = {
+            "trained": best.params,
+            "stats": best.batch_stats,
+            "fixed": data.fixed,
+            "constants": data.constants,
+            **data.kept,
+        }
+        about = {
+            "id": member.id,
+            "config": to_dict(member.config),
+            "classes": list(data.classes),
+            "length": data.length,
+            "frame": list(data.values.shape[1:]),
+            **_sampling(data),
+            "split": {"id": data.split.id, "leaked": data.split.leaked},
+            **_trained_on(data),
+            "epoch": self.trained.progress.best_epoch,
+            "vidrec": __version__,
+            "code": plugins.records(user_code(member.config)),
+        }
+        code = {f"{runs.CODE}/{name}": text for name, text in kept_code([member]).items()}
+        arrays = jax.tree.map(np.asarray, tree)
+        checkpoint.write(member.folder / "model", arrays, about, code)
+        return weights_digest(arrays)[:32]
+
+    def _write_last_state(self) -> None:
+        """Write the state after the last epoch, with the optimiser's, to continue from."""
+        state, progress = self.trained.last, self.trained.progress
+        about = {"id": self.member.id, "epoch": progress.epoch, "vidrec": __version__}
+        arrays = jax.tree.map(np.asarray, state._asdict())
+        checkpoint.write(self.member.folder / runs.LAST_STATE, arrays, about)
+
+
+def kept_code(members: Sequence[TrialRun]) -> dict[str, bytes]:
+    """Return the sources of users' files that trials name, by path below their folder."""
+    return {k: v for each in members for k, v in plugins.files(user_code(each.config)).items()}
+
+
+def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Exception) -> None:
+    """Write results of trials that could not be trained: the reason, and no figures.
+
+    `data` is None where not even that could be prepared.
+    """
+    known = {}
+    if data:
+        known = {
+            "counts": data.counts(),
+            "split": _split(data),
+            "classes": list(data.classes),
+            "data": {"name": data.dataset.name, **data.dataset.about},
+        }
+    nothing = {"counts": {}, "split": {"id": "", "leaked": "unknown"}, "classes": [], "data": {}}
+    for member in members:
+        make_folder(member.folder)
+        write_json(member.folder / "config.json", to_dict(member.config))
+        result = {
+            "id": member.id,
+            **member.about,
+            "seed": member.config.seed,
+            "status": "failed",
+            "why": f"{type(error).__name__}: {error}".splitlines()[0],
+            "unreadable": [],
+            **nothing,
+            **known,
+            "metrics": {},
+            "params": 0,
+            "epochs": 0,
+            "seconds": {"compile": 0.0, "train": 0.0},
+            "versions": machine.versions(),
+            "code": plugins.records(user_code(member.config)),
+            "dir": str(member.folder.absolute()),
+        }
+        write_json(member.folder / RESULT, result)
+
+
+def _split(data: Prepared) -> dict[str, Any]:
+    """What a result says of its split; of many copies the first ones."""
+    split = data.split
+    return {"id": split.id, "leaked": split.leaked, "copies": list(split.copies[:COPIES])}
+
+
+def _trained_on(data: Prepared) -> dict[str, Any]:
+    """The training clips, so that others can be told from them whatever their names."""
+    dataset, clips = data.dataset, data.clips("train")
+    groups = sorted(set(dataset.groups[clips].tolist())) if dataset.groups_known else []
+    return {
+        "train_clips": np.asarray(dataset.names)[data.split.train].tolist(),
+        "train_contents": [dataset.keys[clip] for clip in clips],
+        "train_groups": groups,
+        "hashed": dataset.hashed,
+    }
+
+
+def _windows_name(cfg: Config) -> str:
+    """What the scores of clip windows are called: trials of a group may cut them differently."""
+    return f"windows {cfg.eval.window} {cfg.eval.stride}"
+
+
+def _sampling(data: Prepared) -> dict[str, Any]:
+    """How long training clips lasted, medians: in frames, and where rates are known in seconds.
+
+    Prediction shows new clips at the same pace.
+    """
+    clips = data.clips("train")
+    found: dict[str, Any] = {"clip_frames": int(np.median(data.lengths[clips]))}
+    rates = data.dataset.fps
+    known = clips if rates is None else clips[rates[clips] > 0]
+    if rates is not None and len(known):
+        fps = rates[known].astype(np.float64)
+        found["clip_seconds"] = float(np.median(data.lengths[known] / fps))
+        found["fps"] = float(np.median(fps))
+        found["fps_range"] = [float(fps.min()), float(fps.max())]
+    return found
+
+
+def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
+    """Writes a trial's lines of its group's, and says how many they are."""
+    lines, broken = files.sound_lines(group, files.LINE_HOLDS)
+    for what in broken:  # while the group trained
+        log.warning("%s; the line is left out", what)
+    mine = [line | {"trial": trial} for line in lines if line.get("trial") in (trained, trial)]
+    files.write_lines(own, mine)
+    return len(mine)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, which may be there; of several processes one does."""
+    if not devices.is_main():
+        return
+    with os_errors_as_user_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a whole file or none; of several processes the main one writes."""
+    if devices.is_main():
+        files.write_json(file, content)
+
+
+@contextlib.contextmanager
+def os_errors_as_user_errors(folder: Path) -> Iterator[None]:
+    """Report a full disk, or a folder that cannot be written, in one line."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"cannot write {place}: {error.strerror or error}") from error

@@ -1,0 +1,120 @@
+"""What is decided about a trial between two epochs: best weights, early stopping, divergence."""
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+from vidrec.config import Config
+
+# An epoch's loss above so many times that of the untrained model counts as divergence.
+DIVERGED_LOSS = 10.0
+
+
+class Status(IntEnum):
+    """How a trial stands."""
+
+    RUNNING = 0
+    FINISHED = 1
+    STOPPED = 2
+    TARGET = 3
+    DIVERGED = 4
+
+    @property
+    def word(self) -> str:
+        """What result.json says of it."""
+        return {Status.RUNNING: "running", Status.DIVERGED: "diverged"}.get(self, "done")
+
+    @property
+    def reason(self) -> str:
+        """Why the trial ended, for result.json."""
+        return REASONS[self]
+
+
+REASONS = {
+    Status.RUNNING: "",
+    Status.FINISHED: "all epochs trained",
+    Status.STOPPED: "no improvement within train.patience epochs",
+    Status.TARGET: "train.target reached",
+    Status.DIVERGED: "loss, gradient or parameters are not finite, or the loss is ten times the "
+    "untrained model's",
+}
+
+
+class Figures(NamedTuple):
+    """What an epoch gave.
+
+    Attributes:
+        train_loss: mean over the epoch's clips.
+        gradient_norm: mean over its updates.
+        finite: False where a loss, a gradient or a parameter is not finite.
+        val_loss, val_accuracy: of the validation clips; None where there are none.
+    """
+
+    train_loss: float
+    gradient_norm: float
+    finite: bool
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+class Progress(NamedTuple):
+    """How far a trial has come.
+
+    Attributes:
+        epoch: epochs trained.
+        best_score: the monitored figure of the best epoch, the less the better.
+        best_epoch: the epoch whose weights are kept, from 1; 0: the untrained ones.
+        untrained_loss: mean loss of the untrained model, by which divergence is judged.
+    """
+
+    epoch: int = 0
+    best_score: float = math.inf
+    best_epoch: int = 0
+    epochs_without_improvement: int = 0
+    status: Status = Status.RUNNING
+    untrained_loss: float = math.inf
+
+    @property
+    def active(self) -> bool:
+        """True while the trial trains."""
+        return self.status == Status.RUNNING
+
+    @property
+    def improved(self) -> bool:
+        """True where the last epoch's weights are the best so far."""
+        return self.epoch > 0 and self.best_epoch == self.epoch
+
+
+def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
+    """Return the progress after one more epoch.
+
+    Improvement is as Keras defines it: better than the best so far by more than `train.min_delta`.
+    A figure that is not a number is no improvement. Without validation clips every epoch counts as
+    better than the one before.
+    """
+    epoch, train = before.epoch + 1, cfg.train
+    loss, accuracy = figures.train_loss, figures.val_accuracy
+    diverged = not (figures.finite and loss <= DIVERGED_LOSS * before.untrained_loss)
+    diverged |= not math.isfinite(loss)
+    score = monitored(cfg, figures, epoch)
+    improved = not diverged and score < before.best_score - train.min_delta
+    wait = 0 if improved else before.epochs_without_improvement + 1
+    if diverged:
+        status = Status.DIVERGED
+    elif train.target and accuracy is not None and accuracy >= train.target:
+        status = Status.TARGET
+    elif train.patience and wait >= train.patience:
+        status = Status.STOPPED
+    elif epoch >= train.epochs:
+        status = Status.FINISHED
+    else:
+        status = Status.RUNNING
+    best = (score, epoch) if improved else (before.best_score, before.best_epoch)
+    return Progress(epoch, *best, wait, status, before.untrained_loss)
+
+
+def monitored(cfg: Config, figures: Figures, epoch: int) -> float:
+    """Return the figure that decides which weights are best, the less the better."""
+    if figures.val_loss is None or figures.val_accuracy is None:
+        return -float(epoch)
+    return -figures.val_accuracy if cfg.train.monitor == "val_accuracy" else figures.val_loss
