@@ -1,4 +1,4 @@
-"""Checks every clip of a data set: can it be read, is it whole, does it stand in two splits."""
+"""Check every clip of a data set: can it be read, is it whole, does it stand in two splits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -31,10 +31,13 @@ class _Checked(NamedTuple):
 def examine(
     dataset: Dataset, data: Data, progress: Progress | None = None, workers: int = 4
 ) -> dict[str, Any]:
-    """Decodes every frame of every clip; prints nothing.
+    """Decode every frame of every clip.
 
     Args:
+        dataset: the clips.
+        data: the settings of its split.
         progress: called with clips done and clips to do.
+        workers: threads that decode.
 
     Returns:
         JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
@@ -151,7 +154,7 @@ def _frame_counts(dataset: Dataset, frames: np.ndarray) -> dict[str, int]:
 
 
 def lines(findings: dict[str, Any]) -> list[str]:
-    """The findings for people."""
+    """Return the findings as lines for people."""
     frames, split = findings["frames"], findings["split"]
     text = [
         f"{findings['name']}: {len(findings['classes'])} classes, {findings['clips']} clips, "

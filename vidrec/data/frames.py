@@ -1,4 +1,4 @@
-"""Which frames of a clip a model sees: index arithmetic only, for a traced clip length.
+"""Choose the frames of a clip that a model sees: index arithmetic, for a traced clip length.
 
 A clip's length is data, so nothing here branches on it: one compiled program serves every clip, and
 another sequence length needs other indices of the same stored features, never another decoding.
@@ -10,7 +10,7 @@ from jax import Array
 
 
 def folded(position: Array, length: Array | int) -> Array:
-    """Frame shown at `position` of a clip played forwards, backwards, forwards, … without end.
+    """Return the frame at `position` of a clip played forwards, backwards, … without end.
 
     0 … n-1, n-2 … 0, 1 … n-1, …: a triangle wave whose ends are not doubled; n = 1 repeats.
     """
@@ -20,7 +20,7 @@ def folded(position: Array, length: Array | int) -> Array:
 
 
 def window_indices(length: Array | int, start: Array | int, clip: int) -> Array:
-    """Frames `start` … `start + clip` of the clip, continued past its end: (clip,) int32."""
+    """Return frames `start` … `start + clip`, continued past the clip's end: (clip,) int32."""
     return folded(start + jnp.arange(clip), length)
 
 
@@ -32,7 +32,7 @@ def indices(
     key: Array | None = None,
     shuffle_key: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Frames of one clip: (L,) int32 and which of them count, (L,) bool.
+    """Choose the frames of one clip.
 
     Args:
       length: frames the clip has; a clip of none is masked whole.

@@ -92,7 +92,7 @@ def index_file(name: str) -> Path:
 
 
 def _changed(names: Sequence[str], stamps: Sequence[Stamp]) -> list[int]:
-    """Indices of files that are there and have changed since their hash was taken."""
+    """Find files that are there and have changed since their hash was taken."""
     return [
         index
         for index, (name, stamp) in enumerate(zip(names, stamps, strict=True))
@@ -134,7 +134,7 @@ def _save_index(file: Path, kept: Mapping[str, str] | None, fresh: Mapping[str, 
 
 
 def _cache_name(path: Path) -> str:
-    """An absolute path as text; a byte that is no UTF-8 as an escape."""
+    """Return an absolute path as text; a byte that is no UTF-8 as an escape."""
     return os.fsencode(os.path.abspath(path)).decode("utf-8", "backslashreplace")
 
 
@@ -160,7 +160,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What a folder holds, in order of names, but for what desktops leave in it."""
+    """List a folder in order of names, without what desktops leave in it."""
     with os.scandir(folder) as scanned:
         entries = [
             entry

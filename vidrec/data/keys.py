@@ -7,7 +7,7 @@ ORDER, SEGMENT, SHUFFLE, DROPOUT, INIT = range(5)
 
 
 def fold_key(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:
-    """The key of (seed, purpose, epoch, clip …): folded, never threaded."""
+    """Return the key of (seed, purpose, epoch, clip, …), the same wherever it is asked for."""
     key = jax.random.key(seed)
     for number in path:
         key = jax.random.fold_in(key, number)
@@ -15,7 +15,9 @@ def fold_key(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:
 
 
 def scoring_order() -> jax.Array:
-    """The key by which scoring shuffles: the same for every seed, and for clips never seen before,
-    so that a prediction is what evaluation says of that clip.
+    """Return the key by which scoring shuffles frames.
+
+    It is the same for every seed and every clip, so that a prediction is what evaluation says of
+    that clip.
     """
     return fold_key(0, SHUFFLE, 0)

@@ -69,7 +69,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def picture(path: str | os.PathLike) -> Any:
-    """A still picture, upright, as a Pillow image in RGB.
+    """Read a still picture, upright, as a Pillow image in RGB.
 
     Raises:
         UnreadableClip: it is none, or damaged.
@@ -90,12 +90,12 @@ def _damaged(path: str | os.PathLike, error: Exception) -> UnreadableClip:
 
 
 def is_animated(path: str | os.PathLike) -> bool:
-    """True for a WebP or PNG of several pictures, by its first bytes."""
+    """Return True for a WebP or PNG of several pictures, by its first bytes."""
     return bool({"webp", "png"} & {_animation(path)})
 
 
 def is_animated_webp(path: str | os.PathLike) -> bool:
-    """True for a WebP of several pictures, which FFmpeg does not decode."""
+    """Return True for a WebP of several pictures, which FFmpeg does not decode."""
     return _animation(path) == "webp"
 
 
@@ -129,7 +129,11 @@ class Animation:
     notes: list[str] = field(default_factory=list)
 
     def stills(self) -> Iterator[Still]:
-        """The pictures in order; raises UnreadableClip where none can be had."""
+        """Yield the pictures in order.
+
+        Raises:
+            UnreadableClip: none can be had.
+        """
         from PIL import Image
 
         check_file(self.path)
@@ -172,7 +176,7 @@ class Folder:
 
     @classmethod
     def of(cls, path: Path) -> "Folder":
-        """The frames of a folder.
+        """Find the frames of a folder.
 
         Raises:
             UnreadableClip: it holds none, or several series.
@@ -194,7 +198,11 @@ class Folder:
         return cls(path, [path / name for name in names], starts, notes)
 
     def stills(self) -> Iterator[Still]:
-        """The frames that can be read; raises UnreadableClip where none can."""
+        """Yield the frames that can be read.
+
+        Raises:
+            UnreadableClip: none can.
+        """
         broken: list[str] = []
         held: tuple[np.ndarray, float] | None = None
         for file, start in zip(self.files, self.starts, strict=False):
@@ -230,7 +238,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
-    """Of a folder's files its frames, in the order of their numbers; [] for none or no clear ones.
+    """Return a folder's frames, in the order of their numbers; [] for none or no clear ones.
 
     They are the pictures whose names differ in numbers only, and more than half of all. Optical
     flow beside the frames (flow_x_00001.jpg) is left out.
@@ -243,7 +251,7 @@ def frame_names(names: Iterable[str]) -> list[str]:
 
 
 def hold_series(names: Iterable[str]) -> bool:
-    """True where a folder of these files is a clip of frames, be they clear or not."""
+    """Return True where a folder of these files is a clip of frames, be they clear or not."""
     return bool(_series(names))
 
 
@@ -264,7 +272,7 @@ def _natural(name: str) -> list[int]:
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The frames' numbers: the part of their names that counts, else their places."""
+    """Return the frames' numbers: the part of their names that counts, else their indices."""
     columns = zip(*(_natural(name) for name in names), strict=True)
     counting = [column for column in columns if len(set(column)) > 1]
     if len(counting) == 1 and len(set(counting[0])) == len(names):
@@ -290,7 +298,7 @@ def _listed(what: str, items: Sequence[str]) -> str:
 
 
 def of(path: str | os.PathLike) -> Animation | Folder | None:
-    """A clip of pictures; None for anything else.
+    """Open a clip of pictures; None for anything else.
 
     Raises:
         UnreadableClip: a folder that holds no frames.

@@ -129,7 +129,7 @@ def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str,
 
 
 def _given(dataset: Dataset, data: Data) -> _Parts:
-    """The data set's own lists, refused where they share a recording."""
+    """Take the data set's own lists; refuse them where they share a recording."""
     given = dataset.given
     if given is None or not len(given.get("train", ())) or not len(given.get("test", ())):
         raise UserError(
@@ -360,7 +360,7 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
 
 
 def _why(split: Split) -> str:
-    """What of a split leaks."""
+    """Say what of a split leaks."""
     words = list(split.shared)
     if split.copies:
         first = " = ".join(f"{name} ({part})" for name, part in split.copies[0].items())

@@ -1,4 +1,4 @@
-"""Arrays on disk by key, in a few large files that can be memory-mapped.
+"""Keep arrays on disk by key, in a few large files that can be memory-mapped.
 
 A shard is two files. NAME.arrays holds arrays one after another, as they lie in memory
 (little-endian, each from a multiple of 64 bytes on). NAME.index has a line for each array: a
@@ -58,20 +58,20 @@ class Shards:
         self._writer: _Writer | None = None
 
     def keys(self) -> set[str]:
-        """Keys of all arrays that are there, as far as is known without reading them."""
+        """Return the keys of all arrays that are there, as far as is known without reading them."""
         with self._lock:
             self._refresh()
             return {key for key in self._entries if self._whole(key)}
 
     def entry(self, key: str) -> Entry | None:
-        """Where the array lies; None where there is none."""
+        """Return where an array lies; None where there is none."""
         with self._lock:
             if not self._whole(key):
                 self._refresh()
             return next(iter(self._whole(key)), None)
 
     def get(self, key: str, out: np.ndarray | None = None) -> np.ndarray | None:
-        """The array, read into `out` where given; None where there is none that is whole.
+        """Read an array, into `out` where given; None where there is none that is whole.
 
         Raises:
             TransientError: the system refuses to read it now.
@@ -90,7 +90,7 @@ class Shards:
         return None
 
     def put(self, key: str, array: np.ndarray, note: str = "") -> None:
-        """Appends an array; one that is there already, from whichever process, stays.
+        """Append an array; one that is there already, from whichever process, stays.
 
         Raises:
             UserError: the disk is full or the folder cannot be written; no half is left.
@@ -109,7 +109,7 @@ class Shards:
             self._refresh()
 
     def close(self) -> None:
-        """Leaves the shard that was written to others; a later `put` takes one again."""
+        """Leave the shard that was written to others; a later `put` takes one again."""
         with self._lock:
             if self._writer:
                 self._writer.close()
@@ -120,7 +120,7 @@ class Shards:
         return [each for each in self._entries.get(key, ()) if each not in self._damaged]
 
     def _refresh(self) -> None:
-        """Takes in what was added to the indices since."""
+        """Take in what was added to the indices since."""
         try:
             # Not by `glob`, which takes a folder that may not be read for an empty one.
             for name in sorted(os.listdir(self.folder)):
@@ -181,7 +181,7 @@ class _Writer:
         return entry
 
     def _end_line(self) -> None:
-        """A line that a kill cut short must not swallow the next one."""
+        """End a line that a kill cut short, so that it does not swallow the next one."""
         if self.index.seek(0, 2):
             self.index.seek(-1, 2)
             if self.index.read(1) != b"\n":
@@ -232,10 +232,11 @@ def _boot() -> str:
 
 
 def _write(file: IO[bytes], *parts: Any) -> None:
-    """Writes parts at the end; the system may take less than asked at a time."""
-    for part in map(memoryview, parts):
-        while part:
-            part = part[file.write(part) :]
+    """Write parts at the end; the system may take less than asked at a time."""
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 def _line(key: str, entry: Entry) -> bytes:
@@ -260,14 +261,14 @@ def _parsed(line: bytes, arrays: Path) -> tuple[str, Entry] | None:
 
 
 def dtype_of(name: str) -> np.dtype:
-    """NumPy's type of a name; bfloat16 is none of NumPy's own."""
+    """Return NumPy's type of a name; bfloat16 is none of NumPy's own."""
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def _read(entry: Entry, out: np.ndarray | None) -> np.ndarray | None:
-    """An array as it was written; None where its file is gone or the checksum is another."""
+    """Read an array as it was written; None where its file is gone or the checksum is another."""
     try:
         array = np.empty(entry.shape, dtype_of(entry.dtype)) if out is None else out
         content = array.reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""Trees of arrays on disk through orbax, whole or not at all.
+"""Save trees of arrays through orbax, whole or not at all.
 
 Orbax writes each tree into a folder of its own; around it stand three rules that it lacks. A folder
 gets its final name only when it is complete. Every file's SHA-256 is written beside, so a flipped
@@ -37,9 +37,12 @@ class DamagedCheckpoint(UserError):
 def write(
     folder: Path, tree: Tree, meta: Mapping[str, Any], beside: Mapping[str, bytes] | None = None
 ) -> None:
-    """Saves a tree of host arrays and its description as `folder`, replacing what was there.
+    """Save a tree of host arrays and its description as `folder`, replacing what was there.
 
     Args:
+        folder: of the checkpoint.
+        tree: of host arrays.
+        meta: the description, JSON-able.
         beside: contents of further files, by path in the folder.
 
     Raises:
@@ -58,7 +61,12 @@ def write(
 
 
 def read(folder: Path, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
-    """The tree and its description; with `like`, in its structure, shapes and types.
+    """Read a tree and its description.
+
+    Args:
+        folder: of the checkpoint.
+        like: a tree whose structure, shapes and types it should have; without, it is nested
+            dictionaries.
 
     Raises:
         DamagedCheckpoint: a file is missing or changed.
@@ -74,7 +82,12 @@ def read(folder: Path, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The description alone, after checking every file of the checkpoint."""
+    """Read the description alone, after checking every file of the checkpoint.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or changed.
+        TransientError: the system refuses to read it now.
+    """
     folder = Path(folder)
     try:
         expected = files.read_json(folder / SUMS)
@@ -106,25 +119,29 @@ class Checkpoints:
         self._pending: Future | None = None
 
     def save(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
-        """Saves a tree of host arrays that nobody changes; an earlier failure is raised here."""
+        """Save a tree of host arrays that nobody changes; an earlier failure is raised here."""
         self.wait()
         self._pending = self._writer.submit(self._write, step, tree, meta)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk."""
+        """Wait until the last save is on disk."""
         if self._pending:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Waits for the last save and ends the thread."""
+        """Wait for the last save and end the thread."""
         try:
             self.wait()
         finally:
             self._writer.shutdown()
 
     def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
-        """The latest whole save as (step, tree, description); damaged ones are passed over."""
+        """Read the latest whole save; damaged ones are passed over.
+
+        Returns:
+            Its number, tree and description; None where there is none.
+        """
         for step in sorted(self.steps(), reverse=True):
             try:
                 tree, meta = read(self.folder / str(step), like)
@@ -134,7 +151,7 @@ class Checkpoints:
         return None
 
     def steps(self) -> list[int]:
-        """Numbers of the saves on disk."""
+        """Return the numbers of the saves on disk."""
         if not self.folder.is_dir():
             return []
         return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
@@ -178,7 +195,7 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _plain_path(folder: Path) -> Iterator[Path]:
-    """A path to a folder for orbax, which takes [ ] for a pattern, and \\ for an escape."""
+    r"""Give a path to a folder for orbax, which takes [ ] for a pattern, and \ for an escape."""
     if re.fullmatch(r"[\w./ +,=@-]*", str(folder), re.ASCII):
         yield folder
         return
@@ -189,7 +206,7 @@ def _plain_path(folder: Path) -> Iterator[Path]:
 
 
 def _orbax() -> Any:
-    """Saves and loads in this process; of several, none waits for the others."""
+    """Make what saves and loads in this process; of several, none waits for the others."""
     import orbax.checkpoint as ocp
 
     me = jax.process_index()

@@ -1,4 +1,4 @@
-"""Text that people gave, made safe for each place that shows it.
+"""Make text that people gave safe for each place that shows it.
 
 Names of classes, rows, files and folders, and the messages of libraries, may hold anything: tags,
 formulas, commands to a terminal. Whatever is written for a page, a figure, a terminal, a table or a
@@ -20,9 +20,10 @@ LONGEST = 60  # letters of a name in a figure: more would leave no room for what
 
 
 def visible(text: Any, keep: str = "") -> str:
-    r"""Writes characters that are obeyed instead of shown as escapes such as \x1b and \n.
+    r"""Write characters that are obeyed instead of shown as escapes such as \x1b and \n.
 
     Args:
+        text: any.
         keep: such characters that stay.
     """
 
@@ -38,33 +39,34 @@ def visible(text: Any, keep: str = "") -> str:
 
 
 def html(value: Any) -> str:
-    """Text for a page or an SVG drawing, inside a tag or in an attribute."""
+    """Escape text for a page or an SVG drawing, inside a tag or in an attribute."""
     return _html.escape(visible(value, keep="\n\t"))
 
 
 def short(text: Any) -> str:
-    """A name as long as a figure has room for."""
+    """Cut a name to what a figure has room for."""
     name = visible(text)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def plot(text: Any) -> str:
-    """A name for matplotlib, which takes what stands between two $ for a formula."""
+    """Escape a name for matplotlib, which takes what stands between two $ for a formula."""
     name = short(text).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name  # legends leave out names with _
 
 
 def terminal(text: Any, lines: bool = False) -> str:
-    """Text for a terminal or a log, on one line.
+    """Escape text for a terminal or a log, on one line.
 
     Args:
+        text: any.
         lines: keep line breaks and tabs, of what is meant to have several lines.
     """
     return visible(text, keep="\n\t" if lines else "")
 
 
 def cell(value: str) -> str:
-    """A cell of a csv file, which a spreadsheet takes for text and not for a formula.
+    """Escape a cell of a csv file, so that a spreadsheet takes it for no formula.
 
     An apostrophe stands before a text that begins like a formula; numbers stay as they are.
     `uncell` takes it away.
@@ -74,12 +76,12 @@ def cell(value: str) -> str:
 
 
 def uncell(text: str) -> str:
-    """What `cell` was given."""
+    """Return what `cell` was given."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def csv(lines: Iterable[Sequence[str]]) -> str:
-    """A csv file's text.
+    """Return the text of a csv file.
 
     A cell is quoted for a semicolon or tab too: where a comma is the decimal sign, spreadsheets
     part cells there.
@@ -95,7 +97,7 @@ def _quoted(value: str) -> str:
 
 
 def markdown(text: Any) -> str:
-    """A cell of a table in Markdown, where an underscore inside a word is one."""
+    """Escape a cell of a table in Markdown, where an underscore inside a word is one."""
     safe = _html.escape(visible(text), quote=False)
     return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", safe)
 
@@ -115,16 +117,16 @@ _TEX = {
 
 
 def tex(text: Any) -> str:
-    """Text for LaTeX."""
+    """Escape text for LaTeX."""
     return "".join(_TEX.get(sign, sign) for sign in visible(text))
 
 
 def shell(words: Iterable[Any]) -> str:
-    """A command line that a shell reads as these words."""
+    """Return a command line that a shell reads as these words."""
     return shlex.join(map(str, words))
 
 
 def this_command() -> str:
-    """The command line that started this process, to be pasted into a shell."""
+    """Return the command line that started this process, to be pasted into a shell."""
     script = str(sys.argv[0]).endswith(".py")
     return shell([*(["python"] if script else []), *sys.argv])

@@ -1,4 +1,4 @@
-"""What this machine offers a process: its cores, and a folder for what is kept between runs."""
+"""Tell what this machine offers a process: cores, a cache folder, versions of libraries."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from vidrec.io import files
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cache_dir() -> Path:
-    """Where data sets, features and compiled programs are kept between runs.
+    """Return the folder where data sets, features and compiled programs are kept between runs.
 
     Raises:
         UserError: there is no home folder, and the temporary one is somebody else's; or its path is
@@ -45,7 +45,7 @@ def _cache_dir() -> Path:
 
 
 def _temporary_cache() -> Path:
-    """For a user without a home folder, as in many containers: one that nobody else can write."""
+    """Return a folder that nobody else can write, for a user without a home folder."""
     folder = Path(tempfile.gettempdir(), f"vidrec-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -29,7 +29,7 @@ NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]*")
 
 
 def check_name(name: str) -> str:
-    """The name of a run, which is a part of its folder's.
+    """Check the name of a run, which is a part of its folder's.
 
     Raises:
         UserError: it cannot be that.
@@ -43,7 +43,7 @@ def check_name(name: str) -> str:
 
 
 def find(given: str | os.PathLike, workdir: Path) -> Path:
-    """The folder of a run: as given, of that name in the workdir, or the only NAME-ID there.
+    """Find the folder of a run: a path, a name in the workdir, or the only NAME-ID there.
 
     Raises:
         UserError: there is none, or there are several.
@@ -71,13 +71,13 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
 
 
 def named(parent: Path, name: str) -> list[Path]:
-    """Folders NAME-ID8 in a folder."""
+    """Return the folders NAME-ID8 in a folder."""
     wanted = re.compile(re.escape(name) + r"-[0-9a-f]{8}")
     return [folder for folder in _folders(parent) if wanted.fullmatch(folder.name)]
 
 
 def place_of_run(workdir: Path, name: str, id_: str) -> Path:
-    """Where a run belongs: NAME-ID8, or the folder that it was renamed to."""
+    """Return where a run belongs: NAME-ID8, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     # Any folder may be it: a new name may end like an id, in a date for one.
@@ -88,7 +88,7 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
 
 
 def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
-    """Where a table belongs: NAME-CODE, or the folder that it was renamed to."""
+    """Return where a table belongs: NAME-CODE, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
     for folder in (usual, *_folders(workdir)):
@@ -99,8 +99,9 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
 
 
 def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
-    """Folders of trials that are trained to their end, by id; failed ones are none of them."""
-    wanted, found = set(ids), {}
+    """Return the folders of trials that are trained to their end, by id; without failed ones."""
+    wanted = set(ids)
+    found: dict[str, Path] = {}
     for folder in _folders(workdir) if wanted else ():
         candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
         if (folder / RESULT).is_file():
@@ -112,9 +113,11 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
 
 
 def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Copies a finished trial into another run, as a whole or not at all.
+    """Copy a finished trial into another run, as a whole or not at all.
 
     Args:
+        trial: its folder.
+        folder: of the copy.
         about: what the result says of the trial's place: its run's name and its row.
         config: its settings, with the places that they name now.
 
@@ -135,7 +138,7 @@ def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[s
 
 
 def top_of(trial: Path) -> Path:
-    """The run that a trial's folder belongs to."""
+    """Return the run that a trial's folder belongs to."""
     return trial.parent.parent if trial.parent.name == "trials" else trial
 
 
@@ -150,12 +153,12 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _plain(folder: Path) -> str:
-    """The name of a run's folder without its ID."""
+    """Return the name of a run's folder without its ID."""
     return folder.name.removesuffix(f"-{_id_of(folder)}")
 
 
 def _id_of(folder: Path) -> str:
-    """The ID8 at the end of a folder's name; "" where it has none."""
+    """Return the ID8 at the end of a folder's name; "" where it has none."""
     found = re.search(r"-([0-9a-f]{8})$", folder.name)
     return found[1] if found else ""
 
@@ -169,7 +172,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _name(folder: Path) -> str | None:
-    """The name that a run was given, whatever its folder is called."""
+    """Return the name that a run was given, whatever its folder is called."""
     for file in (TABLE, RESULT):
         if name := _read(folder / file).get("name"):
             return name
@@ -187,7 +190,7 @@ def _members(folder: Path) -> tuple[list[str], str] | None:
 
 
 def _is_whole(trial: Path, id_: str) -> bool:
-    """True for a trained trial of this id, of which nothing is missing or damaged."""
+    """Return True for a trained trial of this id, of which nothing is missing or damaged."""
     result = _read(trial / RESULT, files.RESULT_HOLDS)
     if result.get("id") != id_ or result.get("status") not in ("done", "diverged"):
         return False
@@ -204,7 +207,7 @@ def _is_whole(trial: Path, id_: str) -> bool:
 
 
 def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read.
+    """Read a JSON object; empty where there is none that can be read.
 
     Raises:
         TransientError: the system refuses to read it now: it may be the run that is looked for.
@@ -217,7 +220,7 @@ def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
 
 
 def run_folder(path: Path) -> Path:
-    """The folder of a finished run: `path` itself, or the only `path-ID` there is.
+    """Find the folder of a finished run: `path` itself, or the only `path-ID` there is.
 
     Raises:
         UserError: no such run, several, or one that did not finish.

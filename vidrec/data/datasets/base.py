@@ -104,7 +104,7 @@ class Dataset(ABC):
             return self._name_key(clip)
 
     def _name_key(self, clip: int) -> str:
-        """What stands for the content of a clip that has none: its name keeps it apart."""
+        """Return what stands for the content of a clip that has none: its name keeps it apart."""
         return digest("unreadable", self.names[clip], length=32)
 
     def has_content(self, clip: int) -> bool:
@@ -198,7 +198,7 @@ class Dataset(ABC):
         return replace(self._only(clips), classes=classes, labels=labels)
 
     def _only(self, clips: np.ndarray) -> "Dataset":
-        """The clips of these indices, in this order."""
+        """Select the clips of these indices, in this order."""
         new_index = {int(old): new for new, old in enumerate(clips)}
         changes: dict[str, Any] = {}
         for entry in fields(self):
@@ -259,10 +259,12 @@ class Files(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
+        """Return frames by the containers, after resampling to `rate`."""
         return np.array([frames for frames, _ in self._declared], np.int32)
 
     @property
     def fps(self) -> np.ndarray | None:
+        """Return frames a second by the containers, or `rate`."""
         return np.array([fps for _, fps in self._declared], np.float32)
 
     @cached_property
@@ -270,16 +272,20 @@ class Files(Dataset):
         return hashing.contents(self.paths)
 
     def key(self, clip: int) -> str:
+        """Return the hash of a file's bytes, or of a folder's files."""
         return self._contents[clip].hash or self._name_key(clip)
 
     @property
     def hashed(self) -> str:
+        """Return that keys are hashes of files."""
         return "files"
 
     def path(self, clip: int) -> str:
+        """Return the path of a clip's file."""
         return spelled(self.paths[clip])
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        """Decode chosen frames; what the file lacks is kept in `warnings`."""
         notes: list[str] = []
         frames = video.read(self.paths[clip], frame_indices, size, self.rate, notes)
         self._remember(clip, notes)
@@ -287,6 +293,7 @@ class Files(Dataset):
         return frames
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        """Decode all frames; what the file lacks is kept in `warnings`."""
         notes: list[str] = []
         yield from video.stream(self.paths[clip], size, chunk, self.rate, notes)
         self._remember(clip, notes)

@@ -1,4 +1,4 @@
-"""Features made elsewhere: a .npy or .safetensors file a clip, so that any encoder can be scanned.
+"""Features made elsewhere: one .npy or .safetensors file for each clip.
 
 Folders are laid out as for videos. A file holds (T, D), (T, h, w, D), or (D,) for one step.
 """
@@ -32,21 +32,28 @@ class ArrayFiles(Files):
 
     @property
     def lengths(self) -> np.ndarray:
+        """Return steps of each array; 0 for one that cannot be read."""
         return np.array([shape[0] if shape else 0 for shape in self._shapes], np.int32)
 
     @property
     def fps(self) -> None:
+        """Return None: features have no rate."""
         return None
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(D,) or (h, w, D), which most clips have."""
+        """Return the shape of one step that most clips have, (D,) or (h, w, D)."""
         ends = [shape[1:] for shape in self._shapes if shape]
         if not ends:
             raise UserError(f"no array of {self.name} can be read: {self.paths[0]}")
         return max(sorted(set(ends)), key=ends.count)
 
     def features(self, clip: int) -> np.ndarray:
+        """Read the features of a clip, float32 (T, D…).
+
+        Raises:
+            UnreadableClip: they cannot be read, or have another shape than most clips'.
+        """
         values = _array(self.paths[clip])
         if values.shape[1:] != self.shape:
             raise UnreadableClip(
@@ -56,20 +63,26 @@ class ArrayFiles(Files):
         return values
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        """Refuse: there are no frames."""
         raise TypeError(f"{self.name} holds features, not frames")
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        """Refuse: there are no frames."""
         raise TypeError(f"{self.name} holds features, not frames")
 
 
 def load(data: Data) -> ArrayFiles:
-    """The folder `data.root` of ready-made features."""
+    """Open the folder `data.root` of ready-made features.
+
+    Raises:
+        UserError: no such folder, no files in it, or a layout that cannot be understood.
+    """
     what = "feature files (.npy, .safetensors)"
     return folders.build(ArrayFiles, data, lambda path: path.suffix.lower() in EXTENSIONS, what)
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
-    """(T, D…), of a .npy from its head alone; None where it cannot be read."""
+    """Return (T, D…), of a .npy from its head alone; None where it cannot be read."""
     try:
         return _steps(path).shape
     except UnreadableClip:
@@ -77,7 +90,7 @@ def _shape(path: Path) -> tuple[int, ...] | None:
 
 
 def _array(path: Path) -> np.ndarray:
-    """float32 (T, D…), all finite."""
+    """Read float32 (T, D…), all finite."""
     values = np.array(_steps(path), np.float32)
     if not np.isfinite(values).all():
         raise UnreadableClip(path, "holds values that are not finite")
@@ -98,7 +111,7 @@ def _opened(path: Path) -> np.ndarray:
 
 
 def _tensor(path: Path) -> np.ndarray:
-    """The one tensor of the file, or the one named "features"."""
+    """Read the only tensor of a file, or the one named "features"."""
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
@@ -110,7 +123,7 @@ def _tensor(path: Path) -> np.ndarray:
 
 
 def _steps(path: Path) -> np.ndarray:
-    """The array as (T, D…), whatever its type."""
+    """Read an array as (T, D…), whatever its type."""
     values = _opened(path)
     values = values[None] if values.ndim == 1 else values
     if values.ndim not in (2, 4) or not values.size:

@@ -45,7 +45,16 @@ RECORDING = re.compile(r"(.*_g\d+)_")  # UCF's v_Archery_g07_c02.avi and its lik
 
 @dataclass
 class Listing:
-    """Clips found: paths, and for each its name, class, group ("" unknown) and part ("" none)."""
+    """Clips of a folder.
+
+    Attributes:
+        paths: of the clips.
+        names: of the clips.
+        classes: of the clips.
+        groups: recording of each clip; "" where unknown.
+        parts: of a split, for each clip; "" for none.
+        notes: what a user should read.
+    """
 
     paths: list[Path] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -56,7 +65,7 @@ class Listing:
 
 
 def load(data: Data) -> Files:
-    """The folder `data.root` as a data set of videos or of images.
+    """Open the folder `data.root` as a data set of videos or of images.
 
     Raises:
         UserError: no such folder, no clips in it, or a layout that cannot be understood.
@@ -67,7 +76,7 @@ def load(data: Data) -> Files:
 
 
 def part_of(name: str) -> str:
-    """The part of a split that a folder or a cell names: train, val or test; else ""."""
+    """Return the part of a split that a folder or a cell names: train, val or test; else ""."""
     for part, pattern in PART_NAMES.items():
         if re.fullmatch(f"({pattern}){PART_ENDING}", name.strip(), re.I):
             return part
@@ -107,7 +116,7 @@ def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any)
 
 
 def _framed_note(found: Listing, root: Path) -> list[str]:
-    """A line where pictures are the frames of clips: those in training betray those in the test."""
+    """Warn where pictures are the frames of clips: those in training betray those in the test."""
     folders = frame_folders(found.paths, root, depth=2)
     inside = sum(path.parent in folders for path in found.paths)
     if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
@@ -119,7 +128,11 @@ def _framed_note(found: Listing, root: Path) -> list[str]:
 
 
 def folder_of(data: Data, what: str) -> Path:
-    """`data.root` as a folder that is there."""
+    """Return `data.root`, a folder that exists.
+
+    Raises:
+        UserError: it does not.
+    """
     if not data.root:
         raise UserError(f"data.root should name the folder of {what}: --data.root FOLDER")
     root = expanded(data.root)
@@ -132,7 +145,7 @@ def folder_of(data: Data, what: str) -> Path:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below, in order of names; hidden ones left out, links followed once.
+    """Yield all files below, in order of names; hidden ones left out, links followed once.
 
     Raises:
         UserError: a folder that may not be listed, rather than silently fewer clips.
@@ -156,17 +169,17 @@ def _hidden(name: str) -> bool:
 
 
 def clip_name(path: Path, root: Path) -> str:
-    """Path below the root, the same text on every machine: `/`, composed letters, valid UTF-8."""
+    """Return a path below the root as the same text everywhere: `/`, composed letters, UTF-8."""
     return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
 
 
 def is_image(path: Path) -> bool:
-    """By extension."""
+    """Return True for a picture, by its extension."""
     return path.suffix.lower() in IMAGES
 
 
 def is_video(path: Path) -> bool:
-    """By extension; where that says nothing, by trying to open it."""
+    """Return True for a video, by its extension; where that says nothing, by opening it."""
     suffix = path.suffix.lower()
     if suffix in IMAGES | TEXTS:
         return suffix == ".gif" or (suffix in IMAGES and pictures.is_animated(path))
@@ -191,7 +204,11 @@ def _video_extensions() -> frozenset[str]:
 
 
 def listing(root: Path, wanted: Wanted, what: str) -> Listing:
-    """The clips of a folder, by whichever layout it has."""
+    """List the clips of a folder, by whichever layout it has.
+
+    Raises:
+        UserError: it holds none, or its layout cannot be understood.
+    """
     if labels := tables.find(root, "labels.csv"):
         return _from_csv(root, labels)
     found, ignored = Listing(), []
@@ -225,13 +242,19 @@ def listing(root: Path, wanted: Wanted, what: str) -> Listing:
 def clips_among(
     files: Sequence[Path], root: Path, wanted: Callable[[Path], bool], depth: int = 2
 ) -> tuple[list[Path], set[Path]]:
-    """Files that `wanted` accepts, and folders of frames; those folders once more.
+    """Find clips among files: those that `wanted` accepts, and folders of frames.
 
     Frames are looked for where videos are wanted. They lie in a folder of their own, with no video
     beside them. An empty folder between such ones is a clip that lost its frames.
 
     Args:
+        files: all files below the root.
+        root: of the data set.
+        wanted: True for a file that is a clip.
         depth: how far below the root such a folder lies at least; 2: below that of its class.
+
+    Returns:
+        The clips, and those of them that are folders.
     """
     if wanted is not is_video:
         return [path for path in files if wanted(path)], set()
@@ -243,7 +266,7 @@ def clips_among(
 
 
 def frame_folders(files: Sequence[Path], root: Path, depth: int) -> set[Path]:
-    """See `clips_among`."""
+    """Return the folders of frames; see `clips_among`."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in files:
         by_folder[path.parent].append(path)
@@ -386,14 +409,14 @@ def _from_csv(root: Path, file: Path) -> Listing:
 
 
 def given_of(parts: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Part to indices, where the data set names parts."""
+    """Return part to indices, where the data set names parts."""
     array = np.array(parts)
     given = {part: np.flatnonzero(array == part) for part in PARTS if (array == part).any()}
     return given or None
 
 
 def _groups(found: Listing, root: Path, rule: str) -> tuple[list[str], bool]:
-    """The user's rule, else labels.csv, else groups.csv, else names, else each file its own."""
+    """Find recordings: by the user's rule, labels.csv, groups.csv, names, or each file its own."""
     if not rule and all(found.groups):
         return found.groups, True
     file = None if rule else tables.find(root, "groups.csv")
@@ -417,10 +440,14 @@ def _groups_from(file: Path) -> dict[str, str]:
 
 
 def groups_of(names: Sequence[str], rule: str = "") -> tuple[list[str], bool]:
-    """(group of each clip, whether they are known), by a rule or by UCF's way of naming.
+    """Find the recording of each clip by a rule, or by UCF's way of naming.
 
     Args:
-        rule: regular expression whose first bracket names the dataset.
+        names: of the clips.
+        rule: regular expression whose first bracket names the recording.
+
+    Returns:
+        The recording of each clip, and whether it is known; if not, it is the clip's name.
     """
     if rule:
         return [_by_rule(name, rule) for name in names], True
@@ -459,24 +486,28 @@ class ImageFiles(Files):
 
     @property
     def lengths(self) -> np.ndarray:
+        """Return 1 for each clip."""
         return np.ones(len(self), np.int32)
 
     @property
     def fps(self) -> None:
+        """Return None: pictures have no rate."""
         return None
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        """Read the picture, as often as it is asked for."""
         picture = _picture(self.paths[clip], size)
         self.check_unchanged(clip)
         return np.repeat(picture[None], len(frame_indices), 0)
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        """Yield the picture."""
         yield _picture(self.paths[clip], size)[None]
         self.check_unchanged(clip)
 
 
 def _picture(path: Path, size: int) -> np.ndarray:
-    """An upright picture, uint8 (size, size, 3)."""
+    """Read an upright picture, uint8 (size, size, 3)."""
     from PIL import Image
 
     return np.asarray(pictures.picture(path).resize((size, size), Image.Resampling.BILINEAR))

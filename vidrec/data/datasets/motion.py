@@ -62,7 +62,7 @@ class Settings:
 
     @property
     def nuisances(self) -> dict[str, float]:
-        """What hides the motion: shares of full scale, shake in pixels; standard deviations."""
+        """Return what hides the motion: deviations as shares of full scale, shake in pixels."""
         return {
             "texture": 0.05 * self.difficulty,
             "noise": 0.03 * self.difficulty,
@@ -73,14 +73,22 @@ class Settings:
 
 
 def group(seed: int) -> str:
-    """Name of the recording, the shape and background, that a seed's clips are drawn from."""
+    """Return the name of the recording, the shape and background, of a seed's clips."""
     return f"source{seed // TAKES:04d}"
 
 
 def clip(seed: int, label: int | str, settings: Settings | None = None) -> np.ndarray:
-    """One clip, uint8 (T, H, W, 3); the partner's clip of the same seed is its reversal.
+    """Draw one clip; the partner's clip of the same seed is its reversal.
 
     With `settings.memory` only the cue is reversed, and all other frames are the same.
+
+    Args:
+        seed: of the clip.
+        label: name or index of the class.
+        settings: of the data set.
+
+    Returns:
+        uint8 (T, H, W, 3).
     """
     name = label if isinstance(label, str) else CLASSES[label]
     pair = next((i for i, names in enumerate(PAIRS) if name in names), None)
@@ -171,7 +179,7 @@ def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int
 
 
 def _motion(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.ndarray]:
-    """What the first class of a pair changes, from start to end, at a varying speed."""
+    """Draw what the first class of a pair changes, from start to end, at a varying speed."""
     time = np.linspace(0, 1, length)
     # Its slope stays positive: a motion slows down and speeds up but never turns back.
     progress = time + rng.uniform(-0.6, 0.6) * np.sin(2 * np.pi * time) / (2 * np.pi)
@@ -211,7 +219,7 @@ def _colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
 
 
 def _shape(rng: np.random.Generator) -> np.ndarray:
-    """A random blob with a light and a dark half, so that every angle looks different."""
+    """Draw a random blob with a light and a dark half, so that every angle looks different."""
     axis = np.linspace(-REACH, REACH, SPRITE)
     x, y = np.meshgrid(axis, axis)
     angle = np.arctan2(y, x)
@@ -232,7 +240,7 @@ def _shape(rng: np.random.Generator) -> np.ndarray:
 
 
 def _canvas(rng: np.random.Generator, settings: Settings) -> np.ndarray:
-    """A textured background with clutter, which wraps around, for every shift by a subpixel."""
+    """Draw a textured, cluttered background that wraps around, for every shift by a subpixel."""
     pixels = settings.size * 3 // 2
     canvas = settings.nuisances["texture"] * _texture(rng, pixels) + _colour(rng, 0.4, 0.6)
     for _ in range(12):
@@ -286,7 +294,7 @@ def _add_blob(rng: np.random.Generator, canvas: np.ndarray, contrast: float) -> 
 def _background(
     rng: np.random.Generator, scene: _Scene, pose: _Pose, settings: Settings
 ) -> np.ndarray:
-    """The scene behind the shape in every frame, as the shaking camera sees it."""
+    """Draw the scene behind the shape in every frame, as the shaking camera sees it."""
     size = settings.size
     wrap = scene.canvas.shape[2] - size
     start = rng.integers(0, wrap, 2) * SUBPIXELS
@@ -321,7 +329,7 @@ def _draw_shape(frames_THWC: np.ndarray, scene: _Scene, pose: _Pose) -> None:
 
 
 def _texels(shape: np.ndarray, pose: _Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The turned and scaled shape at pixels (x, y) off its centre, float32 (T, h, w, 4)."""
+    """Look up the turned and scaled shape at pixels (x, y) off its centre, float32 (T, h, w, 4)."""
     zoom = SPRITE / (2 * REACH) / pose.radius
     cos, sin = (
         (zoom * turn(pose.angle)).astype(np.float32)[:, None, None] for turn in (np.cos, np.sin)
@@ -416,6 +424,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
     @property
     def settings(self) -> Settings:
+        """Return what the set is generated from."""
         return self.builder_config.settings
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -463,7 +472,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
 
 def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
-    """A configuration named after the parameters that differ, so that each has its own folder."""
+    """Name a configuration after the parameters that differ, so that each has its own folder."""
     named = {PLAIN.name: PLAIN, MEMORY.name: MEMORY}
     if not isinstance(config, MotionConfig):
         if (config or PLAIN.name) not in named:
@@ -478,7 +487,7 @@ def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
 
 
 def generate(settings: Settings, test: bool) -> Iterator[tuple[int, str, int, np.ndarray]]:
-    """(index, class, seed, frames) of every clip of a split, in order, drawn by all cores."""
+    """Yield every clip of a split in order, drawn by all cores: index, class, seed, frames."""
     # Recordings 1, 6, 11 … are for testing: the smallest set, of two recordings, has both splits.
     seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
     drawings = [(seed, pair) for seed in seeds for pair in range(len(PAIRS))]

@@ -1,4 +1,4 @@
-"""Tables that people write: labels.csv and groups.csv, read strictly, for a shifted cell is silent.
+"""Read tables that people write, labels.csv and groups.csv, strictly.
 
 A line that does not fit its heading is refused and named. Columns are separated by commas,
 semicolons, tabs or bars, whichever makes the heading fit.
@@ -31,7 +31,7 @@ class Table:
 
 
 def find(root: Path, name: str) -> Path | None:
-    """The file of this name in a folder, in any case of letters; None where there is none.
+    """Find the file of this name in a folder, in any case of letters; None where there is none.
 
     Raises:
         UserError: there are two.
@@ -43,7 +43,12 @@ def find(root: Path, name: str) -> Path | None:
 
 
 def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """A table with a heading; empty lines are passed over.
+    """Read a table with a heading; empty lines are passed over.
+
+    Args:
+        file: to be read.
+        columns: that must be there, and filled in every line.
+        optional: columns that may be there.
 
     Raises:
         UserError: it is no text file in UTF-8, a column is missing, or a line does not fit.
@@ -141,7 +146,7 @@ class _Lines:
 
 
 def _delimiter(line: str, columns: Sequence[str]) -> str:
-    """The one that makes a heading with these columns."""
+    """Return the delimiter that makes a heading with these columns."""
     for delimiter in DELIMITERS:
         named = line.replace('"', "").lower().split(delimiter)
         if set(columns) <= {name.strip() for name in named}:
@@ -150,15 +155,18 @@ def _delimiter(line: str, columns: Sequence[str]) -> str:
 
 
 def plain(path: str) -> str:
-    """A path of a table as names are spelled: `/`, composed letters, no `.` or doubled `/`."""
+    """Spell a path of a table as names are: `/`, composed letters, no `.` or doubled `/`."""
     text = re.sub(r"/(\./|/)*", "/", path.replace("\\", "/"))
     return unicodedata.normalize("NFC", text.removeprefix("./").rstrip("/"))
 
 
 def located(root: Path, path: str) -> tuple[Path, str]:
-    """(file that a table means, its name), also where the disk spells its letters another way.
+    r"""Find the file that a table means, also where the disk spells its letters another way.
 
-    A backslash is Windows' `/`; in `\\xe9` it may be how a byte that is no UTF-8 is shown.
+    A backslash is Windows' `/`; in `\xe9` it may be how a byte that is no UTF-8 is shown.
+
+    Returns:
+        The file, and the name of its clip.
     """
     name = plain(path)
     for each in (name, unicodedata.normalize("NFD", name), path.replace("\\", "/")):

@@ -62,20 +62,25 @@ class TfdsDataset(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
+        """Return frames of each clip."""
         return np.array(self.declared, np.int32)
 
     def key(self, clip: int) -> str:
+        """Return the hash of a clip's frames."""
         return self.hashes[clip]
 
     @property
     def hashed(self) -> str:
+        """Return that keys are hashes of frames."""
         return "frames"
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
+        """Read chosen frames, resized."""
         frames = self._frames(clip)
         return _resized(frames[np.minimum(np.asarray(frame_indices, int), len(frames) - 1)], size)
 
     def stream(self, clip: int, size: int, chunk: int = 64) -> Iterator[np.ndarray]:
+        """Yield all frames in order, resized."""
         frames = self._frames(clip)
         for start in range(0, len(frames), chunk):
             yield _resized(frames[start : start + chunk], size)
@@ -110,7 +115,7 @@ def _resized(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def load(data: Data) -> TfdsDataset:
-    """The set `data.tfds`, prepared on first use in `data.root` or the cache.
+    """Open the set `data.tfds`, prepared on first use in `data.root` or the cache.
 
     Raises:
         UserError: no such set, it cannot be prepared here, or it lacks a video or a label.
@@ -143,7 +148,7 @@ def load(data: Data) -> TfdsDataset:
 
 
 def is_prepared(data: Data) -> bool:
-    """True where `load` has nothing to generate or to download."""
+    """Return True where `load` has nothing to generate or to download."""
     with _quiet():
         try:
             return _builder(data.tfds or "motion", data.root).is_prepared()
@@ -201,7 +206,7 @@ def _made(name: str, folder: str) -> Any:
 
 
 def _prepared(name: str, root: str) -> Any:
-    """The set, prepared first where it is not; several processes prepare it once."""
+    """Open a set, prepared first where it is not; several processes prepare it once."""
     builder = _builder(name, root)
     if not builder.is_prepared():
         with _alone(builder):
@@ -287,7 +292,7 @@ def _check_sums(builder: Any) -> None:
 
 
 def _described_by(place: Path) -> list[Path]:
-    """The files beside the records of a set, which say what these are."""
+    """List the files beside the records of a set, which say what these are."""
     found = (file for file in sorted(place.iterdir()) if file.is_file())
     plain = (file for file in found if not file.name.startswith("."))
     return [file for file in plain if "record" not in file.name and file.name != files.SUMS]
@@ -318,7 +323,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
-    """The features that hold frames and class."""
+    """Find the features that hold frames and class."""
     import tensorflow_datasets as tfds
 
     def is_video(feature: Any) -> bool:
@@ -413,7 +418,7 @@ def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
 
 
 def _about(builder: Any) -> dict[str, Any]:
-    """The generator's parameters where it states them."""
+    """Return the generator's parameters where it states them."""
     return {"tfds": builder.info.full_name, **(builder.info.metadata or {})}
 
 

@@ -43,7 +43,7 @@ class Archive:
     folder: str
 
     def missing(self, where: Path, what: str) -> UserError:
-        """One line: what is missing, its page and size, its folder, and what runs without."""
+        """Return an error: what is missing, its page, size and folder, and what runs without."""
         return UserError(
             f"{self.title}: {what} in {where}; get it from {self.page} ({self.size}), unpack it "
             f"to {where} or name its folder by --data.root; "
@@ -51,7 +51,7 @@ class Archive:
         )
 
     def root(self, data: Data) -> Path:
-        """`data.root`, or the folder that is looked in when none is named."""
+        """Return `data.root`, or the folder that is looked in when none is named."""
         return files.expanded(data.root) if data.root else cache_dir() / "data" / self.folder
 
 
@@ -70,7 +70,7 @@ UCF11 = Archive(
 
 
 def load(data: Data) -> Files:
-    """UCF-101 or UCF-11, whichever `data.kind` names.
+    """Open UCF-101 or UCF-11, whichever `data.kind` names.
 
     Raises:
         UserError: clips or lists are missing: what, its page, its size, and where it belongs.
@@ -126,7 +126,7 @@ def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
 
 
 def _lists_folder(root: Path) -> Path | None:
-    """The official lists, in the folder of clips or beside it."""
+    """Find the official lists, in the folder of clips or beside it."""
     for folder in (root / LISTS, root.parent / LISTS, root):
         if (folder / "trainlist01.txt").is_file():
             return folder
@@ -235,7 +235,7 @@ def _list_notes(listed: dict, on_disk: dict, wanted: Sequence[str], root: Path) 
 
 
 def ucf11_files(root: Path, fps: float = 0) -> Files:
-    """All clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth."""
+    """Open all clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth."""
     named = {_name_11(path): path for path in _clips(root, CLIP_11, UCF11)}
     names, paths = zip(*sorted(named.items()), strict=True)
     kinds = [name.partition("/")[0] for name in names]
@@ -266,7 +266,7 @@ def _number_11(name: str) -> str:
 
 
 def _counts_11(kinds: list[str], groups: list[str]) -> list[str]:
-    """A line where the archive is not whole: 1,600 clips, 11 classes, 25 groups."""
+    """Warn where the archive is not whole: 1,600 clips, 11 classes, 25 groups."""
     has = (len(kinds), len(set(kinds)), len(set(groups)))
     if has == (1600, 11, GROUPS_11):
         return []
@@ -370,7 +370,7 @@ def _manual(dl_manager) -> Path:
 
 
 def middle(frames: np.ndarray, count: int) -> np.ndarray:
-    """`count` frames in a row from the middle; a shorter clip goes on backwards, then forwards."""
+    """Cut frames in a row from the middle; a shorter clip goes on backwards, then forwards."""
     last = len(frames) - 1
     start = max(0, len(frames) - count) // 2
     position = (start + np.arange(count)) % max(1, 2 * last)

@@ -36,6 +36,7 @@ def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Binary
     or a pipe is written to directly.
 
     Args:
+        file: to be written.
         durable: the content is on disk before the name is; without, a loss of power may leave an
             empty file.
 
@@ -182,6 +183,7 @@ def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterat
     """Say an error of the system in one line.
 
     Args:
+        file: that is written.
         partial: what the block writes to; errors of other files, which it reads, stay themselves.
     """
     try:
@@ -201,7 +203,7 @@ def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterat
 
 
 def _is_special(file: Path) -> bool:
-    """True for a device or a pipe: it is written to, never replaced."""
+    """Return True for a device or a pipe: it is written to, never replaced."""
     try:
         mode = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -229,7 +231,7 @@ def _partial_name(suffix: str) -> str:
 
 
 def _open_partial(file: Path) -> tuple[BinaryIO, Path]:
-    """A new temporary file beside `file`, locked as long as it is open."""
+    """Open a new temporary file beside `file`, locked as long as it is open."""
     with contextlib.suppress(FileNotFoundError):
         file.lstat()  # raises for a name that is too long
     suffix = file.suffix if re.fullmatch(r"\.\w{1,16}", file.suffix, re.ASCII) else ""

@@ -128,11 +128,12 @@ def read_text(file: str | os.PathLike) -> str:
 
 
 def read_json(
-    file: str | os.PathLike, keys: Mapping[str, Any] | Sequence[str] = (), *, kind: type = dict
+    file: str | os.PathLike, keys: Mapping[str, Any] | Sequence[str] = (), *, kind: type[Any] = dict
 ) -> Any:
     """Read a JSON file as it was written by `write_json`.
 
     Args:
+        file: to be read.
         keys: that an object must have; of a mapping, what each holds: a type, several, a list of
             one (what every item is), or a mapping again. A key that ends in ? may be missing; *
             stands for all that are not named.
@@ -178,7 +179,7 @@ def newer(folder: Path) -> str:
 
 
 def _version_in(file: Path) -> str:
-    """The version of vidrec that a JSON file says wrote it, whatever else it holds."""
+    """Return the version of vidrec that a JSON file says wrote it, whatever else it holds."""
     try:
         content = json.loads(read_bytes(file))
         return str((content.get("versions") or {}).get("vidrec", ""))
@@ -187,7 +188,7 @@ def _version_in(file: Path) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """What versions are ordered by: 0.10.1 is (0, 10, 1)."""
+    """Return what versions are ordered by: 0.10.1 is (0, 10, 1)."""
     return tuple(int(each) for each in re.findall(r"\d{1,9}", version)[:3])
 
 
@@ -207,6 +208,8 @@ def read_lines(
     """Read a file of JSON objects, a line each.
 
     Args:
+        file: to be read.
+        keys: that each object must have, as for `read_json`.
         whole: False for a file that is being written: a last line without its end is left out.
 
     Raises:
@@ -301,7 +304,7 @@ def _advised(file: Path) -> Iterator[None]:
 
 
 def _json(content: Tree, indent: int | None = None) -> str:
-    """The text of a JSON value, an object with its checksum; names that are no UTF-8 escaped."""
+    """Write a JSON value as text, an object with its checksum; names that are no UTF-8 escaped."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     if SURROGATE.search(text):
         text = SURROGATE.sub(_escaped, text)
@@ -314,7 +317,7 @@ def _json(content: Tree, indent: int | None = None) -> str:
 
 
 def _escaped(found: re.Match) -> str:
-    """A byte that is no UTF-8, as Python keeps it in a name, in letters."""
+    """Spell a byte that is no UTF-8, as Python keeps it in a name, in letters."""
     code = ord(found[0])
     return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "�"
 
@@ -329,10 +332,10 @@ def _hash(content: bytes) -> str:
 
 
 def _parsed(
-    text: str, keys: Mapping[str, Any] | Sequence[str], where: str, kind: type = dict
+    text: str, keys: Mapping[str, Any] | Sequence[str], where: str, kind: type[Any] = dict
 ) -> Any:
     try:
-        content = json.loads(text)
+        content: Any = json.loads(text)
         plain = not SURROGATE.search(json.dumps(content, ensure_ascii=False))
     except RecursionError:
         raise Damaged(f"{where} is nested too deeply to be one of vidrec's files") from None
@@ -341,7 +344,7 @@ def _parsed(
     if not plain:
         raise Damaged(f"{where} is damaged: it holds half a character (a lone surrogate)")
     if not isinstance(content, kind):
-        wanted = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+        wanted = "an object" if kind is dict else "a list"
         raise Damaged(f"{where} is damaged: it should hold {wanted}, not {_kind(content)}")
     if kind is dict:
         said = content.pop(CHECKSUM, None)
@@ -367,14 +370,14 @@ def _check_keys(
 
 
 def _check(value: Any, like: Any, where: str, name: str) -> None:
-    kind = type(like) if isinstance(like, dict | list) else like
+    kind: Any = type(like) if isinstance(like, dict | list) else like
     if not isinstance(value, kind):
         raise Damaged(f"{where}: {name} should not be {_kind(value)}")
     if isinstance(like, dict):
         _check_keys(value, like, f"{where}: {name}")
     elif isinstance(like, list):
-        for place, each in enumerate(value):
-            _check(each, like[0], where, f"{name}[{place}]")
+        for index, item in enumerate(value):
+            _check(item, like[0], where, f"{name}[{index}]")
 
 
 def _kind(value: Any) -> str:
