@@ -23,12 +23,12 @@ MAIN_FILES = {
     "io": "files checkpoint runs escape",
     "config": "schema rules overrides parsing identity plugins",
     "data": "datasets video frames splits doctor",
-    "models": "cells scanners model encoders losses interop",
+    "models": "cells recurrence scanners model encoders losses interop",
     "features": "extraction shards",
     "evaluation": "metrics decisions statistics predict export",
-    "training": "step loop feeds devices batches optim",
-    "report": "results tables page figures",
-    "sweeps": "ablation runner cluster",
+    "training": "step group loop order stopping feeds devices",
+    "report": "results table_model rendering templates figures",
+    "sweeps": "ablation plan runner cluster",
     "cli": "main commands progress",
 }
 LEFT = ("data", "features", "training")  # the others take the whole width

@@ -139,6 +139,19 @@ def test_every_option_and_setting_between_backticks_is_known():
                 assert text in KNOWN, f"{file.name}: `{text}`"
 
 
+def test_every_name_of_code_in_the_design_exists():
+    """`training.loop.fit` is vidrec.training.loop.fit; `data.root` is a setting."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rooms = "|".join(path.stem for path in (ROOT / "vidrec").iterdir())
+    names = set()
+    for text in quoted(page):
+        match = re.match(rf"(?:vidrec\.)?((?:{rooms})\.[A-Za-z_][\w.]*)", text)
+        if match and match[1] not in KNOWN and not match[1].endswith((".py", ".json", ".html")):
+            names.add(match[1])
+            pkgutil.resolve_name(f"vidrec.{match[1]}")
+    assert len(names) > 20
+
+
 API = r"^::: (\S+)\n(?:    options:\n      members: \[([^\]]*)\])?"
 
 
