@@ -263,8 +263,8 @@ def trials(
                 bases[base] = load(base)
             base = bases[base]
         memory = ablation.on_memory if row.on_memory is None else row.on_memory
-        move = functools.partial(on_motion, memory=memory, base=base) if on else None
-        config, shown = _settings_of_row(row, base, overrides or {}, move)
+        onto_motion = functools.partial(on_motion, memory=memory, base=base) if on else None
+        config, shown = _settings_of_row(row, base, overrides or {}, onto_motion)
         table += [
             Trial(
                 index,
@@ -284,7 +284,7 @@ def _settings_of_row(
     row: Row,
     base: Config,
     overrides: Mapping[str, Any],
-    move: Callable[[Config], Config] | None,
+    onto_motion: Callable[[Config], Config] | None,
 ) -> tuple[Config, dict[str, Any]]:
     """Return a row's configuration, and what the table shows of it.
 
@@ -292,17 +292,17 @@ def _settings_of_row(
         row: The row.
         base: Its base.
         overrides: Settings for every trial; the row's own win.
-        move: Puts the configuration on the embedded data; None leaves it where it is.
+        onto_motion: Puts the configuration on the embedded data; None leaves it where it is.
     """
     settings = dict(row.overrides)
     config = override(base, settings)
     # Settings that this row's own put back differ between rows too, so the table shows them.
     settings |= {name: get(config, name) for name in cleared(base, settings)}
-    if move:
-        config = move(config)
+    if onto_motion:
+        config = onto_motion(config)
     rest = {name: value for name, value in overrides.items() if name not in settings}
     config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
-    if move:
+    if onto_motion:
         # The rule may have changed them: the table shows what really runs.
         settings = {name: get(config, name) for name in settings}
     return config, {name: _shown(value) for name, value in settings.items()}

@@ -5,42 +5,35 @@ Layouts, in this order: `labels.csv` (columns path, label and, if you like, grou
 clip is a file, or a folder of numbered frames below the folder of its class.
 """
 
-import functools
-import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import av
 import numpy as np
 
 from vidrec.config import Data
-from vidrec.data import pictures, video
+from vidrec.data import pictures
 from vidrec.data.datasets import tables
-from vidrec.data.datasets.base import PARTS, Files
-from vidrec.data.video import UnreadableClip
-from vidrec.errors import TransientError, UserError, is_transient, spelled, unspelled
+from vidrec.data.datasets.base import Files
+from vidrec.data.datasets.finding import (
+    TEXTS,
+    clip_name,
+    clips_among,
+    frame_folders,
+    is_image,
+    is_video,
+    walk,
+)
+from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
+from vidrec.errors import UserError, spelled, unspelled
 from vidrec.io.files import expanded
 
 Kind = TypeVar("Kind", bound=Files)
 Wanted = Callable[[Path], bool]
-
-# Names of the parts of a split, as data sets on the web spell them; letters in any case.
-PART_NAMES = {
-    "train": r"train(ing)?",
-    "val": r"val(id(at(e|ion))?)?|dev",
-    "test": r"test(ing)?",
-}
-PART_ENDING = r"([ _-]*(set|split|data|videos?|clips?|frames?|images?))?"
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Extensions that PyAV's demuxers claim, and that are no videos.
-TEXTS = {".txt", ".nfo", ".diz", ".asc", ".srt", ".ass", ".vtt", ".sub", ".cue", ".json", ".csv"}
-TEXTS |= {".md", ".html", ".xml", ".npy", ".npz", ".safetensors", ".pdf", ".zip", ".py", ".yaml"}
-RECORDING = re.compile(r"(.*_g\d+)_")  # UCF's v_Archery_g07_c02.avi and its like
 
 
 @dataclass
@@ -75,14 +68,6 @@ def load(data: Data) -> Files:
     return build(Files, data, is_video, "videos", rate=data.fps)
 
 
-def part_of(name: str) -> str:
-    """Return the part of a split that a folder or a cell names: train, val or test; else ""."""
-    for part, pattern in PART_NAMES.items():
-        if re.fullmatch(f"({pattern}){PART_ENDING}", name.strip(), re.I):
-            return part
-    return ""
-
-
 def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any) -> Kind:
     """Open the folder `data.root` as a data set.
 
@@ -99,7 +84,7 @@ def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any)
     root = folder_of(data, what)
     found = listing(root, wanted, what)
     classes = tuple(sorted(set(found.classes)))
-    groups, known = _groups(found, root, data.groups)
+    groups, known = _recordings(found, root, data.groups)
     label_of = {name: label for label, name in enumerate(classes)}
     return kind(
         name=spelled(root.resolve().name),
@@ -108,7 +93,7 @@ def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any)
         labels=np.array([label_of[name] for name in found.classes], np.int32),
         groups=np.array(groups, str),
         groups_known=known,
-        given=given_of(found.parts),
+        given=indices_of(found.parts),
         notes=[*found.notes, *(_framed_note(found, root) if kind is ImageFiles else ())],
         paths=tuple(found.paths),
         **extra,
@@ -142,65 +127,6 @@ def folder_of(data: Data, what: str) -> Path:
         state = "is a file" if root.exists() else "does not exist"
         raise UserError(f"data.root = {data.root} {state}: it should be the folder of {what}")
     return root
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """Yield all files below, in order of names; hidden ones left out, links followed once.
-
-    Raises:
-        UserError: a folder that may not be listed, rather than silently fewer clips.
-    """
-
-    def refuse(error: OSError) -> None:
-        kind = TransientError if is_transient(error) else UserError
-        raise kind(f"{error.filename} cannot be listed: {error.strerror}")
-
-    seen = set()
-    for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        inner[:] = [] if real in seen else sorted(n for n in inner if not _hidden(n))
-        if real not in seen:
-            yield from (Path(folder) / name for name in sorted(files) if not _hidden(name))
-        seen.add(real)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def clip_name(path: Path, root: Path) -> str:
-    """Return a path below the root as the same text everywhere: `/`, composed letters, UTF-8."""
-    return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
-
-
-def is_image(path: Path) -> bool:
-    """Return True for a picture, by its extension."""
-    return path.suffix.lower() in IMAGES
-
-
-def is_video(path: Path) -> bool:
-    """Return True for a video, by its extension; where that says nothing, by opening it."""
-    suffix = path.suffix.lower()
-    if suffix in IMAGES | TEXTS:
-        return suffix == ".gif" or (suffix in IMAGES and pictures.is_animated(path))
-    if suffix in _video_extensions():
-        return True
-    try:
-        video.declared(path)
-    except UnreadableClip:
-        return False
-    return True
-
-
-@functools.cache
-def _video_extensions() -> frozenset[str]:
-    known = {".mpg", ".m2v", ".mts", ".vob", ".divx", ".xvid", ".qt", ".mp4", ".avi", ".m4v"}
-    for name in av.formats_available:
-        try:
-            known |= {f".{e}" for e in av.ContainerFormat(name, "r").extensions}
-        except ValueError:
-            continue
-    return frozenset(known - IMAGES - TEXTS)
 
 
 def listing(root: Path, wanted: Wanted, what: str) -> Listing:
@@ -237,68 +163,6 @@ def listing(root: Path, wanted: Wanted, what: str) -> Listing:
     _tell(found, root, [*ignored, *rest], what)
     _tell_parts(found, root, tops - set(part_by_folder) if part_by_folder else set(), what)
     return _unique(found)
-
-
-def clips_among(
-    files: Sequence[Path], root: Path, wanted: Callable[[Path], bool], depth: int = 2
-) -> tuple[list[Path], set[Path]]:
-    """Find clips among files: those that `wanted` accepts, and folders of frames.
-
-    Frames are looked for where videos are wanted. They lie in a folder of their own, with no video
-    beside them. An empty folder between such ones is a clip that lost its frames.
-
-    Args:
-        files: all files below the root.
-        root: of the data set.
-        wanted: True for a file that is a clip.
-        depth: how far below the root such a folder lies at least; 2: below that of its class.
-
-    Returns:
-        The clips, and those of them that are folders.
-    """
-    if wanted is not is_video:
-        return [path for path in files if wanted(path)], set()
-    framed = frame_folders(files, root, depth)
-    clips = [path for path in files if path.parent not in framed and is_video(path)]
-    # The frames of a video that lies beside them are that clip once more.
-    twice = {path.with_suffix("") for path in clips}
-    return [*clips, *sorted(framed - twice)], framed - twice
-
-
-def frame_folders(files: Sequence[Path], root: Path, depth: int) -> set[Path]:
-    """Return the folders of frames; see `clips_among`."""
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in files:
-        by_folder[path.parent].append(path)
-    framed = {
-        folder
-        for folder, inside in by_folder.items()
-        if len(folder.relative_to(root).parts) >= depth and _holds_frames(inside, depth)
-    }
-    return framed | _emptied(framed, by_folder)
-
-
-def _holds_frames(files: Sequence[Path], depth: int) -> bool:
-    if not pictures.hold_series([path.name for path in files]):
-        return False
-    stills = {path for path in files if path.suffix.lower() in pictures.STILLS}
-    first = min(stills)
-    if len(stills) == 1 and not depth:  # a picture that happens to have a number
-        return False
-    return not pictures.is_animated(first) and not any(map(is_video, set(files) - stills))
-
-
-def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
-    """Folders without anything beside folders of frames."""
-    parents = {folder.parent for folder in framed}
-    beside = {each for parent in parents for each in parent.iterdir()} - framed
-    return {each for each in beside if each not in known and _is_empty(each)}
-
-
-def _is_empty(folder: Path) -> bool:
-    if _hidden(folder.name) or not folder.is_dir():
-        return False
-    return all(_hidden(each.name) for each in folder.iterdir())
 
 
 def _parts(root: Path, tops: set[str]) -> dict[str, str]:
@@ -408,25 +272,18 @@ def _from_csv(root: Path, file: Path) -> Listing:
     return found
 
 
-def given_of(parts: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Return part to indices, where the data set names parts."""
-    array = np.array(parts)
-    given = {part: np.flatnonzero(array == part) for part in PARTS if (array == part).any()}
-    return given or None
-
-
-def _groups(found: Listing, root: Path, rule: str) -> tuple[list[str], bool]:
+def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
     """Find recordings: by the user's rule, labels.csv, groups.csv, names, or each file its own."""
     if not rule and all(found.groups):
-        return found.groups, True
+        return Recordings(found.groups, True)
     file = None if rule else tables.find(root, "groups.csv")
     if file:
         group_of = _groups_from(file)
         lacking = [name for name in found.names if name not in group_of]
         if lacking:
             raise UserError(f"{file} names no group for {len(lacking)} clips, such as {lacking[0]}")
-        return [group_of[name] for name in found.names], True
-    return groups_of(found.names, rule)
+        return Recordings([group_of[name] for name in found.names], True)
+    return recordings_of(found.names, rule)
 
 
 def _groups_from(file: Path) -> dict[str, str]:
@@ -437,47 +294,6 @@ def _groups_from(file: Path) -> dict[str, str]:
             if group_of.setdefault(name, row["group"]) != row["group"]:
                 raise UserError(f"{file}, line {number}: {name} has two groups")
     return group_of
-
-
-def groups_of(names: Sequence[str], rule: str = "") -> tuple[list[str], bool]:
-    """Find the recording of each clip by a rule, or by UCF's way of naming.
-
-    Args:
-        names: of the clips.
-        rule: regular expression whose first bracket names the recording.
-
-    Returns:
-        The recording of each clip, and whether it is known; if not, it is the clip's name.
-    """
-    if rule:
-        return [_by_rule(name, rule) for name in names], True
-    found = [_recording(name) for name in names]
-    if names and all(found):
-        return found, True
-    return list(names), False
-
-
-def _recording(name: str) -> str:
-    """As the clip's name says, or that of a folder it lies in below its class; else ""."""
-    *above, own = name.split("/")
-    classes = 2 if above and part_of(above[0]) else 1  # folders, down to that of the class
-    for part in (own, *reversed(above[classes:])):
-        if match := RECORDING.match(part):
-            return match.group(1)
-    return ""
-
-
-def _by_rule(name: str, rule: str) -> str:
-    try:
-        match = re.search(rule, name)
-    except re.error as error:
-        raise UserError(f"data.groups = {rule!r} is no regular expression: {error}") from None
-    if match is None or not match.groups() or match.group(1) is None:
-        raise UserError(
-            f"data.groups = {rule!r} does not name the recording of {name}: its first bracket "
-            "should"
-        )
-    return match.group(1)
 
 
 @dataclass(eq=False)

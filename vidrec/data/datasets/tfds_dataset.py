@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from vidrec.config import Data, digest
-from vidrec.data.datasets.base import PARTS, Dataset, per_clip
+from vidrec.data.datasets.base import Dataset, per_clip
+from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
 from vidrec.data.hashing import contents, new_hash
 from vidrec.data.remembered import remembered
 from vidrec.data.video import UnreadableClip
@@ -128,7 +129,7 @@ def load(data: Data) -> TfdsDataset:
     index = _index(builder, video, label)
     classes = tuple(features[label].names)
     names = tuple(index["names"])
-    groups, known = _groups(index, names, data.groups)
+    groups, known = _recordings(index, names, data.groups)
     return TfdsDataset(
         name=builder.info.full_name if "=" in name else name,
         classes=classes,
@@ -401,20 +402,15 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value or ""
 
 
-def _groups(index: dict[str, list], names: Sequence[str], rule: str) -> tuple[list[str], bool]:
-    from vidrec.data.datasets import folders
-
+def _recordings(index: dict[str, list], names: Sequence[str], rule: str) -> Recordings:
     if not rule and all(index["groups"]):
-        return index["groups"], True
-    return folders.groups_of(names, rule)
+        return Recordings(index["groups"], True)
+    return recordings_of(names, rule)
 
 
 def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
-    from vidrec.data.datasets import folders
-
-    parts = np.array([folders.part_of(split) for split, _ in places])
-    given = {part: np.flatnonzero(parts == part) for part in PARTS if (parts == part).any()}
-    return given if {"train", "test"} <= set(given) else None
+    indices = indices_of([part_of(split) for split, _ in places])
+    return indices if indices and {"train", "test"} <= set(indices) else None
 
 
 def _about(builder: Any) -> dict[str, Any]:

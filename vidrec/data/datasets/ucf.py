@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vidrec.config import Data
-from vidrec.data.datasets import folders
+from vidrec.data.datasets import finding
 from vidrec.data.datasets.base import Files, nearest
+from vidrec.data.datasets.naming import indices_of
 from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
@@ -104,7 +105,7 @@ def _ucf101(data: Data) -> Files:
         labels=np.array([place[key[0]] for key in keys], np.int32),
         groups=np.array([f"{key[0]}/g{key[1]:02d}" for key in keys], str),
         blocks=np.array([f"g{key[1]:02d}" for key in keys], str),
-        given=folders.given_of([listed[key][1] if key in listed else "" for key in keys]),
+        given=indices_of([listed[key][1] if key in listed else "" for key in keys]),
         about={"list": fold} if data.split == "given" else {},
         notes=_list_notes(listed, on_disk, wanted, root),
         paths=paths,
@@ -115,10 +116,10 @@ def _ucf101(data: Data) -> Files:
 def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
     if not root.is_dir():
         raise archive.missing(root, "no such folder")
-    files = list(folders.walk(root))
+    files = list(finding.walk(root))
     # A clip may be a folder of its frames, whose names may be like clips'.
-    framed = folders.frame_folders(files, root, depth=1)
-    found = [path for path in files if path.suffix.lower() not in folders.TEXTS | folders.IMAGES]
+    framed = finding.frame_folders(files, root, depth=1)
+    found = [path for path in files if path.suffix.lower() not in finding.TEXTS | finding.IMAGES]
     found = [path for path in (*found, *sorted(framed)) if pattern.match(path.name)]
     if not found:
         raise archive.missing(root, "no clips")

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vidrec.data.datasets import feature_files, folders
+from vidrec.data.datasets import feature_files, finding
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 from vidrec.evaluation.predict import clips
@@ -84,12 +84,12 @@ def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
 
 def _inside(folder: Path, model: Classifier) -> list[Path]:
     """What lies below a folder; or the folder itself, if it holds the frames of a clip."""
-    files = list(folders.walk(folder))
+    files = list(finding.walk(folder))
     if model.network.takes_features:
         return [path for path in files if path.suffix.lower() in feature_files.EXTENSIONS]
     if model.cfg.data.kind == "images":
-        return [path for path in files if clips.is_picture(path) or folders.is_video(path)]
-    found, framed = folders.clips_among(files, folder, folders.is_video, depth=0)
+        return [path for path in files if clips.is_picture(path) or finding.is_video(path)]
+    found, framed = finding.clips_among(files, folder, finding.is_video, depth=0)
     found += [path for path in files if clips.is_picture(path) and path.parent not in framed]
     return sorted(found)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidrec.config import Config
 from vidrec.data import pictures, video
-from vidrec.data.datasets import feature_files, folders
+from vidrec.data.datasets import feature_files, finding, folders
 from vidrec.data.datasets.base import Files
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
@@ -174,7 +174,7 @@ class Resizer:
 def is_picture(path: str | os.PathLike) -> bool:
     """True for a still one, by extension; a .gif counts as a video, and so does what moves."""
     path = Path(path)
-    still = folders.is_image(path) and path.suffix.lower() != ".gif"
+    still = finding.is_image(path) and path.suffix.lower() != ".gif"
     return still and not path.is_dir() and not pictures.is_animated(path)
 
 

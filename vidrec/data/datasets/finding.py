@@ -1,0 +1,140 @@
+"""Find clips among the files of a folder: videos, pictures, and folders of numbered frames."""
+
+import functools
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
+
+import av
+
+from vidrec.data import pictures, video
+from vidrec.data.video import UnreadableClip
+from vidrec.errors import TransientError, UserError, is_transient, spelled
+
+IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Extensions that PyAV's demuxers claim, and that are no videos.
+TEXTS = {".txt", ".nfo", ".diz", ".asc", ".srt", ".ass", ".vtt", ".sub", ".cue", ".json", ".csv"}
+TEXTS |= {".md", ".html", ".xml", ".npy", ".npz", ".safetensors", ".pdf", ".zip", ".py", ".yaml"}
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield all files below, in order of names; hidden ones left out, links followed once.
+
+    Raises:
+        UserError: a folder that may not be listed, rather than silently fewer clips.
+    """
+
+    def refuse(error: OSError) -> None:
+        kind = TransientError if is_transient(error) else UserError
+        raise kind(f"{error.filename} cannot be listed: {error.strerror}")
+
+    seen = set()
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(folder)
+        inner[:] = [] if real in seen else sorted(n for n in inner if not _hidden(n))
+        if real not in seen:
+            yield from (Path(folder) / name for name in sorted(files) if not _hidden(name))
+        seen.add(real)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def clip_name(path: Path, root: Path) -> str:
+    """Return a path below the root as the same text everywhere: `/`, composed letters, UTF-8."""
+    return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
+
+
+def is_image(path: Path) -> bool:
+    """Return True for a picture, by its extension."""
+    return path.suffix.lower() in IMAGES
+
+
+def is_video(path: Path) -> bool:
+    """Return True for a video, by its extension; where that says nothing, by opening it."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGES | TEXTS:
+        return suffix == ".gif" or (suffix in IMAGES and pictures.is_animated(path))
+    if suffix in _video_extensions():
+        return True
+    try:
+        video.declared(path)
+    except UnreadableClip:
+        return False
+    return True
+
+
+@functools.cache
+def _video_extensions() -> frozenset[str]:
+    known = {".mpg", ".m2v", ".mts", ".vob", ".divx", ".xvid", ".qt", ".mp4", ".avi", ".m4v"}
+    for name in av.formats_available:
+        try:
+            known |= {f".{e}" for e in av.ContainerFormat(name, "r").extensions}
+        except ValueError:
+            continue
+    return frozenset(known - IMAGES - TEXTS)
+
+
+def clips_among(
+    files: Sequence[Path], root: Path, wanted: Callable[[Path], bool], depth: int = 2
+) -> tuple[list[Path], set[Path]]:
+    """Find clips among files: those that `wanted` accepts, and folders of frames.
+
+    Frames are looked for where videos are wanted. They lie in a folder of their own, with no video
+    beside them. An empty folder between such ones is a clip that lost its frames.
+
+    Args:
+        files: all files below the root.
+        root: of the data set.
+        wanted: True for a file that is a clip.
+        depth: how far below the root such a folder lies at least; 2: below that of its class.
+
+    Returns:
+        The clips, and those of them that are folders.
+    """
+    if wanted is not is_video:
+        return [path for path in files if wanted(path)], set()
+    framed = frame_folders(files, root, depth)
+    clips = [path for path in files if path.parent not in framed and is_video(path)]
+    # The frames of a video that lies beside them are that clip once more.
+    twice = {path.with_suffix("") for path in clips}
+    return [*clips, *sorted(framed - twice)], framed - twice
+
+
+def frame_folders(files: Sequence[Path], root: Path, depth: int) -> set[Path]:
+    """Return the folders of frames; see `clips_among`."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        by_folder[path.parent].append(path)
+    framed = {
+        folder
+        for folder, inside in by_folder.items()
+        if len(folder.relative_to(root).parts) >= depth and _holds_frames(inside, depth)
+    }
+    return framed | _emptied(framed, by_folder)
+
+
+def _holds_frames(files: Sequence[Path], depth: int) -> bool:
+    if not pictures.hold_series([path.name for path in files]):
+        return False
+    stills = {path for path in files if path.suffix.lower() in pictures.STILLS}
+    first = min(stills)
+    if len(stills) == 1 and not depth:  # a picture that happens to have a number
+        return False
+    return not pictures.is_animated(first) and not any(map(is_video, set(files) - stills))
+
+
+def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
+    """Folders without anything beside folders of frames."""
+    parents = {folder.parent for folder in framed}
+    beside = {each for parent in parents for each in parent.iterdir()} - framed
+    return {each for each in beside if each not in known and _is_empty(each)}
+
+
+def _is_empty(folder: Path) -> bool:
+    if _hidden(folder.name) or not folder.is_dir():
+        return False
+    return all(_hidden(each.name) for each in folder.iterdir())

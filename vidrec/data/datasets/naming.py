@@ -1,0 +1,84 @@
+"""Read what names tell: parts of a split, and the recording that a clip was cut from."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrec.data.datasets.base import PARTS
+from vidrec.errors import UserError
+
+# Names of the parts of a split, as data sets on the web spell them; letters in any case.
+PART_NAMES = {
+    "train": r"train(ing)?",
+    "val": r"val(id(at(e|ion))?)?|dev",
+    "test": r"test(ing)?",
+}
+PART_ENDING = r"([ _-]*(set|split|data|videos?|clips?|frames?|images?))?"
+RECORDING = re.compile(r"(.*_g\d+)_")  # UCF's v_Archery_g07_c02.avi and its like
+
+
+class Recordings(NamedTuple):
+    """The recordings of clips.
+
+    Attributes:
+        names: of each clip's recording.
+        known: False where they are only the clips' own names.
+    """
+
+    names: list[str]
+    known: bool
+
+
+def part_of(name: str) -> str:
+    """Return the part of a split that a folder or a cell names: train, val or test; else ""."""
+    for part, pattern in PART_NAMES.items():
+        if re.fullmatch(f"({pattern}){PART_ENDING}", name.strip(), re.I):
+            return part
+    return ""
+
+
+def indices_of(parts: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Return part to indices, where the data set names parts."""
+    array = np.array(parts)
+    indices = {part: np.flatnonzero(array == part) for part in PARTS if (array == part).any()}
+    return indices or None
+
+
+def recordings_of(names: Sequence[str], rule: str = "") -> Recordings:
+    """Find the recording of each clip by a rule, or by UCF's way of naming.
+
+    Args:
+        names: of the clips.
+        rule: regular expression whose first bracket names the recording.
+    """
+    if rule:
+        return Recordings([_by_rule(name, rule) for name in names], True)
+    recordings = [_recording(name) for name in names]
+    if names and all(recordings):
+        return Recordings(recordings, True)
+    return Recordings(list(names), False)
+
+
+def _recording(name: str) -> str:
+    """As the clip's name says, or that of a folder it lies in below its class; else ""."""
+    *above, own = name.split("/")
+    classes = 2 if above and part_of(above[0]) else 1  # folders, down to that of the class
+    for part in (own, *reversed(above[classes:])):
+        if match := RECORDING.match(part):
+            return match.group(1)
+    return ""
+
+
+def _by_rule(name: str, rule: str) -> str:
+    try:
+        match = re.search(rule, name)
+    except re.error as error:
+        raise UserError(f"data.groups = {rule!r} is no regular expression: {error}") from None
+    if match is None or not match.groups() or match.group(1) is None:
+        raise UserError(
+            f"data.groups = {rule!r} does not name the recording of {name}: its first bracket "
+            "should"
+        )
+    return match.group(1)
