@@ -1,6 +1,6 @@
 """How often vidrec's intervals are right, on generated results with a known truth.
 
-    python benchmarks/coverage.py                  the tables of docs/statistics.md (25 minutes)
+    python benchmarks/coverage.py                  the tables of docs/statistics.md (8 minutes of two cores)
     python benchmarks/coverage.py --draws 100      a first look
     python benchmarks/coverage.py --json           every case, for machines
 

@@ -489,6 +489,26 @@ def test_the_oracle_knows_the_variance():
     assert coverage.spread_of_seeds(seeds / whole, 0.8, 3, 7, "all") == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_case_below_the_promise_is_measured_again_before_it_counts_as_missed(monkeypatch):
+    coverage = load_coverage()
+    sound, lucky, bad = (coverage.Case(5, groups, (0.5,), "none", 0.0) for groups in (7, 25, 707))
+    asked = []
+
+    def found(share, draws=2000):
+        return coverage.Found(draws, 0.0, 0.1, share, 1.0, 0.0, 0.0, share, 1.0)
+
+    def measure(case, draws, rng):
+        asked.append((case, draws))
+        return found({lucky: 0.947, bad: 0.93}[case], draws)
+
+    monkeypatch.setattr(coverage, "measure", measure)
+    first = [(sound, found(0.95)), (lucky, found(0.92)), (bad, found(0.92))]
+    again, still = coverage.missed(first, 0)
+    assert asked == [(lucky, 10_000), (bad, 10_000)]
+    assert [case for case, _ in again] == [lucky, bad]
+    assert [case for case, _ in still] == [bad]
+
+
 @pytest.mark.slow(minutes=5)
 @pytest.mark.parametrize("accuracies", [(0.5,), (0.95,), (0.99,), (0.9, 0.99), (0.5, 0.6)])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
