@@ -1,8 +1,8 @@
 """How often vidrec's intervals are right, on generated results with a known truth.
 
-    python benchmarks/coverage.py                  the tables of docs/statistics.md (8 minutes of two cores)
-    python benchmarks/coverage.py --draws 100      a first look
-    python benchmarks/coverage.py --json           every case, for machines
+    python benchmarks/coverage.py                the tables of docs/statistics.md (8 minutes of CPU)
+    python benchmarks/coverage.py --draws 100    a first look
+    python benchmarks/coverage.py --json         every case, for machines
 
 Seed s is right about clip c of recording g with probability expit(m + a_s + b_g + d_c + e_sg): a,
 b, d and e are normal with the case's spreads, and m makes the accuracy what the case says. The

@@ -13,11 +13,11 @@ LEAST = 1e-7
 
 
 def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """Logarithms (n, K) of the probabilities that scores mean, in float64.
+    """Return logarithms (n, K) of the probabilities that scores mean, in float64.
 
     Args:
-      scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
-      weight: (n,) what those weights add up to: the answer is that of the mean, so that a long clip
+        scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
+        weight: (n,) sum of those weights: the answer is that of the mean, so that a long clip
         is not surer than a short one for its length.
     """
     scores = np.asarray(scores, np.float64)
@@ -25,7 +25,7 @@ def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> n
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Place (0 is first) of each clip's true class among its logits (n, K).
+    """Return the rank (0 is first) of each clip's true class among its logits (n, K).
 
     Equal logits rank by class index, as argmax does. A row with NaN ranks its true class last.
     """
@@ -38,13 +38,13 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def predictions(logits: np.ndarray) -> np.ndarray:
-    """Class of the largest logit; -1 where a logit is NaN."""
+    """Return the class of the largest logit (n, K); -1 where a logit is NaN."""
     bad = np.isnan(logits).any(axis=1)
     return np.where(bad, -1, np.argmax(logits, axis=1))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Clips of true class (row) taken for class (column); a prediction of -1 is in no column."""
+    """Count clips of true class (row) taken for class (column); -1 is in no column."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     seen = predicted >= 0
     cells = labels[seen].astype(np.int64) * num_classes + predicted[seen]
@@ -57,23 +57,24 @@ def summary(
     classes: Sequence[str],
     log_probs: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Every figure of one split, as plain Python values.
+    """Return every figure of one split, as plain Python values.
 
     Args:
-      logits: (n, K) scores that rank the classes.
-      labels: (n,), index into `classes`.
-      log_probs: (n, K) logarithms of the probabilities that prediction gives for these clips; None:
-        the scores are logits.
+        logits: (n, K) scores that rank the classes.
+        labels: (n,), index into `classes`.
+        classes: names by class number.
+        log_probs: (n, K) logarithms of the probabilities that prediction gives for these clips;
+            None: the scores are logits.
 
     Returns:
-      clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
-      prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (left out where
-      K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the
-      classes that have clips; absent, the names of those that have none; confusion counts;
-      calibration_error; and nonfinite, clips with a NaN among their logits, which are never right.
+        clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
+        prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (left out where
+        K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the classes
+        that have clips; absent, the names of those that have none; confusion counts;
+        calibration_error; and nonfinite, clips with a NaN among their logits, never right.
 
     Raises:
-      UserError: no clips, or shapes that do not fit.
+        UserError: no clips, or shapes that do not fit.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     _check(logits, labels, classes)
@@ -125,7 +126,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def loss(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the true class, in nats; a probability of 0 is `LEAST`."""
+    """Return the mean negative log-probability of the true class, in nats; of 0 that of `LEAST`."""
     true = np.take_along_axis(np.asarray(log_probs, np.float64), labels[:, None], axis=1)[:, 0]
     return float(-np.mean(np.where(np.isneginf(true), np.log(LEAST), true)))
 
@@ -136,18 +137,20 @@ def calibration_error(
     bins: int = 15,
     predicted: np.ndarray | None = None,
 ) -> float:
-    """Mean distance between confidence and accuracy over equal bins of confidence, by clips.
+    """Return the mean distance between confidence and accuracy over equal bins, by clips.
 
     Args:
-      log_probs: (n, K) logarithms of probabilities, or logits.
-      predicted: (n,) the decided classes; None: the most probable ones.
+        log_probs: (n, K) logarithms of probabilities, or logits.
+        labels: (n,) true classes.
+        bins: number of bins.
+        predicted: (n,) the decided classes; None: the most probable ones.
     """
     confidence = np.exp(log_probabilities(log_probs)).max(axis=1)
-    right = (predictions(log_probs) if predicted is None else predicted) == labels
+    correct = (predictions(log_probs) if predicted is None else predicted) == labels
     seen = ~np.isnan(confidence)
     # Shares of votes lie on the bins' edges, up to rounding.
-    place = np.minimum((confidence[seen] * bins + 1e-9).astype(int), bins - 1)
-    gap = np.bincount(place, weights=right[seen] - confidence[seen], minlength=bins)
+    bin_of = np.minimum((confidence[seen] * bins + 1e-9).astype(int), bins - 1)
+    gap = np.bincount(bin_of, weights=correct[seen] - confidence[seen], minlength=bins)
     # A clip without a confidence counts as a gap of 1.
     return float((np.abs(gap).sum() + np.sum(~seen)) / len(labels))
 
@@ -207,25 +210,25 @@ def most_confused(
 
 
 def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Classes whose every clip was right; one without clips is in neither list."""
+    """Return the classes whose every clip was right; one without clips is in neither list."""
     counts = np.asarray(counts)
     support = counts.sum(axis=1)
-    found = (np.diag(counts) == support) & (support > 0)
-    return [classes[k] for k in np.flatnonzero(found).tolist()]
+    always = (np.diag(counts) == support) & (support > 0)
+    return [classes[k] for k in np.flatnonzero(always).tolist()]
 
 
 def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Classes with clips, none of which was right."""
+    """Return the classes with clips, none of which was right."""
     counts = np.asarray(counts)
-    found = (np.diag(counts) == 0) & (counts.sum(axis=1) > 0)
-    return [classes[k] for k in np.flatnonzero(found).tolist()]
+    never = (np.diag(counts) == 0) & (counts.sum(axis=1) > 0)
+    return [classes[k] for k in np.flatnonzero(never).tolist()]
 
 
-def step_accuracy(right_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:
-    """Accuracy at each time step (L,), over the clips that reach it; NaN where none does."""
-    right_nL = np.asarray(right_nL, bool)
-    mask_nL = np.ones_like(right_nL) if mask_nL is None else np.asarray(mask_nL, bool)
+def step_accuracy(correct_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:
+    """Return accuracy at each frame (L,), over the clips that reach it; NaN where none does."""
+    correct_nL = np.asarray(correct_nL, bool)
+    mask_nL = np.ones_like(correct_nL) if mask_nL is None else np.asarray(mask_nL, bool)
     reached_L = mask_nL.sum(axis=0)
     return np.where(
-        reached_L > 0, (right_nL & mask_nL).sum(axis=0) / np.maximum(reached_L, 1), np.nan
+        reached_L > 0, (correct_nL & mask_nL).sum(axis=0) / np.maximum(reached_L, 1), np.nan
     )

@@ -1,4 +1,4 @@
-"""Figures as matplotlib figures; one drawing serves the page (both themes), SVG and PNG files."""
+"""Draw figures; one drawing serves the page (both themes), SVG and PNG files."""
 
 import io
 import math
@@ -51,7 +51,7 @@ NUMBERED = 24  # classes up to which a cell has room for its number in a normal 
 
 
 def draw(paint: Callable[..., Any], *args: Any) -> Any:
-    """Calls a painter of this file under the house style; no global state is left changed."""
+    """Call a painter of this file under the style of reports; no global state is left changed."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -59,14 +59,14 @@ def draw(paint: Callable[..., Any], *args: Any) -> Any:
 
 
 def width(figure: Any) -> float:
-    """Natural width in CSS pixels."""
+    """Return the natural width in CSS pixels."""
     if isinstance(figure, str):
         return float(re.findall(r'width="([\d.]+)', figure)[0])
     return 96 * figure.get_figwidth()
 
 
 def save(figure: Any, file: Path) -> str:
-    """Writes FILE.svg and FILE.png, dark on white; returns the SVG, which has no background.
+    """Write FILE.svg and FILE.png, dark on white; return the SVG, which has no background.
 
     A figure that is SVG already is written as such alone.
     """
@@ -94,9 +94,12 @@ def _save_png(figure: Any, file: Path) -> str:
 
 
 def inline(svg: str, name: str, alt: str, width: float) -> Markup:
-    """SVG for the page: in the text's colour, ids its own, described for those who hear it.
+    """Return SVG for the page: in the text's colour, with ids of its own, and described.
 
     Args:
+        svg: the drawing.
+        name: of the figure, which its ids begin with.
+        alt: description for those who hear the page.
         width: natural width in CSS pixels; the page never draws it wider.
     """
     text = svg[svg.index("<svg") :]
@@ -132,7 +135,7 @@ def _figure(width: float, height: float) -> Any:
 def colours(
     rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None
 ) -> dict[RowResult, str]:
-    """A colour a row; of a long table only the best and the control stand out."""
+    """Return a colour a row; of a long table only the best and the control stand out."""
     if len(rows) <= MANY_ROWS:
         return {row: PALETTE[i % len(PALETTE)] for i, row in enumerate(rows)}
     marked = {control: PALETTE[1], best: PALETTE[0]}
@@ -140,7 +143,7 @@ def colours(
 
 
 def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
-    """Rows with their intervals, each seed a tick, published figures as open diamonds."""
+    """Draw rows with their intervals, each seed a tick, published figures as open diamonds."""
     figure = _figure(7.6, 0.9 + 0.34 * len(rows))
     axes = figure.add_subplot()
     hue = colours(rows, control, None)
@@ -174,7 +177,7 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
 
 
 def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
-    """Losses and validation accuracy over epochs, a line a trial, its kept epoch a dot."""
+    """Draw losses and validation accuracy over epochs, a line a trial, its kept epoch a dot."""
     figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:
@@ -209,7 +212,7 @@ def _own_curves(figure: Any, run: Run) -> Any:
 
 
 def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
-    """A curve, its kept epoch as a dot, and a cross where a diverged one ends."""
+    """Draw a curve, its kept epoch as a dot, and a cross where a diverged one ends."""
     values = scale * run.curve(name)
     epochs = np.array([line.get("epoch", i + 1) for i, line in enumerate(run.epochs)])
     axes.plot(epochs, values, **({"linewidth": 1.3, "alpha": 0.9} | style))
@@ -234,7 +237,7 @@ def _epochs_axis(axes: Any) -> None:
 
 
 def _names(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> None:
-    """A panel that only names the colours."""
+    """Draw a panel that only names the colours."""
     from matplotlib.lines import Line2D
 
     axes.set_axis_off()
@@ -253,7 +256,7 @@ def _names(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> N
 
 
 def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
-    """SVG; row: the clip's class, column: what it was taken for; a number in every cell with any.
+    """Return SVG of confusions: row the clip's class, column what it was taken for.
 
     Written by hand: a hundred classes make thousands of texts, which matplotlib lays out in
     half a minute.
@@ -295,7 +298,7 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> st
 
 
 def f1(run: Run) -> Any:
-    """F1 of each class as bars, best on top."""
+    """Draw the F1 of each class as bars, best on top."""
     scores = {name: s for name, s in run.result["metrics"]["test"]["f1"].items() if s is not None}
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
@@ -309,7 +312,7 @@ def f1(run: Run) -> Any:
 
 
 def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
-    """Share of clips that are right at each step, mean over seeds."""
+    """Draw the share of clips that are right at each frame, mean over seeds."""
     figure = _figure(7.6, 3.4)
     axes = figure.add_subplot()
     hue = colours(rows, control, best)
@@ -332,12 +335,13 @@ def _test(run: Run) -> Any:
 
 
 def has_steps(rows: Sequence[RowResult]) -> bool:
+    """Return whether a run scored its clips frame by frame."""
     kept = (_test(run) for row in rows for run in row.done)
     return any(p is not None and p.steps_BT is not None for p in kept)
 
 
 def cost(rows: Sequence[RowResult]) -> Any:
-    """Accuracy against parameters and against seconds of training."""
+    """Draw accuracy against parameters and against seconds of training."""
     figure = _figure(7.6, 3.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("params", "seconds_train"), strict=True):
@@ -367,7 +371,7 @@ def cost(rows: Sequence[RowResult]) -> Any:
 
 
 def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
-    """Recall of each class in two runs, the largest changes on the outside."""
+    """Draw the recall of each class in two runs, the largest changes on the outside."""
     figure = _figure(7.6, 0.9 + 0.2 * len(names))
     axes = figure.add_subplot()
     for y, (a, b) in enumerate(zip(100 * np.array(before), 100 * np.array(after), strict=True)):
@@ -384,7 +388,7 @@ def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float
 
 
 def alt_forest(rows: Sequence[RowResult]) -> str:
-    """The forest plot in words."""
+    """Return the forest plot in words."""
     told = [
         f"{row.name} {percent(row.interval.mean)} "
         f"({percent(row.interval.low)} to {percent(row.interval.high)})"

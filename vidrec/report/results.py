@@ -1,4 +1,4 @@
-"""What a folder holds: a run, or an ablation as rows of runs with their statistics."""
+"""Read a folder: a run, or an ablation as rows of runs with their statistics."""
 
 import functools
 import json
@@ -23,29 +23,39 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
 
 
 class Predictions(NamedTuple):
-    """Saved scores of one split, a clip a line."""
+    """Saved scores of one split.
+
+    Attributes:
+        logits_BK: scores that rank the classes.
+        labels_B: true classes.
+        names_B: of the clips.
+        groups_B: recordings of the clips.
+        steps_BT: of each frame 1 right, 0 wrong, -1 behind the clip's end; None where the head does
+            not score frames.
+        probabilities_BK: as prediction prints them; None of runs that did not save them, for which
+            they are the softmax of the scores.
+    """
 
     logits_BK: np.ndarray
     labels_B: np.ndarray
     names_B: np.ndarray
     groups_B: np.ndarray
-    # 1 right, 0 wrong, -1 behind the clip's end; None where the head scores no steps
     steps_BT: np.ndarray | None
-    # What prediction prints; None of runs that did not save them: the scores' softmax
     probabilities_BK: np.ndarray | None = None
 
     @property
     def predicted_B(self) -> np.ndarray:
-        """Class of the largest score; -1 where a score is NaN."""
+        """Return the class of the largest score; -1 where a score is NaN."""
         return metrics.predictions(self.logits_BK)
 
     @property
     def correct_B(self) -> np.ndarray:
+        """Return which clips were right."""
         return self.predicted_B == self.labels_B
 
     @property
     def confidence_B(self) -> np.ndarray:
-        """Probability of the predicted class."""
+        """Return the probability of the predicted class."""
         if self.probabilities_BK is not None:
             return self.probabilities_BK.max(1)
         shifted_BK = self.logits_BK - self.logits_BK.max(1, keepdims=True)
@@ -61,7 +71,14 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One trained trial, read from its folder."""
+    """One trained trial, read from its folder.
+
+    Attributes:
+        folder: where it lies.
+        result: content of result.json.
+        config: content of config.json.
+        environment: content of environment.json.
+    """
 
     folder: Path
     result: dict[str, Any]
@@ -71,24 +88,26 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Has scores: finished, or stopped after a first checkpoint."""
+        """Return whether it has scores: it finished, or stopped after a first checkpoint."""
         return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
 
     @property
     def name(self) -> str:
-        """Of its row in a table; alone, its own."""
+        """Return the name of its row in a table; alone, its own."""
         return _label(self.result) or self.result.get("name") or self.folder.name
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes by number."""
         return tuple(self.result.get("classes", ()))
 
     @property
     def leaked(self) -> Any:
+        """Return whether a recording is in two splits: True, False or "unknown"."""
         return self.result.get("split", {}).get("leaked", "unknown")
 
     def metric(self, column: str) -> float:
-        """A figure by its column of table.csv; NaN where there is none."""
+        """Return a figure by its column of table.csv; NaN where there is none."""
         split, _, name = column.partition("_")
         if split in SPLITS:
             value = self.result.get("metrics", {}).get(split, {}).get(name)
@@ -100,7 +119,7 @@ class Run:
 
     @functools.cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, an epoch each."""
+        """Return the lines of metrics.jsonl, one an epoch."""
         file = self.folder / "metrics.jsonl"
         if not file.is_file():
             return []
@@ -110,25 +129,25 @@ class Run:
         return lines
 
     def curve(self, name: str) -> np.ndarray:
-        """One figure over epochs; NaN where it was not finite or not measured."""
+        """Return one figure over epochs; NaN where it was not finite or not measured."""
         values = [line.get(name) for line in self.epochs]
         return np.array([math.nan if v is None else v for v in values], float)
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch whose weights were kept, counted as metrics.jsonl counts."""
+        """Return the epoch whose weights were kept, counted as metrics.jsonl counts."""
         best = self.result.get("best_epoch")
         return None if best is None else int(best)
 
     def predictions(self, split: str = "test") -> Predictions | None:
-        """Saved scores of a split, read once; None where there are none."""
+        """Return the saved scores of a split, read once; None where there are none."""
         if split not in self._read:
             self._read[split] = self._predictions(split)
         return self._read[split]
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        """predictions.npz, read once; empty where there is none."""
+        """Return predictions.npz, read once; empty where there is none."""
         file = self.folder / "predictions.npz"
         return files.read_arrays(file) if file.exists() else {}
 
@@ -146,6 +165,7 @@ class Run:
 
     @functools.cached_property
     def samples(self) -> Samples | None:
+        """Return the frames that were kept for the report; None where there are none."""
         file = self.folder / "samples.npz"
         if not file.is_file():
             return None
@@ -157,13 +177,25 @@ class Run:
 
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
+        """Return the layers of the model; empty where they were not saved."""
         file = self.folder / "model.json"
         return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
 
 
 @dataclass(frozen=True, eq=False)
 class RowResult:
-    """One setting with all its seeds, and what its difference to the control is worth."""
+    """One setting with all its seeds, and what its difference to the control is worth.
+
+    Attributes:
+        key: number or name of the row in its table.
+        name: as the table calls it.
+        planned: its trials as planned.
+        runs: those of which there is a result.
+        published: published figures by column of table.csv.
+        doubtful: columns whose published figure its own report contradicts.
+        interval: of test accuracy; None where nothing was scored.
+        difference: to the control, judged after Holm's correction; None of the control.
+    """
 
     key: Any
     name: str
@@ -171,28 +203,36 @@ class RowResult:
     runs: tuple[Run, ...]
     published: Mapping[str, float]
     doubtful: tuple[str, ...]
-    interval: Any = None  # evaluate.Interval of test accuracy
-    difference: Any = None  # evaluate.Difference to the control, judged after Holm's correction
+    interval: statistics.Interval | None = None
+    difference: statistics.Difference | None = None
 
     @property
     def done(self) -> tuple[Run, ...]:
+        """Return the runs that have scores."""
         return tuple(run for run in self.runs if run.done)
 
     def mean(self, column: str) -> float:
-        """Mean over the seeds that have the figure; NaN where none has."""
+        """Return the mean over the seeds that have the figure; NaN where none has."""
         values = [run.metric(column) for run in self.done or self.runs]
         values = [value for value in values if not math.isnan(value)]
         return float(np.mean(values)) if values else math.nan
 
     @property
     def within_noise(self) -> bool | None:
-        """None for the control and where nothing could be compared."""
+        """Return the verdict; None for the control and where nothing could be compared."""
         return None if self.difference is None else bool(self.difference.within_noise)
 
 
 @dataclass(frozen=True, eq=False)
 class AblationResult:
-    """A table of runs, read from its folder."""
+    """A table of runs, read from its folder.
+
+    Attributes:
+        folder: where it lies.
+        meta: content of ablation.json.
+        rows: its rows.
+        control: the row that others are compared with.
+    """
 
     folder: Path
     meta: dict[str, Any]
@@ -201,29 +241,34 @@ class AblationResult:
 
     @property
     def axes(self) -> list[str]:
+        """Return the settings in which rows differ."""
         named = [name for name in self.meta.get("axes") or () if isinstance(name, str)]
         used = [name for row in self.rows for t in row.planned for name in t["overrides"]]
         return list(dict.fromkeys(named + used))
 
     @property
     def runs(self) -> list[Run]:
+        """Return the runs of all rows."""
         return [run for row in self.rows for run in row.runs]
 
     @property
     def scored(self) -> list[RowResult]:
+        """Return the rows that have scores."""
         return [row for row in self.rows if row.done]
 
     @property
     def best(self) -> RowResult | None:
-        """Best on validation: choosing by the test split would flatter the winner."""
+        """Return the best row on validation: choosing by the test split would flatter it."""
         return best_of(self.scored)
 
 
-def rows_and_control(found: Run | AblationResult) -> tuple[list[RowResult], RowResult | None]:
-    """Rows and control of a table; a run alone is a row of its own."""
-    if isinstance(found, AblationResult):
-        return list(found.rows), found.control
-    return [alone(found)], None
+def rows_and_control(
+    results: Run | AblationResult,
+) -> tuple[list[RowResult], RowResult | None]:
+    """Return the rows of a table and its control; a run alone is a row of its own."""
+    if isinstance(results, AblationResult):
+        return list(results.rows), results.control
+    return [row_of_run(results)], None
 
 
 def best_of(rows: list[RowResult]) -> RowResult | None:
@@ -236,7 +281,7 @@ def best_of(rows: list[RowResult]) -> RowResult | None:
 
 
 def read(folder: str | Path) -> Run | AblationResult:
-    """Reads a run or an ablation, by what the folder holds.
+    """Read a run or an ablation, by what the folder holds.
 
     Raises:
         UserError: neither result.json nor ablation.json there, or one that is no JSON.
@@ -252,28 +297,28 @@ def read(folder: str | Path) -> Run | AblationResult:
 
 
 def row_of(folder: str | Path) -> RowResult:
-    """A run as a row of one seed; of an ablation the row best on validation, all its seeds.
+    """Return a run as a row of one seed; of an ablation its best row on validation.
 
     Raises:
         UserError: nothing there is scored.
     """
-    found = read(folder)
-    row = found.best if isinstance(found, AblationResult) else alone(found)
+    results = read(folder)
+    row = results.best if isinstance(results, AblationResult) else row_of_run(results)
     if row is None or not row.done:
         raise UserError(f"{folder} holds no finished run: train it before it is compared")
     return row
 
 
-def alone(run: Run) -> RowResult:
-    """A run on its own, as a row of one seed."""
+def row_of_run(run: Run) -> RowResult:
+    """Return a run on its own, as a row of one seed."""
     result = run.result
     row = RowResult(
         key=result.get("row", 0),
         name=run.name,
         planned=({"overrides": {}, **result},),
         runs=(run,),
-        published=_published(result),
-        doubtful=_doubtful(result),
+        published=dict(result.get("published") or {}),
+        doubtful=tuple(result.get("doubtful") or ()),
     )
     return _with_interval(row)
 
@@ -298,7 +343,7 @@ def _run(folder: Path) -> Run:
 
 
 def _label(trial: Mapping[str, Any]) -> str:
-    """What the table calls a row: its own name, else what it sets."""
+    """Return what the table calls a row: its own name, else what it sets."""
     if trial.get("row_name"):
         return trial["row_name"]
     if isinstance(trial.get("row"), str) and trial["row"]:
@@ -308,7 +353,7 @@ def _label(trial: Mapping[str, Any]) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """A setting as a reader would write it."""
+    """Return a setting as a reader would write it."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return str(value)
     if isinstance(value, float):
@@ -316,15 +361,6 @@ def setting_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "(" + ", ".join(map(setting_text, value)) + ")"
     return str(value)
-
-
-def _published(trial: Mapping[str, Any]) -> dict[str, float]:
-    """Figures by column of table.csv."""
-    return dict(trial.get("published") or {})
-
-
-def _doubtful(trial: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(trial.get("doubtful") or ())
 
 
 def _ablation(folder: Path) -> AblationResult:
@@ -338,21 +374,21 @@ def _ablation(folder: Path) -> AblationResult:
 
 
 def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
-    places = [folder / "trials" / str(trial["id"]) for trial in trials]
+    folders = [folder / "trials" / str(trial["id"]) for trial in trials]
     first = trials[0]
     row = RowResult(
         key=first["row"],
         name=_label(first) or "base",
         planned=tuple(trials),
-        runs=tuple(_run(place) for place in places if (place / "result.json").is_file()),
-        published=_published(first),
-        doubtful=_doubtful(first),
+        runs=tuple(_run(trial) for trial in folders if (trial / "result.json").is_file()),
+        published=dict(first.get("published") or {}),
+        doubtful=tuple(first.get("doubtful") or ()),
     )
     return _with_interval(row)
 
 
 def _control(rows: list[RowResult], control: Any) -> RowResult | None:
-    """The row named, or counted from 0."""
+    """Return the row that is named, or counted from 0."""
     for i, row in enumerate(rows):
         if control in (row.key, row.name) or (control == i and not isinstance(control, bool)):
             return row
@@ -360,7 +396,14 @@ def _control(rows: list[RowResult], control: Any) -> RowResult | None:
 
 
 class Answers(NamedTuple):
-    """What S seeds said of the n clips that all of them scored, in the order of their names."""
+    """What S seeds said of the n clips that all of them scored, in the order of their names.
+
+    Attributes:
+        predicted_Sn: predicted classes.
+        labels: true classes.
+        groups: recordings.
+        names: of the clips.
+    """
 
     predicted_Sn: np.ndarray
     labels: np.ndarray
@@ -368,35 +411,36 @@ class Answers(NamedTuple):
     names: np.ndarray
 
     @property
-    def right_Sn(self) -> np.ndarray:
+    def correct_Sn(self) -> np.ndarray:
+        """Return which answers are right."""
         return self.predicted_Sn == self.labels
 
     def only(self, index: np.ndarray) -> "Answers":
-        """The clips at these places."""
+        """Return the answers to the clips at these indices."""
         return Answers(self.predicted_Sn[:, index], *(each[index] for each in self[1:]))
 
 
 def answers(runs: Sequence[Run]) -> Answers | None:
-    """Answers of runs to the test split; None where none was saved."""
+    """Return the answers of runs to the test split; None where none was saved."""
     scored = [p for p in (run.predictions() for run in runs) if p is not None]
     if not scored:
         return None
     names = functools.reduce(np.intersect1d, [p.names_B for p in scored])
-    places = [np.intersect1d(p.names_B, names, return_indices=True)[1] for p in scored]
-    predicted = [p.predicted_B[place] for p, place in zip(scored, places, strict=True)]
-    first, place = scored[0], places[0]
-    return Answers(np.stack(predicted), first.labels_B[place], first.groups_B[place], names)
+    orders = [np.intersect1d(p.names_B, names, return_indices=True)[1] for p in scored]
+    predicted = [p.predicted_B[order] for p, order in zip(scored, orders, strict=True)]
+    first, order = scored[0], orders[0]
+    return Answers(np.stack(predicted), first.labels_B[order], first.groups_B[order], names)
 
 
 def _with_interval(row: RowResult) -> RowResult:
-    found = answers(row.done)
-    if found is None or not len(found.names):
+    said = answers(row.done)
+    if said is None or not len(said.names):
         return row
-    return replace(row, interval=statistics.accuracy_interval(found.right_Sn, found.groups))
+    return replace(row, interval=statistics.accuracy_interval(said.correct_Sn, said.groups))
 
 
 def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
-    """Answers of both rows to the clips, and of the seeds, that both have."""
+    """Return the answers of both rows to the clips, and of the seeds, that both have."""
     of_a, of_b = (answers(runs) for runs in _same_seeds(a.done, b.done))
     if of_a is None or of_b is None:
         return None
@@ -404,16 +448,16 @@ def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
     return (of_a.only(i), of_b.only(j)) if len(names) else None
 
 
-def difference(row: RowResult, control: RowResult) -> Any:
-    """evaluate.Difference in test accuracy over what both scored; None where that is nothing."""
+def difference(row: RowResult, control: RowResult) -> statistics.Difference | None:
+    """Return the difference in test accuracy over what both scored; None where that is nothing."""
     both = shared(row, control)
     if both is None:
         return None
-    return statistics.paired(both[0].right_Sn, both[1].right_Sn, both[0].groups)
+    return statistics.paired(both[0].correct_Sn, both[1].correct_Sn, both[0].groups)
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
-    """Runs of the seeds that both have; where they share none, as many as both have."""
+    """Return the runs of the seeds that both have; where they share none, as many of each."""
     by_seed_a, by_seed_b = ({run.result.get("seed"): run for run in runs} for runs in (a, b))
     shared = [seed for seed in by_seed_a if seed in by_seed_b]
     if not shared:
@@ -423,11 +467,10 @@ def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequ
 
 
 def _with_differences(rows: list[RowResult], control: RowResult | None) -> list[RowResult]:
-    """Differences to the control, judged together: of many rows some differ by luck."""
+    """Return rows with their differences to the control, judged together."""
     if control is None:
         return rows
-    found = {row: difference(row, control) for row in rows if row is not control}
-    compared = [row for row, gap in found.items() if gap is not None]
-    judged = statistics.corrected([found[row] for row in compared])
-    of_row = dict(zip(compared, judged, strict=True))
+    gaps = {row: difference(row, control) for row in rows if row is not control}
+    compared = {row: gap for row, gap in gaps.items() if gap is not None}
+    of_row = dict(zip(compared, statistics.corrected(list(compared.values())), strict=True))
     return [replace(row, difference=of_row[row]) if row in of_row else row for row in rows]

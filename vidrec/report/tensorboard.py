@@ -13,7 +13,7 @@ BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no 
 
 
 def write(folder: str | Path) -> Path:
-    """Writes FOLDER/tensorboard anew from metrics.jsonl: of an ablation one run a trial.
+    """Write FOLDER/tensorboard anew from metrics.jsonl: of an ablation one run a trial.
 
     Returns:
         The folder that TensorBoard takes as --logdir.
@@ -21,24 +21,24 @@ def write(folder: str | Path) -> Path:
     Raises:
         UserError: tensorboardX is not installed, or the folder holds no run.
     """
-    found, out = read(folder), Path(folder) / "tensorboard"
+    results, out = read(folder), Path(folder) / "tensorboard"
     with files.writing_folder(out) as partial:
-        if isinstance(found, Run):
-            _events(found, partial)
+        if isinstance(results, Run):
+            _events(results, partial)
             return out
-        for run, name in zip(found.runs, _folder_names(found), strict=True):
+        for run, name in zip(results.runs, _folder_names(results), strict=True):
             _events(run, partial / name)
     return out
 
 
-def _folder_names(found: AblationResult) -> list[str]:
-    """A name a run; those that differ in other signs alone, or behind what fits, have an id."""
+def _folder_names(results: AblationResult) -> list[str]:
+    """Return a name a run; those that are equal once shortened and cleaned have an id."""
     names = [
-        _folder_name(row.name, run.result.get("seed")) for row in found.rows for run in row.runs
+        _folder_name(row.name, run.result.get("seed")) for row in results.rows for run in row.runs
     ]
     return [
         f"{name}, trial {run.folder.name}" if names.count(name) > 1 else name
-        for run, name in zip(found.runs, names, strict=True)
+        for run, name in zip(results.runs, names, strict=True)
     ]
 
 

@@ -45,11 +45,19 @@ def export(
     platforms: Sequence[str] = PLATFORMS,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Writes a model, or that of a run's or an ablation's folder; returns meta.json's content.
+    """Write a model, or that of a run's or an ablation's folder, as files that need no vidrec.
 
     Batch and number of frames stay open; only a model that reads whole clips (a flatten head, an
-    encoder of clips) fixes the frames. `trust_code`: see `Classifier.load`; the export itself holds
-    no code of Python.
+    encoder of clips) fixes the frames. The export itself holds no code of Python but its loader.
+
+    Args:
+        model: a model, or the folder that it is loaded from.
+        out: the folder to write.
+        platforms: JAX platforms that the program is compiled for when it is loaded.
+        trust_code: see `Classifier.load`.
+
+    Returns:
+        The content of meta.json.
 
     Raises:
         UserError: no model there, `out` holds something else, or it cannot be written; an earlier
@@ -80,13 +88,13 @@ def export(
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by their path, such as model/params/head/scores/kernel."""
+    """Return arrays by their path, such as model/params/head/scores/kernel."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _unflattened(like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """What turns arrays by path back into the tree."""
+    """Return what turns arrays by path back into the tree."""
     structure = jax.tree.structure(like)
     order = list(flatten(like))
     return lambda flat: jax.tree.unflatten(structure, [flat[name] for name in order])
@@ -95,7 +103,7 @@ def _unflattened(like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
 def _serialised(
     classifier: Classifier, flat: Mapping[str, np.ndarray], platforms: Sequence[str]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The program, and shape and type of one frame that enters it."""
+    """Return the program, and shape and type of one frame that enters it."""
     from jax import export as exporting
 
     network, cfg = classifier.network, classifier.cfg
@@ -116,7 +124,7 @@ def _serialised(
 
 
 def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
-    """Shape and type of what one frame is to the program."""
+    """Return shape and type of what one frame is to the program."""
     network = classifier.network
     if network.takes_features:
         return tuple(classifier.features_like or ()), np.float32
@@ -154,8 +162,8 @@ def _about(
 
 
 def _decision(cfg: Config) -> dict[str, Any]:
-    """What else says how a clip is decided."""
-    found: dict[str, Any] = {
+    """Return what else says how a clip is decided."""
+    decision: dict[str, Any] = {
         "inference": cfg.eval.inference,
         "window": cfg.eval.window,
         "stride": cfg.eval.stride,
@@ -163,8 +171,8 @@ def _decision(cfg: Config) -> dict[str, Any]:
     }
     if cfg.frames.order == "shuffled":
         drawn = jax.random.uniform(keys.scoring_order(), (cfg.frames.length,))
-        found["shuffle"] = np.argsort(np.argsort(np.asarray(drawn), kind="stable")).tolist()
-    return found
+        decision["shuffle"] = np.argsort(np.argsort(np.asarray(drawn), kind="stable")).tolist()
+    return decision
 
 
 def _weights(flat: Mapping[str, np.ndarray]) -> bytes:
@@ -174,7 +182,7 @@ def _weights(flat: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _check_out(out: Path) -> None:
-    """Nothing that is not an earlier export, or a half one, may be replaced."""
+    """Refuse a folder that holds anything but an earlier export, or a half one."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the export")
     others = _others(out)
@@ -186,16 +194,20 @@ def _check_out(out: Path) -> None:
 
 
 def _others(out: Path) -> list[Path]:
-    """What a folder holds besides an export, such as notes of a user."""
+    """Return what a folder holds besides an export, such as notes of a user."""
     if not out.is_dir():
         return []
-    found = (each for each in sorted(out.iterdir()) if each.name not in (*FILES, "__pycache__"))
-    return [each for each in found if not files.PARTIAL.fullmatch(each.name)]
+    own = (*FILES, "__pycache__")
+    return [
+        path
+        for path in sorted(out.iterdir())
+        if path.name not in own and not files.PARTIAL.fullmatch(path.name)
+    ]
 
 
 def _keep_others(out: Path, partial: Path) -> None:
-    for each in _others(out):
-        if each.is_dir() and not each.is_symlink():
-            shutil.copytree(each, partial / each.name, symlinks=True)
+    for path in _others(out):
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, partial / path.name, symlinks=True)
         else:
-            shutil.copy2(each, partial / each.name, follow_symlinks=False)
+            shutil.copy2(path, partial / path.name, follow_symlinks=False)

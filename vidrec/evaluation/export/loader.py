@@ -45,7 +45,7 @@ class Model:
         self._call = jax.jit(program.call)
 
     def __call__(self, frames):
-        """Any number of clips, each of as many frames as any other in the batch."""
+        """Return probabilities (B, K) of clips that all have as many frames."""
         wanted = self.meta["input"]
         frames = np.asarray(frames)
         if frames.dtype != wanted["dtype"] or list(frames.shape[2:]) != wanted["frame"]:
@@ -56,7 +56,7 @@ class Model:
         return np.asarray(self._call(self._weights, frames))
 
     def predict(self, frames):
-        """(class, probabilities (K,)) of a clip (T, ...), as the model was scored."""
+        """Return (class, probabilities (K,)) of a clip (T, ...), as the model was scored."""
         decision = self.meta.get("decision", {"inference": "single"})
         if decision["inference"] == "single":
             shares = self(self.pick(frames)[None])[0]
@@ -76,7 +76,7 @@ class Model:
         return self.classes[best], (votes / count).astype(np.float32)
 
     def pick(self, frames):
-        """The frames of a clip that scoring in one pass sees: (T, ...) to (L, ...)."""
+        """Return the frames of a clip (T, ...) that scoring in one pass sees, (L, ...)."""
         about, n = self.meta["frames"], len(frames)
         rule, length = about["rule"], about["length"]
         place = np.arange(length)
@@ -99,13 +99,13 @@ class Model:
 
 
 def _folded(place, n):
-    """A shorter clip is played forwards, backwards, forwards, ..."""
+    """Return the frames of a clip that is played forwards, backwards, forwards, ..."""
     last = n - 1
     return last - np.abs(place % max(1, 2 * last) - last)
 
 
 def load(folder=None):
-    """The model of an export's folder; by default the one that this file lies in.
+    """Return the model of an export's folder; by default the one that this file lies in.
 
     Raises:
         ValueError: a file is missing, or is not the one that was exported.
@@ -115,7 +115,7 @@ def load(folder=None):
 
 
 def _checked(folder):
-    """The files' contents, each compared with its checksum."""
+    """Return the files' contents, each compared with its checksum."""
     names = ("model.stablehlo", "weights.safetensors", "meta.json")
     try:
         sums = json.loads((folder / "checksums.json").read_bytes())
@@ -134,12 +134,12 @@ def _checked(folder):
 
 
 def read_weights(file):
-    """Arrays of a .safetensors file by name."""
+    """Return the arrays of a .safetensors file by name."""
     return parse_weights(Path(file).read_bytes())
 
 
 def parse_weights(content):
-    """The content of one: the head's length, the head as JSON, then all arrays in a row."""
+    """Return the arrays of its content: length of the head, the head as JSON, then the arrays."""
     (size,) = struct.unpack("<Q", content[:8])
     head = json.loads(content[8 : 8 + size])
     head.pop("__metadata__", None)

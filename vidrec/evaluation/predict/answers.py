@@ -26,11 +26,13 @@ def lines(
     stream: bool = False,
     every: float = 0.0,
 ) -> Iterator[Line]:
-    """A line a window, {"path", "start", "end", "class", "confidence", "topk"}; then one a file.
+    """Yield a line a window, then one a file.
 
-    A file's line has no "start". Where it cannot be read, its class is None and "error" says why.
+    A window's is {"path", "start", "end", "class", "confidence", "topk"}; a file's has no "start".
+    Where it cannot be read, its class is None and "error" says why.
 
     Args:
+        model: a trained model.
         paths: files, folders (all videos and pictures below), or one camera (/dev/video0), which
             is streamed without end.
         stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
@@ -66,49 +68,48 @@ def _unanswered(path: Path, reason: str) -> Line:
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
-    """The files that are meant, folders gone through.
+    """Return the files that are meant, folders gone through.
 
     Raises:
         UserError: nothing there.
     """
-    found: list[Path] = []
+    listed_files: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist")
         inside = _inside(path, model) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"{path} holds no videos")
-        found += inside
-    return found
+        listed_files += inside
+    return listed_files
 
 
 def _inside(folder: Path, model: Classifier) -> list[Path]:
-    """What lies below a folder; or the folder itself, if it holds the frames of a clip."""
+    """Return what lies below a folder; or the folder itself, if it is the frames of a clip."""
     files = list(finding.walk(folder))
     if model.network.takes_features:
         return [path for path in files if path.suffix.lower() in feature_files.EXTENSIONS]
     if model.cfg.data.kind == "images":
         return [path for path in files if clips.is_picture(path) or finding.is_video(path)]
-    found, framed = finding.clips_among(files, folder, finding.is_video, depth=0)
-    found += [path for path in files if clips.is_picture(path) and path.parent not in framed]
-    return sorted(found)
+    videos, framed = finding.clips_among(files, folder, finding.is_video, depth=0)
+    still = [path for path in files if clips.is_picture(path) and path.parent not in framed]
+    return sorted([*videos, *still])
 
 
 def write_csv(answered: Iterable[Line], file: TextIO) -> None:
-    """The files' lines as a table; windows are left out."""
+    """Write the files' lines as a csv table; windows are left out."""
     table = [["path", "class", "confidence", "second", "second_confidence", "error"]]
     for line in answered:
         if "start" in line:
             continue
         second = (line.get("topk") or [])[1:2]
-        shares = [each["confidence"] for each in second]
         table.append(
             [
                 line["path"],
                 line["class"] or "",
                 "" if line["confidence"] is None else f"{line['confidence']:.6f}",
-                *([each["class"] for each in second] or [""]),
-                *([f"{share:.6f}" for share in shares] or [""]),
+                *([answer["class"] for answer in second] or [""]),
+                *([f"{answer['confidence']:.6f}" for answer in second] or [""]),
                 line.get("error", ""),
             ]
         )
@@ -116,21 +117,21 @@ def write_csv(answered: Iterable[Line], file: TextIO) -> None:
 
 
 def as_text(line: Line) -> str:
-    """A line for people."""
+    """Return a line for people."""
     if line["class"] is None:
         return f"{line['path']}: cannot be read: {line['error']}"
     where = f"{line['start']:8.2f} – {line['end']:.2f} s" if "start" in line else line["path"]
-    others = ", ".join(f"{each['class']} {each['confidence']:.0%}" for each in line["topk"][1:3])
+    best = [f"{answer['class']} {answer['confidence']:.0%}" for answer in line["topk"]]
     notes = "".join(f"; {note}" for note in line.get("notes", ()))
-    return f"{where}  {line['class']} {line['confidence']:.0%}  ({others}){notes}"
+    return f"{where}  {line['class']} {line['confidence']:.0%}  ({', '.join(best[1:3])}){notes}"
 
 
 def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
-    found = model.predict(path, every=every)
-    for window in found.windows:
-        yield {"path": found.path, "start": window.start, "end": window.end, **window.as_dict()}
-    line = {"path": found.path, **found.as_dict(), "frames": found.frames, "seconds": found.seconds}
-    yield line | ({"notes": found.notes} if found.notes else {})
+    whole = model.predict(path, every=every)
+    for window in whole.windows:
+        yield {"path": whole.path, "start": window.start, "end": window.end, **window.as_dict()}
+    line = {"path": whole.path, **whole.as_dict(), "frames": whole.frames, "seconds": whole.seconds}
+    yield line | ({"notes": whole.notes} if whole.notes else {})
 
 
 def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
@@ -149,7 +150,7 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
 def _frames(
     model: Classifier, path: Path, clip: clips.Clip | None
 ) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(start, end, frame) in seconds; without `clip` of a camera, when it was seen."""
+    """Yield (start, end, frame) in seconds; without `clip` a camera's, as they are seen."""
     if clip is None:
         began, before = 0.0, 0.0
         for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
@@ -158,8 +159,8 @@ def _frames(
             yield before, now, frame
             before = now
         return
-    place = 0
+    index = 0
     for chunk in clip.chunks():
         for frame in chunk:
-            yield clip.at(place), clip.at(place + 1), frame
-            place += 1
+            yield clip.at(index), clip.at(index + 1), frame
+            index += 1

@@ -42,12 +42,12 @@ class Clip:
     clock: video.Clock | None = None
 
     def at(self, frame: int) -> float:
-        """Seconds at which a frame that was read begins; behind the last one, when that ends."""
+        """Return the seconds at which a frame begins; behind the last one, when that ends."""
         return self.clock.at(frame) if self.clock else frame / self.fps
 
 
 def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
-    """A video or a picture, its frames as the model was trained to see them.
+    """Open a video or a picture, its frames as the model was trained to see them.
 
     Raises:
         UnreadableClip: it cannot be opened.
@@ -74,14 +74,14 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
 
 
 def _alone(kind: type[Files], path: str | os.PathLike) -> Any:
-    """A data set of one file and no classes."""
+    """Return a data set of one file and no classes."""
     name = spelled(path)
     label, group = np.zeros(1, np.int32), np.array([name])
     return kind(name, (), (name,), label, group, paths=(Path(path),))
 
 
 def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
-    """Frames uint8 (T, H, W, 3) of any size.
+    """Return a clip of frames uint8 (T, H, W, 3) of any size.
 
     Raises:
         UserError: another shape or type, or no frame.
@@ -101,7 +101,7 @@ class UnfitClip(UserError):
 def of_feature_file(
     path: str | os.PathLike, fps: float, like: tuple[int, ...] | None = None
 ) -> Clip:
-    """A .npy or .safetensors file of features, read as training reads them.
+    """Open a .npy or .safetensors file of features, read as training reads them.
 
     Raises:
         UnfitClip: it holds no such features as the model was trained on.
@@ -121,9 +121,12 @@ def of_feature_file(
 def of_features(
     features: np.ndarray, name: str, fps: float, like: tuple[int, ...] | None = None
 ) -> Clip:
-    """Features (T, D…), made by whatever made those that the model was trained on.
+    """Return a clip of features (T, D…), made by what made those of the training.
 
     Args:
+        features: the array.
+        name: what answers call it.
+        fps: frames a second.
         like: the shape of a frame's in training; None: it is not known.
     """
     if features.ndim not in (2, 4) or features.dtype.kind != "f":
@@ -136,7 +139,7 @@ def of_features(
 
 
 def check_features(shape: tuple[int, ...], like: tuple[int, ...] | None, name: str) -> None:
-    """Raises a UserError where a frame's features have another shape than in training."""
+    """Raise a UserError where a frame's features have another shape than in training."""
     if like is not None and tuple(shape) != tuple(like):
         raise UserError(
             f"{name}: features of shape {list(shape)} a frame are not what the model was trained "
@@ -159,12 +162,13 @@ def _of_rows(
 
 
 class Resizer:
-    """RGB frames of any size to squares, by the scaler that files are decoded with."""
+    """Scales RGB frames of any size to squares, as files are decoded."""
 
     def __init__(self, size: int):
         self.size, self.scale = size, video.Scaler(size)
 
     def __call__(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """Return the frame as a square, uint8 (size, size, 3)."""
         if frame_HWC.shape[:2] == (self.size, self.size):
             return frame_HWC
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
@@ -172,14 +176,14 @@ class Resizer:
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """True for a still one, by extension; a .gif counts as a video, and so does what moves."""
+    """Return whether a file is a still picture; a .gif and other animated ones are videos."""
     path = Path(path)
     still = finding.is_image(path) and path.suffix.lower() != ".gif"
     return still and not path.is_dir() and not pictures.is_animated(path)
 
 
 def is_camera(path: str | os.PathLike) -> bool:
-    """True for a device such as /dev/video0; others, such as a terminal, would be waited for."""
+    """Return whether a path is a camera such as /dev/video0; other devices are none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -188,7 +192,7 @@ def is_camera(path: str | os.PathLike) -> bool:
 
 
 def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.ndarray]:
-    """Frames of a Video4Linux device as they come, uint8 (size, size, 3), without end.
+    """Yield frames of a Video4Linux device as they come, uint8 (size, size, 3), without end.
 
     Unproven: written without a camera to try it on. With `fps`, frames that come sooner than that
     are passed over.

@@ -29,12 +29,20 @@ def overlay(
     stream: bool = False,
     every: float = 0.0,
 ) -> Line:
-    """Writes `out`: the video with class and confidence on every frame; returns the file's line.
-
-    Of a file that cannot be decoded the line says why, and nothing is written.
+    """Write `out`: the video with class and confidence on every frame.
 
     A frame shows the window whose middle is nearest, or with `stream` what was known by then. The
     sound is left out. No more than a few frames are in memory at once.
+
+    Args:
+        model: a trained model of frames.
+        path: one video file.
+        out: the video to write.
+        stream: see `answers.lines`.
+        every: see `Classifier.predict`.
+
+    Returns:
+        The file's line. Of a file that cannot be decoded it says why, and nothing is written.
 
     Raises:
         UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
@@ -65,7 +73,7 @@ def overlay(
 
 
 def check_name(out: str | os.PathLike) -> None:
-    """Raises UserError for a name that tells no container that can be written."""
+    """Raise a UserError for a name that tells no container that can be written."""
     if Path(out).suffix.lower() not in ENDINGS:
         raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
 
@@ -80,7 +88,7 @@ def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, f
 
 
 def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:
-    """The frame with a panel along its lower edge: class, percent, and a bar as long as that."""
+    """Return the frame with a panel along its lower edge: class, percent, and a bar."""
     height, width = frame_HWC.shape[:2]
     panel_HWC = _panel(width, max(52, height // 6), label, round(100 * confidence))
     drawn = frame_HWC.copy()
@@ -93,7 +101,7 @@ def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarr
 
 @functools.lru_cache(maxsize=128)
 def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
-    """Uint8 (height, width, 4): colours and how much they hide."""
+    """Return uint8 (height, width, 4): colours and how much they hide."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))
@@ -117,7 +125,7 @@ def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
 
 @functools.cache
 def _font(size: int):
-    """DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    """Return DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
     import matplotlib
     from PIL import ImageFont
 
@@ -127,6 +135,6 @@ def _font(size: int):
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
-    """Width and height on which text can be read: even, in proportion, LONGEST at most."""
+    """Return a size on which text can be read: even, in proportion, LONGEST at most."""
     factor = min(LONGEST / max(width, height), max(1.0, SHORTEST / min(width, height)))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

@@ -26,8 +26,7 @@ class Network:
     """Frames to features to class scores; every method takes `variables` first.
 
     Attributes:
-        cfg: settings, with frames.length as trained (two rules find it in the
-            data).
+        cfg: settings, with frames.length as trained (two rules take it from the data).
         encoder: frame to features; None where the data brings features, or the model's own encoder
             reads whole clips.
         model: from features, or from clips of frames, to scores.
@@ -41,7 +40,7 @@ class Network:
 
     @classmethod
     def of(cls, cfg: Config, length: int, classes: int, tree: Mapping[str, Any]) -> "Network":
-        """The network that a trained model's saved arrays make."""
+        """Return the network of a trained model's saved arrays."""
         cfg = override(cfg, {"frames.length": length})
         constants = tree.get("constants", {})
         saved = constants | {
@@ -62,21 +61,21 @@ class Network:
 
     @property
     def takes_features(self) -> bool:
-        """True where clips are arrays made elsewhere, not frames."""
+        """Return whether clips are arrays made elsewhere, not frames."""
         return self.encoder is None and self.model.encoder is None
 
     @property
     def precision(self) -> str:
-        """Of a frame's features: stored ones were rounded, a trained encoder's never were."""
+        """Return the type of a frame's features: stored ones were rounded, trained ones never."""
         return self.cfg.encoder.store_dtype if self.cfg.encoder.trainable == "none" else "float32"
 
     @property
     def whole_clips(self) -> bool:
-        """True where a clip must have the trained length."""
+        """Return whether a clip must have the trained length."""
         return self.model.encoder is not None or self.cfg.head.kind == "flatten"
 
     def encode(self, variables: Tree, frames: Array) -> Array:
-        """Frames (N, H, W, C), or features, to what the model scans, (N, D…)."""
+        """Return what the model scans, (N, D…), of frames (N, H, W, C) or features."""
         x: Any = frames
         if self.encoder is not None:
             x = self.encoder.apply(variables["encoder"], x)
@@ -114,14 +113,14 @@ class Network:
         return self.model.apply(variables["model"], *args, **more)
 
     def clip(self, variables: Tree, frames: Array) -> Array:
-        """Probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
+        """Return probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
         # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
         inputs = jax.vmap(lambda frame: self.encode(variables, frame[None])[0])(frames)
         scores = self.score(variables, inputs[None])
         return jax.nn.softmax(scores.scores_BK[0] / scores.weight_B[0])
 
     def begin(self, inputs: Any) -> Tree:
-        """The carry before the first frame of such inputs (1, D…), an array or its shape."""
+        """Return the carry before the first frame of such inputs (1, D…), an array or its shape."""
         frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
         made = jax.eval_shape(lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame)
         averaged = made[0] if self.cfg.head.kind == "per_frame" else made[2]["head_read"]
@@ -132,7 +131,7 @@ class Network:
         }
 
     def step(self, variables: Tree, carry: Tree, inputs: Array) -> tuple[Tree, Array]:
-        """The carry after one more frame's inputs (1, D…), and class probabilities (K,)."""
+        """Return the carry after one more frame's inputs (1, D…), and class probabilities (K,)."""
         frame = inputs[:, None]
         logits, scanner, taps = self._apply(variables, frame, carry=carry["scanner"])
         mean, count = carry["mean"], carry["count"] + 1
@@ -147,7 +146,7 @@ class Network:
         return carry, jax.nn.softmax(losses.scores(logits.reshape(-1), self.cfg.loss.kind))
 
     def check_streams(self) -> None:
-        """Raises a UserError that says why, where the model needs the whole clip at once."""
+        """Raise a UserError that says why, where the model needs the whole clip at once."""
         cfg = self.cfg
         if self.model.encoder is not None:
             raise UserError(

@@ -189,7 +189,7 @@ def _predictions(
 
 
 def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
-    """The clips that could not be read, which may have lain elsewhere, where they lie now."""
+    """Return the clips that could not be read by the paths that they have now."""
     names = before.get("unreadable_names", ())
     places = {name: place for place, name in enumerate(dataset.names)} if names else {}
     if not names or any(name not in places for name in names):
@@ -199,7 +199,7 @@ def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_root(root: str, overrides: Mapping[str, Any], dataset: Dataset | None) -> None:
-    """Refuses a folder of data that earlier versions recorded as seen from another folder."""
+    """Refuse a folder of data that earlier versions recorded as seen from another folder."""
     if dataset is None and "data.root" not in overrides and root and root[0] not in "/~":
         raise UserError(
             f"the run was trained on data.root = {root!r}, taken from a folder that it does not "
@@ -221,7 +221,7 @@ def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
 
 
 def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
-    """Indices of the clips to score, and the id of the split that they are a part of."""
+    """Return the clips to score, and the id of the split that they are a part of."""
     if part == "all":
         return np.arange(len(dataset)), digest(sorted(dataset.names), length=16)
     split = splits.make(dataset, cfg.data)
@@ -231,7 +231,7 @@ def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
 def _known(
     dataset: Dataset, clips: np.ndarray, classes: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The clips whose class the model knows, and how many of which class it does not."""
+    """Return the clips whose class the model knows, and how many of which class it does not."""
     names = np.array([dataset.classes[label] for label in dataset.labels[clips]])
     known = np.isin(names, classes)
     if not known.any():
@@ -243,7 +243,7 @@ def _known(
 
 
 def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool) -> dict[str, Any]:
-    """How these clips and those of the training meet; refuses clips of the training itself.
+    """Return how these clips and those of the training meet; refuse those of the training itself.
 
     Clips are the same where their content is, whatever they are called.
     """
@@ -272,9 +272,12 @@ def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool
 def _may_be_siblings(
     model: Classifier, dataset: Dataset, clips: np.ndarray, same_set: bool
 ) -> bool:
-    """True where clips that are new may be cut from recordings that were trained on.
+    """Return whether clips that are new may be cut from recordings that were trained on.
 
     Args:
+        model: the model.
+        dataset: the data set of the clips.
+        clips: their indices.
         same_set: the training clips are in this data set too.
     """
     if not dataset.groups_known:
@@ -307,7 +310,7 @@ def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Score
 
 
 def _labels(model: Classifier, dataset: Dataset) -> np.ndarray:
-    """The model's number of each clip's class; -1 of a class that it does not know."""
+    """Return the model's number of each clip's class; -1 of a class that it does not know."""
     place_of = {name: place for place, name in enumerate(model.classes)}
     labels = [place_of.get(dataset.classes[label], -1) for label in dataset.labels]
     return np.array(labels, np.int32)

@@ -13,14 +13,12 @@ from vidrec.evaluation.predict.clips import Resizer
 from vidrec.evaluation.predict.network import Network
 
 ROUNDING = 1e-6  # seconds: two times that lie no further apart are one
-
-
 UNFINISHED = "the last window is not over; of a file, it is continued past the end"
 
 
 @dataclass
 class _Window:
-    """A window of clip inference that is going on."""
+    """A window that is not over."""
 
     carry: Any
     frames: int = 0
@@ -70,29 +68,28 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what went by."""
+        """Forget what went by."""
         self._carry: Any = None
         self._said, self._scores_K = np.zeros(0), np.zeros(0)
         self.frames = self.seen = 0
-        self._places: list[int] = []  # of the frames seen, as far as prediction sees any
+        self._seen_frames: list[int] = []  # of the frames seen, as far as prediction sees any
         self._open: list[_Window] = []
         self._last: _Window | None = None
         self._closed = decisions.WindowSums(len(self.classes), self._network.cfg.eval.inference)
 
     def push(self, frame: np.ndarray, end: float | None = None) -> np.ndarray:
-        """Class probabilities (K,) after one more frame, uint8 (H, W, 3) of any size.
-
-        Where the model was trained on features, a frame's features (D…).
+        """Return class probabilities (K,) after one more frame.
 
         Args:
+            frame: uint8 (H, W, 3) of any size; features (D…) where the model was trained on such.
             end: seconds from the first frame to when this one is followed by the next; None: as
                 `fps` says.
         """
         self._check(frame)
         self.frames += 1
         due = self._due(self.frames / self.fps if end is None else end)
-        room = self._network.cfg.frames.length + 1 - len(self._places)
-        self._places += [self.frames - 1] * min(due, room)
+        room = self._network.cfg.frames.length + 1 - len(self._seen_frames)
+        self._seen_frames += [self.frames - 1] * min(due, room)
         if due:
             inputs = self.encode(frame)
             for _ in range(due):
@@ -105,14 +102,14 @@ class Stream:
         return self._said
 
     def encode(self, frame: np.ndarray) -> jax.Array:
-        """What the recurrence takes of a frame, (1, D…)."""
+        """Return what the recurrence takes of a frame, (1, D…)."""
         self._check(frame)
         if self._network.takes_features:
             return self._encode(self._variables, np.asarray(frame, np.float32)[None])
         return self._encode(self._variables, self._resize(frame)[None])
 
     def step(self, inputs: jax.Array) -> jax.Array | np.ndarray:
-        """Class probabilities (K,) after what `encode` gave; moves the carry on."""
+        """Take a step with what `encode` gave; return class probabilities (K,)."""
         if self._network.cfg.eval.inference != "single":
             return self._in_windows(inputs)
         if self._carry is None:
@@ -124,11 +121,11 @@ class Stream:
 
     @property
     def scores_K(self) -> np.ndarray:
-        """What ranks the classes after the last frame: probabilities, or votes, ties broken."""
+        """Return what ranks the classes after the last frame: probabilities, or votes."""
         return np.asarray(self._scores_K)
 
     def _in_windows(self, inputs: jax.Array) -> np.ndarray:
-        """Each window from a carry of its own; those that are over decide with the one that is not.
+        """Return the answer of windows: those that are over decide with the one that is not.
 
         So it is for files, where the last window is continued past the end.
         """
@@ -148,20 +145,20 @@ class Stream:
         return np.exp(decided.log_probs_nK[0])
 
     def unlike_prediction(self) -> list[str]:
-        """Lines on why what it says now is not what prediction says of the clip that was pushed."""
+        """Return why this answer is not what prediction says of the clip that was pushed."""
         cfg = self._network.cfg
         length, rule = cfg.frames.length, cfg.frames.rule
         if cfg.eval.inference != "single":
             return [UNFINISHED] if self._last else []
         index_L, mask_L = decisions.frames_of_clip(cfg, max(1, self.frames))
-        if self._places == index_L[mask_L].tolist():
+        if self._seen_frames == index_L[mask_L].tolist():
             return []
         spread = {"uniform": "spread over it", "whole": "at its beginning"}
         where = spread.get(rule, "around its middle")
         return [f"a stream saw {self.seen} frames; of a file, {length} frames {where} decide"]
 
     def _due(self, end: float) -> int:
-        """How often a frame that is shown until `end` is seen."""
+        """Return how often a frame that is shown until `end` is seen."""
         if self.rate is None:
             return 1
         times = int(np.ceil((end - ROUNDING) * self.rate - 0.5)) - self.seen
