@@ -8,7 +8,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from vidrec.config import plugins
 from vidrec.config.arguments import Args
@@ -250,8 +250,22 @@ NOT_IDENTITY = (
 )
 
 
-def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name, declared type and value (or default) of every setting.
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+        name: Its dotted name.
+        hint: Its declared type, with bounds.
+        value: Its value, or its default.
+    """
+
+    name: str
+    hint: Any
+    value: Any
+
+
+def fields(cfg: Any = Config, prefix: str = "") -> Iterator[Setting]:
+    """Yield every setting, section by section.
 
     Args:
         cfg: Settings, or their class for the defaults.
@@ -265,7 +279,7 @@ def fields(cfg: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]
         if dataclasses.is_dataclass(value):
             yield from fields(value, name + ".")
         else:
-            yield name, hints[entry.name], value
+            yield Setting(name, hints[entry.name], value)
 
 
 def get(cfg: Config, name: str) -> Any:

@@ -68,7 +68,7 @@ def launch(
     table = plan.plan_table(ablation, workdir, overrides=overrides, on=on)
     folder = table.folder
     alive = _alive(folder)
-    used = folders.read_jobs(folder)[0]
+    used = folders.read_jobs(folder).engine
     if alive and used != options.engine:
         raise UserError(f"{folder} has jobs of {used} that run ({_ids(alive)}): cancel them first")
     if alive and retry:
@@ -149,7 +149,7 @@ def cancel(folder: str | Path) -> list[str]:
     folders.trials(folder)  # refuses a folder without a table
     alive = _alive(folder)
     if alive:
-        engine(folders.read_jobs(folder)[0]).cancel(alive)
+        engine(folders.read_jobs(folder).engine).cancel(alive)
     return [handle.job for handle in alive]
 
 

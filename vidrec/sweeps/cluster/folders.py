@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidrec.errors import UserError
 from vidrec.io import files
@@ -71,17 +71,30 @@ def new_logs(folder: Path) -> Path:
     return logs
 
 
-def read_jobs(folder: Path) -> tuple[str, list[Handle]]:
-    """Return the engine and the latest job of each group; ("", []) where there were none."""
+class Jobs(NamedTuple):
+    """The jobs of a table.
+
+    Attributes:
+        engine: The name of the engine that started them; "" where there were none.
+        handles: The latest job of each group.
+    """
+
+    engine: str
+    handles: list[Handle]
+
+
+def read_jobs(folder: Path) -> Jobs:
+    """Return the jobs of jobs.json."""
     try:
         content = files.read_json(folder / "jobs.json", files.JOBS_HOLDS)
     except files.Missing:
-        return "", []
+        return Jobs("", [])
     # Logs lie in the table's folder, wherever that is by now.
-    return content["engine"], [
+    handles = [
         Handle(job["group"], job["job"], str(folder / job["log"]) if job["log"] else "")
         for job in content["jobs"]
     ]
+    return Jobs(content["engine"], handles)
 
 
 def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import vidrec
 from vidrec.config import plugins
@@ -23,7 +23,11 @@ from vidrec.training import loop
 from vidrec.training.devices import share_of_cores
 
 POLL_SECONDS = 0.1
-Started = tuple[Handle, subprocess.Popen]
+
+
+class _Running(NamedTuple):
+    handle: Handle
+    process: subprocess.Popen
 
 
 class Pool:
@@ -56,11 +60,11 @@ class Pool:
         """
         logs = folders.new_logs(folder)
 
-        def start(group: str, device: str, devices: int) -> Started:
+        def start(group: str, device: str, devices: int) -> _Running:
             environment = share_of_cores(devices) | {"CUDA_VISIBLE_DEVICES": device}
-            handle, process = self._start(folder, group, environment, logs)
-            note([handle])
-            return handle, process
+            job = self._start(folder, group, environment, logs)
+            note([job.handle])
+            return job
 
         with self._stopped_by_signals():
             data = self._run([DATA], options.devices[:1], start)
@@ -78,14 +82,14 @@ class Pool:
 
     def _run(self, groups: Sequence[str], devices: Sequence[str], start: Any) -> list[Handle]:
         """Run a job for each group, one a device at a time, until all have ended."""
-        waiting, running = deque(groups), dict[str, Started]()
+        waiting, running = deque(groups), dict[str, _Running]()
         handles: list[Handle] = []
         failed: list[Handle] = []
         while running or (waiting and not self.stopping):
             for device in devices:
                 if device not in running and waiting and not self.stopping:
                     running[device] = start(waiting.popleft(), device, len(devices))
-                    handles.append(running[device][0])
+                    handles.append(running[device].handle)
             for device, (handle, process) in list(running.items()):
                 if self.stopping:  # asked once they save first, asked again they end at once
                     process.send_signal(signal.SIGTERM if self.stopping == 1 else signal.SIGKILL)
@@ -107,7 +111,7 @@ class Pool:
             )
         return handles
 
-    def _start(self, folder: Path, group: str, environment: dict[str, str], logs: Path) -> Started:
+    def _start(self, folder: Path, group: str, environment: dict[str, str], logs: Path) -> _Running:
         log = logs / f"{group}.out"
         path = os.pathsep.join(
             filter(None, [str(Path(vidrec.__file__).parent.parent), os.environ.get("PYTHONPATH")])
@@ -121,7 +125,7 @@ class Pool:
                 start_new_session=True,  # Ctrl-C is for the pool, which asks its jobs to save
             )
         job = f"{process.pid}@{platform.node()}@{_start_ticks(process.pid)}"
-        return Handle(group, job, str(log)), process
+        return _Running(Handle(group, job, str(log)), process)
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
