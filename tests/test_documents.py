@@ -152,6 +152,15 @@ def test_every_name_of_code_in_the_design_exists():
     assert len(names) > 20
 
 
+def test_every_file_that_a_page_names_exists():
+    path = (
+        r"\b(?:vidrec|tests|benchmarks|docs|experiments|ablations)/[\w/.-]*\.(?:py|md|sh|svg|png)"
+    )
+    for file in PAGES:
+        for name in set(re.findall(path, file.read_text(encoding="utf-8"))):
+            assert (ROOT / name).exists(), f"{file.name}: {name}"
+
+
 API = r"^::: (\S+)\n(?:    options:\n      members: \[([^\]]*)\])?"
 
 
