@@ -23,7 +23,7 @@ import jax
 from vidrec import config
 from vidrec.io import machine
 from vidrec.sweeps import ablation, runner
-from vidrec.training import devices, loop, prepare, results
+from vidrec.training import devices, loop, prepare, results, runtime
 from vidrec.training.group import Snapshot, TrialGroup
 from vidrec.training.stopping import Progress, Status
 
@@ -125,8 +125,8 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=ROUNDS, help="epochs timed; 0: none")
     words.add_argument("--processes", type=int, default=3, help="separate runs that are timed")
     settings = words.parse_args()
-    devices.prepare()
-    devices.use_cores()
+    runtime.configure()
+    runtime.use_cores()
     question = table(settings.seeds)
     few = {"train.epochs": settings.epochs}
     trials = ablation.trials(question, few, on="motion")

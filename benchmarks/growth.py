@@ -31,7 +31,7 @@ import turns
 import vidrec
 from vidrec.config import Data
 from vidrec.sweeps import cost, runner
-from vidrec.training import devices, loop
+from vidrec.training import loop, runtime
 
 AXES = {
     "trials": (1, 4, 16, 64, 256),
@@ -132,7 +132,7 @@ def draw(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 def main() -> None:
     """Measures point after point."""
-    devices.use_cores()  # before JAX starts
+    runtime.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     words.add_argument("--axes", nargs="+", choices=AXES, default=AXES, metavar="AXIS")

@@ -30,7 +30,7 @@ import vidrec
 from vidrec.data import splits, video
 from vidrec.data.datasets import motion
 from vidrec.models import interop, scanners
-from vidrec.training import devices, loop
+from vidrec.training import loop, runtime
 
 HERE = Path(__file__).parent
 NEAR = (1e-4, 1e-2)  # of the loss: untrained, and after an update
@@ -287,7 +287,7 @@ def main() -> None:
     words.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = words.parse_args()
     if given.spread == "batch":
-        devices.use_cores()  # before JAX starts
+        runtime.use_cores()  # before JAX starts
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         for name, clips in (("few", len(motion.CLASSES) + 1), ("clips", given.clips + 1)):

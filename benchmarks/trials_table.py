@@ -29,7 +29,7 @@ import vidrec
 from vidrec.config import Data
 from vidrec.models import interop, losses, scanners
 from vidrec.sweeps import ablation, runner
-from vidrec.training import devices
+from vidrec.training import runtime
 
 TABLES = ("learning_rate", "dropout", "clipping")
 NEAR = 2e-4  # of the largest loss
@@ -190,7 +190,7 @@ def check(cfg: vidrec.Config, source: Any) -> float:
 
 def main() -> None:
     """Checks, then trains both sides in turns, each round anew."""
-    devices.use_cores()  # before JAX starts
+    runtime.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, trials=2 if small else 70, clips=128 if small else 1024)

@@ -102,9 +102,9 @@ def torch_device() -> Any:
 
 def arguments(text: str | None) -> argparse.ArgumentParser:
     """Words every benchmark takes, its docstring the help; memory is kept, as by our commands."""
-    from vidrec.training import devices
+    from vidrec.training import runtime
 
-    devices.keep_memory()
+    runtime.keep_memory()
     words = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -32,7 +32,7 @@ import vidrec
 from vidrec.config import Data
 from vidrec.models import interop, scanners
 from vidrec.sweeps import runner
-from vidrec.training import devices
+from vidrec.training import runtime
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 NEAR = 5e-4  # of the largest loss; Adam's epsilon stands elsewhere in Keras
@@ -231,7 +231,7 @@ def _scanner(cfg: vidrec.Config) -> scanners.Recurrent:
 
 def main() -> None:
     """Checks, trains every side --rounds times, and tells totals and what an epoch takes."""
-    devices.use_cores()  # before JAX starts
+    runtime.use_cores()  # before JAX starts
     small = jax.default_backend() == "cpu"
     words = turns.arguments(__doc__)
     turns.sizes(words, models=6 if small else 12, seeds=1, rounds=1, clips=399, epochs=1000)

@@ -29,10 +29,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
-from vidrec.training import devices
+from vidrec.training import runtime
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-devices.KEEP = ()  # a process of many tests would keep what the largest of them took
+runtime.KEEP = ()  # a process of many tests would keep what the largest of them took
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

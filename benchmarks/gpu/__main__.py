@@ -103,9 +103,9 @@ def inside(given: argparse.Namespace) -> None:
     os.chdir(ROOT)
     work = importlib.import_module(f"benchmarks.gpu.{module}")
     from benchmarks.gpu import harness
-    from vidrec.training import devices
+    from vidrec.training import runtime
 
-    devices.prepare()
+    runtime.configure()
     record = harness.Record(name, Path(given.file), float(given.seconds), tiny=given.tiny)
     record.share, record.warm = given.share or "", given.warming
     harness.WITHOUT_TORCH = given.warming

@@ -7,7 +7,7 @@ import jax
 
 from benchmarks.gpu import harness, table
 from benchmarks.gpu.harness import Record
-from vidrec.training import devices
+from vidrec.training import runtime
 
 
 def run(record: Record) -> None:
@@ -31,7 +31,7 @@ def run(record: Record) -> None:
                 trials=count,
                 program_gb=told / 1e9,
                 peak_gb=peak / 1e9,
-                limit_gb=devices.memory_limit() / 1e9,
+                limit_gb=runtime.memory_limit() / 1e9,
                 told_of_peak=told / peak if peak else None,
             )
             group.close()

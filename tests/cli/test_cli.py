@@ -18,7 +18,7 @@ from vidrec.cli import experiments, main
 from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
 from vidrec.errors import STOPPED
-from vidrec.training import devices
+from vidrec.training import devices, runtime
 from vidrec.training.loop import Interrupted
 
 
@@ -240,7 +240,7 @@ def test_both_ways_over_devices_go_through_pmap(number, tmp_path, monkeypatch):
         seen.append((how.get("axis_name"), len(how["devices"])))
         return pmap(fn, **how)
 
-    monkeypatch.setattr(devices, "prepare", lambda: None)
+    monkeypatch.setattr(runtime, "configure", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(jax, "devices", lambda: some)
     monkeypatch.setattr(jax, "pmap", counted)
@@ -273,7 +273,7 @@ def test_a_table_takes_every_core_and_a_run_one_unless_told(tmp_path):
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
         found = (answer["trials"][0] if words[0] == "ablate" else answer)["versions"]["device"]
-        cores = 1 if words == ["train"] else devices._devices_of_cores()
+        cores = 1 if words == ["train"] else runtime._devices_of_cores()
         assert found.startswith(f"{cores} x "), found
 
 

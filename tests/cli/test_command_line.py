@@ -25,7 +25,7 @@ from vidrec.evaluation import predict
 from vidrec.evaluation.predict import drawing
 from vidrec.io import files
 from vidrec.report.terminal import Columns
-from vidrec.training import devices
+from vidrec.training import runtime
 
 PIPE = 128 + signal.SIGPIPE
 
@@ -238,7 +238,7 @@ def test_too_little_memory_of_a_device_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(COMMANDS["check"], "run", work)
     assert "out of memory" in fails(capsys, "check")
-    assert devices.why_not(RuntimeError("another")) == ""
+    assert runtime.explain_failure(RuntimeError("another")) == ""
 
 
 NEWER = {"vidrec": "99.1.0"}

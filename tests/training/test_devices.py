@@ -16,7 +16,7 @@ from helpers.small_datasets import furthest, group_of, one, prepared, same, sett
 
 from vidrec.config import override
 from vidrec.errors import UserError
-from vidrec.training import batches, devices, feeds, step
+from vidrec.training import batches, devices, feeds, runtime, step
 from vidrec.training.group import Snapshot
 from vidrec.training.stopping import Status
 
@@ -385,13 +385,13 @@ class Variants(chex.TestCase):
 
 
 def test_processors_share_the_clips_and_divide_the_rest(monkeypatch):
-    monkeypatch.setattr(devices, "_machine_bytes", lambda: 10e9)
+    monkeypatch.setattr(runtime, "machine_bytes", lambda: 10e9)
     shared = {"values": np.zeros(250_000_000, np.uint8)}
     assert devices.TrialParallel(8, devices=jax.devices()[:4]).memory_limit(
         shared
     ) == pytest.approx(0.25e9 + (8e9 - 0.25e9) / 4)
     assert devices.DataParallel(jax.devices()[:1]).memory_limit(shared) == pytest.approx(8e9)
-    assert devices.room() == pytest.approx(10e9 / 3)
+    assert runtime.room() == pytest.approx(10e9 / 3)
 
 
 @pytest.mark.slow
@@ -401,9 +401,9 @@ def test_freed_memory_is_kept_where_it_was_asked_for():
 import re, sys
 from pathlib import Path
 import numpy as np
-from vidrec.training import devices as parallel
+from vidrec.training import runtime
 if sys.argv[1] == "kept":
-    parallel.keep_memory()
+    runtime.keep_memory()
 for _ in range(2):
     large = np.ones(2**25)
     del large
@@ -421,8 +421,8 @@ def test_cores_are_devices_for_a_table_and_one_for_a_trial(given):
     """Clips lie once, however many cores read them."""
     program = """
 import jax, numpy as np
-from vidrec.training import devices as parallel
-parallel.use_cores()
+from vidrec.training import devices as parallel, runtime
+runtime.use_cores()
 alone, three = parallel.over(1), parallel.over(3)
 clips = three.share_once(np.ones((1001, 7), np.float32)[1:], {})
 lie = {each.data.unsafe_buffer_pointer() for each in clips.addressable_shards}
@@ -432,7 +432,7 @@ print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie)
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
     if given:
         environment["JAX_NUM_CPU_DEVICES"] = given
-    count = int(given or min(devices.cores(), max(1, devices._machine_bytes() // 4e9)))
+    count = int(given or min(runtime.cores(), max(1, runtime.machine_bytes() // 4e9)))
     found = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
     three = -(-3 // -(-3 // count))
     assert found.split() == [str(count), "1", str(three), "1", "True"]
@@ -440,11 +440,11 @@ print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie)
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(devices, "cores", lambda: 9)
-    monkeypatch.setattr(devices, "_machine_bytes", lambda: 1e12)
-    assert devices.share_of_cores(4) == {"JAX_NUM_CPU_DEVICES": "2"}
-    assert devices.share_of_cores(20) == {"JAX_NUM_CPU_DEVICES": "1"}
-    monkeypatch.setattr(devices, "_machine_bytes", lambda: 13e9)  # three devices' worth
-    assert devices.share_of_cores(1) == {"JAX_NUM_CPU_DEVICES": "3"}
-    monkeypatch.setattr(devices, "are_cores", lambda: True)  # the user said how many
-    assert devices.share_of_cores(1) == {}
+    monkeypatch.setattr(runtime, "cores", lambda: 9)
+    monkeypatch.setattr(runtime, "machine_bytes", lambda: 1e12)
+    assert runtime.share_of_cores(4) == {"JAX_NUM_CPU_DEVICES": "2"}
+    assert runtime.share_of_cores(20) == {"JAX_NUM_CPU_DEVICES": "1"}
+    monkeypatch.setattr(runtime, "machine_bytes", lambda: 13e9)  # three devices' worth
+    assert runtime.share_of_cores(1) == {"JAX_NUM_CPU_DEVICES": "3"}
+    monkeypatch.setattr(runtime, "are_cores", lambda: True)  # the user said how many
+    assert runtime.share_of_cores(1) == {}

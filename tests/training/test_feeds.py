@@ -11,7 +11,7 @@ from vidrec.data.datasets import UnreadableClip
 from vidrec.errors import UserError
 from vidrec.io import checkpoint
 from vidrec.io.checkpoint import Checkpoints
-from vidrec.training import devices, feeds, loop, prepare, results
+from vidrec.training import feeds, loop, prepare, results, runtime
 
 ENCODER = """
 import flax.linen as nn
@@ -57,7 +57,7 @@ def configs(tmp_path_factory):
 def streamed(monkeypatch, tmp_path):
     """Nothing fits in memory, and a chunk has few steps."""
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(devices, "room", lambda gigabytes: 0)
+    monkeypatch.setattr(runtime, "room", lambda gigabytes: 0)
     monkeypatch.setattr(feeds, "CHUNK", 7000)
 
 
@@ -136,7 +136,7 @@ def test_one_trial_from_pixels_goes_step_by_step_and_stops_at_any(configs, tmp_p
 def test_a_stream_whose_batches_are_spread_over_devices(configs, streamed, tmp_path, monkeypatch):
     alone = [override(configs[0], {"train.parallel": "batch", "train.epochs": 1})]
     assert fit(alone, tmp_path / "streamed").streams
-    monkeypatch.setattr(devices, "room", lambda gigabytes: 1e9)
+    monkeypatch.setattr(runtime, "room", lambda gigabytes: 1e9)
     assert not fit(alone, tmp_path / "held").streams
     assert contents(tmp_path / "streamed") == contents(tmp_path / "held")
 

@@ -140,9 +140,9 @@ def test_one_dies_the_other_leaves_and_both_go_on(undisturbed, tmp_path):
 
 
 def test_a_process_needs_to_know_its_place():
-    from vidrec.training import devices
+    from vidrec.training import runtime
 
     with pytest.raises(UserError, match="--coordinator HOST:PORT"):
-        devices.join(processes=2, process=0)
+        runtime.join(processes=2, process=0)
     with pytest.raises(UserError, match="counted from 0"):
-        devices.join("127.0.0.1:1", processes=2, process=2)
+        runtime.join("127.0.0.1:1", processes=2, process=2)

@@ -104,11 +104,11 @@ class SharedCommand(Command):
 
     def join(self) -> None:
         """Configure JAX for this process, and join the others where there are some."""
-        from vidrec.training import devices
+        from vidrec.training import runtime
 
-        devices.prepare()
-        devices.join(self.coordinator, self.processes, self.process)
-        if self.json and devices.processes() > 1:
+        runtime.configure()
+        runtime.join(self.coordinator, self.processes, self.process)
+        if self.json and runtime.processes() > 1:
             keep_stdout_for_json()
 
 

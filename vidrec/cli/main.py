@@ -118,9 +118,9 @@ def _reason(error: Exception) -> str:
         return line
     if "jax" not in sys.modules:
         return ""
-    from vidrec.training import devices
+    from vidrec.training import runtime
 
-    return devices.why_not(error)
+    return runtime.explain_failure(error)
 
 
 def _streams() -> list[Any]:

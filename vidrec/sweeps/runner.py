@@ -18,7 +18,7 @@ from vidrec.sweeps import plan, samples
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import ROW_FIELDS, GroupPlan
 from vidrec.sweeps.planned_data import check_unchanged
-from vidrec.training import devices, loop, prepare, results
+from vidrec.training import devices, loop, prepare, results, runtime
 from vidrec.training.results import RESULT, TrialRun, is_finished
 
 AHEAD = 2  # programs compiled while others train
@@ -99,8 +99,8 @@ def ablate(
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
     """
-    devices.keep_memory()
-    devices.use_cores()
+    runtime.keep_memory()
+    runtime.use_cores()
     table = plan.plan_table(
         ablation, workdir, overrides=overrides, on=on, retry=retry, dataset=dataset
     )
@@ -120,9 +120,9 @@ def run(
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Train one configuration, or return the result of the finished run; see `ablate`."""
-    devices.keep_memory()
+    runtime.keep_memory()
     if cfg.train.parallel == "batch":
-        devices.use_cores()
+        runtime.use_cores()
     planned = plan.plan_run(cfg, Path(workdir), name, dataset)
     trial, folder = planned.trial, planned.trial.folder
     if devices.is_main() and not is_finished([trial]):
@@ -139,7 +139,7 @@ def run(
 
 def train_group(folder: Path, name: str, screen: Reporter | None = None) -> None:
     """Train one held group of a table, or go on with it; what goes wrong is recorded."""
-    devices.use_cores()
+    runtime.use_cores()
     work = Work(folder, screen or Quiet(), record=True)
     work.train([plan.held(folder, name)])
 
@@ -198,7 +198,7 @@ class Work:
             part for group in groups for part in plan.parts(group) if not is_finished(part.trials)
         ]
         if todo:
-            devices.check_devices()  # that none is there is no failure of the trials
+            runtime.check_devices()  # that none is there is no failure of the trials
         self.record = self.record or len(todo) > 1
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
@@ -253,7 +253,7 @@ class Work:
                     self.screen.say(f"group {group.name} is split: {error}")
                     self._train_parts(plan.split(group), data)
                 except loop.FolderLocked as error:
-                    if devices.processes() > 1:
+                    if runtime.processes() > 1:
                         raise
                     elsewhere.append((group, error))
                 except Exception as error:
@@ -266,7 +266,7 @@ class Work:
 
     def _train_one(self, group: GroupPlan, compiled: "_Compiled") -> None:
         ready = compiled.next()
-        if devices.processes() == 1 and is_finished(group.trials):  # by another command
+        if runtime.processes() == 1 and is_finished(group.trials):  # by another command
             ready.close()
             return
         ready.run(self.screen.group(group.name, group.trials))
@@ -284,7 +284,7 @@ class Work:
     def restore_samples(self, trials: Sequence[TrialRun]) -> bool:
         """Draw film strips that a kill, a full disk or damage took; return True if any was."""
         scored = [trial for trial in trials if (trial.folder / "predictions.npz").exists()]
-        if not scored or devices.processes() > 1 or samples.are_there(self.top):
+        if not scored or runtime.processes() > 1 or samples.are_there(self.top):
             return False
         cfg = scored[0].config
         try:
@@ -305,7 +305,7 @@ class _Compiled:
 
     def __init__(self, groups: Sequence[GroupPlan], data: prepare.Prepared):
         self._data, self._waiting = data, deque(groups)
-        self._ahead = AHEAD if devices.processes() == 1 else 0
+        self._ahead = AHEAD if runtime.processes() == 1 else 0
         self._pool = ThreadPoolExecutor(max(self._ahead, 1))
         self._coming: deque[Future] = deque()
 

@@ -1,4 +1,4 @@
-"""The only file that knows of devices and processes. It takes functions and knows no model.
+"""Carry functions over devices and processes; nothing here knows a model.
 
 Two ways to use several devices, both through `jax.pmap`, on one device as on many, in one process
 or in several that were joined:
@@ -9,10 +9,7 @@ or in several that were joined:
   are `psum`med over the axis AXIS.
 """
 
-import contextlib
-import ctypes
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -23,185 +20,39 @@ import numpy as np
 from jax import lax
 
 from vidrec.errors import UserError
-from vidrec.io.machine import cache_dir, cores
+from vidrec.training import runtime
 
 Tree = Any
 How = Literal["vmap", "map"]
 Spread = Literal["auto", "trials", "batch"]
 AXIS = "batch"
-# Seconds after which a process that says nothing counts as dead, and the others end.
-HEARTBEAT = 30
 # Compiles the first state of a trial in a third of the time.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-# Of a processor's memory for each core that becomes a device.
-CORE_BYTES = 4e9
 # JAX on a processor takes arrays that begin at such an address as they lie, without a copy.
 ALIGNED = 64
-# M_MMAP_MAX, M_ARENA_MAX, M_TRIM_THRESHOLD of mallopt(3): one heap, and nothing is returned.
-KEEP = ((-4, 0), (-8, 1), (-1, -1))
-
-
-def prepare() -> None:
-    """Readies a process of our own: compiled programs and freed memory are kept."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    keep_memory()
-
-
-def keep_memory() -> None:
-    """Lets the C library keep what is freed, for the next step to take again.
-
-    On a processor a step's temporary arrays are hundreds of megabytes. Handed back to the system
-    after every call, each page of them is cleared anew, which took up to half of the time of
-    convolutions. The process then stays as large as it was at most. For glibc, and before JAX
-    starts its threads; elsewhere it does nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for option, value in KEEP:
-        mallopt(option, value)
-
-
-def why_not(error: Exception) -> str:
-    """Why JAX cannot work here, in a line; empty where `error` has another reason."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            f"out of memory ({str(error).splitlines()[0]}): take a smaller train.batch_size, "
-            "frames.length or scanner, or say by train.memory_gb what a group may take"
-        )
-    try:
-        check_devices()
-    except UserError as refused:
-        return str(refused)
-    return ""
-
-
-def check_devices() -> None:
-    """Starts JAX's devices.
-
-    Raises:
-        UserError: it finds none, or none of the kind that JAX_PLATFORMS asks for.
-    """
-    try:
-        jax.devices()
-    except Exception as error:
-        said = (str(error).splitlines() or ["none is found"])[0]
-        wanted = jax.config.jax_platforms
-        if not wanted:
-            raise UserError(f"JAX cannot start a device: {said}") from None
-        raise UserError(
-            f"JAX_PLATFORMS = {wanted!r}, but JAX has no such device here ({said}): unset it, or "
-            "install JAX for that device, such as pip install 'vidrec[cuda]'"
-        ) from None
-
-
-def use_cores() -> None:
-    """Makes every core a device where devices are processors, before JAX starts.
-
-    A table's trials then train side by side, as many as there are cores: products of a recurrence
-    are too small for all of them at once. A trial alone stays on the first (see `over`), and one of
-    several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
-    """
-    if _simulated() or are_cores() or jax.distributed.is_initialized():
-        return
-    # Too late where JAX has started: then there is one device.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", _devices_of_cores())
-
-
-def share_of_cores(processes: int) -> dict[str, str]:
-    """Environment of one of so many processes of this machine that train at once."""
-    if _simulated() or are_cores():
-        return {}
-    return {"JAX_NUM_CPU_DEVICES": str(max(1, _devices_of_cores() // processes))}
-
-
-def _devices_of_cores() -> int:
-    return max(1, min(cores(), int(_machine_bytes() / CORE_BYTES)))
-
-
-def _simulated() -> bool:
-    return "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-
-
-def are_cores() -> bool:
-    """True where devices, if they are processors, are the cores of one."""
-    return jax.config.jax_num_cpu_devices > 0
-
-
-def _machine_bytes() -> float:
-    """Memory of this machine, or what SLURM gives a job of it."""
-    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    given = 1e6 * float(os.environ.get("SLURM_MEM_PER_NODE", "0"))
-    return min(whole, given or whole)
-
-
-def is_cpu() -> bool:
-    """True where the default devices are processors."""
-    return jax.default_backend() == "cpu"
 
 
 def default_how() -> How:
-    """Batched over trials on an accelerator; one after another on a processor's core.
+    """Return "vmap" on an accelerator, and "map", one trial after another, on a processor.
 
     A core gains nothing from batching trials, and `lax.map` gives each trial the bits that it has
     alone and skips the stopped ones.
     """
-    return "map" if is_cpu() else "vmap"
-
-
-def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Makes this process one of several: as told, or as SLURM tells the tasks of a step.
-
-    To be called before any array is made; alone, it does nothing.
-
-    Args:
-        coordinator: host:port that the first process listens on.
-        processes, process: how many there are, and which this one is.
-    """
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if not coordinator and (processes or process >= 0):
-        raise UserError("several processes need --coordinator HOST:PORT, that of the first one")
-    if coordinator and not 0 <= process < processes:
-        raise UserError(
-            f"--processes {processes} --process {process}: processes are counted from 0, and each "
-            "is told how many there are"
-        )
-    if not coordinator and tasks < 2:
-        return
-    named = (
-        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        if coordinator
-        else {}
-    )
-    try:
-        jax.distributed.initialize(
-            **named, initialization_timeout=60, heartbeat_timeout_seconds=HEARTBEAT
-        )
-    except RuntimeError as error:
-        raise UserError(f"the processes did not find each other: {error}") from error
-
-
-def processes() -> int:
-    """How many processes train together; alone, without starting JAX (see `use_cores`)."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    return "map" if runtime.is_cpu() else "vmap"
 
 
 def is_main() -> bool:
-    """True in the one process that writes files."""
-    return processes() == 1 or jax.process_index() == 0
+    """Return True in the one process that writes files."""
+    return runtime.processes() == 1 or jax.process_index() == 0
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Wait until every process is here."""
     any_process(False)
 
 
 def main_process_first(work: Callable[[], Any]) -> Any:
-    """`work()` in the leading process, then in the others, for whom files then lie ready."""
+    """Call `work` in the main process, then in the others, for whom files then lie ready."""
     made, failure = None, None
     if is_main():
         try:
@@ -214,37 +65,22 @@ def main_process_first(work: Callable[[], Any]) -> Any:
 
 
 def any_process(mine: bool) -> bool:
-    """True in every process where one of them says so."""
-    if processes() == 1:
+    """Return True on every process if any passes True."""
+    if runtime.processes() == 1:
         return mine
     return bool(_from_all(np.full(jax.local_device_count(), mine)).any())
 
 
 def _from_all(rows: np.ndarray) -> np.ndarray:
     """A row for each device of this process, to those of all processes."""
-    if processes() == 1:
+    if runtime.processes() == 1:
         return rows
     gathered = jax.pmap(lambda row: lax.all_gather(row, AXIS), axis_name=AXIS)(rows)
     return np.asarray(gathered.addressable_shards[0].data)[0]
 
 
-def memory_limit() -> float:
-    """Bytes that programs may take: of an accelerator, or of all processors together."""
-    [device, *_] = jax.local_devices()
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return 0.9 * stats["bytes_limit"]
-    return 0.8 * _machine_bytes()
-
-
-def room(gigabytes: float = 0.0) -> float:
-    """Bytes of data that may lie on each device, of so many gigabytes (0: of all it has)."""
-    host = _machine_bytes()
-    return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)
-
-
 def memory_needed(compiled: Any) -> float:
-    """Bytes that a compiled program takes of a device, as the compiler says; 0 where it is mute."""
+    """Return the bytes that a compiled program takes of a device, 0 where the compiler is mute."""
     told = getattr(compiled, "memory_analysis", lambda: None)()
     if told is None:
         return 0.0
@@ -253,12 +89,18 @@ def memory_needed(compiled: Any) -> float:
 
 
 def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
-    """How a group uses this machine's devices: one trial alone has its batches cut, else trials.
+    """Return how a group uses the devices: batches of one trial are cut, several trials shared out.
 
     Of a processor's cores one trial takes the first, whose large products use all, unless it is
     told to cut its batches.
     """
-    if spread == "auto" and trials == 1 and is_cpu() and are_cores() and processes() == 1:
+    if (
+        spread == "auto"
+        and trials == 1
+        and runtime.is_cpu()
+        and runtime.are_cores()
+        and runtime.processes() == 1
+    ):
         return DataParallel(jax.devices()[:1])
     if spread == "auto":
         spread = "batch" if trials == 1 else "trials"
@@ -273,7 +115,7 @@ def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel"
 
 
 class _Devices:
-    """Places trees of host arrays on devices, and fetches them."""
+    """Place trees of host arrays on devices, and fetch them."""
 
     def __init__(self, devices: list | None):
         # pmap takes all devices of all processes; arrays are placed on this process's own.
@@ -281,7 +123,7 @@ class _Devices:
         self.devices = [d for d in self.everyone if d.process_index == jax.process_index()]
 
     def share_all(self, tree: Tree) -> Tree:
-        """Arrays that every trial reads, one copy a device."""
+        """Place arrays that every trial reads, one copy a device."""
         return jax.tree.map(
             lambda leaf: jax.device_put(np.asarray(leaf), self._sharding(split=False)), tree
         )
@@ -296,11 +138,11 @@ class _Devices:
         return placed[len(self.devices)]
 
     def memory_limit(self, shared: Tree) -> float:
-        """Bytes that a program may take on each of these devices, `shared` included."""
-        if not is_cpu():
-            return memory_limit()
+        """Return the bytes that a program may take on each device, `shared` included."""
+        if not runtime.is_cpu():
+            return runtime.memory_limit()
         lie = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))  # once, for all of them
-        return lie + (memory_limit() - lie) / len(self.devices)
+        return lie + (runtime.memory_limit() - lie) / len(self.devices)
 
     def _split(self, leaf: np.ndarray) -> jax.Array:
         return jax.device_put(leaf, self._sharding(split=True))
@@ -324,7 +166,7 @@ class _Devices:
     def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
         """Call `map(fn)` for what runs once: compiled sooner than well."""
         mapped = self.map(fn, len(arguments) - 1)
-        if not is_cpu() or processes() > 1:
+        if not runtime.is_cpu() or runtime.processes() > 1:
             return mapped(*arguments)
         return mapped.lower(*arguments).compile(FAST_COMPILE)(*arguments)
 
@@ -334,11 +176,11 @@ def compiled(program: Any, *arguments: Tree) -> Callable:
 
     With several processes its first call compiles it, since that knows the others' arrays.
     """
-    return program if processes() > 1 else program.lower(*arguments).compile()
+    return program if runtime.processes() > 1 else program.lower(*arguments).compile()
 
 
 class TrialParallel(_Devices):
-    """Carries functions of one trial over a group of trials, spread over the devices.
+    """Carry functions of one trial over a group of trials, spread over the devices.
 
     Trees of the group have leading axes (devices, trials a device); `shard` and `fetch` go
     between that and the plain trials' axis. Where the group does not divide evenly, the places that
@@ -352,13 +194,13 @@ class TrialParallel(_Devices):
         super().__init__(devices)
         self.count = count
         self.share = -(-count // len(self.everyone))
-        if processes() == 1:
+        if runtime.processes() == 1:
             self.everyone = self.devices = self.devices[: -(-count // self.share)]
         self.how = how or default_how()
         self._lay(np.arange(count))
 
     def _lay(self, order_N: np.ndarray) -> None:
-        """Gives each device one trial after another, in this order."""
+        """Give each device one trial after another, in this order."""
         shape = self.share, len(self.everyone)
         filled = np.pad(order_N, (0, math.prod(shape) - self.count), mode="edge")
         self.places = filled.reshape(shape).T
@@ -454,12 +296,12 @@ class TrialParallel(_Devices):
         return count
 
     def shard(self, tree: Tree) -> Tree:
-        """(N, …) host arrays to (devices, trials a device, …) on the devices."""
+        """Place (N, …) host arrays as (devices, trials a device, …) on the devices."""
         mine = self.places[[device in self.devices for device in self.everyone]]
         return jax.tree.map(lambda leaf: self._split(np.asarray(leaf)[mine]), tree)
 
     def fetch(self, tree: Tree) -> Tree:
-        """(devices, trials a device, …) on the devices to (N, …) on the host of every process."""
+        """Fetch (devices, trials a device, …) as (N, …) to the host of every process."""
 
         def fetch(leaf: jax.Array) -> np.ndarray:
             leaf = _from_all(np.asarray(leaf))
@@ -469,7 +311,7 @@ class TrialParallel(_Devices):
 
 
 class DataParallel(_Devices):
-    """Carries functions of one trial whose batches are cut into shares, one a device.
+    """Carry functions of one trial whose batches are cut into shares, one a device.
 
     Functions add up over the axis `axis_name`, where there is one, what belongs to the whole batch;
     what they return is then the same on every device. Trees of the trial lie whole on each;
@@ -545,18 +387,18 @@ class DataParallel(_Devices):
         return _Placed(mapped, self._places)
 
     def shard(self, tree: Tree) -> Tree:
-        """(1, …) host arrays to the devices, whole on each."""
+        """Place (1, …) host arrays on the devices, whole on each."""
         return self.share_all(jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree))
 
     def fetch(self, tree: Tree) -> Tree:
-        """The first device's arrays, (1, …) on the host."""
+        """Fetch the first device's arrays as (1, …)."""
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[None], tree)
 
 
 def aligned(leaf: Any) -> np.ndarray:
-    """The array, or a copy that begins where processors take it as it lies, each the same."""
+    """Return the array, or a copy that begins where processors take it as it lies."""
     array = np.asarray(leaf)
-    if not is_cpu() or array.ctypes.data % ALIGNED == 0 or not array.nbytes:
+    if not runtime.is_cpu() or array.ctypes.data % ALIGNED == 0 or not array.nbytes:
         return array
     memory = np.empty(array.nbytes + ALIGNED, np.uint8)
     first = -memory.ctypes.data % ALIGNED

@@ -20,7 +20,7 @@ from vidrec.data.datasets import Dataset, UnreadableClip
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 from vidrec.io.machine import cores
-from vidrec.training import batches, devices
+from vidrec.training import batches, devices, runtime
 from vidrec.training.batches import Resident
 from vidrec.training.prepare import Prepared
 from vidrec.training.step import Frozen, TrialSpec
@@ -182,7 +182,7 @@ def by_step(cfg: Config, data: Prepared, over: Placement) -> bool:
     """
     several = isinstance(over, devices.TrialParallel)
     loops = cfg.train.tbptt_every or cfg.train.grad_accum > 1 or several
-    return devices.is_cpu() and data.encoder is not None and not loops
+    return runtime.is_cpu() and data.encoder is not None and not loops
 
 
 def resident(data: Prepared) -> Resident:

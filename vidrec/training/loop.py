@@ -17,7 +17,7 @@ import numpy as np
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.io.checkpoint import Checkpoints
-from vidrec.training import devices, results
+from vidrec.training import devices, results, runtime
 from vidrec.training.group import Begun, Snapshot, TrialGroup
 from vidrec.training.prepare import Prepared
 from vidrec.training.results import METRICS, TrialRun, make_folder, os_errors_as_user_errors
@@ -167,7 +167,7 @@ class GroupRun:
                 results.write(self.group, self.members, self._log())
             return [files.read_result(each.folder) for each in self.members]
         except jax.errors.JaxRuntimeError as error:
-            if devices.processes() == 1:
+            if runtime.processes() == 1:
                 raise
             raise WorkerLost(
                 f"another process was lost ({str(error).splitlines()[0]}); the same command, "

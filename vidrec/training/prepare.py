@@ -27,7 +27,7 @@ from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import digest as weights_digest
-from vidrec.training import devices
+from vidrec.training import devices, runtime
 
 Tree = Any
 SPLITS = ("train", "val", "test")
@@ -222,7 +222,7 @@ def _with_pixels(
     """Frames for a trained encoder: kept in memory, or where they are too many only counted."""
     size = cfg.encoder.size
     needed = int(dataset.lengths.astype(np.int64).sum()) * size * size * 3
-    streams = needed > devices.room(cfg.train.memory_gb)
+    streams = needed > runtime.room(cfg.train.memory_gb)
     found = (_counted if streams else _decoded)(cfg, dataset, progress)
     readable = _to_train(dataset, split, found)
     if streams:

@@ -25,9 +25,9 @@ class Extract(Command):
     def run(self, settings: dict[str, Any]) -> int:
         """Compute the features that are missing in the store; see `Command.run`."""
         cfg = read_experiment(self.experiment, settings)
-        from vidrec.training import devices, prepare
+        from vidrec.training import prepare, runtime
 
-        devices.prepare()
+        runtime.configure()
         if cfg.encoder.trainable != "none":
             raise UserError(
                 "encoder.trainable should be none: a trained encoder has no features yet"

@@ -41,9 +41,9 @@ class Predict(Command):
         """
         table = self._checked_table()
         from vidrec.evaluation import predict
-        from vidrec.training import devices
+        from vidrec.training import runtime
 
-        devices.prepare()
+        runtime.configure()
         model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
         console = self.console()
         for note in model.notes:
@@ -123,9 +123,9 @@ class Evaluate(Command):
     def run(self, settings: dict[str, Any]) -> int:
         """Score the part of the split; see `Command.run`."""
         from vidrec.evaluation.predict import score
-        from vidrec.training import devices
+        from vidrec.training import runtime
 
-        devices.prepare()
+        runtime.configure()
 
         def work(progress: Any) -> dict[str, Any]:
             return score(

@@ -18,7 +18,7 @@ from vidrec.io import escape
 from vidrec.sweeps import plan, runner
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
-from vidrec.training import devices, loop, prepare, results
+from vidrec.training import loop, prepare, results, runtime
 
 GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
@@ -43,7 +43,7 @@ class Job:
     def __call__(self) -> None:
         """Run the job in a process of its own, where SIGUSR2 and SIGTERM end it after a save."""
         self._log = _Log()
-        devices.prepare()
+        runtime.configure()
         self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
         if not (Path(self.folder) / "ablation.json").exists():
             raise UserError(f"{platform.node()} does not see {self.folder}: {folders.UNSHARED}")

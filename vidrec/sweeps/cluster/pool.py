@@ -20,7 +20,7 @@ from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import Job
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
 from vidrec.training import loop
-from vidrec.training.devices import share_of_cores
+from vidrec.training.runtime import share_of_cores
 
 POLL_SECONDS = 0.1
 

@@ -1,0 +1,172 @@
+"""Configure JAX in a process of a command: caches, memory, cores, and other processes."""
+
+import contextlib
+import ctypes
+import os
+
+import jax
+
+from vidrec.errors import UserError
+from vidrec.io.machine import cache_dir, cores
+
+# Seconds after which a process that says nothing counts as dead, and the others end.
+HEARTBEAT = 30
+# Of a processor's memory for each core that becomes a device.
+CORE_BYTES = 4e9
+# M_MMAP_MAX, M_ARENA_MAX, M_TRIM_THRESHOLD of mallopt(3): one heap, and nothing is returned.
+KEEP = ((-4, 0), (-8, 1), (-1, -1))
+
+
+def configure() -> None:
+    """Configure the compilation cache and the C library's memory for a command-line process."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, for the next step to take again.
+
+    On a processor a step's temporary arrays are hundreds of megabytes. Handed back to the system
+    after every call, each page of them is cleared anew, which took up to half of the time of
+    convolutions. The process then stays as large as it was at most. For glibc, and before JAX
+    starts its threads; elsewhere it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for option, value in KEEP:
+        mallopt(option, value)
+
+
+def explain_failure(error: Exception) -> str:
+    """Return in a line why JAX cannot work here; "" where `error` has another reason."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({str(error).splitlines()[0]}): take a smaller train.batch_size, "
+            "frames.length or scanner, or say by train.memory_gb what a group may take"
+        )
+    try:
+        check_devices()
+    except UserError as refused:
+        return str(refused)
+    return ""
+
+
+def check_devices() -> None:
+    """Start JAX's devices.
+
+    Raises:
+        UserError: it finds none, or none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        jax.devices()
+    except Exception as error:
+        said = (str(error).splitlines() or ["none is found"])[0]
+        wanted = jax.config.jax_platforms
+        if not wanted:
+            raise UserError(f"JAX cannot start a device: {said}") from None
+        raise UserError(
+            f"JAX_PLATFORMS = {wanted!r}, but JAX has no such device here ({said}): unset it, or "
+            "install JAX for that device, such as pip install 'vidrec[cuda]'"
+        ) from None
+
+
+def use_cores() -> None:
+    """Make every core a device where devices are processors, before JAX starts.
+
+    A table's trials then train side by side, as many as there are cores: products of a recurrence
+    are too small for all of them at once. A trial alone stays on the first (see `over`), and one of
+    several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
+    """
+    if _simulated() or are_cores() or jax.distributed.is_initialized():
+        return
+    # Too late where JAX has started: then there is one device.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", _devices_of_cores())
+
+
+def share_of_cores(processes: int) -> dict[str, str]:
+    """Return the environment of one of so many processes of this machine that train at once."""
+    if _simulated() or are_cores():
+        return {}
+    return {"JAX_NUM_CPU_DEVICES": str(max(1, _devices_of_cores() // processes))}
+
+
+def _devices_of_cores() -> int:
+    return max(1, min(cores(), int(machine_bytes() / CORE_BYTES)))
+
+
+def _simulated() -> bool:
+    return "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+
+
+def are_cores() -> bool:
+    """Return True where devices, if they are processors, are the cores of one."""
+    return jax.config.jax_num_cpu_devices > 0
+
+
+def machine_bytes() -> float:
+    """Return the memory of this machine, or what SLURM gives a job of it."""
+    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    given = 1e6 * float(os.environ.get("SLURM_MEM_PER_NODE", "0"))
+    return min(whole, given or whole)
+
+
+def is_cpu() -> bool:
+    """Return True where the default devices are processors."""
+    return jax.default_backend() == "cpu"
+
+
+def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Make this process one of several: as told, or as SLURM tells the tasks of a step.
+
+    To be called before any array is made; alone, it does nothing.
+
+    Args:
+        coordinator: host:port that the first process listens on.
+        processes, process: how many there are, and which this one is.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if not coordinator and (processes or process >= 0):
+        raise UserError("several processes need --coordinator HOST:PORT, that of the first one")
+    if coordinator and not 0 <= process < processes:
+        raise UserError(
+            f"--processes {processes} --process {process}: processes are counted from 0, and each "
+            "is told how many there are"
+        )
+    if not coordinator and tasks < 2:
+        return
+    named = (
+        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        if coordinator
+        else {}
+    )
+    try:
+        jax.distributed.initialize(
+            **named, initialization_timeout=60, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    except RuntimeError as error:
+        raise UserError(f"the processes did not find each other: {error}") from error
+
+
+def processes() -> int:
+    """Return how many processes train together; alone, without starting JAX (see `use_cores`)."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def memory_limit() -> float:
+    """Return the bytes that programs may take: of an accelerator, or of all processors together."""
+    [device, *_] = jax.local_devices()
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return 0.9 * stats["bytes_limit"]
+    return 0.8 * machine_bytes()
+
+
+def room(gigabytes: float = 0.0) -> float:
+    """Return the bytes of data that may lie on each device, of so many GB (0: of all it has)."""
+    host = machine_bytes()
+    return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)
