@@ -32,7 +32,6 @@ MOST_POSITIONAL = 5  # parameters of a function, self and cls not counted
 LONG_FILES = {}
 LONG_SIGNATURES = {
     "data/frames.py": "2026-11-27: indices",
-    "models/losses.py": "2026-11-27: per_clip",
     "training/batches.py": "2026-11-27: is being rewritten with the training step",
 }
 

@@ -563,6 +563,26 @@ def test_a_resnet_is_exported_with_its_statistics(resnet_run, tmp_path):
         np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-4)
 
 
+# --- a progress callback
+
+
+def test_a_callback_writes_epochs_and_stops(files, tmp_path, monkeypatch):
+    from vidrec.training.loop import Interrupted
+
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
+    progress = config.load_user(f"{files}/progress.py:Progress")(tmp_path / "losses.csv")
+    cfg, source = small_datasets.settings(), small_datasets.features()
+    (tmp_path / "stop").touch()
+    with pytest.raises(Interrupted):
+        runner.run(cfg, tmp_path, name="watched", dataset=source, screen=progress)
+    (tmp_path / "stop").unlink()
+    result = runner.run(cfg, tmp_path, name="watched", dataset=source, screen=progress)
+    lines = (tmp_path / "losses.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["1", "2", "3"]
+    assert all(line.split(",")[1] == result["id"] for line in lines)
+    assert float(lines[2].split(",")[2]) < float(lines[0].split(",")[2])
+
+
 def test_the_page_prints_the_files_that_are_tested(files):
     names = {
         "peephole.py",

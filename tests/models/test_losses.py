@@ -166,6 +166,6 @@ class Variants(chex.TestCase, parameterized.TestCase):
             mask = jnp.asarray(rng.uniform(size=(3, 4)) < 0.7)
 
             def loss(logits):
-                return losses.per_clip(logits, labels, mask, kind, 1.0, 2, 9)
+                return losses.per_clip(logits, labels, mask, kind, linear=1.0, offset=2, length=9)
 
             chex.assert_numerical_grads(loss, (logits,), order=1, atol=1e-7)

@@ -218,8 +218,9 @@ class Linear(Cell):
     """
 
     def weights(self, features: int) -> Declared:
-        named = super().weights(features)
-        return {name: named[name] for name in ("input_kernel", "bias")}
+        """Declare the input kernel and its bias."""
+        declared = super().weights(features)
+        return {name: declared[name] for name in ("input_kernel", "bias")}
 
     def factors(self, weights: Weights, inputs: Any, ops: StepOps) -> LinearFactors:
         """Return the factors of h' = keep · h + add, for inputs (…, G) of one frame or of all."""
@@ -240,17 +241,18 @@ class LSTM(Cell):
     gates: ClassVar[int] = 4
 
     def weights(self, features: int) -> Declared:
-        named = super().weights(features)
+        """Declare a cell's weights, the bias of the forget gate raised."""
+        declared = super().weights(features)
         extra = self.forget_bias
         if extra is None:
             extra = 1.0 if self.init == "keras" else 0.0
-        bias, shape = named["bias"]
+        bias, shape = declared["bias"]
         forget = slice(self.units, 2 * self.units)
 
         def begin(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
             return bias(key, shape, dtype).at[forget].add(extra)
 
-        return named | {"bias": (begin, shape)}
+        return declared | {"bias": (begin, shape)}
 
     def initialize_carry(self, shape: tuple[int, ...], dtype: Any) -> LSTMCarry:
         """Return zeros for h and c."""
@@ -273,8 +275,9 @@ class LSTM(Cell):
 class GRU(Cell):
     """Gated recurrent unit; gate order z, r, n, and z keeps the old state.
 
-    `reset_after`: r acts on the recurrent product (PyTorch, Keras by default), which then always
-    has its own bias; otherwise r acts on the state before the product.
+    Attributes:
+        reset_after: True: r acts on the recurrent product (PyTorch, Keras by default), which then
+            always has its own bias; False: r acts on the state before the product.
     """
 
     reset_after: bool = True
@@ -336,13 +339,16 @@ class ConvLSTM(LSTM):
             raise UserError(f"scanner.kernel: {self.kernel} is even; odd ones keep the map's size")
 
     def window(self) -> tuple[int, ...]:
+        """Return height and width of the kernels."""
         return (self.kernel, self.kernel)
 
     def initialisers(self, features: int) -> Initialisers:
+        """Return those of the convention, by the inputs of a convolution."""
         # PyTorch has no ConvLSTM: its convolutions' bound, over inputs and state side by side.
         return initialisers(self.init, self.kernel**2 * (features + self.units))
 
     def product(self, x: Array, kernel: Array) -> Array:
+        """Return the convolution of maps (…, H, W, D) with a kernel."""
         flat = x.reshape(-1, *x.shape[-3:])
         y = convolve(flat, kernel, self.dtype, self.form)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])

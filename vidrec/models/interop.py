@@ -10,7 +10,7 @@ into one where they act as one, and one becomes itself and zeros.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,13 +24,20 @@ KERAS = (cells.LSTM, cells.GRU, cells.ConvLSTM)  # what it has layers for
 
 
 def from_torch(scanner: Recurrent, tensors: Mapping[str, Any], prefix: str = "") -> Params:
-    """Parameters from `nn.LSTM(...).state_dict()` or `nn.GRU`'s; `prefix` precedes each name there.
+    """Return parameters from the state dict of an `nn.LSTM` or `nn.GRU`.
 
-    Raises `UserError` that names a missing, surplus or misshapen tensor, with what was expected.
+    Args:
+        scanner: What the parameters are for.
+        tensors: Tensors or arrays by PyTorch's names.
+        prefix: What precedes each name.
+
+    Raises:
+        UserError: A tensor is missing, surplus or misshapen; says what was expected.
     """
     _check_torch(scanner)
-    cell, params, known = scanner.cell, {}, set()
-    for layer, direction, features in _places(scanner):
+    cell, known = scanner.cell, set()
+    params: Params = {}
+    for layer, direction, features in _directions(scanner):
         width = cell.gates * cell.units
         suffix = _suffix(layer, direction)
         shapes = {
@@ -41,20 +48,21 @@ def from_torch(scanner: Recurrent, tensors: Mapping[str, Any], prefix: str = "")
         }
         names = {kind: f"{prefix}{kind}_{suffix}" for kind in shapes}
         known |= set(names.values())
-        found = [_take(tensors, names[kind], shape) for kind, shape in shapes.items()]
-        kernel, recurrent, bias, recurrent_bias = (_regate(cell, each) for each in found)
+        arrays = [_take(tensors, names[kind], shape) for kind, shape in shapes.items()]
+        kernel, recurrent, bias, recurrent_bias = (_regate(cell, array) for array in arrays)
         params[f"layer_{layer}_{direction}"] = {
             "input_kernel": kernel.T,
             "recurrent_kernel": recurrent.T,
         } | _biases(cell, bias, recurrent_bias)
-    _no_more(known, {name for name in tensors if name.startswith(prefix)})
+    _check_names(known, {name for name in tensors if name.startswith(prefix)})
     return params
 
 
 def to_torch(scanner: Recurrent, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of the `nn.LSTM` or `nn.GRU` that computes the same."""
+    """Return the state dict of the `nn.LSTM` or `nn.GRU` that computes the same."""
     _check_torch(scanner)
-    cell, tensors = scanner.cell, {}
+    cell = scanner.cell
+    tensors: dict[str, np.ndarray] = {}
     for layer, direction, weights in _weights(scanner, params):
         suffix = _suffix(layer, direction)
         bias = weights["bias"]
@@ -69,16 +77,21 @@ def to_torch(scanner: Recurrent, params: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def from_keras(scanner: Recurrent, layers: Sequence[Sequence[Any]]) -> Params:
-    """Parameters from `[layer.get_weights() for layer in layers]`, one entry a stacked layer.
+    """Return parameters from Keras' weights.
 
-    The layers are `LSTM`, `GRU` or `ConvLSTM2D`, or `Bidirectional` around them. Raises `UserError`
-    that names a missing or misshapen array, with what was expected.
+    Args:
+        scanner: What the parameters are for.
+        layers: `get_weights()` of each stacked layer: `LSTM`, `GRU` or `ConvLSTM2D`, or
+            `Bidirectional` around them.
+
+    Raises:
+        UserError: An array is missing or misshapen; says what was expected.
     """
     _check_keras(scanner)
     if len(layers) != scanner.layers:
         raise UserError(f"Keras weights: expected {scanner.layers} layers, got {len(layers)}")
     params: Params = {}
-    for layer, direction, features in _places(scanner):
+    for layer, direction, features in _directions(scanner):
         shapes = _keras_shapes(scanner.cell, features)
         both = scanner.bidirectional != "no"
         arrays = _part(layer, direction, both, layers[layer], tuple(shapes))
@@ -95,7 +108,7 @@ def from_keras(scanner: Recurrent, layers: Sequence[Sequence[Any]]) -> Params:
 
 
 def to_keras(scanner: Recurrent, params: Mapping[str, Any]) -> list[list[np.ndarray]]:
-    """What `set_weights` of each stacked Keras layer takes; both directions stand in one list."""
+    """Return what `set_weights` of each stacked Keras layer takes, both directions in one list."""
     _check_keras(scanner)
     layers: list[list[np.ndarray]] = [[] for _ in range(scanner.layers)]
     for layer, _, weights in _weights(scanner, params):
@@ -107,20 +120,28 @@ def to_keras(scanner: Recurrent, params: Mapping[str, Any]) -> list[list[np.ndar
     return layers
 
 
-def _places(scanner: Recurrent) -> Iterator[tuple[int, str, int | None]]:
-    """Every layer and direction with its input width, which the first layer leaves open."""
+class _Direction(NamedTuple):
+    """One direction of a stacked layer, and its input width (None: the first layer's, open)."""
+
+    layer: int
+    direction: str
+    features: int | None
+
+
+def _directions(scanner: Recurrent) -> Iterator[_Direction]:
+    """Yield every direction of every layer."""
     both = scanner.bidirectional != "no"
     joined = scanner.cell.units * (2 if scanner.bidirectional == "concat" else 1)
     for layer in range(scanner.layers):
         for direction in ("forward", "backward") if both else ("forward",):
-            yield layer, direction, joined if layer else None
+            yield _Direction(layer, direction, joined if layer else None)
 
 
 def _weights(
     scanner: Recurrent, params: Mapping[str, Any]
 ) -> Iterator[tuple[int, str, dict[str, np.ndarray]]]:
-    """Every layer and direction with its weights, checked against the cell."""
-    for layer, direction, features in _places(scanner):
+    """Yield every layer and direction with its weights, checked against the cell."""
+    for layer, direction, features in _directions(scanner):
         name = f"layer_{layer}_{direction}"
         if name not in params:
             raise UserError(f"{name}: missing; found {', '.join(sorted(params))}")
@@ -136,9 +157,9 @@ def _weights(
         )
 
 
-def _take(arrays: Mapping[str, Any], name: str, shape: Shape, place: str = "") -> np.ndarray:
-    """The named array, if its shape fits."""
-    label = f"{place}.{name}" if place else name
+def _take(arrays: Mapping[str, Any], name: str, shape: Shape, owner: str = "") -> np.ndarray:
+    """Return the named array, if its shape fits."""
+    label = f"{owner}.{name}" if owner else name
     if name not in arrays:
         raise UserError(f"{label}: missing; expected an array of shape {_words(shape)}")
     value = arrays[name]
@@ -157,14 +178,14 @@ def _words(shape: Shape) -> str:
 
 
 def _biases(cell: cells.Cell, bias: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-    """Both vectors where the cell has both, else their sum."""
+    """Return both vectors where the cell has both, else their sum."""
     if cell.has_recurrent_bias():
         return {"bias": bias, "recurrent_bias": other}
     return {"bias": bias + other}
 
 
 def _regate(cell: cells.Cell, array: np.ndarray) -> np.ndarray:
-    """Rows of z, r, n as r, z, n and back: the same exchange both ways."""
+    """Return rows of z, r, n as r, z, n and back: the same exchange both ways."""
     if not isinstance(cell, cells.GRU):
         return array
     z, r, n = np.split(array, 3)
@@ -187,9 +208,9 @@ def _check_torch(scanner: Recurrent) -> None:
         raise UserError("PyTorch joins directions by concatenation: scanner.bidirectional concat")
 
 
-def _no_more(known: set[str], found: set[str]) -> None:
-    if found - known:
-        surplus = ", ".join(sorted(found - known))
+def _check_names(known: set[str], names: set[str]) -> None:
+    if names - known:
+        surplus = ", ".join(sorted(names - known))
         raise UserError(f"{surplus}: not part of this scanner (check layers and bidirectional)")
 
 
@@ -209,7 +230,7 @@ def _keras_shapes(cell: cells.Cell, features: int | None) -> dict[str, Shape]:
 def _part(
     layer: int, direction: str, both: bool, arrays: Sequence[Any], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """One direction's arrays by name: a `Bidirectional` lists the forward ones first."""
+    """Return one direction's arrays by name: a `Bidirectional` lists the forward ones first."""
     wanted = names * (1 + both)
     if len(arrays) != len(wanted):
         listed = ", ".join(wanted)

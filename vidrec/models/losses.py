@@ -14,12 +14,12 @@ KERAS_EPSILON = 1e-7
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Softmax cross-entropy of logits (…, K) with class indices (…): (…)."""
+    """Return the softmax cross-entropy (…) of logits (…, K) with class indices (…)."""
     return optax.softmax_cross_entropy_with_integer_labels(floats(logits), labels)
 
 
 def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
-    """Keras' categorical cross-entropy of a head's outputs (…, K), all ≥ 0: (…).
+    """Return Keras' categorical cross-entropy (…) of a head's outputs (…, K), all ≥ 0.
 
     Keras takes outputs for probabilities and divides them by their sum, so ReLU outputs pass
     through it, and a row of zeros gives NaN there. Here such a row scores -log 1e-7 and has no
@@ -29,14 +29,14 @@ def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
 
 
 def _log_shares(outputs: Array) -> Array:
-    """Logarithms of outputs (…, K), all ≥ 0, as shares of their sum, within Keras' bounds."""
+    """Return logarithms of outputs (…, K), all ≥ 0, as shares of their sum, in Keras' bounds."""
     outputs = floats(outputs)
     total = jnp.maximum(outputs.sum(-1, keepdims=True), KERAS_EPSILON)
     return jnp.log(jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON))
 
 
 def scores(outputs: Array, kind: str) -> Array:
-    """Of a head's outputs (…, K) what ranks classes, and whose softmax is their probabilities.
+    """Return what ranks classes, and whose softmax is their probabilities, of outputs (…, K).
 
     These are the outputs themselves; after Keras' cross-entropy, which takes outputs for
     probabilities, the logarithms of their shares. A row of zeros is equal shares.
@@ -45,7 +45,7 @@ def scores(outputs: Array, kind: str) -> Array:
 
 
 def double_softmax(logits: Array, labels: Array) -> Array:
-    """Cross-entropy of probabilities taken for logits: softmax by network and loss alike."""
+    """Return the cross-entropy of probabilities taken for logits: two softmaxes in a row."""
     return cross_entropy(jax.nn.softmax(floats(logits)), labels)
 
 
@@ -69,25 +69,30 @@ def per_clip(
     labels_B: Array,
     mask: Array | None = None,
     kind: str = "cross_entropy",
+    *,
     linear: Array | float = 1.0,
     offset: Array | int = 0,
     length: Array | int = 1,
 ) -> Array:
-    """Loss of each clip, (B,).
+    """Return the loss of each clip, (B,).
 
-    Logits (B, K) are a clip's one answer. Of logits (B, T, K), an answer a step, the losses of the
-    steps in `mask` (B, T) are weighted and summed: a window's loss is its part of the clip's.
+    Of an answer a frame, losses of the frames in `mask` are weighted and summed: a window's loss is
+    its part of the clip's.
 
     Args:
-      linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
-      offset: place of the window's first step in the clip.
-      length: the configured frames of a clip, not this clip's own.
+        logits: (B, K), one answer a clip, or (B, T, K), one a frame.
+        labels_B: Class indices.
+        mask: (B, T), False on frames that do not count; None: all count.
+        kind: A name in `KINDS`.
+        linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
+        offset: Index of the window's first frame in the clip.
+        length: The configured frames of a clip, not this clip's own.
     """
     if logits.ndim == 2:
         return KINDS[kind](logits, labels_B)
-    steps = logits.shape[1]
+    frames = logits.shape[1]
     labels_BT = jnp.broadcast_to(labels_B[:, None], logits.shape[:2])
     losses_BT = KINDS[kind](logits, labels_BT)
-    weights_T = frame_weights(linear, offset, steps, length)
-    kept_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
-    return (kept_BT * weights_T[None]).sum(1)
+    weights_T = frame_weights(linear, offset, frames, length)
+    counted_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
+    return (counted_BT * weights_T[None]).sum(1)

@@ -5,7 +5,7 @@ Dimension letters: B clips, T frames, H W C pixels, D features, U units, K class
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,9 +25,15 @@ Taps = dict[str, Array]
 class Head(nn.Module):
     """From states to class scores.
 
-    `kind` says what is read: the `last` valid state, the `mean` of valid states, `every` state
-    (scores for each frame), or all states `flatten`ed side by side, for clips of `length` frames
-    exactly. Hidden layers are rectified. Scores are logits with `softmax`, rectified with `relu`.
+    Attributes:
+        classes: How many there are.
+        kind: What is read: `last` valid state, `mean` of valid states, `per_frame` (scores for each
+            frame), or `flatten`: all states side by side, for clips of `length` frames exactly.
+        dense: Widths of hidden layers, which are rectified.
+        activation: Scores are logits with `softmax`, rectified with `relu`.
+        length: Frames of a clip.
+        initialiser: Of the dense layers.
+        dtype: Of products.
     """
 
     classes: int
@@ -40,8 +46,9 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTU: Array, mask_BT: Array | None = None) -> tuple[Array, Taps]:
-        x, taps = self._read(x_BTU, mask_BT), {}
-        taps["read"] = x
+        """Return scores (B, K), or (B, T, K) of each frame, and what every layer gave."""
+        x = self._read(x_BTU, mask_BT)
+        taps = {"read": x}
         for index, width in enumerate(self.dense):
             dense = Dense(width, self.initialiser, self.dtype, name=f"dense_{index}")
             x = taps[f"dense_{index}"] = nn.relu(dense(x))
@@ -69,6 +76,20 @@ class Head(nn.Module):
         return x_BTU.reshape(x_BTU.shape[0], -1)
 
 
+class ModelOutput(NamedTuple):
+    """What a model says of clips.
+
+    Attributes:
+        logits: (B, K), or (B, T, K) where the head scores every frame.
+        carry: The scanner's, after the last frame.
+        taps: What every stage gave, by name.
+    """
+
+    logits: Array
+    carry: Any
+    taps: Taps
+
+
 class VideoModel(nn.Module):
     """Scores of clips, from frames (with an encoder) or from features (without).
 
@@ -78,15 +99,24 @@ class VideoModel(nn.Module):
     >>> variables = model.init(jax.random.key(1), features_BTD, mask_BT)
     >>> logits_BK, carry, taps = model.apply(variables, features_BTD, mask_BT)
 
-    Logits are (B, T, K) when the head scores every frame, else (B, K). `taps` holds what every
-    stage made. Arguments of a call are those of `scanners.Recurrent`.
+    Attributes:
+        scanner: A `scanners.Scanner`, or any Flax module; see `scanners.apply`.
+        head: From states to scores.
+        encoder: From frames to features; None: clips are features.
+        frozen: Blocks of the encoder that do not train.
+        dense: Widths of linear layers before the scanner.
+        batch_norm: Normalize after each of these.
+        dropout: Share dropped after each of these, where a call names none.
+        axis_name: Axis of the devices that share a batch.
+        initialiser: Of the dense layers.
+        dtype: Of products.
     """
 
     scanner: nn.Module
     head: Head
     encoder: nn.Module | None = None
-    frozen: tuple[str, ...] = ()  # blocks of the encoder that do not train
-    dense: tuple[int, ...] = ()  # linear layers before the recurrence
+    frozen: tuple[str, ...] = ()
+    dense: tuple[int, ...] = ()
     batch_norm: bool = False
     dropout: float = 0.0
     axis_name: str | None = None
@@ -95,7 +125,7 @@ class VideoModel(nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether a carry can go on from one call to the next."""
+        """Return True where a carry can go on from one call to the next."""
         return getattr(self.scanner, "streams", False) and self.head.kind != "flatten"
 
     @nn.compact
@@ -109,7 +139,21 @@ class VideoModel(nn.Module):
         dropout: Array | float | None = None,
         keys_B: Array | None = None,
         grad_clip: Array | float | None = None,
-    ) -> tuple[Array, Any, Taps]:
+    ) -> ModelOutput:
+        """Score clips.
+
+        Args:
+            inputs: Frames (B, T, H, W, C) with an encoder, else features (B, T, D…).
+            mask_BT: False on padded frames; None: there are none.
+            carry: From the call before; None: zeros.
+            train: See `CallOptions`, as of the rest.
+            dropout: Share that is dropped.
+            keys_B: A PRNG key for each clip.
+            grad_clip: Bound on the derivative at each gate's pre-activation.
+
+        Raises:
+            UserError: An array has the wrong rank, or the model takes no carry.
+        """
         if carry is not None and self.head.kind == "flatten":
             raise UserError("head.kind flatten needs the whole clip at once, so it takes no carry")
         options = CallOptions(train, dropout, keys_B, grad_clip)
@@ -127,12 +171,12 @@ class VideoModel(nn.Module):
             x = taps["pooled"] = x.mean((2, 3))
         logits, inner = self.head(x, mask_BT)
         taps |= {f"head_{name}": value for name, value in inner.items()} | {"logits": logits}
-        return logits, carry, taps
+        return ModelOutput(logits, carry, taps)
 
     def _features(
         self, inputs: Array, mask_BT: Array | None, train: bool
     ) -> tuple[Array, Array | None]:
-        """Features and their mask; an encoder of whole clips gives one frame a clip."""
+        """Return features and their mask; an encoder of whole clips gives one frame a clip."""
         if self.encoder is None:
             expect("features", inputs, "BTD", "BTHWD")
             x = inputs
@@ -163,7 +207,17 @@ class VideoModel(nn.Module):
 def build(
     cfg: Config, num_classes: int, axis_name: str | None = None, encoder: nn.Module | None = None
 ) -> VideoModel:
-    """The model that a configuration describes; without `encoder` it starts at the features."""
+    """Build the model that a configuration describes.
+
+    Args:
+        cfg: All settings.
+        num_classes: K.
+        axis_name: Axis of the devices that share a batch.
+        encoder: From frames to features; None: the model starts at the features.
+
+    Raises:
+        UserError: Settings ask for what a part does not do.
+    """
     scanner, head = cfg.scanner, cfg.head
     if getattr(encoder, "takes_clips", False) and head.kind in ("per_frame", "flatten"):
         raise UserError(
@@ -202,26 +256,38 @@ def _check_scanner(cfg: Config, built: VideoModel) -> None:
 
 
 def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> Any:
-    """The carry before the first frame of such inputs (an array, or its shape and type): zeros."""
+    """Return the carry before the first frame: zeros.
+
+    Args:
+        model: The model.
+        inputs: Clips (B, T, …), or their shape and type.
+
+    Raises:
+        UserError: The model needs the whole clip at once.
+    """
     if not model.streams:
-        raise UserError("a bidirectional scanner or a flatten head needs the whole clip at once")
-    made = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], inputs)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made[1])
+        raise UserError("this scanner, or a flatten head, needs the whole clip at once")
+    output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], inputs)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), output.carry)
 
 
 def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any]]:
-    """The layers of a model in the order of their calls: what a reader's table shows.
+    """List the layers of a model in the order of their calls; computes nothing.
 
-    `inputs` is the shape and type of a batch; nothing is computed. Each entry has `name`, `kind`,
-    `input` and `output` (shapes without the batch's axis) and `params` (its own, without those of
-    the modules inside it).
+    Args:
+        model: Any Flax module.
+        inputs: Shape and type of a batch.
+
+    Returns:
+        Dictionaries with `name`, `kind`, `input` and `output` (shapes without the batch's axis) and
+        `params` (a layer's own, without those of the modules inside it).
     """
     called: list[dict[str, Any]] = []
 
     def record(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and args:
-            array = next(each for each in jax.tree.leaves(out) if hasattr(each, "shape"))
+            array = next(leaf for leaf in jax.tree.leaves(out) if hasattr(leaf, "shape"))
             entry = {"name": "/".join(context.module.path), "kind": type(context.module).__name__}
             shapes = {"input": list(args[0].shape[1:]), "output": list(array.shape[1:])}
             called.append(entry | shapes)
@@ -230,20 +296,20 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
     with nn.intercept_methods(record):
         variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     owned = _owned(variables.get("params", {}))
-    outer = {name.rpartition("/")[0] for name in (each["name"] for each in called)}
-    # What only calls other modules is told by these.
+    outer = {entry["name"].rpartition("/")[0] for entry in called}
+    # A module that only calls others is left out: these are listed.
     return [
-        each | {"params": owned.get(each["name"], 0)}
-        for each in called
-        if each["name"] and (each["name"] in owned or each["name"] not in outer)
+        entry | {"params": owned.get(entry["name"], 0)}
+        for entry in called
+        if entry["name"] and (entry["name"] in owned or entry["name"] not in outer)
     ]
 
 
 def _owned(params: Any, path: str = "") -> dict[str, int]:
-    """Numbers that each module itself holds, by its path."""
+    """Count the numbers that each module itself holds, by its path."""
     own = sum(math.prod(leaf.shape) for leaf in params.values() if hasattr(leaf, "shape"))
-    found = {path: own} if own else {}
+    counts = {path: own} if own else {}
     for name, branch in params.items():
         if not hasattr(branch, "shape"):
-            found |= _owned(branch, f"{path}/{name}".lstrip("/"))
-    return found
+            counts |= _owned(branch, f"{path}/{name}".lstrip("/"))
+    return counts

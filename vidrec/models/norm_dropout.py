@@ -1,4 +1,4 @@
-"""What stands after each layer: batch normalization over valid frames, and dropout keyed by clip.
+"""Layers after a layer: batch normalization over valid frames, and dropout keyed by clip.
 
 Dimension letters: B clips, T frames, U units.
 """
@@ -27,10 +27,10 @@ def drop(x_BTU: Array, rate: Array | float, keys_B: Array) -> Array:
     def keep(key: Array, x_TU: Array) -> Array:
         return jax.random.bernoulli(key, 1 - rate, x_TU.shape)
 
-    kept = jax.vmap(keep)(keys_B, x_BTU)
+    mask = jax.vmap(keep)(keys_B, x_BTU)
     # At rate 1 nothing is kept; the floor spares its gradient from 0 · inf.
     scale = 1 / jnp.maximum(1 - jnp.asarray(rate, x_BTU.dtype), 1e-6)
-    return jnp.where(kept, x_BTU * scale, 0)
+    return jnp.where(mask, x_BTU * scale, 0)
 
 
 class BatchNorm(nn.Module):
@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
         return cells.add_bias((x - self._row(mean, x)) * self._row(factor, x), shift)
 
     def _moments(self, x_BTU: Array, mask_BT: Array | None) -> tuple[Array, Array, Array]:
-        """Count of valid positions, mean and variance of each unit."""
+        """Return the count of valid positions, mean and variance of each unit."""
         mask_BT = jnp.ones(x_BTU.shape[:2], bool) if mask_BT is None else mask_BT
         places = tuple(range(x_BTU.ndim - 1))
         weight = jnp.broadcast_to(spread(mask_BT, x_BTU), (*x_BTU.shape[:-1], 1))

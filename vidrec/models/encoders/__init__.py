@@ -1,4 +1,4 @@
-"""A frame, or a clip, to features: encoders by name, their weights, and which of them train.
+"""Encoders: from a frame, or a clip, to features; by name, with their weights.
 
 Every encoder is a pure Flax module: `__call__(frames_BHWC, train=False)` takes pixels (uint8, or
 any dtype that counts from 0 to 255) and gives features (B,D) or (B,h,w,D) in float32;
@@ -97,14 +97,16 @@ def _from_settings(cls: type[nn.Module], cfg: config.Encoder) -> dict[str, Any]:
 
 
 def outside_loops(module: nn.Module) -> nn.Module:
-    """The module for a place where no scan, map or vmap stands around it: see `conv`."""
+    """Return the module for a place where no scan, map or vmap stands around it: see `conv`."""
     return module.clone(form="outside_scan") if getattr(module, "form", "") == "auto" else module
 
 
 def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Module:
-    """The module with the statistics of these pixels (n, H, W, C), where it normalises by them.
+    """Return the module with the statistics of pixels, where it normalizes by them.
 
-    They are those of the training clips alone.
+    Args:
+        module: An encoder.
+        parts: Frames (n, H, W, C) of the training clips alone.
     """
     if getattr(module, "normalize", "") != "standard":
         return module
@@ -118,10 +120,18 @@ def init(
     key: Array | None = None,
     frame_shape: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
-    """Variables: random from `cfg.seed` (or `key`), or from the weights that the settings name.
+    """Return variables: random, or from the weights that the settings name.
 
-    What the weights lack (a dense pooling) stays random. `frame_shape` is (H,W,C), or (T,H,W,C)
-    where the encoder takes clips; None: by `cfg.size`.
+    What the weights lack (a dense pooling) stays random.
+
+    Args:
+        module: The encoder.
+        cfg: Its settings.
+        key: For random weights; None: from `cfg.seed`.
+        frame_shape: (H, W, C), or (T, H, W, C) where the encoder takes clips; None: by `cfg.size`.
+
+    Raises:
+        UserError: The weights do not fit.
     """
     key = jax.random.key(cfg.seed) if key is None else key
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
@@ -138,7 +148,7 @@ def init(
 def shapes(
     module: nn.Module, frame_shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """A frame's (or clip's) feature shape and the abstract variables; computes nothing."""
+    """Return a frame's (or clip's) feature shape and abstract variables; computes nothing."""
     frames = jax.ShapeDtypeStruct((1, *frame_shape), jnp.uint8)
     out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), frames)
     return out.shape[1:], variables
@@ -147,15 +157,16 @@ def shapes(
 def feature_shape(
     cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """Shape of one frame's features, or of one clip's where the encoder takes clips."""
+    """Return the shape of one frame's features, or of one clip's where the encoder takes clips."""
     module = build(cfg)
     return shapes(module, _shape(module, cfg, frame_shape))[0]
 
 
 def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Frames (n,H,W,C), or clips, to features on the host: one program, compiled once a size.
+    """Return a function from frames (n, H, W, C), or clips, to features on the host.
 
-    Any n (0 too) is taken `batch` at a time, and what is left over is padded to a whole batch.
+    It is one program, compiled once a size. Any n (0 too) is taken `batch` at a time, and what is
+    left over is padded to a whole batch.
     """
     forward = jax.jit(module.apply)
     variables = jax.device_put(variables)
@@ -173,8 +184,17 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
 
 
 def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None) -> dict[str, Any]:
-    """True for each array that trains, in the structure of `params`; None: as the encoder says."""
-    trainable = trainable or getattr(module, "trainable", "none")
+    """Return True for each array that trains, in the structure of `params`.
+
+    Args:
+        module: The encoder.
+        params: Its parameters.
+        trainable: As `encoder.trainable`; None: as the encoder says.
+
+    Raises:
+        UserError: It asks for blocks, and the encoder names none.
+    """
+    trainable = str(trainable or getattr(module, "trainable", "none"))
     blocks = getattr(module, "blocks", ())
     if not blocks and trainable not in ("none", "all"):
         name = type(module).__name__
@@ -190,16 +210,18 @@ def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None
 
 
 def frozen_blocks(module: nn.Module, trainable: str) -> tuple[str, ...]:
-    """Blocks of an encoder that do not train."""
+    """Return the blocks of an encoder that do not train."""
     blocks = getattr(module, "blocks", ())
     trained = trained_blocks(trainable, blocks)
     return tuple(name for name in blocks if name not in trained)
 
 
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Frozen and trained arrays apart, as nested dicts without empty branches."""
-    frozen, trained = {}, {}
+    """Return frozen and trained arrays apart, as nested dicts without empty branches."""
+    frozen: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
     for name, value in params.items():
+        halves: tuple[Any, Any]
         if isinstance(value, Mapping):
             halves = partition(value, mask[name])
         else:
@@ -211,7 +233,7 @@ def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def merge(fixed: Tree, trained: Tree) -> dict[str, Any]:
-    """Undoes `partition`; an array that stands in both is that of `trained`."""
+    """Undo `partition`; an array that is in both is that of `trained`."""
     merged = dict(fixed)
     for name, value in trained.items():
         both = isinstance(value, Mapping) and name in merged
@@ -246,7 +268,7 @@ def _class(kind: str) -> type[nn.Module]:
 def _shape(
     module: nn.Module, cfg: config.Encoder, frame_shape: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """Parameters of a clip's dense layers depend on its length, so that is never guessed."""
+    """Return the shape of a frame; of a clip it is never guessed, since dense layers read it."""
     if frame_shape is not None:
         return frame_shape
     if module.takes_clips:

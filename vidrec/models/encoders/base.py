@@ -1,4 +1,4 @@
-"""What the encoders share: pixels in, blocks of convolutions, one of four poolings."""
+"""Base classes of encoders: pixels in, blocks of convolutions, one of four poolings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,10 @@ from vidrec.models.layers import Dense
 
 
 def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
-    """The blocks that train; whatever is no block is the head, which trains unless none does."""
+    """Return the blocks that train.
+
+    Whatever is no block is the head, which trains unless nothing does.
+    """
     counts = {"none": 0, "head": 0, "last_block": 1, "last_two_blocks": 2, "all": len(blocks)}
     return tuple(blocks[len(blocks) - min(counts[trainable], len(blocks)) :])
 
@@ -77,6 +80,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return the last convolution's maps, pooled."""
         last = len(self.channels)
         for i, channels in enumerate(self.channels, start=1):
             layer = Conv(
@@ -93,10 +97,9 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames (B,H,W,C), or clips (B,T,H,W,C) where `takes_clips`, to features in float32.
+    """From frames (B,H,W,C), or clips (B,T,H,W,C) where `takes_clips`, to features in float32.
 
-    Subclasses name their `blocks` in order and say in `maps` what they do; any other parameter is
-    the head's.
+    Subclasses name their `blocks` in order and define `maps`; any other parameter is the head's.
 
     Attributes:
         pooling: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
@@ -108,7 +111,16 @@ class Encoder(nn.Module):
         initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
         dtype: of the arithmetic; parameters stay in float32.
         remat: recompute each block's activations in the backward pass.
-        mean, std: what "constants" start from, a number a channel; not a number where unknown.
+        mean: Where "constants" start, a number a channel; not a number where unknown.
+        std: Likewise.
+        VERSION: Raised where the code changes what frozen features hold.
+        POOLINGS: Which there are.
+        takes_clips: True for an encoder of whole clips.
+        requires: Settings that only have one right value, such as {"size": 224}.
+        pretrained: How weights of others are named; None: none are read.
+        hidden: Widths of ReLU layers before the dense pooling's own.
+        dense_reads: What the dense pooling reads: average or flatten.
+        dense_relu: Whether the dense pooling ends in a ReLU.
     """
 
     pooling: str = "average"
@@ -126,23 +138,29 @@ class Encoder(nn.Module):
     POOLINGS: ClassVar[tuple[str, ...]] = ("average", "map", "flatten", "dense")
     takes_clips: ClassVar[bool] = False
     blocks: ClassVar[tuple[str, ...]] = ()
-    requires: ClassVar[Mapping[str, Any]] = {}  # settings that only have one right value
-    pretrained: ClassVar[PretrainedNet | None] = None  # how weights of others are named
+    requires: ClassVar[Mapping[str, Any]] = {}
+    pretrained: ClassVar[PretrainedNet | None] = None
     hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense pooling's own
     dense_reads: ClassVar[str] = "average"  # or flatten
     dense_relu: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, frames_BHWC: Array, train: bool = False) -> Array:
-        """`train` says that trained blocks are differentiated, so it only chooses their form."""
+        """Return features (B, D), or maps (B, h, w, D).
+
+        Args:
+            frames_BHWC: Pixels from 0 to 255.
+            train: Trained blocks are differentiated, which chooses their form.
+        """
         maps = self.maps(self.pixels(frames_BHWC), train)
         return self.read(maps).astype(jnp.float32)
 
     def maps(self, x: Array, train: bool) -> Array:
-        """Normalised pixels to the last block's output."""
+        """Return the last block's output of normalized pixels."""
         raise NotImplementedError
 
     def pixels(self, frames: Array) -> Array:
+        """Return pixels normalized, in the encoder's type."""
         mean_C = std_C = None
         if self.normalize == "standard":
             unknown = (jnp.nan,) * frames.shape[-1]
@@ -151,6 +169,7 @@ class Encoder(nn.Module):
         return preprocess.normalize(frames, self.normalize, mean_C, std_C).astype(self.dtype)
 
     def read(self, maps: Array) -> Array:
+        """Return features of maps, by the pooling."""
         if self.pooling == "map":
             return maps
         if self.pooling in ("average", "flatten"):
@@ -164,10 +183,11 @@ class Encoder(nn.Module):
         return nn.relu(x) if self.dense_relu else x
 
     def dense(self, width: int, name: str) -> Dense:
+        """Return a dense layer in the encoder's type."""
         return Dense(width, self.initialiser, self.dtype, name=name)
 
     def block(self, kind: type[nn.Module], name: str, train: bool, **fields: object) -> nn.Module:
-        """A block in the convolution form that suits it, rematerialised where asked for."""
+        """Return a block in the convolution form that suits it, rematerialized where asked for."""
         trained = train and name in trained_blocks(self.trainable, self.blocks)
         kind = nn.remat(kind) if self.remat else kind
         form = self.form if trained else "no_grad"
@@ -179,7 +199,8 @@ class Staged(Encoder):
 
     Attributes:
         channels: of each convolution, block by block.
-        windows, pools: of each block, one size an axis.
+        windows: Of each block, one size an axis.
+        pools: Of each block, one size an axis.
     """
 
     channels: tuple[tuple[int, ...], ...] = ()
@@ -188,6 +209,7 @@ class Staged(Encoder):
     pools: ClassVar[tuple[tuple[int, ...], ...]] = ()
 
     def maps(self, x: Array, train: bool) -> Array:
+        """Return the last stage's output."""
         stages = zip(self.blocks, self.channels, self.windows, self.pools, strict=True)
         for name, channels, window, pool in stages:
             x = self.block(Stage, name, train, channels=channels, window=window, pool=pool)(x)
@@ -195,7 +217,7 @@ class Staged(Encoder):
 
 
 class NoEncoder(nn.Module):
-    """No encoder: pixels are passed on as maps, in float32."""
+    """Passes pixels on as maps, in float32."""
 
     VERSION: ClassVar[int] = 1
     takes_clips: ClassVar[bool] = False
@@ -203,17 +225,18 @@ class NoEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, features_BD: Array, train: bool = False) -> Array:
+        """Return the pixels in float32."""
         del train
         return features_BD.astype(jnp.float32)
 
 
 def pool(maps: Array, pooling: str) -> Array:
-    """Maps (B,…,D) averaged over their places (B,D), in float32, or laid out flat (B,…D)."""
+    """Return maps (B,…,D) averaged over their positions (B,D), in float32, or flat (B,…D)."""
     if pooling == "flatten":
         return maps.reshape(len(maps), -1)
     return maps.mean(axis=tuple(range(1, maps.ndim - 1)), dtype=jnp.float32)
 
 
 def count(params: object) -> int:
-    """Numbers in a tree of arrays or shapes."""
+    """Count the numbers in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""A small convolutional network to be used frozen at random: one frame to one vector.
+"""Small convolutional network to be used frozen at random: one frame to one vector.
 
 What makes it of use without training is its pooling, which says *where* in the frame each channel
 answers, how far that spreads, and what is seen at the most lively place. Positions survive a random
@@ -34,6 +34,7 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return answers (B, h, w, channels)."""
         shape = (self.window, self.window, x.shape[-1], self.channels)
         own = self.initialiser == "smooth"
         start = _smooth if own else initialisers(self.initialiser, math.prod(shape[:-1])).kernel
@@ -62,6 +63,7 @@ class Cnn(base.Encoder):
     blocks: ClassVar = ("filters",)
 
     def maps(self, x: Array, train: bool) -> Array:
+        """Return the filters' answers."""
         x = _shrink(x, max(1, min(x.shape[1:3]) // SIDE))
         # Brightness and tint of the whole frame say nothing of places.
         x = x - x.mean(axis=(1, 2), keepdims=True)
@@ -69,18 +71,19 @@ class Cnn(base.Encoder):
         return self.block(Filters, "filters", train, **fields)(x)
 
     def read(self, maps: Array) -> Array:
+        """Return moments, or another pooling of answers of either sign."""
         if self.pooling == "moments":
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 
     def dense(self, width: int, name: str) -> Dense:
-        # Smoothness is of places, which a dense layer does not know.
+        """Return a dense layer, which knows no places to be smooth over."""
         start = "he" if self.initialiser == "smooth" else self.initialiser
         return Dense(width, start, self.dtype, name=name)
 
 
 def moments(answers_BHWC: Array) -> Array:
-    """Where each filter answers, how much, and what all answer at the liveliest place.
+    """Return where each filter answers, how much, and what all answer at the liveliest place.
 
     Energy is the mean square of all answers, blurred over nearby places, over its mean. A shape of
     several tones has more of it than a texture, whose tones lie further apart. The answers of one
@@ -124,7 +127,7 @@ def _signs(x: Array) -> Array:
 
 
 def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
-    """Energy at every place over its mean (B, H*W), and that mean (B,)."""
+    """Return energy at every place over its mean (B, H*W), and that mean (B,)."""
     power_BHW = (answers_BHWC**2).mean(axis=-1)
     rows, columns = (_blur(n, NEARBY) for n in power_BHW.shape[1:])
     nearby = jnp.einsum("yi,xj,bij->byx", rows, columns, power_BHW)
@@ -134,26 +137,27 @@ def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
 
 
 def _powers(height: int, width: int) -> Array:
-    """1, x, y, x², y², xy of every place, (H*W, 6)."""
+    """Return 1, x, y, x², y², xy of every place, (H*W, 6)."""
     y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     powers = jnp.stack([jnp.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
     return powers.reshape(height * width, 6)
 
 
 def _shrink(x_BHWC: Array, factor: int) -> Array:
-    """Means over squares of pixels, as a sum of strided slices: quick on a CPU, as pooling is not.
+    """Return means over squares of pixels.
 
-    Rows and columns that fill no square are left out.
+    They are a sum of strided slices, which is quick on a CPU, as pooling is not. Rows and columns
+    that fill no square are left out.
     """
     height, width = (n // factor * factor for n in x_BHWC.shape[1:3])
     squares = [
         x_BHWC[:, i:height:factor, j:width:factor] for i in range(factor) for j in range(factor)
     ]
-    return sum(squares) / factor**2
+    return sum(squares[1:], squares[0]) / factor**2
 
 
 def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32) -> Array:
-    """Random kernels (h, w, in, out) of unit norm that fade towards the window's edges.
+    """Draw kernels (h, w, in, out) of unit norm that fade towards the window's edges.
 
     The colours have most of the noise in common, as light and dark tell more than tints.
     """
@@ -169,12 +173,12 @@ def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32)
 
 
 def _fade(window: int) -> Array:
-    """A Gaussian whose deviation is a quarter of the window, (window,)."""
-    place = jnp.arange(window) - (window - 1) / 2
-    return jnp.exp(-((4 * place / window) ** 2) / 2)
+    """Return a Gaussian whose deviation is a quarter of the window, (window,)."""
+    position = jnp.arange(window) - (window - 1) / 2
+    return jnp.exp(-((4 * position / window) ** 2) / 2)
 
 
 def _blur(places: int, deviation: float) -> Array:
-    """Blur along an axis by a Gaussian, (places, places), each row of sum 1."""
-    place = jnp.arange(places)
-    return jax.nn.softmax(-(((place[:, None] - place[None]) / deviation) ** 2) / 2, axis=1)
+    """Return a blur along an axis by a Gaussian, (places, places), each row of sum 1."""
+    position = jnp.arange(places)
+    return jax.nn.softmax(-(((position[:, None] - position[None]) / deviation) ** 2) / 2, axis=1)

@@ -18,14 +18,15 @@ from jax import Array, lax
 def batch_statistics(
     mask_N: Array | None, axis_name: str | None = None, frozen: Collection[tuple[str, ...]] = ()
 ) -> Iterator[None]:
-    """Where an encoder is called in training: each `nn.BatchNorm` counts what it should.
+    """Make each `nn.BatchNorm` of an encoder that is called in training count what it should.
 
     Statistics are over the valid frames (or clips) of all devices; where there are none, the
     running ones stay. Blocks that do not train normalize by their running statistics.
 
     Args:
-        mask_N: which of the frames or clips that enter the encoder are no padding; None: all.
-        frozen: paths of modules that do not train.
+        mask_N: Which of the frames or clips that enter the encoder are no padding; None: all.
+        axis_name: Axis of the devices that share a batch.
+        frozen: Paths of modules that do not train.
     """
 
     def normalize(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -34,7 +35,7 @@ def batch_statistics(
         if not ours or module.is_initializing() or not _takes_batch(module, args, kwargs):
             return call(*args, **kwargs)
         if any(module.path[: len(path)] == path for path in frozen):
-            return _by_given(module, call, args[0])
+            return _by_running(module, call, args[0])
         return _by_batch(module, call, args[0], mask_N, axis_name)
 
     with nn.intercept_methods(normalize):
@@ -42,14 +43,14 @@ def batch_statistics(
 
 
 def _takes_batch(module: nn.BatchNorm, args: tuple, kwargs: dict) -> bool:
-    """Whether it would take the batch's statistics, and leaves to us how."""
-    said = args[1] if len(args) > 1 else kwargs.get("use_running_average")
-    running = module.use_running_average if said is None else said
+    """Return True where it would take the batch's statistics, and says nothing else of them."""
+    argument = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+    running = module.use_running_average if argument is None else argument
     return bool(args) and not running and kwargs.get("mask") is None
 
 
-def _by_given(module: nn.BatchNorm, call: Callable, x: Array) -> Array:
-    """Normalises by the statistics that stand in the collection."""
+def _by_running(module: nn.BatchNorm, call: Callable, x: Array) -> Array:
+    """Normalize by the statistics in the collection."""
     if module.use_running_average is None:
         return call(x, use_running_average=True)
     before = module.use_running_average
@@ -64,10 +65,10 @@ def _by_batch(
     module: nn.BatchNorm, call: Callable, x: Array, mask_N: Array | None, axis_name: str | None
 ) -> Array:
     count, *now = _moments(module, x, mask_N, axis_name or module.axis_name)
-    running = [module.get_variable("batch_stats", name) for name in ("mean", "var")]
+    running: list[Any] = [module.get_variable("batch_stats", name) for name in ("mean", "var")]
     share = jnp.where(count > 0, 1 - module.momentum, 0)
     _put(module, now)
-    y = _by_given(module, call, x)
+    y = _by_running(module, call, x)
     _put(module, [old + share * (new - old) for old, new in zip(running, now, strict=True)])
     return y
 
@@ -80,22 +81,22 @@ def _put(module: nn.BatchNorm, values: Sequence[Array]) -> None:
 def _moments(
     module: nn.BatchNorm, x: Array, mask_N: Array | None, axis_name: str | None
 ) -> tuple[Array, Array, Array]:
-    """Count of valid positions, mean and variance of each feature."""
+    """Return the count of valid positions, mean and variance of each feature."""
     axes = (module.axis,) if isinstance(module.axis, int) else tuple(module.axis)
     features = {axis % x.ndim for axis in axes}
-    places = tuple(axis for axis in range(x.ndim) if axis not in features)
+    positions = tuple(axis for axis in range(x.ndim) if axis not in features)
     weight = jnp.ones((1,) * x.ndim, bool)
-    if mask_N is not None and 0 in places and len(mask_N) == len(x):
+    if mask_N is not None and 0 in positions and len(mask_N) == len(x):
         weight = mask_N.reshape(-1, *(1,) * (x.ndim - 1))
     weight = jnp.broadcast_to(weight, x.shape)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def total(values: Array) -> Array:
-        summed = jnp.sum(jnp.where(weight, values, 0), places)
+        summed = jnp.sum(jnp.where(weight, values, 0), positions)
         return lax.psum(summed, axis_name) if axis_name else summed
 
     def row(values: Array) -> Array:
-        return jnp.expand_dims(values, places)
+        return jnp.expand_dims(values, positions)
 
     count = total(jnp.ones_like(x))
     divisor = jnp.maximum(count, 1)

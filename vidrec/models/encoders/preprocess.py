@@ -1,14 +1,11 @@
 """Pixels to what a network was trained on. Pixels count from 0 to 255 whatever their dtype."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
-
-Mode = Literal["unit", "standard", "caffe", "torch"]
 
 # ImageNet: BGR means of the Caffe models, RGB means and deviations of torchvision's.
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
@@ -18,14 +15,21 @@ TORCH_STD_RGB = (0.229, 0.224, 0.225)
 
 def normalize(
     frames: Array,
-    mode: Mode,
+    mode: str,
     mean_C: ArrayLike | None = None,
     std_C: ArrayLike | None = None,
 ) -> Array:
-    """RGB pixels (..., C) to float32, in one of four ways.
+    """Return RGB pixels (..., C) normalized, in float32.
 
-    unit: to 0-1. standard: minus `mean_C`, over `std_C`, both in pixels and of the training split.
-    caffe: BGR minus ImageNet's mean. torch: to 0-1, minus ImageNet's mean, over its deviation.
+    Args:
+        frames: Pixels from 0 to 255.
+        mode: unit: to 0-1. standard: minus `mean_C`, over `std_C`. caffe: BGR minus ImageNet's
+            mean. torch: to 0-1, minus ImageNet's mean, over its deviation.
+        mean_C: Of the training split, in pixels.
+        std_C: Likewise.
+
+    Raises:
+        ValueError: There is no such mode, or it lacks statistics.
     """
     x = frames.astype(jnp.float32)
     if mode == "unit":
@@ -40,12 +44,19 @@ def normalize(
 
 
 def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, in pixels, float32 (C,), over uint8 chunks (..., C).
+    """Return mean and deviation of each channel, in pixels, float32 (C,).
 
     Sums of integers are exact, so neither the order of chunks nor their size matters. A constant
     channel gets deviation 1.
+
+    Args:
+        chunks: Pixels, uint8 (..., C).
+
+    Raises:
+        ValueError: There are no pixels.
     """
-    count, total, squares = 0, 0, 0
+    count = 0
+    total = squares = np.zeros((), np.int64)
     for chunk in chunks:
         pixels = np.asarray(chunk).reshape(-1, chunk.shape[-1])
         counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
@@ -60,5 +71,5 @@ def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _last(values: ArrayLike, x: Array) -> Array:
-    """Values (C,) with as many axes as `x`: promotion of ranks is never left to chance."""
+    """Return values (C,) with as many axes as `x`, so that ranks are never promoted."""
     return jnp.asarray(values, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))

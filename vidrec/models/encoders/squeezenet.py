@@ -31,10 +31,10 @@ KERAS_URL = "https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/
 def _weights_of_others() -> PretrainedNet:
     """Keras' and PyTorch's names of the layers, and where the original weights are."""
     layers = [Layer(("conv1", "conv"), "conv1", ("features.0",))]
-    for fire, place in enumerate((3, 4, 6, 7, 9, 10, 11, 12), start=2):
+    for fire, index in enumerate((3, 4, 6, 7, 9, 10, 11, 12), start=2):
         for part, torch in (("squeeze1x1", "squeeze"), ("expand1x1",) * 2, ("expand3x3",) * 2):
             path = (f"fire{fire}", part)
-            layers.append(Layer(path, "/".join(path), (f"features.{place}.{torch}",)))
+            layers.append(Layer(path, "/".join(path), (f"features.{index}.{torch}",)))
     layers.append(Layer(("conv10",), "conv10", ("classifier.1",), top=True))
     name = "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
     files = (File(name, "80b66c92d79d4310e07fb60a297bf0d1", top=False),)
@@ -42,7 +42,7 @@ def _weights_of_others() -> PretrainedNet:
 
 
 class Stem(nn.Module):
-    """A strided 3x3 convolution and a pool; a quarter of the size is left."""
+    """Strided 3x3 convolution and a pool; a quarter of the size is left."""
 
     form: conv.Form = "lax"
     initialiser: str = "he"
@@ -50,12 +50,13 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return maps (B, h, w, 64)."""
         layer = Conv(64, (3, 3), 2, "VALID", self.form, self.initialiser, self.dtype, name="conv")
         return shrink(nn.relu(layer(x)))
 
 
 class Fire(nn.Module):
-    """A 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
+    """Squeeze of 1x1, then expansions of 1x1 and 3x3 side by side."""
 
     channels: tuple[int, int]
     pool: bool
@@ -65,9 +66,11 @@ class Fire(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Return both expansions' maps, side by side."""
+
         def layer(name: str, channels: int, k: int, x: Array) -> Array:
-            fields = {"form": self.form, "initialiser": self.initialiser, "dtype": self.dtype}
-            return nn.relu(Conv(channels, (k, k), name=name, **fields)(x))
+            how = (self.form, self.initialiser, self.dtype)
+            return nn.relu(Conv(channels, (k, k), 1, "SAME", *how, name=name)(x))
 
         narrow, wide = self.channels
         squeezed = layer("squeeze1x1", narrow, 1, x)
@@ -93,17 +96,21 @@ class SqueezeNet(Encoder):
     blocks: ClassVar = ("conv1", *FIRES)
 
     def maps(self, x: Array, train: bool) -> Array:
+        """Return the last fire's maps."""
         x = self.block(Stem, "conv1", train)(x)
         for name, channels in FIRES.items():
             x = self.block(Fire, name, train, channels=channels, pool=name in POOLED)(x)
         return x
 
     def read(self, maps: Array) -> Array:
+        """Return features, or logits of the top."""
         if not self.top:
             return super().read(maps)
-        fields = {"initialiser": self.initialiser, "dtype": self.dtype}
-        return pool(nn.relu(Conv(self.classes, (1, 1), name="conv10", **fields)(maps)), "average")
+        how = (self.initialiser, self.dtype)
+        top = Conv(self.classes, (1, 1), 1, "SAME", "lax", *how, name="conv10")
+        return pool(nn.relu(top(maps)), "average")
 
 
 def shrink(x: Array) -> Array:
+    """Pool windows of 3x3, two places apart."""
     return conv.max_pool(x, (3, 3), (2, 2))

@@ -13,13 +13,13 @@ KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/
 
 def _weights_of_others() -> PretrainedNet:
     """Keras' and PyTorch's names of the layers, and where the original weights are."""
-    layers, place = [], 0
+    layers, index = [], 0
     for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
         for conv in range(1, convolutions + 1):
             path = (f"block{block}", f"conv{conv}")
-            layers.append(Layer(path, f"block{block}_conv{conv}", (f"features.{place}",)))
-            place += 2  # a ReLU stands between
-        place += 1  # and a pool
+            layers.append(Layer(path, f"block{block}_conv{conv}", (f"features.{index}",)))
+            index += 2  # a ReLU stands between
+        index += 1  # and a pool
     for name, maps, *torch in (
         ("fc1", 512, "classifier.0", "pre_logits.fc1"),
         ("fc2", 0, "classifier.3", "pre_logits.fc2"),
@@ -58,6 +58,7 @@ class VGG16(Staged):
     pools: ClassVar = ((2, 2),) * 5
 
     def read(self, maps: Array) -> Array:
+        """Return features, or what the top gives."""
         if not self.top:
             return super().read(maps)
         x = nn.relu(self.dense(4096, "fc1")(pool(maps, "flatten")))

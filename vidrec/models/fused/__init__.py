@@ -59,8 +59,8 @@ def scan_cell(
     h, c = carry if form.cell == "lstm" else (carry, jnp.zeros_like(carry))
     mask = jnp.ones((clips, frames)) if mask_BT is None else mask_BT.astype(jnp.float32)
     limit = jnp.zeros(1) if bound is None else jnp.asarray(bound, jnp.float32).reshape(1)
-    given = Operands(inputs, kernel, bias, h, c, mask, limit)
-    h, c = scan(form, jax.tree.map(lambda leaf: leaf[None], given))
+    operands = Operands(inputs, kernel, bias, h, c, mask, limit)
+    h, c = scan(form, jax.tree.map(lambda leaf: leaf[None], operands))
     states, last = (h[0, :, :-1], 0) if reverse else (h[0, :, 1:], frames)
     end = h[0, :, last]
     return states, cells.LSTMCarry(end, c[0, :, last]) if form.cell == "lstm" else end

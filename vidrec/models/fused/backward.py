@@ -99,18 +99,18 @@ def backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
             dh = dh_all[n, rows, t, cols] + dh0[n, rows, cols]
             dh = through(dh, t_next, cols, parts * jnp.minimum(step, 1))
             dc = dc0[n, rows, cols]
-            kept = [gates[n, rows, t, g, cols] for g in range(4)]
+            residuals = [gates[n, rows, t, g, cols] for g in range(4)]
             if form.cell == "lstm":
                 states = c[n, rows, before, cols], c[n, rows, after, cols]
-                vjps, dc_before = _lstm_vjps(kept, states, dh, dc, clip)
+                vjps, dc_before = _lstm_vjps(residuals, states, dh, dc, clip)
                 inputs = recurrent = tuple(jnp.where(valid, vjp, 0.0) for vjp in vjps)
                 dc0[n, rows, cols] = jnp.where(valid, dc_before, dc)
                 passed = jnp.where(valid, 0.0, dh)
             else:
-                vjps = _gru_vjps(kept, h[n, rows, before, cols], dh, clip)
+                vjps = _gru_vjps(residuals, h[n, rows, before, cols], dh, clip)
                 d_z, d_r, d_n = (jnp.where(valid, vjp, 0.0) for vjp in vjps)
-                inputs, recurrent = (d_z, d_r, d_n), (d_z, d_r, d_n * kept[1])
-                passed = jnp.where(valid, dh * kept[0], dh)
+                inputs, recurrent = (d_z, d_r, d_n), (d_z, d_r, d_n * residuals[1])
+                passed = jnp.where(valid, dh * residuals[0], dh)
             dh0[n, rows, cols] = passed
             for g in range(form.gates):
                 dx[n, rows, t, g, cols] = inputs[g]

@@ -68,13 +68,13 @@ def forward_kernel(form: Form, blocks: Blocks, save: bool, *refs: Any) -> None:
             h_old = load(form, h, n, rows, before, cols)
             if form.cell == "lstm":
                 c_old = c[n, rows, before, cols]
-                h_new, c_new, kept = _lstm(sums, c_old)
+                h_new, c_new, residuals = _lstm(sums, c_old)
                 c[n, rows, after, cols] = jnp.where(valid, c_new, c_old)
             else:
-                h_new, kept = _gru(sums, h_old)
+                h_new, residuals = _gru(sums, h_old)
             h[n, rows, after, cols] = jnp.where(valid, h_new, h_old)
             if save:
-                for g, gate in enumerate(kept):
+                for g, gate in enumerate(residuals):
                     gates[n, rows, t, g, cols] = gate
             return _
 

@@ -29,11 +29,11 @@ def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: l
 
         params = triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages)
         more = {"compiler_params": params}
-    made = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     outs = pl.pallas_call(
         body,
         grid=(blocks.slices, tiles, trials),
-        out_shape=[*made, jax.ShapeDtypeStruct(counters.shape, counters.dtype)],
+        out_shape=[*results, jax.ShapeDtypeStruct(counters.shape, counters.dtype)],
         input_output_aliases={len(operands): len(shapes)},
         **more,
     )(*operands, counters)
@@ -41,7 +41,7 @@ def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: l
 
 
 def _pad(array: Array, axes: dict[int, int]) -> Array:
-    """Zeros behind the given axes, up to these sizes."""
+    """Return the array with zeros behind some axes, up to these sizes."""
     pads = [(0, 0)] * array.ndim
     for axis, size in axes.items():
         pads[axis] = (0, size - array.shape[axis])
@@ -49,7 +49,7 @@ def _pad(array: Array, axes: dict[int, int]) -> Array:
 
 
 def _sizes(form: Form, trials: int, clips: int, units: int) -> tuple[Blocks, int, int]:
-    """How work is cut, and clips and units with padding."""
+    """Return how work is cut, and clips and units with padding."""
     blocks = form.blocks
     if blocks is None:
         cores = 1 if form.interpret else processors()
@@ -59,17 +59,17 @@ def _sizes(form: Form, trials: int, clips: int, units: int) -> tuple[Blocks, int
 
 
 def _forward(form: Form, save: bool, *arrays: Array) -> tuple[Array, ...]:
-    """States of all frames, with what the backward pass needs if `save`: the fields of `Saved`."""
-    given = Operands(*arrays)
-    trials, clips, frames, _, units = given.inputs.shape
+    """Return the fields of `Saved`; of the gates nothing without `save`."""
+    operands = Operands(*arrays)
+    trials, clips, frames, _, units = operands.inputs.shape
     blocks, rows, cols = _sizes(form, trials, clips, units)
     padded = (
-        _pad(given.inputs, {1: rows, 4: cols}),
-        _pad(given.kernel, {1: cols, 3: cols}),
-        _pad(given.bias, {1: cols}),
-        _pad(given.h, {1: rows, 2: cols}),
-        _pad(given.c, {1: rows, 2: cols}),
-        _pad(given.mask, {1: rows}),
+        _pad(operands.inputs, {1: rows, 4: cols}),
+        _pad(operands.kernel, {1: cols, 3: cols}),
+        _pad(operands.bias, {1: cols}),
+        _pad(operands.h, {1: rows, 2: cols}),
+        _pad(operands.c, {1: rows, 2: cols}),
+        _pad(operands.mask, {1: rows}),
     )
     states = (trials, rows, frames + 1, cols)
     shapes = [
@@ -102,15 +102,15 @@ def _backward(form: Form, *arrays: Array) -> tuple[Array, ...]:
         bound,
         _pad(mask, {1: rows}),
     )
-    slopes = (trials, rows, frames, form.gates, cols)
-    shapes = [slopes, slopes, (trials, rows, cols), (trials, rows, cols)]
+    gates_shape = (trials, rows, frames, form.gates, cols)
+    shapes = [gates_shape, gates_shape, (trials, rows, cols), (trials, rows, cols)]
     body = functools.partial(backward_kernel, form, blocks)
     return _call(form, blocks, body, operands, shapes)
 
 
 @functools.cache
 def _over_trials(work: Callable, *static: Any) -> Callable:
-    """`work(*static, *arrays)` whose batching joins the leading axis of all arrays (trials)."""
+    """Return `work(*static, *arrays)` whose batching joins the leading axis (trials) of all."""
 
     @custom_vmap
     def run(*arrays: Array) -> tuple[Array, ...]:
@@ -122,7 +122,7 @@ def _over_trials(work: Callable, *static: Any) -> Callable:
             array if is_batched else jnp.broadcast_to(array[None], (size, *array.shape))
             for array, is_batched in zip(arrays, batched, strict=True)
         ]
-        outs = run(*(each.reshape(-1, *each.shape[2:]) for each in wide))
+        outs = run(*(array.reshape(-1, *array.shape[2:]) for array in wide))
         split = tuple(out.reshape(size, -1, *out.shape[1:]) for out in outs)
         return split, (True,) * len(split)
 
@@ -130,44 +130,44 @@ def _over_trials(work: Callable, *static: Any) -> Callable:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scan(form: Form, given: Operands) -> tuple[Array, Array]:
+def scan(form: Form, operands: Operands) -> tuple[Array, Array]:
     """Run an LSTM or a GRU over all frames in one kernel.
 
     Args:
-        form: cell, direction and precision.
-        given: arrays as `Operands` says; the kernel may be bfloat16, all else is float32.
+        form: Cell, direction and precision.
+        operands: Arrays; see `Operands`; the kernel may be bfloat16, all else is float32.
 
     Returns:
         States h and c before the first frame and after each, (N, B, T + 1, U); in reverse the one
         before the first frame is the last along time. A GRU's c is empty.
     """
-    return _cut(form, given, _over_trials(_forward, form, False)(*given)[:2])
+    return _cut(form, operands, _over_trials(_forward, form, False)(*operands)[:2])
 
 
-def _cut(form: Form, given: Operands, states: tuple) -> tuple[Array, Array]:
-    _, clips, _, _, units = given.inputs.shape
-    h, c = (each[:, :clips, :, :units] for each in states)
+def _cut(form: Form, operands: Operands, states: tuple) -> tuple[Array, Array]:
+    _, clips, _, _, units = operands.inputs.shape
+    h, c = (state[:, :clips, :, :units] for state in states)
     return h, c
 
 
-def _scan_forward(form: Form, given: Operands) -> tuple[tuple[Array, Array], tuple]:
-    saved = _over_trials(_forward, form, True)(*given)
-    return _cut(form, given, saved[:2]), (given, saved)
+def _scan_forward(form: Form, operands: Operands) -> tuple[tuple[Array, Array], tuple]:
+    saved = _over_trials(_forward, form, True)(*operands)
+    return _cut(form, operands, saved[:2]), (operands, saved)
 
 
 def _scan_backward(form: Form, residuals: tuple, gradient: tuple[Array, Array]) -> tuple[Operands]:
-    given, saved = residuals
+    operands, saved = residuals
     dh, dc = gradient
-    _, clips, frames, _, units = given.inputs.shape
+    _, clips, frames, _, units = operands.inputs.shape
     after = slice(0, frames) if form.reverse else slice(1, None)
     before = slice(1, None) if form.reverse else slice(0, frames)
     last, first = (0, frames) if form.reverse else (frames, 0)
-    dc_last = dc[:, :, last] if form.cell == "lstm" else jnp.zeros_like(given.h)
-    arrays = (given.kernel, *saved, dh[:, :, after], dc_last, given.bound, given.mask)
+    dc_last = dc[:, :, last] if form.cell == "lstm" else jnp.zeros_like(operands.h)
+    arrays = (operands.kernel, *saved, dh[:, :, after], dc_last, operands.bound, operands.mask)
     dx, dr, dh0, dc0 = _over_trials(_backward, form)(*arrays)
-    dx, dr = (each[:, :clips, :, :, :units] for each in (dx, dr))
+    dx, dr = (vjp[:, :clips, :, :, :units] for vjp in (dx, dr))
     h_before = saved[0][:, :clips, before, :units]
-    low = given.kernel.dtype
+    low = operands.kernel.dtype
     # The gradient of the recurrent weights is taken once, from all frames together.
     dkernel = jnp.einsum(
         "nbtk,nbtgu->nkgu",
@@ -175,16 +175,16 @@ def _scan_backward(form: Form, residuals: tuple, gradient: tuple[Array, Array]) 
         dr.astype(low),
         preferred_element_type=jnp.float32,
     )
-    dbias = dr[:, :, :, 2].sum((1, 2)) if form.cell == "gru" else jnp.zeros_like(given.bias)
+    dbias = dr[:, :, :, 2].sum((1, 2)) if form.cell == "gru" else jnp.zeros_like(operands.bias)
     return (
         Operands(
             inputs=dx,
             kernel=dkernel.astype(low),
             bias=dbias,
             h=dh0[:, :clips, :units] + dh[:, :, first],
-            c=dc0[:, :clips, :units] if form.cell == "lstm" else jnp.zeros_like(given.c),
-            mask=jnp.zeros_like(given.mask),
-            bound=jnp.zeros_like(given.bound),
+            c=dc0[:, :clips, :units] if form.cell == "lstm" else jnp.zeros_like(operands.c),
+            mask=jnp.zeros_like(operands.mask),
+            bound=jnp.zeros_like(operands.bound),
         ),
     )
 

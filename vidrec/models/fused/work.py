@@ -60,7 +60,9 @@ def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool
     """Cut the work so that every multiprocessor has a program, and no more where programs wait.
 
     Args:
-        trials, clips, units: sizes of the group, the batch and the layer.
+        trials: Size of the group.
+        clips: Size of the batch.
+        units: Size of the layer.
         processors: multiprocessors of the device.
         exact: products in float32, by scalar units.
     """

@@ -63,8 +63,8 @@ def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
     if str(source) == "imagenet":
         content, file = imagenet.read(net, variables["params"])
     else:
-        file = files.expanded(source)
-        content = formats.read(net, Path(file))
+        path = Path(files.expanded(source))
+        content, file = formats.read(net, path), str(path)
     fitted = _fitted(net, content.tensors, file, variables)
     return Weights(fitted, net.normalize[content.framework])
 
@@ -111,7 +111,7 @@ def digest(variables: Tree) -> str:
 
 
 def _fitted(
-    net: PretrainedNet, tensors: dict[str, Tensor], file: object, variables: Tree
+    net: PretrainedNet, tensors: dict[str, Tensor], file: str, variables: Tree
 ) -> dict[str, Any]:
     """Return the arrays that the variables have a place for, in their structure."""
     parts = {layer: [f"{layer.name}/{part}" for part in PARTS[layer.kind]] for layer in net.layers}

@@ -96,12 +96,12 @@ def _read_keras(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
 
 
 def _keras_named(net: PretrainedNet, root: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
-    """The legacy layout: groups by layer, each with the list of its weights in Keras' order."""
+    """Yield arrays of the legacy layout: a group a layer, which lists its weights."""
     known = {layer.keras: layer for layer in net.layers if layer.keras}
     for layer in layers:
-        for place, weight in enumerate(_attribute(root[layer], "weight_names") or []):
+        for index, weight in enumerate(_attribute(root[layer], "weight_names") or []):
             data = root[layer][weight]
-            yield _our_name(known.get(layer), place) or data.name, data
+            yield _our_name(known.get(layer), index) or data.name, data
 
 
 def _keras_counted(net: PretrainedNet, h5: Any) -> Iterator[tuple[str, Any]]:
@@ -111,23 +111,23 @@ def _keras_counted(net: PretrainedNet, h5: Any) -> Iterator[tuple[str, Any]]:
     for data in (item for item in items if hasattr(item, "shape")):
         if data.name.startswith("/optimizer/") or "/seed_generator/" in data.name:
             continue  # of training and of dropout, no weights
-        layer, place = None, 0
+        layer, index = None, 0
         if match := KERAS_GROUP.search(data.name):
             same = [layer for layer in net.layers if layer.kind == KERAS_GROUPS[match[1]]]
             layer = dict(enumerate(same)).get(int(match[2] or 0))
-            place = int(match[3])
-        yield _our_name(layer, place) or data.name, data
+            index = int(match[3])
+        yield _our_name(layer, index) or data.name, data
 
 
-def _our_name(layer: Layer | None, place: int) -> str:
+def _our_name(layer: Layer | None, index: int) -> str:
     """Return the name of a layer's array at this place of Keras' order; "" for no such array."""
-    if layer is None or place >= len(PARTS[layer.kind]):
+    if layer is None or index >= len(PARTS[layer.kind]):
         return ""
-    return f"{layer.name}/{PARTS[layer.kind][place]}"
+    return f"{layer.name}/{PARTS[layer.kind][index]}"
 
 
 def _attribute(group: Any, name: str) -> list[str] | None:
-    """Return a list of names; a long one is cut up into name0, name1 …"""
+    """Return a list of names; a long one is cut up into name0, name1 and so on."""
     if name in group.attrs:
         values = list(group.attrs[name])
     elif f"{name}0" in group.attrs:
