@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+from typing import Any
 
 import jax
 
@@ -139,7 +140,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         )
     if not coordinator and tasks < 2:
         return
-    named = (
+    named: dict[str, Any] = (
         {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         if coordinator
         else {}
