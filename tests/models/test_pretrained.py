@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import chex
+import flax.linen as nn
 import h5py
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from vidrec.errors import UserError
 from vidrec.io import checkpoint, runs
 from vidrec.models import encoders
 from vidrec.models.encoders import preprocess, vgg, weights
+from vidrec.models.encoders.base import Conv, Encoder
 from vidrec.models.encoders.squeezenet import FIRES, SqueezeNet
 from vidrec.models.encoders.vgg import VGG16
 
@@ -99,7 +101,7 @@ def save_legacy(model, file: Path) -> None:
         h5.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         for layer in model.layers:
             group = h5.create_group(layer.name)
-            names = [f"{layer.name}_{part}_1:0" for part in "Wb"][: len(layer.weights)]
+            names = [f"{layer.name}_{part}_1:0" for part in "Wbmv"][: len(layer.weights)]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, layer.get_weights(), strict=True):
                 group[name] = weight
@@ -170,6 +172,59 @@ def test_squeezenet_equals_keras_with_random_weights(keras, tmp_path):
     params = load("squeezenet", tmp_path / "s.weights.h5", like(module)).params
     pixels = preprocess.normalize(frames(), "caffe")
     assert_close(run(module, params, frames()), *called(model, np.asarray(pixels)))
+
+
+class Normed(Encoder):
+    """Two convolutions, the second without bias, with batch normalization."""
+
+    blocks = ("block",)
+    pretrained = weights.PretrainedNet(
+        (
+            weights.Layer(("block", "first"), keras="first"),
+            weights.Layer(("block", "norm"), keras="norm", kind="norm"),
+            weights.Layer(("block", "second"), keras="second"),
+            weights.Layer(("block", "last"), keras="last", kind="norm"),
+        ),
+        normalize={"keras": "unit"},
+    )
+
+    def maps(self, x, train):
+        return self.block(NormedBlock, "block", train)(x)
+
+
+class NormedBlock(nn.Module):
+    form: str = "lax"
+    initialiser: str = "he"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(4, (3, 3), name="first")(x)
+        x = nn.relu(nn.BatchNorm(True, epsilon=1e-3, name="norm")(x))
+        x = Conv(5, (3, 3), use_bias=False, name="second")(x)
+        return nn.BatchNorm(True, epsilon=1e-3, name="last")(x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batch_normalization_equals_keras_through_every_layout(keras, layout, tmp_path):
+    layers = keras.layers
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="first")(image)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.Conv2D(5, 3, padding="same", use_bias=False, name="second")(x)
+    model = keras.Model(image, layers.BatchNormalization(name="last")(x))
+    rng = np.random.default_rng(8)
+    for layer in model.layers:
+        shapes = [weight.shape for weight in layer.get_weights()]
+        layer.set_weights([rng.uniform(0.3, 1.2, shape) for shape in shapes])
+    LAYOUTS[layout](model, tmp_path / layout)
+    module, pixels = Normed(pooling="map"), frames(8)
+    variables = module.init(jax.random.key(0), pixels)
+    read = weights.load(module.pretrained, tmp_path / layout, variables)
+    assert read.normalize == "unit"
+    chex.assert_trees_all_equal_shapes(read.variables, variables)
+    (expected,) = called(model, pixels.astype(np.float32) / 255)
+    assert_close(module.apply(read.variables, pixels), expected)
 
 
 def real_frames(folder: Path, size: int) -> np.ndarray:
