@@ -31,8 +31,6 @@ MOST_POSITIONAL = 5  # parameters of a function, self and cls not counted
 # fails, so that the lists only shrink.
 LONG_FILES = {}
 LONG_SIGNATURES = {
-    "data/frames.py": "2026-11-27: indices",
-    "training/batches.py": "2026-11-27: is being rewritten with the training step",
 }
 
 

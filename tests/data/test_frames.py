@@ -121,7 +121,7 @@ def test_windows_go_on_past_the_end(lengths):
 def test_shuffled_keeps_the_frames_and_loses_the_order(rule, length):
     kept, mask = frames.indices(length, 24, rule)
     got, mask_shuffled = frames.indices(
-        length, 24, rule, "shuffled", shuffle_key=jax.random.key(length)
+        length, 24, rule, order="shuffled", shuffle_key=jax.random.key(length)
     )
     np.testing.assert_array_equal(mask, mask_shuffled)
     assert sorted(got[mask].tolist()) == sorted(kept[mask].tolist())
@@ -131,7 +131,9 @@ def test_shuffled_keeps_the_frames_and_loses_the_order(rule, length):
 
 def test_shuffled_orders_are_equally_likely():
     keys = jax.random.split(jax.random.key(1), 3000)
-    drawn = jax.vmap(lambda k: frames.indices(3, 4, "whole", "shuffled", shuffle_key=k)[0])(keys)
+    drawn = jax.vmap(lambda k: frames.indices(3, 4, "whole", order="shuffled", shuffle_key=k)[0])(
+        keys
+    )
     orders, counts = np.unique(np.asarray(drawn)[:, :3], axis=0, return_counts=True)
     assert len(orders) == 6
     assert counts.min() > 400
@@ -146,11 +148,11 @@ def test_shuffled_in_training_needs_no_second_key():
 
 
 def test_single_repeats_one_frame_that_counts():
-    centre, mask = frames.indices(7, 20, "whole", "single")
+    centre, mask = frames.indices(7, 20, "whole", order="single")
     assert centre.tolist() == [3] * 20
     assert int(mask.sum()) == 7
     keys = jax.random.split(jax.random.key(2), 200)
-    drawn = jax.vmap(lambda k: frames.indices(7, 20, "whole", "single", k)[0])(keys)
+    drawn = jax.vmap(lambda k: frames.indices(7, 20, "whole", order="single", key=k)[0])(keys)
     assert (drawn == drawn[:, :1]).all()
     assert set(np.asarray(drawn[:, 0]).tolist()) == set(range(7))
 
@@ -172,7 +174,7 @@ class Variants(chex.TestCase, parameterized.TestCase):
     )
     def test_indices(self, rule, order):
         def take(length, key):
-            return frames.indices(length, 16, rule, order, key)
+            return frames.indices(length, 16, rule, order=order, key=key)
 
         key = jax.random.key(3)
         index_L, mask_L = self.variant(take)(jnp.int32(9), key)

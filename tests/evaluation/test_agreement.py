@@ -413,7 +413,7 @@ def test_scoring_orders_frames_as_prediction_does(rule, order):
     cfg = override(Config(), settings)
     lengths, clips = np.array([9, 4, 21, 1, 9]), np.array([7, 0, 3, 2, 5])
     for seed in (0, 3):
-        found = batches.places(lengths, clips, cfg, 9, seed, None)
+        found = batches.frame_indices(lengths, clips, batches.Sampling(cfg, 9, seed, None))
         for n, index_L, mask_L in zip(lengths, *map(np.asarray, found), strict=True):
             expected = decisions.frames_of_clip(cfg, int(n))
             np.testing.assert_array_equal(index_L, expected[0])

@@ -274,7 +274,7 @@ def test_a_frozen_encoder_takes_those_of_its_weights(net, trained, tmp_path, mon
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
     cfg = settings(net, encoder__weights=str(trained), encoder__trainable="none")
     data = prepare.prepare(cfg, dataset=bright())
-    kept = data.kept["encoder"]
+    kept = data.saved["encoder"]
     assert small_datasets.same(kept["batch_stats"], stats_of(trained))
     [clip] = data.clips("test")[:1]
     want = data.dataset.arrays[clip]

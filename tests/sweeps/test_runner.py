@@ -204,7 +204,7 @@ def test_settings_that_change_the_program_make_groups(tmp_path):
 def test_rows_with_data_of_their_own_are_trained_apart():
     a, b = (override(settings(), {"data.root": root}) for root in ("/a", "/b"))
     assert plan.group_name(a) != plan.group_name(b)
-    assert prepare.key(a) != prepare.key(b)
+    assert prepare.data_id(a) != prepare.data_id(b)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 from helpers.small_datasets import features, prepared, settings
 
 from vidrec.training import batches, feeds
+from vidrec.training.batches import Clips, Sampling
 
 
 def clip_of(data, clip):
@@ -36,7 +37,7 @@ def gathered(cfg, data, clips, seed=3, epoch=None):
     clips = np.asarray(clips, np.int32)
     fetch = jax.jit(
         lambda seed, clips, valid, epoch: batches.gather(
-            resident, clips, valid, cfg, data.length, seed, epoch
+            resident, Clips(clips, valid), Sampling(cfg, data.length, seed, epoch)
         )
     )
     return fetch(seed, clips, clips >= 0, epoch)
@@ -93,7 +94,9 @@ def test_a_whole_clip_is_masked_where_it_ends_and_padding_is_masked_throughout()
     clips = np.arange(6, dtype=np.int32)
     valid = np.array([True] * 4 + [False] * 2)
     resident = jax.tree.map(jnp.asarray, feeds.resident(data))
-    batch = batches.gather(resident, clips, valid, cfg, data.length, 3, jnp.int32(0))
+    batch = batches.gather(
+        resident, Clips(clips, valid), Sampling(cfg, data.length, 3, jnp.int32(0))
+    )
     for place, clip in enumerate(clips):
         n = data.lengths[clip] if valid[place] else 0
         assert np.asarray(batch.mask_BT[place]).tolist() == [t < n for t in range(data.length)]

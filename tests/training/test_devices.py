@@ -373,7 +373,11 @@ class Variants(chex.TestCase):
             spec, hyper = group.spec, step.hyperparameters(cfg)
             resident = jax.tree.map(jnp.asarray, feeds.resident(data))
             clips, valid = data.clips("train")[:5], jnp.arange(5) < 4
-            batch = batches.gather(resident, clips, valid, cfg, spec.length, hyper["seed"], 0)
+            batch = batches.gather(
+                resident,
+                batches.Clips(clips, valid),
+                batches.Sampling(cfg, spec.length, hyper["seed"], 0),
+            )
             state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), group.snapshot().state)
             train_step = partial(step.train_step, spec)
             arguments = (state, hyper, resident.frozen, batch)

@@ -175,4 +175,4 @@ def test_lengths_are_counted_once(configs, streamed):
     assert same((first.lengths, first.split.train), (again.lengths, again.split.train))
     np.testing.assert_array_equal(first.lengths, [len(each) for each in source.arrays])
     assert first.unreadable == again.unreadable == [(3, "clip_003", "is empty")]
-    assert jax.tree.leaves(first.placed) == []
+    assert jax.tree.leaves(first.on_devices) == []

@@ -54,7 +54,7 @@ def tuned():
 @pytest.mark.slow
 def test_frozen_blocks_are_one_copy_that_no_optimiser_sees(tuned):
     data, state, _ = tuned
-    fixed = data.fixed["encoder"]
+    fixed = data.frozen.params["encoder"]
     assert set(fixed) == {"block1", "block2"}
     drawn = encoders.init(data.encoder, frozen_in_part().encoder)["params"]
     chex.assert_trees_all_equal(fixed, {name: drawn[name] for name in fixed})
@@ -84,7 +84,9 @@ class Alone:
         clips = data.clips("train")[: cfg.train.batch_size]
         valid = jnp.ones(clips.shape, bool)
         self.batch = batches.gather(
-            self.resident, clips, valid, cfg, data.length, self.hyper["seed"], 0
+            self.resident,
+            batches.Clips(clips, valid),
+            batches.Sampling(cfg, data.length, self.hyper["seed"], 0),
         )
 
     def step(self, state, frozen):

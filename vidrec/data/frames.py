@@ -28,6 +28,7 @@ def indices(
     length: Array | int,
     L: int,
     rule: str = "segment",
+    *,
     order: str = "kept",
     key: Array | None = None,
     shuffle_key: Array | None = None,
@@ -35,14 +36,18 @@ def indices(
     """Choose the frames of one clip.
 
     Args:
-      length: frames the clip has; a clip of none is masked whole.
-      L: frames wanted, static; for rule "whole" the longest clip's.
-      rule: "segment" takes L frames in a row and continues a shorter clip ("segment_mean_length"
-        too: its L is the training clips' mean length); "uniform" spreads L evenly, repeating frames
-        of a shorter clip; "whole" starts at the first frame and masks what the clip lacks.
-      order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
-      key: draws the segment and the single frame (training); None takes the centre (scoring).
-      shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
+        length: frames the clip has; a clip of none is masked whole.
+        L: frames wanted, static; for rule "whole" the longest clip's.
+        rule: "segment" takes L frames in a row and continues a shorter clip ("segment_mean_length"
+            too: its L is the training clips' mean length); "uniform" spreads L evenly, repeating
+            frames of a shorter clip; "whole" starts at the first frame and masks what the clip
+            lacks.
+        order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
+        key: draws the segment and the single frame (training); None takes the centre (scoring).
+        shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
+
+    Returns:
+        (L,) int32 indices, and which of them count, (L,) bool.
     """
     index_L, mask_L = _by_rule(jnp.asarray(length), L, rule, key)
     if order == "kept":

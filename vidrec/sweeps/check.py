@@ -10,7 +10,7 @@ from vidrec.config import Config
 from vidrec.training import prepare, programs, step
 from vidrec.training.batches import Resident
 from vidrec.training.programs import ScoredBatches, TrainBatches
-from vidrec.training.step import Frozen, TrialSpec
+from vidrec.training.step import TrialSpec
 
 # Clips that stand in for a data set: a whole batch of training, a ragged end in validation.
 TRAIN, VAL = 8, 3
@@ -63,7 +63,7 @@ def stand_in(cfg: Config, train: int, val: int, frames: int) -> StandIn:
         offsets=_integers(train + val),
         lengths=_integers(train + val),
         labels=_integers(train + val),
-        frozen=Frozen(made.fixed, made.constants, made.start, made.start_stats),
+        frozen=made.frozen,
     )
     steps, size = spec.steps_per_epoch, cfg.train.batch_size
     valid = jax.ShapeDtypeStruct((steps, size), bool)

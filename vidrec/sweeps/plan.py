@@ -144,7 +144,7 @@ def group_name(cfg: Config) -> str:
     A trial whose batches are spread over the devices is trained alone.
     """
     alone = (training_id(cfg),) if cfg.train.parallel == "batch" else ()
-    return digest(signature(cfg), prepare.key(cfg), *alone)
+    return digest(signature(cfg), prepare.data_id(cfg), *alone)
 
 
 def grouped(trials: Sequence[TrialRun], folder_of: Callable[[str], Path]) -> list[GroupPlan]:

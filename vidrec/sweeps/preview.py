@@ -52,13 +52,13 @@ def estimates(
     groups: dict[str, list[Config]] = {}
     for cfg in trained.values():
         groups.setdefault(group_name(cfg), []).append(cfg)
-    data = {prepare.key(cfg): cfg for cfg, *_ in groups.values()}
+    data = {prepare.data_id(cfg): cfg for cfg, *_ in groups.values()}
     sizes = {key: cost.known_size(cfg) for key, cfg in data.items()}
     lines = []
     for name, configs in groups.items():
         line: dict[str, Any] = {"group": name, "trials": len(configs)}
         line |= {"bytes": None, "seconds": None}
-        if size := sizes[prepare.key(configs[0])]:
+        if size := sizes[prepare.data_id(configs[0])]:
             one = cost.of(configs[0], *size)
             epochs = sum(cfg.train.epochs for cfg in configs)
             line["bytes"] = one.data + one.state * len(configs)

@@ -202,7 +202,7 @@ class Work:
         self.record = self.record or len(todo) > 1
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
-            by_data.setdefault(prepare.key(group.trials[0].config), []).append(group)
+            by_data.setdefault(prepare.data_id(group.trials[0].config), []).append(group)
         for sharing in by_data.values():  # one data set in memory at a time
             self._train_on_shared_data(sharing)
         return bool(todo)
@@ -295,7 +295,7 @@ class Work:
         except UserError as error:
             self.screen.say(f"the report has no film strips: {error}")
             return False
-        same = [trial for trial in scored if prepare.key(trial.config) == prepare.key(cfg)]
+        same = [trial for trial in scored if prepare.data_id(trial.config) == prepare.data_id(cfg)]
         samples.write(self.top, same, data)
         return True
 

@@ -1,14 +1,13 @@
-"""Which clips make a batch, as a pure function of (seed, epoch, step); and their frames.
+"""Gather the clips of a batch: their frames, chosen by (seed, epoch, clip) alone.
 
-An epoch of `batches_per_epoch` = 0 is one pass over the training clips, the last batch padded.
-Otherwise batches run through one pass after another, each shuffled anew.
+Dimension letters: B clips, T frames.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from vidrec.config import Config
 from vidrec.data import frames, keys
@@ -19,81 +18,144 @@ class Resident(NamedTuple):
 
     Attributes:
         values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all clips in a row.
-        offsets, lengths, labels: (n,) int32.
+        offsets: (n,) int32, where each clip begins.
+        lengths: (n,) int32.
+        labels: (n,) int32.
         frozen: variables that no trial trains.
     """
 
-    values: jax.Array
-    offsets: jax.Array
-    lengths: jax.Array
-    labels: jax.Array
+    values: Array
+    offsets: Array
+    lengths: Array
+    labels: Array
     frozen: Any
 
 
+class Clips(NamedTuple):
+    """The clips of a batch.
+
+    Attributes:
+        clips_B: their indices.
+        valid_B: False where a clip is padding.
+        inputs: their frames (B, T, …) where the device does not hold them.
+    """
+
+    clips_B: Array
+    valid_B: Array
+    inputs: Array | None = None
+
+
+class Sampling(NamedTuple):
+    """How frames of clips are chosen.
+
+    Attributes:
+        cfg: settings of the frames.
+        length: frames of each clip.
+        seed: of the trial.
+        epoch: counted from 0; None: what scoring sees, centre segments.
+        random_segments: False where no clip is longer than `length`, so that its only segment is
+            the centre one.
+    """
+
+    cfg: Config
+    length: int
+    seed: Array | int
+    epoch: Array | int | None
+    random_segments: bool = True
+
+
+class FrameIndices(NamedTuple):
+    """Frames of each clip of a batch; `mask_BT` is False for padding."""
+
+    indices_BT: Array
+    mask_BT: Array
+
+
 class Batch(NamedTuple):
-    """One batch. `keys_B` is one dropout key a clip; `valid_B` is False where it is padding."""
+    """One batch.
 
-    inputs: jax.Array  # (B, T, ...)
-    mask_BT: jax.Array
-    labels_B: jax.Array
-    keys_B: jax.Array
-    valid_B: jax.Array
+    Attributes:
+        inputs: (B, T, …).
+        mask_BT: False where a frame is padding.
+        labels_B: of the clips.
+        keys_B: one dropout key a clip.
+        valid_B: False where a clip is padding.
+    """
+
+    inputs: Array
+    mask_BT: Array
+    labels_B: Array
+    keys_B: Array
+    valid_B: Array
 
 
-def share(batch: Any, shares: int, place: jax.Array) -> Any:
-    """One of `shares` equal parts of arrays (B, …), padded where they do not divide evenly."""
+def share(batch: Any, shares: int, index: Array) -> Any:
+    """Return one of equal parts of arrays (B, …), padded where they do not divide evenly.
 
-    def part(leaf: jax.Array) -> jax.Array:
+    Args:
+        batch: a tree of arrays.
+        shares: how many parts.
+        index: of the part.
+    """
+
+    def part(leaf: Array) -> Array:
         size = -(-len(leaf) // shares)
         more = [(0, shares * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
-        return lax.dynamic_slice_in_dim(jnp.pad(leaf, more), place * size, size)
+        return lax.dynamic_slice_in_dim(jnp.pad(leaf, more), index * size, size)
 
     return jax.tree.map(part, batch)
 
 
-def gather(
-    data: Resident,
-    clips_B: jax.Array,
-    valid_B: jax.Array,
-    cfg: Config,
-    length: int,
-    seed: jax.Array,
-    epoch: jax.Array | None,
-    inputs: jax.Array | None = None,
-    cuts: bool = True,
-) -> Batch:
-    """The batch of these clips: random segments in training, centre ones where epoch is None.
-
-    `inputs` are its frames, at `places`, where `data` does not hold them. Without `cuts` no clip is
-    longer than `length`: its only segment is the centre one.
-    """
-    drawn = epoch if cuts or cfg.frames.order != "kept" else None
-    indices_BT, mask_BT = places(data.lengths[clips_B], clips_B, cfg, length, seed, drawn)
+def gather(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
+    """Return the batch of these clips: random segments in training, centre ones in scoring."""
+    clips_B, valid_B, inputs = clips
+    segments = sampling
+    if not sampling.random_segments and sampling.cfg.frames.order == "kept":
+        segments = sampling._replace(epoch=None)
+    indices_BT, mask_BT = frame_indices(data.lengths[clips_B], clips_B, segments)
     if inputs is None:
         inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
-    passed = 0 if epoch is None else epoch
-    keys_B = jax.vmap(lambda clip: keys.fold_key(seed, keys.DROPOUT, passed, clip))(clips_B)
+    epoch = 0 if sampling.epoch is None else sampling.epoch
+    keys_B = jax.vmap(lambda clip: keys.fold_key(sampling.seed, keys.DROPOUT, epoch, clip))(clips_B)
     return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
 
 
-def places(
-    lengths_B: jax.Array,
-    clips_B: jax.Array,
-    cfg: Config,
-    length: int,
-    seed: jax.Array,
-    epoch: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-    """Which frames of each clip a batch holds, and which of them are no padding, (B, T)."""
-    return jax.vmap(lambda clip, n: _indices(clip, n, cfg, length, seed, epoch))(clips_B, lengths_B)
+def frame_indices(lengths_B: Array, clips_B: Array, sampling: Sampling) -> FrameIndices:
+    """Return which frames a batch holds of each clip.
+
+    Args:
+        lengths_B: frames that the clips have.
+        clips_B: their indices, from which random segments are drawn.
+        sampling: how they are chosen.
+    """
+    cfg, seed, epoch = sampling.cfg.frames, sampling.seed, sampling.epoch
+
+    def of_clip(clip: Array, length: Array) -> tuple[Array, Array]:
+        if epoch is None:
+            key, shuffle_key = None, keys.scoring_order()
+        else:
+            key = keys.fold_key(seed, keys.SEGMENT, epoch, clip)
+            shuffle_key = keys.fold_key(seed, keys.SHUFFLE, epoch, clip)
+        return frames.indices(
+            length, sampling.length, cfg.rule, order=cfg.order, key=key, shuffle_key=shuffle_key
+        )
+
+    return FrameIndices(*jax.vmap(of_clip)(clips_B, lengths_B))
 
 
 def gather_windows(
-    data: Resident, windows_B2: jax.Array, clip: int, inputs: jax.Array | None = None
+    data: Resident, windows_B2: Array, window: int, inputs: Array | None = None
 ) -> Batch:
-    """Windows of `clip` frames from (clip, first frame), continued where the video ends."""
+    """Return windows of clips, continued where a clip ends.
+
+    Args:
+        data: the clips.
+        windows_B2: clip and first frame of each window.
+        window: frames of a window.
+        inputs: the frames (B, T, …) where the device does not hold them.
+    """
     clips_B = windows_B2[:, 0]
-    indices_BT = window_places(data.lengths[clips_B], windows_B2, clip)
+    indices_BT = window_indices(data.lengths[clips_B], windows_B2, window)
     if inputs is None:
         inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
     all_B = jnp.ones(clips_B.shape, bool)
@@ -101,25 +163,8 @@ def gather_windows(
     return Batch(inputs, jnp.ones(indices_BT.shape, bool), data.labels[clips_B], keys_B, all_B)
 
 
-def window_places(lengths_B: jax.Array, windows_B2: jax.Array, clip: int) -> jax.Array:
-    """Which frames of its clip each window holds, (B, clip)."""
-    return jax.vmap(lambda n, start: frames.window_indices(n, start, clip))(
+def window_indices(lengths_B: Array, windows_B2: Array, window: int) -> Array:
+    """Return which frames of its clip each window holds, (B, window)."""
+    return jax.vmap(lambda n, start: frames.window_indices(n, start, window))(
         lengths_B, windows_B2[:, 1]
-    )
-
-
-def _indices(
-    clip: jax.Array,
-    n: jax.Array,
-    cfg: Config,
-    length: int,
-    seed: jax.Array,
-    epoch: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-    key = None if epoch is None else keys.fold_key(seed, keys.SEGMENT, epoch, clip)
-    shuffle = (
-        keys.scoring_order() if epoch is None else keys.fold_key(seed, keys.SHUFFLE, epoch, clip)
-    )
-    return frames.indices(
-        n, length, cfg.frames.rule, order=cfg.frames.order, key=key, shuffle_key=shuffle
     )

@@ -23,7 +23,7 @@ from vidrec.io.machine import cores
 from vidrec.training import batches, devices, runtime
 from vidrec.training.batches import Resident
 from vidrec.training.prepare import Prepared
-from vidrec.training.step import Frozen, TrialSpec
+from vidrec.training.step import TrialSpec
 
 Tree = Any
 Placement = devices.TrialParallel | devices.DataParallel
@@ -74,7 +74,7 @@ class ResidentFeed:
 
     def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, by_step: bool):
         self.spec, self.by_step = spec, by_step
-        self.shared = over.share_once(resident(data), data.placed)
+        self.shared = over.share_once(resident(data), data.on_devices)
 
     def steps_at_once(self, done: int = 0) -> int:
         """See `Feed`."""
@@ -102,7 +102,7 @@ class StreamedFeed:
 
     def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]):
         self.spec, self.data, self.seeds = spec, data, list(seeds)
-        self.shared = over.share_once(resident(data), data.placed)
+        self.shared = over.share_once(resident(data), data.on_devices)
         self.by_step = by_step(spec.cfg, data, over)
         self._frame = data.values.shape[1:]
         self._indices = jax.jit(partial(_frame_indices, spec))
@@ -141,7 +141,7 @@ class StreamedFeed:
         else:
             clips, flat = rows[..., 0], rows.reshape(-1, 2)
             lengths = self.data.lengths[flat[:, 0]]
-            indices = batches.window_places(lengths, flat, window)
+            indices = batches.window_indices(lengths, flat, window)
             indices = np.asarray(indices).reshape(*clips.shape, -1)
         yield from self._read(clips, indices, at_once)
 
@@ -192,7 +192,7 @@ def resident(data: Prepared) -> Resident:
         offsets=data.offsets,
         lengths=data.lengths,
         labels=np.asarray(data.dataset.labels, np.int32),
-        frozen=Frozen(data.fixed, data.constants, data.start, data.start_stats),
+        frozen=data.frozen,
     )
 
 
@@ -220,5 +220,5 @@ def _frame_indices(
     spec: TrialSpec, lengths_B: jax.Array, clips_B: jax.Array, seed: jax.Array, epoch: Any
 ) -> jax.Array:
     """Which frames (B, T) a batch holds of each clip."""
-    indices_BT, _ = batches.places(lengths_B, clips_B, spec.cfg, spec.length, seed, epoch)
-    return indices_BT
+    sampling = batches.Sampling(spec.cfg, spec.length, seed, epoch)
+    return batches.frame_indices(lengths_B, clips_B, sampling).indices_BT

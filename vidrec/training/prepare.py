@@ -1,10 +1,11 @@
-"""From settings to arrays: the clips of a data set, split, encoded or decoded, ready for a device.
+"""Prepare the clips of a data set: split, encoded or decoded, as arrays for a device.
 
 What is prepared depends on the data, the encoder and the frames' rule only, so all trials of a
 table that agree in these share it.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
 from vidrec.data import datasets, splits
-from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
 from vidrec.data.read_ahead import stream_clips
 from vidrec.data.remembered import decoded_name, remembered_clips
 from vidrec.data.splits import Split
@@ -28,9 +29,12 @@ from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import digest as weights_digest
 from vidrec.training import devices, runtime
+from vidrec.training.step import Frozen
 
 Tree = Any
-SPLITS = ("train", "val", "test")
+
+
+NOTHING_FROZEN = Frozen({}, {}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,19 @@ class Prepared:
     """What a group of trials trains on, as host arrays.
 
     Attributes:
-        values, offsets, lengths: clips in a row (see features.Features): features, or uint8 frames
-            where the encoder is trained.
-        encoder: the module that is trained with the scanner; None after a frozen one.
-        fixed, start: parameters of `encoder` that stay, and those that trials begin from.
-        start_stats: running statistics of `encoder` that trials begin from.
-        constants: other collections of `encoder`, and statistics of what stays.
-        kept: what predicting needs besides the trained model: arrays, saved with it.
+        dataset: the clips.
+        split: of the clips.
+        values: of all clips in a row (see features.Features): features, or uint8 frames where the
+            encoder is trained.
+        offsets: (n,) int32, where each clip begins in `values`.
+        lengths: (n,) int32 frames; 0 for an unreadable clip.
+        unreadable: those clips.
         length: frames of a clip that enter the model.
         streams: the frames are too many to be held, and `values` has only their shape and type.
-        placed: the arrays on devices, by their number: groups share them.
+        encoder: the module that is trained with the scanner; None after a frozen one.
+        frozen: variables of `encoder` that no trial trains, and values that trials begin from.
+        saved: what predicting needs besides the trained model: arrays, saved with it.
+        on_devices: the arrays on devices, by their number: groups share them.
     """
 
     dataset: Dataset
@@ -59,58 +66,60 @@ class Prepared:
     length: int
     streams: bool = False
     encoder: nn.Module | None = None
-    fixed: Tree = field(default_factory=dict)
-    start: Tree = field(default_factory=dict)
-    start_stats: Tree = field(default_factory=dict)
-    constants: Tree = field(default_factory=dict)
-    kept: Tree = field(default_factory=dict)
-    placed: dict[int, Tree] = field(default_factory=dict, compare=False)
+    frozen: Frozen = NOTHING_FROZEN
+    saved: Tree = field(default_factory=dict)
+    on_devices: dict[int, Tree] = field(default_factory=dict, compare=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+        """Return the names of the classes, in the order of the logits."""
         return tuple(self.dataset.classes)
 
     def clips(self, part: str) -> np.ndarray:
-        """Indices of the readable clips of a split."""
+        """Return the indices of the readable clips of a part of the split."""
         chosen = getattr(self.split, part)
         return chosen[self.lengths[chosen] > 0].astype(np.int32)
 
     @property
     def readable(self) -> np.ndarray:
-        """Indices of all clips that can be read."""
+        """Return the indices of all clips that can be read."""
         return np.flatnonzero(self.lengths > 0).astype(np.int32)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Clips expected, scored and unreadable in each split."""
+        """Count clips expected, scored and unreadable in each part of the split."""
         return {
             part: {
                 "expected": len(getattr(self.split, part)),
                 "scored": len(self.clips(part)),
                 "unreadable": len(getattr(self.split, part)) - len(self.clips(part)),
             }
-            for part in SPLITS
+            for part in PARTS
         }
 
 
 class Abstract(NamedTuple):
-    """A trial without data: its model, and the shape and type of one frame that enters it."""
+    """A trial without data.
+
+    Attributes:
+        model: of the trial.
+        frame: shape of one frame that enters the model.
+        dtype: of frames.
+        classes: how many there are.
+        frozen: shapes of what no trial trains.
+    """
 
     model: nn.Module
     frame: tuple[int, ...]
     dtype: Any
     classes: int
-    fixed: Tree
-    start: Tree
-    start_stats: Tree
-    constants: Tree
+    frozen: Frozen
 
 
-def key(cfg: Config) -> str:
-    """Equal for configs that share what is prepared."""
+def data_id(cfg: Config) -> str:
+    """Return a text that is equal for settings that share what is prepared."""
     settings = identifying_settings(cfg) | {"data.root": cfg.data.root}
-    rooms = ("data.", "encoder.", "frames.")
-    return canonical({name: value for name, value in settings.items() if name.startswith(rooms)})
+    sections = ("data.", "encoder.", "frames.")
+    return canonical({name: value for name, value in settings.items() if name.startswith(sections)})
 
 
 def prepare(
@@ -120,12 +129,16 @@ def prepare(
     progress: Progress | None = None,
     dataset: Dataset | None = None,
 ) -> Prepared:
-    """Loads, splits and encodes a data set.
+    """Load, split and encode a data set.
 
     Args:
+        cfg: the settings.
         tell: called with each line that a user should read.
         progress: called while clips are decoded or encoded.
         dataset: clips to take instead of those that `cfg.data` names.
+
+    Raises:
+        UserError: the data cannot be had, split, read or encoded.
     """
     dataset = dataset or datasets.load(cfg.data)
     split = splits.make(dataset, cfg.data)
@@ -145,12 +158,12 @@ def prepare(
     work = extraction.Extraction(dataset, store, encode, cfg.encoder.size, batch)
     if expected := extraction.forecast(work):
         tell(str(expected))
-    found = extraction.fill(work, strict=cfg.data.strict, progress=progress)
-    return _finished(cfg, dataset, split, found, kept={"encoder": variables})
+    features = extraction.fill(work, strict=cfg.data.strict, progress=progress)
+    return _finished(cfg, dataset, split, features, saved={"encoder": variables})
 
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:
-    """What only an encoder that trains can do."""
+    """Refuse settings that need an encoder that trains."""
     if module.takes_clips:
         raise UserError(
             f"encoder.kind = {cfg.encoder.kind!r} sees a whole clip at once, so no frame has "
@@ -167,32 +180,33 @@ def _finished(
     cfg: Config,
     dataset: Dataset,
     split: Split,
-    found: Features,
-    kept: Tree | None = None,
+    features: Features,
+    *,
+    saved: Mapping[str, Tree] | None = None,
 ) -> Prepared:
-    """Standardises features by the training split, where asked."""
-    kept = dict(kept or {})
-    readable = _to_train(dataset, split, found)
-    values = found.values
+    """Standardise features by the training split, where asked."""
+    saved = dict(saved or {})
+    train = _to_train(dataset, split, features)
+    values = features.values
     if cfg.encoder.standardize or cfg.encoder.pca:
-        projection = fit_projection(found, readable, cfg.encoder.pca)
+        projection = fit_projection(features, train, cfg.encoder.pca)
         values = projection(values)
-        kept["projection"] = {"mean": projection.mean, "matrix": projection.matrix}
+        saved["projection"] = projection._asdict()
     return Prepared(
         dataset,
         split,
         devices.aligned(values),
-        found.offsets,
-        found.lengths,
-        found.unreadable,
-        length=_length(cfg, found.lengths, readable),
-        kept=kept,
+        features.offsets,
+        features.lengths,
+        features.unreadable,
+        length=_length(cfg, features.lengths, train),
+        saved=saved,
     )
 
 
-def _to_train(dataset: Dataset, split: Split, found: Features) -> np.ndarray:
-    """Training clips that can be read."""
-    readable = split.train[found.lengths[split.train] > 0]
+def _to_train(dataset: Dataset, split: Split, features: Features) -> np.ndarray:
+    """Return the training clips that can be read."""
+    readable = split.train[features.lengths[split.train] > 0]
     if not len(readable):
         raise UserError(f"no training clip of {dataset.name} can be read")
     return readable
@@ -219,57 +233,60 @@ def _with_pixels(
     module: nn.Module,
     progress: Progress | None,
 ) -> Prepared:
-    """Frames for a trained encoder: kept in memory, or where they are too many only counted."""
+    """Prepare frames for a trained encoder: in memory, or where they are too many only counted."""
     size = cfg.encoder.size
     needed = int(dataset.lengths.astype(np.int64).sum()) * size * size * 3
     streams = needed > runtime.room(cfg.train.memory_gb)
-    found = (_counted if streams else _decoded)(cfg, dataset, progress)
-    readable = _to_train(dataset, split, found)
+    features = (_counted if streams else _decoded)(cfg, dataset, progress)
+    train = _to_train(dataset, split, features)
     if streams:
-        parts = (np.concatenate(list(each)) for _, each in stream_clips(dataset, readable, size))
+        clips = (np.concatenate(list(part)) for _, part in stream_clips(dataset, train, size))
     else:
-        starts = found.offsets
-        parts = (found.values[starts[i] : starts[i] + found.lengths[i]] for i in readable)
-    module = encoders.fit_normalisation(module, parts)
-    length = _length(cfg, found.lengths, readable)
-    shape = (size, size, 3)
-    whole = (length, *shape) if module.takes_clips else shape
-    variables = encoders.init(module, cfg.encoder, frame_shape=whole)
+        clips = (features.of(clip) for clip in train)
+    module = encoders.fit_normalisation(module, clips)
+    length = _length(cfg, features.lengths, train)
+    variables = encoders.init(module, cfg.encoder, frame_shape=_input_shape(cfg, module, length))
     return Prepared(
         dataset,
         split,
-        devices.aligned(found.values),
-        found.offsets,
-        found.lengths,
-        found.unreadable,
+        devices.aligned(features.values),
+        features.offsets,
+        features.lengths,
+        features.unreadable,
         length=length,
         streams=streams,
         encoder=module,
-        **_parts(cfg, module, variables),
+        frozen=_frozen(cfg, module, variables),
     )
 
 
-def _parts(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> dict[str, Tree]:
-    """Variables of an encoder that trains, as `Prepared` holds them."""
-    parts = {}
+def _input_shape(cfg: Config, module: nn.Module, length: int) -> tuple[int, ...]:
+    """Return the shape that an encoder sees at once: of a frame, or of a clip."""
+    frame = (cfg.encoder.size, cfg.encoder.size, 3)
+    return (length, *frame) if module.takes_clips else frame
+
+
+def _frozen(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> Frozen:
+    """Divide the variables of an encoder that trains into what stays and where trials begin."""
+    halves = {}
     for name in ("params", "batch_stats"):
         tree = variables.get(name, {})
         mask = encoders.trainable_mask(module, tree, cfg.encoder.trainable)
-        parts[name] = [_under_encoder(each) for each in encoders.partition(tree, mask)]
-    (fixed, start), (fixed_stats, start_stats) = parts.values()
-    constants = {n: _under_encoder(each) for n, each in variables.items() if n not in parts}
-    # Random weights are drawn anew for each seed; those of a file are where all begin.
-    begun = cfg.encoder.weights != "random"
-    return {
-        "fixed": fixed,
-        "start": start if begun else {},
-        "start_stats": start_stats if begun else {},
-        "constants": constants | ({"batch_stats": fixed_stats} if fixed_stats else {}),
+        halves[name] = [_under_encoder(half) for half in encoders.partition(tree, mask)]
+    (params, init_params), (stats, init_stats) = halves.values()
+    collections = {
+        name: _under_encoder(tree) for name, tree in variables.items() if name not in halves
     }
+    if stats:
+        collections["batch_stats"] = stats
+    # Random weights are drawn anew for each seed; those of a file are where all begin.
+    if cfg.encoder.weights == "random":
+        init_params, init_stats = {}, {}
+    return Frozen(params, collections, init_params, init_stats)
 
 
 def _decoded(cfg: Config, dataset: Dataset, progress: Progress | None) -> Features:
-    """All frames of a data set."""
+    """Decode all frames of a data set."""
     clips: list[np.ndarray | None] = [None] * len(dataset.names)
 
     def keep(clip: int, chunks: Iterable[np.ndarray]) -> None:
@@ -279,7 +296,7 @@ def _decoded(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
 
 
 def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Features:
-    """Lengths of all clips, as decoded; containers promise other numbers. Remembered."""
+    """Count the frames of all clips by decoding them; the cache remembers."""
     size = cfg.encoder.size
 
     def count(clips: list[int]) -> dict[int, Any]:
@@ -308,7 +325,7 @@ def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
 
 
 def _strictly(cfg: Config, unreadable: list[Unreadable]) -> None:
-    """Refuses a clip that cannot be read, also one that was met before."""
+    """Refuse a clip that cannot be read, also one that was met before."""
     if cfg.data.strict and unreadable:
         _, path, reason = unreadable[0]
         raise UserError(f"{path} cannot be read: {reason}")
@@ -321,7 +338,7 @@ def _each_clip(
     progress: Progress | None,
     clips: Sequence[int],
 ) -> list[Unreadable]:
-    """Decodes clips for `take`; returns those that cannot be read."""
+    """Decode clips for `take`; return those that cannot be read."""
     unreadable: list[Unreadable] = []
     for done, (clip, chunks) in enumerate(stream_clips(dataset, clips, cfg.encoder.size)):
         try:
@@ -335,7 +352,7 @@ def _each_clip(
 
 
 def _under_encoder(tree: Mapping[str, Any]) -> Tree:
-    """Where the model keeps its encoder's variables."""
+    """Return variables where the model has its encoder's."""
     return {"encoder": dict(tree)} if tree else {}
 
 
@@ -348,9 +365,10 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
 
 
 def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
-    """The data set of a trial; None where it cannot be had.
+    """Return the data set of a trial; None where it cannot be had.
 
     Args:
+        cfg: the settings.
         make: a set that can be generated or downloaded is, first.
 
     Raises:
@@ -365,13 +383,13 @@ def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
 
 
 def data_fingerprint(cfg: Config, make: bool = True) -> str:
-    """Of the data set and its split, or "absent"; part of a trial's id. See `dataset_of`."""
+    """Return a hash of the data set and its split, or "absent"; part of a trial's id."""
     dataset = dataset_of(cfg, make)
     return fingerprint_of(dataset, cfg) if dataset else "absent"
 
 
 def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
-    """Hash of everything in the data that a result rests on: clips, labels, groups, the split."""
+    """Return a hash of all in the data that a result rests on, the split included."""
     try:
         split = splits.make(dataset, cfg.data).id
     except UserError:
@@ -383,11 +401,11 @@ FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of 
 
 
 def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
-    """What a run keeps of each clip by name, so that a later difference can be named."""
+    """Return what a run keeps of each clip by name, so that a later difference can be named."""
     parts = np.full(len(dataset), "none", object)
     with contextlib.suppress(UserError):
         split = splits.make(dataset, cfg.data)
-        for part in SPLITS:
+        for part in PARTS:
             parts[getattr(split, part)] = part
     labels = [dataset.classes[label] for label in dataset.labels]
     each = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
@@ -395,7 +413,7 @@ def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
 
 
 def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
-    """In which clips two data sets of the same place differ, as `facts` gives them."""
+    """Say in which clips two data sets of the same place differ, as `facts` gives them."""
     found = []
     for words, names in (
         ("gone", [name for name in before if name not in now]),
@@ -414,40 +432,37 @@ def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) ->
 
 
 def _some(names: Sequence[str], of_first: str = "") -> str:
-    """The first of some names, and how many more."""
+    """Name the first of some, and say how many more there are."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]} {of_first}".strip() + more
 
 
 def trial_id(cfg: Config, fingerprint: str) -> str:
-    """The id of a trial: what it is, on which data."""
+    """Return the id of a trial: what it is, on which data."""
     return digest(identifying_settings(cfg), fingerprint, length=16)
 
 
 def abstract(cfg: Config) -> Abstract:
-    """Model and data of a trial as shapes and types alone: needs no data set and computes nothing.
+    """Return model and data of a trial as shapes and types alone.
 
-    Where only the data would tell (classes of a user's folder, clips in a split), small numbers
-    stand in.
+    It needs no data set and computes nothing. Where only the data would tell (classes of a user's
+    folder, clips in a split), small numbers stand in.
     """
     from vidrec.models import model
 
     classes = class_count(cfg)
     if cfg.data.kind == "features" or cfg.encoder.trainable == "none":
-        frame, dtype, encoder = feature_shape(cfg), np.float32, None
-        parts = {name: {} for name in ("fixed", "start", "start_stats", "constants")}
-    else:
-        frame, dtype = (cfg.encoder.size, cfg.encoder.size, 3), np.uint8
-        encoder = encoders.build(cfg.encoder)
-        whole = (cfg.frames.length, *frame) if encoder.takes_clips else frame
-        variables = encoders.shapes(encoder, whole)[1]
-        parts = _parts(cfg, encoder, variables)
+        built = model.build(cfg, classes, encoder=None)
+        return Abstract(built, feature_shape(cfg), np.float32, classes, NOTHING_FROZEN)
+    encoder = encoders.build(cfg.encoder)
+    seen = _input_shape(cfg, encoder, cfg.frames.length)
+    variables = encoders.shapes(encoder, seen)[1]
     built = model.build(cfg, classes, encoder=encoder)
-    return Abstract(built, frame, dtype, classes, **parts)
+    return Abstract(built, seen[-3:], np.uint8, classes, _frozen(cfg, encoder, variables))
 
 
 def feature_shape(cfg: Config) -> tuple[int, ...]:
-    """(D,) or (h, w, D) of one frame's features, without data and without weights."""
+    """Return the shape of one frame's features, (D,) or (h, w, D), without data and weights."""
     if cfg.data.kind == "features":
         return (cfg.encoder.width,)
     size = cfg.encoder.size
@@ -456,7 +471,7 @@ def feature_shape(cfg: Config) -> tuple[int, ...]:
 
 
 def class_count(cfg: Config) -> int:
-    """Classes of the data: as named in the settings, as published, or as found."""
+    """Return how many classes the data have: as named, as published, or as found."""
     if cfg.data.classes:
         return len(cfg.data.classes)
     known = {"ucf101": 101, "ucf11": 11}
@@ -473,13 +488,12 @@ def class_count(cfg: Config) -> int:
 
 
 def count_params(cfg: Config) -> int:
-    """How many numbers a trial trains, by shapes alone; running statistics are none."""
-    import math
+    """Count the numbers that a trial trains, by shapes alone, without running statistics."""
+    trial = abstract(cfg)
+    clip = jax.ShapeDtypeStruct((1, cfg.frames.length, *trial.frame), trial.dtype)
+    params = jax.eval_shape(trial.model.init, jax.random.key(0), clip).get("params", {})
 
-    made = abstract(cfg)
-    clip = jax.ShapeDtypeStruct((1, cfg.frames.length, *made.frame), made.dtype)
-    params = jax.eval_shape(made.model.init, jax.random.key(0), clip).get("params", {})
-    frozen = jax.tree.leaves(made.fixed)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) - sum(
-        math.prod(leaf.shape) for leaf in frozen
-    )
+    def count(tree: Tree) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+    return count(params) - count(trial.frozen.params)

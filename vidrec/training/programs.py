@@ -16,7 +16,7 @@ from vidrec.data import keys
 from vidrec.evaluation import decisions
 from vidrec.models import encoders
 from vidrec.training import batches
-from vidrec.training.batches import Batch, Resident
+from vidrec.training.batches import Batch, Clips, Resident
 from vidrec.training.step import (
     Scores,
     TrainState,
@@ -85,7 +85,7 @@ def train_batches(
 
     def one_step(state: TrainState, row: tuple) -> tuple[TrainState, dict]:
         clips_B, valid_B, frames = row
-        clips = _Clips(clips_B, valid_B, frames)
+        clips = Clips(clips_B, valid_B, frames)
         batch = _load(spec, data, inputs.hyper, clips, inputs.epoch)
         return train_step(spec, state, inputs.hyper, data.frozen, batch)
 
@@ -104,7 +104,7 @@ def score_clips(
     """Score each clip whole, or by its centre segment: (S, B, …)."""
 
     def one_batch(_: None, row: ScoredBatches) -> tuple[None, Scores]:
-        clips = _Clips(row.rows, jnp.ones(row.rows.shape, bool), row.frames)
+        clips = Clips(row.rows, jnp.ones(row.rows.shape, bool), row.frames)
         batch = _load(spec, data, hyper, clips, None)
         return None, eval_step(spec, weights, hyper, data.frozen, batch)
 
@@ -127,31 +127,12 @@ def score_windows(
     return lax.scan(one_batch, None, inputs)[1]
 
 
-class _Clips(NamedTuple):
-    """The clips of a batch, and their frames where the device does not hold them."""
-
-    clips_B: Array
-    valid_B: Array
-    frames: Array | None
-
-
-def _load(
-    spec: TrialSpec, data: Resident, hyper: dict, clips: _Clips, epoch: Array | None
-) -> Batch:
+def _load(spec: TrialSpec, data: Resident, hyper: dict, clips: Clips, epoch: Array | None) -> Batch:
     """The batch of these clips; of a training batch over several devices, this device's share."""
     if spec.axis_name and epoch is not None:
         clips = batches.share(clips, spec.num_shards, lax.axis_index(spec.axis_name))
-    return batches.gather(
-        data,
-        clips.clips_B,
-        clips.valid_B,
-        spec.cfg,
-        spec.length,
-        hyper["seed"],
-        epoch,
-        clips.frames,
-        spec.random_segments,
-    )
+    sampling = batches.Sampling(spec.cfg, spec.length, hyper["seed"], epoch, spec.random_segments)
+    return batches.gather(data, clips, sampling)
 
 
 def _full_precision(tree: Tree) -> Tree:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vidrec import __version__
 from vidrec.config import Config, plugins, to_dict, user_code
+from vidrec.data.datasets.base import PARTS
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, metrics
 from vidrec.io import checkpoint, files, machine, runs
@@ -19,7 +20,7 @@ from vidrec.models import model
 from vidrec.models.encoders.weights import digest as weights_digest
 from vidrec.training import devices
 from vidrec.training.group import TrialGroup
-from vidrec.training.prepare import SPLITS, Prepared
+from vidrec.training.prepare import Prepared
 from vidrec.training.step import Scores, TrainState, Weights, training_id
 from vidrec.training.stopping import Progress
 
@@ -185,7 +186,7 @@ class _Writer:
         decided = scored.decide()
         predictions: dict[str, np.ndarray] = {}
         figures: dict[str, Any] = {}
-        for part in SPLITS:
+        for part in PARTS:
             clips = self.data.clips(part)
             scores_nK, log_probs_nK = (leaf[clips] for leaf in decided)
             predictions |= {
@@ -226,9 +227,9 @@ class _Writer:
         tree = {
             "trained": best.params,
             "stats": best.batch_stats,
-            "fixed": data.fixed,
-            "constants": data.constants,
-            **data.kept,
+            "fixed": data.frozen.params,
+            "constants": data.frozen.collections,
+            **data.saved,
         }
         about = {
             "id": member.id,

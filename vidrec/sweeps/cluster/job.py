@@ -76,9 +76,9 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
         if len(folders.results(folder, ids)) == len(ids):
             continue
         cfg = plan.held(folder, name).trials[0].config
-        if prepare.key(cfg) in made:
+        if prepare.data_id(cfg) in made:
             continue
-        made.add(prepare.key(cfg))
+        made.add(prepare.data_id(cfg))
         if cfg.encoder.trainable == "none":
             prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
         else:  # each group decodes pixels itself
