@@ -30,8 +30,7 @@ MOST_POSITIONAL = 5  # parameters of a function, self and cls not counted
 # Exceptions with their reason and the day they were written down; one that is no longer needed
 # fails, so that the lists only shrink.
 LONG_FILES = {}
-LONG_SIGNATURES = {
-}
+LONG_SIGNATURES = {}
 
 
 def imports(file: Path):
