@@ -216,7 +216,8 @@ def test_blocks_that_stay_normalise_by_their_own_statistics(net):
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), variables["batch_stats"]
     )
-    data = dataclasses.replace(data, **prepare._parts(cfg, data.encoder, variables))
+    frozen = prepare._frozen(cfg, data.encoder, variables)
+    data = dataclasses.replace(data, frozen=frozen)
     group = small_datasets.group_of([cfg], data)
     _, [[record]] = small_datasets.train(group, epochs=1)
     untrained = group.score(data.clips("train")).losses_B.mean()
