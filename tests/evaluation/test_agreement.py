@@ -43,12 +43,12 @@ def figures_of(folder):
 # --- One definition of loss and calibration -------------------------------------------------------
 
 
-def literal(probabilities_nK, labels, bins=15):
-    """Loss and calibration error of printed probabilities, clip by clip."""
+def literal(probabilities_nK, decided, labels, bins=15):
+    """Loss and calibration error of printed probabilities and classes, clip by clip."""
     loss, gaps = 0.0, [0.0] * bins
-    for row, label in zip(probabilities_nK, labels, strict=True):
+    for row, best, label in zip(probabilities_nK, decided, labels, strict=True):
         loss -= math.log(row[label] or 1e-7) / len(labels)
-        best = max(range(len(row)), key=lambda k, row=row: row[k])
+        assert row[best] == max(row)  # of equal votes the scores tell which
         # Shares of votes lie on the bins' edges, up to rounding.
         gaps[min(int(row[best] * bins + 1e-9), bins - 1)] += (best == label) - row[best]
     return loss, sum(map(abs, gaps)) / len(labels)
@@ -60,8 +60,10 @@ def test_loss_and_calibration_are_of_the_probabilities_that_predict_prints(runs,
     saved = np.load(runs[name] / "predictions.npz")
     for part in ("train", "val", "test"):
         clips, labels = saved[f"{part}_names"], saved[f"{part}_labels"]
-        printed = [model.predict(runs["videos"] / str(clip)).probabilities_K for clip in clips]
-        loss, calibration = literal(np.array(printed), labels)
+        answers = [model.predict(runs["videos"] / str(clip)) for clip in clips]
+        printed = [answer.probabilities_K for answer in answers]
+        decided = [model.classes.index(answer.label) for answer in answers]
+        loss, calibration = literal(np.array(printed), decided, labels)
         assert figures[part]["loss"] == pytest.approx(loss, rel=1e-4)
         assert figures[part]["calibration_error"] == pytest.approx(calibration, abs=1e-5)
         np.testing.assert_allclose(saved[f"{part}_probabilities"], printed, atol=1e-5)

@@ -75,12 +75,12 @@ def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
         "class": int((a.labels != b.labels).sum()),
         "recording": int((a.groups != b.groups).sum()),
     }
-    told = [f"{number} have another {what}" for what, number in differ.items() if number]
-    if not told:
+    differences = [f"{number} have another {what}" for what, number in differ.items() if number]
+    if not differences:
         return []
     return [
         f"The two runs are not of the same data: of {len(a.names)} clips of the same names "
-        f"{' and '.join(told)} in the second."
+        f"{' and '.join(differences)} in the second."
     ]
 
 
@@ -122,7 +122,7 @@ def _classes(
     changes = sorted(
         itertools.chain(*sorted_changes), key=lambda change: change.before - change.after
     )
-    judged = statistics.corrected([each.difference for each in changes if each.difference])
+    judged = statistics.corrected([change.difference for change in changes if change.difference])
     beyond = sum(not gap.within_noise for gap in judged)
     said = "{} classes improved, {} worsened, {} stayed.".format(*map(len, sorted_changes))
     said += f" Of all changes {beyond} {'is' if beyond == 1 else 'are'} more than noise."

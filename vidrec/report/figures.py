@@ -106,13 +106,13 @@ def inline(svg: str, name: str, alt: str, width: float) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
-    def mended(found: re.Match[str]) -> str:
+    def own_ids(element: re.Match[str]) -> str:
         # Several figures stand in one page: an id must not repeat.
-        own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", found[0])
+        own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", element[0])
         return own.replace(INK, "currentColor")
 
     # Inside of tags only: between them stand names, which may look like anything.
-    text = re.sub(r"<[^>]*>", mended, text)
+    text = re.sub(r"<[^>]*>", own_ids, text)
     described = f'<svg role="img" aria-label="{html(alt)}" style="max-width:{width:.0f}px"'
     return Markup(described + text.removeprefix("<svg"))
 
@@ -155,8 +155,8 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
         colour = PALETTE[0] if len(rows) > MANY_ROWS else hue[row]
         axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot(mean, y, "o", color=colour, markersize=7)
-        each = [100 * run.metric("test_accuracy") for run in row.done]
-        axes.plot(each, [y + 0.26] * len(each), "|", color=GREY, markersize=6)
+        seeds = [100 * run.metric("test_accuracy") for run in row.done]
+        axes.plot(seeds, [y + 0.26] * len(seeds), "|", color=GREY, markersize=6)
     shown = [r for r in rows if "test_accuracy" in r.published]
     for row in shown:
         style = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 7}
@@ -218,8 +218,8 @@ def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
     axes.plot(epochs, values, **({"linewidth": 1.3, "alpha": 0.9} | style))
     finite = np.isfinite(values)
     if run.done and run.best_epoch is not None:
-        kept = (epochs == run.best_epoch) & finite
-        axes.plot(epochs[kept], values[kept], "o", color=style["color"], markersize=5)
+        best = (epochs == run.best_epoch) & finite
+        axes.plot(epochs[best], values[best], "o", color=style["color"], markersize=5)
     elif finite.any():
         axes.plot(epochs[finite][-1], values[finite][-1], "x", color=style["color"], markersize=6)
 
@@ -317,11 +317,11 @@ def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult 
     axes = figure.add_subplot()
     hue = colours(rows, control, best)
     for row in rows:
-        kept = [p.steps_BT for p in map(_test, row.done) if p and p.steps_BT is not None]
-        each = [metrics.step_accuracy(steps_BT == 1, steps_BT >= 0) for steps_BT in kept]
-        if not each:
+        saved = [p.steps_BT for p in map(_test, row.done) if p and p.steps_BT is not None]
+        seeds = [metrics.step_accuracy(steps_BT == 1, steps_BT >= 0) for steps_BT in saved]
+        if not seeds:
             continue
-        mean_T = 100 * np.mean([curve for curve in each if len(curve) == len(each[0])], 0)
+        mean_T = 100 * np.mean([curve for curve in seeds if len(curve) == len(seeds[0])], 0)
         axes.plot(np.arange(1, len(mean_T) + 1), mean_T, color=hue[row], label=plot(row.name))
     axes.set(xlabel="step", ylabel="accuracy at this step, %", ylim=(0, 100))
     axes.grid(axis="y")
@@ -336,8 +336,8 @@ def _test(run: Run) -> Any:
 
 def has_steps(rows: Sequence[RowResult]) -> bool:
     """Return whether a run scored its clips frame by frame."""
-    kept = (_test(run) for row in rows for run in row.done)
-    return any(p is not None and p.steps_BT is not None for p in kept)
+    saved = (_test(run) for row in rows for run in row.done)
+    return any(p is not None and p.steps_BT is not None for p in saved)
 
 
 def cost(rows: Sequence[RowResult]) -> Any:
@@ -389,10 +389,10 @@ def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float
 
 def alt_forest(rows: Sequence[RowResult]) -> str:
     """Return the forest plot in words."""
-    told = [
+    intervals = [
         f"{row.name} {percent(row.interval.mean)} "
         f"({percent(row.interval.low)} to {percent(row.interval.high)})"
         for row in rows
         if row.interval is not None
     ]
-    return "Test accuracy with 95 % intervals: " + "; ".join(told) + "."
+    return "Test accuracy with 95 % intervals: " + "; ".join(intervals) + "."

@@ -138,8 +138,8 @@ def _results(
     first_fit = columns.index(fitted[1])
     scored = columns[:first_fit]  # published figures behind have a table of their own
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
-    told = tables.notes(results) + [WITHIN_NOISE] * (len(rows) > 1)
-    parts += [Paragraph(note, "small soft") for note in told]
+    notes = tables.notes(results) + [WITHIN_NOISE] * (len(rows) > 1)
+    parts += [Paragraph(note, "small soft") for note in notes]
     caption = "Fit: the training figures, too, are measured in evaluation mode at the kept epoch"
     body = [[column.cell(row) for column in fitted] for row in rows]
     parts.append(Table([column.head for column in fitted], body, caption))
@@ -206,12 +206,13 @@ def curves(
     """Return the section on losses and accuracies over epochs."""
     if not any(run.epochs for row in rows for run in row.runs):
         return Section("Training", "training", [])
-    told = [
+    best_epochs = [
         f"{row.name}: kept epoch {', '.join(str(run.best_epoch) for run in row.done)}"
         for row in rows
         if row.done
     ]
-    alt = "Training loss, validation loss and validation accuracy over epochs. " + "; ".join(told)
+    alt = "Training loss, validation loss and validation accuracy over epochs. "
+    alt += "; ".join(best_epochs)
     caption = "A line a trial, a dot at the epoch whose weights were kept."
     figure = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
     return Section("Training", "training", [figure])

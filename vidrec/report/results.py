@@ -417,7 +417,7 @@ class Answers(NamedTuple):
 
     def only(self, index: np.ndarray) -> "Answers":
         """Return the answers to the clips at these indices."""
-        return Answers(self.predicted_Sn[:, index], *(each[index] for each in self[1:]))
+        return Answers(self.predicted_Sn[:, index], *(values[index] for values in self[1:]))
 
 
 def answers(runs: Sequence[Run]) -> Answers | None:

@@ -248,15 +248,15 @@ def trained_on(results: Run | AblationResult) -> str:
 def notes(results: Run | AblationResult) -> list[str]:
     """Return what a reader of the bare table must know."""
     rows, _ = rows_and_control(results)
-    told = []
+    lines = []
     if any(row.published for row in rows) and isinstance(results, AblationResult):
         source = results.meta.get("source") or "as the table's file says"
-        told.append(f"Published: {source}. Ours: run on {trained_on(results)}.")
+        lines.append(f"Published: {source}. Ours: run on {trained_on(results)}.")
     if any(run.leaked is True for row in rows for run in row.runs):
-        told.append("Leaked: clips of one recording stand in training and in test.")
+        lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
-        told.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return told + _low_coverage(rows)
+        lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
+    return lines + _low_coverage(rows)
 
 
 def _low_coverage(rows: Sequence[RowResult]) -> list[str]:

@@ -12,19 +12,19 @@ from vidrec.report.results import RowResult, best_of, difference
 def warnings(rows: Sequence[RowResult]) -> list[str]:
     """Return what must be known before a figure is read."""
     runs = [run for row in rows for run in row.runs]
-    told = []
+    lines = []
     if any(run.leaked is True for run in runs):
-        told.append(
+        lines.append(
             "Leaked: clips cut from one recording stand in training and in test, so these figures "
             "are too high for new videos and cannot be set beside those of a split by recording."
         )
     elif any(run.leaked == "unknown" for run in runs):
-        told.append(
+        lines.append(
             "The recordings of the clips are unknown: siblings may stand in training and in test."
         )
     if len({run.result.get("split", {}).get("id") for run in runs if run.done}) > 1:
-        told.append("Trials were scored on different splits: differences are over shared clips.")
-    return told
+        lines.append("Trials were scored on different splits: differences are over shared clips.")
+    return lines
 
 
 def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:
@@ -38,17 +38,17 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     of = f"{number} seed{'s' if number != 1 else ''}"
     if len(rows) == 1:
         return f"{best.name}: {accuracy} of the test clips{where}, {of}."
-    told = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"
+    text = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"
     if best is control:
-        told += ". It is the control: no other setting did better on validation."
-        return told + _highest_on_test(rows, best)
+        text += ". It is the control: no other setting did better on validation."
+        return text + _highest_on_test(rows, best)
     if best.difference is None or control is None:
-        return told + "." + _highest_on_test(rows, best)
+        return text + "." + _highest_on_test(rows, best)
     gap = best.difference
     side = "above" if gap.mean >= 0 else "below"
-    told += f"; {abs(100 * gap.mean):.1f} points {side} the control {control.name}"
-    told += f" ({points(gap.low, gap.high)}), {worth(gap)}"
-    return told + _runner_up(rows, best, control) + _highest_on_test(rows, best)
+    text += f"; {abs(100 * gap.mean):.1f} points {side} the control {control.name}"
+    text += f" ({points(gap.low, gap.high)}), {worth(gap)}"
+    return text + _runner_up(rows, best, control) + _highest_on_test(rows, best)
 
 
 def answer_of_two(a: RowResult, b: RowResult) -> str:
@@ -57,8 +57,8 @@ def answer_of_two(a: RowResult, b: RowResult) -> str:
         return f"{a.name} and {b.name} scored no clip in common, so nothing can be said."
     gap = b.difference
     side = "above" if gap.mean >= 0 else "below"
-    told = f"{b.name} is {abs(100 * gap.mean):.1f} points {side} {a.name}"
-    return told + f" on the same clips ({points(gap.low, gap.high)}), {worth(gap)}"
+    text = f"{b.name} is {abs(100 * gap.mean):.1f} points {side} {a.name}"
+    return text + f" on the same clips ({points(gap.low, gap.high)}), {worth(gap)}"
 
 
 def worth(gap: Difference) -> str:
@@ -85,9 +85,9 @@ def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -
     gap = difference(best, second)
     if gap is None:
         return ""
-    told = f" To {second.name}, second on validation: {points(gap.mean)} points"
+    text = f" To {second.name}, second on validation: {points(gap.mean)} points"
     noise = "within noise" if gap.within_noise else "more than noise"
-    return f"{told} ({points(gap.low, gap.high)}), {noise}."
+    return f"{text} ({points(gap.low, gap.high)}), {noise}."
 
 
 def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:

@@ -63,9 +63,9 @@ class Model:
             return self.classes[shares.argmax()], shares
         clip, stride = decision["window"], decision["stride"]
         count = 1 + max(0, -(-(len(frames) - clip) // stride))
-        places = [_folded(start * stride + np.arange(clip), len(frames)) for start in range(count)]
+        windows = [_folded(start * stride + np.arange(clip), len(frames)) for start in range(count)]
         tiny = np.finfo(np.float32).tiny
-        shares = [np.maximum(self(frames[place][None])[0], tiny) for place in places]
+        shares = [np.maximum(self(frames[window][None])[0], tiny) for window in windows]
         logs = np.log(np.array(shares, np.float64))
         mean = logs.mean(0)
         if decision["inference"] == "average":
@@ -79,14 +79,14 @@ class Model:
         """Return the frames of a clip (T, ...) that scoring in one pass sees, (L, ...)."""
         about, n = self.meta["frames"], len(frames)
         rule, length = about["rule"], about["length"]
-        place = np.arange(length)
+        position = np.arange(length)
         if rule == "uniform":
-            index = (2 * place + 1) * n // (2 * length)
+            index = (2 * position + 1) * n // (2 * length)
         elif rule == "whole":
             # A program for clips of one length shows the last frame on.
-            index = np.minimum(place, n - 1) if about.get("fixed") else place[:n]
+            index = np.minimum(position, n - 1) if about.get("fixed") else position[:n]
         else:
-            index = _folded(max(0, n - length) // 2 + place, n)
+            index = _folded(max(0, n - length) // 2 + position, n)
         decision, counted = self.meta.get("decision", {}), len(index)
         if rule == "whole":
             counted = min(n, length)
@@ -98,10 +98,10 @@ class Model:
         return frames[index]
 
 
-def _folded(place, n):
+def _folded(position, n):
     """Return the frames of a clip that is played forwards, backwards, forwards, ..."""
     last = n - 1
-    return last - np.abs(place % max(1, 2 * last) - last)
+    return last - np.abs(position % max(1, 2 * last) - last)
 
 
 def load(folder=None):

@@ -208,8 +208,8 @@ class Classifier:
 
     def _prediction(self, clip: Clip, whole: Scored, along: _Along) -> Prediction:
         answers = [
-            Window(self.classes, each.scores_K, each.probabilities_K, clip.at(start), clip.at(end))
-            for (start, end), each in zip(along.spans, along.scored, strict=True)
+            Window(self.classes, said.scores_K, said.probabilities_K, clip.at(start), clip.at(end))
+            for (start, end), said in zip(along.spans, along.scored, strict=True)
         ]
         return Prediction(
             self.classes,
@@ -239,7 +239,10 @@ class Classifier:
             for start in decisions.window_starts(len(inputs_T), settings.window, settings.stride):
                 seen = decisions.frames_of_window(len(inputs_T), int(start), settings.window)
                 scored.append(self._score(inputs_T[seen.index_L], seen.mask_L))
-            whole, scores_MK = self._joined(scored), np.stack([each.scores_K for each in scored])
+            whole, scores_MK = (
+                self._joined(scored),
+                np.stack([window.scores_K for window in scored]),
+            )
         return Evaluation(whole.scores_K, whole.log_probs_K, float(objective_B[0]), scores_MK)
 
     def _score(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
@@ -257,13 +260,13 @@ class Classifier:
             ) from None
 
     def _decided(self, scores: decisions.ClipScores) -> Scored:
-        scores_BK, weight_B = (np.asarray(each, np.float64) for each in scores)
+        scores_BK, weight_B = (np.asarray(values, np.float64) for values in scores)
         return _first(decisions.decide_clips(scores_BK, weight_B), float(weight_B[0]))
 
     def _joined(self, scored: Sequence[Scored]) -> Scored:
         """Return a video's scores from its windows', as evaluation joins them."""
-        scores_MK = np.stack([each.scores_K for each in scored])
-        weight_M = np.array([each.weight for each in scored])
+        scores_MK = np.stack([window.scores_K for window in scored])
+        weight_M = np.array([window.weight for window in scored])
         video_M = np.zeros(len(scored), int)
         inference = self.cfg.eval.inference
         decision = decisions.decide_videos(scores_MK, weight_M, video_M, 1, inference)

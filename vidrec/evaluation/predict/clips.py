@@ -91,7 +91,7 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
             f"frames should be uint8 (T, H, W, 3), RGB; got {frames.dtype}{list(frames.shape)}"
         )
     resize = Resizer(cfg.encoder.size)
-    return _of_rows("array", fps, frames, lambda part: np.stack([resize(each) for each in part]))
+    return _of_rows("array", fps, frames, lambda part: np.stack([resize(frame) for frame in part]))
 
 
 class UnfitClip(UserError):

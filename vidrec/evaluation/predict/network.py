@@ -48,13 +48,13 @@ class Network:
             # What training left stands over what it began from.
             "batch_stats": encoders.merge(constants.get("batch_stats", {}), tree.get("stats", {})),
         }
-        own = {name: each["encoder"] for name, each in saved.items() if "encoder" in each}
+        own = {name: part["encoder"] for name, part in saved.items() if "encoder" in part}
         encoder = encoders.build(cfg.encoder) if own or "encoder" in tree else None
         inside = encoder if own and encoder is not None and encoder.takes_clips else None
         variables = {"model": saved, "projection": tree.get("projection", {})}
         if encoder is not None and not inside:
             variables["encoder"] = tree.get("encoder") or own
-            variables["model"] = {name: _without_encoder(each) for name, each in saved.items()}
+            variables["model"] = {name: _without_encoder(part) for name, part in saved.items()}
         built = model.build(cfg, classes, encoder=inside)
         variables = jax.device_put(jax.tree.map(jnp.asarray, variables))
         return cls(cfg, None if inside else encoder, built, variables)
@@ -122,8 +122,10 @@ class Network:
     def begin(self, inputs: Any) -> Tree:
         """Return the carry before the first frame of such inputs (1, D…), an array or its shape."""
         frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
-        made = jax.eval_shape(lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame)
-        averaged = made[0] if self.cfg.head.kind == "per_frame" else made[2]["head_read"]
+        outputs = jax.eval_shape(
+            lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame
+        )
+        averaged = outputs[0] if self.cfg.head.kind == "per_frame" else outputs[2]["head_read"]
         return {
             "scanner": model.initial_carry(self.model, frame),
             "mean": jnp.zeros(averaged.shape, jnp.promote_types(averaged.dtype, jnp.float32)),
@@ -177,4 +179,4 @@ class Network:
 
 
 def _without_encoder(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: each for name, each in tree.items() if name != "encoder"}
+    return {name: leaf for name, leaf in tree.items() if name != "encoder"}

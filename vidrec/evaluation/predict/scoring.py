@@ -177,8 +177,8 @@ def _predictions(
     dataset: Dataset, scores: _Scores, labels: np.ndarray, part: Part
 ) -> dict[str, np.ndarray]:
     """Return the content of predictions.npz."""
-    scores_nK = np.stack([each.scores_K for each in scores.evaluations])
-    log_probs_nK = np.stack([each.log_probs_K for each in scores.evaluations])
+    scores_nK = np.stack([one.scores_K for one in scores.evaluations])
+    log_probs_nK = np.stack([one.log_probs_K for one in scores.evaluations])
     return {
         f"{part}_logits": scores_nK.astype(np.float32),
         f"{part}_probabilities": np.exp(log_probs_nK).astype(np.float32),
@@ -191,11 +191,11 @@ def _predictions(
 def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the clips that could not be read by the paths that they have now."""
     names = before.get("unreadable_names", ())
-    places = {name: place for place, name in enumerate(dataset.names)} if names else {}
-    if not names or any(name not in places for name in names):
+    index_of = {name: i for i, name in enumerate(dataset.names)} if names else {}
+    if not names or any(name not in index_of for name in names):
         return {}
-    found = zip(names, before["unreadable"], strict=True)
-    return {"unreadable": [each | {"path": dataset.path(places[name])} for name, each in found]}
+    listed = zip(names, before["unreadable"], strict=True)
+    return {"unreadable": [clip | {"path": dataset.path(index_of[name])} for name, clip in listed]}
 
 
 def _check_root(root: str, overrides: Mapping[str, Any], dataset: Dataset | None) -> None:
@@ -253,18 +253,18 @@ def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool
         trained, known_as = set(meta["train_clips"]), dataset.names
     else:
         trained, known_as = set(meta["train_contents"] if comparable else ()), dataset.keys
-    places = [place for place, known in enumerate(known_as) if known in trained]
+    seen = [i for i, known in enumerate(known_as) if known in trained]
     scored = set(clips.tolist())
-    shared = [dataset.names[place] for place in places if place in scored]
+    shared = [dataset.names[i] for i in seen if i in scored]
     if shared and not force:
         raise UserError(
             f"{len(shared)} of {len(clips)} clips were trained on, such as {shared[0]}: the figure "
             "would say nothing about new ones; take another split or --part, or --force"
         )
-    groups = set(dataset.groups[places].tolist())
+    groups = set(dataset.groups[seen].tolist())
     siblings = any(group in groups for group in dataset.groups[clips].tolist())
     leaked: bool | str = bool(shared or siblings)
-    if not leaked and (not comparable or _may_be_siblings(model, dataset, clips, bool(places))):
+    if not leaked and (not comparable or _may_be_siblings(model, dataset, clips, bool(seen))):
         leaked = "unknown"
     return {"leaked": leaked, "trained_on": len(shared) if comparable or shared else None}
 
@@ -311,8 +311,8 @@ def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Score
 
 def _labels(model: Classifier, dataset: Dataset) -> np.ndarray:
     """Return the model's number of each clip's class; -1 of a class that it does not know."""
-    place_of = {name: place for place, name in enumerate(model.classes)}
-    labels = [place_of.get(dataset.classes[label], -1) for label in dataset.labels]
+    number_of = {name: number for number, name in enumerate(model.classes)}
+    labels = [number_of.get(dataset.classes[label], -1) for label in dataset.labels]
     return np.array(labels, np.int32)
 
 
@@ -320,14 +320,14 @@ def _figures(
     model: Classifier, evaluations: Sequence[Evaluation], labels: np.ndarray
 ) -> dict[str, Any]:
     """Return the figures that training gives of these clips, by the same definitions."""
-    scores_nK = np.stack([each.scores_K for each in evaluations])
-    log_probs_nK = np.stack([each.log_probs_K for each in evaluations])
+    scores_nK = np.stack([one.scores_K for one in evaluations])
+    log_probs_nK = np.stack([one.log_probs_K for one in evaluations])
     figures = metrics.summary(scores_nK, labels, model.classes, log_probs_nK)
-    figures["objective"] = float(np.mean([each.objective for each in evaluations]))
+    figures["objective"] = float(np.mean([one.objective for one in evaluations]))
     if model.cfg.eval.inference == "single":
         return figures
-    windows = [each.windows_MK for each in evaluations if each.windows_MK is not None]
-    video_M = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+    windows = [one.windows_MK for one in evaluations if one.windows_MK is not None]
+    video_M = np.repeat(np.arange(len(windows)), [len(scores_MK) for scores_MK in windows])
     return figures | decisions.clip_and_video_accuracy(
         np.concatenate(windows), video_M, labels, model.cfg.eval.inference
     )
