@@ -71,6 +71,14 @@ def test_page_is_read_by_all(page):
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
 
 
+def test_every_row_of_a_table_has_a_cell_in_each_column(page):
+    for table in re.findall(r"<table.*?</table>", page.source, re.DOTALL):
+        head, *rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+        columns = len(re.findall(r"<th ", head))
+        assert rows
+        assert {len(re.findall(r"<t[hd][ >]", row)) for row in rows} == {columns}
+
+
 def test_ids_are_unique_and_links_lead_somewhere(page):
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))

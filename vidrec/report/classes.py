@@ -79,13 +79,7 @@ def _of_one_row(row: RowResult) -> Table:
     body: list[list[Any]] = []
     for k, (name, score) in enumerate(_f1(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
-        line: list[Any] = [
-            name,
-            f"{clips}",
-            _ratio(hits, named),
-            _ratio(hits, clips),
-            decimals(score),
-        ]
+        line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
         line += [decimals(score), Cell(bar=None if math.isnan(score) else score)]
         body.append(line + [theirs.get(name, DASH)] * bool(theirs))
     body.sort(key=lambda line: line[4])
