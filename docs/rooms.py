@@ -23,8 +23,8 @@ MAIN_FILES = {
     "io": "files checkpoint runs escape",
     "config": "schema rules overrides parsing identity plugins",
     "data": "datasets video frames splits doctor",
-    "models": "cells recurrence scanners model encoders losses interop",
-    "features": "extraction shards",
+    "models": "cells scanners model encoders losses interop",
+    "features": "store extraction projection shards",
     "evaluation": "metrics decisions statistics predict export",
     "training": "step group loop order stopping feeds devices",
     "report": "results table_model rendering templates figures",
@@ -104,6 +104,7 @@ def draw() -> str:
             width = half if room in LEFT + RIGHT else WIDTH - 2 * MARGIN
             lines = textwrap.wrap(f"{room} – {purpose(room)}", 54 if width == half else 110)
             files = main_files(room)
+            assert len(files) < width / 7.4, f"{room}: its files do not fit into its box"
             boxes[room] = (x, top, width, LINE * (len(lines) + bool(files)) + 12)
             height = max(height, boxes[room][3])
             shapes.append(box(boxes[room], lines, files))
