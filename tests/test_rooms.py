@@ -27,11 +27,6 @@ ROOMS = [
 LONGEST = 500  # lines of a file
 MOST_POSITIONAL = 5  # parameters of a function, self and cls not counted
 
-# Exceptions with their reason and the day they were written down; one that is no longer needed
-# fails, so that the lists only shrink.
-LONG_FILES = {}
-LONG_SIGNATURES = {}
-
 
 def imports(file: Path):
     """Rooms of vidrec that a file imports, at its top or inside functions."""
@@ -91,7 +86,7 @@ def test_no_file_is_longer_than_500_lines():
         for name in sources()
         if len((HOUSE / name).read_text(encoding="utf-8").splitlines()) > LONGEST
     }
-    assert long == set(LONG_FILES), "split the file, or take its exception away"
+    assert long == set()
 
 
 def test_no_function_takes_more_than_five_positional_parameters():
@@ -102,7 +97,7 @@ def test_no_function_takes_more_than_five_positional_parameters():
         for node in ast.walk(tree)
         if isinstance(node, functions) and positional(node) > MOST_POSITIONAL
     }
-    assert set(long) == set(LONG_SIGNATURES), long
+    assert long == {}
 
 
 def test_parameters_are_counted_as_a_caller_passes_them():
