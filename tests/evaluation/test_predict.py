@@ -7,8 +7,6 @@ import io
 import json
 import os
 import shutil
-import stat
-from types import SimpleNamespace
 
 import av
 import jax
@@ -596,17 +594,9 @@ def test_names_that_are_no_utf8_are_spelled_out(table, runs, tmp_path):
         text.getvalue().encode()
 
 
-def test_a_device_is_taken_for_a_camera_and_a_file_is_not(tmp_path, monkeypatch):
-    status = SimpleNamespace(st_mode=stat.S_IFCHR, st_rdev=os.makedev(81, 0))
-    with monkeypatch.context() as patch:
-        patch.setattr(clips.os, "stat", lambda path: status)
-        assert clips.is_camera("/dev/video0")
-    assert not clips.is_camera("/dev/null")
-    (tmp_path / "file").write_bytes(b"")
-    assert not clips.is_camera(tmp_path / "file")
-    assert not clips.is_camera(tmp_path / "missing")
-    with pytest.raises(UnreadableClip):
-        next(clips.camera("/dev/null", 32))
+def test_a_device_is_named_and_not_waited_for():
+    with pytest.raises(UnreadableClip, match="not a regular file"):
+        clips.of_file("/dev/null", Config())
 
 
 # --- Overlay --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from vidrec.io import files
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Command):
-    """What a trained model sees in videos, folders or a camera.
+    """What a trained model sees in videos or folders.
 
     FOLDER is a run's, or an ablation's: then its setting best on validation answers. The name of
     its folder will do, and so will the name alone where one run in WORKDIR has it.
@@ -27,7 +27,7 @@ class Predict(Command):
     """
 
     folder: Positional[Path]  # of a run or an ablation, or its name
-    videos: Positional[tuple[str, ...]]  # files, folders, or one camera: /dev/video0
+    videos: Positional[tuple[str, ...]]  # files or folders
     stream: Flag = False  # an answer a frame, the recurrent state kept
     every: NonNegative = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
@@ -83,7 +83,7 @@ class Predict(Command):
             UserError: No video is named, or a target cannot be written or is one of the videos.
         """
         if not self.videos:
-            raise UserError("predict needs a video, a folder or a camera after the run's folder")
+            raise UserError("predict needs a video or a folder after the run's folder")
         if "" in self.videos:  # of an empty variable; as a path it would be the current folder
             raise UserError("the name of a video should not be empty")
         table = self.csv

@@ -1,7 +1,6 @@
 """Answers for files and folders, one JSON-able line after another."""
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,8 +32,7 @@ def lines(
 
     Args:
         model: a trained model.
-        paths: files, folders (all videos and pictures below), or one camera (/dev/video0), which
-            is streamed without end.
+        paths: files, or folders (all videos and pictures below).
         stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
         every: as of `Classifier.predict`; a stream has no windows.
 
@@ -45,7 +43,7 @@ def lines(
     wanted = listed(paths, model)
     for path in wanted:
         try:
-            if stream or clips.is_camera(path):
+            if stream:
                 if every:
                     raise UserError(
                         f"every = {every:g}: a stream answers at every frame, so it has no seconds "
@@ -135,30 +133,20 @@ def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
 
 
 def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
-    clip = None if clips.is_camera(path) else model.open(path)
-    stream, answer, end = model.stream(clip.fps if clip else model.cfg.data.fps or None), None, 0.0
-    for start, end, frame in _frames(model, path, clip):
+    clip = model.open(path)
+    stream, answer, end = model.stream(clip.fps), None, 0.0
+    for start, end, frame in _frames(clip):
         probabilities_K = stream.push(frame, end)
         answer = Answer(stream.classes, stream.scores_K, probabilities_K).as_dict()
         yield {"path": spelled(path), "start": start, "end": end, **answer}
     if answer:
         line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
-        notes = [*(clip.notes if clip else ()), *stream.unlike_prediction()]
+        notes = [*clip.notes, *stream.unlike_prediction()]
         yield line | ({"notes": notes} if notes else {})
 
 
-def _frames(
-    model: Classifier, path: Path, clip: clips.Clip | None
-) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Yield (start, end, frame) in seconds; without `clip` a camera's, as they are seen."""
-    if clip is None:
-        began, before = 0.0, 0.0
-        for frame in clips.camera(path, model.cfg.encoder.size, model.cfg.data.fps):
-            began = began or time.monotonic()  # opening a camera may take seconds
-            now = time.monotonic() - began
-            yield before, now, frame
-            before = now
-        return
+def _frames(clip: clips.Clip) -> Iterator[tuple[float, float, np.ndarray]]:
+    """Yield (start, end, frame) in seconds."""
     index = 0
     for chunk in clip.chunks():
         for frame in chunk:

@@ -1,7 +1,6 @@
-"""What can be predicted, behind one interface: files of video, pictures, arrays and cameras."""
+"""What can be predicted, behind one interface: files of video, pictures and arrays."""
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,9 @@ from vidrec.config import Config
 from vidrec.data import pictures, video
 from vidrec.data.datasets import feature_files, finding, folders
 from vidrec.data.datasets.base import Files
-from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 
 CHUNK = 64  # frames in memory at once
-VIDEO_DEVICES = 81  # Linux' number for Video4Linux
 
 
 @dataclass(frozen=True)
@@ -180,34 +177,3 @@ def is_picture(path: str | os.PathLike) -> bool:
     path = Path(path)
     still = finding.is_image(path) and path.suffix.lower() != ".gif"
     return still and not path.is_dir() and not pictures.is_animated(path)
-
-
-def is_camera(path: str | os.PathLike) -> bool:
-    """Return whether a path is a camera such as /dev/video0; other devices are none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == VIDEO_DEVICES
-
-
-def camera(device: str | os.PathLike, size: int, fps: float = 0) -> Iterator[np.ndarray]:
-    """Yield frames of a Video4Linux device as they come, uint8 (size, size, 3), without end.
-
-    Unproven: written without a camera to try it on. With `fps`, frames that come sooner than that
-    are passed over.
-
-    Raises:
-        UnreadableClip: no such device, or it gives no video.
-    """
-    scale, due = video.Scaler(size), 0.0
-    try:
-        with av.open(os.fspath(device), format="v4l2") as container:
-            for frame in container.decode(video=0):
-                now = frame.time if frame.time is not None else due
-                if fps and now < due:
-                    continue
-                due = max(due, now - 1 / fps) + 1 / fps if fps else now
-                yield scale(frame)
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise UnreadableClip(device, str(error)) from None

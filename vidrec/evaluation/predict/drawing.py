@@ -53,7 +53,7 @@ def overlay(
             f"{path}: --overlay draws on a video, and this model was trained on features made "
             "elsewhere"
         )
-    if clips.is_picture(path) or clips.is_camera(path) or answers.listed([path], model) != [path]:
+    if clips.is_picture(path) or answers.listed([path], model) != [path]:
         raise UserError(f"{path}: --overlay draws on one video file")
     if out.exists() and path.exists() and out.samefile(path):
         raise UserError(f"--overlay {out} would replace the video itself: name another file")
