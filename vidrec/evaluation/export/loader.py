@@ -133,13 +133,8 @@ def _checked(folder):
     return contents
 
 
-def read_weights(file):
-    """Return the arrays of a .safetensors file by name."""
-    return parse_weights(Path(file).read_bytes())
-
-
 def parse_weights(content):
-    """Return the arrays of its content: length of the head, the head as JSON, then the arrays."""
+    """Return the arrays of a .safetensors file: length of the head, head as JSON, arrays."""
     (size,) = struct.unpack("<Q", content[:8])
     head = json.loads(content[8 : 8 + size])
     head.pop("__metadata__", None)
