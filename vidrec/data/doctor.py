@@ -47,11 +47,11 @@ def examine(
     """
     checked = list(_checked(dataset, progress, workers))
     part_of, split = _split(dataset, data)
-    frames = np.array([each.frames for each in checked], np.int64)
+    frames = np.array([clip.frames for clip in checked], np.int64)
     unreadable = [
-        {"path": dataset.path(clip), "reason": each.reason}
-        for clip, each in enumerate(checked)
-        if each.reason
+        {"path": dataset.path(clip), "reason": result.reason}
+        for clip, result in enumerate(checked)
+        if result.reason
     ]
     damaged = [
         {"path": dataset.path(clip), "reason": dataset.warnings[name]}
@@ -59,7 +59,7 @@ def examine(
         if name in dataset.warnings
     ]
     duplicates = _duplicates(dataset, checked, part_of)
-    torn = [each for each in duplicates if len(each["parts"]) > 1]
+    torn = [twins for twins in duplicates if len(twins["parts"]) > 1]
     healthy = not (unreadable or damaged or torn or split.get("error") or split.get("shared"))
     return {
         "healthy": healthy,
@@ -124,9 +124,9 @@ def _duplicates(
     dataset: Dataset, checked: list[_Checked], part_of: dict[int, str]
 ) -> list[dict[str, list[str]]]:
     same = defaultdict(list)
-    for clip, each in enumerate(checked):
-        if each.content:
-            same[each.content].append(clip)
+    for clip, result in enumerate(checked):
+        if result.content:
+            same[result.content].append(clip)
     return [
         {
             "names": [dataset.names[clip] for clip in clips],

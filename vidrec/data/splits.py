@@ -96,8 +96,8 @@ def _tested(dataset: Dataset, data: Data) -> _Parts:
     return _Parts(train, None, test, "by recording" if dataset.groups_known else "by file")
 
 
-def _finished(dataset: Dataset, data: Data, made: _Parts) -> Split:
-    train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made[:3]]
+def _finished(dataset: Dataset, data: Data, made_parts: _Parts) -> Split:
+    train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made_parts[:3]]
     shared = tuple(_shared(dataset, parts))
     copies = tuple(_copies(dataset, parts))
     leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
@@ -105,7 +105,7 @@ def _finished(dataset: Dataset, data: Data, made: _Parts) -> Split:
         leaked = "unknown"
     names = [sorted(dataset.names[i] for i in part) for part in parts]
     id_ = digest(*names, length=16)
-    return Split(train, val, test, id_, leaked, made.how, shared, copies)
+    return Split(train, val, test, id_, leaked, made_parts.how, shared, copies)
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
@@ -130,13 +130,13 @@ def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str,
 
 def _given(dataset: Dataset, data: Data) -> _Parts:
     """Take the data set's own lists; refuse them where they share a recording."""
-    given = dataset.given
-    if given is None or not len(given.get("train", ())) or not len(given.get("test", ())):
+    lists = dataset.given
+    if lists is None or not len(lists.get("train", ())) or not len(lists.get("test", ())):
         raise UserError(
             f"data.split given: {dataset.name} comes without lists of training and test clips; "
             "give folders train and test or a column split in labels.csv, or use data.split group"
         )
-    parts = {part: np.asarray(indices) for part, indices in given.items() if len(indices)}
+    parts = {part: np.asarray(indices) for part, indices in lists.items() if len(indices)}
     if dataset.groups_known:
         _refuse_shared(dataset, parts)
     train, test = parts["train"], parts["test"]

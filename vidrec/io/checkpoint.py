@@ -95,10 +95,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{folder} is no complete checkpoint: {SUMS} is missing") from None
     except files.Damaged as error:
         raise DamagedCheckpoint(f"{error}: this checkpoint is not used") from None
-    found = _checksums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            what = "missing" if name not in found else "changed since it was written"
+    actual = _checksums(folder)
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            what = "missing" if name not in actual else "changed since it was written"
             raise DamagedCheckpoint(f"{folder / name} is {what}: this checkpoint is not used")
     try:
         return files.read_json(folder / "meta.json")
@@ -154,12 +154,12 @@ class Checkpoints:
         """Return the numbers of the saves on disk."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())
 
     def _write(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
         write(self.folder / str(step), tree, meta)
         # Later ones were passed over as damaged; this one is not their elder.
-        for old in [each for each in self.steps() if each <= step][: -self.keep]:
+        for old in [number for number in self.steps() if number <= step][: -self.keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
 
@@ -199,8 +199,8 @@ def _plain_path(folder: Path) -> Iterator[Path]:
     if re.fullmatch(r"[\w./ +,=@-]*", str(folder), re.ASCII):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="vidrec-") as place:
-        link = Path(place, "link")
+    with tempfile.TemporaryDirectory(prefix="vidrec-") as folder_of_link:
+        link = Path(folder_of_link, "link")
         link.symlink_to(folder.parent, target_is_directory=True)
         yield link / folder.name
 
@@ -226,14 +226,14 @@ def _quiet() -> Iterator[None]:
     Of what fails it logs the traceback, too; the error itself is raised, and told in a line.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.CRITICAL)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _flat(tree: Tree) -> dict[str, np.ndarray]:
@@ -248,11 +248,11 @@ def _fitted(flat: dict[str, np.ndarray], like: Tree, folder: Path) -> Tree:
         if name not in flat or name not in wanted:
             state = "lacks" if name not in flat else "holds an unknown"
             raise UserError(f"{folder} {state} {name}: it was saved by another configuration")
-        found, right = flat[name], wanted[name]
-        if found.shape != tuple(right.shape) or found.dtype != right.dtype:
+        saved, needed = flat[name], wanted[name]
+        if saved.shape != tuple(needed.shape) or saved.dtype != needed.dtype:
             raise UserError(
-                f"{folder}: {name} is {found.dtype}{list(found.shape)}, this configuration "
-                f"needs {right.dtype}{list(right.shape)}"
+                f"{folder}: {name} is {saved.dtype}{list(saved.shape)}, this configuration "
+                f"needs {needed.dtype}{list(needed.shape)}"
             )
     return jax.tree_util.tree_unflatten(structure, [flat[name] for name in wanted])
 
@@ -267,17 +267,17 @@ def _checksums(folder: Path) -> dict[str, str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found = {}
+    hashes = {}
     try:
         # Not by `rglob`, which takes a folder that may not be read for an empty one.
         for inner, _, names in os.walk(folder, onerror=refuse):
             for file in (Path(inner) / name for name in names if name != SUMS):
                 with file.open("rb") as opened:
                     content = hashlib.file_digest(opened, "sha256")
-                found[str(file.relative_to(folder))] = content.hexdigest()
+                hashes[str(file.relative_to(folder))] = content.hexdigest()
     except OSError as error:
         raise TransientError.of(error.filename or folder, error) from error
-    return found
+    return hashes
 
 
 def _reason(error: BaseException) -> str:

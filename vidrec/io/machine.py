@@ -49,8 +49,8 @@ def _temporary_cache() -> Path:
     folder = Path(tempfile.gettempdir(), f"vidrec-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
         raise UserError(
             f"there is no home folder to keep data sets and features in, and others can write to "
             f"{folder}: name one by VIDREC_CACHE"

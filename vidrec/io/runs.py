@@ -55,16 +55,16 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     parent = files.expanded(workdir) if alone else path.parent
     if _is_run(parent / path.name):
         return parent / path.name
-    found = [folder for folder in named(parent, path.name) if _is_run(folder)]
-    found = found or [folder for folder in _runs(parent) if _name(folder) == path.name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{given} may be {' or '.join(map(str, found))}: say which")
+    matches = [folder for folder in named(parent, path.name) if _is_run(folder)]
+    matches = matches or [folder for folder in _runs(parent) if _name(folder) == path.name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"{given} may be {' or '.join(map(str, matches))}: say which")
     for folder in (path, parent / path.name):
         if os.path.exists(folder):  # False for a name that no file can have
             return folder  # the command says what it lacks
-    there = {each: folder for folder in _runs(parent) for each in (_plain(folder), folder.name)}
+    there = {name: folder for folder in _runs(parent) for name in (_plain(folder), folder.name)}
     near = difflib.get_close_matches(path.name, there, 1, 0.5)
     guess = f"; did you mean {there[near[0]]}?" if near else ""
     raise UserError(f"there is no run {given}" + f" in {parent}" * alone + guess)
@@ -101,15 +101,15 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
 def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     """Return the folders of trials that are trained to their end, by id; without failed ones."""
     wanted = set(ids)
-    found: dict[str, Path] = {}
+    by_id: dict[str, Path] = {}
     for folder in _folders(workdir) if wanted else ():
-        candidates = {each: folder / "trials" / each for each in wanted - found.keys()}
+        candidates = {id_: folder / "trials" / id_ for id_ in wanted - by_id.keys()}
         if (folder / RESULT).is_file():
             candidates[str(_read(folder / RESULT).get("id"))] = folder
-        for id_, place in candidates.items():
-            if id_ in wanted and _is_whole(place, id_):
-                found.setdefault(id_, place)
-    return found
+        for id_, trial in candidates.items():
+            if id_ in wanted and _is_whole(trial, id_):
+                by_id.setdefault(id_, trial)
+    return by_id
 
 
 def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -126,13 +126,13 @@ def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[s
     """
     result = files.read_result(trial)
     of_a_place = ("name", "row", "row_name", "overrides", "published", "doubtful", "group")
-    kept = {name: each for name, each in result.items() if name not in of_a_place}
+    facts = {name: value for name, value in result.items() if name not in of_a_place}
     left_out = shutil.ignore_patterns(*NOT_OF_A_TRIAL)
     try:
         with files.writing_folder(folder) as whole:
             shutil.copytree(trial, whole, dirs_exist_ok=True, ignore=left_out)
             files.write_json(whole / "config.json", config)
-            files.write_json(whole / RESULT, {**kept, **about, "dir": str(folder.absolute())})
+            files.write_json(whole / RESULT, {**facts, **about, "dir": str(folder.absolute())})
     except shutil.Error as error:
         raise UserError(f"cannot copy {trial} to {folder}: {error.args[0][0][2]}") from error
 
@@ -159,8 +159,8 @@ def _plain(folder: Path) -> str:
 
 def _id_of(folder: Path) -> str:
     """Return the ID8 at the end of a folder's name; "" where it has none."""
-    found = re.search(r"-([0-9a-f]{8})$", folder.name)
-    return found[1] if found else ""
+    match = re.search(r"-([0-9a-f]{8})$", folder.name)
+    return match[1] if match else ""
 
 
 def _runs(parent: Path) -> list[Path]:
@@ -227,17 +227,18 @@ def run_folder(path: Path) -> Path:
     """
     named = re.compile(re.escape(path.name) + r"-[0-9a-f]+")
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    found = [path] if path.is_dir() else [each for each in beside if named.fullmatch(each.name)]
-    done = [folder for folder in found if (folder / "result.json").is_file()]
+    alike = [folder for folder in beside if named.fullmatch(folder.name)]
+    folders = [path] if path.is_dir() else alike
+    done = [folder for folder in folders if (folder / "result.json").is_file()]
     if len(done) > 1:
         raise UserError(f"{path} may be {' or '.join(map(str, done))}: say which")
     if done:
         return done[0]
-    if not found:
+    if not folders:
         raise UserError(f"there is no file and no run {path}")
-    whole = (found[0] / "ablation.json").is_file()
+    whole = (folders[0] / "ablation.json").is_file()
     raise UserError(
-        f"{found[0]} is an ablation: name one of its trials, {found[0]}/trials/ID"
+        f"{folders[0]} is an ablation: name one of its trials, {folders[0]}/trials/ID"
         if whole
-        else f"{found[0]} is no finished run (result.json is missing): train it to its end first"
+        else f"{folders[0]} is no finished run (result.json is missing): train it to its end first"
     )

@@ -300,15 +300,15 @@ def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
     size = cfg.encoder.size
 
     def count(clips: list[int]) -> dict[int, Any]:
-        found: dict[int, Any] = {}
+        counted: dict[int, Any] = {}
 
         def add(clip: int, chunks: Iterable[np.ndarray]) -> None:
             frames = sum(len(chunk) for chunk in chunks)
-            found[clip] = [frames, dataset.warnings.get(dataset.names[clip], "")]
+            counted[clip] = [frames, dataset.warnings.get(dataset.names[clip], "")]
 
         for clip, _, reason in _each_clip(cfg, dataset, add, progress, clips):
-            found[clip] = [0, reason]
-        return found
+            counted[clip] = [0, reason]
+        return counted
 
     name = decoded_name("counted", dataset, cfg.data.fps)
     known = remembered_clips(name, dataset, count)
@@ -408,27 +408,27 @@ def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
         for part in PARTS:
             parts[getattr(split, part)] = part
     labels = [dataset.classes[label] for label in dataset.labels]
-    each = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
-    return dict(zip(dataset.names, map(list, each), strict=True))
+    rows = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
+    return dict(zip(dataset.names, map(list, rows), strict=True))
 
 
 def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
     """Say in which clips two data sets of the same place differ, as `facts` gives them."""
-    found = []
+    lines = []
     for words, names in (
         ("gone", [name for name in before if name not in now]),
         ("new", [name for name in now if name not in before]),
     ):
         if names:
-            found.append(f"{_some(names)} {'is' if len(names) == 1 else 'are'} {words}")
+            lines.append(f"{_some(names)} {'is' if len(names) == 1 else 'are'} {words}")
     both = [name for name in before if name in now]
-    for place, fact in enumerate(FACTS):
-        names = [name for name in both if before[name][place] != now[name][place]]
+    for index, fact in enumerate(FACTS):
+        names = [name for name in both if before[name][index] != now[name][index]]
         if names:
-            was, became = before[names[0]][place], now[names[0]][place]
+            was, became = before[names[0]][index], now[names[0]][index]
             how = "changed" if fact == "content" else f"was {was} and is {became}"
-            found.append(f"the {fact} of {_some(names, how)}")
-    return "; ".join(found)
+            lines.append(f"the {fact} of {_some(names, how)}")
+    return "; ".join(lines)
 
 
 def _some(names: Sequence[str], of_first: str = "") -> str:

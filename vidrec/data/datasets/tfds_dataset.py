@@ -229,11 +229,11 @@ def _in_cache(builder: Any) -> bool:
 @contextlib.contextmanager
 def _alone(builder: Any) -> Iterator[None]:
     """No other process prepares this set meanwhile, so half ones are of processes that died."""
-    place = Path(builder.data_path)
-    lock = cache_dir() / "data" / f"{digest(str(place.resolve()))}.lock"
+    folder = Path(builder.data_path)
+    lock = cache_dir() / "data" / f"{digest(str(folder.resolve()))}.lock"
     with files.locked(lock):
         if _in_cache(builder):  # not a folder that others may write, too
-            for half in place.parent.glob(f"incomplete.??????_{place.name}"):
+            for half in folder.parent.glob(f"incomplete.??????_{folder.name}"):
                 shutil.rmtree(half, ignore_errors=True)
         yield
 
@@ -271,31 +271,31 @@ def _check_stored(builder: Any, name: str) -> None:
 
 def _write_sums(builder: Any) -> None:
     """Checksums of a set that was prepared just now: of all files but those that have their own."""
-    place = Path(builder.data_path)
-    sums = {file.name: _sum(file) for file in _described_by(place)}
-    files.write_json(place / files.SUMS, sums)
+    folder = Path(builder.data_path)
+    sums = {file.name: _sum(file) for file in _described_by(folder)}
+    files.write_json(folder / files.SUMS, sums)
 
 
 def _check_sums(builder: Any) -> None:
     """Classes and counts of a set prepared here are what they were."""
-    place = Path(builder.data_path)
+    folder = Path(builder.data_path)
     try:
-        expected = files.read_json(place / files.SUMS)
+        expected = files.read_json(folder / files.SUMS)
     except files.Missing:  # prepared by others
         return
-    found = {file.name: _sum(file) for file in _described_by(place)}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            state = "missing" if name not in found else "changed since it was written"
+    actual = {file.name: _sum(file) for file in _described_by(folder)}
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            state = "missing" if name not in actual else "changed since it was written"
             raise files.Damaged(
-                f"{place / name} is {state}: remove {place}, and the set is prepared anew"
+                f"{folder / name} is {state}: remove {folder}, and the set is prepared anew"
             )
 
 
-def _described_by(place: Path) -> list[Path]:
+def _described_by(folder: Path) -> list[Path]:
     """List the files beside the records of a set, which say what these are."""
-    found = (file for file in sorted(place.iterdir()) if file.is_file())
-    plain = (file for file in found if not file.name.startswith("."))
+    beside = (file for file in sorted(folder.iterdir()) if file.is_file())
+    plain = (file for file in beside if not file.name.startswith("."))
     return [file for file in plain if "record" not in file.name and file.name != files.SUMS]
 
 
@@ -359,33 +359,33 @@ def _index(builder: Any, video: str, label: str) -> dict[str, list]:
 
 
 def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
-    kept = ("names", "labels", "groups", "lengths", "places", "hashes")
-    index: dict[str, list] = {key: [] for key in kept}
+    columns = ("names", "labels", "groups", "lengths", "places", "hashes")
+    index: dict[str, list] = {key: [] for key in columns}
     for split, clips in sorted(_open(builder).items()):
-        for place in range(len(clips)):
-            example = _example(builder, split, clips, place)
-            index["names"].append(_text(example.get("name")) or f"{split}/{place:06d}")
+        for clip in range(len(clips)):
+            example = _example(builder, split, clips, clip)
+            index["names"].append(_text(example.get("name")) or f"{split}/{clip:06d}")
             index["labels"].append(int(example[label]))
             index["groups"].append(_text(example.get("group")))
             frames = example[video]
             still = len(builder.info.features[video].shape) == 3
             index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
-            index["places"].append((split, place))
+            index["places"].append((split, clip))
             index["hashes"].append(_hash(frames))
     if len(set(index["names"])) < len(index["names"]):
         pairs = zip(index["places"], index["names"], strict=True)
-        index["names"] = [f"{split}/{place:06d} {name}" for (split, place), name in pairs]
+        index["names"] = [f"{split}/{clip:06d} {name}" for (split, clip), name in pairs]
     return index
 
 
-def _example(builder: Any, split: str, clips: Any, place: int) -> dict[str, Any]:
+def _example(builder: Any, split: str, clips: Any, index: int) -> dict[str, Any]:
     try:
-        return clips[place]
+        return clips[index]
     except Exception as error:  # whatever a damaged record makes its reader raise
         if is_transient(error):
             raise TransientError.of(builder.data_path, error) from error
         raise UserError(
-            f"{builder.data_path} is damaged: clip {place} of {split} cannot be read "
+            f"{builder.data_path} is damaged: clip {index} of {split} cannot be read "
             f"({_first_line(error)}); remove that folder, and the set is prepared anew"
         ) from error
 
@@ -432,18 +432,18 @@ def _skipped_line(builder: Any) -> list[str]:
     expected = UCF101_CLIPS.get(builder.info.full_name.rpartition("/")[0])
     if expected is None:
         return []
-    made = tuple(builder.info.splits[part].num_examples for part in ("train", "test"))
-    if made == expected:
+    counts = tuple(builder.info.splits[part].num_examples for part in ("train", "test"))
+    if counts == expected:
         return []
     return [
-        "TFDS made {} training and {} test clips; ".format(*made)
+        "TFDS made {} training and {} test clips; ".format(*counts)
         + "the official lists have {} and {}: it skips files it does not find".format(*expected)
     ]
 
 
 def _content(builder: Any) -> str:
     """Hash of what was generated: the set's full name, and the files that hold it."""
-    files = sorted(each for each in Path(builder.data_path).iterdir() if each.is_file())
-    files = [each for each in files if "record" in each.name or each.suffix == ".txt"]
+    files = sorted(file for file in Path(builder.data_path).iterdir() if file.is_file())
+    files = [file for file in files if "record" in file.name or file.suffix == ".txt"]
     hashed = [[file.name, each.hash] for file, each in zip(files, contents(files), strict=True)]
     return digest(builder.info.full_name, hashed, length=32)

@@ -81,28 +81,28 @@ def load(data: Data) -> Files:
 
 def _ucf101(data: Data) -> Files:
     root = UCF101.root(data)
-    found = _clips(root, CLIP_101, UCF101)
+    files_there = _clips(root, CLIP_101, UCF101)
     lists = _lists_folder(root)
     if data.split == "given" and lists is None:
         raise UCF101.missing(root, f"no split lists ({LISTS}/trainlist01.txt …)")
-    classes = _classes(lists, found)
+    classes = _classes(lists, files_there)
     fold = max(1, data.fold) if data.split == "given" else 1
     listed = _official(lists, classes, fold) if lists else {}
-    on_disk = {_clip_key(path.name, classes): path for path in found}
+    on_disk = {_clip_key(path.name, classes): path for path in files_there}
     wanted = data.classes or classes
     _all_present(classes, wanted, on_disk, root)
     # A clip of the lists that is not there stays expected, and is named as unreadable.
     clips = {key: (name, root / name) for key, (name, _) in listed.items()}
     for key, path in on_disk.items():
         clips[key] = (listed[key][0] if key in listed else f"{key[0]}/{path.name}", path)
-    place = {name: label for label, name in enumerate(classes)}
-    keys = sorted((key for key in clips if key[0] in wanted), key=lambda k: (place[k[0]], k))
+    label_of = {name: label for label, name in enumerate(classes)}
+    keys = sorted((key for key in clips if key[0] in wanted), key=lambda k: (label_of[k[0]], k))
     names, paths = zip(*(clips[key] for key in keys), strict=True)
     return Files(
         name="ucf101",
         classes=classes,
         names=names,
-        labels=np.array([place[key[0]] for key in keys], np.int32),
+        labels=np.array([label_of[key[0]] for key in keys], np.int32),
         groups=np.array([f"{key[0]}/g{key[1]:02d}" for key in keys], str),
         blocks=np.array([f"g{key[1]:02d}" for key in keys], str),
         given=indices_of([listed[key][1] if key in listed else "" for key in keys]),
@@ -119,11 +119,11 @@ def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
     files = list(finding.walk(root))
     # A clip may be a folder of its frames, whose names may be like clips'.
     framed = finding.frame_folders(files, root, depth=1)
-    found = [path for path in files if path.suffix.lower() not in finding.TEXTS | finding.IMAGES]
-    found = [path for path in (*found, *sorted(framed)) if pattern.match(path.name)]
-    if not found:
+    clips = [path for path in files if path.suffix.lower() not in finding.TEXTS | finding.IMAGES]
+    clips = [path for path in (*clips, *sorted(framed)) if pattern.match(path.name)]
+    if not clips:
         raise archive.missing(root, "no clips")
-    return found
+    return clips
 
 
 def _lists_folder(root: Path) -> Path | None:
@@ -146,16 +146,16 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _classes(lists: Path | None, found: list[Path]) -> tuple[str, ...]:
+def _classes(lists: Path | None, paths: list[Path]) -> tuple[str, ...]:
     """Class names in the order of classInd.txt, which is alphabetical whatever the case."""
     if lists is None or not (lists / "classInd.txt").is_file():
-        spelled = {stem.lower(): stem for stem in (_parsed(path.name)[0] for path in found)}
+        spelled = {stem.lower(): stem for stem in (_parsed(path.name)[0] for path in paths)}
         return tuple(spelled[name] for name in sorted(spelled))
     numbered = []
-    for place, line in enumerate(_lines(lists / "classInd.txt"), 1):
+    for row, line in enumerate(_lines(lists / "classInd.txt"), 1):
         number, _, name = line.partition(" ")
-        if number != str(place) or not name:
-            raise UserError(f"{lists / 'classInd.txt'}, line {place}: should be '{place} CLASS'")
+        if number != str(row) or not name:
+            raise UserError(f"{lists / 'classInd.txt'}, line {row}: should be '{row} CLASS'")
         numbered.append(name)
     return tuple(numbered)
 

@@ -104,25 +104,25 @@ def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder).resolve()
     with _os_errors_as_user_errors(folder):
-        inside = folder.is_dir() and all(PARTIAL.fullmatch(each) for each in os.listdir(folder))
-        place = folder if inside else folder.parent
-        place.mkdir(parents=True, exist_ok=True)
-        _sweep_once(place)
-        partial = place / _partial_name("")
+        inside = folder.is_dir() and all(PARTIAL.fullmatch(name) for name in os.listdir(folder))
+        above = folder if inside else folder.parent
+        above.mkdir(parents=True, exist_ok=True)
+        _sweep_once(above)
+        partial = above / _partial_name("")
         partial.mkdir()
     try:
         with _os_errors_as_user_errors(folder, partial), _locked(partial):
             yield partial
-            for each in sorted(partial.rglob("*")):
-                _sync(each)
+            for entry in sorted(partial.rglob("*")):
+                _sync(entry)
             if inside:
-                for each in sorted(partial.iterdir(), key=lambda each: each.name == SUMS):
-                    each.rename(folder / each.name)
+                for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == SUMS):
+                    entry.rename(folder / entry.name)
             else:
                 _replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # what was there before, or a half one
-    _sync_folder(place)
+    _sync_folder(above)
 
 
 @contextlib.contextmanager

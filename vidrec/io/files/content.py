@@ -55,7 +55,7 @@ def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: the disk is full, or the file cannot be written.
     """
-    text = "".join(_json(each) + "\n" for each in records)
+    text = "".join(_json(record) + "\n" for record in records)
     atomic.append(file, text.encode())
 
 
@@ -165,9 +165,9 @@ def reading_runs(
 
 def newer(folder: Path) -> str:
     """Say that a newer vidrec wrote a run or a table, as far as its files can be read; else ""."""
-    places = ["ablation.json", "result.json", "environment.json"]
+    names = ["ablation.json", "result.json", "environment.json"]
     with contextlib.suppress(OSError, ValueError):
-        named = [folder / place for place in places]
+        named = [folder / name for name in names]
         for file in (*named, *sorted(folder.glob("trials/*/result.json"))[:9]):
             theirs = _version_in(file)
             if _numbers(theirs) > _numbers(__version__):
@@ -189,7 +189,7 @@ def _version_in(file: Path) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """Return what versions are ordered by: 0.10.1 is (0, 10, 1)."""
-    return tuple(int(each) for each in re.findall(r"\d{1,9}", version)[:3])
+    return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:3])
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -198,8 +198,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or damaged.
     """
-    found = read_json(folder / "result.json", RESULT_HOLDS)
-    return found | {"dir": str(Path(folder).absolute())}
+    result = read_json(folder / "result.json", RESULT_HOLDS)
+    return result | {"dir": str(Path(folder).absolute())}
 
 
 def read_lines(
@@ -216,11 +216,11 @@ def read_lines(
         Damaged: a line is no JSON object, lacks a key, or was changed.
         UserError: it cannot be read.
     """
-    found, broken = sound_lines(file, keys, whole=whole)
+    records, broken = sound_lines(file, keys, whole=whole)
     if broken:
         with _advised(Path(file)):
             raise Damaged(broken[0])
-    return found
+    return records
 
 
 def sound_lines(
@@ -232,20 +232,20 @@ def sound_lines(
     except Missing:
         return [], [f"{file} is missing"] if whole else []
     last = pieces.pop()
-    found, broken = [], []
-    for place, line in enumerate(pieces, 1):
+    records, broken = [], []
+    for number, line in enumerate(pieces, 1):
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            broken.append(f"{file}, line {place}: not UTF-8")
+            broken.append(f"{file}, line {number}: not UTF-8")
             continue
         try:
-            found.append(_parsed(text, keys, f"{file}, line {place}"))
+            records.append(_parsed(text, keys, f"{file}, line {number}"))
         except Damaged as error:
             broken.append(str(error))
     if last and whole:
         broken.append(f"{file}, line {len(pieces) + 1}: cut short")
-    return found, broken
+    return records, broken
 
 
 def read_arrays(file: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -316,9 +316,9 @@ def _json(content: Tree, indent: int | None = None) -> str:
     return text
 
 
-def _escaped(found: re.Match) -> str:
+def _escaped(match: re.Match) -> str:
     """Spell a byte that is no UTF-8, as Python keeps it in a name, in letters."""
-    code = ord(found[0])
+    code = ord(match[0])
     return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "�"
 
 
