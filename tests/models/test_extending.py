@@ -208,6 +208,19 @@ def test_a_cell_trains_and_predicts_by_its_own_settings(files, tmp_path, monkeyp
     assert other["id"] != result["id"]
 
 
+def test_a_wrong_argument_ends_a_run_before_any_work(files, tmp_path):
+    source = small_datasets.pixels()
+    for changes in (
+        {"scanner.kind": f"{files}/{CELLS['peephole']}", "scanner.args": {"peephole": True}},
+        {"encoder.kind": f"{files}/resnet.py:ResNet", "encoder.args": {"peephole": True}},
+    ):
+        cfg = config.override(small_datasets.settings(), changes | {"encoder.pooling": "average"})
+        with pytest.raises(UserError, match="has no field 'peephole'"):
+            runner.run(cfg, tmp_path, name="wrong", dataset=source)
+    assert source.streamed == []
+    assert not list(tmp_path.iterdir())
+
+
 # --- a scanner
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from vidrec import config
 from vidrec.errors import UserError
+from vidrec.features import extraction
 from vidrec.io import checkpoint, runs
 from vidrec.models import encoders
 from vidrec.models.encoders import preprocess, vgg, weights
@@ -260,7 +261,7 @@ def test_squeezenet_with_imagenet_weights_equals_keras_on_real_frames(keras, rea
     assert_close(extract(pixels), expected)
     assert np.ptp(expected, axis=0).max() > 0.1
     for precision, step in (("bfloat16", 2**-8), ("float16", 2**-10)):
-        half = extract.narrowed(extract, precision)(pixels).astype(np.float32)
+        half = extraction.cast_features(extract, precision)(pixels).astype(np.float32)
         np.testing.assert_allclose(half, extract(pixels), rtol=step, atol=1e-7)
 
 

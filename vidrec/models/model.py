@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vidrec.config import Config
+from vidrec.config import Config, plugins
 from vidrec.errors import UserError
 from vidrec.models import encoders, scanners
 from vidrec.models.inputs import CallOptions, ends, expect, zero_padding
@@ -238,6 +238,18 @@ def build(
     )
     _check_scanner(cfg, built)
     return built
+
+
+def check_user_classes(cfg: Config) -> None:
+    """Build a user's scanner and encoder, so that what is wrong with them is said before any work.
+
+    Raises:
+        UserError: One of them cannot be loaded, or does not fit its settings.
+    """
+    if plugins.is_code(cfg.encoder.kind) or cfg.encoder.args:
+        encoders.build(cfg.encoder)
+    if plugins.is_code(cfg.scanner.kind) or cfg.scanner.args:
+        build(cfg, num_classes=2)
 
 
 def _check_scanner(cfg: Config, built: VideoModel) -> None:

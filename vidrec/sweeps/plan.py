@@ -26,6 +26,7 @@ from vidrec.config import (
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 from vidrec.io import checkpoint, escape, files, runs
+from vidrec.models import model
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.planned_data import PlannedData
@@ -75,6 +76,8 @@ def plan_table(
     trials = tables.with_code(tables.trials(ablation, overrides, on))
     name, workdir = runs.check_name(ablation.name), Path(workdir)
     data, configs = PlannedData(dataset), [trial.config for trial in trials]
+    for cfg in configs:
+        model.check_user_classes(cfg)
     ids = devices.main_process_first(lambda: data.trial_ids(configs))
     folder = runs.place_of_table(workdir, name, digest(ids), ids)
     known = _groups_of_begun(folder)
@@ -126,6 +129,7 @@ def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = No
     """Plan a single run."""
     table = Ablation(runs.check_name(name), cfg, [Row({})])
     [trial] = tables.with_code(tables.trials(table))
+    model.check_user_classes(trial.config)
     data = PlannedData(dataset)
     [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))
     folder = runs.place_of_run(workdir, name, id_)
