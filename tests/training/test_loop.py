@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from helpers.small_datasets import features, group_of, prepared, same, settings
 from helpers.training_runs import EpochRecorder, contents
+from jax.tree_util import tree_leaves
 
 from vidrec.data import keys
 from vidrec.errors import UserError
 from vidrec.io import checkpoint, files
+from vidrec.io.checkpoint import Checkpoints
 from vidrec.training import batches, loop, programs
 from vidrec.training.loop import FolderLocked, GroupRun, Interrupted
 from vidrec.training.results import METRICS, TrialRun
@@ -87,6 +89,22 @@ def test_each_epoch_of_each_trial_is_one_line(whole):
             assert result["best_epoch"] == best["epoch"]
     trained = (folder / "group" / METRICS).read_text().splitlines()
     assert len({json.loads(line)["trial"] for line in trained}) == 3
+
+
+def test_a_trial_keeps_the_state_that_it_ended_with(whole):
+    """Its own line of the group's last save: weights after the last epoch, and the optimiser's."""
+    folder, results = whole
+    saves = Checkpoints(folder / "group" / "checkpoints")
+    saved, _ = checkpoint.read(saves.folder / str(saves.steps()[-1]))
+    for place, number in ((0, 0), (1, 1), (2, 2), (3, 0), (4, 0)):  # 3 and 4 train as 0 does
+        kept, meta = checkpoint.read(folder / f"t{place}" / "last")
+        own = sorted(leaf.tobytes() for leaf in tree_leaves(kept))
+        state = [branch for name, branch in saved.items() if name.startswith(".state.")]
+        lines = [leaf[number] for leaf in tree_leaves(state)]
+        assert own == sorted(leaf.tobytes() for leaf in lines)
+        assert len(own) > 4
+        assert meta["epoch"] == results[place]["epochs"]
+        assert kept["step"] == results[place]["epochs"] * 4  # batches of an epoch
 
 
 def rescored(folder, data, cfg):
