@@ -1,4 +1,4 @@
-"""What a group of trials would take, from shapes alone: nothing is trained and no clip is read."""
+"""Estimate what a group of trials would take, from shapes alone; no clip is read."""
 
 import math
 import time
@@ -40,7 +40,7 @@ class Cost:
 
 
 def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
-    """The cost of a trial on so many training and validation clips, and frames in all."""
+    """Return the cost of a trial on so many training and validation clips, and frames in all."""
     trial = check.stand_in(cfg, train, val, frames)
     state, spec, data = trial.state(), trial.spec, trial.data
     run = partial(programs.train_batches, spec)
@@ -54,12 +54,12 @@ def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
 
 
 def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:
-    """Of a group whose trials train so many epochs together, at so many operations a second."""
+    """Return the seconds of a group at so many operations a second, of so many epochs in all."""
     return COMPILE + REST * epochs * (cost.small / small + cost.large / large)
 
 
 def measured_rates(cfg: Config) -> tuple[float, float]:
-    """Operations a second of this machine in products of the recurrence's size, and in large ones.
+    """Measure operations a second in products of the recurrence's size, and in large ones.
 
     An epoch of small products is bound by other things than arithmetic.
     """
@@ -88,11 +88,12 @@ def _rate(rows: int, units: int, width: int, times: int = 16) -> float:
 
 
 def operations(jaxpr: Any, up_to: float = math.inf) -> float:
-    """Multiplications and additions of a program's matrix products and convolutions.
+    """Count multiplications and additions of a program's matrix products and convolutions.
 
     A scan counts once a step, a condition as its dearest branch, an open loop once.
 
     Args:
+        jaxpr: of the program.
         up_to: products of more operations than that are left out.
     """
     total = 0.0
@@ -117,7 +118,7 @@ def operations(jaxpr: Any, up_to: float = math.inf) -> float:
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation runs."""
+    """Yield the programs that an equation runs."""
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             each = getattr(each, "jaxpr", each)
@@ -134,7 +135,7 @@ def _bytes(tree: Any) -> int:
 
 
 def known_size(cfg: Config) -> tuple[int, int, int] | None:
-    """Clips to train and to validate on, and frames in all; None without the data set."""
+    """Return clips to train and to validate on, and frames in all; None without the data set."""
     dataset = datasets.load_if_there(cfg.data)
     if dataset is None:
         return None

@@ -214,7 +214,7 @@ def _failed(table: TablePlan) -> list[TrialRun]:
 
 
 def _regroup_failed(trial: TrialRun, failed: Sequence[TrialRun]) -> TrialRun:
-    """A failed trial moves, with those that failed beside it, to a group of their own."""
+    """Move a failed trial, with those that failed beside it, to a group of their own."""
     ids = [each.id for each in failed if each.about["group"] == trial.about["group"]]
     return _moved(trial, digest(trial.about["group"], *ids)) if trial.id in ids else trial
 
@@ -329,7 +329,7 @@ def held(table: Path, name: str) -> GroupPlan:
 
 
 def _with_code(cfg: Config, file: Path, recorded: Any) -> Config:
-    """The settings of a held trial, which may run what this job's launcher named."""
+    """Return the settings of a held trial, which may run what this job's launcher named."""
     kept = file.parent / runs.CODE
     return override(cfg, plugins.inherited(file, kept, user_code(cfg), recorded))
 

@@ -93,6 +93,8 @@ def ablate(
     """Train every trial of a table that is not finished yet, and write its report.
 
     Args:
+        ablation: the table.
+        workdir: where its folder lies.
         overrides: dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
         retry: "failed" trains failed and diverged trials anew.
@@ -148,6 +150,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
     """Return the results of a table whose trials are finished.
 
     Args:
+        folder: of the table.
         trained: write its report anew.
     """
     described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
@@ -260,9 +263,9 @@ class Work:
                     if not self._recordable(error):
                         raise
                     self._record_failure(group, data, error)
-        for group, error in elsewhere:
+        for group, locked in elsewhere:
             if not is_finished(group.trials):
-                raise error
+                raise locked
 
     def _train_one(self, group: GroupPlan, compiled: "_Compiled") -> None:
         ready = compiled.next()
@@ -332,7 +335,7 @@ class _Compiled:
 
 
 def _own_result(folder: Path, id_: str) -> dict[str, Any]:
-    """The result of a trial, which another one's in the same folder is not."""
+    """Return the result of a trial, which another one's in the same folder is not."""
     result = files.read_result(folder)
     if result["id"] != id_:
         raise plan.belongs_to_others(folder)
@@ -348,9 +351,9 @@ def _refuse_tolerated_clips(trials: Sequence[TrialRun]) -> None:
         if result["unreadable"]:
             clip = result["unreadable"][0]
             # Its name, where that was kept: the path may be that of a copy which lay elsewhere.
-            [name, *_] = [*result.get("unreadable_names", ()), clip["path"]]
+            names = result.get("unreadable_names") or [clip["path"]]
             raise UserError(
-                f"{name}: {clip['reason']} (data.strict is set, and {trial.folder} was trained "
+                f"{names[0]}: {clip['reason']} (data.strict is set, and {trial.folder} was trained "
                 "without this clip)"
             )
 

@@ -29,7 +29,7 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
     for clip in shown:
         indices = np.linspace(0, data.lengths[clip] - 1, FRAMES).astype(int)
         try:
-            frames.append(data.dataset.read(int(clip), indices, size))
+            frames.append(data.dataset.read(int(clip), indices.tolist(), size))
         except UnreadableClip:
             continue
         names.append(data.dataset.names[clip])

@@ -24,10 +24,10 @@ class Resident(NamedTuple):
         frozen: variables that no trial trains.
     """
 
-    values: Array
-    offsets: Array
-    lengths: Array
-    labels: Array
+    values: Any
+    offsets: Any
+    lengths: Any
+    labels: Any
     frozen: Any
 
 

@@ -72,7 +72,7 @@ def any_process(mine: bool) -> bool:
 
 
 def _from_all(rows: np.ndarray) -> np.ndarray:
-    """A row for each device of this process, to those of all processes."""
+    """Return the rows of all processes; each brings one for every device of its own."""
     if runtime.processes() == 1:
         return rows
     gathered = jax.pmap(lambda row: lax.all_gather(row, AXIS), axis_name=AXIS)(rows)
@@ -165,7 +165,7 @@ class _Devices:
 
     def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
         """Call `map(fn)` for what runs once: compiled sooner than well."""
-        mapped = self.map(fn, len(arguments) - 1)
+        mapped: Any = self.map(fn, len(arguments) - 1)
         if not runtime.is_cpu() or runtime.processes() > 1:
             return mapped(*arguments)
         return mapped.lower(*arguments).compile(FAST_COMPILE)(*arguments)
@@ -283,7 +283,7 @@ class TrialParallel(_Devices):
         return jax.pmap(select, devices=self.everyone, donate_argnums=(2,))
 
     def _each_trial(self, fn: Callable, trials: tuple, before: Tree) -> Tree:
-        """What `fn` gives for each trial, whose `active` comes first; `before` is replaced."""
+        """Call `fn` for each trial, whose `active` comes first; `before` is replaced."""
         return jax.vmap(fn)(trials) if self.how == "vmap" else _loop_over(fn, trials, before)
 
     def _if_active(self, active: jax.Array, run: Callable, skip: Callable) -> Tree:
@@ -304,8 +304,8 @@ class TrialParallel(_Devices):
         """Fetch (devices, trials a device, …) as (N, …) to the host of every process."""
 
         def fetch(leaf: jax.Array) -> np.ndarray:
-            leaf = _from_all(np.asarray(leaf))
-            return leaf.reshape((len(leaf) * leaf.shape[1], *leaf.shape[2:]))[self._where]
+            rows = _from_all(np.asarray(leaf))
+            return rows.reshape((len(rows) * rows.shape[1], *rows.shape[2:]))[self._where]
 
         return jax.tree.map(fetch, tree)
 
@@ -453,12 +453,12 @@ def _loop_over(fn: Callable, trials: tuple, before: Tree) -> Tree:
 
 
 def _first(trees: Tree) -> Tree:
-    """The trees of the first trial."""
+    """Return the trees of the first trial."""
     return jax.tree.map(lambda leaf: leaf[0], trees)
 
 
 def _many(tree: Tree, active: jax.Array) -> Tree:
-    """A tree of zeros for each trial."""
+    """Return a tree of zeros for each trial."""
     return jax.tree.map(lambda leaf: jnp.zeros((len(active), *leaf.shape), leaf.dtype), tree)
 
 

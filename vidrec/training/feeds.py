@@ -60,6 +60,8 @@ class Feed(Protocol):
         """Yield the frames (at_once, B, T, …) of clips (S, B), or of windows (S, B, 2).
 
         Args:
+            rows: clips, or windows: clip and first frame.
+            at_once: batches that are scored at once.
             window: frames of a window.
         """
         ...
@@ -141,8 +143,9 @@ class StreamedFeed:
         else:
             clips, flat = rows[..., 0], rows.reshape(-1, 2)
             lengths = self.data.lengths[flat[:, 0]]
-            indices = batches.window_indices(lengths, flat, window)
-            indices = np.asarray(indices).reshape(*clips.shape, -1)
+            table: Any = flat
+            chosen: Any = batches.window_indices(lengths, table, window)
+            indices = np.asarray(chosen).reshape(*clips.shape, -1)
         yield from self._read(clips, indices, at_once)
 
     def _frames_of(self, clips_SB: np.ndarray, seed: int, epoch: int | None) -> np.ndarray:
@@ -152,7 +155,7 @@ class StreamedFeed:
         return np.asarray(indices).reshape(*clips_SB.shape, -1)
 
     def _divisor(self, count: int, frames: int) -> int:
-        """The largest divisor of `count` whose frames fit: chunks are alike for one program."""
+        """Return the largest divisor of `count` whose frames fit: all chunks have one size."""
         most = max(1, CHUNK // (frames * math.prod(self._frame)))
         return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
 
@@ -188,10 +191,10 @@ def by_step(cfg: Config, data: Prepared, over: Placement) -> bool:
 def resident(data: Prepared) -> Resident:
     """Return the arrays that all trials of a group read, on the host."""
     return Resident(
-        values=data.values,
-        offsets=data.offsets,
-        lengths=data.lengths,
-        labels=np.asarray(data.dataset.labels, np.int32),
+        data.values,
+        data.offsets,
+        data.lengths,
+        np.asarray(data.dataset.labels, np.int32),
         frozen=data.frozen,
     )
 

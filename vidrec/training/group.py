@@ -82,15 +82,15 @@ class TrialGroup:
         self.cfg = self.configs[0]
         self.over = over or devices.over(len(self.configs), self.cfg.train.parallel)
         self.spec = self._spec()
-        self.state: TrainState = None
-        self.best: Weights = None
+        self.state: Any = None
+        self.best: Any = None
         self.progress = [Progress() for _ in self.configs]
         self._programs: dict[Any, Callable] = {}
 
     def _spec(self) -> TrialSpec:
         data, cfg = self.data, self.cfg
         encoder = data.encoder
-        if feeds.by_step(cfg, data, self.over):
+        if encoder is not None and feeds.by_step(cfg, data, self.over):
             encoder = encoders.outside_loops(encoder)
         fitted = override(cfg, {"frames.length": data.length})
         return TrialSpec(
@@ -170,7 +170,7 @@ class TrialGroup:
         clips = self.data.clips("val")
         clips = clips if len(clips) else self.data.clips("train")
         count = min(len(clips), self.cfg.eval.batch_size)
-        parts: list[np.ndarray] = []
+        parts: list[Any] = []
         for part in self._scored(self.state.weights, self._rows(clips)):
             parts.append(part.losses_B)
             if sum(map(np.size, parts)) >= count * len(self.configs):
@@ -235,7 +235,7 @@ class TrialGroup:
         return self._begun(begun, done, parts).sums | {"params_norm": norm}
 
     def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
-        """The steps that were done, with those before them."""
+        """Return the steps that were done, with those before them."""
         fetched = self.over.fetch([{name: part[name] for name in SUMS} for part in parts])
         sums = {}
         for name in SUMS:
@@ -265,7 +265,7 @@ class TrialGroup:
         self.best = self._programs["best"](chosen, self.state.weights, self.best)
 
     def _order(self, epoch: int) -> Order:
-        """The clips of an epoch's batches of each trial, (N, S, B)."""
+        """Return the clips of an epoch's batches of each trial, (N, S, B)."""
         clips = self.spec.train_clips
         known = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, clips) for cfg in self.configs}
         orders = [known[cfg.seed] for cfg in self.configs]
@@ -296,6 +296,7 @@ class TrialGroup:
         """Score clips by each active trial's weights.
 
         Args:
+            clips: their indices.
             weights: on the devices; None: the best weights of all trials, active or not.
 
         Returns:
@@ -314,7 +315,7 @@ class TrialGroup:
         return _joined(parts, len(windows))
 
     def spec_of(self, cfg: Config) -> TrialSpec:
-        """The group's spec with the settings of a trial that is scored in its own way."""
+        """Return the group's spec with the settings of a trial that is scored in its own way."""
         return TrialSpec(cfg, self.spec.model, self.spec.length, self.spec.train_clips)
 
     def _scored(self, weights: Tree, rows: np.ndarray, every: bool = False) -> Iterator[Scores]:
@@ -322,7 +323,7 @@ class TrialGroup:
         return self._run_scorer(score, (weights, self.hyper), rows, every=every)
 
     def _run_scorer(
-        self, score: Callable, trees: tuple, rows: np.ndarray, *, every: bool = True
+        self, score: partial, trees: tuple, rows: np.ndarray, *, every: bool = True
     ) -> Iterator[Tree]:
         """Host arrays (N, S, B, …) of some rows after another."""
         window = score.args[0].cfg.eval.window
@@ -372,6 +373,7 @@ def score_batch_size(clips: int, most: int, shards: int = 1) -> int:
     """Return the size of batches that hold so many clips: few batches, all of a size.
 
     Args:
+        clips: how many there are.
         most: clips of a batch, at most.
         shards: devices that share the batches.
     """

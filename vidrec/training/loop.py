@@ -49,11 +49,11 @@ class Callback(Protocol):
     """Is told how a group goes on, for display; it may ask to stop."""
 
     def compiled(self, seconds: float) -> None:
-        """Called once, when the group's programs are ready."""
+        """Take notice that the group's programs are ready."""
         ...
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Called after each epoch with the figures of the trials that trained, by id."""
+        """Take the figures of the trials that trained an epoch, by id."""
         ...
 
     def should_stop(self) -> bool:
@@ -222,6 +222,7 @@ class GroupRun:
         """Save where it is time to; raise Interrupted where the callback asks to stop.
 
         Args:
+            callback: may ask to stop.
             begun: tells what an unfinished epoch has done.
         """
         last = not begun and not self.group.active.any()
@@ -252,7 +253,7 @@ def _begun(meta: Mapping[str, Any] | None) -> Begun | None:
 
 
 def _record(id_: str, figures: Figures, progress: Progress) -> dict[str, Any]:
-    """A trial's line of an epoch; not-a-numbers become null."""
+    """Return a trial's line of an epoch; not-a-numbers become null."""
     named = {
         "train/loss": figures.train_loss,
         "val/loss": figures.val_loss,

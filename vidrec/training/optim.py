@@ -1,5 +1,7 @@
-"""One optax chain: L2, clip, optimiser, schedule. Its numbers may be traced, so that trials which
-differ only in them share a compiled program."""
+"""Build one optax chain: L2, clip, optimiser, schedule.
+
+Its numbers may be traced, so that trials which differ only in them share a compiled program.
+"""
 
 from collections.abc import Mapping
 
@@ -21,13 +23,14 @@ def build(
     updates_per_epoch: int,
     epochs: Array | int,
 ) -> optax.GradientTransformation:
-    """The gradient transformation of one trial; call it inside the traced step.
+    """Return the gradient transformation of one trial; call it inside the traced step.
 
     L2 joins the gradient before the clip, so a clipped update bounds the decay too; decoupled decay
     follows the optimiser, scaled by the learning rate alone. What the state holds depends on `cfg`
     only, never on a number.
 
     Args:
+      cfg: what does not differ between the trials of a group.
       hyper: the traced numbers by dotted name: optim.learning_rate, optim.momentum,
         optim.b1, optim.b2, optim.weight_decay, optim.clip_norm (0: off).
       updates_per_epoch: upper bound; the schedule counts the updates really made.

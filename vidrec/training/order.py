@@ -43,6 +43,8 @@ def epoch_order(cfg: Config, seed: int, epoch: int, clips: int) -> Order:
     """Return the clips of an epoch's batches: a function of seed and epoch alone.
 
     Args:
+        cfg: batches of how many clips, and how many of them.
+        seed: of the trial.
         epoch: counted from 0.
         clips: how many training clips there are.
     """

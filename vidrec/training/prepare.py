@@ -240,7 +240,8 @@ def _with_pixels(
     features = (_counted if streams else _decoded)(cfg, dataset, progress)
     train = _to_train(dataset, split, features)
     if streams:
-        clips = (np.concatenate(list(part)) for _, part in stream_clips(dataset, train, size))
+        decoded = stream_clips(dataset, train.tolist(), size)
+        clips = (np.concatenate(list(part)) for _, part in decoded)
     else:
         clips = (features.of(clip) for clip in train)
     module = encoders.fit_normalisation(module, clips)

@@ -42,10 +42,10 @@ class TrainBatches(NamedTuple):
     """
 
     hyper: dict
-    epoch: Array
-    clips_SB: Array
-    valid_SB: Array
-    frames: Array | None
+    epoch: Any
+    clips_SB: Any
+    valid_SB: Any
+    frames: Any
 
 
 class ScoredBatches(NamedTuple):
@@ -56,8 +56,8 @@ class ScoredBatches(NamedTuple):
         frames: their frames (S, B, T, …), where the device does not hold them; else None.
     """
 
-    rows: Array
-    frames: Array | None = None
+    rows: Any
+    frames: Any = None
 
 
 def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
@@ -119,16 +119,15 @@ def score_windows(
 
     def one_batch(_: None, row: ScoredBatches) -> tuple[None, Array]:
         batch = batches.gather_windows(data, row.rows, spec.cfg.eval.window, row.frames)
-        logits_BTK, _, _ = spec.model.apply(
-            data.frozen.variables(weights), batch.inputs, batch.mask_BT
-        )
+        variables = data.frozen.variables(weights)
+        logits_BTK = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
         return None, decisions.weighted_log_probs(logits_BTK, batch.mask_BT)
 
     return lax.scan(one_batch, None, inputs)[1]
 
 
 def _load(spec: TrialSpec, data: Resident, hyper: dict, clips: Clips, epoch: Array | None) -> Batch:
-    """The batch of these clips; of a training batch over several devices, this device's share."""
+    """Return the batch of these clips, or this device's share of a training batch."""
     if spec.axis_name and epoch is not None:
         clips = batches.share(clips, spec.num_shards, lax.axis_index(spec.axis_name))
     sampling = batches.Sampling(spec.cfg, spec.length, hyper["seed"], epoch, spec.random_segments)

@@ -113,14 +113,14 @@ def _window_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, 
 
 
 def _of_all(data: Prepared, values: np.ndarray) -> np.ndarray:
-    """A line for every clip of the data, from those that can be read; the others have zeros."""
+    """Return a line for every clip, from those that can be read; the others have zeros."""
     whole = np.zeros((len(data.lengths), *values.shape[1:]), values.dtype)
     whole[data.readable] = values
     return whole
 
 
 def _scored(data: Prepared, cfg: Config, scores: Scores, windows: Tree) -> decisions.ScoredClips:
-    """The scores by which a trial's inference decides."""
+    """Return the scores by which a trial's inference decides."""
     by = scores.scores_BK if windows is None else windows
     frames = scores.correct_BT.shape[1]
     return decisions.ScoredClips(cfg, data.lengths, data.readable, by, frames)
@@ -137,6 +137,7 @@ class _Writer:
         """Write everything; result.json last, since it says that the rest is there.
 
         Args:
+            log_: how the group was trained.
             windows: scores of the windows that decide clips; None with inference `single`.
         """
         folder, trial = self.member.folder, self.member
@@ -300,13 +301,13 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
 
 
 def _split(data: Prepared) -> dict[str, Any]:
-    """What a result says of its split; of many copies the first ones."""
+    """Return what a result says of its split; of many copies the first ones."""
     split = data.split
     return {"id": split.id, "leaked": split.leaked, "copies": list(split.copies[:COPIES])}
 
 
 def _trained_on(data: Prepared) -> dict[str, Any]:
-    """The training clips, so that others can be told from them whatever their names."""
+    """Describe the training clips, so that others can be told from them whatever their names."""
     dataset, clips = data.dataset, data.clips("train")
     groups = sorted(set(dataset.groups[clips].tolist())) if dataset.groups_known else []
     return {
@@ -318,7 +319,7 @@ def _trained_on(data: Prepared) -> dict[str, Any]:
 
 
 def _windows_name(cfg: Config) -> str:
-    """What the scores of clip windows are called: trials of a group may cut them differently."""
+    """Name the scores of clip windows: trials of a group may cut them differently."""
     return f"windows {cfg.eval.window} {cfg.eval.stride}"
 
 
@@ -340,7 +341,7 @@ def _sampling(data: Prepared) -> dict[str, Any]:
 
 
 def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
-    """Writes a trial's lines of its group's, and says how many they are."""
+    """Write a trial's lines of its group's metrics; return how many they are."""
     lines, broken = files.sound_lines(group, files.LINE_HOLDS)
     for what in broken:  # while the group trained
         log.warning("%s; the line is left out", what)

@@ -128,7 +128,8 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
 
     Args:
         coordinator: host:port that the first process listens on.
-        processes, process: how many there are, and which this one is.
+        processes: how many there are.
+        process: which this one is, from 0.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if not coordinator and (processes or process >= 0):

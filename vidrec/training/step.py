@@ -148,7 +148,7 @@ class Gradients(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a model says of a batch of clips.
+    """What a model says of a batch of clips, or on the host of many clips.
 
     Attributes:
         scores_BK: class scores of each clip.
@@ -156,9 +156,9 @@ class Scores(NamedTuple):
         correct_BT: which frames are classified right, (B, 0) of a head with one answer a clip.
     """
 
-    scores_BK: Array
-    losses_B: Array
-    correct_BT: Array
+    scores_BK: Any
+    losses_B: Any
+    correct_BT: Any
 
 
 def train_step(
@@ -223,7 +223,7 @@ def summed_loss(
     bound = hyper["optim.clip_norm"] if cfg.optim.clip_mode == "preactivation" else None
 
     def loss_fn(params: Tree) -> tuple[Array, tuple[Tree, Tree]]:
-        (logits, carry, _), changed = spec.model.apply(
+        outputs, changed = spec.model.apply(
             frozen.variables(Weights(params, state.batch_stats)),
             batch.inputs,
             batch.mask_BT,
@@ -234,6 +234,7 @@ def summed_loss(
             grad_clip=bound,
             mutable=["batch_stats"],
         )
+        logits, carry, _ = outputs
         losses_B = losses.per_clip(
             logits,
             batch.labels_B,
@@ -255,7 +256,7 @@ def eval_step(
     """Score one batch without dropout, by running statistics."""
     kind = spec.cfg.loss.kind
     variables = frozen.variables(weights)
-    logits, _, _ = spec.model.apply(variables, batch.inputs, batch.mask_BT)
+    logits = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
     losses_B = losses.per_clip(
         logits,
         batch.labels_B,
@@ -300,7 +301,8 @@ def accumulated_gradients(
 
     # Keys cannot be padded with zeros; padded clips count nothing, so any key will do.
     keys = jnp.resize(window.batch.keys_B, (parts * part_size,)).reshape(parts, part_size)
-    batches = jax.tree.map(cut, window.batch._replace(keys_B=None))._replace(keys_B=keys)
+    cuts = {n: cut(leaf) for n, leaf in window.batch._asdict().items() if n != "keys_B"}
+    batches = Batch(**cuts, keys_B=keys)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     sums, carries = lax.scan(
         add_part,
@@ -363,7 +365,7 @@ def _window(padded: Batch, index: Array | int, every: int, reach: int) -> Window
 
 
 def _first_frames(window: Window, count: int) -> Window:
-    """The window with all but its first frames masked.
+    """Return the window with all but its first frames masked.
 
     The next window begins inside this one, at the recurrent state after `count` frames, which
     masked frames leave as it is.
@@ -376,7 +378,7 @@ def _first_frames(window: Window, count: int) -> Window:
 def _carry_after(
     spec: TrialSpec, state: TrainState, hyper: dict, frozen: Frozen, window: Window
 ) -> Tree:
-    """The recurrent state after a window."""
+    """Return the recurrent state after a window."""
     _, (carry, _) = summed_loss(spec, state, hyper, frozen, window)(state.params)
     return carry
 
