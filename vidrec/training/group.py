@@ -86,6 +86,7 @@ class TrialGroup:
         self.best: Any = None
         self.progress = [Progress() for _ in self.configs]
         self._programs: dict[Any, Callable] = {}
+        self._steps_at_once = 1  # batches that the compiled program trains on
 
     def _spec(self) -> TrialSpec:
         data, cfg = self.data, self.cfg
@@ -147,8 +148,8 @@ class TrialGroup:
         Args:
             done: batches of the first epoch that were trained before.
         """
-        steps = self.feed.steps_at_once(done)
-        shape = (len(self.configs), steps, self.cfg.train.batch_size)
+        self._steps_at_once = self.feed.steps_at_once(done)
+        shape = (len(self.configs), self._steps_at_once, self.cfg.train.batch_size)
         clips = np.zeros(shape, np.int32)
         frames = None
         if self.data.streams:
@@ -217,7 +218,7 @@ class TrialGroup:
         epoch, done = self.epoch, begun.steps
         order = self._order(epoch)
         clips = self.data.clips("train")[order.places_SB]
-        steps = self.feed.steps_at_once(done)
+        steps = self._steps_at_once
         parts: list[dict] = []
         for frames in self.feed.training(clips[:, done:], epoch, steps):
             chunk = slice(done, done + steps)
