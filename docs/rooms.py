@@ -3,7 +3,8 @@
     python docs/rooms.py
 
 A box stands for a folder of vidrec/ (errors is one file), with the first sentence of its docstring
-and its main files. An arrow leads up to a room that is imported, unless other arrows lead there.
+and its main files. An arrow leads up to a room that is imported, unless a path of other arrows
+leads there.
 """
 
 import ast

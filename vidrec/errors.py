@@ -1,4 +1,4 @@
-"""Errors that people read as one line; what the system refuses is told apart from damage."""
+"""Define errors that are shown as one line, and tell refusals of the system from damaged files."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 STOPPED = 75  # exit status of work that was asked to stop and has saved: EX_TEMPFAIL
 
-# Errors by which the system refuses now what it may grant later; they are no damage of a file.
+# Errors by which the system refuses now what it may grant later; they do not mean a damaged file.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -36,7 +36,8 @@ _WORDS = [
 class UserError(Exception):
     """A user's mistake, in one line that names the file or field and says what would be right.
 
-    The command line prints the line and exits with status 2.
+    The command line prints the line and exits with status 2. A refusal of the system
+    (`TransientError`) ends a command in the same way, so it is a subclass.
     """
 
 

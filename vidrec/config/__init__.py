@@ -1,4 +1,4 @@
-"""Settings of a run: their schema, rules, parsing and identity, and users' own code."""
+"""Define the settings of a run: schema, rules, parsing, identity, and users' own code."""
 
 from vidrec.config.arguments import Args
 from vidrec.config.checking import check

@@ -1,4 +1,4 @@
-"""Reports of a run, of an ablation, and of two compared, from their folders alone."""
+"""Write the report of a run, an ablation or a comparison from the files of its folders alone."""
 
 from pathlib import Path
 from typing import Any

@@ -1,1 +1,1 @@
-"""Train tables of trials: ablations, what trains together, clusters."""
+"""Train tables of trials: plan what trains together, and train it here or on a cluster."""
