@@ -1,7 +1,6 @@
-"""Carry functions over devices and processes; nothing here knows a model.
+"""Map functions of one trial over devices and processes; nothing here knows a model.
 
-Two ways to use several devices, both through `jax.pmap`, on one device as on many, in one process
-or in several that were joined:
+There are two ways, both through `jax.pmap`, for one device or many, in one process or several:
 
 * `TrialParallel`, trials over devices: each trains its share of a group's trials, without
   communication;
@@ -28,12 +27,12 @@ Spread = Literal["auto", "trials", "batch"]
 AXIS = "batch"
 # Compiles the first state of a trial in a third of the time.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-# JAX on a processor takes arrays that begin at such an address as they lie, without a copy.
+# JAX on a CPU uses an array without a copy if its address is a multiple of this.
 ALIGNED = 64
 
 
 def default_how() -> How:
-    """Return "vmap" on an accelerator, and "map", one trial after another, on a processor.
+    """Return "vmap" on an accelerator, and "map", one trial after another, on a CPU.
 
     A core gains nothing from batching trials, and `lax.map` gives each trial the bits that it has
     alone and skips the stopped ones.
@@ -52,7 +51,7 @@ def barrier() -> None:
 
 
 def main_process_first(work: Callable[[], Any]) -> Any:
-    """Call `work` in the main process, then in the others, for whom files then lie ready."""
+    """Call `work` in the main process, then in the others, which find the files that it wrote."""
     made, failure = None, None
     if is_main():
         try:
@@ -80,7 +79,7 @@ def _from_all(rows: np.ndarray) -> np.ndarray:
 
 
 def memory_needed(compiled: Any) -> float:
-    """Return the bytes that a compiled program takes of a device, 0 where the compiler is mute."""
+    """Return the bytes that a compiled program takes of a device, 0 where that is unknown."""
     told = getattr(compiled, "memory_analysis", lambda: None)()
     if told is None:
         return 0.0
@@ -91,8 +90,8 @@ def memory_needed(compiled: Any) -> float:
 def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
     """Return how a group uses the devices: batches of one trial are cut, several trials shared out.
 
-    Of a processor's cores one trial takes the first, whose large products use all, unless it is
-    told to cut its batches.
+    Where a CPU's cores are the devices, a single trial takes the first one, as its large products
+    use all cores anyway; with `spread` "batch" its batches are cut among them.
     """
     if (
         spread == "auto"
@@ -131,7 +130,7 @@ class _Devices:
     def share_once(self, tree: Tree, placed: dict[int, Tree]) -> Tree:
         """`share_all` of what never changes, remembered in `placed` by the number of devices.
 
-        Processors share one copy.
+        The devices of a CPU share one copy.
         """
         if len(self.devices) not in placed:
             placed[len(self.devices)] = self.share_all(jax.tree.map(aligned, tree))
@@ -141,8 +140,8 @@ class _Devices:
         """Return the bytes that a program may take on each device, `shared` included."""
         if not runtime.is_cpu():
             return runtime.memory_limit()
-        lie = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))  # once, for all of them
-        return lie + (runtime.memory_limit() - lie) / len(self.devices)
+        common = sum(leaf.nbytes for leaf in jax.tree.leaves(shared))  # one copy for all cores
+        return common + (runtime.memory_limit() - common) / len(self.devices)
 
     def _split(self, leaf: np.ndarray) -> jax.Array:
         return jax.device_put(leaf, self._sharding(split=True))
@@ -153,7 +152,7 @@ class _Devices:
         return jax.sharding.NamedSharding(mesh, spec)
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
-        """Return the trees, whose trials are where they belong."""
+        """Return the trees as they are; `TrialParallel` moves trials between devices here."""
         del active_N
         return trees
 
@@ -164,7 +163,7 @@ class _Devices:
         raise NotImplementedError
 
     def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
-        """Call `map(fn)` for what runs once: compiled sooner than well."""
+        """Call `map(fn)` once: on a CPU it is compiled quickly rather than well."""
         mapped: Any = self.map(fn, len(arguments) - 1)
         if not runtime.is_cpu() or runtime.processes() > 1:
             return mapped(*arguments)
@@ -174,7 +173,7 @@ class _Devices:
 def compiled(program: Any, *arguments: Tree) -> Callable:
     """Return a program compiled for arguments of these shapes and types.
 
-    With several processes its first call compiles it, since that knows the others' arrays.
+    With several processes it is compiled by its first call instead, which has all their arrays.
     """
     return program if runtime.processes() > 1 else program.lower(*arguments).compile()
 
@@ -182,9 +181,9 @@ def compiled(program: Any, *arguments: Tree) -> Callable:
 class TrialParallel(_Devices):
     """Carry functions of one trial over a group of trials, spread over the devices.
 
-    Trees of the group have leading axes (devices, trials a device); `shard` and `fetch` go
-    between that and the plain trials' axis. Where the group does not divide evenly, the places that
-    are left hold copies of the last trial.
+    Trees of the group have leading axes (devices, trials a device); `shard` makes them from a
+    single axis of trials, and `fetch` makes that again. Where the group does not divide evenly,
+    places that are left hold copies of the last trial.
     """
 
     axis_name = None
@@ -200,14 +199,14 @@ class TrialParallel(_Devices):
         self._lay(np.arange(count))
 
     def _lay(self, order_N: np.ndarray) -> None:
-        """Give each device one trial after another, in this order."""
+        """Deal the trials to the devices in turn, in this order."""
         shape = self.share, len(self.everyone)
         filled = np.pad(order_N, (0, math.prod(shape) - self.count), mode="edge")
         self.places = filled.reshape(shape).T
         _, self._where = np.unique(self.places, return_index=True)
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
-        """Return the group's trees, laid anew where stopped trials left devices unequal work."""
+        """Return the group's trees, dealt anew where stopped trials left devices unequal work."""
         busiest = active_N[self.places].sum(1).max()
         if self.how == "vmap" or busiest <= -(-active_N.sum() // len(self.everyone)):
             return trees
@@ -313,15 +312,15 @@ class TrialParallel(_Devices):
 class DataParallel(_Devices):
     """Carry functions of one trial whose batches are cut into shares, one a device.
 
-    Functions add up over the axis `axis_name`, where there is one, what belongs to the whole batch;
-    what they return is then the same on every device. Trees of the trial lie whole on each;
-    `shard` and `fetch` go between that and a trials' axis of one.
+    Where there are several devices, functions add up over the axis `axis_name` what belongs to the
+    whole batch, and so return the same on each. Trees of the trial are whole on every device. They
+    have no axis of trials; host arrays that `shard` takes and `fetch` returns have one of length 1.
     """
 
     def __init__(self, devices: list | None = None):
         super().__init__(devices)
         self.num_shards = len(self.everyone)
-        # Over one device a sum changes nothing, and a processor's all-reduce copies what it adds.
+        # Over one device a sum changes nothing, and a CPU's all-reduce copies what it adds.
         self.axis_name = AXIS if self.num_shards > 1 else None
         # pmap wants an argument that is split. A leading axis of devices on the trial's own trees
         # would cost a copy of each on every call.
@@ -335,7 +334,7 @@ class DataParallel(_Devices):
         """
 
         def everywhere(active: Tree, state: Tree, inputs: Tree, shared: Tree) -> Tree:
-            del active  # a single trial that is not active is not trained
+            del active  # a single trial that has stopped is not trained at all
             return fn(state, inputs, shared)
 
         return self._everywhere(everywhere, 4, donate=(1,) if donate else ())
@@ -348,7 +347,7 @@ class DataParallel(_Devices):
         """Carry `fn(*trial_trees, rows, shared) -> out (S, …)`; each device has a share of rows.
 
         Returns:
-            `program(active, trial_trees, rows, shared)`; how many rows, says `rows`.
+            `program(active, trial_trees, rows, shared)`; the method `rows` says how many it takes.
         """
 
         def share(active: Tree, trees: tuple, rows: Tree, shared: Tree) -> Tree:
@@ -396,7 +395,7 @@ class DataParallel(_Devices):
 
 
 def aligned(leaf: Any) -> np.ndarray:
-    """Return the array, or a copy that begins where processors take it as it lies."""
+    """Return the array, or on a CPU an aligned copy, which JAX then uses without another copy."""
     array = np.asarray(leaf)
     if not runtime.is_cpu() or array.ctypes.data % ALIGNED == 0 or not array.nbytes:
         return array
@@ -408,7 +407,7 @@ def aligned(leaf: Any) -> np.ndarray:
 
 
 class _Placed:
-    """A mapped function, lowered and compiled as any, whose last argument is always `places`."""
+    """A mapped function that gets `places` as its last argument, before and after compiling."""
 
     def __init__(self, mapped: Any, places: jax.Array):
         self._mapped, self._places = mapped, places
@@ -431,13 +430,14 @@ def _apply_to(fn: Callable, shared: Tree, trial: tuple) -> Tree:
 
 
 def _loop_over(fn: Callable, trials: tuple, before: Tree) -> Tree:
-    """As `lax.map(fn, trials)`, in a loop that the compiler takes for one of unknown length.
+    """Do what `lax.map(fn, trials)` does, in a loop whose length the compiler does not know.
 
-    It would take a loop of a single trial away, and compile what is left otherwise than in a loop,
-    so that a trial alone had other bits than in a group.
+    It would remove a loop of known length 1 and compile the body differently, so that a trial alone
+    would get other bits than in a group.
     """
     active = trials[0]
-    rounds = jnp.maximum(len(active), active.sum())  # their number, which it cannot know
+    # Always len(active), but the compiler cannot know that.
+    rounds = jnp.maximum(len(active), active.sum())
 
     def body(index: jax.Array, out: Tree) -> Tree:
         trial = jax.tree.map(
@@ -463,6 +463,6 @@ def _many(tree: Tree, active: jax.Array) -> Tree:
 
 
 def _zeros_like(fn: Callable, *arguments: Tree) -> Tree:
-    """Zeros in the shapes and types of what `fn` returns."""
+    """Return zeros in the shapes and types of what `fn` returns."""
     shapes = jax.eval_shape(fn, *arguments)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -1,7 +1,8 @@
-"""Trials of one signature on the devices: what an epoch trains, what is decided after it, scores.
+"""Train the trials of one group on the devices, epoch by epoch, and score clips by them.
 
 Nothing here writes a file. The order of clips, early stopping, divergence and which weights are
-best are plain Python between epochs; what is compiled is train batches and the scores of clips.
+best are decided in plain Python between epochs. Compiled programs train batches and score clips,
+nothing else.
 
 Dimension letters: N trials, S batches, B clips, K classes, T frames.
 """
@@ -48,17 +49,18 @@ class Snapshot(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """An epoch that was stopped inside.
+    """What was trained of an epoch that is not complete.
 
     Attributes:
-        steps: batches that were trained.
-        sums: each of their sums, (N, steps).
+        steps: how many of its batches.
+        sums: for each name in `SUMS` one number a batch, (N, steps).
     """
 
     steps: int
     sums: dict[str, np.ndarray]
 
 
+# Called inside an epoch with a function that returns what was trained of it so far.
 Pause = Callable[[Callable[[], Begun]], None]
 
 
@@ -112,7 +114,7 @@ class TrialGroup:
 
     @property
     def epoch(self) -> int:
-        """Epochs that the trials which still train have behind them."""
+        """How many epochs the active trials have completed."""
         return max(each.epoch for each in self.progress)
 
     # ------------------------------------------------------------------ first state, saves
@@ -125,7 +127,7 @@ class TrialGroup:
         self.hyper = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
         first = partial(programs.initial_state, self.spec)
         self.state = self.over.run_unoptimized(first, self.hyper, self.feed.shared)
-        # A copy: the state itself is given away to every step.
+        # A copy: fetched arrays may be views of the state, whose memory the next step reuses.
         weights = jax.tree.map(np.array, self.over.fetch(self.state.weights))
         self.best = self.over.shard(weights)
 
@@ -143,7 +145,7 @@ class TrialGroup:
     # ------------------------------------------------------------------ training
 
     def compile(self, done: int = 0) -> None:
-        """Compile what an epoch needs.
+        """Compile the program that trains batches of an epoch.
 
         Args:
             done: batches of the first epoch that were trained before.
@@ -167,7 +169,7 @@ class TrialGroup:
         return devices.memory_needed(self._programs["train"]) + best
 
     def judge_untrained(self) -> None:
-        """Note the loss of the untrained models on some clips, by which divergence is judged."""
+        """Record the untrained models' loss on a batch of clips; divergence is judged by it."""
         clips = self.data.clips("val")
         clips = clips if len(clips) else self.data.clips("train")
         count = min(len(clips), self.cfg.eval.batch_size)
@@ -214,7 +216,7 @@ class TrialGroup:
         return figures
 
     def _train(self, begun: Begun, pause: Pause | None) -> dict[str, np.ndarray]:
-        """Train the epoch's batches; sums of each step, (N, S), and the parameters' norm (N,)."""
+        """Train the epoch's batches; return sums of each (N, S) and the parameters' norm (N,)."""
         epoch, done = self.epoch, begun.steps
         order = self._order(epoch)
         clips = self.data.clips("train")[order.places_SB]
@@ -226,7 +228,7 @@ class TrialGroup:
             inputs = self._inputs(epoch, part, frames)
             arguments = (self._active(), self.state, inputs, self.feed.shared)
             self.state, sums = self._programs["train"](*arguments)
-            if parts:  # reading goes on while a chunk is trained on, but not without end
+            if parts:  # the next chunk is read while this one trains, but no further ahead
                 jax.block_until_ready(parts[-1])
             parts.append(sums)
             done += steps
@@ -236,12 +238,12 @@ class TrialGroup:
         return self._begun(begun, done, parts).sums | {"params_norm": norm}
 
     def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
-        """Return the steps that were done, with those before them."""
+        """Return what was trained of the epoch: the steps before it stopped, and these parts."""
         fetched = self.over.fetch([{name: part[name] for name in SUMS} for part in parts])
         sums = {}
         for name in SUMS:
-            own = [np.asarray(before.sums[name])] if before.steps else []
-            sums[name] = np.concatenate([*own, *(part[name] for part in fetched)], 1)
+            earlier = [np.asarray(before.sums[name])] if before.steps else []
+            sums[name] = np.concatenate([*earlier, *(part[name] for part in fetched)], 1)
         return Begun(done, sums)
 
     def _figures(self, sums: dict, validated: "_Validated | None", trial: int) -> Figures:
@@ -266,24 +268,26 @@ class TrialGroup:
         self.best = self._programs["best"](chosen, self.state.weights, self.best)
 
     def _order(self, epoch: int) -> Order:
-        """Return the clips of an epoch's batches of each trial, (N, S, B)."""
+        """Return the places of each trial's batches in the list of training clips, (N, S, B)."""
         clips = self.spec.train_clips
-        known = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, clips) for cfg in self.configs}
-        orders = [known[cfg.seed] for cfg in self.configs]
+        by_seed = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, clips) for cfg in self.configs}
+        orders = [by_seed[cfg.seed] for cfg in self.configs]
         return Order(*(np.stack(leaves) for leaves in zip(*orders, strict=True)))
 
     def _inputs(self, epoch: int, order: Order, frames: np.ndarray | None) -> TrainBatches:
-        count = np.full(len(self.configs), epoch, np.int32)
-        placed = self.over.shard((count, order.places_SB, order.valid_SB, frames))
+        """Place batches on the devices; `order` holds clips here, not their places in a list."""
+        epoch_N = np.full(len(self.configs), epoch, np.int32)
+        placed = self.over.shard((epoch_N, order.places_SB, order.valid_SB, frames))
         return TrainBatches(self.hyper, *placed)
 
     def _active(self) -> Tree:
+        """Place `active` on the devices."""
         return self.over.shard(self.active)
 
     # ------------------------------------------------------------------ scores
 
     def _validate(self) -> "_Validated | None":
-        """Loss and accuracy on validation clips of each active trial; None without such clips."""
+        """Score validation clips by each active trial; return None where there are none."""
         clips = self.data.clips("val")
         if not len(clips):
             return None
@@ -326,21 +330,21 @@ class TrialGroup:
     def _run_scorer(
         self, score: partial, trees: tuple, rows: np.ndarray, *, every: bool = True
     ) -> Iterator[Tree]:
-        """Host arrays (N, S, B, …) of some rows after another."""
+        """Yield host arrays (N, S, B, …), one block of rows after another."""
         window = score.args[0].cfg.eval.window
-        code = (score.func, window)
-        if code not in self._programs:
-            self._programs[code] = self.over.scorer(score)
+        program = (score.func, window)
+        if program not in self._programs:
+            self._programs[program] = self.over.scorer(score)
         active = np.ones(len(self.configs), bool) if every else self.active
         active = self.over.shard(active)
         at_once = self.feed.rows_at_once(self._block)
         for part, frames in enumerate(self.feed.scoring(rows, at_once, window)):
             inputs = ScoredBatches(rows[part * at_once :][:at_once], frames)
-            out = self._programs[code](active, trees, inputs, self.feed.shared)
+            out = self._programs[program](active, trees, inputs, self.feed.shared)
             yield self.over.fetch(out)
 
     def _rows(self, clips: np.ndarray) -> np.ndarray:
-        """Clips by batches, (S, B) or (S, B, 2); the last batch repeats some.
+        """Arrange clips as batches, (S, B) or (S, B, 2); the last ones repeat some clips.
 
         All scoring has batches of one size, that of the validation clips, so that one program
         serves validation and the final scores.
@@ -354,13 +358,13 @@ class TrialGroup:
 
     @property
     def _score_batch(self) -> int:
-        """Clips of a scored batch: as few batches of validation clips as fit, all of a size."""
+        """Clips of a scored batch: the validation clips make few batches, all of one size."""
         clips = len(self.data.clips("val")) or len(self.data.readable)
         return score_batch_size(clips, self.cfg.eval.batch_size, self.over.num_shards)
 
     @property
     def _block(self) -> int:
-        """Batches that a scoring program takes, at most: those of the validation clips."""
+        """Batches that a scoring program takes at most: as many as validation has."""
         batches = -(-len(self.data.clips("val")) // self._score_batch)
         return self.over.rows(max(batches, 1))
 
@@ -371,7 +375,7 @@ class _Validated(NamedTuple):
 
 
 def score_batch_size(clips: int, most: int, shards: int = 1) -> int:
-    """Return the size of batches that hold so many clips: few batches, all of a size.
+    """Return the size of batches that hold `clips` clips: few batches, all of one size.
 
     Args:
         clips: how many there are.
@@ -388,7 +392,7 @@ def _progress(line: Sequence[float]) -> Progress:
 
 
 def _joined(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """(N, S, B, …) arrays to (N, count, …)."""
+    """Join (N, S, B, …) arrays to one (N, count, …)."""
     whole = np.concatenate(parts, 1)
     trials, batches, size = whole.shape[:3]
     return whole.reshape(trials, batches * size, *whole.shape[3:])[:, :count]

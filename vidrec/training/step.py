@@ -1,8 +1,9 @@
-"""One training step and one evaluation step of one trial, as pure functions.
+"""Compute one training step and one evaluation step of one trial, as pure functions.
 
-Here are no devices, no files and no other trials. What the trials of a group share is in a
-`TrialSpec`, which is static, and in the data on the device. What may differ between them is in
-`hyper`: traced numbers by the names of their settings.
+Nothing here knows files or other trials. Of devices it knows only the axis over which sums are
+added up. What the trials of a group share is in a `TrialSpec`, which is static, and in the data on
+the device. What may differ between them is in `hyper`: traced numbers by the names of their
+settings.
 
 Dimension letters: B clips, T frames, K classes.
 """
@@ -33,6 +34,8 @@ class TrialSpec:
     """What is fixed before compiling, shared by the trials of a group.
 
     Attributes:
+        cfg: settings of one trial of the group; those that may differ are read from `hyper`.
+        model: encoder, scanner and head.
         length: frames of a clip that enter the model.
         train_clips: how many clips the training split holds.
         axis_name: the devices' axis where a batch is spread over devices.
@@ -84,7 +87,7 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Weights:
-        """What evaluation needs of it."""
+        """What evaluation needs of the state."""
         return Weights(self.params, self.batch_stats)
 
 
@@ -96,7 +99,7 @@ class Frozen(NamedTuple):
         collections: other variables of the model, such as pixel statistics; under `batch_stats`
             the running statistics of encoder blocks that stay as they are.
         init_params: pretrained values from which trained parameters start.
-        init_batch_stats: the same of running statistics.
+        init_batch_stats: pretrained values from which running statistics start.
     """
 
     params: Tree
@@ -133,12 +136,13 @@ class Window(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward pass over a window gives: sums over its clips.
+    """What a backward pass over a window gives.
 
     Attributes:
-        params: gradient of the summed loss.
+        loss: summed over the window's clips.
+        params: gradient of that sum.
         carry: the recurrent state after the window.
-        batch_stats: running statistics after it.
+        batch_stats: running statistics after the window.
     """
 
     loss: Array
@@ -153,7 +157,7 @@ class Scores(NamedTuple):
     Attributes:
         scores_BK: class scores of each clip.
         losses_B: each clip's loss, as training minimises it.
-        correct_BT: which frames are classified right, (B, 0) of a head with one answer a clip.
+        correct_BT: which frames are classified right; (B, 0) for a head with one answer a clip.
     """
 
     scores_BK: Any
@@ -209,7 +213,7 @@ def update(
 def gradients(
     spec: TrialSpec, state: TrainState, hyper: dict, frozen: Frozen, window: Window
 ) -> Gradients:
-    """Return the summed loss of a window's clips and its gradient."""
+    """Return the summed loss of a window's clips, its gradient, and what the window changed."""
     loss_fn = summed_loss(spec, state, hyper, frozen, window)
     (loss, (carry, stats)), params = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     return Gradients(loss, params, carry, stats)
@@ -253,7 +257,7 @@ def summed_loss(
 def eval_step(
     spec: TrialSpec, weights: Weights, hyper: dict, frozen: Frozen, batch: Batch
 ) -> Scores:
-    """Score one batch without dropout, by running statistics."""
+    """Score one batch: no dropout, and batch norm by running statistics."""
     kind = spec.cfg.loss.kind
     variables = frozen.variables(weights)
     logits = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
@@ -319,29 +323,29 @@ def _update_by_windows(
     """Make an update every `tbptt_every` frames, each gradient reaching back `tbptt_length`.
 
     A window begins `tbptt_length - tbptt_every` frames before those it scores, so the clip is
-    padded by as many on the left; masked frames leave the recurrent state alone.
+    padded by as many on the left; masked frames do not change the recurrent state.
     """
     every = spec.cfg.train.tbptt_every
     reach = spec.cfg.train.tbptt_length or every
-    count, before = -(-spec.length // every), reach - every
-    after = count * every - spec.length
+    count, pad_left = -(-spec.length // every), reach - every
+    pad_right = count * every - spec.length
 
     def pad(leaf: Array) -> Array:
-        return jnp.pad(leaf, [(0, 0), (before, after)] + [(0, 0)] * (leaf.ndim - 2))
+        return jnp.pad(leaf, [(0, 0), (pad_left, pad_right)] + [(0, 0)] * (leaf.ndim - 2))
 
     padded = batch._replace(inputs=pad(batch.inputs), mask_BT=pad(batch.mask_BT))
 
     def one_window(carried: tuple, index: Array) -> tuple[tuple, dict]:
         state, carry = carried
         window = _window(padded, index, every, reach)._replace(carry=carry)
-        updated, sums, after = update(spec, state, hyper, frozen, window)
-        if before:
-            after = _carry_after(spec, state, hyper, frozen, _first_frames(window, every))
+        updated, sums, next_carry = update(spec, state, hyper, frozen, window)
+        if pad_left:
+            next_carry = _carry_after(spec, state, hyper, frozen, _first_frames(window, every))
         # A window that no clip of the batch reaches makes no update.
         reached = _total(spec, window.scored_BT) > 0
         state = jax.tree.map(lambda new, old: jnp.where(reached, new, old), updated, state)
         sums = jax.tree.map(lambda leaf: jnp.where(reached, leaf, jnp.zeros_like(leaf)), sums)
-        return (state, lax.stop_gradient(after)), sums
+        return (state, lax.stop_gradient(next_carry)), sums
 
     first = _window(padded, 0, every, reach)
     carry = jax.eval_shape(lambda: _carry_after(spec, state, hyper, frozen, first))
@@ -351,7 +355,7 @@ def _update_by_windows(
 
 
 def _window(padded: Batch, index: Array | int, every: int, reach: int) -> Window:
-    """Window number `index` of a batch that was padded by `reach - every` frames on the left."""
+    """Cut window `index` from a batch that was padded by `reach - every` frames on the left."""
 
     def cut(leaf: Array) -> Array:
         return lax.dynamic_slice_in_dim(leaf, index * every, reach, 1)
@@ -365,10 +369,10 @@ def _window(padded: Batch, index: Array | int, every: int, reach: int) -> Window
 
 
 def _first_frames(window: Window, count: int) -> Window:
-    """Return the window with all but its first frames masked.
+    """Return the window with all but its first `count` frames masked.
 
-    The next window begins inside this one, at the recurrent state after `count` frames, which
-    masked frames leave as it is.
+    Masked frames do not change the recurrent state. So the state after this window is the one after
+    `count` frames, where the next window begins.
     """
     mask_BT = window.batch.mask_BT
     mask_BT = mask_BT & (jnp.arange(mask_BT.shape[1]) < count)[None]
@@ -387,7 +391,7 @@ def hyperparameters(cfg: Config) -> dict[str, Any]:
     """Return the traced numbers of a trial, by the names of their settings."""
     numbers = {name: get(cfg, name) for name in TRACED}
     numbers["loss.frame_weights"] = float(cfg.loss.frame_weights == "linear")
-    kinds = {"seed": jnp.uint32}  # all 32 bits: a sign would make two seeds one
+    kinds = {"seed": jnp.uint32}  # a seed may have all 32 bits
     return {
         name: jnp.asarray(value, kinds.get(name, jnp.int32 if isinstance(value, int) else float))
         for name, value in numbers.items()
