@@ -1,8 +1,9 @@
-"""What trains together: from a table to trials, from trials to groups, from groups to parts.
+"""Plan what trains together: from a table to trials, from trials to groups, from groups to parts.
 
-All of it is decided before anything trains, and written down, so that a run that goes on does the
-same. Trials share a group where they share a signature and data. A group is trained in parts where
-the platform is quicker so, or where the compiled program needs more memory than there is.
+The plan is written to files before anything trains, so that a run that goes on does the same.
+Trials share a group where they share a signature and data. A group is trained in parts where the
+platform is quicker that way, or where the compiled program needs more memory than there is. A group
+is *held* once its group.json lists its trials: from then on they are fixed.
 """
 
 import os
@@ -103,7 +104,7 @@ def plan_table(
     planned = _regroup_unfinished(TablePlan(folder, planned))
     failed = _failed(TablePlan(folder, planned)) if retry == "failed" else []
     planned = [_regroup_failed(trial, failed) for trial in planned]
-    devices.barrier()  # what is there has been read by all
+    devices.barrier()  # every process has read what the files say
     _describe(ablation, planned, folder, on)
     for trial in failed:
         (trial.folder / results.RESULT).unlink(missing_ok=True)
@@ -166,7 +167,7 @@ def group_folder(table: Path, name: str) -> Path:
 
 
 def _groups_of_begun(folder: Path) -> dict[str, str]:
-    """Group of each trial of a table that was begun before: groups are fixed then."""
+    """Return the group of each trial in a table's ablation.json, where one was written before."""
     try:
         trials = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
     except files.Missing:
@@ -175,7 +176,7 @@ def _groups_of_begun(folder: Path) -> dict[str, str]:
 
 
 def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
-    """Copy trials that are finished elsewhere in the workdir; groups that are begun stay."""
+    """Copy trials that are finished elsewhere in the workdir, except into groups that are begun."""
 
     def take_over() -> None:
         missing = {
@@ -195,7 +196,7 @@ def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
 
 
 def _regroup_unfinished(table: TablePlan) -> list[TrialRun]:
-    """Trials of groups that are not begun and partly finished: the rest is its own group."""
+    """Move the unfinished trials of a partly finished group to a new one, unless it is begun."""
     moved: dict[str, str] = {}
     for group in table.groups:
         rest = [trial.id for trial in group.trials if not is_finished([trial])]
@@ -207,7 +208,7 @@ def _regroup_unfinished(table: TablePlan) -> list[TrialRun]:
 
 
 def _failed(table: TablePlan) -> list[TrialRun]:
-    """Trials of finished groups that failed or diverged."""
+    """Return the trials of finished groups that failed or diverged."""
     ended = [trial for group in table.groups if is_finished(group.trials) for trial in group.trials]
     bad = ("failed", "diverged")
     return [trial for trial in ended if files.read_result(trial.folder)["status"] in bad]
@@ -239,21 +240,21 @@ def parts(group: GroupPlan) -> Iterator[GroupPlan]:
 
 
 def split(group: GroupPlan, count: int = 2) -> list[GroupPlan]:
-    """Split a held group for good into so many parts, and hold them."""
+    """Split a held group into `count` parts, note that in its group.json, and hold the parts."""
     content = files.read_json(group.folder / "group.json", files.GROUP_HOLDS)
     results.write_json(group.folder / "group.json", content | {"parts": count})
     devices.barrier()
-    own = list(parts(group))
-    for part in own:
+    divided = list(parts(group))
+    for part in divided:
         hold(part)
-    return own
+    return divided
 
 
 def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
     """Return the parts in which this platform trains a held group.
 
-    A processor trains from pixels one trial at a time: its convolutions are quick only outside of
-    a loop over trials. A group that was begun stays as it is.
+    A CPU trains from pixels one trial at a time: its convolutions are quick only outside of a loop
+    over trials. A group that was begun stays as it is.
     """
     cfg, count = group.trials[0].config, len({training_id(each.config) for each in group.trials})
     begun = checkpoint.Checkpoints(group.folder / "checkpoints").steps()
@@ -262,7 +263,7 @@ def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
 
 
 def _split(trials: Sequence[TrialRun], count: int) -> list[list[TrialRun]]:
-    """Equal parts, in order; variants that differ in scoring only stay together."""
+    """Split trials into equal parts, in order; those that differ in scoring only stay together."""
     trained = list(dict.fromkeys(training_id(trial.config) for trial in trials))
     share = -(-len(trained) // count)
     return [
@@ -275,13 +276,19 @@ def _split(trials: Sequence[TrialRun], count: int) -> list[list[TrialRun]]:
 
 
 def hold(group: GroupPlan) -> None:
-    """Fix a group's trials and their order, before its first step and on every resume."""
+    """Write a group's trials and their order to its group.json, or check them where it exists.
+
+    This comes before the group's first step and on every resume.
+
+    Raises:
+        UserError: the folder holds other trials.
+    """
     file = group.folder / "group.json"
     ids = [trial.id for trial in group.trials]
     content = files.read_json(file, {"members": [str]}) if file.exists() else {"members": ids}
     if content["members"] != ids:
         raise belongs_to_others(group.folder)
-    if "code" in content:  # an earlier version kept none
+    if "code" in content:  # complete; a file of an earlier version is completed below
         return
     trials = [
         {
@@ -329,7 +336,7 @@ def held(table: Path, name: str) -> GroupPlan:
 
 
 def _with_code(cfg: Config, file: Path, recorded: Any) -> Config:
-    """Return the settings of a held trial, which may run what this job's launcher named."""
+    """Return a held trial's settings with its kept code, if this job's launcher named that code."""
     kept = file.parent / runs.CODE
     return override(cfg, plugins.inherited(file, kept, user_code(cfg), recorded))
 
@@ -342,7 +349,7 @@ def belongs_to_others(folder: Path) -> UserError:
 
 
 def _describe(ablation: Ablation, trials: Sequence[TrialRun], folder: Path, on: str) -> None:
-    """Write ablation.json: the question and the plan, all that a report needs but results."""
+    """Write ablation.json: the question and the plan, all that a report needs except results."""
     results.make_folder(folder)
     file = folder / "ablation.json"
     known = files.read_json(file, files.TABLE_HOLDS) if file.exists() else {}

@@ -151,10 +151,10 @@ def collect(folder: Path, trained: bool = True) -> Table:
 
     Args:
         folder: of the table.
-        trained: write its report anew.
+        trained: True writes its report anew; else only a missing or older one is written.
     """
     described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
-    # Rows that came out equal share a trial; each keeps what its own row says.
+    # Rows with equal settings share a trial; each keeps its own name and overrides.
     trials = [
         _own_result(folder / "trials" / trial["id"], trial["id"])
         | {name: trial[name] for name in ROW_FIELDS}
@@ -168,7 +168,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
 
 
 def parameters(folder: str | Path) -> Any:
-    """Return the arrays of a trained trial by name: trained, statistics, and those that stayed."""
+    """Return the arrays of a trained trial by name: trained and frozen parameters, statistics."""
     return checkpoint.read(Path(folder) / "model")[0]
 
 
@@ -180,9 +180,9 @@ class Work:
         top: the folder of the table or run.
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
-        record: record what goes wrong in a group, and go on with the others. Without it that is
-            done where there are several groups; what goes wrong in a single one is raised.
-        begin: called by the main process where nothing stands against training any more.
+        record: record the failure of a group, and go on with the others. `train` sets it where
+            there are several groups; otherwise the failure of the only group is raised.
+        begin: called by the main process after all checks, just before training.
     """
 
     top: Path
@@ -194,14 +194,14 @@ class Work:
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
 
-        What the system refuses now is raised even where other failures are recorded: it says
-        nothing of the trials, and the same command goes on with them.
+        Errors of the system are raised even where failures are recorded: they say nothing about
+        the trials, and the same command goes on with them.
         """
         todo = [
             part for group in groups for part in plan.parts(group) if not is_finished(part.trials)
         ]
         if todo:
-            runtime.check_devices()  # that none is there is no failure of the trials
+            runtime.check_devices()  # a missing device is no failure of the trials
         self.record = self.record or len(todo) > 1
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
@@ -243,7 +243,8 @@ class Work:
         """Train groups one after another, while the next ones compile.
 
         Several processes do one thing at a time, so that all do it in the same order. A group that
-        another command trains is left to it: of two that were given at once, one must not end both.
+        another command trains is left to that command; it is an error only if the group is not
+        finished when all others are.
         """
         elsewhere: list[tuple[GroupPlan, loop.FolderLocked]] = []
         for group in groups:
@@ -285,7 +286,7 @@ class Work:
         results.record_failure(group.trials, data, error)
 
     def restore_samples(self, trials: Sequence[TrialRun]) -> bool:
-        """Draw film strips that a kill, a full disk or damage took; return True if any was."""
+        """Draw missing or damaged film strips again; return True if any was drawn."""
         scored = [trial for trial in trials if (trial.folder / "predictions.npz").exists()]
         if not scored or runtime.processes() > 1 or samples.are_there(self.top):
             return False
@@ -304,7 +305,7 @@ class Work:
 
 
 class _Compiled:
-    """Groups made ready in their order by threads, a few of them ahead of training."""
+    """Compiles groups in their order in threads, a few of them ahead of training."""
 
     def __init__(self, groups: Sequence[GroupPlan], data: prepare.Prepared):
         self._data, self._waiting = data, deque(groups)
@@ -316,7 +317,7 @@ class _Compiled:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Give back the groups that were made ready and will not be trained now."""
+        """Release the folders of groups that were made ready and will not be trained now."""
         self._pool.shutdown(cancel_futures=True)
         for future in self._coming:
             if not future.cancelled() and not future.exception():
@@ -335,7 +336,7 @@ class _Compiled:
 
 
 def _own_result(folder: Path, id_: str) -> dict[str, Any]:
-    """Return the result of a trial, which another one's in the same folder is not."""
+    """Return a trial's result; refuse that of another trial in the same folder."""
     result = files.read_result(folder)
     if result["id"] != id_:
         raise plan.belongs_to_others(folder)
@@ -343,7 +344,7 @@ def _own_result(folder: Path, id_: str) -> dict[str, Any]:
 
 
 def _refuse_tolerated_clips(trials: Sequence[TrialRun]) -> None:
-    """Refuse results without an unreadable clip that was tolerated when they were trained."""
+    """Refuse results that were trained without an unreadable clip, where data.strict is set."""
     for trial in trials:
         if not trial.config.data.strict:
             continue
@@ -370,7 +371,7 @@ def _write_environment(folder: Path) -> None:
 
 
 def _write_report(folder: Path, trained: bool) -> None:
-    """Write a report of what was trained just now, or of results that it does not show."""
+    """Write the report if anything was trained, or if it is missing or older than a result."""
     if devices.is_main() and (trained or not has_report(folder)):
         from vidrec import report
 
@@ -378,7 +379,7 @@ def _write_report(folder: Path, trained: bool) -> None:
 
 
 def has_report(folder: Path) -> bool:
-    """Return True where the report is newer than all results: a kill may come between them."""
+    """Return True where the report is newer than all results; a kill may leave an older one."""
     pages = [folder / name for name in ("table.csv", "table.md", "table.tex", "report.html")]
     found = [folder / RESULT, *(folder / "trials").glob(f"*/{RESULT}")]
     try:
