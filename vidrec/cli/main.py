@@ -1,4 +1,4 @@
-"""The command line: what is typed becomes a command and its settings; mistakes become one line.
+"""Run the command line: read a command and its settings, and tell mistakes in one line.
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
 0 when the work was done, 1 when some of it failed, 2 and one line for a user's mistake, 75 when it

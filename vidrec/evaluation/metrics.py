@@ -1,4 +1,4 @@
-"""How good class scores are, counted on the host from saved scores."""
+"""Count how good class scores are, on the host, from saved scores."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from vidrec.errors import UserError
 
 TOP = (5, 10)
-# What a probability of exactly 0 counts as in the loss: a class without a single vote.
+# The loss counts a probability of exactly 0 as this; a class without a single vote has it.
 LEAST = 1e-7
 
 
@@ -17,8 +17,8 @@ def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> n
 
     Args:
         scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
-        weight: (n,) sum of those weights: the answer is that of the mean, so that a long clip
-        is not surer than a short one for its length.
+        weight: (n,) sum of those weights. Scores are divided by it, so that a long clip is not
+            surer than a short one only for its length.
     """
     scores = np.asarray(scores, np.float64)
     return _log_softmax(scores / np.broadcast_to(weight, len(scores))[:, None])
@@ -68,10 +68,10 @@ def summary(
 
     Returns:
         clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
-        prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (left out where
-        K <= k: always 1); f1 of each class (None without clips); avg_f1, the mean over the classes
-        that have clips; absent, the names of those that have none; confusion counts;
-        calibration_error; and nonfinite, clips with a NaN among their logits, never right.
+        prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (where K <= k
+        they would be 1 and are left out); f1 of each class (None without clips); avg_f1, the mean
+        over the classes that have clips; absent, the names of those that have none; confusion
+        counts; calibration_error; and nonfinite, clips with a NaN among their logits, never right.
 
     Raises:
         UserError: no clips, or shapes that do not fit.
@@ -126,7 +126,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def loss(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean negative log-probability of the true class, in nats; of 0 that of `LEAST`."""
+    """Return the mean negative log-probability of the true class, in nats; 0 counts as `LEAST`."""
     true = np.take_along_axis(np.asarray(log_probs, np.float64), labels[:, None], axis=1)[:, 0]
     return float(-np.mean(np.where(np.isneginf(true), np.log(LEAST), true)))
 
@@ -137,12 +137,12 @@ def calibration_error(
     bins: int = 15,
     predicted: np.ndarray | None = None,
 ) -> float:
-    """Return the mean distance between confidence and accuracy over equal bins, by clips.
+    """Return the mean distance between confidence and accuracy, over bins weighted by their clips.
 
     Args:
         log_probs: (n, K) logarithms of probabilities, or logits.
         labels: (n,) true classes.
-        bins: number of bins.
+        bins: number of bins, of equal width in confidence.
         predicted: (n,) the decided classes; None: the most probable ones.
     """
     confidence = np.exp(log_probabilities(log_probs)).max(axis=1)
@@ -210,7 +210,7 @@ def most_confused(
 
 
 def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Return the classes whose every clip was right; one without clips is in neither list."""
+    """Return the classes whose every clip was right; a class without clips is left out."""
     counts = np.asarray(counts)
     support = counts.sum(axis=1)
     always = (np.diag(counts) == support) & (support > 0)

@@ -1,4 +1,4 @@
-"""Features made elsewhere: one .npy or .safetensors file for each clip.
+"""Read features made elsewhere: one .npy or .safetensors file for each clip.
 
 Folders are laid out as for videos. A file holds (T, D), (T, h, w, D), or (D,) for one step.
 """
@@ -82,7 +82,7 @@ def load(data: Data) -> ArrayFiles:
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
-    """Return (T, D…), of a .npy from its head alone; None where it cannot be read."""
+    """Return the shape (T, D…), of .npy from its head alone; None where it cannot be read."""
     try:
         return _steps(path).shape
     except UnreadableClip:
@@ -105,7 +105,7 @@ def _opened(path: Path) -> np.ndarray:
         return _tensor(path)
     except UnreadableClip:
         raise
-    except Exception as error:  # a damaged head fails in many ways, none of them of the user
+    except Exception as error:  # a damaged head fails in many ways; none is a bug of ours
         raise_if_transient(path, error)
         raise UnreadableClip(path, f"damaged, or no array ({str(error)[:80]})") from None
 
@@ -123,7 +123,7 @@ def _tensor(path: Path) -> np.ndarray:
 
 
 def _steps(path: Path) -> np.ndarray:
-    """Read an array as (T, D…), whatever its type."""
+    """Open an array as (T, D…), of any type of number; check its shape and type."""
     values = _opened(path)
     values = values[None] if values.ndim == 1 else values
     if values.ndim not in (2, 4) or not values.size:

@@ -1,4 +1,4 @@
-"""Embedded data: generated clips whose ten classes are five motions and their time reversals.
+"""Generate the embedded data: clips whose ten classes are five motions and their time reversals.
 
 `clip(seed, partner)` is `clip(seed, class)` played backwards, bit for bit, so neither a frame nor
 an unordered set of frames tells a class from its partner: a model blind to order stands at chance
@@ -40,9 +40,9 @@ class Settings:
     """What a data set of motions is generated from."""
 
     clips: int = 1200
-    frames: int = 30  # of every clip; with memory of the longest
+    frames: int = 30  # of every clip; with `memory`, of the longest one
     size: int = 64  # height and width in pixels
-    difficulty: float = 3.0  # 1 is the least: see `nuisances`
+    difficulty: float = 3.0  # scales what hides the motion, see `nuisances`; 0: nothing does
     seed: int = 0
     memory: bool = False  # the motion is a cue in the first third of a long clip
 
@@ -109,8 +109,8 @@ def _rng(settings: Settings, *place: int) -> np.random.Generator:
 
 
 def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]:
-    """Frames of a pair's first class and which of them show the motion."""
-    # A clip is the same in a larger set, and what it is made of is cached alike.
+    """Draw the frames of a pair's first class; tell which of them show the motion."""
+    # How many clips a set has changes none of them. A fixed number lets all sets share the caches.
     settings = dataclasses.replace(settings, clips=30)
     rng = _rng(settings, 1, seed, pair)
     scene = _scene(seed // TAKES, settings)
@@ -126,17 +126,18 @@ def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]
 
 @dataclasses.dataclass
 class _Pose:
-    """Where the shape is: centre and radius in pixels, angle in radians, opacity; each (T,)."""
+    """Where the shape is in each frame, (T,): pixels; angle in radians; opacity from 0 to 1."""
 
     x: np.ndarray
     y: np.ndarray
     radius: np.ndarray
     angle: np.ndarray
     opacity: np.ndarray
-    shake: np.ndarray  # (T, 2) of the camera, rounded to the background's subpixels
+    shake: np.ndarray  # (T, 2) by which the picture moves right and down, in whole subpixels
 
 
 def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[_Pose, slice]:
+    """Draw how the shape moves, and which frames are the cue."""
     length, cue = _timing(rng, settings)
     rest = {
         "x": rng.uniform(-0.11, 0.11),
@@ -159,7 +160,7 @@ def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[_Pos
 
 
 def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
-    """Length of a clip and its cue: with memory it ends within the first third."""
+    """Draw a clip's length and which frames are its cue: with memory, some of the first third."""
     if not settings.memory:
         return settings.frames, slice(0, settings.frames)
     length = int(rng.integers(2 * settings.frames // 3, settings.frames + 1))
@@ -169,7 +170,7 @@ def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
 
 
 def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int) -> None:
-    """Swing everything that a cue would change, less far and to and fro."""
+    """Swing all that a cue could change to and fro, but less far than a cue does."""
     swing = {"x": 0.08, "y": 0.08, "radius": 0.02, "angle": 0.4}
     for name, size in swing.items():
         period, phase = rng.uniform(16, 40), rng.uniform(0, 2 * np.pi)
@@ -214,7 +215,7 @@ def _scene(recording: int, settings: Settings) -> _Scene:
 
 
 def _colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Random red, green and blue of a given range of brightness."""
+    """Draw red, green and blue of a brightness between two."""
     return rng.uniform(low, high) + rng.uniform(-0.15, 0.15, 3)
 
 
@@ -255,7 +256,7 @@ def _canvas(rng: np.random.Generator, settings: Settings) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, pixels: int) -> np.ndarray:
-    """Coloured smooth noise of unit deviation at three scales, (pixels, pixels, 3)."""
+    """Draw coloured smooth noise of unit deviation at three scales, (pixels, pixels, 3)."""
     scales = (6, 12, 24)
     texture_HWC = np.zeros((pixels, pixels, 3))
     for cells in scales:
@@ -271,14 +272,14 @@ def _texture(rng: np.random.Generator, pixels: int) -> np.ndarray:
 
 @functools.cache
 def _bumps(cells: int, pixels: int) -> np.ndarray:
-    """Weights (pixels, cells) of bumps on a ring, each row of unit norm."""
+    """Return weights (pixels, cells) of bumps on a ring, each row of unit norm."""
     distance = np.abs(np.arange(pixels)[:, None] * cells / pixels - np.arange(cells))
     weights = np.exp(-2 * np.minimum(distance, cells - distance) ** 2)
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
 def _add_blob(rng: np.random.Generator, canvas: np.ndarray, contrast: float) -> None:
-    """One still distractor: a small disc of another colour."""
+    """Add one still distractor: a small disc of another colour."""
     radius = rng.uniform(0.02, 0.06) * len(canvas)
     reach = int(radius) + 1
     top, left = rng.integers(0, len(canvas) - 2 * reach, 2)
@@ -298,7 +299,7 @@ def _background(
     size = settings.size
     wrap = scene.canvas.shape[2] - size
     start = rng.integers(0, wrap, 2) * SUBPIXELS
-    # The camera's step to the right moves what it sees to the left.
+    # The picture moves right where the window on the canvas moves left.
     steps = np.mod(start - np.round(pose.shake * SUBPIXELS), wrap * SUBPIXELS).astype(int)
     whole, part = np.divmod(steps, SUBPIXELS)
     frames_THWC = np.empty((len(steps), size, size, 3), np.uint8)
@@ -313,7 +314,7 @@ def _draw_shape(frames_THWC: np.ndarray, scene: _Scene, pose: _Pose) -> None:
     side = min(size, int(2 * REACH * pose.radius.max()) + 3)
     centres_T2 = np.stack([pose.x, pose.y], axis=-1) + pose.shake
     corners_T2 = np.floor(centres_T2 - side / 2).clip(0, size - side).astype(np.int32)
-    # Of pixels' middles from the shape's centre.
+    # From the shape's centre to the middle of its patch's first pixel.
     offsets_T2 = (corners_T2 + 0.5 - centres_T2).astype(np.float32)
     x, y = (np.arange(side, dtype=np.float32) + offsets_T2[:, :, None]).transpose(1, 0, 2)
     texels = _texels(scene.shape, pose, x[:, None, :], y[:, :, None])
@@ -352,7 +353,7 @@ def _noise_table(settings: Settings) -> np.ndarray:
 
 
 def _add_noise(rng: np.random.Generator, frames_THWC: np.ndarray, settings: Settings) -> None:
-    """Pixel noise from a table: drawing each value anew would take longer than all the rest."""
+    """Add pixel noise from a table: drawing each value anew would take longer than all the rest."""
     table = _noise_table(settings)
     values = frames_THWC[0].size
     starts = rng.integers(0, len(table) - values, len(frames_THWC))
@@ -457,7 +458,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
-        """Clips of four recordings in five, or of every fifth."""
+        """Yield the clips of four recordings in five, or of every fifth one for testing."""
         for index, label, seed, frames_THWC in generate(self.settings, test):
             yield (
                 index,

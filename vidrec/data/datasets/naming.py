@@ -24,7 +24,7 @@ class Recordings(NamedTuple):
 
     Attributes:
         names: of each clip's recording.
-        known: False where they are only the clips' own names.
+        known: False where no recording was found and `names` are the clips' own.
     """
 
     names: list[str]
@@ -51,7 +51,7 @@ def recordings_of(names: Sequence[str], rule: str = "") -> Recordings:
 
     Args:
         names: of the clips.
-        rule: regular expression whose first bracket names the recording.
+        rule: regular expression whose first group, in brackets, names the recording.
     """
     if rule:
         return Recordings([_by_rule(name, rule) for name in names], True)
@@ -62,11 +62,11 @@ def recordings_of(names: Sequence[str], rule: str = "") -> Recordings:
 
 
 def _recording(name: str) -> str:
-    """As the clip's name says, or that of a folder it lies in below its class; else ""."""
+    """Return the recording that a clip's own name or a folder below its class names; else ""."""
     *above, own = name.split("/")
-    classes = 2 if above and part_of(above[0]) else 1  # folders, down to that of the class
-    for part in (own, *reversed(above[classes:])):
-        if match := RECORDING.match(part):
+    depth = 2 if above and part_of(above[0]) else 1  # of the class' folder; splits are above it
+    for text in (own, *reversed(above[depth:])):
+        if match := RECORDING.match(text):
             return match.group(1)
     return ""
 

@@ -1,4 +1,4 @@
-"""Open container files and decode their packets; damage is recorded, the system's errors raise."""
+"""Open video files and decode them; damage is recorded, errors of the system are raised."""
 
 import errno
 import itertools
@@ -19,13 +19,13 @@ from vidrec.errors import TransientError, UnreadableClip, raise_if_transient
 MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
 MAX_SECONDS = 60.0  # without a frame, for decoders that turn in circles
-# What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own slips.
+# What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own bugs.
 FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
-# Numbers that no decoder gives for damage.
+# Error numbers that no decoder gives for damage.
 NEVER_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
 SPARE = 1 << 28  # bytes: more than a frame of usual size takes
 DAMAGED = "damaged, or not a video"
-# A title in no known alphabet is no reason to refuse a file; PyAV 19 needs not be told.
+# A title that is no UTF-8 is no reason to refuse a file; PyAV 19 accepts it without an option.
 _OLD = int(av.__version__.partition(".")[0]) < 19
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 # Text and pictures that the demuxers take for videos, and lists of other files.
@@ -37,13 +37,13 @@ class DecodeRecord:
     """Record what happened while a file was decoded.
 
     Attributes:
-        frames: that were decoded.
-        packets: that were read, with those that are not to be shown.
-        seconds: at which the last frame is shown.
-        lost_packets: that could not be decoded.
-        reason: of the first error, in words for people.
+        frames: how many were decoded.
+        packets: how many were read, those included that show no new picture.
+        seconds: when the last frame is shown.
+        lost_packets: how many could not be decoded.
+        reason: the first error, in words for people.
         ended_early: True where reading stopped before the end.
-        errors: one of each kind.
+        errors: one of each type.
     """
 
     frames: int = 0
@@ -63,7 +63,7 @@ class DecodeRecord:
 
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
-    """Open a container and give it with its first video stream.
+    """Open a container; yield it with its first video stream.
 
     Decoding takes one thread, since clips are decoded side by side.
 
@@ -137,7 +137,7 @@ def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> 
         if packet is None:
             return
         if record is not None and (packet.size or packet.dts is not None):
-            record.packets += 1  # an empty one with a time says that the picture stays
+            record.packets += 1  # an empty one with a time repeats the picture before
         # The last, empty packet only tells a decoder to finish.
         if packet.size:
             empty = 0
@@ -156,7 +156,7 @@ def frames(container: Any, stream: Any, record: DecodeRecord) -> Iterator[av.Vid
             record.seconds = max(record.seconds, seconds_of(frame.pts, base) or 0.0)
             yield frame
         silence = 0 if decoded else silence + 1
-        # The reader's time is not the decoder's: the clock starts when the reader comes back.
+        # What the caller does with a frame does not count: the clock starts when it comes back.
         since = time.monotonic() if decoded else since
         if silence > MAX_SILENCE or time.monotonic() - since > MAX_SECONDS:
             record.reason = record.reason or "the decoder yields no more frames"
@@ -165,7 +165,7 @@ def frames(container: Any, stream: Any, record: DecodeRecord) -> Iterator[av.Vid
 
 
 def decode(stream: Any, packet: Any, record: DecodeRecord) -> list[av.VideoFrame]:
-    """Decode one packet; None takes what the decoder still holds."""
+    """Decode one packet; for None return the frames that the decoder still holds."""
     try:
         return [f for f in stream.codec_context.decode(packet) if f.width and f.height]
     except EOFError:
@@ -179,9 +179,9 @@ def decode(stream: Any, packet: Any, record: DecodeRecord) -> list[av.VideoFrame
 def raise_if_system(path: str, *errors: Exception) -> None:
     """Raise a TransientError where a file seems damaged because the system refused something.
 
-    Decoders give the numbers of the system's errors for damage too, and hide an error of the disk
-    behind a clip that ends early. So the file is read to its end without them; and where memory
-    was lacking, but is there for anything usual, the file asked for too much.
+    A decoder's error does not tell: it may have a system's number for damage, and a fault of the
+    disk may look like a clip that ends early. So the file is read to its end without the decoder.
+    An error of memory is the file's own (a picture too large) if there is memory for a usual one.
     """
     for error in errors:
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:

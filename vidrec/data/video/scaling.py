@@ -16,7 +16,7 @@ from vidrec.errors import UnreadableClip
 # Bit-exact and accurate: the same pixels on every machine, at no cost that could be measured.
 # (libswscale's flags BILINEAR, ACCURATE_RND, BITEXACT; older PyAV names only the first.)
 SCALING = 0x2 | 0x40000 | 0x80000
-HD_ROWS = 720  # from which on colours without a tag are BT.709, as players take them
+HD_ROWS = 720  # frames at least this high are BT.709 where a tag does not say: players do the same
 UNTAGGED = (0, 2, 3)  # AVCOL_SPC_RGB (of a YUV picture: a wrong tag), UNSPECIFIED, RESERVED
 
 
@@ -28,7 +28,7 @@ class Pose(NamedTuple):
     upside_down: bool = False
 
     def applied(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height of the shown picture from the stored one's, or back."""
+        """Return width and height as shown for those as stored, or the other way round."""
         return (height, width) if self.exchanged else (width, height)
 
     def upright(self, picture_HWC: np.ndarray) -> np.ndarray:
@@ -46,7 +46,10 @@ UPRIGHT = Pose()
 
 
 class Poses:
-    """Look up the poses of a clip's frames, again only where they may change: it takes a while."""
+    """Look up how the frames of a clip are shown.
+
+    A look-up is slow, so it is repeated only at key frames and where the rotation changes.
+    """
 
     def __init__(self) -> None:
         self._known, self._rotation = UPRIGHT, math.nan
@@ -59,7 +62,10 @@ class Poses:
 
 
 def _pose(frame: av.VideoFrame) -> Pose:
-    """By the display matrix (x, y) -> (a x + c y, b x + d y); other angles go to the nearest."""
+    """Return the pose of the display matrix (x, y) -> (a x + c y, b x + d y).
+
+    Angles other than quarter turns go to the nearest one.
+    """
     side_data: Any = frame.side_data  # its stubs know no `Type`
     matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
@@ -71,7 +77,7 @@ def _pose(frame: av.VideoFrame) -> Pose:
 
 
 class Scaler:
-    """Scale frames to squares of RGB; one for all of a file, since setting one up costs most."""
+    """Scale frames to squares of RGB; one serves a whole file, since setting it up costs most."""
 
     def __init__(self, size: int):
         self.size, self._scaler, self._poses = size, VideoReformatter(), Poses()
@@ -124,7 +130,7 @@ def _unconverted(path: str | os.PathLike, error: Exception) -> UnreadableClip:
 
 def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     colours = Colorspace.ITU709 if _is_untagged_hd(frame) else None
-    # Left to itself it starts a thread a core for every file, and wakes them for every frame.
+    # By default every file has a thread for each core, and all of them wake for every frame.
     return scaler.reformat(
         frame,
         width,

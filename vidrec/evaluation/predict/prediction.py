@@ -1,4 +1,4 @@
-"""What a model says of a clip."""
+"""Hold what a model says of a clip and of windows along it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +14,11 @@ class Answer:
 
     Attributes:
         classes: names by class number.
-        scores_K: as evaluation ranks the classes.
-        probabilities_K: of the classes. Where scores add up log-probabilities of frames or windows,
-            these are of their mean, so that a long clip is not surer than a short one for its
-            length; of votes they are the share of each class. A result's `loss` is their negative
-            logarithm.
+        scores_K: scores by which evaluation ranks the classes.
+        probabilities_K: probabilities of the classes. Where scores are sums of log-probabilities
+            over frames or windows, these come from the mean instead, so that a long clip is not
+            surer than a short one only for its length. Where windows vote, these are shares of
+            votes. A result's `loss` is the negative logarithm of that of the true class.
     """
 
     classes: tuple[str, ...]
@@ -60,11 +60,11 @@ class Prediction(Answer):
     """The answer for a whole clip, as evaluation gives it, and for windows along it.
 
     Attributes:
-        path: what the clip is called.
+        path: the clip's path or name.
         windows: answers over time.
         frames: number of frames that were read.
         seconds: how long they last.
-        notes: what the file was found lacking.
+        notes: what is wrong with the file, a line each.
     """
 
     path: str
