@@ -190,6 +190,7 @@ class Work:
     dataset: Dataset | None = None
     record: bool = False
     begin: Callable[[], None] = lambda: None
+    _records: bool = field(default=False, init=False)
 
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
@@ -202,7 +203,7 @@ class Work:
         ]
         if todo:
             runtime.check_devices()  # a missing device is no failure of the trials
-        self.record = self.record or len(todo) > 1
+        self._records = self.record or len(todo) > 1
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
             by_data.setdefault(prepare.data_id(group.trials[0].config), []).append(group)
@@ -221,7 +222,7 @@ class Work:
                 self._record_failure(group, None, error)
             return
         check_unchanged(trials, self.top, data)
-        if not self.record:
+        if not self._records:
             loop.check_watched(trials, data)  # before a folder is made
         if devices.is_main():
             self.begin()
@@ -277,7 +278,7 @@ class Work:
 
     def _recordable(self, error: Exception) -> bool:
         stopped = isinstance(error, loop.Interrupted)
-        return self.record and not stopped and not is_transient(error)
+        return self._records and not stopped and not is_transient(error)
 
     def _record_failure(
         self, group: GroupPlan, data: prepare.Prepared | None, error: Exception

@@ -156,11 +156,10 @@ class TrialGroup:
         frames = None
         if self.data.streams:
             frames = np.zeros((*shape, self.spec.length, *self.data.values.shape[1:]), np.uint8)
-        order = Order(clips, np.zeros(shape, bool))
-        inputs = self._inputs(0, order, frames)
+        inputs = self._inputs(0, clips, np.zeros(shape, bool), frames)
         train = partial(programs.train_batches, self.spec)
         program = self.over.advance(train, donate=True)
-        arguments = (self._active(), self.state, inputs, self.feed.shared)
+        arguments = (self._active_on_devices(), self.state, inputs, self.feed.shared)
         self._programs["train"] = devices.compiled(program, *arguments)
 
     def memory_needed(self) -> float:
@@ -224,9 +223,9 @@ class TrialGroup:
         parts: list[dict] = []
         for frames in self.feed.training(clips[:, done:], epoch, steps):
             chunk = slice(done, done + steps)
-            part = Order(clips[:, chunk], order.valid_SB[:, chunk])
-            inputs = self._inputs(epoch, part, frames)
-            arguments = (self._active(), self.state, inputs, self.feed.shared)
+            valid = order.valid_SB[:, chunk]
+            inputs = self._inputs(epoch, clips[:, chunk], valid, frames)
+            arguments = (self._active_on_devices(), self.state, inputs, self.feed.shared)
             self.state, sums = self._programs["train"](*arguments)
             if parts:  # the next chunk is read while this one trains, but no further ahead
                 jax.block_until_ready(parts[-1])
@@ -274,13 +273,19 @@ class TrialGroup:
         orders = [by_seed[cfg.seed] for cfg in self.configs]
         return Order(*(np.stack(leaves) for leaves in zip(*orders, strict=True)))
 
-    def _inputs(self, epoch: int, order: Order, frames: np.ndarray | None) -> TrainBatches:
-        """Place batches on the devices; `order` holds clips here, not their places in a list."""
+    def _inputs(
+        self,
+        epoch: int,
+        clips_NSB: np.ndarray,
+        valid_NSB: np.ndarray,
+        frames: np.ndarray | None,
+    ) -> TrainBatches:
+        """Place batches on the devices."""
         epoch_N = np.full(len(self.configs), epoch, np.int32)
-        placed = self.over.shard((epoch_N, order.places_SB, order.valid_SB, frames))
+        placed = self.over.shard((epoch_N, clips_NSB, valid_NSB, frames))
         return TrainBatches(self.hyper, *placed)
 
-    def _active(self) -> Tree:
+    def _active_on_devices(self) -> Tree:
         """Place `active` on the devices."""
         return self.over.shard(self.active)
 
@@ -308,34 +313,42 @@ class TrialGroup:
             Host arrays (N, n, …), a line a clip.
         """
         rows = self._rows(clips)
-        every = weights is None
-        parts = list(self._scored(self.best if every else weights, rows, every=every))
+        best = weights is None
+        parts = list(self._scored(self.best if best else weights, rows, all_trials=best))
         return jax.tree.map(lambda *leaves: _joined(leaves, len(clips)), *parts)
 
     def score_windows(self, windows: np.ndarray, cfg: Config) -> np.ndarray:
         """Score windows (n, 2) of clips by the best weights: (N, n, K) log-probabilities."""
         rows = self._rows(windows)
-        score = partial(programs.score_windows, self.spec_of(cfg))
-        parts = list(self._run_scorer(score, (self.best, self.hyper), rows))
+        spec, trees = self.spec_of(cfg), (self.best, self.hyper)
+        parts = list(self._run_scorer(programs.score_windows, spec, trees, rows))
         return _joined(parts, len(windows))
 
     def spec_of(self, cfg: Config) -> TrialSpec:
         """Return the group's spec with the settings of a trial that is scored in its own way."""
         return TrialSpec(cfg, self.spec.model, self.spec.length, self.spec.train_clips)
 
-    def _scored(self, weights: Tree, rows: np.ndarray, every: bool = False) -> Iterator[Scores]:
-        score = partial(programs.score_clips, self.spec)
-        return self._run_scorer(score, (weights, self.hyper), rows, every=every)
+    def _scored(
+        self, weights: Tree, rows: np.ndarray, all_trials: bool = False
+    ) -> Iterator[Scores]:
+        trees = (weights, self.hyper)
+        return self._run_scorer(programs.score_clips, self.spec, trees, rows, all_trials=all_trials)
 
     def _run_scorer(
-        self, score: partial, trees: tuple, rows: np.ndarray, *, every: bool = True
+        self,
+        score: Callable,
+        spec: TrialSpec,
+        trees: tuple,
+        rows: np.ndarray,
+        *,
+        all_trials: bool = True,
     ) -> Iterator[Tree]:
         """Yield host arrays (N, S, B, …), one block of rows after another."""
-        window = score.args[0].cfg.eval.window
-        program = (score.func, window)
+        window = spec.cfg.eval.window
+        program = (score, window)
         if program not in self._programs:
-            self._programs[program] = self.over.scorer(score)
-        active = np.ones(len(self.configs), bool) if every else self.active
+            self._programs[program] = self.over.scorer(partial(score, spec))
+        active = np.ones(len(self.configs), bool) if all_trials else self.active
         active = self.over.shard(active)
         at_once = self.feed.rows_at_once(self._block)
         for part, frames in enumerate(self.feed.scoring(rows, at_once, window)):

@@ -401,7 +401,7 @@ def hyperparameters(cfg: Config) -> dict[str, Any]:
 def training_id(cfg: Config) -> str:
     """Return an id that is equal for trials which differ in scoring only: they train once."""
     settings = identifying_settings(cfg)
-    return digest({name: value for name, value in settings.items() if name[:5] != "eval."})
+    return digest({name: value for name, value in settings.items() if not name.startswith("eval.")})
 
 
 def optimizer(spec: TrialSpec, hyper: dict) -> optax.GradientTransformation:
