@@ -1,5 +1,6 @@
 """Properties of every scanner: each test fails when the mechanism that it names is broken."""
 
+import dataclasses
 import doctest
 from functools import cache, partial
 
@@ -498,6 +499,31 @@ class Last(nn.Module):
 
 number = 3
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Off(cells.GRU):
+    """A cell whose step goes wrong as `how` says."""
+
+    how: str = ""
+
+    def step(self, weights, carry, inputs, ops):
+        h = super().step(weights, carry, inputs, ops)
+        return {
+            "": h,
+            "narrow": h[:, 1:],
+            "one clip": h[0],
+            "rounded": h.astype(jnp.bfloat16),
+            "a pair": (h, h),
+        }[self.how]
+
+
+@pytest.mark.parametrize("how", ["narrow", "one clip", "rounded", "a pair"])
+def test_a_step_that_returns_no_carry_is_one_line(how):
+    x = jnp.ones((2, 5, 3))
+    Recurrent(Off(U)).init(jax.random.key(0), x)
+    with pytest.raises(UserError, match=r"Off\.step returned .*; a step should return a carry"):
+        Recurrent(Off(U, how=how)).init(jax.random.key(0), x)
 
 
 def test_a_user_brings_a_cell_or_a_scanner(tmp_path):

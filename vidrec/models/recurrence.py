@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vidrec.errors import UserError
 from vidrec.models import cells, fused
 from vidrec.models.inputs import spread, zero_padding
 
@@ -198,6 +199,7 @@ def _loop(
             return product
 
         new = cell.step(seen, carry, inputs, cells.StepOps(recurrent_matmul, _clipper(bound)))
+        _check_carry(cell, new, carry)
         if mask_B is not None:
             new = jax.tree.map(lambda a, b: jnp.where(spread(mask_B, a), a, b), new, carry)
         return new, (cell.output(new), states)
@@ -205,6 +207,16 @@ def _loop(
     frames = (*jax.tree.map(_time_first, (inputs, mask_BT)), perturbations)
     carry, (h_TBU, states) = lax.scan(step, carry, frames, reverse=reverse, unroll=_unroll())
     return (_time_first(h_TBU), carry), states
+
+
+def _check_carry(cell: cells.Cell, new: Any, carry: Any) -> None:
+    """Refuse what a step returns where it is no carry like the one that it was given."""
+    returned, wanted = (jax.tree.map(lambda x: jax.typeof(x).str_short(), t) for t in (new, carry))
+    if returned != wanted:
+        raise UserError(
+            f"{type(cell).__name__}.step returned {returned}; a step should return a carry like "
+            f"the one that it was given, here {wanted}"
+        )
 
 
 def _time_first(x: Array) -> Array:
