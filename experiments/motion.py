@@ -18,7 +18,9 @@ def config() -> Config:
     return Config(
         data=Data(kind="tfds", tfds="motion", split="group"),
         frames=Frames(length=30),
-        encoder=Encoder(kind="cnn", pooling="moments", size=64, standardize=True, pca=48),
+        encoder=Encoder(
+            kind="cnn", weights="random", pooling="moments", size=64, standardize=True, pca=48
+        ),
         scanner=Scanner(kind="lstm", units=64),
         optim=Optim(kind="adam", learning_rate=1e-2, clip_norm=1.0),
         train=Train(epochs=30, batch_size=32, monitor="val_loss", patience=10),

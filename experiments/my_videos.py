@@ -24,7 +24,9 @@ def config() -> Config:
     return Config(
         data=Data(kind="videos", split="group"),
         frames=Frames(length=30, rule="uniform"),
-        encoder=Encoder(kind="cnn", pooling="moments", size=96, standardize=True, pca=32),
+        encoder=Encoder(
+            kind="cnn", weights="random", pooling="moments", size=96, standardize=True, pca=32
+        ),
         scanner=Scanner(kind="gru", units=64, dropout=0.2),
         optim=Optim(kind="adam", learning_rate=2e-3, clip_norm=1.0),
         train=Train(epochs=60, batch_size=16, monitor="val_loss", patience=15),

@@ -50,6 +50,7 @@ def config() -> Config:
         frames=Frames(length=30),
         encoder=Encoder(
             kind="cnn3",
+            weights="random",
             trainable="all",
             pooling="dense",
             width=256,

@@ -217,6 +217,8 @@ UCF = override(
         "encoder.kind": "vgg16",
         "encoder.weights": "imagenet",
         "encoder.pooling": "average",
+        "encoder.size": 224,
+        "encoder.normalize": "caffe",
         "head.kind": "per_frame",
         "train.tbptt_every": 30,
         "train.tbptt_length": 60,
@@ -237,6 +239,31 @@ FITTED = override(
     },
 )
 TRAINED = override(Config(), {"data.kind": "videos", "data.fps": 5, "encoder.trainable": "all"})
+PIXELS = override(
+    Config(),
+    {
+        "encoder.kind": "cnn3",
+        "encoder.weights": "random",
+        "encoder.pooling": "dense",
+        "encoder.size": 48,
+        "encoder.normalize": "unit",
+    },
+)
+MOMENTS = override(Config(), {"encoder.pooling": "moments", "encoder.size": 96})
+OWN = {
+    "encoder.kind": "mine.py:Net",
+    "encoder.weights": "net.h5",
+    "encoder.pooling": "average",
+    "encoder.size": 100,
+    "encoder.normalize": "torch",
+}
+# What vidrec decides, by the kind of the encoder and its weights.
+OPEN = {
+    "encoder.weights": "auto",
+    "encoder.pooling": "auto",
+    "encoder.size": 0,
+    "encoder.normalize": "auto",
+}
 MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "data.folds": 5})
 
 
@@ -251,8 +278,20 @@ MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "da
         (UCF, {"data.kind": "videos"}, {"data.classes": (), "data.fold": 0}),
         (UCF, {"data.kind": "tfds", "data.tfds": "ucf101"}, {"data.fold": 0}),
         (UCF, {"data.split": "random"}, {"data.fold": 0, "data.swapped": False}),
-        (UCF, {"encoder.kind": "cnn"}, {"encoder.weights": "random"}),
-        (UCF, {"encoder.kind": "squeezenet"}, {}),
+        (UCF, {"encoder.kind": "cnn"}, OPEN),
+        (UCF, {"encoder.kind": "squeezenet"}, OPEN),
+        (UCF, {"encoder.kind": "mine.py:Net"}, OPEN),
+        (
+            UCF,
+            {"encoder.kind": "squeezenet", "encoder.size": 96, "encoder.weights": "random"},
+            {name: OPEN[name] for name in ("encoder.pooling", "encoder.normalize")},
+        ),
+        (UCF, {"encoder.weights": "net.safetensors"}, {"encoder.normalize": "auto"}),
+        (UCF, {"encoder.weights": "random"}, {}),
+        (PIXELS, {"encoder.kind": "vgg9"}, {}),
+        (PIXELS, {"encoder.kind": "vgg16"}, OPEN),
+        (MOMENTS, {"encoder.kind": "cnn3"}, {"encoder.pooling": "auto"}),
+        (override(UCF, OWN), {"encoder.kind": "other.py:Net"}, {}),
         (
             FITTED,
             {"encoder.trainable": "all"},

@@ -501,8 +501,10 @@ def test_a_resnet_equals_pytorch_with_its_weights(files, tmp_path):
     other = encoder_settings(files, weights=str(tmp_path / "b.safetensors"), normalize="torch")
     with pytest.raises(UserError, match=r"1 missing: stem/bn1/mean; 1 unexpected: conv1.bias"):
         encoders.init(module, other)
+    theirs = {"weights": str(tmp_path / "a.safetensors")}
     with pytest.raises(UserError, match=r"encoder.normalize = 'unit' should be 'torch'"):
-        encoders.init(module, encoder_settings(files, weights=str(tmp_path / "a.safetensors")))
+        encoders.init(module, encoder_settings(files, **theirs, normalize="unit"))
+    assert encoders.resolved(encoder_settings(files, **theirs)).normalize == "torch"
 
 
 def test_what_an_encoder_requires_is_said(files, tmp_path):
@@ -512,7 +514,9 @@ def test_what_an_encoder_requires_is_said(files, tmp_path):
     )
     fields = {"kind": f"{tmp_path}/fixed.py:Fixed", "pooling": "average"}
     with pytest.raises(UserError, match=r"encoder.size = 64 should be 24"):
-        encoders.build(config.Encoder(**fields))
+        encoders.build(config.Encoder(**fields, size=64))
+    chosen = encoders.resolved(config.Encoder(**fields))
+    assert (chosen.size, chosen.normalize, chosen.weights) == (24, "torch", "random")
     encoders.build(config.Encoder(**fields, size=24, normalize="torch"))
     with pytest.raises(UserError, match=r"ResNet has no field 'depths'; did you mean 'depth'"):
         encoders.build(encoder_settings(files, args=config.Args(depths=3)))

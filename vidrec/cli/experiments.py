@@ -66,9 +66,9 @@ def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> 
         settings: The settings given on the command line.
         find_run: Finds a run by its name.
     """
-    weights = settings.get("encoder.weights", "random")
+    weights = settings.get("encoder.weights", "auto")
     path = Path(weights)
-    if weights in config.WORDS or path.parent != Path.cwd() or path.is_file():
+    if not config.is_path(weights) or path.parent != Path.cwd() or path.is_file():
         return settings
     try:
         runs.run_folder(path)

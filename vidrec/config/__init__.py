@@ -3,7 +3,7 @@
 from vidrec.config.arguments import Args
 from vidrec.config.checking import check
 from vidrec.config.checking import check_args as checked_args
-from vidrec.config.identity import canonical, digest, identifying_settings, signature
+from vidrec.config.identity import canonical, digest, file_hash, identifying_settings, signature
 from vidrec.config.overrides import (
     cleared,
     from_dict,
@@ -15,9 +15,10 @@ from vidrec.config.overrides import (
     user_code,
 )
 from vidrec.config.parsing import parse, split_commas, takes_many, unquote
-from vidrec.config.plugins import load_module, load_user
+from vidrec.config.plugins import is_code, load_module, load_user
 from vidrec.config.rules import FOLLOWERS
 from vidrec.config.schema import (
+    BY_CONTENT,
     NOT_IDENTITY,
     TRACED,
     WORDS,
@@ -34,9 +35,11 @@ from vidrec.config.schema import (
     Train,
     fields,
     get,
+    is_path,
 )
 
 __all__ = [
+    "BY_CONTENT",
     "FOLLOWERS",
     "NOT_IDENTITY",
     "TRACED",
@@ -59,9 +62,12 @@ __all__ = [
     "cleared",
     "digest",
     "fields",
+    "file_hash",
     "from_dict",
     "get",
     "identifying_settings",
+    "is_code",
+    "is_path",
     "load_module",
     "load_user",
     "override",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec.config import arguments, plugins
-from vidrec.config.schema import NOT_IDENTITY, TRACED, WORDS, Config, fields
+from vidrec.config.schema import BY_CONTENT, NOT_IDENTITY, TRACED, WORDS, Config, fields
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.runs import run_folder
@@ -64,18 +64,24 @@ def _weights_id(name: str) -> str:
     """
     if name in WORDS:
         return name
+    if by_content := BY_CONTENT.fullmatch(name):
+        return by_content[2]
     path = files.expanded(name)
     try:
         if path.is_file():
-            stat = path.stat()
-            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            return _file_hash(path, *stamp)
+            return file_hash(path)
         result = files.read_json(run_folder(path) / "result.json", {"id": str, "weights?": str})
         return result.get("weights") or result["id"]
     except (OSError, UserError) as error:
         if is_transient(error):  # another id would be another run
             raise TransientError.of(f"encoder.weights = {name}", error) from error
         return name
+
+
+def file_hash(path: Path) -> str:
+    """Return the hash by which a file of weights is known."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.cache

@@ -10,6 +10,8 @@ from vidrec.errors import UserError
 
 # Kinds of data without a frame rate.
 NO_RATE = ("tfds", "images", "features")
+# Encoders that have no weights of others.
+FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
 # Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
@@ -55,9 +57,36 @@ def _is_other_data(before: Config, after: Config) -> bool:
     return _data_set(before.data) != _data_set(after.data)
 
 
-def _reads_weights(cfg: Config) -> bool:
-    """Return whether the encoder reads weights of others; a user's own reads those of a run."""
-    return cfg.encoder.kind in ("vgg16", "squeezenet") or ".py:" in cfg.encoder.kind
+def _family(cfg: Config) -> str:
+    """Return a name for encoders that frames suit alike: those from pixels, a user's, or its own.
+
+    A network that others trained has a size, a pooling and a normalization of its own.
+    """
+    kind = cfg.encoder.kind
+    if kind in FROM_PIXELS:
+        return "from pixels"
+    return "code" if plugins.is_code(kind) else kind
+
+
+def _is_other_encoder(before: Config, after: Config) -> bool:
+    return _family(before) != _family(after)
+
+
+def _weights_are_outdated(before: Config, after: Config) -> bool:
+    trains_from_pixels = after.encoder.kind in FROM_PIXELS and after.encoder.weights != "random"
+    return trains_from_pixels or _is_other_encoder(before, after)
+
+
+def _pooling_is_outdated(before: Config, after: Config) -> bool:
+    lacks = after.encoder.pooling == "moments" and after.encoder.kind != "cnn"
+    return lacks or _is_other_encoder(before, after)
+
+
+def _normalize_is_outdated(before: Config, after: Config) -> bool:
+    """Pixels are normalized as the weights ask; random ones ask for nothing."""
+    if before.encoder.kind != after.encoder.kind:
+        return _is_other_encoder(before, after)
+    return after.encoder.weights != "random"
 
 
 def _no_encoder(cfg: Config) -> bool:
@@ -84,7 +113,10 @@ FOLLOWERS = (
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
     Follower("data.fps", ("data.kind",), lambda _, cfg: cfg.data.kind in NO_RATE),
     Follower("encoder.args", ("encoder.kind",), lambda *_: True),
-    Follower("encoder.weights", ("encoder.kind",), lambda _, cfg: not _reads_weights(cfg)),
+    Follower("encoder.weights", ("encoder.kind",), _weights_are_outdated),
+    Follower("encoder.pooling", ("encoder.kind",), _pooling_is_outdated),
+    Follower("encoder.size", ("encoder.kind",), _is_other_encoder),
+    Follower("encoder.normalize", ("encoder.kind", "encoder.weights"), _normalize_is_outdated),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
     Follower("encoder.standardize", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.pca", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),

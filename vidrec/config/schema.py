@@ -5,6 +5,7 @@ K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,12 +88,13 @@ class Encoder:
     """A frame (or a clip, for c3d) to features."""
 
     kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
-    weights: str = "random"  # random, imagenet, a .h5 or .safetensors file, or a finished run
+    # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
+    weights: str = "auto"
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
-    pooling: Literal["average", "map", "dense", "flatten", "moments"] = "moments"
+    pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
     width: PositiveInt = 1024  # of dense pooling
-    size: PositiveInt = 64  # height and width that frames are resized to
-    normalize: Literal["unit", "standard", "caffe", "torch"] = "unit"
+    size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
+    normalize: Literal["auto", "unit", "standard", "caffe", "torch"] = "auto"  # as the weights ask
     seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics
@@ -235,8 +237,15 @@ TRACED = (
 )
 
 
-# What encoder.weights may be besides a path.
-WORDS = ("random", "imagenet")
+# What encoder.weights may be besides a path. `auto` becomes one of the others before a run has an
+# id: random, or NAME@HASH, weights by their content, named after the file or package that has them.
+WORDS = ("auto", "random", "imagenet")
+BY_CONTENT = re.compile(r"([\w.-]+)@([0-9a-f]{32})")
+
+
+def is_path(weights: str) -> bool:
+    """Return whether `encoder.weights` names a file or a run, by its path or name."""
+    return weights not in WORDS and not BY_CONTENT.fullmatch(weights)
 
 
 # Paths, devices and how often to save: settings that change no result, left out of a trial's id.

@@ -12,6 +12,8 @@ from typing import Any
 
 from vidrec.config import (
     Config,
+    Data,
+    Encoder,
     canonical,
     cleared,
     get,
@@ -324,6 +326,35 @@ def with_code(table: Sequence[Trial]) -> list[Trial]:
     return pinned
 
 
+def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
+    """Return the trials with users' files read and encoders' weights found, as they get their ids.
+
+    Args:
+        table: The trials.
+        at_hand: The weights have to be here; False for what computes nothing.
+
+    Raises:
+        UserError: A file cannot be read, or weights are not at hand.
+    """
+    from vidrec.models import encoders
+
+    found: dict[tuple[str, Encoder], Encoder] = {}
+    made = []
+    for trial in with_code(table):
+        key = (trial.config.data.kind, trial.config.encoder)
+        if key not in found:
+            found[key] = encoders.concrete(trial.config, at_hand=at_hand).encoder
+        config = replace(trial.config, encoder=found[key])
+        # The table shows what runs where a row's setting left it open.
+        shown = {
+            name: _shown(get(config, name))
+            for name, value in trial.overrides.items()
+            if name.startswith("encoder.") and value in ("auto", 0)
+        }
+        made.append(replace(trial, config=config, overrides={**trial.overrides, **shown}))
+    return made
+
+
 def _shown(value: Any) -> Any:
     """Return a path as seen from the current folder, where it lies below that."""
     if isinstance(value, str) and os.path.isabs(value):
@@ -350,8 +381,6 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
         memory: Whether its table is one of memory.
         base: The settings of its table's base; None: those of the trial.
     """
-    from vidrec.config import Data, Encoder
-
     whole = base or cfg
     epochs = min(whole.train.epochs, 10) / whole.train.epochs
     batch = min(whole.train.batch_size, 16 if memory else 50) / whole.train.batch_size
@@ -372,9 +401,9 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
         ),
         encoder=_pixels(cfg.encoder)
         if cfg.encoder.trainable != "none"
-        else Encoder(pooling="map", size=16)
+        else Encoder(weights="random", pooling="map", size=16)
         if keeps_maps
-        else Encoder(standardize=True, pca=48, size=32 if memory else 64),
+        else Encoder(weights="random", standardize=True, pca=48, size=32 if memory else 64),
     )
     scaled = {
         "scanner.units": max(1, cfg.scanner.units // (16 if keeps_maps else 4)),
@@ -387,7 +416,7 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
 
 def _pixels(encoder: Any) -> Any:
     """Return a trained encoder of the same kind, for small images and without a weights file."""
-    return replace(encoder, weights="random", size=min(encoder.size, 64))
+    return replace(encoder, weights="random", size=min(encoder.size or 64, 64))
 
 
 def _call(module: Any, function: str, file: Path) -> Any:

@@ -74,7 +74,7 @@ def plan_table(
     dataset: Dataset | None = None,
 ) -> TablePlan:
     """Plan a table and write its ablation.json; for the arguments see `runner.ablate`."""
-    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    trials = tables.concrete(tables.trials(ablation, overrides, on))
     name, workdir = runs.check_name(ablation.name), Path(workdir)
     data, configs = PlannedData(dataset), [trial.config for trial in trials]
     for cfg in configs:
@@ -129,7 +129,7 @@ class RunPlan(NamedTuple):
 def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = None) -> RunPlan:
     """Plan a single run."""
     table = Ablation(runs.check_name(name), cfg, [Row({})])
-    [trial] = tables.with_code(tables.trials(table))
+    [trial] = tables.concrete(tables.trials(table))
     model.check_user_classes(trial.config)
     data = PlannedData(dataset)
     [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))

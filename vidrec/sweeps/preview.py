@@ -17,7 +17,7 @@ def dry_run(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
     """Return what `ablate` would train, with each model's parameters; needs no data set."""
-    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
     ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
     counted: dict[str, int] = {}
     lines = []
@@ -47,7 +47,7 @@ def estimates(
     Without the data set these are None. Bytes are those of trials and data; what a step needs for
     its gradient comes on top, and a group for which that is too much is split before it trains.
     """
-    trials = tables.with_code(tables.trials(ablation, overrides, on))
+    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
     trained = {training_id(trial.config): trial.config for trial in trials}
     groups: dict[str, list[Config]] = {}
     for cfg in trained.values():

@@ -32,8 +32,6 @@ from vidrec.training import devices, runtime
 from vidrec.training.step import Frozen
 
 Tree = Any
-
-
 NOTHING_FROZEN = Frozen({}, {}, {}, {})
 
 
@@ -146,6 +144,7 @@ def prepare(
         tell(line)
     if dataset.is_features:
         return _finished(cfg, dataset, split, _ready_made(dataset, cfg.data.strict))
+    cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
     if cfg.encoder.trainable != "none":
         return _with_pixels(cfg, dataset, split, module, progress)
@@ -440,7 +439,9 @@ def _some(names: Sequence[str], of_first: str = "") -> str:
 
 def trial_id(cfg: Config, fingerprint: str) -> str:
     """Return the id of a trial: what it is, on which data."""
-    return digest(identifying_settings(cfg), fingerprint, length=16)
+    return digest(
+        identifying_settings(encoders.concrete(cfg, at_hand=False)), fingerprint, length=16
+    )
 
 
 def abstract(cfg: Config) -> Abstract:
@@ -451,6 +452,7 @@ def abstract(cfg: Config) -> Abstract:
     """
     from vidrec.models import model
 
+    cfg = encoders.concrete(cfg, at_hand=False)
     classes = class_count(cfg)
     if cfg.data.kind == "features" or cfg.encoder.trainable == "none":
         built = model.build(cfg, classes, encoder=None)

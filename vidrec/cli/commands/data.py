@@ -91,7 +91,7 @@ class Check(Command):
         console, programs, failed = self.console(), set(), []
         for path in self.files:
             table, built = replace(read_ablation(path), seeds=1), 0
-            for trial in ablation.with_code(ablation.trials(table)):
+            for trial in ablation.concrete(ablation.trials(table), at_hand=False):
                 program = group_name(trial.config)
                 try:
                     if program not in programs:

@@ -25,6 +25,7 @@ from vidrec.models.encoders.preprocess import normalize, statistics
 __all__ = [
     "batch_statistics",
     "build",
+    "concrete",
     "count",
     "extractor",
     "feature_shape",
@@ -35,6 +36,7 @@ __all__ = [
     "normalize",
     "outside_loops",
     "partition",
+    "resolved",
     "shapes",
     "statistics",
     "trainable_mask",
@@ -45,8 +47,78 @@ Tree = Mapping[str, Any]
 
 
 # Settings of an encoder that are fields of its class; `init` is the field `initialiser`.
+SIZE = 64  # of frames, where an encoder says nothing
 FIELDS = ("pooling", "width", "normalize", "trainable", "dtype", "remat")
 COMPUTED = ("initialiser", "mean", "std")
+
+
+def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
+    """Return a run's settings with its encoder's `resolved`, as they are before it has an id."""
+    encoder = cfg.encoder
+    if cfg.data.kind == "features" and encoder.weights == "auto":  # no encoder runs
+        encoder = dataclasses.replace(encoder, weights="random")
+    return dataclasses.replace(cfg, encoder=resolved(encoder, at_hand=at_hand))
+
+
+def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
+    """Return the settings with whatever is left to vidrec (`auto`, a size of 0) decided.
+
+    Weights are found first: what a package or the cache has, by its content; random ones where the
+    encoder has none of others. Size, pooling and normalization follow from the kind and them.
+
+    Args:
+        cfg: Settings of the encoder.
+        at_hand: The weights have to be here; False leaves `auto` where they are not, for what
+            needs no weights.
+
+    Raises:
+        UserError: Weights are not at hand, or pixels are to be normalized otherwise than they ask.
+    """
+    if "auto" not in (cfg.weights, cfg.pooling, cfg.normalize) and cfg.size:
+        return cfg
+    cls = _class(cfg.kind)
+    return _without_weights(cls, _with_weights(cls, cfg, at_hand))
+
+
+def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> config.Encoder:
+    """Return the settings with weights that are here, and the normalization that they ask for."""
+    from vidrec.models.encoders import weights
+
+    net = _pretrained(cls, cfg)
+    found, normalize = cfg.weights, ""
+    try:
+        # A user's class may only say how the layers of files are called, and of no file.
+        if found == "auto" and (not net or (config.is_code(cfg.kind) and not net.has_source())):
+            found = "random"
+        elif found == "auto":
+            found = weights.concrete(net, cfg)
+        normalize = weights.normalization(net, dataclasses.replace(cfg, weights=found))
+    except UserError:
+        if at_hand:
+            raise
+        normalize = net.usual_normalize() if net else ""
+    values: dict[str, Any] = {"weights": found}
+    if cfg.normalize == "auto" and normalize:
+        values["normalize"] = normalize
+    return dataclasses.replace(cfg, **values)
+
+
+def _pretrained(cls: type[nn.Module], cfg: config.Encoder) -> Any:
+    """Return what the encoder says of weights of others; a property reads the module's fields."""
+    if isinstance(getattr(cls, "pretrained", None), property):
+        return getattr(_module(cls, _without_weights(cls, cfg)), "pretrained", None)
+    return getattr(cls, "pretrained", None)
+
+
+def _without_weights(cls: type[nn.Module], cfg: config.Encoder) -> config.Encoder:
+    """Return the settings with size, pooling and normalization as suits the kind, where open."""
+    pooling = getattr(cls, "POOLINGS", ("moments",))[0]
+    suits: dict[str, Any] = {"size": SIZE, "pooling": pooling, "normalize": "unit"}
+    for declared in (getattr(cls, "defaults", {}), getattr(cls, "requires", {})):
+        suits |= {name: value for name, value in declared.items() if name in suits}
+    given: dict[str, Any] = {name: getattr(cfg, name) for name in suits}
+    given = {name: suits[name] if given[name] in (0, "auto") else given[name] for name in suits}
+    return dataclasses.replace(cfg, **given)
 
 
 def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
@@ -60,7 +132,7 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
         UserError: The encoder has no such pooling or argument, needs another value of a setting, or
             knows nothing of a setting that was changed.
     """
-    cls = _class(cfg.kind)
+    cls, cfg = _class(cfg.kind), resolved(cfg, at_hand=False)
     if cfg.kind == "none":
         return cls()
     for name, value in getattr(cls, "requires", {}).items():
@@ -68,6 +140,10 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
             raise UserError(
                 f"encoder.{name} = {getattr(cfg, name)!r} should be {value!r} for {cfg.kind}"
             )
+    return _module(cls, cfg, **fields)
+
+
+def _module(cls: type[nn.Module], cfg: config.Encoder, **fields: Any) -> nn.Module:
     own = config.checked_args("encoder.args", cfg.args, cls, reserved=(*FIELDS, *COMPUTED))
     return cls(**(_from_settings(cls, cfg) | own | fields))
 
@@ -75,7 +151,7 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
 def _from_settings(cls: type[nn.Module], cfg: config.Encoder) -> dict[str, Any]:
     """Return the fields that settings fill."""
     known = {field.name for field in dataclasses.fields(cls)}
-    default, values = config.Encoder(), {}
+    default, values = _without_weights(cls, config.Encoder(kind=cfg.kind)), {}
     for name in FIELDS:
         value = getattr(cfg, name)
         if name in known:
@@ -133,6 +209,7 @@ def init(
     Raises:
         UserError: The weights do not fit.
     """
+    cfg = resolved(cfg)
     key = jax.random.key(cfg.seed) if key is None else key
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
     variables = jax.jit(module.init)(key, frames)

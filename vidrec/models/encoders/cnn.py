@@ -59,7 +59,7 @@ class Cnn(base.Encoder):
     window: int = 6
 
     VERSION: ClassVar[int] = 1
-    POOLINGS: ClassVar = (*base.Encoder.POOLINGS, "moments")
+    POOLINGS: ClassVar = ("moments", *base.Encoder.POOLINGS)
     blocks: ClassVar = ("filters",)
 
     def maps(self, x: Array, train: bool) -> Array:

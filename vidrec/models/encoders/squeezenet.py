@@ -93,6 +93,7 @@ class SqueezeNet(Encoder):
     classes: int = 1000
 
     pretrained: ClassVar = _weights_of_others()
+    defaults: ClassVar = {"size": 224, "pooling": "average"}
     blocks: ClassVar = ("conv1", *FIRES)
 
     def maps(self, x: Array, train: bool) -> Array:

@@ -53,6 +53,7 @@ class VGG16(Staged):
     classes: int = 1000
 
     pretrained: ClassVar = _weights_of_others()
+    defaults: ClassVar = {"size": 224, "pooling": "average"}
     blocks: ClassVar = ("block1", "block2", "block3", "block4", "block5")
     windows: ClassVar = ((3, 3),) * 5
     pools: ClassVar = ((2, 2),) * 5

@@ -17,17 +17,29 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vidrec import config
 from vidrec.errors import UserError
 from vidrec.io import files
-from vidrec.models.encoders.weights import formats, imagenet, runs
+from vidrec.models.encoders.weights import finding, formats, imagenet, runs
 from vidrec.models.encoders.weights.names import (
     PARTS,
     STATISTICS,
     File,
     Layer,
+    Package,
     PretrainedNet,
     Tensor,
 )
 
-__all__ = ["File", "Layer", "PretrainedNet", "Weights", "digest", "fill", "load"]
+__all__ = [
+    "File",
+    "Layer",
+    "Package",
+    "PretrainedNet",
+    "Weights",
+    "concrete",
+    "digest",
+    "fill",
+    "load",
+    "normalization",
+]
 
 SHOWN = 3  # names in a message
 
@@ -47,12 +59,51 @@ class Weights(NamedTuple):
     normalize: str
 
 
+def concrete(net: PretrainedNet, cfg: config.Encoder) -> str:
+    """Return what `encoder.weights = auto` means on this machine, as NAME@HASH.
+
+    Raises:
+        UserError: No weights are at hand; says what gets them.
+    """
+    top = bool(cfg.args.get("top"))
+    if found := finding.find(net, top):
+        return found.by_content
+    raise UserError(
+        f"encoder.weights = auto: no weights of {cfg.kind} are at hand: "
+        f"{finding.how_to_get(net, top)} (--encoder.weights random does without)"
+    )
+
+
+def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
+    """Return the `encoder.normalize` that the weights ask for; "" where random ones leave it open.
+
+    Args:
+        net: What the encoder declares as `pretrained`.
+        cfg: Its settings.
+
+    Raises:
+        UserError: There are no such weights.
+    """
+    path = files.expanded(cfg.weights)
+    if cfg.weights == "random":
+        return ""
+    if config.is_path(cfg.weights) and not path.is_file():
+        return runs.normalize_of(path)
+    if net is None:
+        return ""
+    if config.is_path(cfg.weights):
+        return net.normalize.get(formats.framework(path), "")
+    if by_content := config.BY_CONTENT.fullmatch(cfg.weights):
+        return net.normalize_of(by_content[1])
+    return net.usual_normalize()
+
+
 def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
     """Read weights of a file, or of ImageNet where `source` is "imagenet".
 
     Args:
         net: What the encoder declares as `pretrained`.
-        source: "imagenet" or a file.
+        source: "imagenet", a file, or NAME@HASH.
         variables: The encoder's variables, or their shapes. What no such file has (a dense
             pooling) is left out of the result; a top that the file has and the encoder lacks is
             skipped.
@@ -62,6 +113,9 @@ def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
     """
     if str(source) == "imagenet":
         content, file = imagenet.read(net, variables["params"])
+    elif config.BY_CONTENT.fullmatch(str(source)):
+        path = finding.of_content(net, str(source))
+        content, file = formats.read(net, path), str(path)
     else:
         path = Path(files.expanded(source))
         content, file = formats.read(net, path), str(path)
@@ -83,7 +137,7 @@ def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, A
         UserError: The weights do not fit, or belong to another preprocessing.
     """
     path = files.expanded(cfg.weights)
-    if cfg.weights != "imagenet" and not path.is_file():
+    if config.is_path(cfg.weights) and not path.is_file():
         return runs.read(path, cfg, variables)
     net = getattr(module, "pretrained", None)
     if not isinstance(net, PretrainedNet):

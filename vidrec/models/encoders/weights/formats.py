@@ -57,6 +57,18 @@ def read(net: PretrainedNet, file: Path) -> Content:
         return Content(_read_torch(net, file), "torch")
 
 
+def framework(file: Path) -> str:
+    """Return which framework's weights a file holds, keras or torch, by its first bytes.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if not file.is_file():
+        raise UserError(f"encoder.weights: there is no file {file}")
+    with file.open("rb") as handle:
+        return "keras" if handle.read(len(HDF5_MAGIC)) == HDF5_MAGIC else "torch"
+
+
 @contextlib.contextmanager
 def _one_line_errors(file: Path) -> Iterator[None]:
     """Turn what the readers of a damaged or foreign file raise into one line."""

