@@ -7,7 +7,7 @@ from vidrec.config import Config, canonical
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 from vidrec.io import files
-from vidrec.training import prepare
+from vidrec.training import facts, prepare
 from vidrec.training.results import TrialRun, is_finished
 
 
@@ -46,7 +46,7 @@ class PlannedData:
         for fingerprint, dataset, cfg in self._known.values():
             file = _facts_file(folder, fingerprint)
             if fingerprint in wanted and dataset is not None and not file.exists():
-                content = {"fingerprint": fingerprint, "clips": prepare.facts(dataset, cfg)}
+                content = {"fingerprint": fingerprint, "clips": facts.of(dataset, cfg)}
                 files.write_json(file, content)
 
 
@@ -80,4 +80,4 @@ def _difference(trial: TrialRun, top: Path, data: prepare.Prepared, now: str) ->
         before = files.read_json(_facts_file(top, trial.data), files.DATA_HOLDS)["clips"]
     except UserError:
         return "it keeps no list of what they were"
-    return prepare.difference(before, prepare.facts(data.dataset, trial.config)) or "their order"
+    return facts.difference(before, facts.of(data.dataset, trial.config)) or "their order"

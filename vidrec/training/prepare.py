@@ -4,7 +4,6 @@ What is prepared depends on the data, the encoder and the frames' rule only, so 
 table that agree in these share it.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -395,46 +394,6 @@ def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
     except UserError:
         split = "none"
     return digest(dataset.fingerprint(), split, length=32)
-
-
-FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of `facts`
-
-
-def facts(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
-    """Return what a run keeps of each clip by name, so that a later difference can be named."""
-    parts = np.full(len(dataset), "none", object)
-    with contextlib.suppress(UserError):
-        split = splits.make(dataset, cfg.data)
-        for part in PARTS:
-            parts[getattr(split, part)] = part
-    labels = [dataset.classes[label] for label in dataset.labels]
-    rows = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
-    return dict(zip(dataset.names, map(list, rows), strict=True))
-
-
-def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
-    """Say in which clips two data sets of the same place differ, as `facts` gives them."""
-    lines = []
-    for words, names in (
-        ("gone", [name for name in before if name not in now]),
-        ("new", [name for name in now if name not in before]),
-    ):
-        if names:
-            lines.append(f"{_some(names)} {'is' if len(names) == 1 else 'are'} {words}")
-    both = [name for name in before if name in now]
-    for index, fact in enumerate(FACTS):
-        names = [name for name in both if before[name][index] != now[name][index]]
-        if names:
-            was, became = before[names[0]][index], now[names[0]][index]
-            how = "changed" if fact == "content" else f"was {was} and is {became}"
-            lines.append(f"the {fact} of {_some(names, how)}")
-    return "; ".join(lines)
-
-
-def _some(names: Sequence[str], of_first: str = "") -> str:
-    """Name the first of some, and say how many more there are."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]} {of_first}".strip() + more
 
 
 def trial_id(cfg: Config, fingerprint: str) -> str:
