@@ -1,17 +1,18 @@
-"""Read Keras' .h5 and .safetensors into arrays by our names; never a pickle.
+"""Read Keras' .h5, .safetensors and PyTorch's .pth into arrays by our names.
 
 A file's layout is told from its content. Files are read, not trusted: no code in them runs.
 """
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vidrec.errors import TransientError, UserError, is_transient
+from vidrec.models.encoders.weights import pth
 from vidrec.models.encoders.weights.names import (
     PARTS,
     TORCH_COUNTERS,
@@ -49,12 +50,15 @@ def read(net: PretrainedNet, file: Path) -> Content:
         raise UserError(f"encoder.weights: there is no file {file}")
     with file.open("rb") as handle:
         start = handle.read(len(HDF5_MAGIC))
-    if start[:1] == b"\x80" or start[:2] == b"PK":
-        raise UserError(_how_to_convert(file))
+    if file.suffix == ".keras" and start[:2] == b"PK":
+        raise UserError(
+            f"{file} is an archive: take out its weights with `unzip {file} model.weights.h5`"
+        )
     with _one_line_errors(file):
         if start == HDF5_MAGIC:
             return Content(_read_keras(net, file), "keras")
-        return Content(_read_torch(net, file), "torch")
+        named = pth.read(file).items() if pth.is_one(file) else _read_safetensors(file)
+        return Content(_from_torch(net, named), "torch")
 
 
 def framework(file: Path) -> str:
@@ -84,17 +88,8 @@ def _one_line_errors(file: Path) -> Iterator[None]:
             raise TransientError.of(file, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{file} is damaged or neither a Keras .h5 nor a .safetensors file ({reason})"
+            f"{file} is damaged or no Keras .h5, .safetensors or .pth file ({reason})"
         ) from error
-
-
-def _how_to_convert(file: Path) -> str:
-    if file.suffix == ".keras":
-        return f"{file} is an archive: take out its weights with `unzip {file} model.weights.h5`"
-    return (
-        f"{file} is a pickle or an archive, which may run code and is never read; where you trust "
-        "it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'FILE.safetensors')"
-    )
 
 
 def _read_keras(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
@@ -150,28 +145,32 @@ def _attribute(group: Any, name: str) -> list[str] | None:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _read_torch(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
-    """Arrays in Keras' layout, from torchvision's, timm's or a user's own names."""
+def _read_safetensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     from safetensors import safe_open
 
-    known = {name: layer for layer in net.layers for name in layer.torch}
-    tensors = {}
     with safe_open(file, framework="flax") as opened:
         for name in opened.keys():  # noqa: SIM118 (it is no mapping)
-            owner, _, part = name.rpartition(".")
-            if part in TORCH_COUNTERS and owner in known:
-                continue
-            array = np.asarray(opened.get_tensor(name))
-            layer = known.get(owner)
-            if layer is not None and part in TORCH_PARTS[layer.kind]:
-                ours = f"{layer.name}/{TORCH_PARTS[layer.kind][part]}"
-                tensors[ours] = Tensor(name, _from_torch(layer, array))
-            else:
-                tensors[name] = Tensor(name, array)
+            yield name, np.asarray(opened.get_tensor(name))
+
+
+def _from_torch(net: PretrainedNet, named: Iterable[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Arrays in Keras' layout, from torchvision's, timm's or a user's own names."""
+    known = {name: layer for layer in net.layers for name in layer.torch}
+    tensors = {}
+    for name, array in named:
+        owner, _, part = name.rpartition(".")
+        if part in TORCH_COUNTERS and owner in known:
+            continue
+        layer = known.get(owner)
+        if layer is not None and part in TORCH_PARTS[layer.kind]:
+            ours = f"{layer.name}/{TORCH_PARTS[layer.kind][part]}"
+            tensors[ours] = Tensor(name, _turned(layer, array))
+        else:
+            tensors[name] = Tensor(name, array)
     return tensors
 
 
-def _from_torch(layer: Layer, array: np.ndarray) -> np.ndarray:
+def _turned(layer: Layer, array: np.ndarray) -> np.ndarray:
     """Out, in, height, width to height, width, in, out; for a dense layer all but out in one."""
     if array.ndim == 1:
         return array
