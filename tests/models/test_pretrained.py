@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import pth
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from vidrec import config
 from vidrec.errors import UserError
@@ -459,6 +459,19 @@ def test_damaged_files_are_told_in_one_line(name, tmp_path):
     file = tmp_path / name
     file.write_bytes(DAMAGE[name](damaged_h5(tmp_path).read_bytes()))
     assert str(file) in refusal(file)
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_safetensors_may_begin_as_pickles_and_archives_do(start, tmp_path):
+    """Its first bytes count those of its header; ResNet-50's by torchvision's names begins so."""
+    array = np.arange(3, dtype=np.float32)
+    wanted = int.from_bytes(start, "little")
+    blank = len(save({"a": array}, {"pad": ""})) - array.nbytes - 8
+    pad = "x" * ((wanted - blank) % 256 ** len(start))
+    (tmp_path / "a.safetensors").write_bytes(save({"a": array}, {"pad": pad}))
+    assert (tmp_path / "a.safetensors").read_bytes().startswith(start)
+    content = weights.formats.read(SqueezeNet.pretrained, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(content.tensors["a"].array, array)
 
 
 def test_pickles_are_never_run(tmp_path):
