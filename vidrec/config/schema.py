@@ -87,7 +87,11 @@ class Frames:
 class Encoder:
     """A frame (or a clip, for c3d) to features."""
 
-    kind: Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"] | UserFile = "cnn"
+    kind: (
+        Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"]
+        | Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+        | UserFile
+    ) = "cnn"
     # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
     weights: str = "auto"
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"

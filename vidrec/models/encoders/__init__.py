@@ -327,6 +327,11 @@ KINDS = {
     "vgg9": ("vgg", "VGG9"),
     "vgg16": ("vgg", "VGG16"),
     "squeezenet": ("squeezenet", "SqueezeNet"),
+    "resnet18": ("resnet", "ResNet18"),
+    "resnet34": ("resnet", "ResNet34"),
+    "resnet50": ("resnet", "ResNet50"),
+    "resnet101": ("resnet", "ResNet101"),
+    "resnet152": ("resnet", "ResNet152"),
 }
 
 

@@ -1,0 +1,218 @@
+"""ResNets of 18 to 152 layers, as torchvision and timm have them.
+
+He et al. 2016, with the stride of a bottleneck in its 3x3 convolution (called v1.5) and zeros of
+PyTorch's number around the maps. Keras' ResNets stride elsewhere and have biases: other networks.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jax import Array
+
+from vidrec.models import conv
+from vidrec.models.encoders.base import Conv, Encoder, pool
+from vidrec.models.encoders.weights.names import Layer, PretrainedNet
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+EXPANSION = 4  # outputs of a bottleneck, for each of its inner channels
+
+
+class Part(nn.Module):
+    """What the parts have in common: convolutions without bias and batch normalization.
+
+    Attributes:
+        channels: Outputs of the stem, or channels inside each residual block.
+        running: Normalize by the running statistics, not the batch's.
+        form: See `conv.convolve`.
+        initialiser: Of kernels, see `layers.initialisers`.
+        dtype: Of the arithmetic; parameters stay in float32.
+    """
+
+    channels: int
+    running: bool = True
+    form: conv.Form = "lax"
+    initialiser: str = "he"
+    dtype: Dtype = jnp.float32
+
+    def conv_norm(self, x: Array, channels: int, k: int, stride: int, name: str) -> Array:
+        """Convolve by a window of k x k that is centred, and normalize.
+
+        Args:
+            x: Maps (B, h, w, C).
+            channels: Outputs.
+            k: Size of the window, odd.
+            stride: Of both axes.
+            name: "1" for layers conv1 and bn1.
+        """
+        around = ((k // 2, k // 2),) * 2
+        how = (self.form, self.initialiser, self.dtype)
+        layer = Conv(channels, (k, k), stride, around, *how, use_bias=False, name=f"conv{name}")
+        return nn.BatchNorm(self.running, momentum=0.9, dtype=self.dtype, name=f"bn{name}")(
+            layer(x)
+        )
+
+
+class Stem(Part):
+    """Strided 7x7 convolution and a pool; a quarter of the size is left."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return maps (B, h, w, channels)."""
+        x = nn.relu(self.conv_norm(x, self.channels, 7, 2, "1"))
+        # Zeros are the least that a ReLU gives, so they change no maximum.
+        return conv.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+
+
+class Block(Part):
+    """A residual block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
+
+    Attributes:
+        bottleneck: Which of them.
+        stride: Of the first 3x3 convolution.
+    """
+
+    bottleneck: bool = False
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return maps (B, h, w, D)."""
+        out = self.channels * (EXPANSION if self.bottleneck else 1)
+        if self.bottleneck:
+            y = nn.relu(self.conv_norm(x, self.channels, 1, 1, "1"))
+            y = nn.relu(self.conv_norm(y, self.channels, 3, self.stride, "2"))
+            y = self.conv_norm(y, out, 1, 1, "3")
+        else:
+            y = nn.relu(self.conv_norm(x, self.channels, 3, self.stride, "1"))
+            y = self.conv_norm(y, out, 3, 1, "2")
+        if self.stride > 1 or x.shape[-1] != out:
+            x = self.conv_norm(x, out, 1, self.stride, "0")
+        return nn.relu(x + y)
+
+
+class Stage(Part):
+    """Residual blocks, block0, block1 …, of which the first may stride.
+
+    Attributes:
+        depth: How many.
+        bottleneck: Of which form.
+        stride: Of the first.
+    """
+
+    depth: int = 1
+    bottleneck: bool = False
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return the last block's maps."""
+        how = (self.channels, self.running, self.form, self.initialiser, self.dtype)
+        for i in range(self.depth):
+            stride = self.stride if i == 0 else 1
+            x = Block(*how, self.bottleneck, stride, name=f"block{i}")(x)
+        return x
+
+
+def _weights_of_others(depths: Sequence[int], bottleneck: bool) -> PretrainedNet:
+    """PyTorch's names of the layers."""
+    layers = [
+        Layer(("stem", "conv1"), torch=("conv1",)),
+        Layer(("stem", "bn1"), torch=("bn1",), kind="norm"),
+    ]
+    for stage, depth in enumerate(depths, start=1):
+        for i in range(depth):
+            theirs = {f"{n}": (f"conv{n}", f"bn{n}") for n in range(1, 4 if bottleneck else 3)}
+            # Only a block that changes size or channels has one; PyTorch has no more names either.
+            if i == 0 and (stage > 1 or bottleneck):
+                theirs["0"] = ("downsample.0", "downsample.1")
+            for ours, (conv_name, norm_name) in theirs.items():
+                path, prefix = (f"stage{stage}", f"block{i}"), f"layer{stage}.{i}."
+                layers.append(Layer((*path, f"conv{ours}"), torch=(prefix + conv_name,)))
+                layers.append(Layer((*path, f"bn{ours}"), torch=(prefix + norm_name,), kind="norm"))
+    layers.append(Layer(("fc",), torch=("fc",), kind="dense", top=True))
+    return PretrainedNet(tuple(layers), normalize={"torch": "torch"})
+
+
+class ResNet(Encoder):
+    """Stem and four stages of residual blocks.
+
+    Attributes:
+        channels: Of the stages; the stem has the first one's.
+        top: "fc": the network's own dense layer on the average, as logits of `classes`.
+        classes: How many.
+        depths: Residual blocks of each stage.
+        bottleneck: Whether these are bottlenecks, which have four times the outputs.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    top: Literal["", "fc"] = ""
+    classes: int = 1000
+
+    depths: ClassVar[tuple[int, ...]] = ()
+    bottleneck: ClassVar[bool] = False
+    blocks: ClassVar = ("stem", *STAGES)
+
+    def maps(self, x: Array, train: bool) -> Array:
+        """Return the last stage's maps."""
+        running = not train
+        x = self.block(Stem, "stem", train, channels=self.channels[0], running=running)(x)
+        for name, channels, depth in zip(STAGES, self.channels, self.depths, strict=True):
+            stage = self.block(
+                Stage,
+                name,
+                train,
+                channels=channels,
+                running=running,
+                depth=depth,
+                bottleneck=self.bottleneck,
+                stride=1 if name == "stage1" else 2,
+            )
+            x = stage(x)
+        return x
+
+    def read(self, maps: Array) -> Array:
+        """Return features, or logits of the top."""
+        if not self.top:
+            return super().read(maps)
+        return self.dense(self.classes, "fc")(pool(maps, "average"))
+
+
+class ResNet18(ResNet):
+    """18 layers, 512 features."""
+
+    depths: ClassVar = (2, 2, 2, 2)
+    pretrained: ClassVar = _weights_of_others(depths, False)
+
+
+class ResNet34(ResNet):
+    """34 layers, 512 features."""
+
+    depths: ClassVar = (3, 4, 6, 3)
+    pretrained: ClassVar = _weights_of_others(depths, False)
+
+
+class ResNet50(ResNet):
+    """50 layers, 2048 features."""
+
+    depths: ClassVar = (3, 4, 6, 3)
+    bottleneck: ClassVar = True
+    pretrained: ClassVar = _weights_of_others(depths, True)
+
+
+class ResNet101(ResNet):
+    """101 layers, 2048 features."""
+
+    depths: ClassVar = (3, 4, 23, 3)
+    bottleneck: ClassVar = True
+    pretrained: ClassVar = _weights_of_others(depths, True)
+
+
+class ResNet152(ResNet):
+    """152 layers, 2048 features."""
+
+    depths: ClassVar = (3, 8, 36, 3)
+    bottleneck: ClassVar = True
+    pretrained: ClassVar = _weights_of_others(depths, True)
