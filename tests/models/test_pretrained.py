@@ -492,7 +492,7 @@ def test_no_such_file_and_no_such_network(tmp_path):
     assert "no file" in refusal(tmp_path / "absent.h5")
     (tmp_path / "there.h5").touch()
     cfg = config.Encoder(kind="vgg9", weights=str(tmp_path / "there.h5"), pooling="average")
-    with pytest.raises(UserError, match="only vgg16 and squeezenet read weights of others"):
+    with pytest.raises(UserError, match="vgg9 reads no weights of others"):
         weights.fill(encoders.build(cfg), cfg, {})
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from vidrec.errors import UserError
 from vidrec.models import encoders
 from vidrec.models.encoders import preprocess, resnet, weights
+from vidrec.models.encoders.weights import finding
 
 # Channels that no two stages share, and a size that no stride divides.
 NARROW = (3, 5, 4, 6)
@@ -146,6 +148,20 @@ def test_every_array_has_a_name_in_pytorch(kind):
     }
     assert ours == named
     assert len({layer.torch for layer in cls.pretrained.layers}) == len(cls.pretrained.layers)
+
+
+def test_an_original_is_known_by_the_digits_in_its_name(tmp_path, monkeypatch):
+    """In PyTorch's cache; one of another content is refused."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    names = [file.name for kind, _ in KINDS.values() for file in kind.pretrained.files]
+    assert "resnet50-11ad3fa6.pth" in names
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"content")
+    [original] = resnet.ResNet18.pretrained.files
+    with pytest.raises(UserError, match=r"SHA-256 ed7002b4.*, should be f37072fd\): fetch again"):
+        finding.original(original)
+    assert finding.original(original._replace(sha256="ed7002b4")) == path
 
 
 @pytest.mark.slow  # 2 minutes

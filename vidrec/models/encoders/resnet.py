@@ -14,8 +14,9 @@ from jax import Array
 
 from vidrec.models import conv
 from vidrec.models.encoders.base import Conv, Encoder, pool
-from vidrec.models.encoders.weights.names import Layer, PretrainedNet
+from vidrec.models.encoders.weights.names import File, Layer, PretrainedNet
 
+TORCH_URL = "https://download.pytorch.org/models/"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 EXPANSION = 4  # outputs of a bottleneck, for each of its inner channels
 
@@ -116,8 +117,8 @@ class Stage(Part):
         return x
 
 
-def _weights_of_others(depths: Sequence[int], bottleneck: bool) -> PretrainedNet:
-    """PyTorch's names of the layers."""
+def _weights_of_others(depths: Sequence[int], bottleneck: bool, *originals: str) -> PretrainedNet:
+    """PyTorch's names of the layers, and the files of torchvision's original weights."""
     layers = [
         Layer(("stem", "conv1"), torch=("conv1",)),
         Layer(("stem", "bn1"), torch=("bn1",), kind="norm"),
@@ -133,7 +134,9 @@ def _weights_of_others(depths: Sequence[int], bottleneck: bool) -> PretrainedNet
                 layers.append(Layer((*path, f"conv{ours}"), torch=(prefix + conv_name,)))
                 layers.append(Layer((*path, f"bn{ours}"), torch=(prefix + norm_name,), kind="norm"))
     layers.append(Layer(("fc",), torch=("fc",), kind="dense", top=True))
-    return PretrainedNet(tuple(layers), normalize={"torch": "torch"})
+    # The digits in a name are the first of the content's SHA-256.
+    files = [File(f"{name}.pth", sha256=name.rpartition("-")[2]) for name in originals]
+    return PretrainedNet(tuple(layers), {"torch": "torch"}, TORCH_URL, tuple(files))
 
 
 class ResNet(Encoder):
@@ -154,6 +157,7 @@ class ResNet(Encoder):
     depths: ClassVar[tuple[int, ...]] = ()
     bottleneck: ClassVar[bool] = False
     blocks: ClassVar = ("stem", *STAGES)
+    defaults: ClassVar = {"size": 224, "pooling": "average"}
 
     def maps(self, x: Array, train: bool) -> Array:
         """Return the last stage's maps."""
@@ -184,14 +188,14 @@ class ResNet18(ResNet):
     """18 layers, 512 features."""
 
     depths: ClassVar = (2, 2, 2, 2)
-    pretrained: ClassVar = _weights_of_others(depths, False)
+    pretrained: ClassVar = _weights_of_others(depths, False, "resnet18-f37072fd")
 
 
 class ResNet34(ResNet):
     """34 layers, 512 features."""
 
     depths: ClassVar = (3, 4, 6, 3)
-    pretrained: ClassVar = _weights_of_others(depths, False)
+    pretrained: ClassVar = _weights_of_others(depths, False, "resnet34-b627a593")
 
 
 class ResNet50(ResNet):
@@ -199,7 +203,9 @@ class ResNet50(ResNet):
 
     depths: ClassVar = (3, 4, 6, 3)
     bottleneck: ClassVar = True
-    pretrained: ClassVar = _weights_of_others(depths, True)
+    pretrained: ClassVar = _weights_of_others(
+        depths, True, "resnet50-0676ba61", "resnet50-11ad3fa6"
+    )
 
 
 class ResNet101(ResNet):
@@ -207,7 +213,9 @@ class ResNet101(ResNet):
 
     depths: ClassVar = (3, 4, 23, 3)
     bottleneck: ClassVar = True
-    pretrained: ClassVar = _weights_of_others(depths, True)
+    pretrained: ClassVar = _weights_of_others(
+        depths, True, "resnet101-63fe2227", "resnet101-cd907fc2"
+    )
 
 
 class ResNet152(ResNet):
@@ -215,4 +223,6 @@ class ResNet152(ResNet):
 
     depths: ClassVar = (3, 8, 36, 3)
     bottleneck: ClassVar = True
-    pretrained: ClassVar = _weights_of_others(depths, True)
+    pretrained: ClassVar = _weights_of_others(
+        depths, True, "resnet152-394f9c45", "resnet152-f82ba261"
+    )

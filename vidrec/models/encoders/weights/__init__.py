@@ -142,9 +142,8 @@ def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, A
     net = getattr(module, "pretrained", None)
     if not isinstance(net, PretrainedNet):
         raise UserError(
-            f"encoder.weights = {cfg.weights!r}: only vgg16 and squeezenet read weights of others, "
-            f"and classes that declare them as 'pretrained'; {cfg.kind} takes 'random' or a run's "
-            "folder"
+            f"encoder.weights = {cfg.weights!r}: {cfg.kind} reads no weights of others (a class of "
+            "your own declares them as 'pretrained'); it takes 'random' or a run's folder"
         )
     weights = load(net, cfg.weights, variables)
     runs.check_normalize(cfg, weights.normalize)

@@ -96,7 +96,7 @@ def original(file: File) -> Path | None:
     """
     for place in (folder(), _keras_cache(), _torch_cache()):
         if (place / file.name).is_file():
-            return _undamaged(place / file.name, file.md5)
+            return _undamaged(place / file.name, file)
     return None
 
 
@@ -137,12 +137,17 @@ def _at_hand(net: PretrainedNet, files: list[File] | tuple[File, ...]) -> Iterat
             yield Found(file.name, path)
 
 
-def _undamaged(file: Path, md5: str) -> Path:
-    with file.open("rb") as handle:
-        content = hashlib.file_digest(handle, "md5").hexdigest()
-    if content != md5:
-        raise UserError(f"{file} is not the original (MD5 {content}, should be {md5}): fetch again")
-    return file
+def _undamaged(path: Path, file: File) -> Path:
+    """Return the path of an original whose content is what its source published."""
+    algorithm, published = ("md5", file.md5) if file.md5 else ("sha256", file.sha256)
+    with path.open("rb") as handle:
+        content = hashlib.file_digest(handle, algorithm).hexdigest()
+    if not content.startswith(published):
+        name = "MD5" if file.md5 else "SHA-256"
+        raise UserError(
+            f"{path} is not the original ({name} {content}, should be {published}): fetch again"
+        )
+    return path
 
 
 def _keras_cache() -> Path:

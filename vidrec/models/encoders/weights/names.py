@@ -54,13 +54,15 @@ class File(NamedTuple):
 
     Attributes:
         name: Of the file.
-        md5: Of its content.
+        md5: Of its content; "" where `sha256` is published instead.
         top: True where the top is in it.
+        sha256: The first digits of its content's SHA-256, as PyTorch's file names have them.
     """
 
     name: str
-    md5: str
-    top: bool
+    md5: str = ""
+    top: bool = True
+    sha256: str = ""
 
 
 class Package(NamedTuple):
