@@ -130,3 +130,15 @@ def test_step_accuracy_counts_only_clips_that_reach_the_step():
         assert got[step] == np.mean([right[n, step] for n in range(6) if lengths[n] > step])
     assert np.isnan(got[4])
     np.testing.assert_array_equal(metrics.step_accuracy(right), right.mean(0))
+
+
+def test_balanced_accuracy_is_scikit_learns_and_majority_is_counted():
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(4)
+    labels = rng.choice(5, 200, p=[0.6, 0.2, 0.1, 0.1, 0.0])
+    logits = rng.normal(size=(200, 5)) + 1.5 * np.eye(5)[labels]
+    got = metrics.summary(logits, labels, list("abcde"))
+    want = balanced_accuracy_score(labels, logits.argmax(1))
+    np.testing.assert_allclose(got["balanced_accuracy"], want, rtol=1e-12)
+    assert got["majority"] == max(np.bincount(labels)) / 200

@@ -34,7 +34,8 @@ BASE = {
 }
 # A frozen encoder with a projection, a score for each step; decided in three ways.
 TABLE = {"encoder.standardize": True, "encoder.pca": 5, "head.kind": "per_frame"}
-# An encoder trained with the scanner, pixel statistics, batch norm, one score a clip.
+# An encoder trained with the scanner, pixel statistics, batch norm, one score a clip, a loss that
+# weighs classes and smooths labels.
 TRAINED = {
     "encoder.normalize": "standard",
     "encoder.trainable": "all",
@@ -42,6 +43,8 @@ TRAINED = {
     "scanner.kind": "gru",
     "scanner.batch_norm": True,
     "head.kind": "mean",
+    "loss.class_weights": "right=2.5",
+    "loss.label_smoothing": 0.1,
 }
 INFERENCES = ("single", "average", "vote")
 

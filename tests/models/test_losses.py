@@ -48,6 +48,25 @@ def test_one_answer_a_clip(batch, kind):
 
 
 @pytest.mark.parametrize("kind", losses.KINDS)
+def test_smoothed_labels_and_class_weights(batch, kind):
+    outputs, weights, share = np.maximum(batch[0], 0), (0.5, 2.0, 1.0, 3.0), 0.3
+    labels, mask = batch[1], batch[2]
+
+    def one(row, label):
+        spread = sum(literal(kind, row, k) for k in range(K)) / K
+        return weights[label] * ((1 - share) * literal(kind, row, label) + share * spread)
+
+    targets = {"smoothing": share, "class_weights": weights}
+    got = losses.per_clip(jnp.asarray(outputs[:, 0]), jnp.asarray(labels), kind=kind, **targets)
+    want = [one(outputs[b, 0], labels[b]) for b in range(B)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    arguments = (jnp.asarray(outputs), jnp.asarray(labels), jnp.asarray(mask), kind)
+    got = losses.per_clip(*arguments, linear=0.0, **targets)
+    want = [sum(one(outputs[b, t], labels[b]) for t in range(T) if mask[b, t]) for b in range(B)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", losses.KINDS)
 @pytest.mark.parametrize("linear", [0.0, 1.0])
 def test_steps_are_weighted_and_masked(batch, kind, linear):
     logits, labels, mask = np.maximum(batch[0], 0), batch[1], batch[2]

@@ -12,7 +12,7 @@ CLIPS = 13
 def many(seed, epochs, clips, size, per_epoch):
     """Batches of epochs 0 … epochs-1, (E, S, B)."""
     cfg = settings(train__batch_size=size, train__batches_per_epoch=per_epoch)
-    drawn = [order.epoch_order(cfg, seed, epoch, clips) for epoch in range(epochs)]
+    drawn = [order.epoch_order(cfg, seed, epoch, np.zeros(clips, int)) for epoch in range(epochs)]
     return tuple(np.stack(leaves) for leaves in zip(*drawn, strict=True))
 
 
@@ -54,3 +54,34 @@ def test_an_order_is_that_of_philox_numbers():
     """Their raw stream is the same in every version of NumPy, so these figures stay."""
     assert order.shuffled(7, 3, 9).tolist() == [2, 5, 7, 3, 0, 6, 8, 4, 1]
     assert order.shuffled(2**32 - 1, 0, 4).dtype == np.int32
+
+
+class TestBalanced:
+    LABELS = np.array([0] * 9 + [2] * 3 + [3] * 1)
+
+    def epochs(self, count, seed=3, size=6, labels=LABELS):
+        cfg = settings(train__batch_size=size, train__sampling="balanced")
+        return [order.epoch_order(cfg, seed, epoch, labels) for epoch in range(count)]
+
+    def test_every_batch_holds_each_class_equally_often(self):
+        for places_SB, valid_SB in self.epochs(5):
+            assert valid_SB.all()
+            for places in places_SB:
+                assert np.bincount(self.LABELS[places]).tolist() == [2, 0, 2, 2]
+
+    def test_a_batch_that_classes_do_not_divide_is_at_most_one_clip_off(self):
+        for places_SB, _ in self.epochs(5, size=5):
+            for places in places_SB:
+                counts = np.bincount(self.LABELS[places])[[0, 2, 3]]
+                assert counts.max() - counts.min() <= 1
+
+    def test_clips_of_a_class_take_turns_over_all_epochs(self):
+        # 3 batches of 6 clips are 6 of each class: in 3 epochs class 0 has run through twice.
+        drawn = np.concatenate([places.ravel() for places, _ in self.epochs(3)])
+        assert np.bincount(drawn).tolist() == [2] * 9 + [6] * 3 + [18]
+
+    def test_it_depends_on_seed_and_epoch_alone(self):
+        first, again, other = self.epochs(2), self.epochs(2), self.epochs(2, seed=4)
+        assert np.array_equal(first[1].places_SB, again[1].places_SB)
+        assert not np.array_equal(first[0].places_SB, first[1].places_SB)
+        assert not np.array_equal(first[1].places_SB, other[1].places_SB)

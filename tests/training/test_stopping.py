@@ -106,3 +106,13 @@ def test_words_of_result_json():
     assert words.pop(Status.DIVERGED) == "diverged"
     assert set(words.values()) == {"done"}
     assert [bool(status.reason) for status in Status] == [False, True, True, True, True]
+
+
+def test_balanced_accuracy_can_be_what_is_watched():
+    cfg = settings(train__epochs=3, train__monitor="val_balanced_accuracy")
+    progress = Progress(untrained_loss=UNTRAINED)
+    best = []
+    for accuracy, balanced in ((0.9, 0.5), (0.8, 0.6), (0.95, 0.55)):
+        progress = after_epoch(cfg, progress, Figures(1.0, 1.0, True, 1.0, accuracy, balanced))
+        best.append(progress.best_epoch)
+    assert best == [1, 2, 2]

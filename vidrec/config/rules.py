@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vidrec.config import plugins
+from vidrec.config import class_weights, plugins
 from vidrec.config.schema import Config, Data
 from vidrec.errors import UserError
 
@@ -133,6 +133,7 @@ FOLLOWERS = (
         ("train.batch_size",),
         lambda _, cfg: cfg.train.grad_accum > cfg.train.batch_size,
     ),
+    Follower("loss.class_weights", ("data.kind", "data.tfds"), _is_other_data),
     Follower("train.patience", ("data.val",), lambda _, cfg: cfg.data.val == 0),
     Follower("train.target", ("data.val",), lambda _, cfg: cfg.data.val == 0),
     Follower(
@@ -157,6 +158,7 @@ def check_together(cfg: Config) -> None:
     Raises:
         UserError: A rule is broken.
     """
+    class_weights.named(cfg.loss.class_weights)
     sections = (_of_data, _of_frames, _of_model, _of_training, _of_optimiser, _of_one_report)
     for rules_of in sections:
         for rule in rules_of(cfg):
@@ -249,6 +251,11 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
     yield Rule(
         encoder.trainable != "none" and encoder.kind == "none",
         f"encoder.trainable = {encoder.trainable!r}: encoder.kind = 'none' has nothing to train",
+    )
+    yield Rule(
+        cfg.train.sampling == "balanced" and loss.class_weights == "balanced",
+        "train.sampling = 'balanced' with loss.class_weights = 'balanced' would make up for "
+        "unequal classes twice: take one of them",
     )
     for name in ("standardize", "pca"):
         value = getattr(encoder, name)

@@ -145,6 +145,10 @@ class Loss:
     kind: Literal["cross_entropy", "keras_cross_entropy", "double_softmax"] = "cross_entropy"
     # of frame j of L, where head.kind is per_frame: linear is (j+1)/L, uniform is 1
     frame_weights: Literal["linear", "uniform"] = "linear"
+    # of a clip's loss by its class: balanced is clips / (classes * clips of the class), over the
+    # training split; or NAME=WEIGHT,NAME=WEIGHT, where the others weigh 1
+    class_weights: str = "none"
+    label_smoothing: Fraction = 0.0  # share of the target that is spread evenly over all classes
 
 
 @dataclass(frozen=True)
@@ -182,11 +186,14 @@ class Train:
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 32
     batches_per_epoch: NonNegativeInt = 0  # 0: a pass over the training clips
+    # shuffled: each clip once a pass; balanced: each class equally often in every batch
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     # truncated back-propagation: frames from one update to the next, 0: all of the clip; and
     # frames that the gradient reaches back, at least as many, 0: as many
     tbptt_every: NonNegativeInt = 0
     tbptt_length: NonNegativeInt = 0
-    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"  # loss: of what training minimises
+    # val_loss is what training minimises; balanced accuracy is the mean over classes
+    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy"] = "val_loss"
     patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
     min_delta: NonNegative = 0.0
     target: Fraction = 0.0  # stop when validation accuracy reaches this; 0: never
@@ -234,6 +241,7 @@ TRACED = (
     "optim.clip_norm",
     "scanner.dropout",
     "loss.frame_weights",
+    "loss.label_smoothing",
     "train.epochs",
     "train.patience",
     "train.min_delta",

@@ -67,7 +67,9 @@ def summary(
             None: the scores are logits.
 
     Returns:
-        clips; accuracy (equal to top1); loss (mean negative logarithm of the probability that
+        clips; accuracy (equal to top1); balanced_accuracy, the mean over classes of the share that
+        is right; majority, the share of the most frequent class, which answering it always would
+        reach; loss (mean negative logarithm of the probability that
         prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (where K <= k
         they would be 1 and are left out); f1 of each class (None without clips); avg_f1, the mean
         over the classes that have clips; absent, the names of those that have none; confusion
@@ -88,6 +90,8 @@ def summary(
     return {
         "clips": len(labels),
         "accuracy": tops["top1"],
+        "balanced_accuracy": balanced_accuracy(predicted == labels, labels),
+        "majority": float(support.max() / len(labels)),
         "loss": loss(log_probs, labels),
         "avg_f1": float(np.mean(f1[support > 0])),
         **tops,
@@ -97,6 +101,18 @@ def summary(
         "calibration_error": calibration_error(log_probs, labels, predicted=predicted),
         "nonfinite": int(np.sum(predicted < 0)),
     }
+
+
+def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over classes of the share of their clips that is right.
+
+    Args:
+        correct: (n,) True for clips that are right.
+        labels: (n,) true classes; one without clips does not count.
+    """
+    support = np.bincount(labels)
+    right = np.bincount(labels, weights=correct)
+    return float(np.mean(right[support > 0] / support[support > 0]))
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Loss of each clip, in float32; the mean is the step's, which knows which clips are real."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,26 @@ KINDS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def smoothed(
+    outputs: Array, labels: Array, kind: str = "cross_entropy", smoothing: Array | float = 0.0
+) -> Array:
+    """Return the loss (…) with a target that is `smoothing` spread evenly over all K classes.
+
+    It is (1 - smoothing) of the true class's loss and `smoothing` of the mean over all classes,
+    the true one included (Szegedy et al. 2016; Keras and PyTorch define it so, too).
+    """
+    return (1 - smoothing) * KINDS[kind](outputs, labels) + smoothing * _mean_loss(outputs, kind)
+
+
+def _mean_loss(outputs: Array, kind: str) -> Array:
+    """Return the mean loss (…) over all classes, each taken for the true one."""
+    if kind == "keras_cross_entropy":
+        return -_log_shares(outputs).mean(-1)
+    logits = floats(outputs)
+    logits = jax.nn.softmax(logits) if kind == "double_softmax" else logits
+    return -jax.nn.log_softmax(logits).mean(-1)
+
+
 def frame_weights(
     linear: Array | float, offset: Array | int, count: int, length: Array | int
 ) -> Array:
@@ -73,6 +93,8 @@ def per_clip(
     linear: Array | float = 1.0,
     offset: Array | int = 0,
     length: Array | int = 1,
+    smoothing: Array | float | None = None,
+    class_weights: Sequence[float] = (),
 ) -> Array:
     """Return the loss of each clip, (B,).
 
@@ -87,12 +109,20 @@ def per_clip(
         linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
         offset: Index of the window's first frame in the clip.
         length: The configured frames of a clip, not this clip's own.
+        smoothing: Share of the target spread over all classes; may be traced; None: none is.
+        class_weights: Factor of a clip's loss by its class, (K,); empty: 1.
     """
+    weight_B = jnp.asarray(class_weights, jnp.float32)[labels_B] if len(class_weights) else 1.0
+
+    def loss(labels: Array) -> Array:
+        if smoothing is None:
+            return KINDS[kind](logits, labels)
+        return smoothed(logits, labels, kind, smoothing)
+
     if logits.ndim == 2:
-        return KINDS[kind](logits, labels_B)
+        return loss(labels_B) * weight_B
     frames = logits.shape[1]
-    labels_BT = jnp.broadcast_to(labels_B[:, None], logits.shape[:2])
-    losses_BT = KINDS[kind](logits, labels_BT)
+    losses_BT = loss(jnp.broadcast_to(labels_B[:, None], logits.shape[:2]))
     weights_T = frame_weights(linear, offset, frames, length)
     counted_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
-    return (counted_BT * weights_T[None]).sum(1)
+    return (counted_BT * weights_T[None]).sum(1) * weight_B

@@ -111,7 +111,11 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
         columns.append(Column(head, lambda row: versus_control(row, control)))
     if theirs:
         columns.append(Column("to published, points", versus_published))
-    columns += [_measured("test_avg_f1", "average F1"), _measured("test_top5", "top-5")]
+    columns += [
+        _measured("test_balanced_accuracy", "mean accuracy of classes"),
+        _measured("test_avg_f1", "average F1"),
+        _measured("test_top5", "top-5"),
+    ]
     if in_windows:
         columns.append(_measured("test_clip_accuracy", "accuracy of single clips"))
     columns += [_measured(name) for name in asked if name in RARE]
@@ -256,7 +260,22 @@ def notes(results: Run | AblationResult) -> list[str]:
         lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return lines + _low_coverage(rows)
+    return lines + _beside_the_most_frequent(rows) + _low_coverage(rows)
+
+
+def _beside_the_most_frequent(rows: Sequence[RowResult]) -> list[str]:
+    """Return what answering the most frequent class alone would reach, and who does not beat it."""
+    shares = [row.mean("test_majority") for row in rows]
+    shares = [share for share in shares if not math.isnan(share)]
+    if not shares:
+        return []
+    low, high = percent(min(shares)), percent(max(shares))
+    share = low if low == high else f"{low} to {high}"
+    lines = [f"The most frequent class is {share} of the test clips."]
+    worse = [row.name for row in rows if row.mean("test_accuracy") <= row.mean("test_majority")]
+    if worse:
+        lines.append(f"No better than naming the most frequent class always: {', '.join(worse)}.")
+    return lines
 
 
 def _low_coverage(rows: Sequence[RowResult]) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from vidrec.config import Config, override
 from vidrec.evaluation import metrics
 from vidrec.models import encoders, model
-from vidrec.training import devices, feeds, programs
+from vidrec.training import class_weights, devices, feeds, programs
 from vidrec.training.order import Order, epoch_order
 from vidrec.training.prepare import Prepared
 from vidrec.training.programs import ScoredBatches, TrainBatches
@@ -105,7 +105,15 @@ class TrialGroup:
             self.over.num_shards,
             uses_dropout=any(each.scanner.dropout for each in self.configs),
             random_segments=bool(data.lengths.max() > data.length),
+            smooths_labels=any(each.loss.label_smoothing for each in self.configs),
+            class_weights=class_weights.of(
+                cfg.loss.class_weights, data.classes, self._train_labels()
+            ),
         )
+
+    def _train_labels(self) -> np.ndarray:
+        """Return the classes of the training clips."""
+        return self.data.dataset.labels[self.data.clips("train")]
 
     @property
     def active(self) -> np.ndarray:
@@ -254,6 +262,7 @@ class TrialGroup:
             totals["not_finite"] == 0 and math.isfinite(norm),
             None if validated is None else float(validated.loss_N[trial]),
             None if validated is None else float(validated.accuracy_N[trial]),
+            None if validated is None else float(validated.balanced_N[trial]),
         )
 
     def _keep_best(self, active: np.ndarray) -> None:
@@ -268,8 +277,8 @@ class TrialGroup:
 
     def _order(self, epoch: int) -> Order:
         """Return the places of each trial's batches in the list of training clips, (N, S, B)."""
-        clips = self.spec.train_clips
-        by_seed = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, clips) for cfg in self.configs}
+        labels = self._train_labels()
+        by_seed = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, labels) for cfg in self.configs}
         orders = [by_seed[cfg.seed] for cfg in self.configs]
         return Order(*(np.stack(leaves) for leaves in zip(*orders, strict=True)))
 
@@ -298,9 +307,10 @@ class TrialGroup:
             return None
         labels = self.data.dataset.labels[clips]
         scored = self.score(clips, self.state.weights)
-        correct = [metrics.predictions(scores) == labels for scores in scored.scores_BK]
+        correct_NB = np.array([metrics.predictions(one) == labels for one in scored.scores_BK])
+        balanced = [metrics.balanced_accuracy(correct, labels) for correct in correct_NB]
         loss_N = scored.losses_B.mean(1, dtype=np.float64)
-        return _Validated(loss_N, np.mean(correct, 1))
+        return _Validated(loss_N, correct_NB.mean(1), np.array(balanced))
 
     def score(self, clips: np.ndarray, weights: Tree | None = None) -> Scores:
         """Score clips by each active trial's weights.
@@ -385,6 +395,7 @@ class TrialGroup:
 class _Validated(NamedTuple):
     loss_N: np.ndarray
     accuracy_N: np.ndarray
+    balanced_N: np.ndarray
 
 
 def score_batch_size(clips: int, most: int, shards: int = 1) -> int:

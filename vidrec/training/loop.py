@@ -258,6 +258,7 @@ def _record(id_: str, figures: Figures, progress: Progress) -> dict[str, Any]:
         "train/loss": figures.train_loss,
         "val/loss": figures.val_loss,
         "val/accuracy": figures.val_accuracy,
+        "val/balanced_accuracy": figures.val_balanced_accuracy,
         "grad/norm": figures.gradient_norm,
     }
     finite = {n: x if x is not None and np.isfinite(x) else None for n, x in named.items()}

@@ -3,6 +3,9 @@
 An epoch of `batches_per_epoch` = 0 is one pass over the training clips, its last batch padded.
 Otherwise batches run through one pass after another, each shuffled anew, so that an epoch may
 begin and end inside a pass.
+
+With `train.sampling = balanced` every class is seen equally often: clips of each class run through
+passes of their own, and batches take one clip of each class in turn.
 """
 
 from typing import NamedTuple
@@ -29,28 +32,38 @@ def steps_per_epoch(clips: int, batch_size: int, batches_per_epoch: int) -> int:
     return batches_per_epoch or -(-clips // batch_size)
 
 
-def shuffled(seed: int, number: int, clips: int) -> np.ndarray:
+def shuffled(seed: int, number: int, clips: int, stream: int = 0) -> np.ndarray:
     """Return the places 0 … clips-1 in the order of one pass, int32.
 
     The order is that of `clips` numbers of NumPy's Philox generator keyed by (seed, number). They
     are raw, since NumPy promises that its raw streams stay the same in every version.
+
+    Args:
+        seed: of the trial.
+        number: of the pass.
+        clips: how many there are.
+        stream: which of the orders that do not overlap.
     """
-    key = np.array([seed, number], np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(clips), kind="stable").astype(np.int32)
+    key, counter = np.array([seed, number], np.uint64), np.array([0, 0, 0, stream], np.uint64)
+    numbers = np.random.Philox(key=key, counter=counter).random_raw(clips)
+    return np.argsort(numbers, kind="stable").astype(np.int32)
 
 
-def epoch_order(cfg: Config, seed: int, epoch: int, clips: int) -> Order:
-    """Return the clips of an epoch's batches: a function of seed and epoch alone.
+def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order:
+    """Return the clips of an epoch's batches: a function of seed, epoch and labels alone.
 
     Args:
         cfg: batches of how many clips, and how many of them.
         seed: of the trial.
         epoch: counted from 0.
-        clips: how many training clips there are.
+        labels: (clips,) the class of each training clip.
     """
-    size, count = cfg.train.batch_size, cfg.train.batches_per_epoch
+    size, count, clips = cfg.train.batch_size, cfg.train.batches_per_epoch, len(labels)
     steps = steps_per_epoch(clips, size, count)
     shape, total = (steps, size), steps * size
+    if cfg.train.sampling == "balanced":
+        places = _balanced(seed, epoch, labels, total)
+        return Order(places.reshape(shape), np.ones(shape, bool))
     if not count:
         places = np.zeros(total, np.int32)
         places[:clips] = shuffled(seed, epoch, clips)
@@ -60,3 +73,27 @@ def epoch_order(cfg: Config, seed: int, epoch: int, clips: int) -> Order:
     places = np.concatenate([shuffled(seed, number, clips) for number in passes])
     begin = first % clips
     return Order(places[begin : begin + total].reshape(shape), np.ones(shape, bool))
+
+
+def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarray:
+    """Return `total` places in which the classes take turns, (total,) int32.
+
+    The turns are drawn anew each epoch and kept throughout it, so that in any stretch of places, and
+    so in any batch, no class stands more than once more often than another.
+    """
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rounds = -(-total // len(members))
+    turns = [
+        _turns(seed, clips, epoch * rounds, rounds, stream)
+        for stream, clips in enumerate(members, start=1)
+    ]
+    by_round = np.stack(turns, axis=1)[:, shuffled(seed, epoch, len(members), stream=2**63)]
+    return by_round.reshape(-1)[:total].astype(np.int32)
+
+
+def _turns(seed: int, clips: np.ndarray, begin: int, count: int, stream: int) -> np.ndarray:
+    """Return clips `begin` … `begin + count` of one class's passes, one pass after another."""
+    passes = range(begin // len(clips), -(-(begin + count) // len(clips)))
+    drawn = [clips[shuffled(seed, number, len(clips), stream)] for number in passes]
+    start = begin % len(clips)
+    return np.concatenate(drawn)[start : start + count]

@@ -239,6 +239,7 @@ class _Writer:
             "length": data.length,
             "frame": list(data.values.shape[1:]),
             **_sampling(data),
+            "class_weights": list(self.group.spec.class_weights),
             "split": {"id": data.split.id, "leaked": data.split.leaked},
             **_trained_on(data),
             "epoch": self.trained.progress.best_epoch,

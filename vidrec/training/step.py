@@ -42,6 +42,8 @@ class TrialSpec:
         num_shards: how many devices those are.
         uses_dropout: False where no trial of the group drops anything, so nothing is drawn for it.
         random_segments: False where no clip is longer than `length`, so no segment is drawn.
+        smooths_labels: False where no trial of the group smooths labels.
+        class_weights: factors of clips' losses by class; empty: 1.
     """
 
     cfg: Config
@@ -52,6 +54,8 @@ class TrialSpec:
     num_shards: int = 1
     uses_dropout: bool = True
     random_segments: bool = True
+    smooths_labels: bool = False
+    class_weights: tuple[float, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -247,6 +251,7 @@ def summed_loss(
             linear=hyper["loss.frame_weights"],
             offset=window.offset,
             length=spec.length,
+            **_targets(spec, hyper),
         )
         total = jnp.where(batch.valid_B, losses_B, 0.0).sum()
         return total, (carry, frozen.trained_stats(changed.get("batch_stats", {})))
@@ -268,12 +273,19 @@ def eval_step(
         kind,
         linear=hyper["loss.frame_weights"],
         length=spec.length,
+        **_targets(spec, hyper),
     )
     if logits.ndim == 2:
         none_BT = jnp.zeros((len(losses_B), 0), bool)
         return Scores(losses.scores(logits, kind), losses_B, none_BT)
     correct_BT = decisions.is_correct(logits, batch.labels_B[:, None]) & batch.mask_BT
     return Scores(decisions.weighted_log_probs(logits, batch.mask_BT), losses_B, correct_BT)
+
+
+def _targets(spec: TrialSpec, hyper: dict) -> dict[str, Any]:
+    """Return what the loss needs of smoothed labels and of weights by class."""
+    smoothing = hyper["loss.label_smoothing"] if spec.smooths_labels else None
+    return {"smoothing": smoothing, "class_weights": spec.class_weights}
 
 
 def accumulated_gradients(

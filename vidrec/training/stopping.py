@@ -47,7 +47,8 @@ class Figures(NamedTuple):
         train_loss: mean over the epoch's clips.
         gradient_norm: mean over its updates.
         finite: False where a loss, a gradient or a parameter is not finite.
-        val_loss, val_accuracy: of the validation clips; None where there are none.
+        val_loss, val_accuracy, val_balanced_accuracy: of the validation clips; None where there
+            are none.
     """
 
     train_loss: float
@@ -55,6 +56,7 @@ class Figures(NamedTuple):
     finite: bool
     val_loss: float | None = None
     val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
 
 
 class Progress(NamedTuple):
@@ -115,6 +117,7 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
 
 def monitored(cfg: Config, figures: Figures, epoch: int) -> float:
     """Return the figure that decides which weights are best, the less the better."""
-    if figures.val_loss is None or figures.val_accuracy is None:
+    figure: float | None = getattr(figures, cfg.train.monitor)
+    if figure is None:
         return -float(epoch)
-    return -figures.val_accuracy if cfg.train.monitor == "val_accuracy" else figures.val_loss
+    return figure if cfg.train.monitor == "val_loss" else -figure

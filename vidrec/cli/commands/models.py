@@ -146,7 +146,8 @@ class Evaluate(Command):
         console = self.console()
         console.tell(
             f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} "
-            f"expected), average F1 {figures['avg_f1']:.3f}",
+            f"expected), mean accuracy of classes {figures['balanced_accuracy']:.1%}, most "
+            f"frequent class {figures['majority']:.1%}, average F1 {figures['avg_f1']:.3f}",
         )
         console.tell(short_path(result["dir"]))
         return 0

@@ -112,7 +112,9 @@ class Classifier:
         self.classes = tuple(meta["classes"])
         self.notes = plugins.changes((code or {}).values())
         cfg = override(from_dict(meta["config"]), code or {})
-        self.network = Network.of(cfg, meta["length"], len(self.classes), tree)
+        self.network = Network.of(
+            cfg, meta["length"], len(self.classes), tree, meta.get("class_weights", ())
+        )
         self.cfg = self.network.cfg
         self._score_program = jax.jit(self.network.score)
         self._evaluate_program = jax.jit(self.network.evaluate)

@@ -4,7 +4,7 @@ Nothing trains any more, so an encoder of frames that was trained with the scann
 again: each frame is encoded once, however many windows see it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Network:
         encoder: frame to features; None where the data brings features, or the model's own encoder
             reads whole clips.
         model: from features, or from clips of frames, to scores.
+        class_weights: factors of clips' losses by class, as in training; empty: 1.
         variables: trees "encoder" and "model" of Flax variables, and "projection" (mean, matrix).
     """
 
@@ -37,9 +38,17 @@ class Network:
     encoder: nn.Module | None
     model: model.VideoModel
     variables: Tree
+    class_weights: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, cfg: Config, length: int, classes: int, tree: Mapping[str, Any]) -> "Network":
+    def of(
+        cls,
+        cfg: Config,
+        length: int,
+        classes: int,
+        tree: Mapping[str, Any],
+        class_weights: Sequence[float] = (),
+    ) -> "Network":
         """Return the network of a trained model's saved arrays."""
         cfg = override(cfg, {"frames.length": length})
         constants = tree.get("constants", {})
@@ -57,7 +66,7 @@ class Network:
             variables["model"] = {name: _without_encoder(part) for name, part in saved.items()}
         built = model.build(cfg, classes, encoder=inside)
         variables = jax.device_put(jax.tree.map(jnp.asarray, variables))
-        return cls(cfg, None if inside else encoder, built, variables)
+        return cls(cfg, None if inside else encoder, built, variables, tuple(class_weights))
 
     @property
     def takes_features(self) -> bool:
@@ -106,6 +115,8 @@ class Network:
             settings.kind,
             linear=float(settings.frame_weights == "linear"),
             length=self.cfg.frames.length,
+            smoothing=settings.label_smoothing or None,
+            class_weights=self.class_weights,
         )
         return decisions.clip_scores(outputs, settings.kind, mask_BT), losses_B
 

@@ -4,7 +4,7 @@ FIGURE_NAMES = tuple(
     f"{name}?"
     for name in (
         *("accuracy", "loss", "avg_f1", "clips", "top1", "top5", "top10", "calibration_error"),
-        *("nonfinite", "clip_accuracy", "video_accuracy"),
+        *("nonfinite", "clip_accuracy", "video_accuracy", "balanced_accuracy", "majority"),
     )
 )
 _NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
@@ -56,5 +56,6 @@ DATA_HOLDS = {"fingerprint": str, "clips": {"*": [str]}}
 JOBS_HOLDS = {"engine": str, "jobs": [{"group": str, "job": str, "log": str}]}
 LINE_HOLDS = {
     **{"trial?": str, "epoch": int, "status": str},
-    **dict.fromkeys(("val/accuracy?", "train/loss?", "val/loss?", "grad/norm?"), _NUMBER_OR_NONE),
+    **dict.fromkeys(("val/accuracy?", "val/balanced_accuracy?"), _NUMBER_OR_NONE),
+    **dict.fromkeys(("train/loss?", "val/loss?", "grad/norm?"), _NUMBER_OR_NONE),
 }
