@@ -78,8 +78,8 @@ def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order
 def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarray:
     """Return `total` places in which the classes take turns, (total,) int32.
 
-    The turns are drawn anew each epoch and kept throughout it, so that in any stretch of places, and
-    so in any batch, no class stands more than once more often than another.
+    The turns are drawn anew each epoch and kept throughout it, so that in any batch no class is
+    seen more than once more often than another.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = -(-total // len(members))
