@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vidrec.features.pace import Pace
 from vidrec.io import escape
 from vidrec.training import loop, results
 
@@ -30,6 +31,7 @@ class Reporter:
         self.stopping = self.unread = False
         self._bar: Progress | None = None
         self._last = 0.0
+        self._pace: Pace | None = None
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -42,11 +44,18 @@ class Reporter:
         Raises:
             Interrupted: The work was asked to stop; the clips so far are kept.
         """
-        self.advance("clips", done, total)
+        note = str(self._pace or "")
+        if self._pace and not self.console.is_terminal:
+            note += f", {self._pace.left}"
+        self.advance("clips", done, total, note)
         if self.stopping:
             raise loop.Interrupted(
                 f"stopped after {done} of {total} clips; run the same command again"
             )
+
+    def pace(self, pace: Pace) -> None:
+        """Note how quickly frames are encoded, to be shown with the next clip."""
+        self._pace = pace
 
     def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
         """Return the callback that shows the training of a group of trials."""

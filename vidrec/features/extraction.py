@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,11 +12,13 @@ import numpy as np
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.data.read_ahead import decoders, stream_clips
 from vidrec.errors import UserError
+from vidrec.features.pace import Pace, Stopwatch, duration
 from vidrec.features.ragged import Features, Unreadable, nothing_readable, offsets_of
 from vidrec.features.shards import LINE_BYTES, dtype_of
 from vidrec.features.store import Store
 
 Progress = Callable[[int, int], None]
+TellPace = Callable[[Pace], None]
 Encode = Callable[[np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
 TRIED = 8  # clips to time an extraction by, until one can be read
@@ -49,6 +51,7 @@ def fill(
     *,
     strict: bool = False,
     progress: Progress | None = None,
+    pace: TellPace | None = None,
     workers: int | None = None,
 ) -> Features:
     """Extract what the store lacks and load all; damaged features are extracted anew, once.
@@ -57,7 +60,8 @@ def fill(
     """
     dataset, store = extraction.dataset, extraction.store
     for attempt in range(2):
-        unreadable = extract(extraction, strict=strict, progress=progress, workers=workers)
+        how: dict[str, Any] = {"progress": progress, "pace": pace, "workers": workers}
+        unreadable = extract(extraction, strict=strict, **how)
         try:
             return load(dataset, store, unreadable)
         except DamagedFeatures as error:
@@ -72,6 +76,7 @@ def extract(
     *,
     strict: bool = False,
     progress: Progress | None = None,
+    pace: TellPace | None = None,
     workers: int | None = None,
 ) -> list[Unreadable]:
     """Fill the store with what it lacks of a data set.
@@ -83,6 +88,7 @@ def extract(
         extraction: what is to be extracted.
         strict: an unreadable clip raises instead of being listed.
         progress: called with clips done and clips to do.
+        pace: called just before, with how quickly frames are encoded.
         workers: threads that decode.
 
     Returns:
@@ -95,6 +101,7 @@ def extract(
     missing = store.missing(dataset)
     unreadable: list[Unreadable] = []
     writer = _Writer(extraction)
+    watch = Stopwatch(int(dataset.lengths[missing].astype(np.int64).sum()))
     streams = stream_clips(dataset, missing, extraction.size, workers)
     with contextlib.closing(store):
         for done, (clip, chunks) in enumerate(streams, 1):
@@ -107,6 +114,8 @@ def extract(
                 if strict:
                     raise UserError(f"{error.path} cannot be read: {error.reason}") from None
                 unreadable.append(Unreadable(clip, str(error.path), error.reason))
+            if pace:
+                pace(watch.pace(writer.encoded, writer.bytes))
             if progress:
                 progress(done, len(missing))
         writer.flush()
@@ -137,10 +146,9 @@ class Forecast(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        time = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
         return (
             f"features of {self.clips} clips are to be extracted: {self.frames:,} frames, "
-            f"about {self.bytes / 1e6:,.1f} MB and {time}"
+            f"about {self.bytes / 1e6:,.1f} MB and {duration(self.seconds)}"
         )
 
 
@@ -237,22 +245,32 @@ def cast_features(encode: Encode, precision: str) -> Encode:
     return cast
 
 
-def frames_a_batch(size: int) -> int:
+def frames_a_batch(size: int, encoder: object = None) -> int:
     """Return how many frames are encoded at once: 32 of 224x224, more of smaller ones.
+
+    An encoder may say better, by `batch` of its `defaults`.
 
     Of large frames a processor takes 8: their maps stay near its cores, and SqueezeNet is a third
     quicker. Small ones gain nothing by it.
     """
+    if batch := getattr(encoder, "defaults", {}).get("batch"):
+        return batch
     if size >= 128 and jax.default_backend() == "cpu":
         return 8
     return int(np.clip(32 * (224 / size) ** 2, 8, 512))
 
 
 class _Writer:
-    """Collects frames of consecutive clips into full batches and writes finished clips."""
+    """Collects frames of consecutive clips into full batches and writes finished clips.
+
+    Attributes:
+        encoded: Frames so far.
+        bytes: Of their features.
+    """
 
     def __init__(self, extraction: Extraction):
         self._dataset, self._store, self._encode, _, self._batch = extraction
+        self.encoded = self.bytes = 0
         self._block: np.ndarray | None = None  # the frames of one batch, in place
         self._owners: list[int] = []  # the clip of each frame in it
         self._parts: dict[int, list[np.ndarray]] = {}  # features of clips that are not finished
@@ -288,6 +306,8 @@ class _Writer:
         owners, self._owners = self._owners, []
         self._block[len(owners) :] = 0
         features = np.asarray(self._encode(self._block))
+        self.encoded += len(owners)
+        self.bytes += features[: len(owners)].nbytes
         start = 0
         for stop in range(1, len(owners) + 1):
             if stop == len(owners) or owners[stop] != owners[start]:

@@ -237,6 +237,7 @@ class Work:
             cfg,
             tell=self.screen.say,
             progress=self.screen.extracting,
+            pace=getattr(self.screen, "pace", None),
             dataset=dataset or self.dataset,
         )
 

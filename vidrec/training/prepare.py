@@ -21,7 +21,7 @@ from vidrec.data.remembered import decoded_name, remembered_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
-from vidrec.features.extraction import Progress
+from vidrec.features.extraction import Progress, TellPace
 from vidrec.features.projection import fit_projection
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.features.store import Store, dependencies
@@ -124,6 +124,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
+    pace: TellPace | None = None,
     dataset: Dataset | None = None,
 ) -> Prepared:
     """Load, split and encode a data set.
@@ -132,6 +133,7 @@ def prepare(
         cfg: the settings.
         tell: called with each line that a user should read.
         progress: called while clips are decoded or encoded.
+        pace: called with how quickly frames are encoded.
         dataset: clips to take instead of those that `cfg.data` names.
 
     Raises:
@@ -145,18 +147,20 @@ def prepare(
         return _finished(cfg, dataset, split, _ready_made(dataset, cfg.data.strict))
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
+    for line in encoders.described(cfg):
+        tell(line)
     if cfg.encoder.trainable != "none":
         return _with_pixels(cfg, dataset, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
     store = Store.of(dependencies(cfg, weights_digest(variables), module))
-    batch = extraction.frames_a_batch(cfg.encoder.size)
+    batch = extraction.frames_a_batch(cfg.encoder.size, module)
     encode = encoders.extractor(module, variables, batch)
     encode = extraction.cast_features(encode, cfg.encoder.store_dtype)
     work = extraction.Extraction(dataset, store, encode, cfg.encoder.size, batch)
     if expected := extraction.forecast(work):
         tell(str(expected))
-    features = extraction.fill(work, strict=cfg.data.strict, progress=progress)
+    features = extraction.fill(work, strict=cfg.data.strict, progress=progress, pace=pace)
     return _finished(cfg, dataset, split, features, saved={"encoder": variables})
 
 

@@ -34,7 +34,9 @@ class Extract(Command):
             )
 
         def work(progress: Any) -> Any:
-            return prepare.prepare(cfg, tell=progress.say, progress=progress.extracting)
+            return prepare.prepare(
+                cfg, tell=progress.say, progress=progress.extracting, pace=progress.pace
+            )
 
         data = run_until_stopped(self, work)
         if data is None:

@@ -361,7 +361,7 @@ class Classifier:
         encoder = self.network.encoder
         if encoder is None:
             return np.asarray
-        batch = min(clips.CHUNK, frames_a_batch(self.cfg.encoder.size))
+        batch = min(clips.CHUNK, frames_a_batch(self.cfg.encoder.size, encoder))
         forward = encoders.extractor(encoder, self.network.variables["encoder"], batch)
         return cast_features(forward, self.network.precision)
 

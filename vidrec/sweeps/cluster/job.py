@@ -14,6 +14,7 @@ from typing import Any
 
 from vidrec.data import datasets
 from vidrec.errors import STOPPED, UserError
+from vidrec.features.pace import Pace
 from vidrec.io import escape
 from vidrec.sweeps import plan, runner
 from vidrec.sweeps.cluster import folders
@@ -80,7 +81,8 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
             continue
         made.add(prepare.data_id(cfg))
         if cfg.encoder.trainable == "none":
-            prepare.prepare(cfg, tell=screen.say, progress=screen.extracting)
+            pace = getattr(screen, "pace", None)
+            prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, pace=pace)
         else:  # each group decodes pixels itself
             datasets.load(cfg.data)
 
@@ -110,11 +112,13 @@ class _Log(runner.Quiet):
     Attributes:
         stop: Set when the job is to end.
         advanced: Whether a clip or an epoch was finished.
+        encoding: How quickly frames are encoded.
     """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.advanced = False
+        self.encoding: Pace | None = None
         self._last = -LOG_SECONDS
 
     def say(self, line: str) -> None:
@@ -125,9 +129,13 @@ class _Log(runner.Quiet):
             self._last = time.monotonic()
             self.say(line)
 
+    def pace(self, pace: Pace) -> None:
+        self.encoding = pace
+
     def extracting(self, done: int, total: int) -> None:
         self.advanced = True
-        self.say_sometimes(f"clips: {done} of {total}")
+        pace = f" {self.encoding}, {self.encoding.left}" if self.encoding else ""
+        self.say_sometimes(f"clips: {done} of {total}{pace}")
         if self.stop.is_set():
             raise loop.Interrupted(f"stopped after {done} of {total} clips")
 

@@ -27,6 +27,7 @@ from vidrec.models.encoders.weights.names import (
     PretrainedNet,
     Tensor,
 )
+from vidrec.models.encoders.weights.runs import check_normalize
 
 __all__ = [
     "File",
@@ -34,6 +35,7 @@ __all__ = [
     "Package",
     "PretrainedNet",
     "Weights",
+    "check_normalize",
     "concrete",
     "digest",
     "fill",
@@ -146,7 +148,7 @@ def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, A
             "your own declares them as 'pretrained'); it takes 'random' or a run's folder"
         )
     weights = load(net, cfg.weights, variables)
-    runs.check_normalize(cfg, weights.normalize)
+    check_normalize(cfg, weights.normalize)
     merged = {**flatten_dict(dict(variables)), **flatten_dict(weights.variables)}
     return unflatten_dict(merged)
 

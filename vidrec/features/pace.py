@@ -1,0 +1,45 @@
+"""How quickly frames are encoded, for people who wait."""
+
+import time
+from typing import NamedTuple
+
+
+class Pace(NamedTuple):
+    """How an extraction goes on.
+
+    Attributes:
+        frames_per_second: Encoded since it began.
+        bytes: Of features that it has made.
+        seconds_left: Until it is done at this speed.
+    """
+
+    frames_per_second: float
+    bytes: int
+    seconds_left: float
+
+    def __str__(self) -> str:
+        return f"{self.frames_per_second:,.0f} frames/s, {self.bytes / 1e6:,.1f} MB of features"
+
+    @property
+    def left(self) -> str:
+        """Return the time that is left, in words."""
+        return f"{duration(self.seconds_left)} left"
+
+
+class Stopwatch:
+    """Measures the pace of an extraction of so many frames."""
+
+    def __init__(self, frames: int):
+        self.frames = frames
+        self.began = time.perf_counter()
+
+    def pace(self, encoded: int, size_bytes: int) -> Pace:
+        """Return the pace after so many frames, whose features take so many bytes."""
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        left = max(self.frames - encoded, 0) * seconds / encoded if encoded else 0.0
+        return Pace(encoded / seconds, size_bytes, left)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: seconds below one and a half minutes, then minutes."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
