@@ -24,6 +24,7 @@ from vidrec.errors import UserError
 from vidrec.evaluation import predict
 from vidrec.evaluation.predict import drawing
 from vidrec.io import files
+from vidrec.models import encoders
 from vidrec.report.terminal import Columns
 from vidrec.training import runtime
 
@@ -270,3 +271,28 @@ def test_a_table_of_a_newer_version_says_so(tmp_path):
     files.write_json(folder / "ablation.json", about | {"versions": NEWER, "trials": {}})
     with pytest.raises(UserError, match="newer"), files.reading_runs([folder]):
         report.read(folder)
+
+
+def test_encoders_are_listed_with_their_weights(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    few = {kind: encoders.KINDS[kind] for kind in ("none", "cnn", "c3d", "vgg16", "squeezenet")}
+    monkeypatch.setattr(encoders, "KINDS", few)
+    with pytest.raises(SystemExit) as end:
+        main.main(["encoders", "--json"])
+    assert end.value.code == 0
+    listed = {entry["kind"]: entry for entry in json.loads(capfd.readouterr().out)}
+    assert list(listed) == ["cnn", "c3d", "vgg16", "squeezenet"]
+    # Keras counts 14,714,688 numbers of VGG16 without its top, SqueezeNet's paper 1.2 million with.
+    assert listed["vgg16"]["params"] == 14_714_688
+    assert listed["squeezenet"]["params"] == 1_235_496 - (512 * 1000 + 1000)
+    assert (listed["vgg16"]["features"], listed["cnn"]["features"]) == (512, 274)
+    assert (listed["vgg16"]["size"], listed["vgg16"]["normalize"]) == (224, "caffe")
+    assert listed["cnn"]["weights"] == listed["c3d"]["weights"] == "random"
+    assert listed["vgg16"]["weights"] == ""
+    assert listed["vgg16"]["get"].startswith(f"curl -L --create-dirs -o {tmp_path}/cache/weights/")
+    with pytest.raises(SystemExit):
+        main.main(["encoders"])
+    out = capfd.readouterr().out
+    assert "14,714,688" in out
+    assert "\nsqueezenet: curl" in out

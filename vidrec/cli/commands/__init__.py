@@ -6,7 +6,7 @@ A command's docstring and the comments beside its fields are what --help shows.
 from vidrec.cli.command import Command
 from vidrec.cli.commands.data import Check, Doctor, Extract
 from vidrec.cli.commands.jobs import Cancel, Status
-from vidrec.cli.commands.models import Evaluate, Export, Predict
+from vidrec.cli.commands.models import Encoders, Evaluate, Export, Predict
 from vidrec.cli.commands.reports import Compare, Report
 from vidrec.cli.commands.training import Ablate, Train
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "predict": Predict,
     "extract": Extract,
+    "encoders": Encoders,
     "doctor": Doctor,
     "check": Check,
     "status": Status,

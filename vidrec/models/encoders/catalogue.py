@@ -1,0 +1,71 @@
+"""All encoders as people choose among them: size, features, and whether weights are at hand."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+from vidrec import config
+from vidrec.errors import UserError
+from vidrec.models import encoders
+from vidrec.models.encoders.weights import finding
+
+CLIP = 16  # frames of the clip by which an encoder of clips is described
+
+
+class Entry(NamedTuple):
+    """What is known of an encoder without computing anything.
+
+    Attributes:
+        kind: As `encoder.kind` names it.
+        params: Numbers that its features rest on.
+        features: Of a frame (or a clip), pooled as suits the kind.
+        size: Height and width of frames that suits it.
+        normalize: Of pixels, as its weights ask.
+        weights: Those that `auto` takes here: NAME@HASH, or random; "" where none are at hand.
+        get: The command or the place that gets weights; "" where `auto` has some.
+    """
+
+    kind: str
+    params: int
+    features: int
+    size: int
+    normalize: str
+    weights: str
+    get: str
+
+    @property
+    def source(self) -> str:
+        """Return the weights in a word or two."""
+        return self.weights.partition("@")[0] or "not here"
+
+
+def entries() -> Iterator[Entry]:
+    """Yield each encoder that has a name of its own."""
+    for kind in encoders.KINDS:
+        if kind != "none":
+            yield entry(kind)
+
+
+def entry(kind: str) -> Entry:
+    """Describe an encoder.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    cfg = encoders.resolved(config.Encoder(kind=kind), at_hand=False)
+    get = ""
+    if cfg.weights == "auto":
+        net = encoders.pretrained(cfg)
+        try:
+            finding.find(net)
+            get = finding.how_to_get(net)
+        except UserError as error:  # a file that is there and damaged
+            get = str(error)
+    module = encoders.build(cfg)
+    frame = (cfg.size, cfg.size, 3)
+    shape, variables = encoders.shapes(module, (CLIP, *frame) if module.takes_clips else frame)
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    weights = "" if cfg.weights == "auto" else cfg.weights
+    return Entry(kind, params, math.prod(shape), cfg.size, cfg.normalize, weights, get)
