@@ -4,7 +4,7 @@ Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
-from vidrec.data.datasets import motion, ucf
+from vidrec.data.datasets import motion, ucf, users
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 
@@ -61,4 +61,4 @@ def _load(data: Data) -> Dataset:
     dataset = load_user(data.kind)(data)
     if not isinstance(dataset, Dataset):
         raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Dataset")
-    return dataset
+    return users.checked(dataset, data.kind)
