@@ -58,6 +58,15 @@ class Clips(Net):
         return nn.Dense(5, name="last")(x)[:, None]
 
 
+class Normed(nn.Module):
+    takes_clips = False
+
+    @nn.compact
+    def __call__(self, frames, train=False):
+        norm = nn.BatchNorm(name="norm", use_running_average=not train, momentum=0.75)
+        return nn.relu(norm(frames.mean((1, 2))))
+
+
 class Plain(nn.Module):
     takes_clips = False
 
@@ -256,6 +265,115 @@ def test_statistics_are_of_valid_frames_alone(how, net):
         var = 0.75 * var + 0.25 * values.var(0)
     np.testing.assert_allclose(stats["mean"], mean, rtol=1e-5)
     np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
+
+
+def truth(params: dict, stats: dict, clips: list[np.ndarray], labels: np.ndarray, frozen: bool):
+    """Return the mean loss over the clips' own frames, one clip after another, no frame padded."""
+    import jax.numpy as jnp
+
+    values = [jnp.asarray(clip, jnp.float32).mean((1, 2)) for clip in clips]
+    frames = jnp.concatenate(values)
+    mean, var = (stats["mean"], stats["var"]) if frozen else (frames.mean(0), frames.var(0))
+    scale, bias = params["encoder"]["norm"]["scale"], params["encoder"]["norm"]["bias"]
+    scores = params["head"]["scores"]
+    total = 0.0
+    for value, label in zip(values, labels, strict=True):
+        normed = (value - mean[None]) / jnp.sqrt(var + 1e-5)[None] * scale[None] + bias[None]
+        logits = jax.nn.relu(normed).mean(0) @ scores["kernel"] + scores["bias"]
+        total = total - jax.nn.log_softmax(logits)[int(label)]
+    return total / len(clips)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "how"),
+    [
+        ("frozen", "accumulated"),
+        ("trained", "alone"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("frozen", "alone"),
+                ("frozen", "spread"),
+                ("frozen", "two at once"),
+                ("trained", "spread"),
+                ("trained", "two at once"),
+            )
+        ),
+    ],
+)
+def test_scale_and_bias_train_under_frozen_and_under_trained_statistics(statistics, how, net):
+    """Three steps of gradient descent, written plainly; frozen, parts of a batch change nothing."""
+    cfg = settings(
+        net,
+        "Normed",
+        encoder__batch_norm=statistics,
+        train__epochs=3,
+        train__batch_size=32,
+        train__grad_accum=7 if how == "accumulated" else 1,
+        frames__rule="whole",
+        scanner__kind="mean",
+        scanner__batch_norm=False,
+        optim__kind="sgd",
+    )
+    source = bright()
+    data = prepare.prepare(cfg, dataset=source)
+    stats = {"mean": np.array([110, 130, 150.0]), "var": np.array([2000, 1500, 900.0])}
+    stats = {name: value.astype(np.float32) for name, value in stats.items()}
+    place = "collections" if statistics == "frozen" else "init_batch_stats"
+    given = {"encoder": {"norm": stats}}
+    given = {"batch_stats": given} if statistics == "frozen" else given
+    data = dataclasses.replace(data, frozen=data.frozen._replace(**{place: given}))
+    over = {"how": "batch", "on": jax.devices()[:4]} if how == "spread" else {}
+    cfgs = [cfg, vidrec.override(cfg, {"seed": 5})] if how == "two at once" else [cfg]
+    over |= {"how": "vmap"} if how == "two at once" else {}
+    group = small_datasets.group_of(cfgs, data, **over)
+    group.initialize()
+    params = small_datasets.one(group.snapshot().state.params, 0)
+    last, _ = small_datasets.train(group)
+    clips = [source.arrays[clip] for clip in data.clips("train")]
+    labels = source.labels[data.clips("train")]
+    for _ in range(3):
+        slope = jax.grad(truth)(params, stats, clips, labels, statistics == "frozen")
+        params = jax.tree.map(lambda value, by: value - 0.1 * by, params, slope)
+    found = small_datasets.one(last.state, 0)
+    assert small_datasets.furthest(found.params, params) < 1e-5
+    assert small_datasets.furthest(params["encoder"]["norm"]["scale"], np.ones(3)) > 1e-3
+    if statistics == "frozen":
+        assert not found.batch_stats
+
+
+def test_statistics_of_no_batch_normalization_are_not_frozen(net):
+    with pytest.raises(UserError, match=r"kind = 'vgg9' has no batch normalization"):
+        vidrec.override(vidrec.Config(), {"encoder.kind": "vgg9", "encoder.batch_norm": "frozen"})
+    file = Path(net).with_name("without.py")
+    file.write_text(
+        "import flax.linen as nn\n\nclass Net(nn.Module):\n    takes_clips = False\n\n"
+        "    @nn.compact\n    def __call__(self, x, train=False):\n"
+        "        return nn.Dense(3)(x.mean((1, 2)) / 255)\n"
+    )
+    cfg = settings(str(file), encoder__batch_norm="frozen")
+    with pytest.raises(UserError, match=r"kind = .* has no batch normalization"):
+        prepare.prepare(cfg, dataset=bright())
+    with pytest.raises(UserError, match=r"kind = .* has no batch normalization"):
+        prepare.abstract(cfg)
+    begun = vidrec.override(
+        vidrec.Config(), {"encoder.kind": "resnet18", "encoder.batch_norm": "frozen"}
+    )
+    assert vidrec.override(begun, {"encoder.kind": "cnn"}).encoder.batch_norm == "trained"
+
+
+@pytest.mark.slow
+def test_frozen_statistics_are_those_of_the_weights_to_the_end(net, trained, tmp_path, monkeypatch):
+    """Though every block trains; scoring, predicting and the saved model use them, too."""
+    monkeypatch.setattr(runner, "_write_report", lambda *_: None)
+    cfg = settings(
+        net, encoder__weights=str(trained), encoder__batch_norm="frozen", train__epochs=2
+    )
+    run = Path(runner.run(cfg, tmp_path, name="tuned", dataset=bright())["dir"])
+    assert small_datasets.same(stats_of(run), stats_of(trained))
+    same_answers(run, bright())
+    before, after = (checkpoint.read(each / "model")[0]["trained"] for each in (trained, run))
+    assert small_datasets.furthest(before["encoder"], after["encoder"]) > 1e-3
 
 
 @pytest.mark.slow

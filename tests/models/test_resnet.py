@@ -5,11 +5,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from helpers import small_datasets
 from safetensors.numpy import save_file
 
 from vidrec.errors import UserError
 from vidrec.models import encoders
-from vidrec.models.encoders import preprocess, resnet, weights
+from vidrec.models.encoders import norm, preprocess, resnet, weights
 from vidrec.models.encoders.weights import finding
 
 # Channels that no two stages share, and a size that no stride divides.
@@ -164,6 +165,39 @@ def test_an_original_is_known_by_the_digits_in_its_name(tmp_path, monkeypatch):
     assert finding.original(original._replace(sha256="ed7002b4")) == path
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_padding_changes_nothing_when_it_trains(frozen):
+    """Nor does computing activations again: features, gradient and statistics are the same."""
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    valid = np.array([True, False, True, True, False])
+    module = resnet.ResNet18(channels=NARROW, trainable="all", form="lax")
+    variables = dict(jax.jit(module.init)(jax.random.key(0), pixels[:1]))
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), variables["batch_stats"]
+    )
+
+    def run(module, pixels, mask):
+        def loss(params):
+            with norm.batch_statistics(mask, frozen=[()] if frozen else []):
+                given = variables | {"params": params}
+                x, changed = module.apply(given, pixels, True, mutable=["batch_stats"])
+            x = x if mask is None else x[np.flatnonzero(mask)]
+            return (x**2).sum(), (x, changed)
+
+        (_, found), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        return *found, slope
+
+    plain = run(module, pixels[valid], None)
+    again = run(module.clone(remat=True), pixels, valid)
+    for found, expected in zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True):
+        scale = max(np.abs(expected).max(), 1e-3)
+        np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
+    kept = small_datasets.same(plain[1], {"batch_stats": variables["batch_stats"]})
+    assert kept == frozen
+
+
 @pytest.mark.slow  # 2 minutes
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -183,6 +217,9 @@ def test_they_equal_those_of_pytorch(kind, library, tmp_path):
     module = cls(top="fc", normalize="torch")
     shapes = encoders.shapes(module, (224, 224, 3))[1]
     found = weights.load(cls.pretrained, tmp_path / "a.safetensors", shapes)
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    pickled = weights.load(cls.pretrained, tmp_path / "a.pth", shapes)
+    assert small_datasets.same(pickled.variables, found.variables)
     for size in (224, 97):
         pixels = rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
         rows = np.asarray(preprocess.normalize(pixels, "torch")).transpose(0, 3, 1, 2)

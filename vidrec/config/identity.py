@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec.config import arguments, plugins
-from vidrec.config.schema import BY_CONTENT, NOT_IDENTITY, TRACED, WORDS, Config, fields
+from vidrec.config.schema import ADDED, BY_CONTENT, NOT_IDENTITY, TRACED, WORDS, Config, fields
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.runs import run_folder
@@ -43,6 +43,8 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
     for name, hint, value in fields(cfg):
         if name in without or (hint is arguments.Args and not value):
             continue  # no arguments: the id that a trial had before there were any
+        if name in ADDED and value == ADDED[name]:
+            continue
         if type(value) is int and float in (hint, *typing.get_args(hint)):
             value = float(value)  # as it is when read back from a file
         if name.endswith(".kind") and plugins.is_code(value):

@@ -12,6 +12,8 @@ from vidrec.errors import UserError
 NO_RATE = ("tfds", "images", "features")
 # Encoders that have no weights of others.
 FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
+# Encoders without batch normalization; what a user's has is seen when it is built.
+NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
 # Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
@@ -118,6 +120,9 @@ FOLLOWERS = (
     Follower("encoder.size", ("encoder.kind",), _is_other_encoder),
     Follower("encoder.normalize", ("encoder.kind", "encoder.weights"), _normalize_is_outdated),
     Follower("encoder.trainable", ("data.kind", "encoder.kind"), lambda _, cfg: _no_encoder(cfg)),
+    Follower(
+        "encoder.batch_norm", ("encoder.kind",), lambda _, cfg: cfg.encoder.kind in NO_BATCH_NORM
+    ),
     Follower("encoder.standardize", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.pca", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("scanner.args", ("scanner.kind",), lambda *_: True),
@@ -256,6 +261,11 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
         cfg.train.sampling == "balanced" and loss.class_weights == "balanced",
         "train.sampling = 'balanced' with loss.class_weights = 'balanced' would make up for "
         "unequal classes twice: take one of them",
+    )
+    yield Rule(
+        encoder.batch_norm == "frozen" and encoder.kind in NO_BATCH_NORM,
+        f"encoder.batch_norm = 'frozen': encoder.kind = {encoder.kind!r} has no batch "
+        "normalization",
     )
     for name in ("standardize", "pca"):
         value = getattr(encoder, name)

@@ -7,7 +7,7 @@ K classes, N trials. A *row* is one setting of an ablation, a *trial* a row with
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -95,6 +95,8 @@ class Encoder:
     # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
     weights: str = "auto"
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
+    # statistics by which trained blocks normalize: the batch's, or the ones that they began with
+    batch_norm: Literal["trained", "frozen"] = "trained"
     pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
     width: PositiveInt = 1024  # of dense pooling
     size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
@@ -269,6 +271,10 @@ NOT_IDENTITY = (
     "train.save_seconds",
     "eval.batch_size",
 )
+
+
+# Settings that came later, and the value at which a trial has the id that it had before them.
+ADDED: Mapping[str, Any] = {"encoder.batch_norm": "trained"}
 
 
 class Setting(NamedTuple):

@@ -103,7 +103,7 @@ class VideoModel(nn.Module):
         scanner: A `scanners.Scanner`, or any Flax module; see `scanners.apply`.
         head: From states to scores.
         encoder: From frames to features; None: clips are features.
-        frozen: Blocks of the encoder that do not train.
+        frozen: Paths within the encoder below which batch normalization keeps its statistics.
         dense: Widths of linear layers before the scanner.
         batch_norm: Normalize after each of these.
         dropout: Share dropped after each of these, where a call names none.
@@ -115,7 +115,7 @@ class VideoModel(nn.Module):
     scanner: nn.Module
     head: Head
     encoder: nn.Module | None = None
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[tuple[str, ...], ...] = ()
     dense: tuple[int, ...] = ()
     batch_norm: bool = False
     dropout: float = 0.0
@@ -196,7 +196,7 @@ class VideoModel(nn.Module):
         if mask_BT is not None:
             mask_N = mask_BT.any(1) if encoder.takes_clips else mask_BT.reshape(-1)
         if train:
-            frozen = [(*encoder.path, name) for name in self.frozen]
+            frozen = [(*encoder.path, *path) for path in self.frozen]
             with encoders.batch_statistics(mask_N, self.axis_name, frozen):
                 x = encoder(flat, train=True)
         else:
@@ -229,7 +229,7 @@ def build(
         scanner=scanners.build(scanner, axis_name, head.kind == "last", cfg.frames.length),
         head=Head(num_classes, head.kind, head.dense, head.activation, cfg.frames.length, **common),
         encoder=encoder,
-        frozen=encoders.frozen_blocks(encoder, cfg.encoder.trainable) if encoder else (),
+        frozen=encoders.frozen_norms(encoder, cfg.encoder) if encoder else (),
         dense=scanner.dense,
         batch_norm=scanner.batch_norm,
         dropout=scanner.dropout,

@@ -271,10 +271,14 @@ def _input_shape(cfg: Config, module: nn.Module, length: int) -> tuple[int, ...]
 
 def _frozen(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> Frozen:
     """Divide the variables of an encoder that trains into what stays and where trials begin."""
+    encoders.check_batch_norm(cfg.encoder, variables)
+    trained = {"params": cfg.encoder.trainable, "batch_stats": cfg.encoder.trainable}
+    if cfg.encoder.batch_norm == "frozen":
+        trained["batch_stats"] = "none"
     halves = {}
-    for name in ("params", "batch_stats"):
+    for name, trainable in trained.items():
         tree = variables.get(name, {})
-        mask = encoders.trainable_mask(module, tree, cfg.encoder.trainable)
+        mask = encoders.trainable_mask(module, tree, trainable)
         halves[name] = [_under_encoder(half) for half in encoders.partition(tree, mask)]
     (params, init_params), (stats, init_stats) = halves.values()
     collections = {

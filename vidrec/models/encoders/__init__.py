@@ -27,13 +27,14 @@ __all__ = [
     "KINDS",
     "batch_statistics",
     "build",
+    "check_batch_norm",
     "concrete",
     "count",
     "described",
     "extractor",
     "feature_shape",
     "fit_normalisation",
-    "frozen_blocks",
+    "frozen_norms",
     "init",
     "merge",
     "normalize",
@@ -318,11 +319,28 @@ def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None
     return mask
 
 
-def frozen_blocks(module: nn.Module, trainable: str) -> tuple[str, ...]:
-    """Return the blocks of an encoder that do not train."""
+def frozen_norms(module: nn.Module, cfg: config.Encoder) -> tuple[tuple[str, ...], ...]:
+    """Return paths within an encoder below which batch normalization keeps its statistics.
+
+    These are the blocks that do not train, or the whole encoder.
+    """
+    if cfg.batch_norm == "frozen":
+        return ((),)
     blocks = getattr(module, "blocks", ())
-    trained = trained_blocks(trainable, blocks)
-    return tuple(name for name in blocks if name not in trained)
+    trained = trained_blocks(cfg.trainable, blocks)
+    return tuple((name,) for name in blocks if name not in trained)
+
+
+def check_batch_norm(cfg: config.Encoder, variables: Tree) -> None:
+    """Refuse statistics that are to be frozen where there are none.
+
+    Raises:
+        UserError: The encoder has no batch normalization.
+    """
+    if cfg.batch_norm == "frozen" and not variables.get("batch_stats"):
+        raise UserError(
+            f"encoder.batch_norm = 'frozen': encoder.kind = {cfg.kind!r} has no batch normalization"
+        )
 
 
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:

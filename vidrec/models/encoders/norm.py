@@ -21,12 +21,12 @@ def batch_statistics(
     """Make each `nn.BatchNorm` of an encoder that is called in training count what it should.
 
     Statistics are over the valid frames (or clips) of all devices; where there are none, the
-    running ones stay. Blocks that do not train normalize by their running statistics.
+    running ones stay. Modules in `frozen` normalize by the running ones and keep them.
 
     Args:
         mask_N: Which of the frames or clips that enter the encoder are no padding; None: all.
         axis_name: Axis of the devices that share a batch.
-        frozen: Paths of modules that do not train.
+        frozen: Paths of modules whose statistics stay as they are.
     """
 
     def normalize(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -36,6 +36,8 @@ def batch_statistics(
             return call(*args, **kwargs)
         if any(module.path[: len(path)] == path for path in frozen):
             return _by_running(module, call, args[0])
+        if kwargs.get("mask") is not None:  # it says itself what it counts
+            return call(*args, **kwargs)
         return _by_batch(module, call, args[0], mask_N, axis_name)
 
     with nn.intercept_methods(normalize):
@@ -43,10 +45,10 @@ def batch_statistics(
 
 
 def _takes_batch(module: nn.BatchNorm, args: tuple, kwargs: dict) -> bool:
-    """Return True where it would take the batch's statistics, and says nothing else of them."""
+    """Return True where it would take the batch's statistics."""
     argument = args[1] if len(args) > 1 else kwargs.get("use_running_average")
     running = module.use_running_average if argument is None else argument
-    return bool(args) and not running and kwargs.get("mask") is None
+    return bool(args) and not running
 
 
 def _by_running(module: nn.BatchNorm, call: Callable, x: Array) -> Array:
