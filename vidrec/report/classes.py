@@ -84,7 +84,7 @@ def _of_one_row(row: RowResult) -> Table:
         body.append(line + [theirs.get(name, DASH)] * bool(theirs))
     body.sort(key=lambda line: line[4])
     columns = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
-    columns += ["published F1"] * bool(theirs)
+    columns += ["published F1" + ", of another task" * bool(row.another_task)] * bool(theirs)
     caption = "Each class on the test split, the weakest first"
     return Table(columns, body, caption, tall=len(body) > TALL)
 
@@ -109,7 +109,8 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
     names = sorted(classes, key=strength)
     body = [[name, *(cell(row, name) for row in rows)] for name in names]
     caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
-    caption += "; (published)" * any(published.values())
+    if any(published.values()):
+        caption += "; (published" + ", of another task" * any(r.another_task for r in rows) + ")"
     columns = ["class", *(row.name for row in rows)]
     return Table(columns, body, caption, tall=len(names) > TALL)
 

@@ -195,6 +195,7 @@ def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawe
     caption += "; dashed: the control" if control else ""
     if any("test_accuracy" in row.published for row in rows):
         caption += "; open diamonds: published"
+        caption += ", of another task" * any(row.another_task for row in rows)
     alt = figures.alt_forest(rows)
     figure = draw("intervals", alt, caption + ".", figures.forest, rows, control)
     return Section("Intervals", "intervals", [figure])

@@ -195,6 +195,7 @@ class RowResult:
         doubtful: columns whose published figure its own report contradicts.
         interval: of test accuracy; None where nothing was scored.
         difference: to the control, judged after Holm's correction; None of the control.
+        another_task: why published figures are of another task; "" where they are of the same.
     """
 
     key: Any
@@ -205,6 +206,7 @@ class RowResult:
     doubtful: tuple[str, ...]
     interval: statistics.Interval | None = None
     difference: statistics.Difference | None = None
+    another_task: str = ""
 
     @property
     def done(self) -> tuple[Run, ...]:
@@ -319,6 +321,7 @@ def row_of_run(run: Run) -> RowResult:
         runs=(run,),
         published=dict(result.get("published") or {}),
         doubtful=tuple(result.get("doubtful") or ()),
+        another_task=result.get("another_task", ""),
     )
     return _with_interval(row)
 
@@ -383,6 +386,7 @@ def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
         runs=tuple(_run(trial) for trial in folders if (trial / "result.json").is_file()),
         published=dict(first.get("published") or {}),
         doubtful=tuple(first.get("doubtful") or ()),
+        another_task=first.get("another_task", ""),
     )
     return _with_interval(row)
 

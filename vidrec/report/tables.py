@@ -158,7 +158,12 @@ def published_table(rows: Sequence[RowResult]) -> Table:
     for name in also_published(rows):
         columns += [_measured(name), _published(name)._replace(head="published")]
     body = [[column.cell(row) for column in columns] for row in rows]
-    return Table([column.head for column in columns], body, "Ours beside the published")
+    caption = "Ours beside the published" + ", which are of another task" * _other_task(rows)
+    return Table([column.head for column in columns], body, caption)
+
+
+def _other_task(rows: Iterable[RowResult]) -> bool:
+    return any(row.published and row.another_task for row in rows)
 
 
 def also_published(rows: Iterable[RowResult]) -> list[str]:
@@ -210,6 +215,8 @@ def published(row: RowResult, column: str = "test_accuracy") -> str:
 def versus_published(row: RowResult, column: str = "test_accuracy") -> str:
     """Return ours less theirs, with our interval about it; none for a doubtful figure."""
     theirs, ours = row.published.get(column), row.mean(column)
+    if theirs is not None and row.another_task:
+        return "another task"
     if theirs is None or column in row.doubtful or math.isnan(ours):
         return DASH
     ends = row.interval if column == "test_accuracy" else None
@@ -256,6 +263,15 @@ def notes(results: Run | AblationResult) -> list[str]:
     if any(row.published for row in rows) and isinstance(results, AblationResult):
         source = results.meta.get("source") or "as the table's file says"
         lines.append(f"Published: {source}. Ours: run on {trained_on(results)}.")
+    if _other_task(rows):
+        tasks = dict.fromkeys(row.another_task for row in rows if row.another_task)
+        lines.append(
+            f"Published figures are of another task, so no difference is taken: ours are of "
+            f"{'; '.join(tasks)}."
+        )
+    lines += (
+        results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
+    )
     if any(run.leaked is True for row in rows for run in row.runs):
         lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
@@ -276,6 +292,12 @@ def _beside_the_most_frequent(rows: Sequence[RowResult]) -> list[str]:
     if worse:
         lines.append(f"No better than naming the most frequent class always: {', '.join(worse)}.")
     return lines
+
+
+def _part(run: Run) -> list[str]:
+    """Return of which classes a run alone is, where it is of a part of a known data set."""
+    share = run.result.get("data", {}).get("classes")
+    return [f"Data: {share} ({', '.join(run.classes)})."] if share else []
 
 
 def _low_coverage(rows: Sequence[RowResult]) -> list[str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidrec.config import (
     Config,
@@ -27,6 +27,8 @@ from vidrec.config import (
 from vidrec.config.columns import F1, MEASURED
 from vidrec.config.shipped import find, is_shipped, reading
 from vidrec.errors import UserError
+from vidrec.sweeps import ready_features
+from vidrec.sweeps.ready_features import Folders, Moved
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Row:
         name: What the table calls it; empty: its overrides.
         base: The row's own base, as rows of joined tables have; None: the table's.
         on_memory: The row's own, as of the table; None: the table's.
+        typed: Settings that were typed, not the table's: they fit the data as they are.
     """
 
     overrides: Mapping[str, Any]
@@ -48,6 +51,7 @@ class Row:
     name: str = ""
     base: Config | str | None = None
     on_memory: bool | None = None
+    typed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Trial:
         published: Figures of the row, see `Row`.
         doubtful: Columns whose published figure is marked.
         name: The row's name.
+        moved: What the move to a folder of ready-made features changed; None: it was not moved.
     """
 
     row: int
@@ -106,6 +111,7 @@ class Trial:
     published: Mapping[str, float] | None
     doubtful: tuple[str, ...] = ()
     name: str = ""
+    moved: Moved | None = None
 
 
 def published(
@@ -177,6 +183,7 @@ def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
 def _at(row: Row, point: Mapping[str, Any]) -> Row:
     """Return the row at a point of other axes, without published figures if its settings change."""
     overrides = {**row.overrides, **point}
+    row = replace(row, typed=row.typed | {*point})
     if all(overrides[name] == value for name, value in row.overrides.items()):
         return replace(row, overrides=overrides, name="")
     return replace(row, overrides=overrides, name="", published=None, doubtful=())
@@ -257,7 +264,7 @@ def trials(
         on: "motion" runs the table on the embedded data (see `on_motion`).
     """
     bases: dict[str, Config] = {}
-    table = []
+    folders, table = Folders(), []
     for index, row in enumerate(rows(ablation)):
         base = row.base or ablation.base
         if isinstance(base, str):
@@ -266,7 +273,9 @@ def trials(
             base = bases[base]
         memory = ablation.on_memory if row.on_memory is None else row.on_memory
         onto_motion = functools.partial(on_motion, memory=memory, base=base) if on else None
-        config, shown = _settings_of_row(row, base, overrides or {}, onto_motion)
+        config, shown, moved = _settings_of_row(
+            row, base, overrides or {}, onto_motion=onto_motion, folders=folders
+        )
         table += [
             Trial(
                 index,
@@ -276,38 +285,72 @@ def trials(
                 row.published,
                 row.doubtful,
                 row.name,
+                moved,
             )
             for seed in range(config.seed, config.seed + ablation.seeds)
         ]
-    return table
+    return _distinct_moves(ablation, table)
+
+
+class _Settings(NamedTuple):
+    """A row's settings, what the table shows of them, and the move to ready-made features."""
+
+    config: Config
+    shown: dict[str, Any]
+    moved: Moved | None
 
 
 def _settings_of_row(
     row: Row,
     base: Config,
     overrides: Mapping[str, Any],
+    *,
     onto_motion: Callable[[Config], Config] | None,
-) -> tuple[Config, dict[str, Any]]:
-    """Return a row's configuration, and what the table shows of it.
+    folders: Folders,
+) -> _Settings:
+    """Return a row's settings, on whatever data its table runs.
 
     Args:
         row: The row.
         base: Its base.
         overrides: Settings for every trial; the row's own win.
         onto_motion: Puts the configuration on the embedded data; None leaves it where it is.
+        folders: Of ready-made features.
     """
     settings = dict(row.overrides)
     config = override(base, settings)
     # Settings that this row's own put back differ between rows too, so the table shows them.
     settings |= {name: get(config, name) for name in cleared(base, settings)}
+    rest = {name: value for name, value in overrides.items() if name not in settings}
+    moved = None
     if onto_motion:
         config = onto_motion(config)
-    rest = {name: value for name, value in overrides.items() if name not in settings}
+    else:
+        of_row = {name: row.overrides[name] for name in row.typed}
+        moved = folders.move(config, base, row.overrides, rest | of_row)
+        config = moved.config if moved else config
     config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
-    if onto_motion:
+    if onto_motion or moved:
         # The rule may have changed them: the table shows what really runs.
         settings = {name: get(config, name) for name in settings}
-    return config, {name: _shown(value) for name, value in settings.items()}
+    moved = replace(moved, config=config) if moved else None
+    return _Settings(config, {name: _shown(value) for name, value in settings.items()}, moved)
+
+
+def _label(row: Row) -> str:
+    """Return a row's name, or what it sets."""
+    settings = (f"{name.rpartition('.')[2]}={value}" for name, value in row.overrides.items())
+    return row.name or ", ".join(settings) or "base"
+
+
+def _distinct_moves(ablation: Ablation, table: Sequence[Trial]) -> list[Trial]:
+    """Return trials, of those on ready-made features the ones that stay."""
+    if not any(trial.moved for trial in table):
+        return list(table)
+    names = [_label(row) for row in rows(ablation)]
+    moves = [ready_features.OfRow(trial.row, trial.seed, trial.moved) for trial in table]
+    stay = ready_features.distinct(moves, names, ablation.control)
+    return [replace(table[index], moved=moved) for index, moved in stay.items()]
 
 
 def with_code(table: Sequence[Trial]) -> list[Trial]:

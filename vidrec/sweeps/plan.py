@@ -29,6 +29,7 @@ from vidrec.errors import UserError
 from vidrec.io import checkpoint, escape, files, runs
 from vidrec.models import model
 from vidrec.sweeps import ablation as tables
+from vidrec.sweeps import ready_features
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.planned_data import PlannedData
 from vidrec.training import devices, feeds, prepare, results
@@ -95,6 +96,7 @@ def plan_table(
                 "published": trial.published,
                 "doubtful": list(trial.doubtful),
                 "group": known.get(id_) or group_name(trial.config),
+                **_another_task(trial),
             },
             data.fingerprint_of(trial.config),
         )
@@ -105,13 +107,19 @@ def plan_table(
     failed = _failed(TablePlan(folder, planned)) if retry == "failed" else []
     planned = [_regroup_failed(trial, failed) for trial in planned]
     devices.barrier()  # every process has read what the files say
-    _describe(ablation, planned, folder, on)
+    moved = ready_features.notes([trial.moved for trial in trials if trial.moved])
+    _describe(ablation, planned, folder, on, moved)
     for trial in failed:
         (trial.folder / results.RESULT).unlink(missing_ok=True)
     if devices.is_main():
         data.write_facts(folder, planned)
     devices.barrier()
     return TablePlan(folder, planned)
+
+
+def _another_task(trial: tables.Trial) -> dict[str, str]:
+    """Return why published figures are of another task than a trial; nothing where they are not."""
+    return {"another_task": trial.moved.task} if trial.moved and trial.moved.task else {}
 
 
 class RunPlan(NamedTuple):
@@ -134,7 +142,7 @@ def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = No
     data = PlannedData(dataset)
     [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))
     folder = runs.place_of_run(workdir, name, id_)
-    about, fingerprint = {"name": name}, data.fingerprint_of(trial.config)
+    about, fingerprint = {"name": name, **_another_task(trial)}, data.fingerprint_of(trial.config)
     run = RunPlan(TrialRun(id_, trial.config, folder, about, fingerprint), data)
     _take_over(workdir, [run.group], folder)
     return run
@@ -348,8 +356,22 @@ def belongs_to_others(folder: Path) -> UserError:
     )
 
 
-def _describe(ablation: Ablation, trials: Sequence[TrialRun], folder: Path, on: str) -> None:
-    """Write ablation.json: the question and the plan, all that a report needs except results."""
+def _describe(
+    ablation: Ablation,
+    trials: Sequence[TrialRun],
+    folder: Path,
+    on: str,
+    notes: Sequence[str],
+) -> None:
+    """Write ablation.json: the question and the plan, all that a report needs except results.
+
+    Args:
+        ablation: the table.
+        trials: of the table.
+        folder: of the table.
+        on: the embedded data that it runs on; "": its own.
+        notes: what its report must say of the data.
+    """
     results.make_folder(folder)
     file = folder / "ablation.json"
     known = files.read_json(file, files.TABLE_HOLDS) if file.exists() else {}
@@ -367,9 +389,11 @@ def _describe(ablation: Ablation, trials: Sequence[TrialRun], folder: Path, on: 
                 "id": trial.id,
                 "seed": trial.config.seed,
                 **{name: trial.about[name] for name in (*ROW_FIELDS, "group")},
+                **{name: trial.about[name] for name in ("another_task",) if name in trial.about},
             }
             for trial in trials
         ],
+        **({"notes": list(notes)} if notes else {}),
     }
     if canonical({name: known.get(name) for name in described}) == canonical(described):
         return  # a finished table may be looked at where nothing can be written

@@ -18,7 +18,7 @@ from vidrec.sweeps import plan, samples
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import ROW_FIELDS, GroupPlan
 from vidrec.sweeps.planned_data import check_unchanged
-from vidrec.training import devices, loop, prepare, results, runtime
+from vidrec.training import devices, loop, prepare, ready_made, results, runtime
 from vidrec.training.results import RESULT, TrialRun, is_finished
 
 AHEAD = 2  # programs compiled while others train
@@ -191,6 +191,7 @@ class Work:
     record: bool = False
     begin: Callable[[], None] = lambda: None
     _records: bool = field(default=False, init=False)
+    _kept: ready_made.Kept | None = field(default=None, init=False)
 
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
@@ -207,8 +208,10 @@ class Work:
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
             by_data.setdefault(prepare.data_id(group.trials[0].config), []).append(group)
+        self._kept = ready_made.Kept() if len(by_data) > 1 else None
         for sharing in by_data.values():  # one data set in memory at a time
             self._train_on_shared_data(sharing)
+        self._kept = None
         return bool(todo)
 
     def _train_on_shared_data(self, groups: Sequence[GroupPlan]) -> None:
@@ -239,6 +242,7 @@ class Work:
             progress=self.screen.extracting,
             pace=getattr(self.screen, "pace", None),
             dataset=dataset or self.dataset,
+            kept=self._kept,
         )
 
     def _train_parts(self, groups: Sequence[GroupPlan], data: prepare.Prepared) -> None:

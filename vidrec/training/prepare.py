@@ -22,12 +22,11 @@ from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
 from vidrec.features.extraction import Progress, TellPace
-from vidrec.features.projection import fit_projection
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import digest as weights_digest
-from vidrec.training import devices, runtime
+from vidrec.training import devices, ready_made, runtime
 from vidrec.training.step import Frozen
 
 Tree = Any
@@ -126,6 +125,7 @@ def prepare(
     progress: Progress | None = None,
     pace: TellPace | None = None,
     dataset: Dataset | None = None,
+    kept: ready_made.Kept | None = None,
 ) -> Prepared:
     """Load, split and encode a data set.
 
@@ -135,6 +135,7 @@ def prepare(
         progress: called while clips are decoded or encoded.
         pace: called with how quickly frames are encoded.
         dataset: clips to take instead of those that `cfg.data` names.
+        kept: ready-made features that were read for another row of the table.
 
     Raises:
         UserError: the data cannot be had, split, read or encoded.
@@ -144,7 +145,9 @@ def prepare(
     for line in splits.describe(dataset, split):
         tell(line)
     if dataset.is_features:
-        return _finished(cfg, dataset, split, _ready_made(dataset, cfg.data.strict))
+        kept = kept or ready_made.Kept()
+        features = kept.features(dataset, cfg.data.strict)
+        return _finished(cfg, dataset, split, features, kept=kept)
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
     for line in encoders.described(cfg):
@@ -185,14 +188,15 @@ def _finished(
     features: Features,
     *,
     saved: Mapping[str, Tree] | None = None,
+    kept: ready_made.Kept | None = None,
 ) -> Prepared:
     """Standardise features by the training split, where asked."""
     saved = dict(saved or {})
     train = _to_train(dataset, split, features)
     values = features.values
     if cfg.encoder.standardize or cfg.encoder.pca:
-        projection = fit_projection(features, train, cfg.encoder.pca)
-        values = projection(values)
+        project = kept.projected if kept else ready_made.project
+        projection, values = project(features, train, cfg.encoder.pca)
         saved["projection"] = projection._asdict()
     return Prepared(
         dataset,
@@ -212,20 +216,6 @@ def _to_train(dataset: Dataset, split: Split, features: Features) -> np.ndarray:
     if not len(readable):
         raise UserError(f"no training clip of {dataset.name} can be read")
     return readable
-
-
-def _ready_made(dataset: Dataset, strict: bool) -> Features:
-    clips: list[np.ndarray | None] = []
-    unreadable: list[Unreadable] = []
-    for clip in range(len(dataset.names)):
-        try:
-            clips.append(dataset.features(clip))
-        except UnreadableClip as error:
-            if strict:
-                raise UserError(f"{error.path} cannot be read: {error.reason}") from None
-            clips.append(None)
-            unreadable.append(Unreadable(clip, str(error.path), error.reason))
-    return ragged(clips, unreadable)
 
 
 def _with_pixels(
@@ -421,7 +411,7 @@ def abstract(cfg: Config) -> Abstract:
 
     cfg = encoders.concrete(cfg, at_hand=False)
     classes = class_count(cfg)
-    if cfg.data.kind == "features" or cfg.encoder.trainable == "none":
+    if cfg.encoder.trainable == "none" or ready_made.are_features(cfg):
         built = model.build(cfg, classes, encoder=None)
         return Abstract(built, feature_shape(cfg), np.float32, classes, NOTHING_FROZEN)
     encoder = encoders.build(cfg.encoder)
@@ -433,8 +423,8 @@ def abstract(cfg: Config) -> Abstract:
 
 def feature_shape(cfg: Config) -> tuple[int, ...]:
     """Return the shape of one frame's features, (D,) or (h, w, D), without data and weights."""
-    if cfg.data.kind == "features":
-        return (cfg.encoder.width,)
+    if ready_made.are_features(cfg):
+        return ready_made.shape(cfg)
     size = cfg.encoder.size
     shape = encoders.feature_shape(cfg.encoder, (size, size, 3))
     return (*shape[:-1], cfg.encoder.pca) if cfg.encoder.pca else shape
@@ -445,7 +435,7 @@ def class_count(cfg: Config) -> int:
     if cfg.data.classes:
         return len(cfg.data.classes)
     known = {"ucf101": 101, "ucf11": 11}
-    if cfg.data.kind in known:
+    if cfg.data.kind in known and not ready_made.are_features(cfg):
         return known[cfg.data.kind]
     if cfg.data.kind == "tfds":
         return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)

@@ -1,5 +1,7 @@
 """UCF-101 and UCF-11 from the unpacked archives, read in place; and the TFDS builder `ucf11`.
 
+A folder may hold ready-made features (.npy, .safetensors) under the names of the videos instead.
+
 UCF-101 (K. Soomro, A. R. Zamir, M. Shah, CRCV-TR-12-01, 2012) comes with three lists of training
 and test clips that divide its recordings. UCF-11 (J. Liu, J. Luo, M. Shah, CVPR 2009) has 25
 recordings a class and no lists: one recording of every class is left out in turn.
@@ -17,6 +19,7 @@ import tensorflow_datasets as tfds
 from vidrec.config import Data
 from vidrec.data.datasets import finding
 from vidrec.data.datasets.base import Files, nearest
+from vidrec.data.datasets.feature_files import EXTENSIONS, ArrayFiles
 from vidrec.data.datasets.naming import indices_of
 from vidrec.data.read_ahead import map_ahead
 from vidrec.data.video import UnreadableClip
@@ -42,6 +45,7 @@ class Archive:
     page: str
     size: str
     folder: str
+    classes: int
 
     def missing(self, where: Path, what: str) -> UserError:
         """Return an error: what is missing, its page, size and folder, and what runs without."""
@@ -55,19 +59,28 @@ class Archive:
         """Return `data.root`, or the folder that is looked in when none is named."""
         return files.expanded(data.root) if data.root else cache_dir() / "data" / self.folder
 
+    def share(self, classes: Sequence[str]) -> dict[str, str]:
+        """Return what a result states of a part of the classes; nothing of all of them."""
+        if len(classes) == self.classes:
+            return {}
+        return {"classes": f"{len(classes)} of {self.title}'s {self.classes} classes"}
+
 
 UCF101 = Archive(
     "UCF-101",
     "https://www.crcv.ucf.edu/data/UCF101.php",
     "UCF101.rar, 6.5 GB, and the split lists for action recognition, 0.1 MB",
     "UCF-101",
+    classes=101,
 )
 UCF11 = Archive(
     "UCF-11",
     "https://www.crcv.ucf.edu/data/UCF_YouTube_Action.php",
     "about 1 GB",
     "UCF-11",
+    classes=11,
 )
+ARCHIVES = {"ucf101": UCF101, "ucf11": UCF11}
 
 
 def load(data: Data) -> Files:
@@ -76,29 +89,54 @@ def load(data: Data) -> Files:
     Raises:
         UserError: clips or lists are missing: what, its page, its size, and where it belongs.
     """
-    return _ucf101(data) if data.kind == "ucf101" else ucf11_files(UCF11.root(data), data.fps)
+    if data.kind == "ucf101":
+        return _ucf101(data)
+    return ucf11_files(UCF11.root(data), data.fps, data.classes)
+
+
+def holds_features(data: Data) -> bool:
+    """Return True where the folder of UCF-101 or UCF-11 holds ready-made features, no videos."""
+    archive, pattern = ARCHIVES[data.kind], CLIP_101 if data.kind == "ucf101" else CLIP_11
+    root = archive.root(data)
+    if not root.is_dir():
+        return False
+    try:
+        found = _clips(root, pattern, archive)
+    except UserError:
+        return False
+    return _are_features(found)
+
+
+def _are_features(paths: Sequence[Path]) -> bool:
+    return all(path.suffix.lower() in EXTENSIONS for path in paths)
 
 
 def _ucf101(data: Data) -> Files:
     root = UCF101.root(data)
     files_there = _clips(root, CLIP_101, UCF101)
+    are_features = _are_features(files_there)
     lists = _lists_folder(root)
     if data.split == "given" and lists is None:
         raise UCF101.missing(root, f"no split lists ({LISTS}/trainlist01.txt …)")
     classes = _classes(lists, files_there)
     fold = max(1, data.fold) if data.split == "given" else 1
     listed = _official(lists, classes, fold) if lists else {}
-    on_disk = {_clip_key(path.name, classes): path for path in files_there}
+    on_disk = _by_key(files_there, classes)
     wanted = data.classes or classes
+    if are_features and not data.classes:
+        there = {kind for kind, _, _ in on_disk}
+        wanted = tuple(name for name in classes if name in there)
     _all_present(classes, wanted, on_disk, root)
     # A clip of the lists that is not there stays expected, and is named as unreadable.
     clips = {key: (name, root / name) for key, (name, _) in listed.items()}
     for key, path in on_disk.items():
         clips[key] = (listed[key][0] if key in listed else f"{key[0]}/{path.name}", path)
+    if are_features:
+        classes = tuple(name for name in classes if name in wanted)
     label_of = {name: label for label, name in enumerate(classes)}
     keys = sorted((key for key in clips if key[0] in wanted), key=lambda k: (label_of[k[0]], k))
     names, paths = zip(*(clips[key] for key in keys), strict=True)
-    return Files(
+    return (ArrayFiles if are_features else Files)(
         name="ucf101",
         classes=classes,
         names=names,
@@ -106,7 +144,7 @@ def _ucf101(data: Data) -> Files:
         groups=np.array([f"{key[0]}/g{key[1]:02d}" for key in keys], str),
         blocks=np.array([f"g{key[1]:02d}" for key in keys], str),
         given=indices_of([listed[key][1] if key in listed else "" for key in keys]),
-        about={"list": fold} if data.split == "given" else {},
+        about=({"list": fold} if data.split == "given" else {}) | UCF101.share(wanted),
         notes=_list_notes(listed, on_disk, wanted, root),
         paths=paths,
         rate=data.fps,
@@ -121,6 +159,10 @@ def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
     framed = finding.frame_folders(files, root, depth=1)
     clips = [path for path in files if path.suffix.lower() not in finding.TEXTS | finding.IMAGES]
     clips = [path for path in (*clips, *sorted(framed)) if pattern.match(path.name)]
+    # Features count where there are no videos: beside those they may be anything of the user's.
+    clips = clips or [
+        path for path in files if path.suffix.lower() in EXTENSIONS and pattern.match(path.name)
+    ]
     if not clips:
         raise archive.missing(root, "no clips")
     return clips
@@ -180,6 +222,21 @@ def _clip_key(name: str, classes: tuple[str, ...]) -> tuple[str, int, int]:
     return known[stem.lower()], group, clip
 
 
+def _by_key(paths: Sequence[Path], classes: tuple[str, ...]) -> dict[tuple[str, int, int], Path]:
+    """Return the file of each clip.
+
+    Raises:
+        UserError: a clip has features in two files; which of them are meant cannot be known.
+    """
+    found: dict[tuple[str, int, int], Path] = {}
+    for path in paths:
+        key = _clip_key(path.name, classes)
+        if key in found and _are_features([path]):
+            raise UserError(f"{found[key]} and {path} are features of one clip: keep one of them")
+        found[key] = path
+    return found
+
+
 @functools.lru_cache(maxsize=4)
 def _by_lower_case(classes: tuple[str, ...]) -> dict[str, str]:
     return {name.lower(): name for name in classes}
@@ -214,6 +271,11 @@ def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, r
             raise UserError(f"data.classes: ucf101 has no class {name!r}{nearest(name, classes)}")
     there = {key[0] for key in on_disk}
     lacking = [name for name in classes if name in wanted and name not in there]
+    if lacking and _are_features(list(on_disk.values())):
+        raise UserError(
+            f"data.classes: {root} holds no features of {', '.join(lacking[:3])}; it has those of "
+            f"{', '.join(name for name in classes if name in there)}"
+        )
     if lacking:
         raise UCF101.missing(
             root,
@@ -235,20 +297,27 @@ def _list_notes(listed: dict, on_disk: dict, wanted: Sequence[str], root: Path) 
     return notes
 
 
-def ucf11_files(root: Path, fps: float = 0) -> Files:
-    """Open all clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth."""
+def ucf11_files(root: Path, fps: float = 0, wanted: Sequence[str] = ()) -> Files:
+    """Open all clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth.
+
+    Args:
+        root: of the archive.
+        fps: frames a second that videos are resampled to; 0: as filmed.
+        wanted: classes that will be kept, of which a result states the share; none: all.
+    """
     named = {_name_11(path): path for path in _clips(root, CLIP_11, UCF11)}
     names, paths = zip(*sorted(named.items()), strict=True)
     kinds = [name.partition("/")[0] for name in names]
     classes = tuple(sorted(set(kinds)))
     groups = [f"g{int(_number_11(name)):02d}" for name in names]
-    return Files(
+    return (ArrayFiles if _are_features(paths) else Files)(
         name="ucf11",
         classes=classes,
         names=names,
         labels=np.array([classes.index(kind) for kind in kinds], np.int32),
         groups=np.array([f"{a}/{b}" for a, b in zip(kinds, groups, strict=True)], str),
         blocks=np.array(groups, str),
+        about=UCF11.share(wanted or classes),
         notes=_counts_11(kinds, groups),
         paths=paths,
         rate=fps,

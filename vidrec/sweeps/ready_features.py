@@ -1,0 +1,378 @@
+"""Put trials of UCF-101 and UCF-11 on a folder of ready-made features, in one place.
+
+Such a folder has fewer classes, or shorter clips, than an experiment asks for: what follows from
+that is decided here, and said in the table.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vidrec.config import Config, Encoder, get, override
+from vidrec.errors import UserError
+
+if TYPE_CHECKING:
+    from vidrec.data.datasets.feature_files import ArrayFiles
+    from vidrec.data.splits import Split
+
+KINDS = ("ucf101", "ucf11")
+# Settings in frames, which are scaled together.
+LENGTHS = (
+    *("frames.length", "train.tbptt_every", "train.tbptt_length"),
+    *("eval.window", "eval.stride"),
+)
+COMPONENTS = 256  # principal components that wide features are reduced to
+OFFICIAL = "the official list in place of a draw by recording"
+LISTED = 20  # classes that a note names
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of ready-made features.
+
+    Attributes:
+        data: all its clips.
+        kind: what its files are named as, `ucf101` or `ucf11`.
+        of_classes: classes of the whole data set, in words.
+    """
+
+    data: "ArrayFiles"
+    kind: str
+    of_classes: str
+
+    @cached_property
+    def steps(self) -> int:
+        """Return the frames of a clip: the median of those that can be read."""
+        return int(sorted(self._lengths)[len(self._lengths) // 2])
+
+    @property
+    def longest(self) -> int:
+        """Return the frames of the longest clip."""
+        return int(max(self._lengths))
+
+    @property
+    def has_one_length(self) -> bool:
+        """Return True where all clips are of one length."""
+        return len(set(self._lengths)) == 1
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [length for length in self.data.lengths.tolist() if length] or [1]
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """Return settings of an encoder that fit the features: none, and a projection."""
+        width = self.data.shape[-1]
+        frames = sum(self._lengths)
+        pca = min(COMPONENTS, frames) if width > COMPONENTS else 0
+        settings = {
+            f"encoder.{each.name}": getattr(Encoder(), each.name) for each in fields(Encoder)
+        }
+        own = {"encoder.kind": "none", "encoder.standardize": True, "encoder.pca": pca}
+        return settings | own
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the move to a folder of features changed of a trial.
+
+    Attributes:
+        folder: the folder.
+        config: the trial's settings.
+        steps: frames of a given clip and of the experiment's, where lengths are scaled.
+        scaled: settings in frames, before and after.
+        task: why published figures are of another task; "" where they are not.
+        drawn: what became of the split, in words.
+        merged: names of the rows that fell together with the trial's.
+        left_out: names of the table's rows that cannot run on these features.
+    """
+
+    folder: Folder
+    config: Config
+    steps: tuple[int, int] | None = None
+    scaled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    task: str = ""
+    drawn: str = ""
+    merged: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class Folders:
+    """Finds the folders of features that trials name, and opens each once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], Folder | None] = {}
+
+    def move(
+        self,
+        cfg: Config,
+        base: Config,
+        of_row: Mapping[str, Any],
+        typed: Mapping[str, Any],
+    ) -> Moved | None:
+        """Return a trial on the folder of features that its data are; None where it needs no move.
+
+        Args:
+            cfg: the trial's settings.
+            base: the settings of its table's base.
+            of_row: settings of its row.
+            typed: settings that were typed.
+        """
+        data = {name: value for name, value in typed.items() if name.startswith("data.")}
+        cfg = override(cfg, data, keep=of_row)
+        folder = self.of(cfg, typed)
+        if folder is None:
+            return None
+        moved = move(folder, cfg, base, typed)
+        if "data.split" in of_row and "data.split" not in typed:
+            moved = with_official_sizes(moved, typed)
+        return moved
+
+    def of(self, cfg: Config, typed: Collection[str]) -> Folder | None:
+        """Return the folder of features that a trial's data are; None where they are others.
+
+        Features named as UCF-101's are of UCF-101 under an experiment of UCF-11 too, unless its
+        kind was typed.
+
+        Args:
+            cfg: the trial's settings.
+            typed: names of the settings that were typed.
+        """
+        if cfg.data.kind not in KINDS or cfg.encoder.kind == "none":
+            return None
+        kinds = {cfg.data.kind: None}
+        if "data.kind" not in typed and cfg.data.kind == "ucf11" and cfg.data.root:
+            kinds["ucf101"] = None
+        for kind in kinds:
+            key = (kind, cfg.data.root, cfg.data.split)
+            if key not in self._known:
+                self._known[key] = _open(override(cfg, {"data.kind": kind, "data.classes": ()}))
+            if self._known[key]:
+                return self._known[key]
+        return None
+
+
+def _open(cfg: Config) -> Folder | None:
+    from vidrec.data import datasets
+    from vidrec.data.datasets import ucf
+
+    if not ucf.holds_features(cfg.data):
+        return None
+    lists = {"data.fold": 0, "data.folds": 0}
+    data: Any = datasets.load(override(cfg, lists).data)
+    return Folder(data, cfg.data.kind, data.about.get("classes", ""))
+
+
+def move(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]) -> Moved:
+    """Return a trial on a folder of features.
+
+    Encoder and classes follow from what is there; lengths are scaled where clips are shorter than
+    the experiment asks.
+
+    Args:
+        folder: the folder.
+        cfg: the trial's settings, data and split as typed.
+        base: the settings of its table's base.
+        typed: settings that were typed, which stay as they are.
+
+    Raises:
+        UserError: what was typed does not fit the folder.
+    """
+    _refuse(folder, typed)
+    classes = _classes(folder, cfg, typed)
+    changes: dict[str, Any] = {"data.kind": folder.kind, "data.fps": 0.0, "data.classes": classes}
+    changes |= folder.encoder
+    scaled = _scaled(folder, cfg, base, typed)
+    changes |= {name: after for name, (_, after) in scaled.items()}
+    same = folder.has_one_length and cfg.frames.rule in ("segment_mean_length", "whole")
+    if same and not {"frames.rule", "frames.length"} & {*typed}:
+        changes |= {"frames.rule": "segment", "frames.length": folder.steps}
+    drawn = ""
+    if folder.kind != cfg.data.kind and cfg.data.split == "group" and not cfg.data.fold:
+        changes |= {"data.split": "given"}
+        drawn = "" if "data.split" in typed else OFFICIAL
+    moved = override(cfg, {name: value for name, value in changes.items() if name not in typed})
+    asked = base.data.classes or ()
+    other = (set(asked) != set(classes) if asked else bool(folder.of_classes)) or bool(scaled)
+    other = other or folder.kind != base.data.kind
+    task = f"{_share(folder, classes)}, features made elsewhere" if other else ""
+    steps = (folder.steps, base.frames.length) if scaled else None
+    return Moved(folder, moved, steps, scaled, task, drawn)
+
+
+def _refuse(folder: Folder, typed: Mapping[str, Any]) -> None:
+    """Refuse typed settings that the folder has no use for."""
+    where = "data.root holds features made elsewhere"
+    for name in ("encoder.weights", "encoder.kind", "encoder.trainable"):
+        if typed.get(name, "none") not in ("none", "random", "auto"):
+            raise UserError(f"{name} = {typed[name]!r}: {where}, which no encoder reads; leave out")
+    if typed.get("data.fps"):
+        raise UserError(f"data.fps = {typed['data.fps']:g} resamples videos, and {where}")
+    for name in LENGTHS:
+        if typed.get(name, 0) > 2 * folder.longest:
+            raise UserError(
+                f"{name} = {typed[name]} is more than twice the {folder.longest} frames of the "
+                f"longest clip: {where}, of which {folder.longest} shows all"
+            )
+
+
+def _classes(folder: Folder, cfg: Config, typed: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the classes: as named where all are there, else those that are; (): all there are."""
+    there = folder.data.classes
+    if "data.classes" in typed or (cfg.data.classes and set(cfg.data.classes) <= {*there}):
+        return cfg.data.classes
+    return there if folder.of_classes else ()
+
+
+def _share(folder: Folder, classes: Sequence[str]) -> str:
+    from vidrec.data.datasets import ucf
+
+    archive = ucf.ARCHIVES[folder.kind]
+    share = archive.share(classes or folder.data.classes)
+    return share.get("classes", f"all classes of {archive.title}")
+
+
+def _scaled(
+    folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]
+) -> dict[str, tuple[int, int]]:
+    """Return the settings in frames that change, before and after."""
+    given, asked = folder.steps, base.frames.length
+    if given >= asked:
+        return {}
+    scaled = {}
+    for name in LENGTHS:
+        before = get(cfg, name)
+        after = min(given, max(1, round(before * given / asked))) if before else 0
+        if name not in typed and after != before:
+            scaled[name] = (before, after)
+    return scaled
+
+
+def with_official_sizes(moved: Moved, typed: Mapping[str, Any]) -> Moved:
+    """Return a row that names its split with the official list in place of a draw by recording.
+
+    A random draw has as many clips as the official parts.
+    """
+    cfg = moved.config
+    if cfg.data.split == "group" and not cfg.data.fold:
+        given = override(cfg, {"data.split": "given"})
+        return replace(moved, config=given, drawn=OFFICIAL)
+    if cfg.data.split != "random" or {"data.test", "data.val"} & {*typed}:
+        return moved
+    split = _official(cfg)
+    sizes = {"data.test": float(len(split.test)), "data.val": float(len(split.val))}
+    words = f"a random draw of as many clips ({len(split.test)} to test)"
+    return replace(moved, config=override(cfg, sizes), drawn=words)
+
+
+def _official(cfg: Config) -> "Split":
+    from vidrec.data import datasets, splits
+
+    given = override(cfg, {"data.split": "given"}).data
+    return splits.make(datasets.load(given), given)
+
+
+def _lacks_maps(moved: Moved) -> bool:
+    """Return True for a row that reads maps of features where the given ones are vectors."""
+    return moved.config.scanner.kind == "convlstm" and len(moved.folder.data.shape) == 1
+
+
+class OfRow(NamedTuple):
+    """A trial's row and seed, and what its move changed; None: it was not moved."""
+
+    row: int
+    seed: int
+    moved: Moved | None
+
+
+def distinct(
+    trials: Sequence[OfRow], names: Sequence[str], control: int
+) -> dict[int, Moved | None]:
+    """Return the trials that stay, by index: no two equal, and none that cannot run.
+
+    Of equal rows the control stays, else the first; it names the others.
+
+    Args:
+        trials: of the table, in its order.
+        names: of its rows.
+        control: index of its control.
+    """
+    out = sorted({trial.row for trial in trials if trial.moved and _lacks_maps(trial.moved)})
+    stay: dict[str, int] = {}
+    merged: dict[str, list[str]] = {}
+    for index in sorted(range(len(trials)), key=lambda index: trials[index].row != control):
+        row, seed, moved = trials[index]
+        if row in out:
+            continue
+        code = repr(moved.config) if moved else f"{row} {seed}"
+        if stay.setdefault(code, index) != index:
+            merged.setdefault(code, []).append(names[row])
+    said: dict[int, Moved | None] = {}
+    for code, index in sorted(stay.items(), key=lambda item: item[1]):
+        moved, others = trials[index].moved, merged.get(code, [])
+        words = (f"{', '.join(others)} with {names[trials[index].row]}",) if others else ()
+        left_out = tuple(names[row] for row in out)
+        said[index] = replace(moved, merged=words, left_out=left_out) if moved else None
+    return said
+
+
+def notes(all_moved: Sequence[Moved]) -> list[str]:
+    """Return what a table on a folder of features must say of its trials."""
+    if not all_moved:
+        return []
+    first = all_moved[0]
+    lines = [_note_on_classes(first), _note_on_encoder(all_moved)]
+    if steps := next((moved.steps for moved in all_moved if moved.steps), None):
+        lines.append(_note_on_lengths(all_moved, *steps))
+    if merged := list(dict.fromkeys(words for moved in all_moved for words in moved.merged)):
+        lines.append(f"Rows that fall together are one: {'; '.join(merged)}.")
+    if drawn := list(dict.fromkeys(moved.drawn for moved in all_moved if moved.drawn)):
+        lines.append(f"Splits: {'; '.join(drawn)}.")
+    if first.left_out:
+        named = ", ".join(first.left_out)
+        lines.append(f"Left out, since they read maps of features and these are vectors: {named}.")
+    return lines
+
+
+def _note_on_classes(moved: Moved) -> str:
+    classes = moved.config.data.classes or moved.folder.data.classes
+    text = f"Data: {_share(moved.folder, classes)}"
+    if len(classes) <= LISTED:
+        text += f" ({', '.join(classes)})"
+    return text + "."
+
+
+def _note_on_encoder(all_moved: Sequence[Moved]) -> str:
+    width = "x".join(map(str, all_moved[0].folder.data.shape))
+    kinds = dict.fromkeys(_projection(moved.config) for moved in all_moved)
+    return f"Features: made elsewhere, {width} numbers a frame, {'; '.join(kinds)}."
+
+
+def _projection(cfg: Config) -> str:
+    encoder = cfg.encoder
+    if encoder.pca:
+        return (
+            f"standardised and reduced to {encoder.pca} principal components by the training "
+            f"clips (encoder.pca {encoder.pca})"
+        )
+    if encoder.standardize:
+        return "standardised by the training clips (encoder.standardize)"
+    return "as they are"
+
+
+def _note_on_lengths(all_moved: Sequence[Moved], given: int, asked: int) -> str:
+    changed: dict[str, dict[int, int]] = {}
+    for moved in all_moved:
+        for name, (before, after) in moved.scaled.items():
+            if name.startswith("eval.") and moved.config.eval.inference == "single":
+                continue  # no window is cut
+            changed.setdefault(name, {})[before] = after
+    words = (
+        f"{name} {', '.join(f'{before} → {after}' for before, after in sorted(pairs.items()))}"
+        for name, pairs in changed.items()
+    )
+    return (
+        f"Lengths are scaled by {given}/{asked}, frames of a given clip over the experiment's, "
+        f"and are at most {given}: {'; '.join(words)}."
+    )

@@ -1,0 +1,111 @@
+"""Features made elsewhere: read once for all rows of a table, and projected once a training set."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.config import Config
+from vidrec.data import datasets
+from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.errors import TransientError, UserError
+from vidrec.features.projection import Projection, fit_projection
+from vidrec.features.ragged import Features, Unreadable, ragged
+
+MOST_KEPT = 2**30  # bytes of projected features that stay for rows to come
+
+
+class Projected(NamedTuple):
+    """Features under a projection, and the projection."""
+
+    projection: Projection
+    values: np.ndarray
+
+
+def project(features: Features, train: np.ndarray, components: int) -> Projected:
+    """Fit a projection to the training clips, and return all features under it.
+
+    Args:
+        features: of all clips.
+        train: indices of the training clips.
+        components: how many stay; 0: features are only standardised.
+    """
+    projection = fit_projection(features, train, components)
+    return Projected(projection, projection(features.values))
+
+
+class Kept:
+    """The features that were read last, and what they were projected to.
+
+    Rows that differ in their frames, split or scanner alone take them from here.
+    """
+
+    def __init__(self) -> None:
+        self._of = ""
+        self._features: Features | None = None
+        self._projected: dict[tuple[bytes, int], Projected] = {}
+
+    def features(self, dataset: Dataset, strict: bool) -> Features:
+        """Return the features of a data set, read if they are not those that were read last.
+
+        Raises:
+            UserError: no clip can be read; with `strict`, one cannot.
+        """
+        if self._features is None or self._of != dataset.fingerprint():
+            self._projected.clear()
+            self._features = None  # so that two sets are not held at once
+            self._features = _read(dataset)
+            self._of = dataset.fingerprint()
+        if strict and self._features.unreadable:
+            _, path, reason = self._features.unreadable[0]
+            raise UserError(f"{path} cannot be read: {reason}")
+        return self._features
+
+    def projected(self, features: Features, train: np.ndarray, components: int) -> Projected:
+        """Return features under the projection that `train` gives; see `project`."""
+        key = (np.asarray(train, np.int64).tobytes(), components)
+        if features is not self._features:
+            return project(features, train, components)
+        if key not in self._projected:
+            made = project(features, train, components)
+            held = sum(each.values.nbytes for each in self._projected.values())
+            while self._projected and held + made.values.nbytes > MOST_KEPT:
+                held -= self._projected.pop(next(iter(self._projected))).values.nbytes
+            self._projected[key] = made
+        return self._projected[key]
+
+
+def _read(dataset: Dataset) -> Features:
+    clips: list[np.ndarray | None] = []
+    unreadable: list[Unreadable] = []
+    for clip in range(len(dataset.names)):
+        try:
+            clips.append(dataset.features(clip))
+        except UnreadableClip as error:
+            clips.append(None)
+            unreadable.append(Unreadable(clip, str(error.path), error.reason))
+    return ragged(clips, unreadable)
+
+
+def are_features(cfg: Config) -> bool:
+    """Return True where the settings name ready-made features, no frames."""
+    if cfg.data.kind in ("ucf101", "ucf11") and cfg.encoder.kind == "none":
+        from vidrec.data.datasets import ucf
+
+        return ucf.holds_features(cfg.data)
+    return cfg.data.kind == "features"
+
+
+def shape(cfg: Config) -> tuple[int, ...]:
+    """Return the shape of a frame's features; (`encoder.width`,) where they cannot be read here."""
+    found = _if_there(cfg, lambda dataset: dataset.shape) or (cfg.encoder.width,)
+    return (*found[:-1], cfg.encoder.pca) if cfg.encoder.pca else found
+
+
+def _if_there(cfg: Config, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(datasets.load(cfg.data))
+    except TransientError:
+        raise
+    except UserError:
+        return None
