@@ -11,7 +11,7 @@ from vidrec.cli.output import warn
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.io import escape, runs
-from vidrec.sweeps import ablation
+from vidrec.sweeps import ablation, ready_features
 from vidrec.sweeps.ablation import Ablation, Row, load
 
 
@@ -26,8 +26,10 @@ def read_experiment(path: str, settings: Mapping[str, Any]) -> Config:
         words = escape.shell(["launch.py", "ablate", path])
         raise UserError(f"{path} is an ablation: use `{words}`")
     _warn_of_cleared(experiment, settings)
-    changed = config.override(experiment, settings)
-    return config.pin_code(config.resolve_paths(changed, Path.cwd()))
+    [trial] = ablation.trials(Ablation("one", experiment, [Row({})]), settings)
+    for line in ready_features.notes([trial.moved] if trial.moved else []):
+        warn(line)
+    return config.pin_code(trial.config)
 
 
 def read_ablation(path: str) -> Ablation:

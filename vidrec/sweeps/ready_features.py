@@ -305,7 +305,7 @@ def distinct(
         row, seed, moved = trials[index]
         if row in out:
             continue
-        code = repr(moved.config) if moved else f"{row} {seed}"
+        code = f"{seed} {moved.config if moved else row}"
         if stay.setdefault(code, index) != index:
             merged.setdefault(code, []).append(names[row])
     said: dict[int, Moved | None] = {}
