@@ -245,6 +245,7 @@ SCANNERS = {
         "scanner.units": 3,
         "head.kind": "mean",
     },
+    "minlstm": {**PLAIN, "scanner.kind": "minlstm"},
     "mean": {**PLAIN, "scanner.kind": "mean"},
     "none": {**PLAIN, "scanner.kind": "none"},
 }

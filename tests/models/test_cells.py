@@ -29,7 +29,10 @@ def weights_of(cell, features=D):
         (cells.GRU(U, bias="double"), 3 * (U * (D + U) + 2 * U)),
         (cells.GRU(U, reset_after=False), 3 * (U * (D + U) + U)),
         (cells.MinGRU(U, bias="double"), 2 * (U * D + U)),  # nothing recurrent, so one bias
+        (cells.MinLSTM(U, bias="double"), 3 * (U * D + U)),
         (cells.ConvLSTM(U, kernel=5), 4 * (U * 25 * (D + U) + U)),
+        (cells.ConvGRU(U, kernel=5), 3 * (U * 25 * (D + U) + 2 * U)),
+        (cells.ConvGRU(U, reset_after=False), 3 * (U * 9 * (D + U) + U)),
     ],
     ids=str,
 )
@@ -74,6 +77,22 @@ def test_unknown_initialisers_and_even_kernels_are_refused():
         cells.LSTM(U, init="he").weights(D)
     with pytest.raises(UserError, match=r"scanner.kernel: 4 is even"):
         cells.ConvLSTM(U, kernel=4)
+    with pytest.raises(UserError, match=r"scanner.kernel: 2 is even"):
+        cells.ConvGRU(U, kernel=2)
+
+
+def test_shut_gates_of_a_minimal_lstm_divide_by_no_zero():
+    """Both gates at sigmoid(-200), 0 in float32: their shares follow the difference."""
+    ops = cells.StepOps(lambda h, gates=None: h, lambda z: z)
+
+    def factors(f, i):
+        return cells.MinLSTM(1).factors({}, jnp.array([[f, i, 2.0]]), ops)
+
+    keep, add = factors(-200.0, -201.0)
+    np.testing.assert_allclose(keep[0, 0], 1 / (1 + np.exp(-1)), rtol=1e-5)
+    np.testing.assert_allclose(add[0, 0], 2 / (1 + np.exp(1)), rtol=1e-5)
+    slopes = jax.grad(lambda f, i: factors(f, i).keep.sum(), argnums=(0, 1))(-200.0, -200.0)
+    np.testing.assert_allclose(slopes, (0.25, -0.25), rtol=1e-5)
 
 
 def test_settings_fill_the_fields_of_the_same_names():

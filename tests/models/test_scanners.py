@@ -27,7 +27,9 @@ ONE_WAY = {
     "gru": Recurrent(cells.GRU(U)),
     "gru before": Recurrent(cells.GRU(U, reset_after=False)),
     "mingru": Recurrent(cells.MinGRU(U)),
+    "minlstm": Recurrent(cells.MinLSTM(U), layers=2),
     "convlstm": Recurrent(cells.ConvLSTM(U), batch_norm=True),
+    "convgru": Recurrent(cells.ConvGRU(U)),
     "mean": MeanPool(),
     "none": Identity(),
 }
@@ -36,6 +38,7 @@ BOTH_WAYS = {
     "bigru sum": Recurrent(cells.GRU(U), bidirectional="sum", final_states=True),
 }
 ALL = ONE_WAY | BOTH_WAYS
+LINEAR = (cells.MinGRU(U), cells.MinLSTM(U))
 every = pytest.mark.parametrize("name", ALL)
 
 
@@ -140,7 +143,7 @@ def flip_valid(x, lengths):
     )
 
 
-@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U), cells.MinGRU(U)], ids=str)
+@pytest.mark.parametrize("cell", [cells.LSTM(U), cells.GRU(U), *LINEAR], ids=str)
 def test_reversed_input_and_reversed_direction_agree(cell):
     x = features("")
     forward, backward = scanners.Direction(cell), scanners.Direction(cell, reverse=True)
@@ -407,7 +410,7 @@ def test_derivatives_are_clipped_at_the_pre_activations():
     close(jax.tree.map(lambda leaf: leaf[1], many), gradient(0.05)[1])
 
 
-@pytest.mark.parametrize("name", ["gru", "gru before", "mingru", "convlstm"])
+@pytest.mark.parametrize("name", ["gru", "gru before", "mingru", "minlstm", "convlstm", "convgru"])
 def test_every_cell_clips(name):
     """One frame: a bias' gradient is the clipped derivative itself, clip by clip."""
     scanner = Recurrent(ALL[name].cell)
@@ -420,7 +423,7 @@ def test_every_cell_clips(name):
 
         return jax.grad(total)(held["params"])["layer_0_forward"]["bias"]
 
-    places = 6 if name == "convlstm" else 1
+    places = 6 if "conv" in name else 1
     assert float(jnp.abs(gradient(None)).max()) > 0.01 * places
     assert float(jnp.abs(gradient(0.01)).max()) <= 0.01 * places * (1 + 1e-6)
 
@@ -428,7 +431,7 @@ def test_every_cell_clips(name):
 # --- precision, building, documentation
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "convlstm"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "minlstm", "convlstm", "convgru"])
 def test_bfloat16_computes_low_and_keeps_high(name):
     cell = type(ALL[name].cell)(U, dtype="bfloat16")
     low = Recurrent(cell, ALL[name].layers, batch_norm=ALL[name].batch_norm)
@@ -443,10 +446,11 @@ def test_bfloat16_computes_low_and_keeps_high(name):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_linear_cell_may_take_all_frames_at_once(reverse, monkeypatch):
+@pytest.mark.parametrize("cell", LINEAR, ids=str)
+def test_a_linear_cell_may_take_all_frames_at_once(cell, reverse, monkeypatch):
     """As accelerators do, with gaps, from a carry; gradients too."""
-    direction, x = scanners.Direction(cells.MinGRU(U), reverse), features("")
-    held = variables("linear", direction)
+    direction, x = scanners.Direction(cell, reverse), features("")
+    held = variables(f"linear {cell}", direction)
     mask_BT = MASK_BT.at[0, 2].set(False)
     carry = jax.random.normal(jax.random.key(1), (B, U))
 

@@ -44,18 +44,18 @@ def lstm(weights, state, x, product=np.matmul):
     return sigmoid(o) * np.tanh(c), c
 
 
-def gru(weights, state, x, reset_after):
+def gru(weights, state, x, reset_after, product=np.matmul):
     (h,) = state
     wz, wr, wn = np.split(weights["input_kernel"], 3, -1)
     uz, ur, un = np.split(weights["recurrent_kernel"], 3, -1)
     bz, br, bn = np.split(weights["bias"], 3)
-    vz, vr, vn = np.split(weights.get("recurrent_bias", np.zeros(3 * h.size)), 3)
-    z = sigmoid(x @ wz + bz + h @ uz + vz)
-    r = sigmoid(x @ wr + br + h @ ur + vr)
+    vz, vr, vn = np.split(weights.get("recurrent_bias", np.zeros(3 * U)), 3)
+    z = sigmoid(product(x, wz) + bz + product(h, uz) + vz)
+    r = sigmoid(product(x, wr) + br + product(h, ur) + vr)
     if reset_after:
-        n = np.tanh(x @ wn + bn + r * (h @ un + vn))
+        n = np.tanh(product(x, wn) + bn + r * (product(h, un) + vn))
     else:
-        n = np.tanh(x @ wn + bn + (r * h) @ un + vn)
+        n = np.tanh(product(x, wn) + bn + product(r * h, un) + vn)
     return (z * h + (1 - z) * n,)
 
 
@@ -64,6 +64,17 @@ def mingru(weights, state, x):
     z, n = np.split(x @ weights["input_kernel"] + weights["bias"], 2, -1)
     z = sigmoid(z)
     return ((1 - z) * h + z * n,)
+
+
+def minlstm(weights, state, x):
+    (h,) = state
+    f, i, n = np.split(x @ weights["input_kernel"] + weights["bias"], 3, -1)
+    f, i = sigmoid(f), sigmoid(i)
+    return (f / (f + i) * h + i / (f + i) * n,)
+
+
+def convgru(reset_after):
+    return partial(gru, reset_after=reset_after, product=convolve)
 
 
 # name: our cell, its step in NumPy, number of arrays in its state, shape of one frame
@@ -79,6 +90,9 @@ TRUTHS = {
         (D,),
     ),
     "mingru": (cells.MinGRU(U), mingru, 1, (D,)),
+    "minlstm": (cells.MinLSTM(U), minlstm, 1, (D,)),
+    "convgru": (cells.ConvGRU(U), convgru(True), 1, (3, 4, D)),
+    "convgru before": (cells.ConvGRU(U, reset_after=False), convgru(False), 1, (3, 4, D)),
     "convlstm": (cells.ConvLSTM(U), partial(lstm, product=convolve), 2, (3, 4, D)),
     "convlstm 1x1": (cells.ConvLSTM(U, kernel=1), partial(lstm, product=convolve), 2, (3, 4, D)),
     "convlstm 5x5": (cells.ConvLSTM(U, kernel=5), partial(lstm, product=convolve), 2, (3, 2, D)),

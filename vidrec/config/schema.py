@@ -115,12 +115,15 @@ class Encoder:
 class Scanner:
     """A recurrence over the frames' features."""
 
-    kind: Literal["none", "mean", "lstm", "gru", "mingru", "convlstm"] | UserFile = "lstm"
+    kind: (
+        Literal["none", "mean", "lstm", "gru", "mingru", "minlstm", "convlstm", "convgru"]
+        | UserFile
+    ) = "lstm"
     units: PositiveInt = 64
     layers: PositiveInt = 1
     bidirectional: Literal["no", "concat", "sum"] = "no"
     dense: tuple[PositiveInt, ...] = ()  # linear layers before the recurrence
-    kernel: PositiveInt = 3  # of convlstm
+    kernel: PositiveInt = 3  # of convlstm and convgru
     bias: Literal["single", "double"] = "single"  # Keras has one bias vector a gate, PyTorch two
     reset_after: bool = True  # GRU: the reset gate acts after the recurrent product
     init: Literal["keras", "torch", "normal"] = "keras"

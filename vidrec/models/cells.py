@@ -26,11 +26,13 @@ __all__ = [
     "GRU",
     "LSTM",
     "Cell",
+    "ConvGRU",
     "ConvLSTM",
     "LSTMCarry",
     "Linear",
     "LinearFactors",
     "MinGRU",
+    "MinLSTM",
     "StepOps",
     "add_bias",
     "floats",
@@ -108,7 +110,7 @@ class Cell:
         units: Width U of the state.
         bias: single, or double: a second vector for the recurrent product.
         init: Convention of the initial weights: keras, torch or normal.
-        dtype: float32, or bfloat16: of the operands of products, and of a ConvLSTM's results.
+        dtype: float32, or bfloat16: of the operands of products, and of a convolution's results.
         gates: Blocks of U columns in the kernels.
         maps: True where inputs are feature maps (B, T, H, W, D).
     """
@@ -326,8 +328,8 @@ class GRU(Cell):
 
 
 @dataclass(frozen=True)
-class ConvLSTM(LSTM):
-    """LSTM whose products are convolutions over feature maps; gate order i, f, g, o."""
+class OverMaps(Cell):
+    """A cell whose products are convolutions over feature maps, which keep their size."""
 
     kernel: int = 3  # odd, so that height and width stay
     form: conv.Form = "auto"  # patches and a product on a CPU, a true convolution elsewhere
@@ -355,6 +357,19 @@ class ConvLSTM(LSTM):
 
 
 @dataclass(frozen=True)
+class ConvLSTM(OverMaps, LSTM):
+    """LSTM over feature maps (Shi et al. 2015, without peepholes); gate order i, f, g, o."""
+
+
+@dataclass(frozen=True)
+class ConvGRU(OverMaps, GRU):
+    """GRU over feature maps (Ballas et al. 2016); gate order z, r, n.
+
+    Theirs resets before the product: `reset_after` False.
+    """
+
+
+@dataclass(frozen=True)
 class MinGRU(Linear):
     """GRU whose gate and candidate see the inputs alone (Feng et al. 2024); gate order z, n.
 
@@ -370,7 +385,32 @@ class MinGRU(Linear):
         return LinearFactors(1 - z, z * n)
 
 
-CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "mingru": MinGRU, "convlstm": ConvLSTM}
+@dataclass(frozen=True)
+class MinLSTM(Linear):
+    """LSTM whose gates and candidate see the inputs alone (Feng et al. 2024); gate order f, i, n.
+
+    h' = f / (f + i) · h + i / (f + i) · n, without a recurrent product, an output gate or an
+    activation of n.
+    """
+
+    gates: ClassVar[int] = 3
+
+    def factors(self, weights: Weights, inputs: Array, ops: StepOps) -> LinearFactors:
+        """Return both gates' shares of their sum, the second times n."""
+        f, i, n = jnp.split(ops.clip_gradient(inputs), 3, axis=-1)
+        # In logarithms: where both gates are shut their quotient would be 0 / 0.
+        odds = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+        return LinearFactors(jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * n)
+
+
+CELLS: dict[str, type[Cell]] = {
+    "lstm": LSTM,
+    "gru": GRU,
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
+    "convlstm": ConvLSTM,
+    "convgru": ConvGRU,
+}
 
 # Settings of a scanner that are no fields: which class it is, and what else it is given.
 NO_FIELDS = ("kind", "args")
