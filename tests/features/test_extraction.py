@@ -24,7 +24,7 @@ from vidrec.config import Data, digest, override
 from vidrec.data import datasets
 from vidrec.errors import UserError
 from vidrec.evaluation.predict.reading import ClipReader
-from vidrec.features import extraction, projection, ragged, shards
+from vidrec.features import extraction, pace, projection, ragged, shards
 from vidrec.features.extraction import Extraction
 from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
@@ -578,3 +578,20 @@ def test_an_edited_encoder_fills_another_store(cache, tiny):
     file.write_text(TINY.replace("SCALE", "2"))
     twice = prepared(cfg, pixels(size=16))
     assert np.allclose(twice.values, 2 * once.values, atol=1e-5)
+
+
+def test_the_pace_counts_every_frame_once_and_comes_to_an_end(store, monkeypatch):
+    source = pixels()
+    clock = iter(range(1000))
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: float(next(clock)))
+    seen = []
+    extract(source, store, pace=seen.append, workers=1)
+    assert len(seen) == len(source)
+    assert [each.bytes for each in seen] == sorted(each.bytes for each in seen)
+    frames = int(source.lengths.sum())
+    watch = pace.Stopwatch(frames)
+    half = watch.pace(frames // 2, 10)
+    assert half.frames_per_second == frames // 2
+    assert half.seconds_left == pytest.approx((frames - frames // 2) / (frames // 2))
+    assert watch.pace(frames, 20).seconds_left == 0
+    assert watch.pace(0, 0).frames_per_second == 0

@@ -201,3 +201,25 @@ def test_what_a_row_clears_stands_in_the_table():
     # What the command line clears is of all rows alike, and a row's own setting is not cleared.
     with pytest.raises(UserError, match=r"needs head\.kind"):
         tables.trials(Ablation("t", base, [{"train.tbptt_every": 20}]), {"head.kind": "last"})
+
+
+def test_rows_over_encoders_leave_the_rest_to_vidrec_and_the_command_line_decides(
+    monkeypatch, tmp_path
+):
+    for name in ("VIDREC_CACHE", "HOME", "KERAS_HOME", "TORCH_HOME"):  # no weights at hand
+        monkeypatch.setenv(name, str(tmp_path))
+    base = override(Config(), {"encoder.weights": "random", "encoder.size": 48})
+    rows = [Row({"encoder.kind": kind}) for kind in ("cnn", "squeezenet")]
+    kinds = Ablation("kinds", base, rows)
+    plain = tables.concrete(tables.trials(kinds), at_hand=False)
+    assert [each.config.encoder.size for each in plain] == [48, 224]
+    assert [each.config.encoder.weights for each in plain] == ["random", "auto"]
+    assert [each.config.encoder.normalize for each in plain] == ["unit", "caffe"]
+    assert [dict(each.overrides) for each in plain] == [dict(row.overrides) for row in rows]
+    typed = {"encoder.size": 32, "encoder.weights": "random"}
+    given = tables.concrete(tables.trials(kinds, typed))
+    assert [each.config.encoder.size for each in given] == [32, 32]
+    assert [each.config.encoder.weights for each in given] == ["random", "random"]
+    sizes = Ablation("sizes", base, [Row({"encoder.size": 0}), Row({"encoder.size": 32})])
+    shown = [dict(each.overrides) for each in tables.concrete(tables.trials(sizes))]
+    assert shown == [{"encoder.size": 64}, {"encoder.size": 32}]

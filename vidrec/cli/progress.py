@@ -44,9 +44,9 @@ class Reporter:
         Raises:
             Interrupted: The work was asked to stop; the clips so far are kept.
         """
-        note = str(self._pace or "")
-        if self._pace and not self.console.is_terminal:
-            note += f", {self._pace.left}"
+        note = ""
+        if self._pace:  # the bar of a terminal has a column of its own for the time left
+            note = f"({self._pace}{'' if self.console.is_terminal else f', {self._pace.left}'})"
         self.advance("clips", done, total, note)
         if self.stopping:
             raise loop.Interrupted(

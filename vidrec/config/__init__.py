@@ -35,6 +35,7 @@ from vidrec.config.schema import (
     Train,
     fields,
     get,
+    is_open,
     is_path,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "get",
     "identifying_settings",
     "is_code",
+    "is_open",
     "is_path",
     "load_module",
     "load_user",

@@ -260,6 +260,20 @@ WORDS = ("auto", "random", "imagenet")
 BY_CONTENT = re.compile(r"([\w.-]+)@([0-9a-f]{32})")
 
 
+# Values by which a setting of the encoder is left to vidrec.
+OPEN = {
+    "encoder.weights": "auto",
+    "encoder.pooling": "auto",
+    "encoder.size": 0,
+    "encoder.normalize": "auto",
+}
+
+
+def is_open(name: str, value: Any) -> bool:
+    """Return whether a setting is left to vidrec, which decides by the encoder and its weights."""
+    return name in OPEN and value == OPEN[name]
+
+
 def is_path(weights: str) -> bool:
     """Return whether `encoder.weights` names a file or a run, by its path or name."""
     return weights not in WORDS and not BY_CONTENT.fullmatch(weights)

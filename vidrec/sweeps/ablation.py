@@ -16,6 +16,7 @@ from vidrec.config import (
     canonical,
     cleared,
     get,
+    is_open,
     load_module,
     override,
     pin_code,
@@ -319,8 +320,10 @@ def _settings_of_row(
     """
     settings = dict(row.overrides)
     config = override(base, settings)
-    # Settings that this row's own put back differ between rows too, so the table shows them.
-    settings |= {name: get(config, name) for name in cleared(base, settings)}
+    # Settings that this row's own put back differ between rows too, so the table shows them; those
+    # that are left to vidrec then are a part of what the row's encoder is.
+    put_back = {name: get(config, name) for name in cleared(base, settings)}
+    settings |= {name: value for name, value in put_back.items() if not is_open(name, value)}
     rest = {name: value for name, value in overrides.items() if name not in settings}
     moved = None
     if onto_motion:
@@ -392,7 +395,7 @@ def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
         shown = {
             name: _shown(get(config, name))
             for name, value in trial.overrides.items()
-            if name.startswith("encoder.") and value in ("auto", 0)
+            if is_open(name, value)
         }
         made.append(replace(trial, config=config, overrides={**trial.overrides, **shown}))
     return made

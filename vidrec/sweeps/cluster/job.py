@@ -134,7 +134,7 @@ class _Log(runner.Quiet):
 
     def extracting(self, done: int, total: int) -> None:
         self.advanced = True
-        pace = f" {self.encoding}, {self.encoding.left}" if self.encoding else ""
+        pace = f" ({self.encoding}, {self.encoding.left})" if self.encoding else ""
         self.say_sometimes(f"clips: {done} of {total}{pace}")
         if self.stop.is_set():
             raise loop.Interrupted(f"stopped after {done} of {total} clips")
