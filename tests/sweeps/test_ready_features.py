@@ -234,6 +234,34 @@ def test_projections_are_of_their_own_training_clips(folder):
             )
 
 
+def test_components_of_wide_features_are_kept_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ready_made, "WIDE", 4)
+    fitted = []
+    fit = ready_made.fit_projection
+    monkeypatch.setattr(
+        ready_made, "fit_projection", lambda *given: fitted.append(1) or fit(*given)
+    )
+    root = write_ucf101(tmp_path / "features")
+    cfg = on(root, "learning_rate", encoder__pca=3)[0].config
+    first, again = prepare.prepare(cfg), prepare.prepare(cfg)
+    assert len(fitted) == 1
+    np.testing.assert_array_equal(first.values, again.values)
+    [kept] = (tmp_path / "cache" / "projections").iterdir()
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-9] + b"x" + content[-8:])
+    np.testing.assert_array_equal(prepare.prepare(cfg).values, first.values)
+    assert len(fitted) == 2  # a damaged one is fitted anew
+    train = first.dataset.names[first.split.train[0]]
+    path = root / train.replace(".avi", ".npy")
+    np.save(path, np.load(path) + 1)
+    assert len(fitted) == 2
+    assert not np.array_equal(prepare.prepare(cfg).values, first.values)
+    assert len(fitted) == 3
+    prepare.prepare(on(root, "learning_rate", encoder__pca=3, data__fold=2)[0].config)
+    assert len(fitted) == 4
+
+
 def test_groups_stay_apart(folder):
     configs = [trial.config for trial in on(folder, "sequence_length")]
     assert len({plan.group_name(cfg) for cfg in configs}) == len(configs)

@@ -330,7 +330,7 @@ def _settings_of_row(
         config = onto_motion(config)
     else:
         of_row = {name: row.overrides[name] for name in row.typed}
-        moved = folders.move(config, base, row.overrides, rest | of_row)
+        moved = folders.moved(config, base, row.overrides, rest | of_row)
         config = moved.config if moved else config
     config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
     if onto_motion or moved:

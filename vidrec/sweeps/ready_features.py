@@ -104,7 +104,7 @@ class Folders:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str, str], Folder | None] = {}
 
-    def move(
+    def moved(
         self,
         cfg: Config,
         base: Config,
@@ -124,7 +124,7 @@ class Folders:
         folder = self.of(cfg, typed)
         if folder is None:
             return None
-        moved = move(folder, cfg, base, typed)
+        moved = moved_onto(folder, cfg, base, typed)
         if "data.split" in of_row and "data.split" not in typed:
             moved = with_official_sizes(moved, typed)
         return moved
@@ -164,7 +164,7 @@ def _open(cfg: Config) -> Folder | None:
     return Folder(data, cfg.data.kind, data.about.get("classes", ""))
 
 
-def move(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]) -> Moved:
+def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]) -> Moved:
     """Return a trial on a folder of features.
 
     Encoder and classes follow from what is there; lengths are scaled where clips are shorter than

@@ -1,18 +1,22 @@
 """Features made elsewhere: read once for all rows of a table, and projected once a training set."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.config import Config
+from vidrec.config import Config, digest
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 from vidrec.features.projection import Projection, fit_projection
 from vidrec.features.ragged import Features, Unreadable, ragged
+from vidrec.io import files
+from vidrec.io.machine import cache_dir
 
 MOST_KEPT = 2**30  # bytes of projected features that stay for rows to come
+WIDE = 1024  # numbers a frame above which components take long enough to be kept in the cache
 
 
 class Projected(NamedTuple):
@@ -42,6 +46,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._of = ""
+        self._keys: tuple[str, ...] = ()
         self._features: Features | None = None
         self._projected: dict[tuple[bytes, int], Projected] = {}
 
@@ -55,7 +60,7 @@ class Kept:
             self._projected.clear()
             self._features = None  # so that two sets are not held at once
             self._features = _read(dataset)
-            self._of = dataset.fingerprint()
+            self._of, self._keys = dataset.fingerprint(), dataset.keys
         if strict and self._features.unreadable:
             _, path, reason = self._features.unreadable[0]
             raise UserError(f"{path} cannot be read: {reason}")
@@ -67,12 +72,33 @@ class Kept:
         if features is not self._features:
             return project(features, train, components)
         if key not in self._projected:
-            made = project(features, train, components)
+            projection = _fitted(features, train, components, [self._keys[i] for i in train])
+            made = Projected(projection, projection(features.values))
             held = sum(each.values.nbytes for each in self._projected.values())
             while self._projected and held + made.values.nbytes > MOST_KEPT:
                 held -= self._projected.pop(next(iter(self._projected))).values.nbytes
             self._projected[key] = made
         return self._projected[key]
+
+
+def _fitted(features: Features, train: np.ndarray, components: int, keys: list[str]) -> Projection:
+    """Return the projection of training clips; that of wide features is kept in the cache.
+
+    Args:
+        features: of all clips.
+        train: indices of the training clips.
+        components: how many stay.
+        keys: of the training clips, by their content.
+    """
+    if not components or features.values.shape[-1] <= WIDE:
+        return fit_projection(features, train, components)
+    file = cache_dir() / "projections" / f"{digest('1', keys, components, length=32)}.npz"
+    with contextlib.suppress(UserError):  # damaged, or not there yet
+        return Projection(**files.read_arrays(file, Projection._fields))
+    projection = fit_projection(features, train, components)
+    with contextlib.suppress(UserError):  # a cache that cannot be written costs time alone
+        files.write_arrays(file, projection._asdict(), durable=False)
+    return projection
 
 
 def _read(dataset: Dataset) -> Features:
