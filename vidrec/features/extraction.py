@@ -2,16 +2,18 @@
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vidrec.data.datasets.base import Dataset, UnreadableClip
-from vidrec.data.read_ahead import decoders, stream_clips
+from vidrec.data.read_ahead import decoders, map_ahead, stream_clips
 from vidrec.errors import UserError
+from vidrec.features.on_disk import StoredFeatures, stored
 from vidrec.features.pace import Pace, Stopwatch, duration
 from vidrec.features.ragged import Features, Unreadable, nothing_readable, offsets_of
 from vidrec.features.shards import LINE_BYTES, dtype_of
@@ -53,17 +55,18 @@ def fill(
     progress: Progress | None = None,
     pace: TellPace | None = None,
     workers: int | None = None,
-) -> Features:
+    room: float = math.inf,
+) -> Features | StoredFeatures:
     """Extract what the store lacks and load all; damaged features are extracted anew, once.
 
-    Args and errors are those of `extract`.
+    Args and errors are those of `extract`, and `room` is that of `load`.
     """
     dataset, store = extraction.dataset, extraction.store
     for attempt in range(2):
         how: dict[str, Any] = {"progress": progress, "pace": pace, "workers": workers}
         unreadable = extract(extraction, strict=strict, **how)
         try:
-            return load(dataset, store, unreadable)
+            return load(dataset, store, unreadable, room)
         except DamagedFeatures as error:
             if attempt:
                 raise
@@ -182,13 +185,16 @@ def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | N
     return None
 
 
-def load(dataset: Dataset, store: Store, unreadable: list[Unreadable]) -> Features:
-    """Load all stored features of a data set, in its order.
+def load(
+    dataset: Dataset, store: Store, unreadable: list[Unreadable], room: float = math.inf
+) -> Features | StoredFeatures:
+    """Load all stored features of a data set, in its order; more than `room` are only checked.
 
     Args:
         dataset: the clips.
         store: that holds features of all others than `unreadable`.
         unreadable: clips that have none.
+        room: bytes that they may take in memory.
 
     Raises:
         DamagedFeatures: of a clip; an `extract` makes them anew.
@@ -204,13 +210,24 @@ def load(dataset: Dataset, store: Store, unreadable: list[Unreadable]) -> Featur
     lengths = np.zeros(len(dataset), np.int32)
     for clip, entry in entries.items():
         lengths[clip] = entry.shape[0]
-    first = next(iter(entries.values()))
-    values = np.empty((lengths.sum(), *first.shape[1:]), dtype_of(first.dtype))
+    first = next(iter(entries.values())).place
+    frames = int(lengths.sum(dtype=np.int64))
+    if frames * math.prod(first.shape[1:]) * first.dtype.itemsize > room:
+        _check_none_lost(dataset, damaged(store, keys))
+        places = {clip: entry.place for clip, key in keys.items() if (entry := store.entry(key))}
+        return stored(lengths, unreadable, places)
+    values = np.empty((frames, *first.shape[1:]), first.dtype)
     features = Features(values, offsets_of(lengths), lengths, unreadable)
     # To the end, so that all that are damaged are known and extracted in one go.
     lost = [clip for clip, key in keys.items() if store.get(key, features.of(clip)) is None]
     _check_none_lost(dataset, lost)
     return features
+
+
+def damaged(store: Store, keys: Mapping[int, str]) -> list[int]:
+    """Read the features of clips; return those of which none is there as it was written."""
+    whole = map_ahead(lambda clip: store.get(keys[clip]) is not None, keys)
+    return [clip for clip, is_whole in zip(keys, whole, strict=True) if not is_whole]
 
 
 def _check_none_lost(dataset: Dataset, lost: Sequence[int]) -> None:

@@ -1,11 +1,21 @@
 """Standardise features and reduce them to principal components."""
 
-from typing import NamedTuple
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
+from vidrec.features.extraction import damaged
+from vidrec.features.on_disk import OnDisk, StoredFeatures, stored
 from vidrec.features.ragged import Features
+from vidrec.features.store import Store
+from vidrec.models.encoders.weights import digest
+
+BLOCK = 4096  # rows that are summed at once, whether features are in memory or on disk
 
 
 class Projection(NamedTuple):
@@ -24,11 +34,12 @@ class Projection(NamedTuple):
         return ((values.astype(np.float32) - self.mean) @ self.matrix).astype(np.float32)
 
 
-def fit_projection(features: Features, train: np.ndarray, components: int) -> Projection:
+def fit_projection(features: Features | OnDisk, train: np.ndarray, components: int) -> Projection:
     """Fit a projection to the frames of the training clips.
 
     Each feature is centred and scaled to unit variance. The principal components that stay are
-    scaled together, by the first one's deviation, so that their ratios stay.
+    scaled together, by the first one's deviation, so that their ratios stay. Sums are over blocks
+    of rows, so features on disk give the same numbers as those in memory.
 
     Args:
         features: of all clips.
@@ -38,23 +49,89 @@ def fit_projection(features: Features, train: np.ndarray, components: int) -> Pr
     Raises:
         UserError: more components than features.
     """
-    rows = np.concatenate(
-        [np.arange(features.lengths[clip]) + features.offsets[clip] for clip in train]
-    )
     width = features.values.shape[-1]
-    values = np.asarray(features.values[rows], np.float64).reshape(-1, width)
-    mean, deviation = values.mean(0), values.std(0)
+    if components > width:
+        raise UserError(f"encoder.pca = {components} is more than the {width} features there are")
+    count, total = 0, np.zeros(width)
+    for block in _blocks(features, train):
+        count, total = count + len(block), total + block.sum(0)
+    mean = total / count
+    products = np.zeros((width, width) if components else width)
+    for block in _blocks(features, train):
+        block -= mean
+        products += block.T @ block if components else (block**2).sum(0)
+    products /= count
+    deviation = np.sqrt(products.diagonal() if components else products)
     # A feature that never changes is set to 0, not divided by nothing.
     varies = deviation > 1e-6 * max(deviation.max(), 1e-12)
     scale = 1 / np.where(varies, deviation, np.inf)
     if not components:
         return Projection(mean.astype(np.float32), np.diag(scale).astype(np.float32))
-    if components > width:
-        raise UserError(f"encoder.pca = {components} is more than the {width} features there are")
-    scaled = (values - mean) * scale
-    variances, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+    variances, vectors = np.linalg.eigh(scale[:, None] * products * scale)
     axes = vectors[:, ::-1][:, :components]
     # An eigenvector's sign is arbitrary: its largest entry is made positive.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(components)])
     matrix = scale[:, None] * axes / np.sqrt(variances[-1])
     return Projection(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+def _blocks(features: Features | OnDisk, train: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the training clips' rows in order, float64 (BLOCK, D), at last fewer; used up by it."""
+    block = np.empty((BLOCK, features.values.shape[-1]))
+    filled = 0
+    for values in map_ahead(features.of, train.tolist()):
+        rows = values.reshape(-1, block.shape[1])
+        while len(rows):
+            part = rows[: BLOCK - filled]
+            block[filled : filled + len(part)] = part
+            filled, rows = filled + len(part), rows[len(part) :]
+            if filled == BLOCK:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:filled]
+
+
+def project_all(
+    projection: Projection,
+    features: Features | OnDisk,
+    keys: Sequence[str],
+    about: Any,
+    room: float,
+) -> Features | StoredFeatures:
+    """Project all features clip by clip; those that take more than `room` bytes go to a store.
+
+    Args:
+        projection: to apply.
+        features: of all clips.
+        keys: of the clips, by their content.
+        about: what the features depend on besides, JSON-able.
+        room: bytes that projected ones may take in memory.
+    """
+    clips = np.flatnonzero(features.lengths > 0).tolist()
+    shape = (*features.values.shape[1:-1], projection.matrix.shape[1])
+    frames = int(features.lengths.sum(dtype=np.int64))
+    if 4.0 * frames * math.prod(shape) > room:
+        store = Store.of({"projected": digest(projection._asdict()), "features": about})
+        return _stored(projection, features, {clip: keys[clip] for clip in clips}, store)
+    made = Features(
+        np.empty((frames, *shape), np.float32),
+        features.offsets,
+        features.lengths,
+        features.unreadable,
+    )
+    for clip, values in zip(clips, map_ahead(features.of, clips), strict=True):
+        made.of(clip)[...] = projection(values)
+    return made
+
+
+def _stored(
+    projection: Projection, features: Features | OnDisk, keys: dict[int, str], store: Store
+) -> StoredFeatures:
+    """Fill a store with what it lacks of projected features."""
+    lacking = damaged(store, keys)
+    with contextlib.closing(store):
+        for clip, values in zip(lacking, map_ahead(features.of, lacking), strict=True):
+            store.put(keys[clip], projection(values))
+    places = {clip: entry.place for clip, key in keys.items() if (entry := store.entry(key))}
+    return stored(features.lengths, features.unreadable, places)

@@ -27,6 +27,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from vidrec.config import digest
+from vidrec.data.rows import Place
 from vidrec.errors import TransientError, UserError
 
 ALIGNMENT = 64  # bytes: of a cache line, and a multiple of every number's size
@@ -44,6 +45,11 @@ class Entry(NamedTuple):
     dtype: str
     sha256: str
     note: str
+
+    @property
+    def place(self) -> Place:
+        """Return where to read rows of it."""
+        return Place(self.file, self.start, self.shape, dtype_of(self.dtype))
 
 
 class Shards:

@@ -1,6 +1,7 @@
 """Tell what this machine offers a process: cores, a cache folder, versions of libraries."""
 
 import contextlib
+import math
 import os
 import platform
 import stat
@@ -12,12 +13,48 @@ from vidrec import __version__
 from vidrec.errors import UserError, check_spelling
 from vidrec.io import files
 
+CGROUPS = Path("/sys/fs/cgroup")
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def group_memory(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
+    """Return the bytes that control groups leave this process; infinity where they set no limit.
+
+    Args:
+        own: a line for each hierarchy that the process is in: number, controllers, path.
+        root: where hierarchies are mounted.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # no Linux
+        return math.inf
+    limits = [math.inf]
+    for _, controllers, inside in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if not controllers:  # version 2: one hierarchy for all
+            places, name = [root, root / "unified"], "memory.max"
+        elif "memory" in controllers.split(","):
+            places, name = [root / controllers, root / "memory"], "memory.limit_in_bytes"
+        else:
+            continue
+        for place in places:
+            # In a container the path is often that of the host, and the limit lies at the top.
+            group = place / inside.lstrip("/")
+            above = [each for each in group.parents if each.is_relative_to(place)]
+            limits += [_limit(each / name) for each in (group, *above)]
+    return min(limits)
+
+
+def _limit(file: Path) -> float:
+    try:
+        return float(file.read_text())  # version 2 says "max" where there is none
+    except (OSError, ValueError):
+        return math.inf
 
 
 def cache_dir() -> Path:

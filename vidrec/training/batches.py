@@ -113,11 +113,20 @@ def gather(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
     if not sampling.random_segments and sampling.cfg.frames.order == "kept":
         segments = sampling._replace(epoch=None)
     indices_BT, mask_BT = frame_indices(data.lengths[clips_B], clips_B, segments)
-    if inputs is None:
-        inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    inputs = _inputs(data, clips_B, indices_BT, inputs)
     epoch = 0 if sampling.epoch is None else sampling.epoch
     keys_B = jax.vmap(lambda clip: keys.fold_key(sampling.seed, keys.DROPOUT, epoch, clip))(clips_B)
     return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
+
+
+def _inputs(data: Resident, clips_B: Array, indices_BT: Array, given: Array | None) -> Array:
+    """Return frames from the device, or those that were handed over, in the type of both."""
+    if given is None:
+        return data.values[data.offsets[clips_B][:, None] + indices_BT]
+    if given.dtype == data.values.dtype:
+        return given
+    # Apart from what follows, so that it is computed as from frames that lay on the device.
+    return lax.optimization_barrier(given.astype(data.values.dtype))
 
 
 def frame_indices(lengths_B: Array, clips_B: Array, sampling: Sampling) -> FrameIndices:
@@ -156,8 +165,7 @@ def gather_windows(
     """
     clips_B = windows_B2[:, 0]
     indices_BT = window_indices(data.lengths[clips_B], windows_B2, window)
-    if inputs is None:
-        inputs = data.values[data.offsets[clips_B][:, None] + indices_BT]
+    inputs = _inputs(data, clips_B, indices_BT, inputs)
     all_B = jnp.ones(clips_B.shape, bool)
     keys_B = jax.vmap(lambda clip: keys.fold_key(0, keys.DROPOUT, clip))(clips_B)
     return Batch(inputs, jnp.ones(indices_BT.shape, bool), data.labels[clips_B], keys_B, all_B)

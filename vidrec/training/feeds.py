@@ -1,7 +1,8 @@
 """Where the frames of clips come from while trials train: from the devices, or from the host.
 
-Both give the same figures to the bit. A stream reads frames ahead in threads, in the order that
-(seed, epoch) alone says, as bytes, and hands them over in chunks of batches.
+Both give the same figures to the bit. A stream reads frames or features ahead in threads, in the
+order that (seed, epoch) alone says, as bytes or as the disk has them, and hands them over in chunks
+of batches.
 
 Dimension letters: N trials, S batches, B clips, T frames.
 """
@@ -19,6 +20,7 @@ from vidrec.config import Config
 from vidrec.data.datasets import Dataset, UnreadableClip
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
+from vidrec.features.on_disk import read_batches
 from vidrec.io.machine import cores
 from vidrec.training import batches, devices, runtime
 from vidrec.training.batches import Resident
@@ -36,9 +38,11 @@ class Feed(Protocol):
 
     Attributes:
         shared: what all trials read, on the devices.
+        dtype: of the frames that it hands over.
     """
 
     shared: Tree
+    dtype: np.dtype
 
     def steps_at_once(self, done: int = 0) -> int:
         """Return the batches that a program trains on at once, after `done` of the epoch."""
@@ -76,6 +80,7 @@ class ResidentFeed:
 
     def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, by_step: bool):
         self.spec, self.by_step = spec, by_step
+        self.dtype = data.values.dtype
         self.shared = over.share_once(resident(data), data.on_devices)
 
     def steps_at_once(self, done: int = 0) -> int:
@@ -107,6 +112,7 @@ class StreamedFeed:
         self.shared = over.share_once(resident(data), data.on_devices)
         self.by_step = by_step(spec.cfg, data, over)
         self._frame = data.values.shape[1:]
+        self.dtype = data.on_disk.dtype if data.on_disk else data.values.dtype
         self._indices = jax.jit(partial(_frame_indices, spec))
 
     def steps_at_once(self, done: int = 0) -> int:
@@ -134,7 +140,11 @@ class StreamedFeed:
                 readers[seed] = self._read(clips_SB, indices, steps)
         for _ in range(clips_NSB.shape[1] // steps):
             frames = {seed: next(reader) for seed, reader in readers.items()}
-            yield np.stack([frames[seed] for seed in self.seeds])
+            if len(frames) == 1:  # no copy a trial
+                [same] = frames.values()
+                yield np.broadcast_to(same, (len(self.seeds), *same.shape))
+            else:
+                yield np.stack([frames[seed] for seed in self.seeds])
 
     def scoring(self, rows: np.ndarray, at_once: int, window: int = 0) -> Iterator[np.ndarray]:
         """See `Feed`."""
@@ -156,7 +166,7 @@ class StreamedFeed:
 
     def _divisor(self, count: int, frames: int) -> int:
         """Return the largest divisor of `count` whose frames fit: all chunks have one size."""
-        most = max(1, CHUNK // (frames * math.prod(self._frame)))
+        most = max(1, CHUNK // (frames * math.prod(self._frame) * self.dtype.itemsize))
         return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
 
     def _read(
@@ -165,8 +175,12 @@ class StreamedFeed:
         """Frames (size, B, T, …) of so many batches after another."""
         rows = size * clips_SB.shape[1]
         flat = indices_SBT.reshape(-1, indices_SBT.shape[-1])
-        clips = clips_SB.reshape(-1)
-        for frames in read_ahead(self.data.dataset, clips, flat, self.spec.cfg.encoder.size, rows):
+        clips, data = clips_SB.reshape(-1), self.data
+        if data.on_disk:
+            chunks = read_batches(data.on_disk, clips, flat, rows)
+        else:
+            chunks = read_ahead(data.dataset, clips, flat, self.spec.cfg.encoder.size, rows)
+        for frames in chunks:
             yield frames.reshape(size, -1, *frames.shape[1:])
 
 

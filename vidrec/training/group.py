@@ -163,7 +163,8 @@ class TrialGroup:
         clips = np.zeros(shape, np.int32)
         frames = None
         if self.data.streams:
-            frames = np.zeros((*shape, self.spec.length, *self.data.values.shape[1:]), np.uint8)
+            frame = self.data.values.shape[1:]
+            frames = np.zeros((*shape, self.spec.length, *frame), self.feed.dtype)
         inputs = self._inputs(0, clips, np.zeros(shape, bool), frames)
         train = partial(programs.train_batches, self.spec)
         program = self.over.advance(train, donate=True)

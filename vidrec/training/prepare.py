@@ -22,6 +22,7 @@ from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
 from vidrec.features import extraction
 from vidrec.features.extraction import Progress, TellPace
+from vidrec.features.on_disk import OnDisk
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
@@ -46,7 +47,8 @@ class Prepared:
         lengths: (n,) int32 frames; 0 for an unreadable clip.
         unreadable: those clips.
         length: frames of a clip that enter the model.
-        streams: the frames are too many to be held, and `values` has only their shape and type.
+        streams: there are more than memory holds, and `values` has only their shape and type.
+        on_disk: features that stream; None where they are in memory, or frames stream.
         encoder: the module that is trained with the scanner; None after a frozen one.
         frozen: variables of `encoder` that no trial trains, and values that trials begin from.
         saved: what predicting needs besides the trained model: arrays, saved with it.
@@ -61,6 +63,7 @@ class Prepared:
     unreadable: list[Unreadable]
     length: int
     streams: bool = False
+    on_disk: OnDisk | None = None
     encoder: nn.Module | None = None
     frozen: Frozen = NOTHING_FROZEN
     saved: Tree = field(default_factory=dict)
@@ -144,10 +147,11 @@ def prepare(
     split = splits.make(dataset, cfg.data)
     for line in splits.describe(dataset, split):
         tell(line)
+    room = runtime.room(cfg.train.memory_gb)
     if dataset.is_features:
         kept = kept or ready_made.Kept()
-        features = kept.features(dataset, cfg.data.strict)
-        return _finished(cfg, dataset, split, features, kept=kept)
+        features = kept.features(dataset, cfg.data.strict, room)
+        return _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept)
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
     for line in encoders.described(cfg):
@@ -156,15 +160,18 @@ def prepare(
         return _with_pixels(cfg, dataset, split, module, progress)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
-    store = Store.of(dependencies(cfg, weights_digest(variables), module))
+    about = dependencies(cfg, weights_digest(variables), module)
+    store = Store.of(about)
     batch = extraction.frames_a_batch(cfg.encoder.size, module)
     encode = encoders.extractor(module, variables, batch)
     encode = extraction.cast_features(encode, cfg.encoder.store_dtype)
     work = extraction.Extraction(dataset, store, encode, cfg.encoder.size, batch)
     if expected := extraction.forecast(work):
         tell(str(expected))
-    features = extraction.fill(work, strict=cfg.data.strict, progress=progress, pace=pace)
-    return _finished(cfg, dataset, split, features, saved={"encoder": variables})
+    features = extraction.fill(
+        work, strict=cfg.data.strict, progress=progress, pace=pace, room=room
+    )
+    return _finished(cfg, dataset, split, features, about=about, saved={"encoder": variables})
 
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:
@@ -185,32 +192,36 @@ def _finished(
     cfg: Config,
     dataset: Dataset,
     split: Split,
-    features: Features,
+    features: Features | OnDisk,
     *,
+    about: Any,
     saved: Mapping[str, Tree] | None = None,
     kept: ready_made.Kept | None = None,
 ) -> Prepared:
-    """Standardise features by the training split, where asked."""
+    """Standardise features by the training split, where asked; `about`: what they depend on."""
     saved = dict(saved or {})
     train = _to_train(dataset, split, features)
-    values = features.values
     if cfg.encoder.standardize or cfg.encoder.pca:
+        target = ready_made.Target(dataset.keys, about, runtime.room(cfg.train.memory_gb))
         project = kept.projected if kept else ready_made.project
-        projection, values = project(features, train, cfg.encoder.pca)
+        projection, features = project(features, train, cfg.encoder.pca, target)
         saved["projection"] = projection._asdict()
+    on_disk = features if isinstance(features, OnDisk) else None
     return Prepared(
         dataset,
         split,
-        devices.aligned(values),
+        devices.aligned(features.values),
         features.offsets,
         features.lengths,
         features.unreadable,
         length=_length(cfg, features.lengths, train),
+        streams=on_disk is not None,
+        on_disk=on_disk,
         saved=saved,
     )
 
 
-def _to_train(dataset: Dataset, split: Split, features: Features) -> np.ndarray:
+def _to_train(dataset: Dataset, split: Split, features: Features | OnDisk) -> np.ndarray:
     """Return the training clips that can be read."""
     readable = split.train[features.lengths[split.train] > 0]
     if not len(readable):

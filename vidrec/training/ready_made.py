@@ -1,7 +1,8 @@
 """Features made elsewhere: read once for all rows of a table, and projected once a training set."""
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ from vidrec.config import Config, digest
 from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
-from vidrec.features.projection import Projection, fit_projection
+from vidrec.features import ready
+from vidrec.features.on_disk import OnDisk
+from vidrec.features.projection import Projection, fit_projection, project_all
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
@@ -23,19 +26,36 @@ class Projected(NamedTuple):
     """Features under a projection, and the projection."""
 
     projection: Projection
-    values: np.ndarray
+    features: Features | OnDisk
 
 
-def project(features: Features, train: np.ndarray, components: int) -> Projected:
+class Target(NamedTuple):
+    """Where projected features go.
+
+    Attributes:
+        keys: of all clips, by their content.
+        about: what the features depend on besides, JSON-able.
+        room: bytes that they may take in memory; more go to a store.
+    """
+
+    keys: Sequence[str]
+    about: Any
+    room: float
+
+
+def project(
+    features: Features | OnDisk, train: np.ndarray, components: int, target: Target
+) -> Projected:
     """Fit a projection to the training clips, and return all features under it.
 
     Args:
         features: of all clips.
         train: indices of the training clips.
         components: how many stay; 0: features are only standardised.
+        target: where they go.
     """
     projection = fit_projection(features, train, components)
-    return Projected(projection, projection(features.values))
+    return Projected(projection, project_all(projection, features, *target))
 
 
 class Kept:
@@ -47,11 +67,13 @@ class Kept:
     def __init__(self) -> None:
         self._of = ""
         self._keys: tuple[str, ...] = ()
-        self._features: Features | None = None
+        self._features: Features | OnDisk | None = None
         self._projected: dict[tuple[bytes, int], Projected] = {}
 
-    def features(self, dataset: Dataset, strict: bool) -> Features:
+    def features(self, dataset: Dataset, strict: bool, room: float = math.inf) -> Features | OnDisk:
         """Return the features of a data set, read if they are not those that were read last.
+
+        Those that take more than `room` bytes stay on disk.
 
         Raises:
             UserError: no clip can be read; with `strict`, one cannot.
@@ -59,29 +81,34 @@ class Kept:
         if self._features is None or self._of != dataset.fingerprint():
             self._projected.clear()
             self._features = None  # so that two sets are not held at once
-            self._features = _read(dataset)
+            too_many = ready.size(dataset) > room
+            self._features = ready.check(dataset) if too_many else _read(dataset)
             self._of, self._keys = dataset.fingerprint(), dataset.keys
         if strict and self._features.unreadable:
             _, path, reason = self._features.unreadable[0]
             raise UserError(f"{path} cannot be read: {reason}")
         return self._features
 
-    def projected(self, features: Features, train: np.ndarray, components: int) -> Projected:
+    def projected(
+        self, features: Features | OnDisk, train: np.ndarray, components: int, target: Target
+    ) -> Projected:
         """Return features under the projection that `train` gives; see `project`."""
         key = (np.asarray(train, np.int64).tobytes(), components)
         if features is not self._features:
-            return project(features, train, components)
+            return project(features, train, components, target)
         if key not in self._projected:
             projection = _fitted(features, train, components, [self._keys[i] for i in train])
-            made = Projected(projection, projection(features.values))
-            held = sum(each.values.nbytes for each in self._projected.values())
-            while self._projected and held + made.values.nbytes > MOST_KEPT:
-                held -= self._projected.pop(next(iter(self._projected))).values.nbytes
+            made = Projected(projection, project_all(projection, features, *target))
+            held = sum(each.features.values.nbytes for each in self._projected.values())
+            while self._projected and held + made.features.values.nbytes > MOST_KEPT:
+                held -= self._projected.pop(next(iter(self._projected))).features.values.nbytes
             self._projected[key] = made
         return self._projected[key]
 
 
-def _fitted(features: Features, train: np.ndarray, components: int, keys: list[str]) -> Projection:
+def _fitted(
+    features: Features | OnDisk, train: np.ndarray, components: int, keys: list[str]
+) -> Projection:
     """Return the projection of training clips; that of wide features is kept in the cache.
 
     Args:
@@ -92,7 +119,7 @@ def _fitted(features: Features, train: np.ndarray, components: int, keys: list[s
     """
     if not components or features.values.shape[-1] <= WIDE:
         return fit_projection(features, train, components)
-    file = cache_dir() / "projections" / f"{digest('1', keys, components, length=32)}.npz"
+    file = cache_dir() / "projections" / f"{digest('2', keys, components, length=32)}.npz"
     with contextlib.suppress(UserError):  # damaged, or not there yet
         return Projection(**files.read_arrays(file, Projection._fields))
     projection = fit_projection(features, train, components)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from vidrec.errors import UserError
-from vidrec.io.machine import cache_dir, cores
+from vidrec.io.machine import cache_dir, cores, group_memory
 
 # Seconds after which a process that says nothing counts as dead, and the others end.
 HEARTBEAT = 30
@@ -110,10 +110,10 @@ def are_cores() -> bool:
 
 
 def machine_bytes() -> float:
-    """Return the memory of this machine, or what SLURM gives a job of it."""
+    """Return the memory of this machine, or what SLURM or a control group gives of it."""
     whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     given = 1e6 * float(os.environ.get("SLURM_MEM_PER_NODE", "0"))
-    return min(whole, given or whole)
+    return min(whole, given or whole, group_memory())
 
 
 def is_cpu() -> bool:

@@ -42,7 +42,9 @@ class Extract(Command):
         if data is None:
             return STOPPED
         unreadable = [{"path": path, "reason": reason} for _, path, reason in data.unreadable]
-        self.answer({"counts": data.counts(), "unreadable": unreadable, "frames": len(data.values)})
+        self.answer(
+            {"counts": data.counts(), "unreadable": unreadable, "frames": int(data.lengths.sum())}
+        )
         for clip in unreadable:
             self.console().tell(f"unreadable: {clip['path']}: {clip['reason']}")
         return 0

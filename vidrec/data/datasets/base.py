@@ -157,6 +157,17 @@ class Dataset(ABC):
         """
         raise TypeError(f"{self.name} holds frames, not features")
 
+    def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return chosen frames of a clip's features, the same numbers as `features` has.
+
+        They may be of a smaller type that holds the same numbers. Called from several threads at
+        once, for data sets that memory cannot hold; one that can read a part of a clip defines it.
+
+        Raises:
+            UnreadableClip: they cannot be read.
+        """
+        return self.features(clip)[np.asarray(frame_indices)]
+
     def path(self, clip: int) -> str:
         """Return what to call a clip when it cannot be read: its file, or its name."""
         return self.names[clip]

@@ -14,6 +14,7 @@ from vidrec.config import Data
 from vidrec.data import pictures
 from vidrec.data.datasets import folders
 from vidrec.data.datasets.base import Files
+from vidrec.data.rows import Place, read_rows
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, raise_if_transient
 
@@ -61,6 +62,23 @@ class ArrayFiles(Files):
             )
         self.check_unchanged(clip)
         return values
+
+    def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read chosen frames: of .npy those alone, in half precision where the file is."""
+        if clip not in self._places:
+            self._places[clip] = _place(self.paths[clip])
+        place = self._places[clip]
+        rows = read_rows(place, frame_indices) if place else self._rows(clip, frame_indices)
+        self.check_unchanged(clip)
+        return rows if rows.dtype == np.float16 else np.asarray(rows, np.float32)
+
+    def _rows(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return _steps(self.paths[clip])[np.asarray(frame_indices)]
+
+    @cached_property
+    def _places(self) -> dict[int, Place | None]:
+        """Where arrays lie, of those whose rows were asked for; None where that cannot be said."""
+        return {}
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         """Refuse: there are no frames."""
@@ -120,6 +138,16 @@ def _tensor(path: Path) -> np.ndarray:
         if name is None:
             raise UnreadableClip(path, f"holds {len(names)} tensors, none named features")
         return file.get_tensor(name)
+
+
+def _place(path: Path) -> Place | None:
+    """Return where the numbers of a .npy file lie; None where they are not as in memory."""
+    values = _steps(path)
+    if not isinstance(values, np.memmap) or not values.flags.c_contiguous:
+        return None
+    if not values.dtype.isnative:
+        return None
+    return Place(path, values.offset, values.shape, values.dtype)
 
 
 def _steps(path: Path) -> np.ndarray:

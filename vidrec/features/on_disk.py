@@ -1,0 +1,138 @@
+"""Features that stay on disk because memory cannot hold them: checked once, then read in part.
+
+They give the same numbers as features in memory, to the bit, and offer what `ragged.Features` does
+of a single clip.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.data.read_ahead import map_ahead
+from vidrec.data.rows import Place, read_rows
+from vidrec.errors import UserError
+from vidrec.features.ragged import Unreadable, offsets_of
+from vidrec.io.machine import cores
+
+PIECE = 4 * 2**20  # bytes that a thread reads at a time, about
+THREADS = cores()
+
+
+@dataclass(frozen=True)
+class OnDisk(ABC):
+    """Features of all clips, where they lie.
+
+    Attributes:
+        lengths: (n,) int32 frames, 0 for an unreadable clip.
+        unreadable: those clips.
+        shape: of one frame's features, (D,) or (h, w, D).
+        dtype: of the numbers that `read` gives.
+        model_dtype: of the numbers that a model sees, at least as precise as `dtype`.
+    """
+
+    lengths: np.ndarray
+    unreadable: list[Unreadable]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    model_dtype: np.dtype
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Return where each clip would begin in one array of all, (n,) int32."""
+        return offsets_of(self.lengths)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Return an array without frames, which has only the shape and type of all."""
+        return np.zeros((0, *self.shape), self.model_dtype)
+
+    @abstractmethod
+    def read(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return chosen frames of a clip, (T, D…).
+
+        Raises:
+            UserError: they are no longer what was checked.
+        """
+
+    def of(self, clip: int) -> np.ndarray:
+        """Return all features of one clip, (T, D…)."""
+        return self.read(clip, np.arange(self.lengths[clip]))
+
+
+@dataclass(frozen=True)
+class StoredFeatures(OnDisk):
+    """Features in the shards of a store.
+
+    Attributes:
+        places: where each readable clip's lie.
+    """
+
+    places: dict[int, Place]
+
+    def read(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """See `OnDisk`."""
+        return read_rows(self.places[clip], frame_indices)
+
+
+@dataclass(frozen=True)
+class ReadyFeatures(OnDisk):
+    """Features made elsewhere, read where the data set has them.
+
+    Attributes:
+        dataset: that has them.
+    """
+
+    dataset: Dataset
+
+    def read(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """See `OnDisk`."""
+        try:
+            return self.dataset.read_features(clip, frame_indices)
+        except UnreadableClip as error:
+            raise UserError(f"{error.path} can no longer be read: {error.reason}") from None
+
+
+def stored(
+    lengths: np.ndarray, unreadable: list[Unreadable], places: dict[int, Place]
+) -> StoredFeatures:
+    """Return the features of a store that lie at these places; see `StoredFeatures`."""
+    first = next(iter(places.values()))
+    return StoredFeatures(
+        lengths, unreadable, first.shape[1:], first.dtype, first.dtype, places=places
+    )
+
+
+def read_batches(
+    features: OnDisk, clips_P: np.ndarray, indices_PT: np.ndarray, rows: int
+) -> Iterator[np.ndarray]:
+    """Yield the frames (rows, T, D…) of so many clips after another, the next ones read ahead.
+
+    Args:
+        features: of all clips.
+        clips_P: clips in the order in which they are wanted.
+        indices_PT: frames of each.
+        rows: clips of one array.
+    """
+    shape = (indices_PT.shape[1], *features.shape)
+    each = max(1, PIECE // max(1, math.prod(shape) * features.dtype.itemsize))
+
+    def pieces() -> Iterator[tuple[np.ndarray, int, range]]:
+        for start in range(0, len(clips_P), rows):
+            stop = min(start + rows, len(clips_P))
+            out = np.empty((stop - start, *shape), features.dtype)
+            for first in range(start, stop, each):
+                yield out, start, range(first, min(first + each, stop))
+
+    def fill(piece: tuple[np.ndarray, int, range]) -> np.ndarray | None:
+        out, start, places = piece
+        for place in places:
+            out[place - start] = features.read(int(clips_P[place]), indices_PT[place])
+        return out if places.stop - start == len(out) else None
+
+    for filled in map_ahead(fill, pieces(), threads=THREADS, ahead=-(-rows // each)):
+        if filled is not None:
+            yield filled
