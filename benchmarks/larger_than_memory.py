@@ -6,10 +6,10 @@
 
 Clips are .npy files of noise in half precision, as long as UCF-101's are: 186 frames in the mean,
 29 to 1,776, 1,024 numbers a frame. They lie in a folder below --folder, removed at the end. First
-both ways of training take turns on as many clips as fit in memory (--fit), and their weights have to
+both ways of training take turns on as many clips as fit in memory (--fit), and their weights must
 be the same bits. Then a process of its own trains on all clips, in a control group of --within MB
 where one can be made. Its memory is read from /proc ten times a second: `anonymous` is what cannot
-be given back, `file` what is mapped of files. --room MB sets `train.memory_gb`, for where no control
+be given back, `file` what is mapped of files. --room MB sets `train.memory_gb`, where no control
 group says what there is.
 """
 
@@ -209,17 +209,11 @@ def watched(folder: Path, given: argparse.Namespace, words: Sequence[str]) -> di
     """Train on all clips in a process of its own, and watch its memory."""
     with control_group(given.within) as (group, how):
         turns.tell(f"training on {given.clips} clips; control group: {how}")
-
-        def enter() -> None:
-            if group:
-                (group / "cgroup.procs").write_text(str(os.getpid()))
-
-        child = subprocess.Popen(
-            [sys.executable, __file__, *words, "--train", str(folder)],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=enter,
-        )
+        command = [sys.executable, __file__, *words, "--train", str(folder)]
+        if group:  # the shell joins the group and becomes the process, so all of it counts
+            enter = 'echo $$ > "$0" && exec "$@"'
+            command = ["sh", "-c", enter, str(group / "cgroup.procs"), *command]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         watch = Watch(child.pid)
         printed, _ = child.communicate()
         watch.join()

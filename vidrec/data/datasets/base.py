@@ -36,6 +36,8 @@ class Dataset(ABC):
     - `read(clip, frame_indices, size)` and `stream(clip, size, chunk)`: frames, chosen ones and all
       in order. Both are called from several threads at once. Of ready-made features: set
       `is_features = True` and define `features(clip)` instead; `read` and `stream` then raise.
+      `read_features(clip, frame_indices)` too where a part of a clip can be read alone: it is
+      called while training, where features are larger than memory.
 
     It may define `fps` (needed for durations and for streams at another rate), `path(clip)` (what
     messages call a clip), and fields of its own; of a field with an entry for each clip, declare
