@@ -8,8 +8,8 @@
 A ratio says how many times as long as ours the other side takes: above 1 ours is quicker. Wanted is
 the least ratio that this project asks of itself. One that fails, or lacks an extra (pip install
 vidrec[parity,test]), is shown with its reason, and the others go on. Not among them: growth.py, of
-which nothing stands beside, larger_than_memory.py, which writes 5 GB, and those that need a folder of
-videos, weights or an hour.
+which nothing stands beside, larger_than_memory.py, which writes 5 GB, and those that need a folder
+of videos, weights or an hour.
 """
 
 import argparse

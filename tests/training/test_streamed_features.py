@@ -1,6 +1,9 @@
 """Features streamed from disk train to the same bits as features in memory."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,10 @@ def cache(monkeypatch, tmp_path):
 @pytest.fixture
 def streamed(monkeypatch):
     """Nothing fits in memory, a chunk has few batches, and a thread reads few clips at a time."""
+    small_memory(monkeypatch)
+
+
+def small_memory(monkeypatch):
     monkeypatch.setattr(runtime, "room", lambda gigabytes: 0)
     monkeypatch.setattr(feeds, "CHUNK", 700)
     monkeypatch.setattr(on_disk, "PIECE", 100)
@@ -164,17 +171,36 @@ def test_every_kind_trains_to_the_same_bits(kind, projection, parallel, tmp_path
         {"frames.rule": "uniform"},
         {"frames.order": "shuffled"},
         {"frames.order": "single"},
-        {"head.kind": "per_frame", "train.tbptt_every": 2},
+        {"scanner.kind": "mean"},
     ],
     ids=str,
 )
-def test_every_choice_of_frames_trains_to_the_same_bits(changes, tmp_path, request):
+def test_every_choice_of_frames_trains_to_the_same_bits(changes, tmp_path, monkeypatch):
+    assert trains_to_the_same_bits(changes, tmp_path, monkeypatch)
+
+
+def trains_to_the_same_bits(changes, folder, monkeypatch):
     cfg = override(settings(), changes)
-    held = train(group_of([cfg], prepared(cfg, ready(tmp_path / "npy"))))
-    request.getfixturevalue("streamed")
-    data = prepared(cfg, ready(tmp_path / "npy"))
+    held = train(group_of([cfg], prepared(cfg, ready(folder / "npy"))))
+    small_memory(monkeypatch)
+    data = prepared(cfg, ready(folder / "npy"))
     assert data.streams
-    assert same(train(group_of([cfg], data)), held)
+    return same(train(group_of([cfg], data)), held)
+
+
+@pytest.mark.slow
+def test_windows_of_back_propagation_train_to_the_same_bits(tmp_path):
+    """Compiled as for users: the older emitters of tests' own flags add up windows otherwise."""
+    here = Path(__file__).parent
+    code = (
+        "from pathlib import Path; import pytest, test_streamed_features as tests\n"
+        "changes = {'head.kind': 'per_frame', 'train.tbptt_every': 2}\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "assert tests.trains_to_the_same_bits(changes, folder, pytest.MonkeyPatch())"
+    )
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    unset = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env={**unset, "PYTHONPATH": path})
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ from vidrec.training.step import TrialSpec
 Tree = Any
 Placement = devices.TrialParallel | devices.DataParallel
 CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
+FEATURES = (
+    32 * 2**20
+)  # of features: memory that is touched for the first time costs more than reading
 THREADS = cores()  # more of them wait for the interpreter
 
 
@@ -166,7 +169,8 @@ class StreamedFeed:
 
     def _divisor(self, count: int, frames: int) -> int:
         """Return the largest divisor of `count` whose frames fit: all chunks have one size."""
-        most = max(1, CHUNK // (frames * math.prod(self._frame) * self.dtype.itemsize))
+        chunk = min(CHUNK, FEATURES) if self.data.on_disk else CHUNK
+        most = max(1, chunk // (frames * math.prod(self._frame) * self.dtype.itemsize))
         return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
 
     def _read(
