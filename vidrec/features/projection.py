@@ -1,6 +1,7 @@
 """Standardise features and reduce them to principal components."""
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from vidrec.features.extraction import damaged
 from vidrec.features.on_disk import OnDisk, StoredFeatures, stored
 from vidrec.features.ragged import Features
 from vidrec.features.store import Store
-from vidrec.models.encoders.weights import digest
 
 BLOCK = 4096  # rows that are summed at once, whether features are in memory or on disk
 
@@ -28,6 +28,14 @@ class Projection(NamedTuple):
 
     mean: np.ndarray
     matrix: np.ndarray
+
+    @property
+    def hash(self) -> str:
+        """Return a hash of both arrays."""
+        content = hashlib.sha256(f"{self.matrix.shape}".encode())
+        for array in self:
+            content.update(np.asarray(array, np.float32).tobytes())
+        return content.hexdigest()
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Project features (…, D) to float32 (…, P)."""
@@ -112,7 +120,7 @@ def project_all(
     shape = (*features.values.shape[1:-1], projection.matrix.shape[1])
     frames = int(features.lengths.sum(dtype=np.int64))
     if 4.0 * frames * math.prod(shape) > room:
-        store = Store.of({"projected": digest(projection._asdict()), "features": about})
+        store = Store.of({"projection": projection.hash, "features": about})
         return _stored(projection, features, {clip: keys[clip] for clip in clips}, store)
     made = Features(
         np.empty((frames, *shape), np.float32),
