@@ -291,7 +291,12 @@ NOT_IDENTITY = (
 
 
 # Settings that came later, and the value at which a trial has the id that it had before them.
-ADDED: Mapping[str, Any] = {"encoder.batch_norm": "trained"}
+ADDED: Mapping[str, Any] = {
+    "encoder.batch_norm": "trained",
+    "loss.class_weights": "none",
+    "loss.label_smoothing": 0.0,
+    "train.sampling": "shuffled",
+}
 
 
 class Setting(NamedTuple):

@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     @property
     def source(self) -> str:
         """Return the weights in a word or two."""
-        return self.weights.partition("@")[0] or "not here"
+        return {"": "not here", "random": "random"}.get(self.weights, "at hand")
 
 
 def entries() -> Iterator[Entry]:
