@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import sys
 from functools import cache, partial
 
 import jax
@@ -12,9 +13,12 @@ from jax import lax
 
 from vidrec.config import Scanner as Settings
 from vidrec.errors import UserError
-from vidrec.models import cells, norm_dropout, scanners
+from vidrec.models import attention, cells, norm_dropout, scanners, tcn, transformer
+from vidrec.models.attention import Attention
 from vidrec.models.inputs import CallOptions, spread
 from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
+from vidrec.models.tcn import TCN
+from vidrec.models.transformer import Transformer
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -32,12 +36,20 @@ ONE_WAY = {
     "convgru": Recurrent(cells.ConvGRU(U)),
     "mean": MeanPool(),
     "none": Identity(),
+    "attention": Attention(units=4, heads=2, batch_norm=True),
+    "tcn": TCN(U, layers=2, batch_norm=True),
+    "transformer": Transformer(8, layers=2, heads=2, context=4),
 }
 BOTH_WAYS = {
     "bilstm": Recurrent(cells.LSTM(U), layers=2, bidirectional="concat", batch_norm=True),
     "bigru sum": Recurrent(cells.GRU(U), bidirectional="sum", final_states=True),
 }
-ALL = ONE_WAY | BOTH_WAYS
+WHOLE = {
+    "whole tcn": TCN(U, layers=2, causal=False),
+    "whole transformer": Transformer(8, layers=2, heads=2, causal=False),
+}
+ALL = ONE_WAY | BOTH_WAYS | WHOLE
+PARALLEL = ("attention", "tcn", "transformer", *WHOLE)
 LINEAR = (cells.MinGRU(U), cells.MinLSTM(U))
 every = pytest.mark.parametrize("name", ALL)
 
@@ -57,8 +69,10 @@ def variables(name, scanner=None):
     """Random everywhere, biases and running statistics too: zeros would hide mistakes."""
     shapes = jax.eval_shape((scanner or ALL[name]).init, jax.random.key(0), features(name))
     rng = np.random.default_rng(5)
+    # Rectified sums grow from layer to layer.
+    low, high = (0.05, 0.2) if "tcn" in name else (0.2, 0.9)
     # NumPy arrays: what is first asked for under jit must not leave a tracer in the cache.
-    return jax.tree.map(lambda s: rng.uniform(0.2, 0.9, s.shape).astype(s.dtype), shapes)
+    return jax.tree.map(lambda s: rng.uniform(low, high, s.shape).astype(s.dtype), shapes)
 
 
 def raw(scanner, train=False):
@@ -109,7 +123,7 @@ def test_appended_padding_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", "bigru sum", *map(slow, ("gru before", "convlstm", "bilstm"))]
+    "name", ["lstm", "bigru sum", *PARALLEL, *map(slow, ("gru before", "convlstm", "bilstm"))]
 )
 def test_padding_reaches_no_gradient(name):
     x = features(name)
@@ -127,7 +141,7 @@ def test_padding_reaches_no_gradient(name):
     close(gradient(noise, MASK_BT), gradient(x, MASK_BT))
 
 
-@pytest.mark.parametrize("name", ["lstm", "bigru sum", "mean", "none"])
+@pytest.mark.parametrize("name", ["lstm", "bigru sum", "mean", "none", *PARALLEL])
 def test_a_mask_of_ones_is_no_mask(name):
     x = features(name)
     close(apply(name, x, jnp.ones((B, T), bool)), apply(name, x))
@@ -194,7 +208,7 @@ def test_both_directions_refuse_a_carry_by_name(name):
         apply(name, x, None, carry)
 
 
-@pytest.mark.parametrize("name", ["gru", slow("lstm"), slow("convlstm")])
+@pytest.mark.parametrize("name", ["gru", "tcn", "transformer", slow("lstm"), slow("convlstm")])
 def test_a_window_edge_stops_the_gradient_and_changes_nothing_within(name):
     x, half = features(name), T // 2
 
@@ -225,6 +239,25 @@ def _second_alone(name, held, x, carry):
     return jnp.sum(jnp.sin(y))
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_sees_frames_after_refuses_a_carry(name):
+    x = features(name)
+    y, carry = apply(name, x)
+    assert (ALL[name].streams, carry) == (False, ())
+    with pytest.raises(UserError, match=r"scanner.causal False: .* no carry"):
+        apply(name, x, None, ())
+    later = x.at[:, -1].add(1.0)
+    moved = np.abs(np.asarray(apply(name, later)[0] - y)).max((0, 2))
+    assert moved[-2] > 1e-3  # what comes after reaches back
+
+
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_what_comes_after_reaches_no_earlier_frame(name):
+    x = features(name)
+    later = x.at[:, 3:].add(1.0)
+    close(apply(name, later)[0][:, :3], apply(name, x)[0][:, :3])
+
+
 def test_a_carry_that_does_not_fit_is_refused():
     x = features("lstm")
     _, carry = apply("lstm", x)
@@ -232,6 +265,12 @@ def test_a_carry_that_does_not_fit_is_refused():
         apply("lstm", x, None, carry[:1])
     with pytest.raises(UserError, match=r"carry: expected .*\(3, 3\).* got .*\(2, 3\)"):
         apply("lstm", x, None, jax.tree.map(lambda leaf: leaf[:2], carry))
+    for name in ("attention", "tcn", "transformer"):
+        _, carry = apply(name, x)
+        with pytest.raises(UserError, match=r"carry: expected .* got "):
+            apply(name, x, None, jax.tree.map(lambda leaf: leaf[:2], carry))
+    with pytest.raises(UserError, match=r"carry: expected a tuple of 4, two entries a block"):
+        apply("tcn", x, None, apply("tcn", x)[1][1:])
 
 
 @every
@@ -431,10 +470,13 @@ def test_every_cell_clips(name):
 # --- precision, building, documentation
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "minlstm", "convlstm", "convgru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "minlstm", "convlstm", "convgru", *PARALLEL])
 def test_bfloat16_computes_low_and_keeps_high(name):
-    cell = type(ALL[name].cell)(U, dtype="bfloat16")
-    low = Recurrent(cell, ALL[name].layers, batch_norm=ALL[name].batch_norm)
+    if hasattr(ALL[name], "cell"):
+        cell = type(ALL[name].cell)(U, dtype="bfloat16")
+        low = Recurrent(cell, ALL[name].layers, batch_norm=ALL[name].batch_norm)
+    else:
+        low = dataclasses.replace(ALL[name], dtype="bfloat16", parent=None)
     x = features(name)
     initial = jax.eval_shape(low.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
@@ -547,10 +589,13 @@ def test_a_user_brings_a_cell_or_a_scanner(tmp_path):
 
 
 def test_docstrings_show_a_use_that_runs():
-    assert doctest.testmod(scanners).failed == 0
+    for module in (scanners, attention, tcn, transformer):
+        names = {"jax": jax, "jnp": jnp, "lengths_to_mask": lengths_to_mask}
+        assert doctest.testmod(module, extraglobs=names).failed == 0
     finder = doctest.DocTestFinder(recurse=False)
-    for shown in (Recurrent, MeanPool, Identity):
-        (found,) = finder.find(shown, shown.__name__, module=scanners)
+    for shown in (Recurrent, MeanPool, Identity, Attention, TCN, Transformer):
+        module = sys.modules[shown.__module__]
+        (found,) = finder.find(shown, shown.__name__, module=module)
         assert len(found.examples) == 5
 
 

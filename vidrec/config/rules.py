@@ -16,6 +16,10 @@ FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
 NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
+# Scanners without gates, those that read frames side by side, and those that may see later ones.
+GATELESS = ("none", "mean", "attention", "tcn", "transformer", "lru")
+SIDE_BY_SIDE = ("attention", "tcn", "transformer")
+SEES_LATER = ("tcn", "transformer")
 # Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
 DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
 
@@ -95,6 +99,10 @@ def _no_encoder(cfg: Config) -> bool:
     return cfg.data.kind == "features" or cfg.encoder.kind == "none"
 
 
+def _may_see_later(cfg: Config) -> bool:
+    return cfg.scanner.kind in SEES_LATER or plugins.is_code(cfg.scanner.kind)
+
+
 def _trains_encoder(cfg: Config) -> bool:
     return cfg.encoder.trainable != "none"
 
@@ -126,8 +134,22 @@ FOLLOWERS = (
     Follower("encoder.standardize", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("encoder.pca", ("encoder.trainable",), lambda _, cfg: _trains_encoder(cfg)),
     Follower("scanner.args", ("scanner.kind",), lambda *_: True),
+    Follower(
+        "scanner.bidirectional",
+        ("scanner.kind",),
+        lambda _, cfg: cfg.scanner.kind in SIDE_BY_SIDE,
+    ),
+    Follower("scanner.causal", ("scanner.kind",), lambda _, cfg: not _may_see_later(cfg)),
+    Follower("scanner.layers", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind == "attention"),
+    Follower(
+        "scanner.batch_norm", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind == "transformer"
+    ),
     Follower("eval.inference", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
-    Follower("train.tbptt_every", ("head.kind",), lambda _, cfg: cfg.head.kind != "per_frame"),
+    Follower(
+        "train.tbptt_every",
+        ("head.kind", "scanner.kind"),
+        lambda _, cfg: cfg.head.kind != "per_frame" or cfg.scanner.kind in SIDE_BY_SIDE,
+    ),
     Follower(
         "train.tbptt_length",
         ("head.kind", "train.tbptt_every"),
@@ -146,9 +168,7 @@ FOLLOWERS = (
         ("train.epochs",),
         lambda _, cfg: cfg.optim.warmup_epochs > cfg.train.epochs,
     ),
-    Follower(
-        "optim.clip_mode", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in ("none", "mean")
-    ),
+    Follower("optim.clip_mode", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in GATELESS),
     Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
 )
 
@@ -164,8 +184,8 @@ def check_together(cfg: Config) -> None:
         UserError: A rule is broken.
     """
     class_weights.named(cfg.loss.class_weights)
-    sections = (_of_data, _of_frames, _of_model, _of_training, _of_optimiser, _of_one_report)
-    for rules_of in sections:
+    of_parts = (_of_data, _of_frames, _of_model, _of_scanner, _of_training, _of_optimiser)
+    for rules_of in (*of_parts, _of_one_report):
         for rule in rules_of(cfg):
             if rule.broken:
                 raise UserError(rule.message)
@@ -242,7 +262,7 @@ def _of_frames(cfg: Config) -> Iterator[Rule]:
 
 
 def _of_model(cfg: Config) -> Iterator[Rule]:
-    encoder, scanner, loss, head = cfg.encoder, cfg.scanner, cfg.loss, cfg.head
+    encoder, loss, head = cfg.encoder, cfg.loss, cfg.head
     yield Rule(
         plugins.is_code(encoder.weights),
         f"encoder.weights = {encoder.weights!r} should be random, imagenet, a file of weights "
@@ -285,10 +305,40 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
         f"needs head.activation = 'relu', not {head.activation!r} (cross_entropy is Keras' loss of "
         "a softmax)",
     )
+
+
+def _of_scanner(cfg: Config) -> Iterator[Rule]:
+    scanner, kind = cfg.scanner, cfg.scanner.kind
     yield Rule(
-        cfg.optim.clip_mode == "preactivation" and scanner.kind in ("none", "mean"),
-        f"optim.clip_mode = 'preactivation': scanner.kind = {scanner.kind!r} has no gates, so "
-        "nothing would be clipped",
+        cfg.optim.clip_mode == "preactivation" and kind in GATELESS,
+        f"optim.clip_mode = 'preactivation': scanner.kind = {kind!r} has no gates, so nothing "
+        "would be clipped",
+    )
+    yield Rule(
+        cfg.train.tbptt_every > 0 and kind in SIDE_BY_SIDE,
+        f"train.tbptt_every = {cfg.train.tbptt_every} cuts the gradient of a recurrence, and "
+        f"scanner.kind = {kind!r} has none",
+    )
+    both = f"scanner.bidirectional = {scanner.bidirectional!r} joins both directions of a "
+    later = ": take scanner.causal = False" if kind in SEES_LATER else ""
+    yield Rule(
+        scanner.bidirectional != "no" and kind in SIDE_BY_SIDE,
+        f"{both}recurrence, and scanner.kind = {kind!r} has none{later}",
+    )
+    yield Rule(
+        not scanner.causal and not _may_see_later(cfg),
+        f"scanner.causal = False needs scanner.kind = {' or '.join(SEES_LATER)}, not {kind!r} "
+        "(a recurrence goes both ways with scanner.bidirectional)",
+    )
+    yield Rule(
+        scanner.layers > 1 and kind == "attention",
+        f"scanner.layers = {scanner.layers}: scanner.kind = 'attention' is one layer; hidden ones "
+        "are scanner.dense and head.dense",
+    )
+    yield Rule(
+        scanner.batch_norm and kind == "transformer",
+        "scanner.batch_norm = True: scanner.kind = 'transformer' normalizes every frame by itself "
+        "(layer norm)",
     )
 
 

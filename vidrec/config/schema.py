@@ -117,13 +117,16 @@ class Scanner:
 
     kind: (
         Literal["none", "mean", "lstm", "gru", "mingru", "minlstm", "convlstm", "convgru"]
+        | Literal["attention", "tcn", "transformer"]
         | UserFile
     ) = "lstm"
     units: PositiveInt = 64
     layers: PositiveInt = 1
-    bidirectional: Literal["no", "concat", "sum"] = "no"
+    bidirectional: Literal["no", "concat", "sum"] = "no"  # of a recurrence
+    # of tcn and transformer: a frame sees those before it alone; False: those after it too
+    causal: bool = True
     dense: tuple[PositiveInt, ...] = ()  # linear layers before the recurrence
-    kernel: PositiveInt = 3  # of convlstm and convgru
+    kernel: PositiveInt = 3  # of convlstm, convgru and tcn
     bias: Literal["single", "double"] = "single"  # Keras has one bias vector a gate, PyTorch two
     reset_after: bool = True  # GRU: the reset gate acts after the recurrent product
     init: Literal["keras", "torch", "normal"] = "keras"

@@ -3,8 +3,10 @@
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -68,6 +70,62 @@ def ends(mask_BT: Array) -> Array:
     """Return True on each clip's last valid frame only; nowhere for a clip that has none."""
     later_BT = jnp.flip(jnp.cumsum(jnp.flip(mask_BT, 1), axis=1), 1)
     return mask_BT & (later_BT == 1)
+
+
+def starts(mask_BT: Array) -> Array:
+    """Return True on each clip's first valid frame only; nowhere for a clip that has none."""
+    return mask_BT & (jnp.cumsum(mask_BT, axis=1) == 1)
+
+
+class Packed(NamedTuple):
+    """Clips whose valid frames come first, in their order.
+
+    Attributes:
+        x_BTD: Their features; what stands behind the valid frames is 0.
+        lengths_B: How many valid frames each has.
+        places_BT: Where each frame went; None: all stayed.
+    """
+
+    x_BTD: Array
+    lengths_B: Array
+    places_BT: Array | None
+
+    @property
+    def mask_BT(self) -> Array | None:
+        """False behind the valid frames; None: all are valid."""
+        if self.places_BT is None:
+            return None
+        return lengths_to_mask(self.lengths_B, self.x_BTD.shape[1])
+
+    def unpack(self, y_BTU: Array, mask_BT: Array | None) -> Array:
+        """Return what was computed of the packed frames, each at its own frame's old place."""
+        if self.places_BT is None:
+            return y_BTU
+        return zero_padding(_rows(y_BTU, self.places_BT), mask_BT)
+
+
+def pack(x_BTD: Array, mask_BT: Array | None) -> Packed:
+    """Bring the valid frames of each clip to its beginning, for what counts in frames.
+
+    Args:
+        x_BTD: Features that are 0 where they are padded.
+        mask_BT: False on padded frames, at the end or between others; None: there are none.
+    """
+    if mask_BT is None:
+        return Packed(x_BTD, jnp.full(x_BTD.shape[0], x_BTD.shape[1]), None)
+    order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
+    places_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+    return Packed(_rows(x_BTD, order_BT), mask_BT.sum(1), places_BT)
+
+
+def _rows(x_BTD: Array, places_BT: Array) -> Array:
+    return jax.vmap(lambda x_TD, places_T: x_TD[places_T])(x_BTD, places_BT)
+
+
+def window(x_BSD: Array, start_B: Array, size: int) -> Array:
+    """Return so many frames of each clip, from its own start on."""
+    cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
+    return jax.vmap(cut)(x_BSD, start_B)
 
 
 def spread(mask: Array, like: Array) -> Array:

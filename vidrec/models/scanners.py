@@ -10,7 +10,7 @@ Dimension letters: B clips, T frames, D features, U units; feature maps are (B, 
 import inspect
 import zlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from jax import Array
 from vidrec.config import load_user
 from vidrec.errors import UserError
 from vidrec.models import cells, fused, recurrence
+from vidrec.models.attention import Attention
 from vidrec.models.inputs import (
     CallOptions,
     check_inputs,
@@ -30,61 +31,13 @@ from vidrec.models.inputs import (
     zero_padding,
 )
 from vidrec.models.norm_dropout import NormDropout
+from vidrec.models.scanner import Scanner, checked_carry
+from vidrec.models.tcn import TCN
+from vidrec.models.transformer import Transformer
 
 __all__ = ["Identity", "MeanPool", "Recurrent", "Scanner", "apply", "build", "lengths_to_mask"]
 
 DIRECTIONS = ("no", "concat", "sum")
-
-
-class Scanner(nn.Module):
-    """A scanner of vidrec's own: checks its inputs, then scans them.
-
-    Subclasses define `scan`. A user's scanner may be one, or any Flax module; see `apply`.
-    """
-
-    streams: ClassVar[bool] = True
-
-    def __call__(
-        self,
-        x_BTD: Array,
-        mask_BT: Array | None = None,
-        *,
-        carry: Any = None,
-        train: bool = False,
-        dropout: Array | float | None = None,
-        keys_B: Array | None = None,
-        grad_clip: Array | float | None = None,
-    ) -> tuple[Array, Any]:
-        """Scan all frames.
-
-        Args:
-            x_BTD: Features (B, T, D), or maps (B, T, H, W, D).
-            mask_BT: False on padded frames; None: there are none.
-            carry: From the call before; None: zeros.
-            train: See `CallOptions`, as of the rest.
-            dropout: Share that is dropped.
-            keys_B: A PRNG key for each clip.
-            grad_clip: Bound on the derivative at each gate's pre-activation.
-
-        Returns:
-            States (B, T, …, U) and the carry after the last frame.
-
-        Raises:
-            UserError: An array has the wrong rank, or a carry does not fit.
-        """
-        check_inputs(x_BTD, mask_BT, keys_B)
-        self.check(x_BTD, carry)
-        x_BTD = zero_padding(cells.floats(x_BTD), mask_BT)
-        return self.scan(x_BTD, mask_BT, carry, CallOptions(train, dropout, keys_B, grad_clip))
-
-    def check(self, x_BTD: Array, carry: Any) -> None:
-        """Check what this scanner alone asks for; raises a UserError."""
-
-    def scan(
-        self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
-    ) -> tuple[Array, Any]:
-        """Return states and carry of float32 features that are 0 where they are padded."""
-        raise NotImplementedError
 
 
 class Direction(nn.Module):
@@ -107,7 +60,7 @@ class Direction(nn.Module):
         inputs = self.cell.project(weights, x_BTD)
         dtype = jnp.result_type(*jax.tree.leaves(inputs))
         zeros = self.cell.initialize_carry((x_BTD.shape[0], *x_BTD.shape[2:-1]), dtype)
-        carry = zeros if carry is None else _checked(carry, zeros)
+        carry = zeros if carry is None else checked_carry(carry, zeros)
         if recurrence.form.get() == "cudnn" and self._suits_cudnn(mask_BT, grad_clip):
             # The compiler leaves out our own projection, which nothing reads then.
             lengths_B = jnp.full(x_BTD.shape[0], x_BTD.shape[1], jnp.int32)
@@ -121,15 +74,6 @@ class Direction(nn.Module):
         """Return True where cuDNN computes the same, under no vmap."""
         plain = type(self.cell) is cells.LSTM and self.cell.dtype == "float32"
         return plain and not self.reverse and mask_BT is None and grad_clip is None
-
-
-def _checked(carry: Any, zeros: Any) -> Any:
-    """Return the carry, if it has the structure and shapes of a fresh one."""
-    shapes = jax.tree.map(jnp.shape, carry)
-    wanted = jax.tree.map(jnp.shape, zeros)
-    if shapes != wanted:
-        raise UserError(f"carry: expected {wanted} for each layer, got {shapes}")
-    return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), carry, zeros)
 
 
 class Recurrent(Scanner):
@@ -254,7 +198,7 @@ class MeanPool(Scanner):
     ) -> tuple[Array, Any]:
         """Return running means, and the sum and count so far."""
         zeros = (jnp.zeros_like(x_BTD[:, 0]), jnp.zeros(x_BTD.shape[0], x_BTD.dtype))
-        total, count = zeros if carry is None else _checked(carry, zeros)
+        total, count = zeros if carry is None else checked_carry(carry, zeros)
         mask_BT = jnp.ones(x_BTD.shape[:2], bool) if mask_BT is None else mask_BT
         sums_BTD = total[:, None] + jnp.cumsum(x_BTD, 1)
         counts_BT = count[:, None] + jnp.cumsum(mask_BT.astype(x_BTD.dtype), 1)
@@ -360,6 +304,15 @@ def _clip_by_clip(
     return jax.vmap(one)(x_BTD, mask_BT, keys_B, by_clip)
 
 
+OWN: dict[str, type[Scanner]] = {
+    "none": Identity,
+    "mean": MeanPool,
+    "attention": Attention,
+    "tcn": TCN,
+    "transformer": Transformer,
+}
+
+
 def build(
     settings: Any,
     axis_name: str | None = None,
@@ -379,8 +332,8 @@ def build(
     """
     kind, args = settings.kind, settings.args
     common: dict[str, Any] = {"axis_name": axis_name, "final_states": final_states}
-    if kind in ("none", "mean"):
-        return cells.fill({"none": Identity, "mean": MeanPool}[kind], settings, args, **common)
+    if kind in OWN:
+        return cells.fill(OWN[kind], settings, args, **common, initialiser=settings.init)
     cls = cells.CELLS.get(kind) or load_user(kind)
     if isinstance(cls, type) and issubclass(cls, nn.Module):
         return _module(cls, settings, common | {"length": length})

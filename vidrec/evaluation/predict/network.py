@@ -176,6 +176,11 @@ class Network:
                 f"frames.order = {cfg.frames.order!r} is a control that picks frames of the whole "
                 "clip, so this model cannot stream; predict the file instead"
             )
+        if not self.model.streams and not cfg.scanner.causal:
+            raise UserError(
+                "scanner.causal = False: frames see those after them, which a stream has not seen "
+                "yet; predict the file instead"
+            )
         if not self.model.streams and cfg.scanner.bidirectional == "no":
             raise UserError(
                 f"scanner.kind = {cfg.scanner.kind!r} does not say that it streams, so it reads "

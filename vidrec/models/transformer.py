@@ -1,0 +1,281 @@
+"""A transformer encoder over frames: pre-norm, rotary positions, causal or not.
+
+Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762; layer norm before each part as
+in Xiong et al. 2020, arXiv:2002.04745; positions as in Su et al. 2021, "RoFormer",
+arXiv:2104.09864.
+
+Dimension letters: B clips, T frames that ask, S frames that are asked, C frames kept from before,
+D features, U units, H heads, E = U / H.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vidrec.errors import UserError
+from vidrec.models.inputs import CallOptions, Packed, expect, lengths_to_mask, pack, window
+from vidrec.models.layers import Dense
+from vidrec.models.norm_dropout import NormDropout
+from vidrec.models.scanner import Scanner, check_whole, checked_carry
+
+QUERIES = 256  # frames that ask at a time, so that memory grows with T and not with T · T
+
+
+class Cache(NamedTuple):
+    """Keys, before they are turned by their position, and values of the last C frames, (B, C, U).
+
+    The last valid frame stands last.
+    """
+
+    keys: Array
+    values: Array
+
+
+class Kept(NamedTuple):
+    """A carry.
+
+    Attributes:
+        frames: How many of the caches' frames there were, (B,).
+        caches: Of each layer.
+    """
+
+    frames: Array
+    caches: tuple[Cache, ...]
+
+
+class Sight(NamedTuple):
+    """Which frames are asked.
+
+    Attributes:
+        behind: How many of those that are asked lie before the first that asks.
+        valid_BS: False where nothing is asked; None: all are valid.
+        context: How many frames back a frame asks, and none after it; None: it asks all.
+    """
+
+    behind: int
+    valid_BS: Array | None
+    context: int | None
+
+
+class Transformer(Scanner):
+    """Layers of self-attention and of a network of two layers, each behind a layer norm.
+
+    A causal frame sees the `context` frames before it, in each layer. The carry keeps their keys
+    and values, so a stream may go on for ever. Dropout acts on what each part adds.
+
+    >>> scanner = Transformer(units=8, layers=2, heads=2)
+    >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    >>> mask_BT = lengths_to_mask(jnp.array([5, 2]), 5)
+    >>> variables = scanner.init(jax.random.key(1), features_BTD, mask_BT)
+    >>> states_BTU, carry = scanner.apply(variables, features_BTD, mask_BT)
+
+    Attributes:
+        units: Width U of every layer; an even number for each head.
+        layers: Each of attention and network.
+        causal: A frame sees those before it alone.
+        heads: Of attention.
+        expansion: Width of the network's hidden layer, in units.
+        context: Frames back that a causal frame sees.
+        dropout: Share dropped, where a call names none.
+        initialiser: Convention of the initial weights.
+        dtype: Of products.
+    """
+
+    units: int
+    layers: int = 1
+    causal: bool = True
+    heads: int = 4
+    expansion: int = 4
+    context: int = 512
+    dropout: float = 0.0
+    initialiser: str = "keras"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("heads", "expansion", "context"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"scanner.args: {name} = {value} should be at least 1")
+        if self.units % (2 * self.heads):
+            raise UserError(
+                f"scanner.units = {self.units} should be a multiple of {2 * self.heads}: an even "
+                f"number for each of {self.heads} heads (scanner.args heads)"
+            )
+
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        """Return True where a carry can go on from one call to the next."""
+        return self.causal
+
+    def check(self, x_BTD: Array, carry: Any) -> None:
+        """Check the rank of features, and that a carry makes sense."""
+        expect("features of Transformer", x_BTD, "BTD")
+        check_whole(self.causal, carry)
+
+    @nn.compact
+    def scan(
+        self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
+    ) -> tuple[Array, Any]:
+        """Return the normalized outputs of the last layer, and keys and values of all."""
+        packed = pack(x_BTD, mask_BT)
+        if carry is not None:
+            carry = checked_carry(carry, self._empty(len(x_BTD)))
+        x_BTU = Dense(self.units, self.initialiser, self.dtype, name="embed")(packed.x_BTD)
+        caches: list[Any] = []
+        for index in range(self.layers):
+            heard, cache = self._attend(index, x_BTU, packed, carry)
+            x_BTU = x_BTU + self._drop(f"after_attention_{index}", heard, packed, options)
+            x_BTU = x_BTU + self._drop(
+                f"after_network_{index}", self._network(index, x_BTU), packed, options
+            )
+            caches.append(cache)
+        y_BTU = packed.unpack(_norm("norm")(x_BTU), mask_BT)
+        if not self.causal:
+            return y_BTU, ()
+        frames_B = packed.lengths_B.astype(jnp.float32) + (0 if carry is None else carry.frames)
+        return y_BTU, Kept(jnp.minimum(frames_B, self.context), tuple(caches))
+
+    def _empty(self, clips: int) -> Kept:
+        """Return the carry before the first frame."""
+        zeros = jnp.zeros((clips, self.context, self.units))
+        return Kept(jnp.zeros(clips), (Cache(zeros, zeros),) * self.layers)
+
+    def _attend(
+        self, index: int, x_BTU: Array, packed: Packed, carry: Kept | None
+    ) -> tuple[Array, Cache | None]:
+        """Return what a layer's attention adds, and its keys and values for the next call."""
+        normed = _norm(f"norm_attention_{index}")(x_BTU)
+        joined = Dense(3 * self.units, self.initialiser, self.dtype, name=f"qkv_{index}")(normed)
+        queries, *new = jnp.split(joined, 3, axis=-1)
+        asked, after = Cache(*new), None
+        sight = Sight(0, packed.mask_BT, None)
+        if self.causal:
+            before = (self._empty(len(x_BTU)) if carry is None else carry).caches[index]
+            joint = Cache(*(jnp.concatenate([a, b], 1) for a, b in zip(before, new, strict=True)))
+            after = Cache(*(window(each, packed.lengths_B, self.context) for each in joint))
+            # What stands behind a clip's valid frames is later than they, so they do not ask it.
+            sight = Sight(0, None, self.context)
+            if carry is not None:
+                valid_BS = _valid(carry.frames, self.context, x_BTU.shape[1])
+                asked, sight = joint, Sight(self.context, valid_BS, self.context)
+        split = partial(_split, heads=self.heads)
+        heard = attend(split(queries), split(asked.keys), split(asked.values), sight, self.dtype)
+        out = Dense(self.units, self.initialiser, self.dtype, name=f"out_{index}")
+        return out(heard.reshape(x_BTU.shape)), after
+
+    def _network(self, index: int, x_BTU: Array) -> Array:
+        """Return what a layer's network adds."""
+        normed = _norm(f"norm_network_{index}")(x_BTU)
+        width = self.expansion * self.units
+        hidden = Dense(width, self.initialiser, self.dtype, name=f"hidden_{index}")(normed)
+        shrink = Dense(self.units, self.initialiser, self.dtype, name=f"shrink_{index}")
+        return shrink(nn.gelu(hidden, approximate=False))
+
+    def _drop(self, name: str, x_BTU: Array, packed: Packed, options: CallOptions) -> Array:
+        return NormDropout(dropout=self.dropout, name=name)(x_BTU, packed.mask_BT, options)
+
+
+def _norm(name: str) -> nn.LayerNorm:
+    # Squares of deviations: a difference of squares cancels in float32.
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
+
+
+def _split(x_BSU: Array, heads: int) -> Array:
+    return x_BSU.reshape(*x_BSU.shape[:2], heads, -1)
+
+
+def _valid(frames_B: Array, kept: int, frames: int) -> Array:
+    """Return True where a frame was kept, and for all new ones, (B, C + T)."""
+    old_BC = jnp.flip(lengths_to_mask(frames_B, kept), 1)
+    return jnp.concatenate([old_BC, jnp.ones((len(frames_B), frames), bool)], 1)
+
+
+def attend(
+    queries_BTHE: Array, keys_BSHE: Array, values_BSHE: Array, sight: Sight, dtype: str = "float32"
+) -> Array:
+    """Return, for each frame, the mean of the values that it sees, weighed by queries and keys.
+
+    Args:
+        queries_BTHE: Of the frames that ask; not turned by position yet.
+        keys_BSHE: Of those that are asked, the last T of which ask.
+        values_BSHE: Of the same.
+        sight: Which of them a frame sees.
+        dtype: Of products.
+
+    Returns:
+        (B, T, H, E).
+    """
+    queries_BTHE = rotate(queries_BTHE, sight.behind)
+    keys_BSHE = rotate(keys_BSHE, 0)
+    answers = []
+    for asking, asked in _parts(queries_BTHE.shape[1], keys_BSHE.shape[1], sight):
+        seen = _seen(asking, asked, sight)
+        # Computed again for the gradient: the weights of all parts would be T · T numbers.
+        part = jax.checkpoint(partial(_weigh, dtype=dtype))
+        answers.append(
+            part(queries_BTHE[:, asking], keys_BSHE[:, asked], values_BSHE[:, asked], seen)
+        )
+    return jnp.concatenate(answers, 1)
+
+
+def _parts(frames: int, asked: int, sight: Sight) -> Iterator[tuple[slice, slice]]:
+    """Yield frames that ask together, and all that one of them may see."""
+    for start in range(0, frames, QUERIES):
+        stop = min(start + QUERIES, frames)
+        if sight.context is None:
+            yield slice(start, stop), slice(0, asked)
+        else:
+            first = max(0, start + sight.behind - sight.context)
+            yield slice(start, stop), slice(first, stop + sight.behind)
+
+
+def _seen(asking: slice, asked: slice, sight: Sight) -> Array:
+    """Return True where a frame sees another, (B or 1, 1, T, S)."""
+    back = np.arange(asking.start, asking.stop)[:, None] + sight.behind
+    back = back - np.arange(asked.start, asked.stop)
+    seen = np.ones(back.shape, bool)
+    if sight.context is not None:
+        seen = (back >= 0) & (back <= sight.context)
+    if sight.valid_BS is None:
+        return jnp.asarray(seen[None, None])
+    return jnp.asarray(seen[None, None]) & sight.valid_BS[:, None, None, asked]
+
+
+def _weigh(queries: Array, keys: Array, values: Array, seen: Array, dtype: str) -> Array:
+    product = partial(_product, dtype=dtype)
+    scores_BHTS = product("bthe,bshe->bhts", queries / math.sqrt(queries.shape[-1]), keys)
+    # A finite number: a padded frame that sees nothing has no largest score to take off.
+    scores_BHTS = jnp.where(seen, scores_BHTS, jnp.finfo(scores_BHTS.dtype).min)
+    return product("bhts,bshe->bthe", jax.nn.softmax(scores_BHTS), values)
+
+
+def _product(axes: str, one: Array, other: Array, dtype: str) -> Array:
+    if dtype == "bfloat16":
+        one, other = one.astype(jnp.bfloat16), other.astype(jnp.bfloat16)
+        return jnp.einsum(axes, one, other, preferred_element_type=jnp.float32)
+    return jnp.einsum(axes, one, other)
+
+
+def rotate(x_BSHE: Array, first: int) -> Array:
+    """Turn each pair of numbers by an angle that grows with the frame's place.
+
+    A product of a query with a key then depends on how far their frames lie apart.
+
+    Args:
+        x_BSHE: Queries or keys, E even.
+        first: Place of the first frame.
+    """
+    half = x_BSHE.shape[-1] // 2
+    # In float64: in float32 the angle of place 3,000 is off by a ten-thousandth.
+    angles = np.arange(first, first + x_BSHE.shape[1])[:, None] * 1e4 ** (-np.arange(half) / half)
+    cos, sin = (jnp.asarray(f(angles), x_BSHE.dtype)[None, :, None] for f in (np.cos, np.sin))
+    one, other = x_BSHE[..., :half], x_BSHE[..., half:]
+    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1)
