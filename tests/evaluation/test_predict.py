@@ -246,6 +246,9 @@ SCANNERS = {
         "head.kind": "mean",
     },
     "minlstm": {**PLAIN, "scanner.kind": "minlstm"},
+    "attention": {**PLAIN, "scanner.kind": "attention"},
+    "tcn": {**PLAIN, "scanner.kind": "tcn", "scanner.layers": 2},
+    "transformer": {**PLAIN, "scanner.kind": "transformer", "scanner.units": 8},
     "mean": {**PLAIN, "scanner.kind": "mean"},
     "none": {**PLAIN, "scanner.kind": "none"},
 }
