@@ -321,9 +321,17 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
     return _Parts(_rest(dataset, test), None, test, f"fold {fold} of {data.folds} by {unit}")
 
 
+def blocks(dataset: Dataset) -> list[str]:
+    """Return the names of what leaving one out leaves out: recordings, in their order."""
+    return sorted(set(_block_of_clip(dataset).tolist()))
+
+
+def _block_of_clip(dataset: Dataset) -> np.ndarray:
+    return dataset.groups if dataset.blocks is None else dataset.blocks
+
+
 def _leave_one_out(dataset: Dataset, data: Data) -> _Parts:
-    blocks = dataset.groups if dataset.blocks is None else dataset.blocks
-    names = sorted(set(blocks.tolist()))
+    names = blocks(dataset)
     if not dataset.groups_known:
         raise UserError(
             f"data.fold = {data.fold} leaves one recording out, but the clips of {dataset.name} "
@@ -332,7 +340,7 @@ def _leave_one_out(dataset: Dataset, data: Data) -> _Parts:
     if data.fold > len(names):
         raise UserError(f"data.fold = {data.fold}: {dataset.name} has {len(names)} recordings")
     left_out = names[data.fold - 1]
-    test = np.flatnonzero(blocks == left_out)
+    test = np.flatnonzero(_block_of_clip(dataset) == left_out)
     return _Parts(_rest(dataset, test), None, test, f"recording {left_out} left out")
 
 

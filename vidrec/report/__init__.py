@@ -11,6 +11,8 @@ from vidrec.report.results import AblationResult, read, rows_and_control
 def build(folder: str | Path) -> Path:
     """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run or an ablation.
 
+    A table over folds has a folds.csv too.
+
     Returns:
         The path of report.html.
 
@@ -25,12 +27,19 @@ def build(folder: str | Path) -> Path:
     write_whole(folder / "table.csv", table_model.as_csv(tables.trials_table(results)))
     write_whole(folder / "table.md", table_model.as_markdown(summary))
     write_whole(folder / "table.tex", table_model.as_tex(summary))
+    if tables.folds(results):
+        write_whole(folder / "folds.csv", table_model.as_csv(tables.folds_csv(results)))
     return write_whole(folder / "report.html", page.render(results, folder / "figures"))
 
 
 def table(folder: str | Path) -> tables.Trials:
     """Return columns and rows of table.csv: a row a trial, values as numbers."""
     return tables.trials(read(folder))
+
+
+def folds(folder: str | Path) -> list[dict[str, Any]]:
+    """Return a dictionary a row with its figures out of fold; empty of a table without folds."""
+    return tables.folds(read(folder))
 
 
 def terminal(folder: str | Path) -> Any:
@@ -79,6 +88,7 @@ __all__ = [
     "build",
     "compare",
     "events",
+    "folds",
     "read",
     "table",
     "terminal",

@@ -14,7 +14,8 @@ from vidrec.evaluation import metrics
 from vidrec.report import figures, ucf101
 from vidrec.report.blocks import Block, Group, Paragraph, Picture, Section, Shot, Strips
 from vidrec.report.formats import DASH, decimals, percent
-from vidrec.report.results import Predictions, RowResult, Run
+from vidrec.report.results import RowResult
+from vidrec.report.run import Predictions, Run
 from vidrec.report.table_model import Cell, Table
 from vidrec.report.tables import DAGGER
 

@@ -11,11 +11,12 @@ import numpy as np
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
 from vidrec.report import blocks, figures, formats, page, rendering, tables, ucf101, wording
+from vidrec.report.answers import Answers
 from vidrec.report.blocks import Block, Definition, Definitions, Paragraph, Section
 from vidrec.report.class_changes import ClassChange, class_changes
 from vidrec.report.classes import TALL, confusion
 from vidrec.report.formats import DASH, percent, points
-from vidrec.report.results import Answers, RowResult, difference, row_of, shared
+from vidrec.report.results import RowResult, difference, row_of, shared
 from vidrec.report.table_model import Cell, Table
 
 MOVED = 15  # confusions listed

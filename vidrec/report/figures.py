@@ -15,7 +15,8 @@ from vidrec.evaluation import metrics
 from vidrec.io import files
 from vidrec.io.escape import html, plot, short
 from vidrec.report.formats import percent
-from vidrec.report.results import RowResult, Run
+from vidrec.report.results import RowResult
+from vidrec.report.run import Run
 
 # Mid tones, told apart by colour-blind readers (after Okabe and Ito), 3:1 on white and on black.
 PALETTE = ("#0b7bc1", "#d55e00", "#009e73", "#c2649a", "#b98200", "#7b6fd0", "#6b8e23")

@@ -8,14 +8,8 @@ from typing import Any
 from vidrec.io import escape
 from vidrec.report import blocks, classes, figures, formats, rendering, tables, wording
 from vidrec.report.blocks import Block, Definition, Definitions, Figure, Paragraph, Section
-from vidrec.report.results import (
-    SPLITS,
-    AblationResult,
-    RowResult,
-    Run,
-    rows_and_control,
-    setting_text,
-)
+from vidrec.report.results import AblationResult, RowResult, rows_and_control
+from vidrec.report.run import SPLITS, Run, setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 
 LEAKS = {
@@ -140,6 +134,8 @@ def _results(
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results) + [WITHIN_NOISE] * (len(rows) > 1)
     parts += [Paragraph(note, "small soft") for note in notes]
+    if any(row.out_of_fold for row in rows):
+        parts.append(tables.folds_table(rows))
     caption = "Fit: the training figures, too, are measured in evaluation mode at the kept epoch"
     body = [[column.cell(row) for column in fitted] for row in rows]
     parts.append(Table([column.head for column in fitted], body, caption))
@@ -165,7 +161,8 @@ def _scored_table(
         body.append([name, *(column.cell(row) for column in columns[1:])])
     marked = next((i for i, row in enumerate(rows) if several and row is best), None)
     heads = [column.head for column in columns]
-    return Table(heads, body, "Test split, means over seeds", marked=marked)
+    what = "Test clips of every fold" if any(row.out_of_fold for row in rows) else "Test split"
+    return Table(heads, body, f"{what}, means over seeds", marked=marked)
 
 
 def _failed(rows: Sequence[RowResult]) -> Table | None:
@@ -192,6 +189,7 @@ def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawe
     if len(rows) < 2:
         return Section("Intervals", "intervals", [])
     caption = "Test accuracy: mean over seeds and 95 % interval, each seed a tick"
+    caption += " on each fold" * any(row.out_of_fold for row in rows)
     caption += "; dashed: the control" if control else ""
     if any("test_accuracy" in row.published for row in rows):
         caption += "; open diamonds: published"

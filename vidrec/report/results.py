@@ -1,185 +1,42 @@
 """Read a folder: a run, or an ablation as rows of runs with their statistics."""
 
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics, statistics
+from vidrec.evaluation import statistics
 from vidrec.io import files
-
-SPLITS = ("train", "val", "test")
-# Files that a run may lack, and what they hold.
-OPTIONAL: dict[str, Mapping[str, Any]] = {
-    "config": files.CONFIG_HOLDS,
-    "environment": files.ENVIRONMENT_HOLDS,
-}
+from vidrec.report.answers import Answers, answers
+from vidrec.report.run import Run, label_of, read_run
 
 
-class Predictions(NamedTuple):
-    """Saved scores of one split.
+class OutOfFold(NamedTuple):
+    """What a row was scored on where it was trained on several folds.
 
     Attributes:
-        logits_BK: scores that rank the classes.
-        labels_B: true classes.
-        names_B: of the clips.
-        groups_B: recordings of the clips.
-        steps_BT: of each frame 1 right, 0 wrong, -1 behind the clip's end; None where the head does
-            not score frames.
-        probabilities_BK: as prediction prints them; None of runs that did not save them, for which
-            they are the softmax of the scores.
+        folds: how many there are results of.
+        answers: answers that each seed gave out of fold.
+        recordings: that their clips were cut from.
+        untested: clips that no fold tests.
+        means: mean test accuracy over seeds of each fold, by its number.
     """
 
-    logits_BK: np.ndarray
-    labels_B: np.ndarray
-    names_B: np.ndarray
-    groups_B: np.ndarray
-    steps_BT: np.ndarray | None
-    probabilities_BK: np.ndarray | None = None
+    folds: int
+    answers: int
+    recordings: int
+    untested: int
+    means: dict[int, float]
 
     @property
-    def predicted_B(self) -> np.ndarray:
-        """Return the class of the largest score; -1 where a score is NaN."""
-        return metrics.predictions(self.logits_BK)
-
-    @property
-    def correct_B(self) -> np.ndarray:
-        """Return which clips were right."""
-        return self.predicted_B == self.labels_B
-
-    @property
-    def confidence_B(self) -> np.ndarray:
-        """Return the probability of the predicted class."""
-        if self.probabilities_BK is not None:
-            return self.probabilities_BK.max(1)
-        shifted_BK = self.logits_BK - self.logits_BK.max(1, keepdims=True)
-        return 1 / np.exp(shifted_BK.astype(np.float64)).sum(1)
-
-
-class Samples(NamedTuple):
-    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from."""
-
-    frames: np.ndarray
-    names: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One trained trial, read from its folder.
-
-    Attributes:
-        folder: where it lies.
-        result: content of result.json.
-        config: content of config.json.
-        environment: content of environment.json.
-    """
-
-    folder: Path
-    result: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    _read: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
-
-    @property
-    def done(self) -> bool:
-        """Return whether it has scores: it finished, or stopped after a first checkpoint."""
-        return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
-
-    @property
-    def name(self) -> str:
-        """Return the name of its row in a table; alone, its own."""
-        return _label(self.result) or self.result.get("name") or self.folder.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes by number."""
-        return tuple(self.result.get("classes", ()))
-
-    @property
-    def leaked(self) -> Any:
-        """Return whether a recording is in two splits: True, False or "unknown"."""
-        return self.result.get("split", {}).get("leaked", "unknown")
-
-    def metric(self, column: str) -> float:
-        """Return a figure by its column of table.csv; NaN where there is none."""
-        split, _, name = column.partition("_")
-        if split in SPLITS:
-            value = self.result.get("metrics", {}).get(split, {}).get(name)
-        elif split == "seconds":
-            value = self.result.get("seconds", {}).get(name)
-        else:
-            value = self.result.get(column)
-        return math.nan if value is None else float(value)
-
-    @functools.cached_property
-    def epochs(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, one an epoch."""
-        file = self.folder / "metrics.jsonl"
-        if not file.is_file():
-            return []
-        lines, wanted = files.read_lines(file), self.result.get("epoch_lines")
-        if wanted is not None and len(lines) != wanted:
-            raise files.Damaged(f"{file} is damaged: it has {len(lines)} of {wanted} lines")
-        return lines
-
-    def curve(self, name: str) -> np.ndarray:
-        """Return one figure over epochs; NaN where it was not finite or not measured."""
-        values = [line.get(name) for line in self.epochs]
-        return np.array([math.nan if v is None else v for v in values], float)
-
-    @property
-    def best_epoch(self) -> int | None:
-        """Return the epoch whose weights were kept, counted as metrics.jsonl counts."""
-        best = self.result.get("best_epoch")
-        return None if best is None else int(best)
-
-    def predictions(self, split: str = "test") -> Predictions | None:
-        """Return the saved scores of a split, read once; None where there are none."""
-        if split not in self._read:
-            self._read[split] = self._predictions(split)
-        return self._read[split]
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """Return predictions.npz, read once; empty where there is none."""
-        file = self.folder / "predictions.npz"
-        return files.read_arrays(file) if file.exists() else {}
-
-    def _predictions(self, split: str) -> Predictions | None:
-        file = self.folder / "predictions.npz"
-        arrays = self._arrays
-        if f"{split}_logits" not in arrays:
-            return None
-        parts = [f"{split}_{part}" for part in ("logits", "labels", "names", "groups")]
-        more = [f"{split}_{part}" for part in ("steps", "probabilities")]
-        for name in (*parts, *(name for name in more if name in arrays)):
-            if name not in arrays or len(arrays[name]) != len(arrays[parts[0]]):
-                raise files.Damaged(f"{file} is damaged: {name} does not fit {parts[0]}")
-        return Predictions(*(arrays[name] for name in parts), *map(arrays.get, more))
-
-    @functools.cached_property
-    def samples(self) -> Samples | None:
-        """Return the frames that were kept for the report; None where there are none."""
-        file = self.folder / "samples.npz"
-        if not file.is_file():
-            return None
-        arrays = files.read_arrays(file, ["frames", "names"])
-        frames, names = arrays["frames"], arrays["names"]
-        if frames.ndim != 5 or frames.dtype != np.uint8 or names.shape != frames.shape[:1]:
-            raise files.Damaged(f"{file} is damaged: its frames and names do not fit")
-        return Samples(frames, names) if len(names) else None
-
-    @functools.cached_property
-    def layers(self) -> list[dict[str, Any]]:
-        """Return the layers of the model; empty where they were not saved."""
-        file = self.folder / "model.json"
-        return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
+    def mean(self) -> float:
+        """Return the mean of the folds, as UCF-101's protocol asks for."""
+        return float(np.mean(list(self.means.values())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +50,10 @@ class RowResult:
         runs: those of which there is a result.
         published: published figures by column of table.csv.
         doubtful: columns whose published figure its own report contradicts.
-        interval: of test accuracy; None where nothing was scored.
+        interval: of test accuracy, over all folds; None where nothing was scored.
         difference: to the control, judged after Holm's correction; None of the control.
         another_task: why published figures are of another task; "" where they are of the same.
+        out_of_fold: what it was scored on over all folds; None without folds.
     """
 
     key: Any
@@ -207,14 +65,28 @@ class RowResult:
     interval: statistics.Interval | None = None
     difference: statistics.Difference | None = None
     another_task: str = ""
+    out_of_fold: OutOfFold | None = None
 
     @property
     def done(self) -> tuple[Run, ...]:
         """Return the runs that have scores."""
         return tuple(run for run in self.runs if run.done)
 
+    @property
+    def seeds(self) -> int:
+        """Return how many seeds have scores."""
+        if self.out_of_fold is None:
+            return len(self.done)
+        return len({run.result.get("seed") for run in self.done})
+
     def mean(self, column: str) -> float:
-        """Return the mean over the seeds that have the figure; NaN where none has."""
+        """Return the mean over the seeds that have the figure; NaN where none has.
+
+        Over folds test accuracy is the share of right answers out of fold, and other columns are
+        means of the folds.
+        """
+        if column == "test_accuracy" and self.out_of_fold and self.interval:
+            return self.interval.mean
         values = [run.metric(column) for run in self.done or self.runs]
         values = [value for value in values if not math.isnan(value)]
         return float(np.mean(values)) if values else math.nan
@@ -292,7 +164,7 @@ def read(folder: str | Path) -> Run | AblationResult:
     if (folder / "ablation.json").is_file():
         return _ablation(folder)
     if (folder / "result.json").is_file():
-        return _run(folder)
+        return read_run(folder)
     raise UserError(
         f"{folder} holds no result.json and no ablation.json: name a run or an ablation"
     )
@@ -326,46 +198,6 @@ def row_of_run(run: Run) -> RowResult:
     return _with_interval(row)
 
 
-def _run(folder: Path) -> Run:
-    optional = {
-        name: files.read_json(folder / f"{name}.json", holds)
-        if (folder / f"{name}.json").is_file()
-        else {}
-        for name, holds in OPTIONAL.items()
-    }
-    result = files.read_result(folder)
-    count = len(result.get("classes", ()))
-    for split, figures in result["metrics"].items():
-        counts = figures.get("confusion")
-        if counts is not None and {len(counts), *map(len, counts)} != {count}:
-            raise files.Damaged(
-                f"{folder / 'result.json'} is damaged: metrics.{split}.confusion should have "
-                f"{count} lines of {count} numbers"
-            )
-    return Run(folder, result, **optional)
-
-
-def _label(trial: Mapping[str, Any]) -> str:
-    """Return what the table calls a row: its own name, else what it sets."""
-    if trial.get("row_name"):
-        return trial["row_name"]
-    if isinstance(trial.get("row"), str) and trial["row"]:
-        return trial["row"]
-    changes = trial.get("overrides") or {}
-    return ", ".join(f"{name.rpartition('.')[2]}={setting_text(v)}" for name, v in changes.items())
-
-
-def setting_text(value: Any) -> str:
-    """Return a setting as a reader would write it."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(setting_text, value)) + ")"
-    return str(value)
-
-
 def _ablation(folder: Path) -> AblationResult:
     meta = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     grouped: dict[str, list[dict[str, Any]]] = {}
@@ -381,9 +213,9 @@ def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
     first = trials[0]
     row = RowResult(
         key=first["row"],
-        name=_label(first) or "base",
+        name=label_of(first) or "base",
         planned=tuple(trials),
-        runs=tuple(_run(trial) for trial in folders if (trial / "result.json").is_file()),
+        runs=tuple(read_run(trial) for trial in folders if (trial / "result.json").is_file()),
         published=dict(first.get("published") or {}),
         doubtful=tuple(first.get("doubtful") or ()),
         another_task=first.get("another_task", ""),
@@ -399,48 +231,35 @@ def _control(rows: list[RowResult], control: Any) -> RowResult | None:
     return None
 
 
-class Answers(NamedTuple):
-    """What S seeds said of the n clips that all of them scored, in the order of their names.
-
-    Attributes:
-        predicted_Sn: predicted classes.
-        labels: true classes.
-        groups: recordings.
-        names: of the clips.
-    """
-
-    predicted_Sn: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    names: np.ndarray
-
-    @property
-    def correct_Sn(self) -> np.ndarray:
-        """Return which answers are right."""
-        return self.predicted_Sn == self.labels
-
-    def only(self, index: np.ndarray) -> "Answers":
-        """Return the answers to the clips at these indices."""
-        return Answers(self.predicted_Sn[:, index], *(values[index] for values in self[1:]))
-
-
-def answers(runs: Sequence[Run]) -> Answers | None:
-    """Return the answers of runs to the test split; None where none was saved."""
-    scored = [p for p in (run.predictions() for run in runs) if p is not None]
-    if not scored:
-        return None
-    names = functools.reduce(np.intersect1d, [p.names_B for p in scored])
-    orders = [np.intersect1d(p.names_B, names, return_indices=True)[1] for p in scored]
-    predicted = [p.predicted_B[order] for p, order in zip(scored, orders, strict=True)]
-    first, order = scored[0], orders[0]
-    return Answers(np.stack(predicted), first.labels_B[order], first.groups_B[order], names)
-
-
 def _with_interval(row: RowResult) -> RowResult:
     said = answers(row.done)
     if said is None or not len(said.names):
         return row
-    return replace(row, interval=statistics.accuracy_interval(said.correct_Sn, said.groups))
+    interval = statistics.accuracy_interval(said.correct_Sn, said.groups)
+    return replace(row, interval=interval, out_of_fold=_out_of_fold(row, said))
+
+
+def _out_of_fold(row: RowResult, said: Answers) -> OutOfFold | None:
+    """Return what a row was scored on over its folds; None without any."""
+    by_fold: dict[int, list[Run]] = {}
+    for run in row.done:
+        by_fold.setdefault(run.fold, []).append(run)
+    if not any(by_fold):
+        return None
+    means = {
+        fold: float(np.mean([run.metric("test_accuracy") for run in runs]))
+        for fold, runs in sorted(by_fold.items())
+    }
+    counts = row.done[0].result.get("counts", {})
+    clips = sum(part.get("expected", 0) for part in counts.values())
+    tested = {name for run in row.done for name in _test_names(run)}
+    recordings = len(np.unique(said.groups))
+    return OutOfFold(len(means), len(said.names), recordings, max(0, clips - len(tested)), means)
+
+
+def _test_names(run: Run) -> list[str]:
+    predictions = run.predictions()
+    return [] if predictions is None else predictions.names_B.tolist()
 
 
 def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
@@ -461,8 +280,10 @@ def difference(row: RowResult, control: RowResult) -> statistics.Difference | No
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
-    """Return the runs of the seeds that both have; where they share none, as many of each."""
-    by_seed_a, by_seed_b = ({run.result.get("seed"): run for run in runs} for runs in (a, b))
+    """Return the runs of the seeds and folds that both have; without any, as many of each."""
+    by_seed_a, by_seed_b = (
+        {(run.result.get("seed"), run.fold): run for run in runs} for runs in (a, b)
+    )
     shared = [seed for seed in by_seed_a if seed in by_seed_b]
     if not shared:
         count = min(len(a), len(b))

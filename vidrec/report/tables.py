@@ -9,11 +9,13 @@ from vidrec.config.columns import MEASURED
 from vidrec.io import escape
 from vidrec.report import formats
 from vidrec.report.formats import DASH, percent, points
-from vidrec.report.results import AblationResult, RowResult, Run, rows_and_control, setting_text
+from vidrec.report.results import AblationResult, RowResult, rows_and_control
+from vidrec.report.run import Run, setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 from vidrec.report.terminal import Columns
 
 WHOLE = ("params", "epochs", "best_epoch")
+OUT_OF_FOLD = "accuracy out of fold"
 RARE = ("test_top10", "best_epoch")  # in the table for people where its author asks for them
 DAGGER = "†"
 COVERAGE_AS_SAID = 0.93  # an interval of 95 % that covered less in simulation is said to
@@ -105,12 +107,16 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     columns = [Column("setting", lambda row: row.name)]
     if theirs:
         columns.append(Column("published", published))
-    columns += [_measured("test_accuracy", "test accuracy"), Column("95 % interval", interval)]
+    folded = any(row.out_of_fold for row in rows)
+    ours = OUT_OF_FOLD if folded else "test accuracy"
+    columns += [_measured("test_accuracy", ours), Column("95 % interval", interval)]
     if against_control:
         head = "to the control (95 % interval), points"
         columns.append(Column(head, lambda row: versus_control(row, control)))
     if theirs:
         columns.append(Column("to published, points", versus_published))
+    if folded:
+        columns.append(Column("mean of folds", mean_of_folds))
     columns += [
         _measured("test_balanced_accuracy", "mean accuracy of classes"),
         _measured("test_avg_f1", "average F1"),
@@ -182,6 +188,64 @@ def interval(row: RowResult) -> str:
     return DASH if row.interval is None else formats.span(row.interval.low, row.interval.high)
 
 
+def mean_of_folds(row: RowResult) -> str:
+    """Return the mean of the folds' test accuracies."""
+    return percent(row.out_of_fold.mean) if row.out_of_fold else DASH
+
+
+def folds_table(rows: Sequence[RowResult]) -> Table:
+    """Return each row's test accuracy on every fold."""
+    numbers = sorted({fold for row in rows if row.out_of_fold for fold in row.out_of_fold.means})
+
+    def cells(row: RowResult) -> list[str]:
+        means = row.out_of_fold.means if row.out_of_fold else {}
+        return [percent(means.get(fold)) for fold in numbers]
+
+    heads = ["setting", OUT_OF_FOLD, "mean of folds", *(f"fold {fold}" for fold in numbers)]
+    body = [
+        [row.name, percent(row.mean("test_accuracy")), mean_of_folds(row), *cells(row)]
+        for row in rows
+    ]
+    return Table(heads, body, "Each fold's test clips, means over seeds")
+
+
+def folds(results: Run | AblationResult) -> list[dict[str, Any]]:
+    """Return each row's figures out of fold, as numbers; empty without folds."""
+    rows, control = rows_and_control(results)
+    return [_folds_of(row, row is control) for row in rows if row.out_of_fold]
+
+
+def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
+    assert row.out_of_fold is not None
+    scored, ends, gap = row.out_of_fold, row.interval, row.difference
+    return {
+        "row": row.key,
+        "setting": row.name,
+        "seeds": row.seeds,
+        "folds": scored.folds,
+        "answers": scored.answers,
+        "recordings": scored.recordings,
+        "untested": scored.untested,
+        "accuracy": row.mean("test_accuracy"),
+        "low": ends.low if ends else None,
+        "high": ends.high if ends else None,
+        "mean_of_folds": scored.mean,
+        "control": is_control,
+        "difference": gap.mean if gap else None,
+        "difference_low": gap.low if gap else None,
+        "difference_high": gap.high if gap else None,
+        "p": gap.p if gap else None,
+        **{f"fold_{fold}": mean for fold, mean in scored.means.items()},
+    }
+
+
+def folds_csv(results: Run | AblationResult) -> Table:
+    """Return folds.csv as texts."""
+    lines = folds(results)
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    return Table(columns, [[_csv_cell(line.get(name)) for name in columns] for line in lines])
+
+
 def verdict(row: RowResult) -> str:
     """Return what the difference to the control is worth, in words."""
     if row.difference is None:
@@ -229,6 +293,8 @@ def seeds(row: RowResult) -> str:
     """Return how many seeds were scored, of how many, and what became of the others."""
     lost = [run.result.get("status", "") for run in row.runs if not run.done]
     lost += ["missing"] * (len(row.planned) - len(row.runs))
+    if not lost and row.out_of_fold:
+        return f"{row.seeds} on each of {row.out_of_fold.folds} folds"
     if not lost:
         return str(len(row.done))
     kinds = ", ".join(f"{lost.count(kind)} {kind}" for kind in dict.fromkeys(lost))
@@ -269,6 +335,7 @@ def notes(results: Run | AblationResult) -> list[str]:
             f"Published figures are of another task, so no difference is taken: ours are of "
             f"{'; '.join(tasks)}."
         )
+    lines += _of_folds(results, rows)
     lines += (
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
@@ -294,6 +361,22 @@ def _beside_the_most_frequent(rows: Sequence[RowResult]) -> list[str]:
     return lines
 
 
+def _of_folds(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[str]:
+    """Return how rows were scored that were trained on several folds."""
+    scored = next((row.out_of_fold for row in rows if row.out_of_fold), None)
+    if scored is None or not isinstance(results, AblationResult):
+        return []
+    text = (
+        f"Out of fold: each row was trained on every fold ({results.meta.get('folds')}). Accuracy, "
+        f"interval and differences are over {formats.count(scored.answers)} answers of a seed, on "
+        f"{formats.count(scored.recordings)} recordings, each by a model that saw no clip of that "
+        "recording; other columns are means of the folds."
+    )
+    if scored.untested:
+        text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
+    return [text]
+
+
 def _part(run: Run) -> list[str]:
     """Return of which classes a run alone is, where it is of a part of a known data set."""
     share = run.result.get("data", {}).get("classes")
@@ -306,7 +389,7 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
     for row in rows:
         coverage = row.interval.worst_coverage if row.interval else None
         if coverage is not None and coverage < COVERAGE_AS_SAID:
-            names.setdefault((len(row.done), coverage), []).append(row.name)
+            names.setdefault((row.seeds, coverage), []).append(row.name)
     return [
         f"With {number} seeds that differ this much a 95 % interval held the accuracy in "
         f"{percent(coverage)} of simulated experiments in the worst case: {', '.join(some)}."
@@ -329,7 +412,9 @@ class Terminal:
         from rich.text import Text
 
         theirs = any("test_accuracy" in row.published for row in self.rows)
-        columns, rare = (_THEIRS, _THEIRS_RARE) if theirs else (_OURS, _OURS_RARE)
+        folded = any(row.out_of_fold for row in self.rows)
+        columns = _FOLDS if folded else _THEIRS if theirs else _OURS
+        rare: Any = _FOLDS_RARE if folded else _THEIRS_RARE if theirs else _OURS_RARE
         heads = ["setting", *(column.head for column in columns), "to control"]
         lines = [self._line(row, columns) for row in self.rows]
         yield Columns(heads, lines, "setting", rare, narrow=["95 % interval"])
@@ -367,6 +452,15 @@ _THEIRS = (
     Column("to published (95 %)", versus_published),
 )
 _THEIRS_RARE = (("published", "to published (95 %)"), ("95 % interval",))
+
+
+_FOLDS = (
+    _measured("test_accuracy", "out of fold"),
+    Column("95 % interval", interval),
+    Column("mean of folds", mean_of_folds),
+    Column("params", lambda row: formats.count(params(row))),
+)
+_FOLDS_RARE = (("mean of folds",), ("params",))
 
 
 def _short_difference(row: RowResult) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from vidrec.errors import UserError
 from vidrec.io import files
-from vidrec.report.results import AblationResult, Run, read
+from vidrec.report.results import AblationResult, read
+from vidrec.report.run import Run
 
 LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
 BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no curve

@@ -22,7 +22,8 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
         lines.append(
             "The recordings of the clips are unknown: siblings may stand in training and in test."
         )
-    if len({run.result.get("split", {}).get("id") for run in runs if run.done}) > 1:
+    splits = {(run.fold, run.result.get("split", {}).get("id")) for run in runs if run.done}
+    if len(splits) > len({fold for fold, _ in splits}):
         lines.append("Trials were scored on different splits: differences are over shared clips.")
     return lines
 
@@ -31,11 +32,13 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     """Return what the table says, in a sentence or two."""
     if best is None:
         return "No trial has finished yet, so there is no answer."
-    number = len(best.done)
+    number = best.seeds
     accuracy = percent(best.mean("test_accuracy"))
     ends = best.interval
     where = f" (95 % interval {formats.span(ends.low, ends.high)}\u00a0%)" if ends else ""
     of = f"{number} seed{'s' if number != 1 else ''}"
+    if best.out_of_fold:
+        of += f" on each of {best.out_of_fold.folds} folds, scored out of fold"
     if len(rows) == 1:
         return f"{best.name}: {accuracy} of the test clips{where}, {of}."
     text = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"

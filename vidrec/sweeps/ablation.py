@@ -27,7 +27,7 @@ from vidrec.config import (
 from vidrec.config.columns import F1, MEASURED
 from vidrec.config.shipped import find, is_shipped, reading
 from vidrec.errors import UserError
-from vidrec.sweeps import ready_features
+from vidrec.sweeps import folds, ready_features
 from vidrec.sweeps.embedded import on_motion
 from vidrec.sweeps.ready_features import Folders, Moved
 
@@ -69,6 +69,8 @@ class Ablation:
         read: Columns of table.csv that answer the question; the report shows them all.
         citation: Where published figures come from.
         on_memory: With `--on motion`, run on motion/memory with the published lengths.
+        folds: Train each row on every fold: `official`, `recordings`, a number of parts; "": on
+            the split of its settings.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Ablation:
     read: tuple[str, ...] = ("test_accuracy",)
     citation: str = ""
     on_memory: bool = False
+    folds: str = ""
 
     def __post_init__(self) -> None:
         figures = [row.published or {} for row in rows(self)]
@@ -103,6 +106,7 @@ class Trial:
         doubtful: Columns whose published figure is marked.
         name: The row's name.
         moved: What the move to a folder of ready-made features changed; None: it was not moved.
+        fold: The fold that it is tested on, counted from 1; 0: its table has none.
     """
 
     row: int
@@ -113,6 +117,7 @@ class Trial:
     doubtful: tuple[str, ...] = ()
     name: str = ""
     moved: Moved | None = None
+    fold: int = 0
 
 
 def published(
@@ -257,13 +262,15 @@ def join(tables: Sequence[Ablation]) -> Ablation:
 def trials(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[Trial]:
-    """Return the trials in the order of the table's rows, seeds innermost.
+    """Return the trials in the order of the table's rows, then seeds, then folds.
 
     Args:
         ablation: The table.
         overrides: Settings for every trial, from the command line; a row's own win.
         on: "motion" runs the table on the embedded data (see `on_motion`).
     """
+    if ablation.folds:
+        folds.check(ablation.folds, axes(ablation), overrides or ())
     bases: dict[str, Config] = {}
     folders, table = Folders(), []
     for index, row in enumerate(rows(ablation)):
@@ -290,7 +297,21 @@ def trials(
             )
             for seed in range(config.seed, config.seed + ablation.seeds)
         ]
-    return _distinct_moves(ablation, table)
+    table = _distinct_moves(ablation, table)
+    return _on_folds(table, ablation.folds) if ablation.folds else table
+
+
+def _on_folds(table: Sequence[Trial], how: str) -> list[Trial]:
+    """Return the trials once for each fold of their data."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    made = []
+    for trial in table:
+        data = repr(trial.config.data)
+        if data not in known:
+            known[data] = folds.settings(how, trial.config)
+        for fold, split in enumerate(known[data], 1):
+            made.append(replace(trial, config=override(trial.config, split), fold=fold))
+    return made
 
 
 class _Settings(NamedTuple):

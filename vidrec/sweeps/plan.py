@@ -29,7 +29,7 @@ from vidrec.errors import UserError
 from vidrec.io import checkpoint, escape, files, runs
 from vidrec.models import model
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import ready_features
+from vidrec.sweeps import folds, ready_features
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.planned_data import PlannedData
 from vidrec.training import devices, feeds, prepare, results
@@ -38,6 +38,7 @@ from vidrec.training.step import training_id
 
 # What result.json and ablation.json say of a trial's row.
 ROW_FIELDS = ("row", "row_name", "overrides", "published", "doubtful")
+OF_SOME = ("another_task", "fold")  # of some trials only
 
 
 class GroupPlan(NamedTuple):
@@ -97,6 +98,7 @@ def plan_table(
                 "doubtful": list(trial.doubtful),
                 "group": known.get(id_) or group_name(trial.config),
                 **_another_task(trial),
+                **({"fold": trial.fold} if trial.fold else {}),
             },
             data.fingerprint_of(trial.config),
         )
@@ -119,7 +121,12 @@ def plan_table(
 
 def _another_task(trial: tables.Trial) -> dict[str, str]:
     """Return why published figures are of another task than a trial; nothing where they are not."""
-    return {"another_task": trial.moved.task} if trial.moved and trial.moved.task else {}
+    reasons = [
+        trial.moved.task if trial.moved else "",
+        "clips out of every fold" * bool(trial.fold),
+    ]
+    said = ", ".join(reason for reason in reasons if reason)
+    return {"another_task": said} if said else {}
 
 
 class RunPlan(NamedTuple):
@@ -356,6 +363,11 @@ def belongs_to_others(folder: Path) -> UserError:
     )
 
 
+def _folds(how: str, trials: Sequence[TrialRun]) -> str:
+    """Return what the folds of a table are, in words."""
+    return folds.words(how, max(trial.about["fold"] for trial in trials))
+
+
 def _describe(
     ablation: Ablation,
     trials: Sequence[TrialRun],
@@ -379,7 +391,7 @@ def _describe(
         "name": ablation.name,
         "question": ablation.question,
         "source": ablation.citation,
-        "axes": tables.axes(ablation),
+        "axes": tables.axes(ablation) + ["data.fold"] * bool(ablation.folds),
         "control": ablation.control,
         "seeds": ablation.seeds,
         "read": list(ablation.read),
@@ -389,11 +401,12 @@ def _describe(
                 "id": trial.id,
                 "seed": trial.config.seed,
                 **{name: trial.about[name] for name in (*ROW_FIELDS, "group")},
-                **{name: trial.about[name] for name in ("another_task",) if name in trial.about},
+                **{name: trial.about[name] for name in OF_SOME if name in trial.about},
             }
             for trial in trials
         ],
         **({"notes": list(notes)} if notes else {}),
+        **({"folds": _folds(ablation.folds, trials)} if ablation.folds else {}),
     }
     if canonical({name: known.get(name) for name in described}) == canonical(described):
         return  # a finished table may be looked at where nothing can be written

@@ -34,6 +34,7 @@ def dry_run(
                 "params": counted[group],
                 "group": group,
                 "published": trial.published is not None,
+                **({"fold": trial.fold} if trial.fold else {}),
             }
         )
     return lines

@@ -73,6 +73,13 @@ class Table:
 
         return report.table(self.folder)[1]
 
+    @property
+    def folds(self) -> list[dict[str, Any]]:
+        """One dictionary a row with its figures out of fold; empty without folds."""
+        from vidrec import report
+
+        return report.folds(self.folder)
+
     def frame(self) -> Any:
         """Return the rows as a pandas frame (pandas is not installed with vidrec)."""
         import pandas

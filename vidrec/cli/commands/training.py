@@ -65,6 +65,9 @@ class Ablate(SharedCommand):
     seeds: Annotated[int, config.Range(0, 10_000)] = 0  # seeds a row; 0: as the file says
     dry_run: Flag = False  # list the trials, train nothing
     on: Literal["", "motion"] = ""  # run on the embedded data instead
+    # score every clip out of fold: official (UCF-101's three lists), recordings (each left out in
+    # turn), or a number of parts
+    folds: str = ""
     # every row with each of these values: optim.learning_rate=1e-3,1e-4
     axis: UseAppendAction[tuple[str, ...]] = ()
     # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
@@ -94,7 +97,8 @@ class Ablate(SharedCommand):
     def table(self) -> Ablation:
         """Return the table that the files, axes, exclusions, name and seeds describe."""
         table = read_table(self.files, self.axis, self.exclude)
-        return replace(table, name=self.name or table.name, seeds=self.seeds or table.seeds)
+        table = replace(table, name=self.name or table.name, seeds=self.seeds or table.seeds)
+        return replace(table, folds=self.folds or table.folds)
 
     def _train(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
         self.join()
@@ -115,8 +119,8 @@ class Ablate(SharedCommand):
             return STOPPED
         if self.json:
             rows = [dict(row) for row in filled.rows]
-            folder = str(filled.folder.absolute())
-            self.answer({"dir": folder, "rows": rows, "trials": filled.trials})
+            answer = {"dir": str(filled.folder.absolute()), "rows": rows, "trials": filled.trials}
+            self.answer(answer | ({"folds": filled.folds} if table.folds else {}))
         self.show_report(filled.folder)
         return int(any(trial["status"] == "failed" for trial in filled.trials))
 
@@ -131,6 +135,7 @@ class Ablate(SharedCommand):
         lines = []
         for trial in trials:
             words = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+            words += f", fold {trial['fold']}" if "fold" in trial else ""
             lines.append(
                 (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
             )

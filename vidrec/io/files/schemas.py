@@ -21,7 +21,7 @@ RESULT_HOLDS = {
     "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
     **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
     **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}, "split?": {"id?": str}},
-    "another_task?": str,
+    **{"another_task?": str, "fold?": int},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
 }
 TABLE_HOLDS = {
@@ -30,10 +30,10 @@ TABLE_HOLDS = {
             **{"id": str, "row": (int, str), "seed": int, "overrides": dict},
             **{"group?": str, "row_name?": (str, type(None)), "params?": _NUMBER_OR_NONE},
             **{"published?": (dict, type(None)), "doubtful?": (list, type(None))},
-            "another_task?": str,
+            **{"another_task?": str, "fold?": int},
         }
     ],
-    "notes?": [str],
+    **{"notes?": [str], "folds?": str},
     **{
         "name?": str,
         "question?": str,

@@ -1,0 +1,76 @@
+"""What trials answered to test clips: of each seed, over all folds that it was trained on."""
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrec.report.run import Predictions, Run
+
+
+class Answers(NamedTuple):
+    """What S seeds said of the n clips that all of them scored, in the order of their names.
+
+    Attributes:
+        predicted_Sn: predicted classes.
+        labels: true classes.
+        groups: recordings.
+        names: of the clips.
+    """
+
+    predicted_Sn: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    names: np.ndarray
+
+    @property
+    def correct_Sn(self) -> np.ndarray:
+        """Return which answers are right."""
+        return self.predicted_Sn == self.labels
+
+    def only(self, index: np.ndarray) -> "Answers":
+        """Return the answers to the clips at these indices."""
+        return Answers(self.predicted_Sn[:, index], *(values[index] for values in self[1:]))
+
+
+def answers(runs: Sequence[Run]) -> Answers | None:
+    """Return the answers of runs to the test split; None where none was saved.
+
+    The folds of a seed are one line of answers. A clip that several folds test is answered by each:
+    it is a clip for each of them, of the same recording.
+    """
+    scored = _by_seed(runs)
+    if not scored:
+        return None
+    names = functools.reduce(np.intersect1d, [each.names for each in scored])
+    orders = [np.intersect1d(each.names, names, return_indices=True)[1] for each in scored]
+    predicted = [each.predicted_Sn[0][order] for each, order in zip(scored, orders, strict=True)]
+    first, order = scored[0], orders[0]
+    return Answers(np.stack(predicted), first.labels[order], first.groups[order], names)
+
+
+def _by_seed(runs: Sequence[Run]) -> list[Answers]:
+    """Return the answers of each seed; runs without folds are a seed each."""
+    folds: dict[tuple[str, int], dict[int, Predictions]] = {}
+    for place, run in enumerate(runs):
+        if predictions := run.predictions():
+            seed = ("seed", run.result.get("seed", 0)) if run.fold else ("run", place)
+            folds.setdefault(seed, {})[run.fold] = predictions
+    return [_joined(of_seed) for of_seed in folds.values()]
+
+
+def _joined(folds: dict[int, Predictions]) -> Answers:
+    """Return the answers of one seed, those of its folds behind each other."""
+    tested = Counter(name for each in folds.values() for name in each.names_B.tolist())
+    names = [
+        f"{name} (fold {fold})" if tested[name] > 1 else name
+        for fold, each in folds.items()
+        for name in each.names_B.tolist()
+    ]
+    predicted, labels, groups = (
+        np.concatenate([getattr(each, part) for each in folds.values()])
+        for part in ("predicted_B", "labels_B", "groups_B")
+    )
+    return Answers(predicted[None], labels, groups, np.array(names))

@@ -1,0 +1,226 @@
+"""Read one trained trial from its folder."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.evaluation import metrics
+from vidrec.io import files
+
+SPLITS = ("train", "val", "test")
+# Files that a run may lack, and what they hold.
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    "config": files.CONFIG_HOLDS,
+    "environment": files.ENVIRONMENT_HOLDS,
+}
+
+
+class Predictions(NamedTuple):
+    """Saved scores of one split.
+
+    Attributes:
+        logits_BK: scores that rank the classes.
+        labels_B: true classes.
+        names_B: of the clips.
+        groups_B: recordings of the clips.
+        steps_BT: of each frame 1 right, 0 wrong, -1 behind the clip's end; None where the head does
+            not score frames.
+        probabilities_BK: as prediction prints them; None of runs that did not save them, for which
+            they are the softmax of the scores.
+    """
+
+    logits_BK: np.ndarray
+    labels_B: np.ndarray
+    names_B: np.ndarray
+    groups_B: np.ndarray
+    steps_BT: np.ndarray | None
+    probabilities_BK: np.ndarray | None = None
+
+    @property
+    def predicted_B(self) -> np.ndarray:
+        """Return the class of the largest score; -1 where a score is NaN."""
+        return metrics.predictions(self.logits_BK)
+
+    @property
+    def correct_B(self) -> np.ndarray:
+        """Return which clips were right."""
+        return self.predicted_B == self.labels_B
+
+    @property
+    def confidence_B(self) -> np.ndarray:
+        """Return the probability of the predicted class."""
+        if self.probabilities_BK is not None:
+            return self.probabilities_BK.max(1)
+        shifted_BK = self.logits_BK - self.logits_BK.max(1, keepdims=True)
+        return 1 / np.exp(shifted_BK.astype(np.float64)).sum(1)
+
+
+class Samples(NamedTuple):
+    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from."""
+
+    frames: np.ndarray
+    names: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One trained trial, read from its folder.
+
+    Attributes:
+        folder: where it lies.
+        result: content of result.json.
+        config: content of config.json.
+        environment: content of environment.json.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    _read: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Return whether it has scores: it finished, or stopped after a first checkpoint."""
+        return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
+
+    @property
+    def name(self) -> str:
+        """Return the name of its row in a table; alone, its own."""
+        return label_of(self.result) or self.result.get("name") or self.folder.name
+
+    @property
+    def fold(self) -> int:
+        """Return the fold that it was tested on, counted from 1; 0 in a table without folds."""
+        return int(self.result.get("fold", 0))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes by number."""
+        return tuple(self.result.get("classes", ()))
+
+    @property
+    def leaked(self) -> Any:
+        """Return whether a recording is in two splits: True, False or "unknown"."""
+        return self.result.get("split", {}).get("leaked", "unknown")
+
+    def metric(self, column: str) -> float:
+        """Return a figure by its column of table.csv; NaN where there is none."""
+        split, _, name = column.partition("_")
+        if split in SPLITS:
+            value = self.result.get("metrics", {}).get(split, {}).get(name)
+        elif split == "seconds":
+            value = self.result.get("seconds", {}).get(name)
+        else:
+            value = self.result.get(column)
+        return math.nan if value is None else float(value)
+
+    @functools.cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl, one an epoch."""
+        file = self.folder / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        lines, wanted = files.read_lines(file), self.result.get("epoch_lines")
+        if wanted is not None and len(lines) != wanted:
+            raise files.Damaged(f"{file} is damaged: it has {len(lines)} of {wanted} lines")
+        return lines
+
+    def curve(self, name: str) -> np.ndarray:
+        """Return one figure over epochs; NaN where it was not finite or not measured."""
+        values = [line.get(name) for line in self.epochs]
+        return np.array([math.nan if v is None else v for v in values], float)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Return the epoch whose weights were kept, counted as metrics.jsonl counts."""
+        best = self.result.get("best_epoch")
+        return None if best is None else int(best)
+
+    def predictions(self, split: str = "test") -> Predictions | None:
+        """Return the saved scores of a split, read once; None where there are none."""
+        if split not in self._read:
+            self._read[split] = self._predictions(split)
+        return self._read[split]
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return predictions.npz, read once; empty where there is none."""
+        file = self.folder / "predictions.npz"
+        return files.read_arrays(file) if file.exists() else {}
+
+    def _predictions(self, split: str) -> Predictions | None:
+        file = self.folder / "predictions.npz"
+        arrays = self._arrays
+        if f"{split}_logits" not in arrays:
+            return None
+        parts = [f"{split}_{part}" for part in ("logits", "labels", "names", "groups")]
+        more = [f"{split}_{part}" for part in ("steps", "probabilities")]
+        for name in (*parts, *(name for name in more if name in arrays)):
+            if name not in arrays or len(arrays[name]) != len(arrays[parts[0]]):
+                raise files.Damaged(f"{file} is damaged: {name} does not fit {parts[0]}")
+        return Predictions(*(arrays[name] for name in parts), *map(arrays.get, more))
+
+    @functools.cached_property
+    def samples(self) -> Samples | None:
+        """Return the frames that were kept for the report; None where there are none."""
+        file = self.folder / "samples.npz"
+        if not file.is_file():
+            return None
+        arrays = files.read_arrays(file, ["frames", "names"])
+        frames, names = arrays["frames"], arrays["names"]
+        if frames.ndim != 5 or frames.dtype != np.uint8 or names.shape != frames.shape[:1]:
+            raise files.Damaged(f"{file} is damaged: its frames and names do not fit")
+        return Samples(frames, names) if len(names) else None
+
+    @functools.cached_property
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the layers of the model; empty where they were not saved."""
+        file = self.folder / "model.json"
+        return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
+
+
+def read_run(folder: Path) -> Run:
+    """Return a trial, read from its folder."""
+    optional = {
+        name: files.read_json(folder / f"{name}.json", holds)
+        if (folder / f"{name}.json").is_file()
+        else {}
+        for name, holds in OPTIONAL.items()
+    }
+    result = files.read_result(folder)
+    count = len(result.get("classes", ()))
+    for split, figures in result["metrics"].items():
+        counts = figures.get("confusion")
+        if counts is not None and {len(counts), *map(len, counts)} != {count}:
+            raise files.Damaged(
+                f"{folder / 'result.json'} is damaged: metrics.{split}.confusion should have "
+                f"{count} lines of {count} numbers"
+            )
+    return Run(folder, result, **optional)
+
+
+def label_of(trial: Mapping[str, Any]) -> str:
+    """Return what the table calls a row: its own name, else what it sets."""
+    if trial.get("row_name"):
+        return trial["row_name"]
+    if isinstance(trial.get("row"), str) and trial["row"]:
+        return trial["row"]
+    changes = trial.get("overrides") or {}
+    return ", ".join(f"{name.rpartition('.')[2]}={setting_text(v)}" for name, v in changes.items())
+
+
+def setting_text(value: Any) -> str:
+    """Return a setting as a reader would write it."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(setting_text, value)) + ")"
+    return str(value)
