@@ -51,7 +51,7 @@ def settings(**changes) -> config.Encoder:
     return config.Encoder(**{"pooling": "average", **changes})
 
 
-def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
+def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: conv.Padding) -> np.ndarray:
     """The definition, an output number at a time."""
     window, axes = kernel.shape[:-2], range(kernel.ndim - 2)
     sizes = x.shape[1:-1]
@@ -62,7 +62,9 @@ def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> n
         ]
         x = np.pad(x, [(0, 0), *[(e // 2, e - e // 2) for e in extra], (0, 0)])
     else:
-        outs = [(n - k) // stride + 1 for n, k in zip(sizes, window, strict=True)]
+        if padding != "VALID":
+            x = np.pad(x, [(0, 0), *padding, (0, 0)])
+        outs = [(n - k) // stride + 1 for n, k in zip(x.shape[1:-1], window, strict=True)]
     y = np.zeros((len(x), *outs, kernel.shape[-1]))
     for place in np.ndindex(*outs):
         cut = tuple(slice(place[a] * stride, place[a] * stride + window[a]) for a in axes)
@@ -80,6 +82,9 @@ def loop_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> n
         ((7, 6), (5, 5), 1, "SAME"),
         ((9, 8), (3, 3), 2, "VALID"),
         ((8, 9), (3, 2), 2, "SAME"),
+        ((5, 6), (1, 1), 1, "SAME"),
+        ((7, 6), (1, 1), 2, ((0, 0), (0, 0))),
+        ((9, 7), (7, 7), 2, ((3, 3), (3, 3))),
         ((4, 5, 6), (3, 3, 3), 1, "SAME"),
     ],
 )
@@ -105,7 +110,8 @@ def test_tiles_of_a_wide_convolution_are_the_definition(size, channels):
 @pytest.mark.parametrize("form", ["patches", "outside_scan"])
 @pytest.mark.parametrize("channels", [3, 11])
 @pytest.mark.parametrize(
-    ("window", "stride"), [((3, 3), 2), ((3, 2, 3), 2), ((5, 5), 1), ((4, 5), 1), ((5, 4), 2)]
+    ("window", "stride"),
+    [((3, 3), 2), ((1, 1), 2), ((3, 2, 3), 2), ((5, 5), 1), ((4, 5), 1), ((5, 4), 2)],
 )
 def test_gradients_of_all_forms_agree(window, stride, channels, form):
     rng = np.random.default_rng(2)

@@ -109,6 +109,8 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """Convolve as is quickest on a CPU where nothing is differentiated."""
+    if set(kernel.shape[:-2]) == {1} and x.dtype != jnp.bfloat16:
+        return _patches(x, kernel, strides, padding)  # a matrix product
     fits = kernel.shape[:-2] == (3, 3) and strides == (1, 1) and padding == "SAME"
     large = fits and min(kernel.shape[-2:]) >= WIDE and math.prod(x.shape[:3]) >= PLACES
     if large and x.dtype != jnp.bfloat16:
