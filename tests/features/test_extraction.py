@@ -427,10 +427,36 @@ def test_standardised_features_have_mean_0_and_deviation_1_in_training():
     assert not np.allclose(made[:30].mean(0), 0, atol=1e-2)
 
 
+def test_standardising_gives_the_bits_of_the_matrix_product():
+    found = clips_of(np.random.default_rng(3), 40, lengths=(7, 1, 30))
+    fitted = projection.fit_projection(found, np.array([0, 2]), 0)
+    fitted.matrix[5, 5] = -0.5
+    for values in (found.values, fitted.mean + np.zeros((2, 40), np.float32)):
+        product = (values - fitted.mean) @ fitted.matrix
+        assert fitted(values).tobytes() == product.tobytes()
+    fitted.matrix[3, 4] = 0.1  # no longer one factor a feature
+    assert (
+        fitted(found.values).tobytes() == ((found.values - fitted.mean) @ fitted.matrix).tobytes()
+    )
+
+
 def test_more_components_than_features_are_refused():
     found = clips_of(np.random.default_rng(2), 4)
     with pytest.raises(UserError, match=r"encoder.pca = 5 is more than the 4"):
         projection.fit_projection(found, np.array([0]), 5)
+
+
+def test_arrays_of_all_clips_lie_where_no_copy_is_needed():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float16, np.float32, np.float64):
+        clips = [rng.normal(size=(n, 2, 3)).astype(dtype) for n in (3, 1, 4)]
+        found = ragged.ragged([clips[0], None, *clips[1:]], [ragged.Unreadable(1, "a", "torn")])
+        assert found.values.ctypes.data % ragged.ALIGNMENT == 0
+        assert found.values.dtype == dtype
+        np.testing.assert_array_equal(found.values, np.concatenate(clips))
+        np.testing.assert_array_equal(found.lengths, [3, 0, 1, 4])
+        empty = ragged.aligned_empty((0, 5), np.dtype(dtype))
+        assert (empty.shape, empty.dtype) == ((0, 5), dtype)
 
 
 def test_nothing_readable_is_one_line():

@@ -15,7 +15,7 @@ from vidrec.data import rows
 from vidrec.data.datasets import feature_files
 from vidrec.errors import UserError
 from vidrec.features import on_disk
-from vidrec.training import feeds, loop, results, runtime
+from vidrec.training import feeds, loop, prepare, results, runtime
 
 GRID = {"encoder.standardize": False, "encoder.pca": 0}
 PROJECTIONS = {
@@ -105,6 +105,19 @@ def test_what_is_prepared_is_the_same_to_the_bit(kind, projection, tmp_path, mon
         assert same(one.astype(held.values.dtype), held.values[first : first + count])
         assert one.itemsize <= held.values.itemsize
     assert np.all(found.on_disk.lengths[found.split.train] == held.lengths[held.split.train])
+
+
+def test_it_is_said_that_features_stay_on_disk(tmp_path, monkeypatch):
+    source, told = ready(tmp_path / "npy"), []
+    prepare.prepare(settings(), dataset=source, tell=told.append)
+    assert not any("disk" in line for line in told)
+    monkeypatch.setattr(runtime, "room", lambda gigabytes: 1000.0)
+    data = prepare.prepare(settings(), dataset=source, tell=told.append)
+    size = 4 * 5 * data.lengths.sum()
+    assert size > 1000
+    assert f"features take {size / 1e9:.3g} GB and memory has 1e-06 for them" in told[-1]
+    monkeypatch.setattr(runtime, "room", lambda gigabytes: float(size))  # just enough
+    assert not prepared(settings(), source).streams
 
 
 def test_half_precision_stays_half_until_the_device(tmp_path, streamed):

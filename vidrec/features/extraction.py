@@ -15,7 +15,13 @@ from vidrec.data.read_ahead import decoders, map_ahead, stream_clips
 from vidrec.errors import UserError
 from vidrec.features.on_disk import StoredFeatures, stored
 from vidrec.features.pace import Pace, Stopwatch, duration
-from vidrec.features.ragged import Features, Unreadable, nothing_readable, offsets_of
+from vidrec.features.ragged import (
+    Features,
+    Unreadable,
+    aligned_empty,
+    nothing_readable,
+    offsets_of,
+)
 from vidrec.features.shards import LINE_BYTES, dtype_of
 from vidrec.features.store import Store
 
@@ -216,7 +222,7 @@ def load(
         _check_none_lost(dataset, damaged(store, keys))
         places = {clip: entry.place for clip, key in keys.items() if (entry := store.entry(key))}
         return stored(lengths, unreadable, places)
-    values = np.empty((frames, *first.shape[1:]), first.dtype)
+    values = aligned_empty((frames, *first.shape[1:]), first.dtype)
     features = Features(values, offsets_of(lengths), lengths, unreadable)
     # To the end, so that all that are damaged are known and extracted in one go.
     lost = [clip for clip, key in keys.items() if store.get(key, features.of(clip)) is None]

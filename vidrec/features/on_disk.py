@@ -46,6 +46,12 @@ class OnDisk(ABC):
         return offsets_of(self.lengths)
 
     @property
+    def nbytes(self) -> float:
+        """Return the bytes that all would take in memory."""
+        frames = float(self.lengths.sum(dtype=np.int64))
+        return frames * math.prod(self.shape) * self.model_dtype.itemsize
+
+    @property
     def values(self) -> np.ndarray:
         """Return an array without frames, which has only the shape and type of all."""
         return np.zeros((0, *self.shape), self.model_dtype)

@@ -12,7 +12,7 @@ from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
 from vidrec.features.extraction import damaged
 from vidrec.features.on_disk import OnDisk, StoredFeatures, stored
-from vidrec.features.ragged import Features
+from vidrec.features.ragged import Features, aligned_empty
 from vidrec.features.store import Store
 
 BLOCK = 4096  # rows that are summed at once, whether features are in memory or on disk
@@ -39,7 +39,12 @@ class Projection(NamedTuple):
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Project features (…, D) to float32 (…, P)."""
-        return ((values.astype(np.float32) - self.mean) @ self.matrix).astype(np.float32)
+        centred = values.astype(np.float32) - self.mean
+        rows, columns = self.matrix.shape
+        scale = self.matrix.diagonal()
+        if rows == columns and np.count_nonzero(self.matrix) == np.count_nonzero(scale):
+            return centred * scale + np.float32(0)  # the product's bits, where -0 becomes 0 too
+        return (centred @ self.matrix).astype(np.float32)
 
 
 def fit_projection(features: Features | OnDisk, train: np.ndarray, components: int) -> Projection:
@@ -123,7 +128,7 @@ def project_all(
         store = Store.of({"projection": projection.hash, "features": about})
         return _stored(projection, features, {clip: keys[clip] for clip in clips}, store)
     made = Features(
-        np.empty((frames, *shape), np.float32),
+        aligned_empty((frames, *shape), np.dtype(np.float32)),
         features.offsets,
         features.lengths,
         features.unreadable,

@@ -151,7 +151,8 @@ def prepare(
     if dataset.is_features:
         kept = kept or ready_made.Kept()
         features = kept.features(dataset, cfg.data.strict, room)
-        return _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept)
+        done = _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept)
+        return _announced(done, room, tell)
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
     for line in encoders.described(cfg):
@@ -171,7 +172,18 @@ def prepare(
     features = extraction.fill(
         work, strict=cfg.data.strict, progress=progress, pace=pace, room=room
     )
-    return _finished(cfg, dataset, split, features, about=about, saved={"encoder": variables})
+    done = _finished(cfg, dataset, split, features, about=about, saved={"encoder": variables})
+    return _announced(done, room, tell)
+
+
+def _announced(data: Prepared, room: float, tell: Callable[[str], None]) -> Prepared:
+    """Return what is prepared; say where its features stay on disk."""
+    if data.on_disk:
+        tell(
+            f"features take {data.on_disk.nbytes / 1e9:.3g} GB and memory has {room / 1e9:.3g} for "
+            "them: they are read from disk while training"
+        )
+    return data
 
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:
