@@ -272,3 +272,21 @@ def test_a_warning_where_sources_are_unknown():
     known = splits.describe(even(), splits.make(even(), Data()))
     assert known[0] == "toy: 5 classes, 200 clips, 50 recordings"
     assert not any("warning" in line for line in known)
+
+
+def test_copies_of_test_clips_are_counted_where_recordings_do_not_leak():
+    groups = [f"g{i // 2}" for i in range(24)]
+    lists = {"train": np.arange(12), "val": np.arange(12, 16), "test": np.arange(16, 24)}
+    data = Data(split="given", val=0.2)
+    for copies, copied in (({}, 0), ({20: 3}, 1), ({20: 3, 21: 3, 13: 0}, 2)):
+        dataset = source([i // 2 % 2 for i in range(24)], groups, lists)
+        own = list(dataset.names)
+        key_of = {i: own[copies.get(i, i)] for i in range(24)}
+        dataset.key = key_of.__getitem__
+        split = splits.make(dataset, data)
+        assert split.leaked is bool(copies)
+        assert splits.copied_tests(split) == copied
+        text = " ".join(splits.describe(dataset, split))
+        assert (f"by {copied} of 8 test clips at most" in text) is bool(copied)
+    random = splits.make(source([0, 1] * 12, groups), Data(split="random"))
+    assert splits.copied_tests(random) == 0

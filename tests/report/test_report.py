@@ -302,6 +302,20 @@ def test_leak_is_labelled(folders):
     assert "Leaked:" not in Page(folders["run"] / "report.html").text
 
 
+def test_a_few_copies_are_no_leak_of_recordings(folders, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(folders["leaked"], folder)
+    result = json.loads((folder / "result.json").read_text())
+    result["split"]["copied_tests"] = 2
+    (folder / "result.json").write_text(json.dumps(result))
+    report.build(folder)
+    for name in ("report.html", "table.md"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "2 test clips have copies in another part" in text
+        assert "clips of one recording stand" not in text
+        assert "clips cut from one recording" not in text
+
+
 def test_confusions_name_real_clips(folders):
     page = Page(folders["run"] / "report.html")
     arrays = np.load(folders["run"] / "predictions.npz")

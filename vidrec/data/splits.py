@@ -15,6 +15,8 @@ from vidrec.config import Data, digest
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 
+BY_CLIP = "at random by clip"
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -87,7 +89,7 @@ def _tested(dataset: Dataset, data: Data) -> _Parts:
     every = np.arange(len(dataset))
     if data.split == "random":
         train, test = _by_clip(dataset, every, data.test, data, "test")
-        return _Parts(train, None, test, "at random by clip")
+        return _Parts(train, None, test, BY_CLIP)
     if data.folds:
         return _fold(dataset, data)
     if data.fold:
@@ -351,11 +353,13 @@ def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
 def describe(dataset: Dataset, split: Split) -> list[str]:
     """Return lines on classes, clips, minutes and parts, to be read before work starts."""
     lines = [_overview(dataset)]
+    copied = copied_tests(split)
     parts = (getattr(split, part) for part in PARTS)
     counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
     lines.append(f"split {split.how}: {counted} (id {split.id})")
     if split.leaked is True:
-        lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high")
+        much = f", by {copied} of {len(split.test)} test clips at most" if copied else ""
+        lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high{much}")
     elif split.leaked == "unknown":
         lines.append(
             f"warning: the clips of {dataset.name} name no recording, so siblings may stand in two "
@@ -365,6 +369,16 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
     if unused:
         lines.append(f"{unused} clips stand in no list and are not used")
     return lines + dataset.notes
+
+
+def copied_tests(split: Split) -> int:
+    """Return how many test clips a copy stands for in another part; 0 where recordings leak, too.
+
+    Few copies raise a figure by little, a split without regard to recordings by much.
+    """
+    if split.leaked is not True or split.shared or split.how == BY_CLIP:
+        return 0
+    return sum(part == "test" for clips in split.copies for part in clips.values())
 
 
 def _why(split: Split) -> str:

@@ -17,6 +17,15 @@ LEAKS = {
     "False": "no recording in two splits",
     "unknown": "recordings unknown",
 }
+
+
+def _leak(run: Run) -> str:
+    """Return whether a run's split leaks, in words."""
+    if run.copied_tests:
+        return f"no recording in two splits but for copies of {run.copied_tests} test clips"
+    return LEAKS.get(str(run.leaked), str(run.leaked))
+
+
 WITHIN_NOISE = (
     "Within noise: p of the difference on the same seeds and clips, after Holm's correction for "
     "the number of rows, exceeds 0.05. The best row is chosen by validation accuracy."
@@ -105,8 +114,8 @@ def _facts(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[Def
             ("status", _status(results)),
         ]
     runs = [run for row in rows for run in row.runs]
-    splits = {(run.result.get("split", {}).get("id"), str(run.leaked)) for run in runs}
-    pairs += [("split", f"{i}, {LEAKS.get(leak, leak)}") for i, leak in sorted(splits, key=str)]
+    splits = {(run.result.get("split", {}).get("id"), _leak(run)) for run in runs}
+    pairs += [("split", f"{i}, {leak}") for i, leak in sorted(splits, key=str)]
     return [Definition(name, value) for name, value in pairs if value not in (None, "")]
 
 

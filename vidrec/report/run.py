@@ -109,6 +109,11 @@ class Run:
         """Return whether a recording is in two splits: True, False or "unknown"."""
         return self.result.get("split", {}).get("leaked", "unknown")
 
+    @property
+    def copied_tests(self) -> int:
+        """Return how many test clips have a copy elsewhere, where nothing else leaks; else 0."""
+        return self.result.get("split", {}).get("copied_tests", 0)
+
     def metric(self, column: str) -> float:
         """Return a figure by its column of table.csv; NaN where there is none."""
         split, _, name = column.partition("_")

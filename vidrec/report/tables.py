@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vidrec.config.columns import MEASURED
 from vidrec.io import escape
-from vidrec.report import formats
+from vidrec.report import formats, wording
 from vidrec.report.formats import DASH, percent, points
 from vidrec.report.results import AblationResult, RowResult, rows_and_control
 from vidrec.report.run import Run, setting_text
@@ -339,7 +339,8 @@ def notes(results: Run | AblationResult) -> list[str]:
     lines += (
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
-    if any(run.leaked is True for row in rows for run in row.runs):
+    lines += wording.copies(rows)
+    if any(run.leaked is True and not run.copied_tests for row in rows for run in row.runs):
         lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")

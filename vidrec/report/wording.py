@@ -13,7 +13,8 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
     """Return what must be known before a figure is read."""
     runs = [run for row in rows for run in row.runs]
     lines = []
-    if any(run.leaked is True for run in runs):
+    lines += copies(rows)
+    if any(run.leaked is True and not run.copied_tests for run in runs):
         lines.append(
             "Leaked: clips cut from one recording stand in training and in test, so these figures "
             "are too high for new videos and cannot be set beside those of a split by recording."
@@ -26,6 +27,18 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
     if len(splits) > len({fold for fold, _ in splits}):
         lines.append("Trials were scored on different splits: differences are over shared clips.")
     return lines
+
+
+def copies(rows: Sequence[RowResult]) -> list[str]:
+    """Return how many test clips have a copy in another part, where no recording leaks."""
+    counts = {run.copied_tests for row in rows for run in row.runs if run.copied_tests}
+    if not counts:
+        return []
+    some = "1 test clip has a copy" if counts == {1} else f"{max(counts)} test clips have copies"
+    return [
+        f"Leaked: {some} in another part of the split, and no recording stands in two: figures are "
+        "too high by so many clips at most."
+    ]
 
 
 def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vidrec import __version__
 from vidrec.config import Config, plugins, to_dict, user_code
+from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, metrics
@@ -304,7 +305,12 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
 def _split(data: Prepared) -> dict[str, Any]:
     """Return what a result says of its split; of many copies the first ones."""
     split = data.split
-    return {"id": split.id, "leaked": split.leaked, "copies": list(split.copies[:COPIES])}
+    return {
+        "id": split.id,
+        "leaked": split.leaked,
+        "copies": list(split.copies[:COPIES]),
+        "copied_tests": splits.copied_tests(split),
+    }
 
 
 def _trained_on(data: Prepared) -> dict[str, Any]:

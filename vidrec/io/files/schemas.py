@@ -20,7 +20,8 @@ RESULT_HOLDS = {
     **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
     "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
     **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
-    **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}, "split?": {"id?": str}},
+    **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}},
+    "split?": {"id?": str, "copied_tests?": int},
     **{"another_task?": str, "fold?": int},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
 }
