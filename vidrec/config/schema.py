@@ -90,6 +90,7 @@ class Encoder:
     kind: (
         Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"]
         | Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+        | Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
         | UserFile
     ) = "cnn"
     # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
@@ -100,7 +101,7 @@ class Encoder:
     pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
     width: PositiveInt = 1024  # of dense pooling
     size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
-    normalize: Literal["auto", "unit", "standard", "caffe", "torch"] = "auto"  # as the weights ask
+    normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed"] = "auto"  # by weights
     seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics

@@ -50,6 +50,8 @@ def convolve(
     if stride == 1 and padding == tuple((k // 2, k // 2) for k in kernel.shape[:-2]):
         padding = "SAME" if all(k % 2 for k in kernel.shape[:-2]) else padding
     strides = (stride,) * (kernel.ndim - 2)
+    if kernel.shape[-2] == 1 < x.shape[-1]:
+        return _depthwise(x, kernel, strides, padding)
     if form == "no_grad":
         on_cpu = partial(_no_grad, strides=strides, padding=padding)
         elsewhere = partial(_lax, strides=strides, padding=padding)
@@ -61,6 +63,15 @@ def convolve(
     else:
         work = _lax if form == "lax" else _patches
     return work(x, kernel, strides, padding)
+
+
+def _depthwise(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    window = kernel.shape[:-2]
+    x = _padded(x, window, strides, padding)
+    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, strides, strict=True)]
+    views = _shifted(x, window, strides, sizes)
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    return reduce(jnp.add, [view * flat[i] for i, view in enumerate(views)])
 
 
 def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:

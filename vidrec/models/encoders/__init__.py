@@ -382,6 +382,9 @@ KINDS = {
     "resnet50": ("resnet", "ResNet50"),
     "resnet101": ("resnet", "ResNet101"),
     "resnet152": ("resnet", "ResNet152"),
+    "efficientnet_lite0": ("efficientnet", "EfficientNetLite0"),
+    "efficientnet_lite1": ("efficientnet", "EfficientNetLite1"),
+    "efficientnet_lite2": ("efficientnet", "EfficientNetLite2"),
 }
 
 

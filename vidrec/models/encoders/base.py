@@ -54,7 +54,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return maps (B, …, channels)."""
-        shape = (*self.window, x.shape[-1], self.channels)
+        inputs = x.shape[-1]
+        shape = (*self.window, *((inputs, self.channels) if self.channels else (1, inputs)))
         begin = layers.initialisers(self.initialiser, math.prod(shape[:-1]))
         kernel = self.param("kernel", begin.kernel, shape).astype(self.dtype)
         x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)

@@ -24,7 +24,8 @@ def normalize(
     Args:
         frames: Pixels from 0 to 255.
         mode: unit: to 0-1. standard: minus `mean_C`, over `std_C`. caffe: BGR minus ImageNet's
-            mean. torch: to 0-1, minus ImageNet's mean, over its deviation.
+            mean. torch: to 0-1, minus ImageNet's mean, over its deviation. signed: minus 127, over
+            128, as EfficientNet-Lite was trained.
         mean_C: Of the training split, in pixels.
         std_C: Likewise.
 
@@ -38,9 +39,11 @@ def normalize(
         return x[..., ::-1] - _last(CAFFE_MEAN_BGR, x)
     if mode == "torch":
         return (x / 255 - _last(TORCH_MEAN_RGB, x)) / _last(TORCH_STD_RGB, x)
+    if mode == "signed":
+        return (x - 127) / 128
     if mode == "standard" and mean_C is not None and std_C is not None:
         return (x - _last(mean_C, x)) / _last(std_C, x)
-    raise ValueError(f"normalize is {mode!r}: say unit, caffe, torch, or standard with statistics")
+    raise ValueError(f"normalize is {mode!r}: say unit, caffe, torch, signed, or standard with statistics")
 
 
 def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
