@@ -128,6 +128,42 @@ def test_gradients_of_all_forms_agree(window, stride, channels, form):
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("form", ["lax", "patches", "auto", "outside_scan", "no_grad"])
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"),
+    [
+        ((5, 7), (3, 3), 1, "SAME"),
+        ((6, 5), (2, 4), 1, "VALID"),
+        ((9, 8), (5, 5), 2, "SAME"),
+        ((8, 7), (3, 2), 2, "SAME"),
+        ((4, 5, 6), (3, 1, 3), 2, "SAME"),
+    ],
+)
+def test_depthwise_convolves_each_map_by_itself(size, window, stride, padding, form):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(*window, 1, 3)).astype(np.float32)
+    each = [loop_conv(x[..., i : i + 1], kernel[..., i : i + 1], stride, padding) for i in range(3)]
+    found = conv.depthwise(jnp.asarray(x), jnp.asarray(kernel), stride, padding, form)
+    np.testing.assert_allclose(found, np.concatenate(each, axis=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("window", "stride"), [((3, 3), 2), ((5, 5), 1), ((3, 2, 3), 2)])
+def test_gradients_of_depthwise_forms_agree(window, stride):
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[: len(window)], 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, 1, 4)), jnp.float32)
+
+    def score(x, kernel, form):
+        return (conv.depthwise(x, kernel, stride, form=form) ** 2).sum()
+
+    found, expected = (
+        jax.jit(jax.grad(score, (0, 1)), static_argnums=2)(x, kernel, each)
+        for each in ("auto", "lax")
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(("window", "stride"), [((2, 2), None), ((3, 3), (2, 2)), ((1, 2), None)])
 def test_max_pool_is_flax_max_pool_with_its_gradient(window, stride):
     x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 7, 9, 3)), jnp.float32)

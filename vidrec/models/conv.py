@@ -5,7 +5,8 @@ adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cu
 and taking one matrix product costs more memory and is quick in all these places. Outside of loops
 `lax.conv` is as quick forwards and takes less memory, so there only its kernel gradient is
 replaced, by products of the patches of a few maps at a time. Where nothing is differentiated,
-windows of 3x3 are computed with less than half of the multiplications.
+windows of 3x3 are computed with less than half of the multiplications. Convolutions of each map by
+itself are sums of shifted maps on a CPU.
 """
 
 import math
@@ -50,8 +51,6 @@ def convolve(
     if stride == 1 and padding == tuple((k // 2, k // 2) for k in kernel.shape[:-2]):
         padding = "SAME" if all(k % 2 for k in kernel.shape[:-2]) else padding
     strides = (stride,) * (kernel.ndim - 2)
-    if kernel.shape[-2] == 1 < x.shape[-1]:
-        return _depthwise(x, kernel, strides, padding)
     if form == "no_grad":
         on_cpu = partial(_no_grad, strides=strides, padding=padding)
         elsewhere = partial(_lax, strides=strides, padding=padding)
@@ -65,13 +64,41 @@ def convolve(
     return work(x, kernel, strides, padding)
 
 
-def _depthwise(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+def depthwise(
+    x: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", form: Form = "auto"
+) -> Array:
+    """Convolve each map by itself, over two dimensions or three.
+
+    Args:
+        x: Maps (B, H, W, C), or (B, T, H, W, C).
+        kernel: (kh, kw, 1, C), or (kt, kh, kw, 1, C).
+        stride: Of all axes.
+        padding: SAME, VALID, or places before and after each axis.
+        form: `lax` is a grouped lax.conv everywhere, `patches` a sum of shifted maps. The others
+            are that sum on a CPU, where a grouped convolution takes 5 to 100 times as long
+            (docs/performance.md), and the grouped convolution elsewhere.
+    """
+    strides = (stride,) * (kernel.ndim - 2)
+    summed = partial(_shifted_sum, strides=strides, padding=padding)
+    grouped = partial(_lax, strides=strides, padding=padding, groups=x.shape[-1])
+    if form in ("lax", "patches"):
+        return (grouped if form == "lax" else summed)(x, kernel)
+    if form == "no_grad":  # as in `convolve`
+        return lax.platform_dependent(x, kernel, cpu=summed, default=grouped)
+    return (summed if jax.default_backend() == "cpu" else grouped)(x, kernel)
+
+
+def _shifted_sum(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+    """Add up the maps shifted to each place of the window, times their weights there.
+
+    It is one pass over the maps, with whatever is computed of the sum: bias, normalization, ReLU.
+    """
     window = kernel.shape[:-2]
     x = _padded(x, window, strides, padding)
     sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, strides, strict=True)]
     views = _shifted(x, window, strides, sizes)
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return reduce(jnp.add, [view * flat[i] for i, view in enumerate(views)])
+    weights = kernel.reshape(len(views), *(1,) * (x.ndim - 1), x.shape[-1])
+    return reduce(jnp.add, [view * weight for view, weight in zip(views, weights, strict=True)])
 
 
 def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
@@ -247,10 +274,14 @@ def _rows(maps: Array) -> Array:
     return maps.reshape(-1, maps.shape[-1])
 
 
-def _lax(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
+def _lax(
+    x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding, groups: int = 1
+) -> Array:
     axes = "DHW"[-len(strides) :]
     names = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=names)
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=names, feature_group_count=groups
+    )
 
 
 def _patches(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:

@@ -54,8 +54,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return maps (B, …, channels)."""
-        inputs = x.shape[-1]
-        shape = (*self.window, *((inputs, self.channels) if self.channels else (1, inputs)))
+        shape = (*self.window, x.shape[-1], self.channels)
         begin = layers.initialisers(self.initialiser, math.prod(shape[:-1]))
         kernel = self.param("kernel", begin.kernel, shape).astype(self.dtype)
         x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
@@ -67,6 +66,34 @@ class Conv(nn.Module):
             return x
         bias = self.param("bias", begin.bias, (self.channels,))
         return layers.add_bias(x, bias.astype(self.dtype))
+
+
+class Depthwise(nn.Module):
+    """A convolution of each map by itself, without bias, whose form is chosen by `conv`.
+
+    Attributes:
+        window: Sizes of the kernel.
+        stride: Of all axes.
+        padding: SAME, VALID, or places before and after each axis.
+        form: See `conv.depthwise`.
+        initialiser: Of the kernel, see `layers.initialisers`.
+        dtype: Of the arithmetic; parameters stay in float32.
+    """
+
+    window: tuple[int, ...]
+    stride: int = 1
+    padding: conv.Padding = "SAME"
+    form: conv.Form = "lax"
+    initialiser: str = "he"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return maps (B, …, C)."""
+        shape = (*self.window, 1, x.shape[-1])
+        begin = layers.initialisers(self.initialiser, math.prod(self.window)).kernel
+        kernel = self.param("kernel", begin, shape).astype(self.dtype)
+        return conv.depthwise(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
 
 
 class Stage(nn.Module):
@@ -119,7 +146,7 @@ class Encoder(nn.Module):
         takes_clips: True for an encoder of whole clips.
         requires: Settings that only have one right value, such as {"size": 224}.
         defaults: Settings that follow from choosing this kind, unless given by hand: size, pooling,
-            normalize; and batch, frames that are encoded at once.
+            normalize; and batch, frames that are encoded at once, on a processor cpu_batch.
         pretrained: How weights of others are named; None: none are read.
         hidden: Widths of ReLU layers before the dense pooling's own.
         dense_reads: What the dense pooling reads: average or flatten.

@@ -13,11 +13,14 @@ from flax.typing import Dtype
 from jax import Array
 
 from vidrec.models import conv
-from vidrec.models.encoders.base import Conv, Encoder, pool
+from vidrec.models.encoders.base import Conv, Depthwise, Encoder, pool
 from vidrec.models.encoders.weights.names import Layer, Package, PretrainedNet
 
 STEM, HEAD = 32, 1280  # maps
 EPSILON, MOMENTUM = 1e-3, 0.99  # of batch normalization
+# Frames at once on a processor: the maps of more take a third longer (docs/performance.md), since
+# memory of 32 MB and more is fetched from the system, and zeroed by it, each time anew.
+FEW = 2
 MULTIPLE = 8  # of which every scaled number of maps is one
 
 
@@ -92,9 +95,12 @@ class Part(nn.Module):
             window: Size of its window.
             stride: Of both axes.
         """
-        how = (self.form, self.initialiser, self.dtype)
+        how = (stride, "SAME", self.form, self.initialiser, self.dtype)
         sizes = (window, window)
-        x = Conv(channels, sizes, stride, "SAME", *how, use_bias=False, name=name)(x)
+        if channels:
+            x = Conv(channels, sizes, *how, use_bias=False, name=name)(x)
+        else:
+            x = Depthwise(sizes, *how, name=name)(x)
         return nn.BatchNorm(
             self.running, momentum=MOMENTUM, epsilon=EPSILON, dtype=self.dtype, name=f"{name}_norm"
         )(x)
@@ -229,7 +235,7 @@ class EfficientNetLite0(EfficientNetLite):
 
     plans: ClassVar = scaled(1.0, 1.0)
     pretrained: ClassVar = _weights_of_others(plans, 0)
-    defaults: ClassVar = {"size": 224, "pooling": "average"}
+    defaults: ClassVar = {"size": 224, "pooling": "average", "cpu_batch": FEW}
 
 
 class EfficientNetLite1(EfficientNetLite):
@@ -237,7 +243,7 @@ class EfficientNetLite1(EfficientNetLite):
 
     plans: ClassVar = scaled(1.0, 1.1)
     pretrained: ClassVar = _weights_of_others(plans, 1)
-    defaults: ClassVar = {"size": 240, "pooling": "average"}
+    defaults: ClassVar = {"size": 240, "pooling": "average", "cpu_batch": FEW}
 
 
 class EfficientNetLite2(EfficientNetLite):
@@ -245,4 +251,4 @@ class EfficientNetLite2(EfficientNetLite):
 
     plans: ClassVar = scaled(1.1, 1.2)
     pretrained: ClassVar = _weights_of_others(plans, 2)
-    defaults: ClassVar = {"size": 260, "pooling": "average"}
+    defaults: ClassVar = {"size": 260, "pooling": "average", "cpu_batch": FEW}
