@@ -101,7 +101,9 @@ class Encoder:
     pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
     width: PositiveInt = 1024  # of dense pooling
     size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
-    normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed"] = "auto"  # by weights
+    normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed"] = (
+        "auto"  # by weights
+    )
     seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics

@@ -95,12 +95,12 @@ class Part(nn.Module):
             window: Size of its window.
             stride: Of both axes.
         """
-        how = (stride, "SAME", self.form, self.initialiser, self.dtype)
+        how = (self.form, self.initialiser, self.dtype)
         sizes = (window, window)
         if channels:
-            x = Conv(channels, sizes, *how, use_bias=False, name=name)(x)
+            x = Conv(channels, sizes, stride, "SAME", *how, use_bias=False, name=name)(x)
         else:
-            x = Depthwise(sizes, *how, name=name)(x)
+            x = Depthwise(sizes, stride, "SAME", *how, name=name)(x)
         return nn.BatchNorm(
             self.running, momentum=MOMENTUM, epsilon=EPSILON, dtype=self.dtype, name=f"{name}_norm"
         )(x)

@@ -43,7 +43,9 @@ def normalize(
         return (x - 127) / 128
     if mode == "standard" and mean_C is not None and std_C is not None:
         return (x - _last(mean_C, x)) / _last(std_C, x)
-    raise ValueError(f"normalize is {mode!r}: say unit, caffe, torch, signed, or standard with statistics")
+    raise ValueError(
+        f"normalize is {mode!r}: say unit, caffe, torch, signed, or standard with statistics"
+    )
 
 
 def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
