@@ -155,8 +155,8 @@ def real_frames(folder: Path, size: int) -> np.ndarray:
 
 
 # The likeliest classes of ten frames of a game. 583 is a guillotine, 603 a horse cart, 795 skiing,
-# 921 a book jacket, 975 a lakeside, 351 and 350 are a hartebeest and an ibex (a horse and its rider), 972
-# a cliff, 537 a dog sled, 128 and 132 wading birds on the shore.
+# 921 a book jacket, 975 a lakeside, 351 and 350 a hartebeest and an ibex (a horse and its rider),
+# 972 a cliff, 537 a dog sled, 128 and 132 wading birds on the shore.
 CLASSES = {
     "efficientnet_lite0": [972, 921, 603, 583, 795, 132, 537, 975, 795, 351],
     "efficientnet_lite1": [456, 745, 603, 583, 795, 795, 701, 975, 128, 341],
