@@ -3,6 +3,7 @@
     python benchmarks/larger_than_memory.py                        UCF-101's size: 5 GB, 15 minutes
     python benchmarks/larger_than_memory.py --clips 2000 --within 500          a tenth of it
     python benchmarks/larger_than_memory.py --figure docs/streaming.png        with its memory curve
+    python benchmarks/larger_than_memory.py --pca 256              over principal components
 
 Clips are .npy files of noise in half precision, as long as UCF-101's are: 186 frames in the mean,
 29 to 1,776, 1,024 numbers a frame. They lie in a folder below --folder, removed at the end. First
@@ -70,6 +71,7 @@ def settings(folder: Path, given: argparse.Namespace) -> vidrec.Config:
             "data.root": str(folder),
             "data.split": "given",
             "encoder.width": WIDTH,
+            "encoder.pca": given.pca,
             "frames.rule": "segment_mean_length",
             "scanner.kind": "gru",
             "scanner.units": given.units,
@@ -252,7 +254,8 @@ def draw(found: dict[str, Any], file: Path, within: int) -> None:
 def main() -> None:
     """Generates, compares, trains on all, and cleans up."""
     words = turns.arguments(__doc__)
-    turns.sizes(words, clips=13320, fit=1600, units=64, epochs=1, rounds=3, within=4000, room=0)
+    turns.sizes(words, clips=13320, fit=1600, units=64, pca=0, epochs=1, rounds=3)
+    turns.sizes(words, within=4000, room=0)
     words.add_argument("--folder", type=Path, help="for the clips; by default a temporary one")
     words.add_argument("--figure", type=Path, help="a file for the curve of memory")
     words.add_argument("--train", type=Path, help=argparse.SUPPRESS)

@@ -222,8 +222,8 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(projection, tmp_path, request
     configs = [override(each, PROJECTIONS[projection]) for each in trials()]
     fit(configs, ready(tmp_path / "npy"), tmp_path / "held")
     request.getfixturevalue("streamed")
-    watch = Soon(4)
-    with pytest.raises(loop.Interrupted, match="steps; the same command goes on"):
+    watch = Soon(3)
+    with pytest.raises(loop.Interrupted, match="after epoch 1 and 1 of 2 steps"):
         fit(configs, ready(tmp_path / "npy"), tmp_path / "stopped", watch)
     fit(configs, ready(tmp_path / "npy"), tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "held")
