@@ -97,6 +97,27 @@ WORKS = (
         3,
     ),
     Work(
+        "EfficientNet-Lite0 features at 224x224",
+        ("encoders.py", "--json"),
+        {"PyTorch": median("torch")},
+        {"PyTorch": 0.75},
+        1,
+    ),
+    Work(
+        "ResNet-50 features at 224x224",
+        ("encoders.py", "--kind", "resnet50", "--json"),
+        {"PyTorch": median("torch")},
+        {"PyTorch": 0.85},
+        2,
+    ),
+    Work(
+        "SqueezeNet features at 224x224",
+        ("encoders.py", "--kind", "squeezenet", "--json"),
+        {"PyTorch": median("torch")},
+        {},
+        1,
+    ),
+    Work(
         "CNN+LSTM from pixels, decoding included",
         ("pixels_training.py", "--json"),
         {"PyTorch": median("torch")},

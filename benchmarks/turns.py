@@ -20,7 +20,10 @@ Side = Callable[[], Any]
 
 
 def seconds(
-    sides: Mapping[str, Side], rounds: int, fewer: Mapping[str, int] | None = None
+    sides: Mapping[str, Side],
+    rounds: int,
+    fewer: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each side in each round; whoever went first in one round goes last in the next.
 
@@ -32,9 +35,9 @@ def seconds(
         for name in order:
             if turn >= (fewer or {}).get(name, rounds):
                 continue
-            began = time.perf_counter()
+            began = clock()
             sides[name]()
-            spent[name].append(time.perf_counter() - began)
+            spent[name].append(clock() - began)
         order = order[1:] + order[:1]
     return spent
 

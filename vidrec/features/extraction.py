@@ -271,17 +271,14 @@ def cast_features(encode: Encode, precision: str) -> Encode:
 def frames_a_batch(size: int, encoder: object = None) -> int:
     """Return how many frames are encoded at once: 32 of 224x224, more of smaller ones.
 
+    An encoder may say better, by `batch` of its `defaults`.
+
     Of large frames a processor takes 8: their maps stay near its cores, and SqueezeNet is a third
-    quicker. Small ones gain nothing by it. An encoder may know better, by `batch` of its
-    `defaults`, or for a processor by `cpu_batch`, of frames of the size that they say.
+    quicker. Small ones gain nothing by it.
     """
-    defaults = getattr(encoder, "defaults", {})
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and (few := defaults.get("cpu_batch")):
-        return int(np.clip(few * (defaults.get("size", 224) / size) ** 2, 1, 512))
-    if batch := defaults.get("batch"):
+    if batch := getattr(encoder, "defaults", {}).get("batch"):
         return batch
-    if size >= 128 and on_cpu:
+    if size >= 128 and jax.default_backend() == "cpu":
         return 8
     return int(np.clip(32 * (224 / size) ** 2, 8, 512))
 

@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         takes_clips: True for an encoder of whole clips.
         requires: Settings that only have one right value, such as {"size": 224}.
         defaults: Settings that follow from choosing this kind, unless given by hand: size, pooling,
-            normalize; and batch, frames that are encoded at once, on a processor cpu_batch.
+            normalize; and batch, frames that are encoded at once.
         pretrained: How weights of others are named; None: none are read.
         hidden: Widths of ReLU layers before the dense pooling's own.
         dense_reads: What the dense pooling reads: average or flatten.

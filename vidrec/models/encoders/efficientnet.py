@@ -18,9 +18,6 @@ from vidrec.models.encoders.weights.names import Layer, Package, PretrainedNet
 
 STEM, HEAD = 32, 1280  # maps
 EPSILON, MOMENTUM = 1e-3, 0.99  # of batch normalization
-# Frames at once on a processor: the maps of more take a third longer (docs/performance.md), since
-# memory of 32 MB and more is fetched from the system, and zeroed by it, each time anew.
-FEW = 2
 MULTIPLE = 8  # of which every scaled number of maps is one
 
 
@@ -235,7 +232,7 @@ class EfficientNetLite0(EfficientNetLite):
 
     plans: ClassVar = scaled(1.0, 1.0)
     pretrained: ClassVar = _weights_of_others(plans, 0)
-    defaults: ClassVar = {"size": 224, "pooling": "average", "cpu_batch": FEW}
+    defaults: ClassVar = {"size": 224, "pooling": "average"}
 
 
 class EfficientNetLite1(EfficientNetLite):
@@ -243,7 +240,7 @@ class EfficientNetLite1(EfficientNetLite):
 
     plans: ClassVar = scaled(1.0, 1.1)
     pretrained: ClassVar = _weights_of_others(plans, 1)
-    defaults: ClassVar = {"size": 240, "pooling": "average", "cpu_batch": FEW}
+    defaults: ClassVar = {"size": 240, "pooling": "average"}
 
 
 class EfficientNetLite2(EfficientNetLite):
@@ -251,4 +248,4 @@ class EfficientNetLite2(EfficientNetLite):
 
     plans: ClassVar = scaled(1.1, 1.2)
     pretrained: ClassVar = _weights_of_others(plans, 2)
-    defaults: ClassVar = {"size": 260, "pooling": "average", "cpu_batch": FEW}
+    defaults: ClassVar = {"size": 260, "pooling": "average"}
