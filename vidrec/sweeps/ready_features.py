@@ -206,7 +206,9 @@ def _refuse(folder: Folder, typed: Mapping[str, Any]) -> None:
     where = "data.root holds features made elsewhere"
     for name in ("encoder.weights", "encoder.kind", "encoder.trainable"):
         if typed.get(name, "none") not in ("none", "random", "auto"):
-            raise UserError(f"{name} = {typed[name]!r}: {where}, which no encoder reads; leave out")
+            raise UserError(
+                f"{name} = {typed[name]!r}: {where}, which no encoder reads; leave it out"
+            )
     if typed.get("data.fps"):
         raise UserError(f"data.fps = {typed['data.fps']:g} resamples videos, and {where}")
     for name in LENGTHS:
