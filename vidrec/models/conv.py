@@ -149,6 +149,9 @@ def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
     """Convolve as is quickest on a CPU where nothing is differentiated."""
     if set(kernel.shape[:-2]) == {1} and x.dtype != jnp.bfloat16:
         return _patches(x, kernel, strides, padding)  # a matrix product
+    # Maps of 2x2 and 512 channels took lax.conv 800 ms, with a window of 3x3, and patches 11.
+    if any(n < k for n, k in zip(x.shape[1:-1], kernel.shape[:-2], strict=True)):
+        return _patches(x, kernel, strides, padding)
     fits = kernel.shape[:-2] == (3, 3) and strides == (1, 1) and padding == "SAME"
     large = fits and min(kernel.shape[-2:]) >= WIDE and math.prod(x.shape[:3]) >= PLACES
     if large and x.dtype != jnp.bfloat16:
