@@ -177,7 +177,7 @@ class Export(Command):
 class Encoders(Command):
     """List what turns frames into features, and how to get the weights that are not here.
 
-    Example: python launch.py encoders
+    Example: python launch.py encoders --json
     """
 
     def run(self, settings: dict[str, Any]) -> int:
