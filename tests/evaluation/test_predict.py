@@ -246,6 +246,7 @@ SCANNERS = {
         "head.kind": "mean",
     },
     "minlstm": {**PLAIN, "scanner.kind": "minlstm"},
+    "lru": {**PLAIN, "scanner.kind": "lru", "scanner.layers": 2},
     "attention": {**PLAIN, "scanner.kind": "attention"},
     "tcn": {**PLAIN, "scanner.kind": "tcn", "scanner.layers": 2},
     "transformer": {**PLAIN, "scanner.kind": "transformer", "scanner.units": 8},

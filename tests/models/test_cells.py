@@ -10,6 +10,7 @@ import pytest
 from vidrec.config import Scanner as Settings
 from vidrec.errors import UserError
 from vidrec.models import cells
+from vidrec.models.lru import LRU
 
 D, U = 40, 30
 
@@ -30,6 +31,8 @@ def weights_of(cell, features=D):
         (cells.GRU(U, reset_after=False), 3 * (U * (D + U) + U)),
         (cells.MinGRU(U, bias="double"), 2 * (U * D + U)),  # nothing recurrent, so one bias
         (cells.MinLSTM(U, bias="double"), 3 * (U * D + U)),
+        # keep, both parts of B and C, the gate with its bias, and the way past
+        (LRU(U, states=20), 2 * 20 + 2 * 20 * (D + U) + U * U + U + D * U),
         (cells.ConvLSTM(U, kernel=5), 4 * (U * 25 * (D + U) + U)),
         (cells.ConvGRU(U, kernel=5), 3 * (U * 25 * (D + U) + 2 * U)),
         (cells.ConvGRU(U, reset_after=False), 3 * (U * 9 * (D + U) + U)),
@@ -79,6 +82,22 @@ def test_unknown_initialisers_and_even_kernels_are_refused():
         cells.ConvLSTM(U, kernel=4)
     with pytest.raises(UserError, match=r"scanner.kernel: 2 is even"):
         cells.ConvGRU(U, kernel=2)
+
+
+def test_a_linear_recurrent_unit_begins_on_its_ring():
+    w = weights_of(LRU(400, r_min=0.6, r_max=0.9, max_phase=0.3))
+    radius, phase = np.exp(-np.exp(w["log_decay"])), np.exp(w["log_phase"])
+    assert 0.6 < radius.min() < 0.62 < 0.88 < radius.max() < 0.9
+    np.testing.assert_allclose((radius**2).mean(), (0.36 + 0.81) / 2, rtol=0.05)  # even by area
+    assert 0 < phase.min() < 0.01 < 0.29 < phase.max() <= 0.3
+    assert all(np.isfinite(leaf).all() for leaf in weights_of(LRU(4000)).values())
+    for args, words in (
+        ({"r_min": 0.9, "r_max": 0.5}, "r_max the larger"),
+        ({"max_phase": 7.0}, "max_phase = 7 should be"),
+        ({"states": -1}, "states = -1 should be at least 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            LRU(3, **args)
 
 
 def test_shut_gates_of_a_minimal_lstm_divide_by_no_zero():

@@ -16,6 +16,7 @@ from vidrec.errors import UserError
 from vidrec.models import attention, cells, norm_dropout, scanners, tcn, transformer
 from vidrec.models.attention import Attention
 from vidrec.models.inputs import CallOptions, spread
+from vidrec.models.lru import LRU
 from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
 from vidrec.models.tcn import TCN
 from vidrec.models.transformer import Transformer
@@ -32,6 +33,7 @@ ONE_WAY = {
     "gru before": Recurrent(cells.GRU(U, reset_after=False)),
     "mingru": Recurrent(cells.MinGRU(U)),
     "minlstm": Recurrent(cells.MinLSTM(U), layers=2),
+    "lru": Recurrent(LRU(U, states=4), layers=2),
     "convlstm": Recurrent(cells.ConvLSTM(U), batch_norm=True),
     "convgru": Recurrent(cells.ConvGRU(U)),
     "mean": MeanPool(),
@@ -43,6 +45,7 @@ ONE_WAY = {
 BOTH_WAYS = {
     "bilstm": Recurrent(cells.LSTM(U), layers=2, bidirectional="concat", batch_norm=True),
     "bigru sum": Recurrent(cells.GRU(U), bidirectional="sum", final_states=True),
+    "bilru": Recurrent(LRU(U), bidirectional="concat", final_states=True),
 }
 WHOLE = {
     "whole tcn": TCN(U, layers=2, causal=False),
@@ -50,7 +53,7 @@ WHOLE = {
 }
 ALL = ONE_WAY | BOTH_WAYS | WHOLE
 PARALLEL = ("attention", "tcn", "transformer", *WHOLE)
-LINEAR = (cells.MinGRU(U), cells.MinLSTM(U))
+LINEAR = (cells.MinGRU(U), cells.MinLSTM(U), LRU(U))
 every = pytest.mark.parametrize("name", ALL)
 
 
@@ -123,7 +126,8 @@ def test_appended_padding_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", "bigru sum", *PARALLEL, *map(slow, ("gru before", "convlstm", "bilstm"))]
+    "name",
+    ["lstm", "lru", "bigru sum", *PARALLEL, slow("gru before"), slow("convlstm"), slow("bilstm")],
 )
 def test_padding_reaches_no_gradient(name):
     x = features(name)
@@ -133,7 +137,7 @@ def test_padding_reaches_no_gradient(name):
         def loss(params):
             held = {**variables(name), "params": params}
             (y, carry), _ = raw(ALL[name], True)(held, x, mask)
-            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((y, carry)))
+            return sum(jnp.sum(jnp.sin(leaf)).real for leaf in jax.tree.leaves((y, carry)))
 
         return jax.grad(loss)(variables(name)["params"])
 
@@ -494,11 +498,12 @@ def test_a_linear_cell_may_take_all_frames_at_once(cell, reverse, monkeypatch):
     direction, x = scanners.Direction(cell, reverse), features("")
     held = variables(f"linear {cell}", direction)
     mask_BT = MASK_BT.at[0, 2].set(False)
-    carry = jax.random.normal(jax.random.key(1), (B, U))
+    kind = jnp.complex64 if isinstance(cell, LRU) else jnp.float32
+    carry = jax.random.normal(jax.random.key(1), (B, U), kind)
 
     def run(held, x, carry):
         y, after = direction.apply(held, x, mask_BT, carry)
-        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(after)), (y, after)
+        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(after)).real, (y, after)
 
     def both():
         return jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)(held, x, carry)

@@ -1,5 +1,6 @@
 """Every cell, mask and direction equals a plain NumPy loop over clips and frames."""
 
+import math
 from functools import cache, partial
 
 import jax
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidrec.models import cells
+from vidrec.models.lru import LRU
 from vidrec.models.scanners import MeanPool, Recurrent
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
@@ -73,6 +75,19 @@ def minlstm(weights, state, x):
     return (f / (f + i) * h + i / (f + i) * n,)
 
 
+def lru(weights, state, x):
+    """The outputs come first, of which nothing is carried."""
+    _, h = state
+    keep = np.exp(-np.exp(weights["log_decay"]) + 1j * np.exp(weights["log_phase"]))
+    real, imaginary = np.split(x @ weights["input_kernel"], 2)
+    h = keep * h + np.sqrt(1 - np.abs(keep) ** 2) * (real + 1j * imaginary)
+    kernel = np.split(weights["output_kernel"], 2)
+    a = (h @ (kernel[0] - 1j * kernel[1])).real
+    a = a * (1 + np.vectorize(math.erf)(a / np.sqrt(2))) / 2
+    gate = sigmoid(a @ weights["gate_kernel"] + weights["gate_bias"])
+    return a * gate + x @ weights["past_kernel"], h
+
+
 def convgru(reset_after):
     return partial(gru, reset_after=reset_after, product=convolve)
 
@@ -91,6 +106,7 @@ TRUTHS = {
     ),
     "mingru": (cells.MinGRU(U), mingru, 1, (D,)),
     "minlstm": (cells.MinLSTM(U), minlstm, 1, (D,)),
+    "lru": (LRU(U), lru, 2, (D,)),
     "convgru": (cells.ConvGRU(U), convgru(True), 1, (3, 4, D)),
     "convgru before": (cells.ConvGRU(U, reset_after=False), convgru(False), 1, (3, 4, D)),
     "convlstm": (cells.ConvLSTM(U), partial(lstm, product=convolve), 2, (3, 4, D)),
@@ -159,6 +175,8 @@ def test_equals_a_loop_in_numpy(name, bidirectional, seed):
         )
         np.testing.assert_allclose(y[b], truth, atol=3e-6)
         ours = [leaf[b] for leaf in jax.tree.leaves(carry)]
+        if isinstance(cell, LRU):
+            states = states[1::2]
         for one, other in zip(ours, states, strict=True):
             np.testing.assert_allclose(one, other, atol=3e-6)
 

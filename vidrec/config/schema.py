@@ -120,7 +120,7 @@ class Scanner:
 
     kind: (
         Literal["none", "mean", "lstm", "gru", "mingru", "minlstm", "convlstm", "convgru"]
-        | Literal["attention", "tcn", "transformer"]
+        | Literal["lru", "attention", "tcn", "transformer"]
         | UserFile
     ) = "lstm"
     units: PositiveInt = 64
@@ -300,6 +300,7 @@ NOT_IDENTITY = (
 ADDED: Mapping[str, Any] = {
     "encoder.batch_norm": "trained",
     "loss.class_weights": "none",
+    "scanner.causal": True,
     "loss.label_smoothing": 0.0,
     "train.sampling": "shuffled",
 }

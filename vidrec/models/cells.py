@@ -192,6 +192,10 @@ class Cell:
         """Return the state (B, …, U) that a carry shows to the next layer."""
         return carry
 
+    def readout(self, weights: Weights, h_BTU: Array, x_BTD: Array) -> Array:
+        """Return what the next layer sees of the states and inputs of all frames: the states."""
+        return h_BTU
+
     def step(self, weights: Weights, carry: Any, inputs: Any, ops: StepOps) -> Any:
         """Return the carry after one more frame.
 

@@ -28,8 +28,10 @@ from vidrec.models.inputs import (
     expect,
     lengths_to_mask,
     spread,
+    starts,
     zero_padding,
 )
+from vidrec.models.lru import LRU
 from vidrec.models.norm_dropout import NormDropout
 from vidrec.models.scanner import Scanner, checked_carry
 from vidrec.models.tcn import TCN
@@ -66,9 +68,10 @@ class Direction(nn.Module):
             lengths_B = jnp.full(x_BTD.shape[0], x_BTD.shape[1], jnp.int32)
             return fused.cudnn(weights, x_BTD, lengths_B, carry)
         bound = None if grad_clip is None else jnp.asarray(grad_clip, jnp.float32)
-        return recurrence.scan_time(
+        h_BTU, carry = recurrence.scan_time(
             self.cell, weights, inputs, mask_BT, carry, reverse=self.reverse, bound=bound
         )
+        return zero_padding(self.cell.readout(weights, h_BTU, x_BTD), mask_BT), carry
 
     def _suits_cudnn(self, mask_BT: Array | None, grad_clip: Array | float | None) -> bool:
         """Return True where cuDNN computes the same, under no vmap."""
@@ -145,7 +148,7 @@ class Recurrent(Scanner):
         backward = Direction(self.cell, reverse=True, name=f"layer_{index}_backward")
         back_BTU, back = backward(x_BTD, mask_BT, None, grad_clip)
         if self.final_states and index == self.layers - 1:
-            back_BTU = self._show_final(back_BTU, self.cell.output(back), mask_BT)
+            back_BTU = self._show_final(back_BTU, mask_BT)
         joined = (
             jnp.concatenate([y_BTU, back_BTU], -1)
             if self.bidirectional == "concat"
@@ -153,8 +156,10 @@ class Recurrent(Scanner):
         )
         return joined, (state, back)
 
-    def _show_final(self, back_BTU: Array, final_BU: Array, mask_BT: Array | None) -> Array:
+    def _show_final(self, back_BTU: Array, mask_BT: Array | None) -> Array:
+        """Return the states in reverse, their final one, of the first frame, at the last one."""
         mask_BT = jnp.ones(back_BTU.shape[:2], bool) if mask_BT is None else mask_BT
+        final_BU = zero_padding(back_BTU, starts(mask_BT)).sum(1)
         return jnp.where(spread(ends(mask_BT), back_BTU), final_BU[:, None], back_BTU)
 
     def check(self, x_BTD: Array, carry: Any) -> None:
@@ -304,6 +309,7 @@ def _clip_by_clip(
     return jax.vmap(one)(x_BTD, mask_BT, keys_B, by_clip)
 
 
+CELLS: dict[str, type[cells.Cell]] = cells.CELLS | {"lru": LRU}
 OWN: dict[str, type[Scanner]] = {
     "none": Identity,
     "mean": MeanPool,
@@ -334,7 +340,7 @@ def build(
     common: dict[str, Any] = {"axis_name": axis_name, "final_states": final_states}
     if kind in OWN:
         return cells.fill(OWN[kind], settings, args, **common, initialiser=settings.init)
-    cls = cells.CELLS.get(kind) or load_user(kind)
+    cls = CELLS.get(kind) or load_user(kind)
     if isinstance(cls, type) and issubclass(cls, nn.Module):
         return _module(cls, settings, common | {"length": length})
     if not (isinstance(cls, type) and issubclass(cls, cells.Cell)):
