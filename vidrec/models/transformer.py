@@ -25,7 +25,9 @@ from vidrec.models.layers import Dense
 from vidrec.models.norm_dropout import NormDropout
 from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
-QUERIES = 256  # frames that ask at a time, so that memory grows with T and not with T · T
+# Frames that ask at a time: a causal one's scores are then of those that it may see. XLA may hold
+# several parts at once, so where all frames are seen memory still grows faster than T.
+QUERIES = 256
 
 
 class Cache(NamedTuple):
