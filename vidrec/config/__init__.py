@@ -35,6 +35,7 @@ from vidrec.config.schema import (
     Train,
     fields,
     get,
+    is_onnx,
     is_open,
     is_path,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "get",
     "identifying_settings",
     "is_code",
+    "is_onnx",
     "is_open",
     "is_path",
     "load_module",

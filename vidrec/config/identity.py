@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vidrec.config import arguments, plugins
-from vidrec.config.schema import ADDED, BY_CONTENT, NOT_IDENTITY, TRACED, WORDS, Config, fields
+from vidrec.config.schema import (
+    ADDED,
+    BY_CONTENT,
+    NOT_IDENTITY,
+    TRACED,
+    WORDS,
+    Config,
+    fields,
+    is_onnx,
+)
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.runs import run_folder
@@ -49,6 +58,8 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
             value = float(value)  # as it is when read back from a file
         if name.endswith(".kind") and plugins.is_code(value):
             value = f"{plugins.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
+        if name == "encoder.kind" and is_onnx(value):
+            value = f"{_weights_id(value)}.onnx"
         settings[name] = _weights_id(value) if name == "encoder.weights" else value
     return settings
 

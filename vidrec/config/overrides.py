@@ -9,7 +9,7 @@ from typing import Any
 from vidrec.config import plugins
 from vidrec.config.checking import check, unknown_setting
 from vidrec.config.rules import FOLLOWERS, check_together
-from vidrec.config.schema import Config, fields, get, is_path
+from vidrec.config.schema import Config, fields, get, is_onnx, is_path
 
 
 def override(cfg: Config, overrides: Mapping[str, Any], *, keep: Collection[str] = ()) -> Config:
@@ -129,7 +129,11 @@ def resolve_setting_paths(settings: Mapping[str, Any], folder: str | Path) -> di
             path, _, attribute = value.rpartition(":")
             if not Path(path).is_absolute():
                 resolved[name] = f"{_absolute(folder, path)}:{attribute}"
-        elif name == "data.root" or (name == "encoder.weights" and is_path(value)):
+        elif (
+            name == "data.root"
+            or (name == "encoder.weights" and is_path(value))
+            or (name == "encoder.kind" and is_onnx(value))
+        ):
             resolved[name] = _absolute(folder, value)
     return resolved
 

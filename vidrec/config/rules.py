@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vidrec.config import class_weights, plugins
-from vidrec.config.schema import Config, Data
+from vidrec.config.schema import Config, Data, is_onnx
 from vidrec.errors import UserError
 
 # Kinds of data without a frame rate.
@@ -272,6 +272,21 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
         encoder.trainable != "none" and cfg.data.kind == "features",
         f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' brings features made "
         "elsewhere, so no encoder trains",
+    )
+    in_file = is_onnx(encoder.kind)
+    yield Rule(
+        in_file and encoder.weights not in ("auto", "own"),
+        f"encoder.weights = {encoder.weights!r}: {encoder.kind} holds its own weights and takes no "
+        "others; leave encoder.weights out",
+    )
+    yield Rule(
+        not in_file and encoder.weights == "own",
+        f"encoder.weights = 'own' is of a FILE.onnx, not of encoder.kind = {encoder.kind!r}",
+    )
+    yield Rule(
+        in_file and encoder.trainable != "none",
+        f"encoder.trainable = {encoder.trainable!r}: what an ONNX file holds is run, not trained; "
+        "it should be none",
     )
     yield Rule(
         encoder.trainable != "none" and encoder.kind == "none",

@@ -48,6 +48,10 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 # A class of the user's own: the file is hashed by content, so editing it makes a new trial.
 UserFile = Annotated[str, Pattern(plugins.SPEC, "path.py:Name")]
+# A network of keras.applications.
+KerasName = Annotated[str, Pattern(r"keras:\w*", "keras:NAME")]
+# A network in a file, hashed by content, too.
+OnnxFile = Annotated[str, Pattern(r"(?s).+\.onnx", "FILE.onnx")]
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Encoder:
         Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"]
         | Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
         | Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+        | KerasName
+        | OnnxFile
         | UserFile
     ) = "cnn"
     # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
@@ -101,9 +107,8 @@ class Encoder:
     pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
     width: PositiveInt = 1024  # of dense pooling
     size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
-    normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed"] = (
-        "auto"  # by weights
-    )
+    # auto: as the weights ask; own: as a network's makers do, of keras:NAME and FILE.onnx
+    normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed", "own"] = "auto"
     seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
     init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics
@@ -261,8 +266,9 @@ TRACED = (
 
 
 # What encoder.weights may be besides a path. `auto` becomes one of the others before a run has an
-# id: random, or NAME@HASH, weights by their content, named after the file or package that has them.
-WORDS = ("auto", "random", "imagenet")
+# id: random, or NAME@HASH, weights by their content, named after the file or package that has them;
+# own, of an ONNX file.
+WORDS = ("auto", "random", "imagenet", "own")
 BY_CONTENT = re.compile(r"([\w.-]+)@([0-9a-f]{32})")
 
 
@@ -278,6 +284,11 @@ OPEN = {
 def is_open(name: str, value: Any) -> bool:
     """Return whether a setting is left to vidrec, which decides by the encoder and its weights."""
     return name in OPEN and value == OPEN[name]
+
+
+def is_onnx(kind: str) -> bool:
+    """Return whether `encoder.kind` names an ONNX file."""
+    return kind.endswith(".onnx")
 
 
 def is_path(weights: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vidrec.config import Config, canonical, digest, identifying_settings
+from vidrec.config import Config, canonical, digest, identifying_settings, is_onnx
 from vidrec.data import video
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
@@ -81,7 +81,8 @@ def dependencies(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
     names = ("kind", "pooling", "width", "size", "normalize", "store_dtype", "dtype")
     settings = {name: getattr(cfg.encoder, name) for name in names}
     identity = identifying_settings(cfg)
-    settings["kind"] = identity["encoder.kind"]  # a user's file counts by its content
+    # A user's file counts by its content; of an ONNX file, that is `weights`.
+    settings["kind"] = "onnx" if is_onnx(cfg.encoder.kind) else identity["encoder.kind"]
     if cfg.encoder.args:
         settings["args"] = identity["encoder.args"]
     return settings | {

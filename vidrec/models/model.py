@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vidrec.config import Config, plugins
+from vidrec.config import Config, is_onnx, plugins
 from vidrec.errors import UserError
 from vidrec.models import encoders, scanners
 from vidrec.models.inputs import CallOptions, ends, expect, zero_padding
@@ -246,7 +246,7 @@ def check_user_classes(cfg: Config) -> None:
     Raises:
         UserError: One of them cannot be loaded, or does not fit its settings.
     """
-    if plugins.is_code(cfg.encoder.kind) or cfg.encoder.args:
+    if plugins.is_code(cfg.encoder.kind) or is_onnx(cfg.encoder.kind) or cfg.encoder.args:
         encoders.build(cfg.encoder)
     if plugins.is_code(cfg.scanner.kind) or cfg.scanner.args:
         build(cfg, num_classes=2)

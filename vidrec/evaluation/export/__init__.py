@@ -25,6 +25,7 @@ from vidrec.data import keys
 from vidrec.errors import UserError
 from vidrec.evaluation.predict import Classifier
 from vidrec.io import files
+from vidrec.models.encoders import HostEncoder
 
 PLATFORMS = ("cpu", "cuda")
 FILES = ("model.stablehlo", "weights.safetensors", "meta.json", "loader.py", files.SUMS)
@@ -67,6 +68,12 @@ def export(
         classifier = model
     else:
         classifier = Classifier.load(model, trust_code=trust_code)
+    if isinstance(classifier.network.encoder, HostEncoder):
+        raise UserError(
+            f"encoder.kind = {classifier.cfg.encoder.kind!r} runs in ONNX Runtime, which no "
+            "exported program holds: train on features that the ONNX file gave "
+            "(data.kind = 'features') and export that model"
+        )
     out = Path(out)
     _check_out(out)
     with files.writing_folder(out) as partial:  # before the work: it may not be writable

@@ -4,13 +4,14 @@ Nothing trains any more, so an encoder of frames that was trained with the scann
 again: each frame is encoded once, however many windows see it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from vidrec.config import Config, override
@@ -65,7 +66,9 @@ class Network:
             variables["encoder"] = tree.get("encoder") or own
             variables["model"] = {name: _without_encoder(part) for name, part in saved.items()}
         built = model.build(cfg, classes, encoder=inside)
-        variables = jax.device_put(jax.tree.map(jnp.asarray, variables))
+        on_host = isinstance(encoder, encoders.HostEncoder)
+        kept = {"encoder": variables.pop("encoder")} if on_host else {}
+        variables = jax.device_put(jax.tree.map(jnp.asarray, variables)) | kept
         return cls(cfg, None if inside else encoder, built, variables, tuple(class_weights))
 
     @property
@@ -89,6 +92,23 @@ class Network:
         if self.encoder is not None:
             x = self.encoder.apply(variables["encoder"], x)
             x = x.astype(self.precision)  # as stored features were rounded
+        return self._projected(variables, x)
+
+    def encoder_of_streams(self) -> Callable[[Tree, Any], Array]:
+        """Return `encode`, compiled as far as the encoder can be a part of a program."""
+        if not isinstance(self.encoder, encoders.HostEncoder):
+            return jax.jit(self.encode)
+        extract = self.encoder.extractor(self.variables["encoder"], 1)
+        projected = jax.jit(self._projected)
+
+        def encode(variables: Tree, frames: Any) -> Array:
+            features = jnp.asarray(extract(np.asarray(frames))).astype(self.precision)
+            return projected({"projection": variables["projection"]}, features)
+
+        return encode
+
+    def _projected(self, variables: Tree, x: Any) -> Array:
+        """Return features as the model scans them: standardised where trained so."""
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))

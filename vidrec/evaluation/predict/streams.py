@@ -63,7 +63,7 @@ class Stream:
         self._network = network
         self._resize = Resizer(network.cfg.encoder.size)
         self._variables, self._begin = network.variables, network.begin
-        self._encode = jax.jit(network.encode)
+        self._encode = network.encoder_of_streams()
         self._step = jax.jit(network.step, donate_argnums=1)
         self.reset()
 

@@ -20,11 +20,13 @@ from jax import Array
 from vidrec import config
 from vidrec.errors import UserError
 from vidrec.models.encoders.base import count, trained_blocks
+from vidrec.models.encoders.host import HostEncoder
 from vidrec.models.encoders.norm import batch_statistics
 from vidrec.models.encoders.preprocess import normalize, statistics
 
 __all__ = [
     "KINDS",
+    "HostEncoder",
     "batch_statistics",
     "build",
     "check_batch_norm",
@@ -62,7 +64,8 @@ COMPUTED = ("initialiser", "mean", "std")
 def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
     """Return a run's settings with its encoder's `resolved`, as they are before it has an id."""
     encoder = cfg.encoder
-    if cfg.data.kind == "features" and encoder.weights == "auto":  # no encoder runs
+    is_open = encoder.weights == "auto" and not config.is_onnx(encoder.kind)
+    if cfg.data.kind == "features" and is_open:  # no encoder runs
         encoder = dataclasses.replace(encoder, weights="random")
     return dataclasses.replace(cfg, encoder=resolved(encoder, at_hand=at_hand))
 
@@ -112,6 +115,8 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
     """Return the settings with weights that are here, and the normalization that they ask for."""
     from vidrec.models.encoders import weights
 
+    if issubclass(cls, HostEncoder):  # what runs brings its weights
+        return dataclasses.replace(cfg, weights="own")
     net = pretrained(cfg)
     found, normalize = cfg.weights, ""
     try:
@@ -242,10 +247,15 @@ def init(
     Raises:
         UserError: The weights do not fit.
     """
+    if isinstance(module, HostEncoder):
+        return module.variables()
     cfg = resolved(cfg)
     key = jax.random.key(cfg.seed) if key is None else key
     frames = jnp.zeros((1, *_shape(module, cfg, frame_shape)), jnp.uint8)
-    variables = jax.jit(module.init)(key, frames)
+    if cfg.weights != "random" and hasattr(module, "read_weights"):  # no array stays random
+        variables = jax.eval_shape(module.init, key, frames)
+    else:
+        variables = jax.jit(module.init)(key, frames)
     if cfg.weights != "random":
         from vidrec.models.encoders import weights
 
@@ -259,6 +269,8 @@ def shapes(
     module: nn.Module, frame_shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Return a frame's (or clip's) feature shape and abstract variables; computes nothing."""
+    if isinstance(module, HostEncoder):
+        return module.feature_shape(frame_shape[0]), {"params": {}}
     frames = jax.ShapeDtypeStruct((1, *frame_shape), jnp.uint8)
     out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), frames)
     return out.shape[1:], variables
@@ -278,6 +290,8 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
     It is one program, compiled once a size. Any n (0 too) is taken `batch` at a time, and what is
     left over is padded to a whole batch.
     """
+    if isinstance(module, HostEncoder):
+        return module.extractor(variables, batch)
     forward = jax.jit(module.apply)
     variables = jax.device_put(variables)
 
@@ -393,6 +407,10 @@ def _class(kind: str) -> type[nn.Module]:
     if kind in KINDS:
         module, name = KINDS[kind]
         return getattr(importlib.import_module(f"vidrec.models.encoders.{module}"), name)
+    if config.is_onnx(kind):
+        return importlib.import_module("vidrec.models.encoders.onnx_net").encoder(kind)
+    if kind.startswith("keras:"):
+        return importlib.import_module("vidrec.models.encoders.keras_net").encoder(kind)
     cls = config.load_user(kind)
     is_module = isinstance(cls, type) and issubclass(cls, nn.Module)
     if not is_module or not hasattr(cls, "takes_clips"):

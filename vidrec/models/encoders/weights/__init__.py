@@ -142,6 +142,8 @@ def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, A
     if config.is_path(cfg.weights) and not path.is_file():
         return runs.read(path, cfg, variables)
     net = getattr(module, "pretrained", None)
+    if hasattr(module, "read_weights"):  # by a library that knows the network
+        return module.read_weights(cfg.weights, variables)
     if not isinstance(net, PretrainedNet):
         raise UserError(
             f"encoder.weights = {cfg.weights!r}: {cfg.kind} reads no weights of others (a class of "

@@ -1,0 +1,50 @@
+"""Encoders that another library runs on the host, outside of compiled programs; always frozen."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+Encode = Callable[[np.ndarray], np.ndarray]
+
+
+class HostEncoder:
+    """What stands in the place of a Flax module where no program can hold the encoder.
+
+    Attributes:
+        VERSION: Raised where the code changes what features hold.
+        takes_clips: It takes frames.
+        blocks: It names none, since none trains.
+    """
+
+    VERSION: ClassVar[int] = 1
+    takes_clips: ClassVar[bool] = False
+    blocks: ClassVar[tuple[str, ...]] = ()
+
+    def variables(self) -> dict[str, Any]:
+        """Return what a run keeps of the encoder, so that it can be run elsewhere.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        raise NotImplementedError
+
+    def feature_shape(self, size: int) -> tuple[int, ...]:
+        """Return the shape of the features of one frame (size, size, 3).
+
+        Raises:
+            UserError: The encoder cannot be read, or takes no such frame.
+        """
+        raise NotImplementedError
+
+    def extractor(self, variables: Mapping[str, Any], batch: int) -> Encode:
+        """Return a function from frames (n, H, W, 3), uint8, to features in float32.
+
+        Args:
+            variables: What `variables` returned, here or on the machine that trained.
+            batch: Frames to take at once.
+
+        Raises:
+            UserError: The encoder cannot be run here.
+        """
+        raise NotImplementedError
