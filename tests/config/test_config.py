@@ -290,6 +290,11 @@ MOTION = override(Config(), {"data.tfds": "motion", "data.groups": "_(g.)_", "da
         (UCF, {"encoder.weights": "random"}, {}),
         (PIXELS, {"encoder.kind": "vgg9"}, {}),
         (PIXELS, {"encoder.kind": "vgg16"}, OPEN),
+        (
+            override(PIXELS, {"encoder.trainable": "head"}),
+            {"encoder.kind": "resnet18"},
+            {name: value for name, value in OPEN.items() if name != "encoder.pooling"},
+        ),
         (MOMENTS, {"encoder.kind": "cnn3"}, {"encoder.pooling": "auto"}),
         (override(UCF, OWN), {"encoder.kind": "other.py:Net"}, {}),
         (

@@ -84,7 +84,14 @@ def _weights_are_outdated(before: Config, after: Config) -> bool:
 
 
 def _pooling_is_outdated(before: Config, after: Config) -> bool:
-    lacks = after.encoder.pooling == "moments" and after.encoder.kind != "cnn"
+    """Return whether the pooling is not the new kind's.
+
+    A dense pooling that trains is a layer of the experiment's, whatever network of ours it reads.
+    """
+    kind, pooling = after.encoder.kind, after.encoder.pooling
+    if pooling == "dense" and _trains_encoder(after) and kind != "none" and kind.isidentifier():
+        return False
+    lacks = pooling == "moments" and kind != "cnn"
     return lacks or _is_other_encoder(before, after)
 
 

@@ -130,7 +130,7 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
         if at_hand:
             raise
         normalize = net.usual_normalize() if net and cfg.normalize == "auto" else ""
-    cfg = dataclasses.replace(cfg, weights=found)
+    cfg = _as_in_run(dataclasses.replace(cfg, weights=found), at_hand)
     if not normalize:
         return cfg
     if cfg.normalize != "auto":
@@ -138,6 +138,23 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
         return cfg
     asked: dict[str, Any] = {"normalize": normalize}
     return dataclasses.replace(cfg, **asked)
+
+
+def _as_in_run(cfg: config.Encoder, at_hand: bool) -> config.Encoder:
+    """Return the settings with the run's pooling and size, where the weights are a run's."""
+    from vidrec.models.encoders import weights
+
+    try:
+        theirs = weights.of_run(cfg)
+    except UserError:
+        if at_hand:
+            raise
+        return cfg
+    if not theirs or theirs["kind"] != cfg.kind:
+        return cfg
+    if cfg.pooling == "auto":
+        cfg = dataclasses.replace(cfg, pooling=theirs["pooling"], width=theirs["width"])
+    return cfg if cfg.size else dataclasses.replace(cfg, size=theirs["size"])
 
 
 def pretrained(cfg: config.Encoder) -> Any:

@@ -90,7 +90,7 @@ def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
     if cfg.weights == "random":
         return ""
     if config.is_path(cfg.weights) and not path.is_file():
-        return runs.normalize_of(path)
+        return str(runs.settings_of(path)["normalize"])
     if net is None:
         return ""
     if config.is_path(cfg.weights):
@@ -98,6 +98,18 @@ def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
     if by_content := config.BY_CONTENT.fullmatch(cfg.weights):
         return net.normalize_of(by_content[1])
     return net.usual_normalize()
+
+
+def of_run(cfg: config.Encoder) -> dict[str, Any]:
+    """Return the settings of the encoder that the weights are, where they are a run's; else none.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    path = files.expanded(cfg.weights)
+    if not config.is_path(cfg.weights) or path.is_file():
+        return {}
+    return runs.settings_of(path)
 
 
 def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:

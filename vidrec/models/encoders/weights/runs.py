@@ -46,8 +46,8 @@ def read(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     return unflatten_dict(theirs, sep="/")
 
 
-def normalize_of(path: Path) -> str:
-    """Return how the encoder of a run normalizes pixels.
+def settings_of(path: Path) -> dict[str, Any]:
+    """Return the settings of the encoder of a run.
 
     Raises:
         UserError: There is no such run.
@@ -58,7 +58,7 @@ def normalize_of(path: Path) -> str:
         about = checkpoint.read_meta(run_folder(path) / "model")
     except UserError as error:
         raise UserError(f"encoder.weights: {error}") from None
-    return str(about["config"]["encoder"]["normalize"])
+    return dict(about["config"]["encoder"])
 
 
 def _encoder_of(tree: Tree) -> dict[str, Any]:
