@@ -296,3 +296,5 @@ def test_encoders_are_listed_with_their_weights(capfd, monkeypatch, tmp_path):
     out = capfd.readouterr().out
     assert "14,714,688" in out
     assert "\nsqueezenet: curl" in out
+    assert "\nkeras:NAME: 40 networks" in out
+    assert "\nFILE.onnx: any network" in out

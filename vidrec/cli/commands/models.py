@@ -203,4 +203,6 @@ class Encoders(Command):
             console.tell("how to get the weights that are not here:")
         for each in missing:
             console.tell(f"{each.kind}: {each.get}")
+        for line in catalogue.of_others():
+            console.tell(line)
         return 0

@@ -1,5 +1,6 @@
 """All encoders as people choose among them: size, features, and whether weights are at hand."""
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -46,6 +47,18 @@ def entries() -> Iterator[Entry]:
     for kind in encoders.KINDS:
         if kind != "none":
             yield entry(kind)
+
+
+def of_others() -> Iterator[str]:
+    """Yield a line for each kind of encoder that another library runs."""
+    from vidrec.models.encoders.keras_table import NETWORKS
+
+    for kind, what, library, extra in (
+        ("keras:NAME", f"{len(NETWORKS)} networks, such as keras:ConvNeXtTiny", "keras", "keras"),
+        ("FILE.onnx", "any network of frames in an ONNX file", "onnxruntime", "onnx"),
+    ):
+        missing = importlib.util.find_spec(library) is None
+        yield f"{kind}: {what}" + (f" (pip install 'vidrec[{extra}]')" if missing else "")
 
 
 def entry(kind: str) -> Entry:
