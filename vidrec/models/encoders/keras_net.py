@@ -1,9 +1,9 @@
 """Any network of keras.applications, without its top, called by Keras' own `stateless_call`.
 
 Keras builds the network and computes it, on its JAX backend, inside our compiled programs; its
-arrays are the encoder's variables. Batch normalization alone is Flax's, so that padding, devices
-and frozen statistics are seen to as in every other encoder. Networks are called as in prediction:
-their dropout and stochastic depth are off, in training too.
+arrays are the encoder's variables. In training, batch normalization is Flax's, so that padding,
+devices and frozen statistics are seen to as in every other encoder. Networks are called as in
+prediction: their dropout and stochastic depth are off, in training too.
 """
 
 import contextlib
@@ -39,7 +39,9 @@ NORM = {
     "moving_mean": ("batch_stats", "mean"),
     "moving_variance": ("batch_stats", "var"),
 }
-_train: ContextVar[bool] = ContextVar("_train", default=False)  # of the call that goes on
+# Whether batch normalization is Flax's in the call that goes on.
+_by_flax: ContextVar[bool] = ContextVar("_by_flax", default=False)
+_train: ContextVar[bool] = ContextVar("_train", default=False)
 
 
 class Place(NamedTuple):
@@ -134,17 +136,21 @@ class KerasNet(nn.Module):
             [values.get(id(variable), np.asarray(variable.value)) for variable in variables]
             for variables in (net.model.trainable_variables, net.model.non_trainable_variables)
         ]
-        token = _train.set(train)
+        tokens = _train.set(train), _by_flax.set(train or self.is_initializing())
         try:
             with jax.numpy_rank_promotion("allow"):  # which Keras relies on
                 x = net.preprocess(frames_BHWC.astype(jnp.float32), data_format="channels_last")
                 x, _ = net.model.stateless_call(*states, x, training=False)
         finally:
-            _train.reset(token)
+            _train.reset(tokens[0])
+            _by_flax.reset(tokens[1])
         return (pool(x, "flatten") if self.pooling == "flatten" else x).astype(jnp.float32)
 
     def _values(self, net: Network) -> dict[int, Any]:
-        """Return the arrays by the ids of Keras' variables, without those of Flax's layers."""
+        """Return the arrays by the ids of Keras' variables.
+
+        When variables are made, Flax's layers make those of batch normalizations.
+        """
         norms = {entry.place.layer for entry in net.entries.values() if entry.place.name == "var"}
         layers: dict[tuple[str, str], dict[int, Entry]] = {}
         for identity, entry in net.entries.items():
@@ -161,6 +167,11 @@ class KerasNet(nn.Module):
             else:
                 arrays = self.variable(collection, layer, lambda first=first: first).value
             values |= {identity: arrays[entry.place.name] for identity, entry in entries.items()}
+        if not self.is_initializing():
+            for identity, entry in net.entries.items():
+                if entry.place.layer in norms:
+                    collection, layer, array = entry.place
+                    values[identity] = self.variables[collection][layer][array]
         return values
 
     def read_weights(self, source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +271,8 @@ def network(
 
 def _built(keras: types.ModuleType, name: str, chosen: Mapping[str, Any]) -> Network:
     try:
-        model = getattr(keras.applications, name)(weights=None, **chosen)
+        with jax.numpy_rank_promotion("allow"):
+            model = getattr(keras.applications, name)(weights=None, **chosen)
     except ValueError as error:
         height, width = chosen["input_shape"][:2]
         reason = (str(error).splitlines() or [""])[0]
@@ -275,7 +287,9 @@ def _built(keras: types.ModuleType, name: str, chosen: Mapping[str, Any]) -> Net
             drawn = _initializer(layer, variable.name) if np.ptp(initial) else None
             entries[id(variable)] = Entry(place, initial, drawn)
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.call = functools.partial(_normalize, layer, place_name)
+            layer.call = functools.partial(_normalize, layer, layer.call, place_name)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.call = functools.partial(_standardize, layer)
     module = getattr(keras.applications, NETWORKS[name].module)
     return Network(model, module.preprocess_input, entries)
 
@@ -310,9 +324,11 @@ def _initializer(layer: Any, name: str) -> Any:
     return None
 
 
-def _normalize(layer: Any, name: str, inputs: Array, training: Any = None, mask: Any = None) -> Any:
-    """Normalize as a batch normalization of Keras does, by Flax's, whose variables count."""
-    del training, mask
+def _normalize(layer: Any, call: Any, name: str, inputs: Array, **more: Any) -> Array:
+    """Normalize as a batch normalization of Keras does: in training by Flax's, else by its own."""
+    del more
+    if not _by_flax.get():
+        return call(inputs, training=False)
     norm = nn.BatchNorm(
         use_running_average=not _train.get(),
         momentum=layer.momentum,
@@ -323,6 +339,19 @@ def _normalize(layer: Any, name: str, inputs: Array, training: Any = None, mask:
         name=name,
     )
     return norm(inputs)
+
+
+def _standardize(layer: Any, inputs: Array) -> Array:
+    """Centre and scale as a normalization of Keras does, by its variables.
+
+    Keras' own call reads copies of them, made when it was built or adapted, so that no weights of
+    others would have an effect.
+    """
+    mean, variance = (
+        jnp.reshape(variable.value, (1,) * (inputs.ndim - 1) + (-1,))
+        for variable in (layer.adapt_mean, layer.adapt_variance)
+    )
+    return (inputs - mean) / jnp.maximum(jnp.sqrt(variance), 1e-7)
 
 
 def imported() -> types.ModuleType:
