@@ -95,8 +95,8 @@ def keras_predicts(name, variables, frames):
 
     model = keras_model(name, variables, frames.shape[1], pooling="avg")
     module = getattr(keras.applications, keras_net.NETWORKS[name].module)
-    # Compiled, a division is a product with the inverse: a pixel differs in its last digit, and deep
-    # networks make more of that.
+    # Compiled, a division is a product with the inverse: a pixel differs in its last digit, and
+    # deep networks make more of that.
     with jax.numpy_rank_promotion("allow"):
         pixels = np.asarray(jax.jit(module.preprocess_input)(frames.astype(np.float32)))
         on_host = module.preprocess_input(frames.astype(np.float32))
