@@ -103,6 +103,7 @@ READERS = {"json.load", "json.loads", "np.load", "pickle.load", "pickle.loads", 
 PARSERS = {
     "evaluation/export/loader.py": "stands alone, and checks SHA-256 before",
     "config/arguments.py": "a setting's text on the command line",
+    "models/encoders/onnx_net.py": "a text that the same function wrote, since a cache needs one",
     "features/shards.py": "lines of an index, after their checksum",
     "data/datasets/feature_files.py": "a user's arrays, memory-mapped",
 }
