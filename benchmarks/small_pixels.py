@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidrec.config import Data
+from vidrec.config import Data, digest
 from vidrec.data.datasets import Dataset, motion
 from vidrec.models.encoders import c3d, vgg
 
@@ -37,7 +37,7 @@ class Drawn(Dataset):
         return np.full(len(self), motion.Settings().frames, np.int32)
 
     def key(self, clip: int) -> str:
-        return self.names[clip]
+        return digest(self.name, self.names[clip], length=32)
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         return self._drawn(clip, size)[list(frame_indices)]
