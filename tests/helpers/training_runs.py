@@ -26,6 +26,18 @@ class EpochRecorder(loop.Silent):
         return bool(self.epochs) and self.epochs[-1] == self.stop
 
 
+class Soon(EpochRecorder):
+    """Asks to stop when it is asked for the n-th time, inside an epoch too."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self.left = asked
+
+    def should_stop(self):
+        self.left -= 1
+        return self.left == 0
+
+
 def contents(folder):
     """Everything a run leaves that may not depend on how it came about."""
     found = {}

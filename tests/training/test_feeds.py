@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.small_datasets import pixels, prepared, same, settings
-from helpers.training_runs import EpochRecorder, contents
+from helpers.training_runs import EpochRecorder, Soon, contents
 
 from vidrec.config import override
 from vidrec.data.datasets import UnreadableClip
@@ -88,18 +88,6 @@ def test_a_stopped_stream_goes_on_to_the_same_bits(configs, held, streamed, tmp_
         fit(configs, tmp_path, EpochRecorder(stop=1))
     fit(configs, tmp_path)
     assert contents(tmp_path) == contents(held)
-
-
-class Soon(EpochRecorder):
-    """Asks to stop when it is asked for the n-th time, epochs ended or not."""
-
-    def __init__(self, asked):
-        super().__init__()
-        self.left = asked
-
-    def should_stop(self):
-        self.left -= 1
-        return self.left == 0
 
 
 @pytest.mark.slow

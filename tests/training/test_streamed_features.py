@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.small_datasets import features, group_of, pixels, prepared, same, settings, train
-from helpers.training_runs import EpochRecorder, contents
+from helpers.training_runs import Soon, contents
 
 from vidrec.config import override
 from vidrec.data import rows
@@ -227,18 +227,6 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(projection, tmp_path, request
         fit(configs, ready(tmp_path / "npy"), tmp_path / "stopped", watch)
     fit(configs, ready(tmp_path / "npy"), tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "held")
-
-
-class Soon(EpochRecorder):
-    """Asks to stop when it is asked for the n-th time, inside an epoch too."""
-
-    def __init__(self, asked):
-        super().__init__()
-        self.left = asked
-
-    def should_stop(self):
-        self.left -= 1
-        return self.left == 0
 
 
 def test_a_file_that_changes_while_it_trains_is_named(tmp_path, streamed):
