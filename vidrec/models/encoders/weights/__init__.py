@@ -86,15 +86,14 @@ def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
     Raises:
         UserError: There are no such weights.
     """
-    path = files.expanded(cfg.weights)
     if cfg.weights == "random":
         return ""
-    if config.is_path(cfg.weights) and not path.is_file():
-        return str(runs.settings_of(path)["normalize"])
+    if theirs := of_run(cfg):
+        return str(theirs["normalize"])
     if net is None:
         return ""
     if config.is_path(cfg.weights):
-        return net.normalize.get(formats.framework(path), "")
+        return net.normalize.get(formats.framework(files.expanded(cfg.weights)), "")
     if by_content := config.BY_CONTENT.fullmatch(cfg.weights):
         return net.normalize_of(by_content[1])
     return net.usual_normalize()
