@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from vidrec.config import Data
 from vidrec.data import read_ahead
-from vidrec.data.datasets import motion, tfds_dataset
+from vidrec.data.datasets import motion, motion_tfds, tfds_dataset
 from vidrec.errors import UserError
 from vidrec.io.files import atomic
 
@@ -252,7 +252,7 @@ def test_tfds_parameters_have_their_own_folder(builder, tmp_path):
     folder = str(tmp_path)
     assert builder.builder_config.name == "plain-clips60-frames7-size20-seed3"
     by_name = tfds.builder("motion/memory/clips=40,frames=36", data_dir=folder)
-    assert by_name.settings == dataclasses.replace(motion.MEMORY.settings, clips=40, frames=36)
+    assert by_name.settings == dataclasses.replace(motion_tfds.MEMORY.settings, clips=40, frames=36)
     folders = {
         tfds.builder(name, data_dir=folder).data_dir
         for name in ("motion", "motion/memory", "motion/memory/clips=40,frames=36")
@@ -261,8 +261,10 @@ def test_tfds_parameters_have_their_own_folder(builder, tmp_path):
     seeds = [tfds.builder("motion", seed=n, data_dir=folder) for n in (20240501, 20240502)]
     assert seeds[0].data_dir != seeds[1].data_dir
     # What is already the default makes no other data set.
-    default = motion.PLAIN.settings.clips
-    assert tfds.builder("motion", clips=default, data_dir=folder).builder_config is motion.PLAIN
+    default = motion_tfds.PLAIN.settings.clips
+    assert (
+        tfds.builder("motion", clips=default, data_dir=folder).builder_config is motion_tfds.PLAIN
+    )
 
 
 def test_tfds_builder_of_memory(tmp_path):
@@ -284,7 +286,7 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"frames must be .* got 7.5"):
         motion.Settings(frames=7.5)
     with pytest.raises(UserError, match=r"no configuration 'memroy'.*plain, memory"):
-        motion.Motion(config="memroy", clips=40)
+        motion_tfds.Motion(config="memroy", clips=40)
 
 
 def test_works_without_tensorflow(tmp_path):

@@ -4,11 +4,11 @@ Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from vidrec.config import Data, load_user
-from vidrec.data.datasets import motion, ucf, users
+from vidrec.data.datasets import motion, motion_tfds, ucf, users
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 
-__all__ = ["Dataset", "UnreadableClip", "load", "load_if_there", "motion", "ucf"]
+__all__ = ["Dataset", "UnreadableClip", "load", "load_if_there", "motion", "motion_tfds", "ucf"]
 
 
 def load(data: Data) -> Dataset:
