@@ -167,7 +167,7 @@ def figures(clips: Sequence[ClipCounts]) -> dict[str, float]:
         frequent class; edit, the mean over clips; f1_10, f1_25 and f1_50, of the segments of all
         clips.
     """
-    confusion = sum(clip.confusion_KK for clip in clips)
+    confusion = np.sum([clip.confusion_KK for clip in clips], 0)
     frames_K = np.sum([clip.frames_K for clip in clips], 0)
     total, there = max(int(frames_K.sum()), 1), frames_K > 0
     right_K = np.diag(confusion)
@@ -194,7 +194,7 @@ def by_class(clips: Sequence[ClipCounts], classes: Sequence[str]) -> dict[str, A
         frame_accuracy and f1_50 of each class that has frames, or segments; None of others;
         confusion counts of frames.
     """
-    confusion = sum(clip.confusion_KK for clip in clips)
+    confusion = np.sum([clip.confusion_KK for clip in clips], 0)
     frames_K = np.sum([clip.frames_K for clip in clips], 0)
     matches = all_matches(clips, OVERLAPS.index(50))
     own = [Matches(*(counts[k] for counts in matches)) for k in range(len(classes))]

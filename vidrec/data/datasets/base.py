@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from vidrec.config import digest
 from vidrec.data import hashing, video
+from vidrec.data.datasets.frame_labels import FrameLabels
 from vidrec.data.hashing import Content
 from vidrec.data.pictures import Declared
 from vidrec.data.read_ahead import map_ahead
@@ -58,6 +59,8 @@ class Dataset(ABC):
         notes: lines that a user should read before work starts.
         warnings: clip name to what its file lacks, found while it was read.
         is_features: True where clips are arrays made elsewhere (`features`), not frames.
+        frame_labels: the labels of each clip's frames; empty where a clip has one label. `labels`
+            are then the classes that last longest.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Dataset(ABC):
     about: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: dict[str, str] = field(default_factory=dict)
+    frame_labels: tuple[FrameLabels, ...] = field(default=(), metadata={"per_clip": True})
     is_features = False
 
     def __len__(self) -> int:
@@ -184,6 +188,8 @@ class Dataset(ABC):
             self.groups.tolist(),
             self.groups_known,
             list(self.keys),
+            # Nothing more where clips have one label: these keep their hashes.
+            *([asdict(each) for each in self.frame_labels],) * bool(self.frame_labels),
             length=32,
         )
 
@@ -199,6 +205,11 @@ class Dataset(ABC):
         """
         if not chosen:
             return self
+        if self.frame_labels:
+            raise UserError(
+                f"data.classes keeps the clips of some classes, and a clip of {self.name} has "
+                "frames of several: leave data.classes out"
+            )
         for name in chosen:
             if name not in self.classes:
                 raise UserError(
@@ -217,7 +228,7 @@ class Dataset(ABC):
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name == "names" or entry.metadata.get("per_clip"):
-                changes[entry.name] = tuple(value[i] for i in clips)
+                changes[entry.name] = tuple(value[i] for i in clips) if value else value
             elif entry.name in ("labels", "groups", "blocks") and value is not None:
                 changes[entry.name] = value[clips]
         if self.given is not None:

@@ -27,14 +27,29 @@ class ArrayFiles(Files):
 
     is_features = True
 
+    def steps(self, clip: int) -> np.ndarray:
+        """Open a clip's array as (T, D…), of any type of number; check its shape and type.
+
+        Raises:
+            UnreadableClip: it cannot be opened, or is of another shape or type.
+        """
+        return open_steps(self.paths[clip])
+
     @cached_property
-    def _shapes(self) -> list[tuple[int, ...] | None]:
-        return [_shape(path) for path in self.paths]
+    def shapes(self) -> list[tuple[int, ...] | None]:
+        """Return the shape (T, D…) of each array, of .npy by its head alone; None: unreadable."""
+        return [self._shape(clip) for clip in range(len(self))]
+
+    def _shape(self, clip: int) -> tuple[int, ...] | None:
+        try:
+            return self.steps(clip).shape
+        except UnreadableClip:
+            return None
 
     @property
     def lengths(self) -> np.ndarray:
         """Return steps of each array; 0 for one that cannot be read."""
-        return np.array([shape[0] if shape else 0 for shape in self._shapes], np.int32)
+        return np.array([shape[0] if shape else 0 for shape in self.shapes], np.int32)
 
     @property
     def fps(self) -> None:
@@ -44,7 +59,7 @@ class ArrayFiles(Files):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of one step that most clips have, (D,) or (h, w, D)."""
-        ends = [shape[1:] for shape in self._shapes if shape]
+        ends = [shape[1:] for shape in self.shapes if shape]
         if not ends:
             raise UserError(f"no array of {self.name} can be read: {self.paths[0]}")
         return max(sorted(set(ends)), key=ends.count)
@@ -55,7 +70,9 @@ class ArrayFiles(Files):
         Raises:
             UnreadableClip: they cannot be read, or have another shape than most clips'.
         """
-        values = _array(self.paths[clip])
+        values = np.array(self.steps(clip), np.float32, order="C")
+        if not np.isfinite(values).all():
+            raise UnreadableClip(self.paths[clip], "holds values that are not finite")
         if values.shape[1:] != self.shape:
             raise UnreadableClip(
                 self.paths[clip], f"features of shape {values.shape[1:]}, others have {self.shape}"
@@ -66,14 +83,14 @@ class ArrayFiles(Files):
     def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read chosen frames: of .npy those alone, in half precision where the file is."""
         if clip not in self._places:
-            self._places[clip] = _place(self.paths[clip])
+            self._places[clip] = _place(self.paths[clip], self.steps(clip))
         place = self._places[clip]
         rows = read_rows(place, frame_indices) if place else self._rows(clip, frame_indices)
         self.check_unchanged(clip)
         return rows if rows.dtype == np.float16 else np.asarray(rows, np.float32)
 
     def _rows(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        return _steps(self.paths[clip])[np.asarray(frame_indices)]
+        return self.steps(clip)[np.asarray(frame_indices)]
 
     @cached_property
     def _places(self) -> dict[int, Place | None]:
@@ -97,22 +114,6 @@ def load(data: Data) -> ArrayFiles:
     """
     what = "feature files (.npy, .safetensors)"
     return folders.build(ArrayFiles, data, lambda path: path.suffix.lower() in EXTENSIONS, what)
-
-
-def _shape(path: Path) -> tuple[int, ...] | None:
-    """Return the shape (T, D…), of .npy from its head alone; None where it cannot be read."""
-    try:
-        return _steps(path).shape
-    except UnreadableClip:
-        return None
-
-
-def _array(path: Path) -> np.ndarray:
-    """Read float32 (T, D…), all finite."""
-    values = np.array(_steps(path), np.float32)
-    if not np.isfinite(values).all():
-        raise UnreadableClip(path, "holds values that are not finite")
-    return values
 
 
 def _opened(path: Path) -> np.ndarray:
@@ -140,9 +141,8 @@ def _tensor(path: Path) -> np.ndarray:
         return file.get_tensor(name)
 
 
-def _place(path: Path) -> Place | None:
+def _place(path: Path, values: np.ndarray) -> Place | None:
     """Return where the numbers of a .npy file lie; None where they are not as in memory."""
-    values = _steps(path)
     if not isinstance(values, np.memmap) or not values.flags.c_contiguous:
         return None
     if not values.dtype.isnative:
@@ -150,8 +150,8 @@ def _place(path: Path) -> Place | None:
     return Place(path, values.offset, values.shape, values.dtype)
 
 
-def _steps(path: Path) -> np.ndarray:
-    """Open an array as (T, D…), of any type of number; check its shape and type."""
+def open_steps(path: Path) -> np.ndarray:
+    """Open an array as (T, D…); see `ArrayFiles.steps`."""
     values = _opened(path)
     values = values[None] if values.ndim == 1 else values
     if values.ndim not in (2, 4) or not values.size:
