@@ -101,7 +101,8 @@ def _reversed(frames_THWC: np.ndarray, cue: slice) -> np.ndarray:
     return frames_THWC[order]
 
 
-def _rng(settings: Settings, *place: int) -> np.random.Generator:
+def generator(settings: Settings, *place: int) -> np.random.Generator:
+    """Return the random numbers of one place in the data set."""
     return np.random.Generator(np.random.PCG64([settings.seed, *place]))
 
 
@@ -109,20 +110,16 @@ def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]
     """Draw the frames of a pair's first class; tell which of them show the motion."""
     # How many clips a set has changes none of them. A fixed number lets all sets share the caches.
     settings = dataclasses.replace(settings, clips=30)
-    rng = _rng(settings, 1, seed, pair)
-    scene = _scene(seed // TAKES, settings)
+    rng = generator(settings, 1, seed, pair)
     pose, cue = _pose(rng, pair, settings)
-    frames_THWC = _background(rng, scene, pose, settings)
-    _draw_shape(frames_THWC, scene, pose)
-    _add_noise(rng, frames_THWC, settings)
-    return frames_THWC, cue
+    return draw(rng, seed // TAKES, pose, settings), cue
 
 
 # ---------------------------------------------------------------------------- how the shape moves
 
 
 @dataclasses.dataclass
-class _Pose:
+class Pose:
     """Where the shape is in each frame, (T,): pixels; angle in radians; opacity from 0 to 1."""
 
     x: np.ndarray
@@ -133,7 +130,7 @@ class _Pose:
     shake: np.ndarray  # (T, 2) by which the picture moves right and down, in whole subpixels
 
 
-def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[_Pose, slice]:
+def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[Pose, slice]:
     """Draw how the shape moves, and which frames are the cue."""
     length, cue = _timing(rng, settings)
     rest = {
@@ -148,12 +145,33 @@ def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[_Pos
         _distract(rng, path, length)
     for name, values in _motion(rng, pair, cue.stop - cue.start).items():
         path[name][cue] = values
+    return placed(rng, path, settings), cue
+
+
+def placed(rng: np.random.Generator, path: dict[str, np.ndarray], settings: Settings) -> Pose:
+    """Return a path in pixels, with what shakes it.
+
+    Args:
+        rng: where numbers come from.
+        path: of the shape, in shares of the frame's size; see `Pose`.
+        settings: of the data set.
+    """
+    length = len(path["x"])
     for name in ("x", "y"):
         path[name] += settings.nuisances["wobble"] * rng.standard_normal(length)
         path[name] = (path[name] + 0.5) * settings.size
     path["radius"] *= settings.size
     shake = settings.nuisances["shake"] * rng.standard_normal((length, 2)).clip(-3, 3)
-    return _Pose(**path, shake=np.round(shake * SUBPIXELS) / SUBPIXELS), cue
+    return Pose(**path, shake=np.round(shake * SUBPIXELS) / SUBPIXELS)
+
+
+def draw(rng: np.random.Generator, recording: int, pose: Pose, settings: Settings) -> np.ndarray:
+    """Draw the frames of a recording's shape and background, uint8 (T, H, W, 3)."""
+    scene = _scene(recording, settings)
+    frames_THWC = _background(rng, scene, pose, settings)
+    _draw_shape(frames_THWC, scene, pose)
+    _add_noise(rng, frames_THWC, settings)
+    return frames_THWC
 
 
 def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
@@ -207,7 +225,7 @@ class _Scene:
 
 @functools.lru_cache(maxsize=8)
 def _scene(recording: int, settings: Settings) -> _Scene:
-    rng = _rng(settings, 0, recording)
+    rng = generator(settings, 0, recording)
     return _Scene(shape=_shape(rng), canvas=_canvas(rng, settings))
 
 
@@ -290,7 +308,7 @@ def _add_blob(rng: np.random.Generator, canvas: np.ndarray, contrast: float) -> 
 
 
 def _background(
-    rng: np.random.Generator, scene: _Scene, pose: _Pose, settings: Settings
+    rng: np.random.Generator, scene: _Scene, pose: Pose, settings: Settings
 ) -> np.ndarray:
     """Draw the scene behind the shape in every frame, as the shaking camera sees it."""
     size = settings.size
@@ -305,7 +323,7 @@ def _background(
     return frames_THWC
 
 
-def _draw_shape(frames_THWC: np.ndarray, scene: _Scene, pose: _Pose) -> None:
+def _draw_shape(frames_THWC: np.ndarray, scene: _Scene, pose: Pose) -> None:
     """Blend the shape into the frames, in patches just large enough for it."""
     size = frames_THWC.shape[1]
     side = min(size, int(2 * REACH * pose.radius.max()) + 3)
@@ -326,7 +344,7 @@ def _draw_shape(frames_THWC: np.ndarray, scene: _Scene, pose: _Pose) -> None:
         patch[...] = values
 
 
-def _texels(shape: np.ndarray, pose: _Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _texels(shape: np.ndarray, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Look up the turned and scaled shape at pixels (x, y) off its centre, float32 (T, h, w, 4)."""
     zoom = SPRITE / (2 * REACH) / pose.radius
     cos, sin = (
@@ -344,7 +362,7 @@ def _texels(shape: np.ndarray, pose: _Pose, x: np.ndarray, y: np.ndarray) -> np.
 
 @functools.lru_cache(maxsize=2)
 def _noise_table(settings: Settings) -> np.ndarray:
-    rng = _rng(settings, 2)
+    rng = generator(settings, 2)
     values = rng.standard_normal(NOISE_TABLE, dtype=np.float32)
     return np.round(255 * settings.nuisances["noise"] * values).astype(np.int16)
 

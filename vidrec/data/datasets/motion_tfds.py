@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vidrec.data.datasets import motion_segments
 from vidrec.data.datasets.motion import CLASSES, Settings, generate, group
+from vidrec.data.datasets.motion_segments import SegmentSettings
+from vidrec.data.datasets.tfds_dataset import FRAME_LABELS
 from vidrec.errors import UserError
 
 DESCRIPTION = """\
@@ -41,6 +44,11 @@ MEMORY = MotionConfig(
     description="The motion is a cue in the first third of a clip of varying length.",
     settings=Settings(clips=600, frames=180, size=32, difficulty=1.0, memory=True),
 )
+SEGMENTS = MotionConfig(
+    name="segments",
+    description="Motions follow one another, with background between them; frames have labels.",
+    settings=SegmentSettings(),
+)
 PARAMETERS = ("clips", "frames", "size", "difficulty", "seed")
 
 
@@ -50,7 +58,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
     code_path = None  # nothing is downloaded, so no checksums lie beside this file
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS declares it)
-    BUILDER_CONFIGS = [PLAIN, MEMORY]  # noqa: RUF012
+    BUILDER_CONFIGS = [PLAIN, MEMORY, SEGMENTS]  # noqa: RUF012
 
     def __init__(
         self,
@@ -77,6 +85,9 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         settings = self.settings
+        segmented = isinstance(settings, SegmentSettings)
+        names = motion_segments.CLASSES if segmented else CLASSES
+        labels = tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes")
         return tfds.core.DatasetInfo(
             builder=self,
             description=DESCRIPTION + self.builder_config.description,
@@ -88,10 +99,11 @@ class Motion(tfds.core.GeneratorBasedBuilder):
                         dtype=np.uint8,
                         encoding="bytes",
                     ),
-                    "label": tfds.features.ClassLabel(names=CLASSES),
+                    "label": tfds.features.ClassLabel(names=names),
                     "group": tfds.features.Text(),
                     "name": tfds.features.Text(),
                     "length": np.int32,
+                    **({FRAME_LABELS: labels} if segmented else {}),
                 }
             ),
             supervised_keys=("video", "label"),
@@ -106,7 +118,11 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
         """Yield the clips of four recordings in five, or of every fifth one for testing."""
-        for index, label, seed, frames_THWC in generate(self.settings, test):
+        settings = self.settings
+        if isinstance(settings, SegmentSettings):
+            yield from _segmented(settings, test)
+            return
+        for index, label, seed, frames_THWC in generate(settings, test):
             yield (
                 index,
                 {
@@ -119,9 +135,25 @@ class Motion(tfds.core.GeneratorBasedBuilder):
             )
 
 
+def _segmented(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, dict]]:
+    """Yield the clips of several motions; the label of a clip is the one of most of its frames."""
+    for index, seed, (frames_THWC, labels_T) in motion_segments.generate(settings, test):
+        yield (
+            index,
+            {
+                "video": frames_THWC,
+                "label": int(np.bincount(labels_T).argmax()),
+                "group": group(seed),
+                "name": f"{group(seed)}/{'backwards' if index % 2 else 'forwards'}_{seed:05d}",
+                "length": len(frames_THWC),
+                FRAME_LABELS: labels_T,
+            },
+        )
+
+
 def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
     """Name a configuration after the parameters that differ, so that each has its own folder."""
-    named = {PLAIN.name: PLAIN, MEMORY.name: MEMORY}
+    named = {each.name: each for each in Motion.BUILDER_CONFIGS}
     if not isinstance(config, MotionConfig):
         if (config or PLAIN.name) not in named:
             raise UserError(f"motion: no configuration {config!r}; there are {', '.join(named)}")

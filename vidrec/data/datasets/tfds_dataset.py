@@ -22,6 +22,7 @@ import numpy as np
 
 from vidrec.config import Data, digest
 from vidrec.data.datasets.base import Dataset, per_clip
+from vidrec.data.datasets.frame_labels import FrameLabels
 from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
 from vidrec.data.hashing import contents, new_hash
 from vidrec.data.remembered import remembered
@@ -30,6 +31,7 @@ from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
 
+FRAME_LABELS = "frame_labels"  # feature that holds the label of each frame, an index of its class
 # Training and test clips of the official lists.
 UCF101_CLIPS = {
     "ucf101/ucf101_1_256": (9537, 3783),
@@ -144,6 +146,7 @@ def load(data: Data) -> TfdsDataset:
         places=tuple((split, int(i)) for split, i in index["places"]),
         declared=tuple(index["lengths"]),
         hashes=tuple(index["hashes"]),
+        frame_labels=tuple(_segments(lines) for lines in index.get("frame_labels", ())),
         video=video,
     )
 
@@ -372,10 +375,20 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
             index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
             index["places"].append((split, clip))
             index["hashes"].append(_hash(frames))
+            if FRAME_LABELS in example:
+                labels = FrameLabels.of(example[FRAME_LABELS])
+                lines = zip(labels.starts, labels.ends, labels.labels, strict=True)
+                index.setdefault("frame_labels", []).append(list(lines))
     if len(set(index["names"])) < len(index["names"]):
         pairs = zip(index["places"], index["names"], strict=True)
         index["names"] = [f"{split}/{clip:06d} {name}" for (split, clip), name in pairs]
     return index
+
+
+def _segments(lines: Sequence[Sequence[int]]) -> FrameLabels:
+    """Return the labels of a clip's frames, of lines start, end, label."""
+    starts, ends, labels = (tuple(line[i] for line in lines) for i in range(3))
+    return FrameLabels(starts, ends, labels)
 
 
 def _example(builder: Any, split: str, clips: Any, index: int) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Draw `motion/segments`: motions one after another, a label a frame.
+
+The shape rests, then changes one thing (its place, size, angle or opacity), rests or changes
+another, and keeps what it has become. So a frame does not show which of these is changing.
+`clip(seed, True)` is `clip(seed, False)` played backwards, bit for bit, with each label exchanged
+for its reversal's: one frame, or all in any order, cannot tell a motion from its reversal.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.data.datasets import motion
+from vidrec.data.datasets.motion import PAIRS, PARTNER, TAKES, Settings
+from vidrec.data.read_ahead import map_ahead
+
+BACKGROUND = "background"
+CLASSES = (BACKGROUND, *motion.CLASSES)
+# What the first motion of each pair makes larger, and from where to where it may go: places as
+# shares of the frame's size, angles in radians.
+RANGES = {
+    "x": (-0.28, 0.28),
+    "y": (-0.28, 0.28),
+    "radius": (0.08, 0.26),
+    "angle": (-np.pi, np.pi),
+    "opacity": (0.25, 1.0),
+}
+LEAST = 0.4  # of such a range that a motion covers
+MOTION = (16, 33)  # frames of a motion, the upper bound left out
+REST = (6, 25)  # frames of a stretch of background
+RESTS = 0.6  # share of motions that are followed by one
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentSettings(Settings):
+    """What a set of clips of several motions is generated from; `frames` is of every clip."""
+
+    clips: int = 400
+    frames: int = 160
+    size: int = 32
+    difficulty: float = 1.0
+
+
+class SegmentedClip(NamedTuple):
+    """A clip and the label of each of its frames."""
+
+    frames_THWC: np.ndarray
+    labels_T: np.ndarray
+
+
+def clip(seed: int, backwards: bool, settings: SegmentSettings | None = None) -> SegmentedClip:
+    """Draw one clip.
+
+    Args:
+        seed: of the clip.
+        backwards: play it backwards, with the labels of the reversed motions.
+        settings: of the data set.
+    """
+    drawn = _drawn(seed, settings or SegmentSettings())
+    return _reversed(drawn) if backwards else drawn
+
+
+def _reversed(drawn: SegmentedClip) -> SegmentedClip:
+    partner = [CLASSES.index(PARTNER.get(name, name)) for name in CLASSES]
+    return SegmentedClip(drawn.frames_THWC[::-1], np.array(partner, np.int32)[drawn.labels_T[::-1]])
+
+
+def _drawn(seed: int, settings: SegmentSettings) -> SegmentedClip:
+    # How many clips a set has changes none of them.
+    settings = dataclasses.replace(settings, clips=30)
+    rng = motion.generator(settings, 3, seed)
+    path, labels_T = timeline(rng, settings.frames)
+    pose = motion.placed(rng, path, settings)
+    return SegmentedClip(motion.draw(rng, seed // TAKES, pose, settings), labels_T)
+
+
+def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Draw what changes when.
+
+    Args:
+        rng: where numbers come from.
+        length: frames of the clip.
+
+    Returns:
+        What is in `RANGES`, frame by frame, and the label of each frame.
+    """
+    now = {name: rng.uniform(*between) for name, between in RANGES.items()}
+    path = {name: np.zeros(length) for name in RANGES}
+    labels_T = np.full(length, CLASSES.index(BACKGROUND), np.int32)
+    frame = -int(rng.integers(0, MOTION[1]))  # a clip may begin inside of a segment
+    while frame < length:
+        if rng.random() < RESTS:
+            frame = _add(path, now, frame, int(rng.integers(*REST)))
+        name, frames = list(RANGES)[rng.integers(len(RANGES))], int(rng.integers(*MOTION))
+        values, label = _motion(rng, name, now[name], frames)
+        labels_T[max(frame, 0) : max(frame + frames, 0)] = CLASSES.index(label)
+        frame = _add(path, now | {name: values}, frame, frames)
+        now[name] = values[-1]
+    return path, labels_T
+
+
+def _add(path: dict[str, np.ndarray], values: dict[str, Any], frame: int, frames: int) -> int:
+    """Write numbers, or arrays (frames,), into a path from a frame on; return the next frame.
+
+    What lies before the clip or behind its end is left out.
+    """
+    first, last = np.clip([frame, frame + frames], 0, len(path["x"]))
+    for name, value in values.items():
+        path[name][first:last] = np.broadcast_to(value, frames)[first - frame : last - frame]
+    return frame + frames
+
+
+def _motion(
+    rng: np.random.Generator, name: str, start: float, frames: int
+) -> tuple[np.ndarray, str]:
+    """Draw how one thing changes over so many frames, and what that is called."""
+    low, high = RANGES[name]
+    least = LEAST * (high - low)
+    if name == "angle":
+        end = start + rng.choice([-1, 1]) * rng.uniform(1.0, 2.0) * least
+    else:
+        below, above = max(start - least - low, 0.0), max(high - start - least, 0.0)
+        place = rng.uniform(0, below + above)
+        end = low + place if place < below else start + least + place - below
+    time = np.arange(1, frames + 1) / frames
+    # Its slope stays positive: a motion slows down and speeds up but never turns back.
+    progress = time + rng.uniform(-0.6, 0.6) * np.sin(2 * np.pi * time) / (2 * np.pi)
+    pair = PAIRS[list(RANGES).index(name)]
+    return start + (end - start) * progress, pair[0] if end > start else pair[1]
+
+
+def generate(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, int, SegmentedClip]]:
+    """Yield every clip of a split in order, drawn by all cores: index, seed, clip."""
+    seeds = [s for s in range(-(-settings.clips // 2)) if (s // TAKES % 5 == 1) == test]
+    drawn = map_ahead(lambda seed: _drawn(seed, settings), seeds)
+    for seed, forwards in zip(seeds, drawn, strict=True):
+        for side in range(2):
+            if 2 * seed + side < settings.clips:
+                yield 2 * seed + side, seed, _reversed(forwards) if side else forwards
