@@ -16,6 +16,8 @@ WORDS = {
     "Seed": "a whole number from 0 to 4294967295",
     "NonNegative": "a number from 0",
     "Fraction": "a number from 0 to 1",
+    "TaskKind": "`clip`",
+    "ValFigure": "`val_loss`, or `val_` and a figure of the task",
     "float | None": "a number or None",
     "tuple[str, ...]": "texts",
     "tuple[PositiveInt, ...]": "whole numbers from 1",

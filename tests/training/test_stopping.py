@@ -33,7 +33,9 @@ def decided(curve, cfg):
     for train_loss, val_loss, accuracy in curve:
         if not progress.active:
             break
-        progress = after_epoch(cfg, progress, Figures(train_loss, 1.0, True, val_loss, accuracy))
+        progress = after_epoch(
+            cfg, progress, Figures(train_loss, 1.0, True, val_loss, {"accuracy": accuracy})
+        )
         kept = progress.epoch if progress.improved else kept
     return progress, kept
 
@@ -94,7 +96,9 @@ def test_without_validation_the_last_epoch_counts_as_best():
 )
 def test_a_trial_diverges_by_its_loss_or_by_what_is_not_finite(loss, finite, status):
     before = Progress(epoch=3, best_score=1.0, best_epoch=2, untrained_loss=UNTRAINED)
-    after = after_epoch(settings(train__epochs=9), before, Figures(loss, 1.0, finite, 0.5, 0.9))
+    after = after_epoch(
+        settings(train__epochs=9), before, Figures(loss, 1.0, finite, 0.5, {"accuracy": 0.9})
+    )
     assert after.status == status
     # A diverged epoch is never the best one, whatever its validation says.
     assert after.best_epoch == (4 if status == Status.RUNNING else 2)
@@ -113,6 +117,7 @@ def test_balanced_accuracy_can_be_what_is_watched():
     progress = Progress(untrained_loss=UNTRAINED)
     best = []
     for accuracy, balanced in ((0.9, 0.5), (0.8, 0.6), (0.95, 0.55)):
-        progress = after_epoch(cfg, progress, Figures(1.0, 1.0, True, 1.0, accuracy, balanced))
+        val = {"accuracy": accuracy, "balanced_accuracy": balanced}
+        progress = after_epoch(cfg, progress, Figures(1.0, 1.0, True, 1.0, val))
         best.append(progress.best_epoch)
     assert best == [1, 2, 2]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace
 from vidrec.io import escape
 from vidrec.training import loop, results
@@ -117,6 +118,7 @@ class GroupProgress(loop.Silent):
         self.epochs = max(member.config.train.epochs for member in members)
         self.trials = len(members)
         self.best: float | None = None
+        self.headline = tasks.of(members[0].config).headline
         self.start = time.perf_counter()
 
     def compiled(self, seconds: float) -> None:
@@ -130,11 +132,12 @@ class GroupProgress(loop.Silent):
             number: The epoch, counted from 1.
             records: The figures of the trials that trained in it, by id.
         """
-        accuracies = [record["val/accuracy"] for record in records.values()]
-        known = [accuracy for accuracy in [*accuracies, self.best] if accuracy is not None]
+        figures = [record.get(f"val/{self.headline.figure}") for record in records.values()]
+        known = [figure for figure in [*figures, self.best] if figure is not None]
         self.best = max(known, default=None)
         alive = sum(record["status"] == "running" for record in records.values())
-        best = "" if self.best is None else f", best validation accuracy {self.best:.3f}"
+        words = self.headline.words
+        best = "" if self.best is None else f", best validation {words} {self.best:.3f}"
         note = f"epochs, {alive} of {self.trials} trials alive{best}"
         self.reporter.advance(self.title, number, self.epochs, note)
         if not alive:

@@ -9,6 +9,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from vidrec.config import plugins
@@ -53,6 +54,21 @@ KerasName = Annotated[str, Pattern(r"keras:\w*", "keras:NAME")]
 # A network in a file, hashed by content, too.
 OnnxFile = Annotated[str, Pattern(r"(?s).+\.onnx", "FILE.onnx")]
 
+# A task is a module of vidrec/evaluation/tasks, by its name: that folder says which there are.
+TASKS = tuple(
+    sorted(
+        file.stem
+        for file in Path(__file__).parent.parent.joinpath("evaluation", "tasks").glob("*.py")
+        if not file.stem.startswith("_")
+    )
+)
+if typing.TYPE_CHECKING:
+    TaskKind = str
+else:
+    TaskKind = Literal[TASKS]
+
+ValFigure = Annotated[str, Pattern(r"val_[a-z0-9_]+", "val_loss, or val_ and a figure of the task")]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -75,6 +91,13 @@ class Data:
     groups: str = ""  # regex whose first bracket names the recording of a clip
     fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
     strict: bool = False  # an unreadable clip stops the run instead of being listed
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a label says, and so what is minimised, measured and answered."""
+
+    kind: TaskKind = "clip"  # clip: one label a clip
 
 
 @dataclass(frozen=True)
@@ -208,11 +231,13 @@ class Train:
     # frames that the gradient reaches back, at least as many, 0: as many
     tbptt_every: NonNegativeInt = 0
     tbptt_length: NonNegativeInt = 0
-    # val_loss is what training minimises; balanced accuracy is the mean over classes
-    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy"] = "val_loss"
+    # val_loss is what training minimises; or val_ and a figure of the task, of clips val_accuracy
+    # and val_balanced_accuracy (the mean over classes)
+    monitor: ValFigure = "val_loss"
     patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
     min_delta: NonNegative = 0.0
-    target: Fraction = 0.0  # stop when validation accuracy reaches this; 0: never
+    # stop when the headline figure of the task (accuracy of clips) reaches this on validation
+    target: Fraction = 0.0
     grad_accum: PositiveInt = 1  # parts of a batch whose gradients are summed one after another
     parallel: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
     memory_gb: NonNegative = 0.0  # that a group may take of a device; 0: what the device has
@@ -235,6 +260,7 @@ class Config:
     """Everything a run depends on."""
 
     data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
     frames: Frames = field(default_factory=Frames)
     encoder: Encoder = field(default_factory=Encoder)
     scanner: Scanner = field(default_factory=Scanner)
@@ -309,6 +335,7 @@ NOT_IDENTITY = (
 
 # Settings that came later, and the value at which a trial has the id that it had before them.
 ADDED: Mapping[str, Any] = {
+    "task.kind": "clip",
     "encoder.batch_norm": "trained",
     "loss.class_weights": "none",
     "scanner.causal": True,

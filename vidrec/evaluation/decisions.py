@@ -9,6 +9,7 @@ clip, T frames that are scored, K classes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -20,9 +21,13 @@ import numpy as np
 from vidrec.config import Config, Eval
 from vidrec.data import frames, keys
 from vidrec.errors import UserError
-from vidrec.evaluation import metrics
+from vidrec.evaluation import metrics, tasks
+from vidrec.evaluation.task import Task
 from vidrec.models import losses
 from vidrec.models.cells import floats
+
+# Logarithms of the probabilities that scores (n, K) of these weights mean; a task's.
+LogProbabilities = Callable[[np.ndarray, np.ndarray | float], np.ndarray]
 
 
 class Decision(NamedTuple):
@@ -179,14 +184,19 @@ def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
 # --- From scores to decisions ---------------------------------------------------------------------
 
 
-def decide_clips(scores_nK: np.ndarray, weight_n: np.ndarray | float = 1.0) -> Decision:
+def decide_clips(
+    scores_nK: np.ndarray,
+    weight_n: np.ndarray | float = 1.0,
+    log_probabilities: LogProbabilities = metrics.log_probabilities,
+) -> Decision:
     """Decide clips that were scored in one pass.
 
     Args:
         scores_nK: of `clip_scores`.
         weight_n: the weights that they add up.
+        log_probabilities: of the task.
     """
-    return Decision(scores_nK, metrics.log_probabilities(scores_nK, weight_n))
+    return Decision(scores_nK, log_probabilities(scores_nK, weight_n))
 
 
 def decide_videos(
@@ -195,6 +205,8 @@ def decide_videos(
     video_M: np.ndarray,
     num_videos: int,
     inference: str,
+    *,
+    log_probabilities: LogProbabilities = metrics.log_probabilities,
 ) -> Decision:
     """Decide videos by the scores of their windows.
 
@@ -204,6 +216,7 @@ def decide_videos(
         video_M: index of the video that each window was cut from.
         num_videos: number of videos.
         inference: "average" or "vote", as in the settings.
+        log_probabilities: of the task.
 
     Raises:
         ValueError: a video without windows.
@@ -220,7 +233,8 @@ def decide_videos(
         np.add.at(votes_nK, (video_M, scores_MK.argmax(axis=1)), 1)
         return _decide_by_votes(votes_nK, total_nK, windows_n)
     weight_M = np.broadcast_to(np.asarray(weight_M, np.float64), len(video_M))
-    return decide_clips(total_nK, np.bincount(video_M, weight_M, minlength=num_videos))
+    total_n = np.bincount(video_M, weight_M, minlength=num_videos)
+    return decide_clips(total_nK, total_n, log_probabilities)
 
 
 def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.ndarray) -> Decision:
@@ -243,18 +257,24 @@ def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.n
 class WindowSums:
     """Sums over the windows of one video that are over; a stream's number of them has no bound."""
 
-    def __init__(self, num_classes: int, inference: str):
+    def __init__(
+        self,
+        num_classes: int,
+        inference: str,
+        log_probabilities: LogProbabilities = metrics.log_probabilities,
+    ):
         self.inference, self.count = inference, 0
+        self._log_probabilities = log_probabilities
         self.votes_K, self.total_K = np.zeros(num_classes), np.zeros(num_classes)
 
-    def add(self, log_probs_K: np.ndarray) -> None:
-        """Count a window that is over."""
+    def add(self, scores_K: np.ndarray) -> None:
+        """Count a window that is over, by its scores of weight 1."""
         self.count += 1
-        self.total_K = self.total_K + log_probs_K
-        self.votes_K[log_probs_K.argmax()] += 1
+        self.total_K = self.total_K + scores_K
+        self.votes_K[scores_K.argmax()] += 1
 
     def decide(self, unfinished_K: np.ndarray | None = None) -> Decision:
-        """Decide the video, with the log-probabilities of an unfinished window if there is one."""
+        """Decide the video, with the scores of an unfinished window if there is one."""
         count, total_K, votes_K = self.count, self.total_K, self.votes_K.copy()
         if unfinished_K is not None:
             count, total_K = count + 1, total_K + unfinished_K
@@ -262,7 +282,7 @@ class WindowSums:
         windows_n = np.array([count])
         if self.inference == "vote":
             return _decide_by_votes(votes_K[None], total_K[None], windows_n)
-        return decide_clips(total_K[None], windows_n)
+        return decide_clips(total_K[None], windows_n, self._log_probabilities)
 
 
 def clip_and_video_accuracy(
@@ -296,40 +316,59 @@ class ScoredClips:
     scores: np.ndarray
     num_frames: int = 0
 
+    @property
+    def task(self) -> Task:
+        """Return the task that decides."""
+        return tasks.of(self.cfg)
+
     def decide(self) -> Decision:
         """Decide every clip of the data set; an unreadable one has zeros and no decision."""
-        settings = self.cfg.eval
+        settings, of_task = self.cfg.eval, self.task.log_probabilities
         if settings.inference == "single":
-            decision = decide_clips(self.scores[self.clips], self._weights()[self.clips])
+            weight_n = clip_weights(self.cfg, self.lengths_n[self.clips], self.num_frames)
+            decision = decide_clips(self.scores[self.clips], weight_n, of_task)
         else:
             weight = weight_sum(settings.window, settings.window)
             video_M = np.searchsorted(self.clips, self._video_of_window())
             decision = decide_videos(
-                self.scores, weight, video_M, len(self.clips), settings.inference
+                self.scores,
+                weight,
+                video_M,
+                len(self.clips),
+                settings.inference,
+                log_probabilities=of_task,
             )
         return Decision(*map(partial(_spread, self.clips, len(self.lengths_n)), decision))
 
-    def clip_and_video_accuracy(self, videos: np.ndarray, labels_n: np.ndarray) -> dict[str, float]:
-        """Return `clip_and_video_accuracy` of these clips; labels are of the whole data set."""
+    def of_windows(self, videos: np.ndarray, labels_n: np.ndarray) -> dict[str, float]:
+        """Return the figures that windows add for these clips, whose labels are `labels_n`."""
         video_M = self._video_of_window()
         own_M = np.isin(video_M, videos)
-        return clip_and_video_accuracy(
+        return self.task.of_windows(
             self.scores[own_M],
             np.searchsorted(videos, video_M[own_M]),
-            labels_n[videos],
+            labels_n,
             self.cfg.eval.inference,
         )
 
     def _video_of_window(self) -> np.ndarray:
         return window_table(self.lengths_n, self.clips, self.cfg.eval)[:, 0]
 
-    def _weights(self) -> np.ndarray:
-        if not self.num_frames:
-            return np.ones(len(self.lengths_n))
-        valid_n = np.full(len(self.lengths_n), self.num_frames)
-        if self.cfg.frames.rule == "whole":
-            valid_n = np.minimum(self.lengths_n, self.num_frames)
-        return weight_sum(valid_n, self.num_frames)
+
+def clip_weights(cfg: Config, lengths_n: np.ndarray, num_frames: int) -> np.ndarray:
+    """Return the weights that clips' scores add up, (n,).
+
+    Args:
+        cfg: the trial's settings.
+        lengths_n: frames of the clips.
+        num_frames: T of a head that scores every frame; 0 of any other.
+    """
+    if not num_frames:
+        return np.ones(len(lengths_n))
+    valid_n = np.full(len(lengths_n), num_frames)
+    if cfg.frames.rule == "whole":
+        valid_n = np.minimum(lengths_n, num_frames)
+    return weight_sum(valid_n, num_frames)
 
 
 def _spread(clips: np.ndarray, count: int, values: np.ndarray) -> np.ndarray:

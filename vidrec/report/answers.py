@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrec.report.run import Predictions, Run
+from vidrec.report.run import Run
 
 
 class Answers(NamedTuple):
     """What S seeds said of the n clips that all of them scored, in the order of their names.
 
     Attributes:
-        predicted_Sn: predicted classes.
-        labels: true classes.
+        predicted_Sn: predicted classes, or what the task's statistics need of an answer.
+        labels: true classes, as the task has them.
         groups: recordings.
         names: of the clips.
     """
@@ -53,24 +53,26 @@ def answers(runs: Sequence[Run]) -> Answers | None:
 
 def _by_seed(runs: Sequence[Run]) -> list[Answers]:
     """Return the answers of each seed; runs without folds are a seed each."""
-    folds: dict[tuple[str, int], dict[int, Predictions]] = {}
+    folds: dict[tuple[str, int], dict[int, Answers]] = {}
     for place, run in enumerate(runs):
-        if predictions := run.predictions():
+        saved, part = run.predictions(), run.part()
+        if saved is not None and part is not None:
             seed = ("seed", run.result.get("seed", 0)) if run.fold else ("run", place)
-            folds.setdefault(seed, {})[run.fold] = predictions
+            said = run.task.said(part)[None]
+            one = Answers(said, saved.labels_B, saved.groups_B, saved.names_B)
+            folds.setdefault(seed, {})[run.fold] = one
     return [_joined(of_seed) for of_seed in folds.values()]
 
 
-def _joined(folds: dict[int, Predictions]) -> Answers:
+def _joined(folds: dict[int, Answers]) -> Answers:
     """Return the answers of one seed, those of its folds behind each other."""
-    tested = Counter(name for each in folds.values() for name in each.names_B.tolist())
+    tested = Counter(name for each in folds.values() for name in each.names.tolist())
     names = [
         f"{name} (fold {fold})" if tested[name] > 1 else name
         for fold, each in folds.items()
-        for name in each.names_B.tolist()
+        for name in each.names.tolist()
     ]
-    predicted, labels, groups = (
-        np.concatenate([getattr(each, part) for each in folds.values()])
-        for part in ("predicted_B", "labels_B", "groups_B")
-    )
-    return Answers(predicted[None], labels, groups, np.array(names))
+    predicted = np.concatenate([each.predicted_Sn for each in folds.values()], axis=1)
+    labels = np.concatenate([each.labels for each in folds.values()])
+    groups = np.concatenate([each.groups for each in folds.values()])
+    return Answers(predicted, labels, groups, np.array(names))

@@ -77,6 +77,7 @@ class Shot(NamedTuple):
         confidence: its probability, as text.
         label: the true class.
         name: of the clip.
+        correct: whether the prediction is right.
     """
 
     picture: Picture
@@ -84,11 +85,7 @@ class Shot(NamedTuple):
     confidence: str
     label: str
     name: str
-
-    @property
-    def correct(self) -> bool:
-        """Return whether the prediction is right."""
-        return self.predicted == self.label
+    correct: bool
 
 
 @dataclass(frozen=True)

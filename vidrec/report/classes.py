@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from vidrec.config.columns import F1
-from vidrec.evaluation import metrics
+from vidrec.evaluation import metrics, task
 from vidrec.report import figures, ucf101
 from vidrec.report.blocks import Block, Group, Paragraph, Picture, Section, Shot, Strips
 from vidrec.report.formats import DASH, decimals, percent
 from vidrec.report.results import RowResult
-from vidrec.report.run import Predictions, Run
+from vidrec.report.run import Run
 from vidrec.report.table_model import Cell, Table
 from vidrec.report.tables import DAGGER
 
@@ -188,8 +188,8 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
 def clips(folder: Path, run: Run | None) -> Section:
     """Return film strips with what was predicted, the wrong ones first."""
     samples = (run.samples or Run(folder, {}).samples) if run else None
-    saved = run.predictions() if run else None
-    if run is None or samples is None or saved is None:
+    saved, part = (run.predictions(), run.part()) if run else (None, None)
+    if run is None or samples is None or saved is None or part is None:
         return Section("Clips", "clips", [])
     index_of: Mapping[str, int] = {name: i for i, name in enumerate(saved.names_B.tolist())}
     known = [
@@ -197,18 +197,20 @@ def clips(folder: Path, run: Run | None) -> Section:
         for name, frames in zip(samples.names.tolist(), samples.frames, strict=True)
         if name in index_of
     ]
-    known.sort(key=lambda clip: bool(saved.correct_B[clip[0]]))
-    shots = [_shot(saved, i, run.classes, frames) for i, frames in known[:STRIPS]]
+    wrong = run.task.wrong(part)
+    known.sort(key=lambda clip: not wrong[clip[0]])
+    shots = [
+        _shot(run.task.shot(part, i), str(saved.names_B[i]), frames) for i, frames in known[:STRIPS]
+    ]
     what = "Frames in order, with the predicted class and its confidence."
     parts: list[Block] = [Paragraph(what, "small soft"), Strips(shots)] if shots else []
     return Section("Clips", "clips", parts)
 
 
-def _shot(saved: Predictions, i: int, classes: Sequence[str], frames: np.ndarray) -> Shot:
-    label, predicted = classes[saved.labels_B[i]], classes[saved.predicted_B[i]]
-    confidence, name = percent(saved.confidence_B[i], 0), str(saved.names_B[i])
+def _shot(said: task.Shot, name: str, frames: np.ndarray) -> Shot:
+    label, predicted, confidence = said.label, said.predicted, percent(said.confidence, 0)
     alt = f"{len(frames)} frames of {name}: {label}, predicted {predicted} at {confidence}"
-    return Shot(_film_strip(frames, alt), predicted, confidence, label, name)
+    return Shot(_film_strip(frames, alt), predicted, confidence, label, name, said.correct)
 
 
 def _film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:

@@ -87,17 +87,17 @@ def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
 
 def _results(a: RowResult, b: RowResult) -> Section:
     body = []
+    headline = a.task.headline
     for name, column in (
-        ("test accuracy", "test_accuracy"),
-        ("average F1", "test_avg_f1"),
-        ("top-5", "test_top5"),
-        ("validation accuracy", "val_accuracy"),
-        ("training accuracy", "train_accuracy"),
+        (f"test {headline.words}", headline.test),
+        *((shown.head, shown.column) for shown in a.task.compared),
+        (f"validation {headline.words}", headline.val),
+        (f"training {headline.words}", headline.train),
     ):
         before, after = a.mean(column), b.mean(column)
         gap = points(after - before) if after == after and before == before else DASH
         body.append([name, percent(before), percent(after), gap])
-    name = "95 % interval of the test accuracy"
+    name = f"95 % interval of the test {headline.words}"
     body.append([name, tables.interval(a), tables.interval(b), ""])
     for name, column in (
         ("parameters", "params"),

@@ -15,7 +15,7 @@ from vidrec.evaluation import metrics
 from vidrec.io import files
 from vidrec.io.escape import html, plot, short
 from vidrec.report.formats import percent
-from vidrec.report.results import RowResult
+from vidrec.report.results import RowResult, task_of
 from vidrec.report.run import Run
 
 # Mid tones, told apart by colour-blind readers (after Okabe and Ito), 3:1 on white and on black.
@@ -148,6 +148,7 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
     figure = _figure(7.6, 0.9 + 0.34 * len(rows))
     axes = figure.add_subplot()
     hue = colours(rows, control, None)
+    headline = task_of(rows).headline
     for y, row in enumerate(rows):
         if row.interval is None:
             axes.text(0.01, y, "not scored", transform=axes.get_yaxis_transform(), va="center")
@@ -156,13 +157,13 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
         colour = PALETTE[0] if len(rows) > MANY_ROWS else hue[row]
         axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot(mean, y, "o", color=colour, markersize=7)
-        seeds = [100 * run.metric("test_accuracy") for run in row.done]
+        seeds = [100 * run.metric(headline.test) for run in row.done]
         axes.plot(seeds, [y + 0.26] * len(seeds), "|", color=GREY, markersize=6)
-    shown = [r for r in rows if "test_accuracy" in r.published]
+    shown = [r for r in rows if headline.test in r.published]
     for row in shown:
         style = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 7}
-        dubious = "test_accuracy" in row.doubtful
-        x, y = 100 * row.published["test_accuracy"], rows.index(row)
+        dubious = headline.test in row.doubtful
+        x, y = 100 * row.published[headline.test], rows.index(row)
         axes.plot(x, y, "D", alpha=0.4 if dubious else 1, **style)
         if dubious:
             axes.annotate("†", (x, y), (6, 3), textcoords="offset points")
@@ -173,24 +174,26 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel("test accuracy, %")
+    axes.set_xlabel(f"test {headline.words}, %")
     return figure
 
 
 def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
-    """Draw losses and validation accuracy over epochs, a line a trial, its kept epoch a dot."""
+    """Draw losses and the headline figure over epochs, a line a trial, its kept epoch a dot."""
     figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:
         return _own_curves(figure, rows[0].runs[0])
     figure.get_layout_engine().set(h_pad=0.12)
-    panels = figure.subplot_mosaic([["train/loss", "val/loss"], ["val/accuracy", "names"]])
+    headline = task_of(rows).headline
+    watched = f"val/{headline.figure}"
+    panels = figure.subplot_mosaic([["train/loss", "val/loss"], [watched, "names"]])
     titles = {"train/loss": "training loss", "val/loss": "validation loss"}
     for name, axes in panels.items():
         if name == "names":
             continue
-        scale = 100 if name == "val/accuracy" else 1
-        axes.set_title(titles.get(name, "validation accuracy, %"))
+        scale = 100 if name == watched else 1
+        axes.set_title(titles.get(name, f"validation {headline.words}, %"))
         for row in sorted(rows, key=lambda r: hue[r] != GREY):
             for i, run in enumerate(row.runs):
                 _curve(axes, run, name, scale, color=hue[row], linestyle=DASHES[i % 4])
@@ -203,9 +206,10 @@ def _own_curves(figure: Any, run: Run) -> Any:
     left, right = figure.subplots(1, 2)
     _curve(left, run, "train/loss", 1, color=PALETTE[1], linestyle="--", label="training")
     _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
-    _curve(right, run, "val/accuracy", 100, color=PALETTE[0], linestyle="-")
+    headline = run.task.headline
+    _curve(right, run, f"val/{headline.figure}", 100, color=PALETTE[0], linestyle="-")
     left.set_title("loss")
-    right.set_title("validation accuracy, %")
+    right.set_title(f"validation {headline.words}, %")
     left.legend()
     for axes in (left, right):
         _epochs_axis(axes)
@@ -342,12 +346,12 @@ def has_steps(rows: Sequence[RowResult]) -> bool:
 
 
 def cost(rows: Sequence[RowResult]) -> Any:
-    """Draw accuracy against parameters and against seconds of training."""
+    """Draw the headline figure against parameters and against seconds of training."""
     figure = _figure(7.6, 3.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("params", "seconds_train"), strict=True):
         for i, row in enumerate(rows):
-            x, y = row.mean(column), 100 * row.mean("test_accuracy")
+            x, y = row.mean(column), 100 * row.headline
             if math.isnan(x) or math.isnan(y):
                 continue
             colour = PALETTE[i % len(PALETTE)] if len(rows) <= MANY_ROWS else PALETTE[0]
@@ -364,7 +368,7 @@ def cost(rows: Sequence[RowResult]) -> Any:
             axes.set_xscale("log")
         axes.margins(x=0.2)
         axes.grid()
-    panels[0].set(xlabel="trained parameters", ylabel="test accuracy, %")
+    panels[0].set(xlabel="trained parameters", ylabel=f"test {task_of(rows).headline.words}, %")
     panels[1].set(xlabel="seconds of training, compiling apart")
     if len(rows) <= MANY_ROWS:
         panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -396,4 +400,5 @@ def alt_forest(rows: Sequence[RowResult]) -> str:
         for row in rows
         if row.interval is not None
     ]
-    return "Test accuracy with 95 % intervals: " + "; ".join(intervals) + "."
+    words = task_of(rows).headline.words
+    return f"Test {words} with 95 % intervals: " + "; ".join(intervals) + "."

@@ -8,7 +8,7 @@ from typing import Any
 from vidrec.io import escape
 from vidrec.report import blocks, classes, figures, formats, rendering, tables, wording
 from vidrec.report.blocks import Block, Definition, Definitions, Figure, Paragraph, Section
-from vidrec.report.results import AblationResult, RowResult, rows_and_control
+from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
 from vidrec.report.run import SPLITS, Run, setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 
@@ -28,7 +28,7 @@ def _leak(run: Run) -> str:
 
 WITHIN_NOISE = (
     "Within noise: p of the difference on the same seeds and clips, after Holm's correction for "
-    "the number of rows, exceeds 0.05. The best row is chosen by validation accuracy."
+    "the number of rows, exceeds 0.05. The best row is chosen by validation {}."
 )
 
 
@@ -86,8 +86,8 @@ def _title(results: Run | AblationResult) -> str:
 
 
 def _typical(row: RowResult) -> Run:
-    """Return the seed whose test accuracy is the median: neither the lucky nor the unlucky one."""
-    ordered = sorted(row.done, key=lambda run: run.metric("test_accuracy"))
+    """Return the seed whose headline figure is the median, neither a lucky nor an unlucky one."""
+    ordered = sorted(row.done, key=lambda run: run.metric(row.task.headline.test))
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -141,7 +141,9 @@ def _results(
     first_fit = columns.index(fitted[1])
     scored = columns[:first_fit]  # published figures behind have a table of their own
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
-    notes = tables.notes(results) + [WITHIN_NOISE] * (len(rows) > 1)
+    notes = tables.notes(results)
+    if len(rows) > 1:
+        notes.append(WITHIN_NOISE.format(task_of(rows).headline.words))
     parts += [Paragraph(note, "small soft") for note in notes]
     if any(row.out_of_fold for row in rows):
         parts.append(tables.folds_table(rows))
@@ -197,10 +199,11 @@ def _failed(rows: Sequence[RowResult]) -> Table | None:
 def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawer) -> Section:
     if len(rows) < 2:
         return Section("Intervals", "intervals", [])
-    caption = "Test accuracy: mean over seeds and 95 % interval, each seed a tick"
+    headline = task_of(rows).headline
+    caption = f"Test {headline.words}: mean over seeds and 95 % interval, each seed a tick"
     caption += " on each fold" * any(row.out_of_fold for row in rows)
     caption += "; dashed: the control" if control else ""
-    if any("test_accuracy" in row.published for row in rows):
+    if any(headline.test in row.published for row in rows):
         caption += "; open diamonds: published"
         caption += ", of another task" * any(row.another_task for row in rows)
     alt = figures.alt_forest(rows)
@@ -219,7 +222,8 @@ def curves(
         for row in rows
         if row.done
     ]
-    alt = "Training loss, validation loss and validation accuracy over epochs. "
+    headline = task_of(rows).headline
+    alt = f"Training loss, validation loss and validation {headline.words} over epochs. "
     alt += "; ".join(best_epochs)
     caption = "A line a trial, a dot at the epoch whose weights were kept."
     figure = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
@@ -240,7 +244,8 @@ def steps(
 def _cost(rows: Sequence[RowResult], draw: Drawer) -> Section:
     if len(rows) < 2 or not any(row.done for row in rows):
         return Section("Cost", "cost", [])
-    caption = "Test accuracy with its 95 % interval against trained parameters and seconds."
+    words = task_of(rows).headline.words
+    caption = f"Test {words} with its 95 % interval against trained parameters and seconds."
     alt = caption + " The figures stand in the table of results."
     return Section("Cost", "cost", [draw("cost", alt, caption, figures.cost, rows)])
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidrec.errors import UserError
-from vidrec.evaluation import statistics
+from vidrec.evaluation import statistics, tasks
+from vidrec.evaluation.task import Task
 from vidrec.io import files
 from vidrec.report.answers import Answers, answers
 from vidrec.report.run import Run, label_of, read_run
@@ -24,7 +25,7 @@ class OutOfFold(NamedTuple):
         answers: answers that each seed gave out of fold.
         recordings: that their clips were cut from.
         untested: clips that no fold tests.
-        means: mean test accuracy over seeds of each fold, by its number.
+        means: mean headline figure over seeds of each fold, by its number.
     """
 
     folds: int
@@ -50,7 +51,8 @@ class RowResult:
         runs: those of which there is a result.
         published: published figures by column of table.csv.
         doubtful: columns whose published figure its own report contradicts.
-        interval: of test accuracy, over all folds; None where nothing was scored.
+        interval: of the headline figure, such as test accuracy, over all folds; None where
+            nothing was scored.
         difference: to the control, judged after Holm's correction; None of the control.
         another_task: why published figures are of another task; "" where they are of the same.
         out_of_fold: what it was scored on over all folds; None without folds.
@@ -79,13 +81,23 @@ class RowResult:
             return len(self.done)
         return len({run.result.get("seed") for run in self.done})
 
+    @property
+    def task(self) -> Task:
+        """Return what its labels say; one label a clip where it has no run yet."""
+        return self.runs[0].task if self.runs else tasks.named("clip")
+
+    @property
+    def headline(self) -> float:
+        """Return the mean of the figure by which rows are compared, on test clips."""
+        return self.mean(self.task.headline.test)
+
     def mean(self, column: str) -> float:
         """Return the mean over the seeds that have the figure; NaN where none has.
 
-        Over folds test accuracy is the share of right answers out of fold, and other columns are
-        means of the folds.
+        Over folds the headline figure, such as test accuracy, is that of the answers out of fold,
+        and other columns are means of the folds.
         """
-        if column == "test_accuracy" and self.out_of_fold and self.interval:
+        if column == self.task.headline.test and self.out_of_fold and self.interval:
             return self.interval.mean
         values = [run.metric(column) for run in self.done or self.runs]
         values = [value for value in values if not math.isnan(value)]
@@ -145,9 +157,15 @@ def rows_and_control(
     return [row_of_run(results)], None
 
 
+def task_of(rows: Sequence[RowResult]) -> Task:
+    """Return the task of a table's rows."""
+    return next((row.task for row in rows if row.runs), tasks.named("clip"))
+
+
 def best_of(rows: list[RowResult]) -> RowResult | None:
-    """Return the row of the highest mean validation accuracy; without any, test accuracy."""
-    for column in ("val_accuracy", "test_accuracy"):
+    """Return the row of the highest headline figure on validation; without any, on test."""
+    headline = task_of(rows).headline
+    for column in (headline.val, headline.test):
         measured = [row for row in rows if not math.isnan(row.mean(column))]
         if measured:
             return max(measured, key=lambda row: row.mean(column))
@@ -235,7 +253,7 @@ def _with_interval(row: RowResult) -> RowResult:
     said = answers(row.done)
     if said is None or not len(said.names):
         return row
-    interval = statistics.accuracy_interval(said.correct_Sn, said.groups)
+    interval = row.task.interval(said.predicted_Sn, said.labels, said.groups)
     return replace(row, interval=interval, out_of_fold=_out_of_fold(row, said))
 
 
@@ -247,7 +265,7 @@ def _out_of_fold(row: RowResult, said: Answers) -> OutOfFold | None:
     if not any(by_fold):
         return None
     means = {
-        fold: float(np.mean([run.metric("test_accuracy") for run in runs]))
+        fold: float(np.mean([run.metric(row.task.headline.test) for run in runs]))
         for fold, runs in sorted(by_fold.items())
     }
     counts = row.done[0].result.get("counts", {})
@@ -272,11 +290,12 @@ def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
 
 
 def difference(row: RowResult, control: RowResult) -> statistics.Difference | None:
-    """Return the difference in test accuracy over what both scored; None where that is nothing."""
+    """Return the difference in the headline figure; None where they scored nothing in common."""
     both = shared(row, control)
     if both is None:
         return None
-    return statistics.paired(both[0].correct_Sn, both[1].correct_Sn, both[0].groups)
+    a, b = both
+    return row.task.difference(a.predicted_Sn, b.predicted_Sn, a.labels, a.groups)
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:

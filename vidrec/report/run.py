@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrec.evaluation import metrics
+from vidrec.evaluation import metrics, tasks
+from vidrec.evaluation.task import ScoredPart, Task
 from vidrec.io import files
 
 SPLITS = ("train", "val", "test")
@@ -90,6 +91,11 @@ class Run:
         return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
 
     @property
+    def task(self) -> Task:
+        """Return what its labels say."""
+        return tasks.of_settings(self.config)
+
+    @property
     def name(self) -> str:
         """Return the name of its row in a table; alone, its own."""
         return label_of(self.result) or self.result.get("name") or self.folder.name
@@ -152,6 +158,20 @@ class Run:
         if split not in self._read:
             self._read[split] = self._predictions(split)
         return self._read[split]
+
+    def part(self, split: str = "test") -> ScoredPart | None:
+        """Return the decided clips of a split; None where there are none."""
+        saved = self.predictions(split)
+        if saved is None:
+            return None
+        logits, probabilities = saved.logits_BK, saved.probabilities_BK
+        if probabilities is None:
+            log_probs = self.task.log_probabilities(logits)
+        else:
+            with np.errstate(divide="ignore"):
+                log_probs = np.log(probabilities)
+        fitted = self.result.get("fitted", {})
+        return ScoredPart(logits, log_probs, saved.labels_B, self.classes, fitted)
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -5,18 +5,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vidrec.config.columns import MEASURED
+from vidrec.evaluation.task import Task
 from vidrec.io import escape
 from vidrec.report import formats, wording
 from vidrec.report.formats import DASH, percent, points
-from vidrec.report.results import AblationResult, RowResult, rows_and_control
+from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
 from vidrec.report.run import Run, setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 from vidrec.report.terminal import Columns
 
 WHOLE = ("params", "epochs", "best_epoch")
-OUT_OF_FOLD = "accuracy out of fold"
-RARE = ("test_top10", "best_epoch")  # in the table for people where its author asks for them
 DAGGER = "†"
 COVERAGE_AS_SAID = 0.93  # an interval of 95 % that covered less in simulation is said to
 NOISE = "≈"
@@ -35,8 +33,10 @@ def trials(results: Run | AblationResult) -> Trials:
     """Return the content of table.csv, in the table's order."""
     rows, _ = rows_and_control(results)
     axes = results.axes if isinstance(results, AblationResult) else []
-    columns = ["id", "row", "seed", "status", *axes, *MEASURED, "leaked"]
-    return Trials(columns, [_trial(row, trial, axes) for row in rows for trial in row.planned])
+    measured = task_of(rows).columns
+    columns = ["id", "row", "seed", "status", *axes, *measured, "leaked"]
+    lines = [_trial(row, trial, axes, measured) for row in rows for trial in row.planned]
+    return Trials(columns, lines)
 
 
 def trials_table(results: Run | AblationResult) -> Table:
@@ -45,14 +45,16 @@ def trials_table(results: Run | AblationResult) -> Table:
     return Table(columns, [[_csv_cell(row[column]) for column in columns] for row in rows])
 
 
-def _trial(row: RowResult, planned: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+def _trial(
+    row: RowResult, planned: Mapping[str, Any], axes: Sequence[str], columns: Sequence[str]
+) -> dict[str, Any]:
     run = next((run for run in row.runs if run.result.get("id") == planned.get("id")), None)
     line = {name: planned.get(name, "") for name in ("id", "row", "seed")}
     line["status"] = run.result.get("status", "") if run else "missing"
     line |= {axis: _setting(run, planned, axis) for axis in axes}
     if run is None:
-        return line | dict.fromkeys((*MEASURED, "leaked"), None) | {"params": planned.get("params")}
-    measured: dict[str, float | None] = {name: run.metric(name) for name in MEASURED}
+        return line | dict.fromkeys((*columns, "leaked"), None) | {"params": planned.get("params")}
+    measured: dict[str, float | None] = {name: run.metric(name) for name in columns}
     for name in WHOLE:
         value = run.metric(name)
         measured[name] = None if math.isnan(value) else int(value)
@@ -100,16 +102,17 @@ class Column(NamedTuple):
 def summary_columns(results: Run | AblationResult) -> list[Column]:
     """Return the columns of the table for people that have anything to say."""
     rows, control = rows_and_control(results)
-    theirs = any("test_accuracy" in row.published for row in rows)
+    task = task_of(rows)
+    headline = task.headline
+    theirs = any(headline.test in row.published for row in rows)
     against_control = control is not None and len(rows) > 1
-    in_windows = any(not math.isnan(row.mean("test_clip_accuracy")) for row in rows)
     asked = results.meta.get("read", ()) if isinstance(results, AblationResult) else ()
     columns = [Column("setting", lambda row: row.name)]
     if theirs:
         columns.append(Column("published", published))
     folded = any(row.out_of_fold for row in rows)
-    ours = OUT_OF_FOLD if folded else "test accuracy"
-    columns += [_measured("test_accuracy", ours), Column("95 % interval", interval)]
+    ours = out_of_fold(task) if folded else f"test {headline.words}"
+    columns += [_measured(headline.test, ours), Column("95 % interval", interval)]
     if against_control:
         head = "to the control (95 % interval), points"
         columns.append(Column(head, lambda row: versus_control(row, control)))
@@ -118,21 +121,19 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     if folded:
         columns.append(Column("mean of folds", mean_of_folds))
     columns += [
-        _measured("test_balanced_accuracy", "mean accuracy of classes"),
-        _measured("test_avg_f1", "average F1"),
-        _measured("test_top5", "top-5"),
+        _measured(shown.column, shown.head)
+        for shown in task.shown
+        if not shown.rare or any(not math.isnan(row.mean(shown.column)) for row in rows)
     ]
-    if in_windows:
-        columns.append(_measured("test_clip_accuracy", "accuracy of single clips"))
-    columns += [_measured(name) for name in asked if name in RARE]
+    columns += [_measured(name) for name in asked if name in task.asked]
     columns += [
         Column("seeds", seeds),
         Column("parameters", lambda row: formats.count(params(row))),
         _measured("epochs"),
         _measured("seconds_compile", "compile, s"),
         _measured("seconds_train", "train, s"),
-        _measured("val_accuracy", "validation accuracy", fit=True),
-        _measured("train_accuracy", "training accuracy", fit=True),
+        _measured(headline.val, f"validation {headline.words}", fit=True),
+        _measured(headline.train, f"training {headline.words}", fit=True),
         _measured("train_loss", "loss, training", fit=True),
         _measured("val_loss", "loss, validation", fit=True),
         _measured("test_loss", "loss, test", fit=True),
@@ -159,7 +160,7 @@ def summary_table(results: Run | AblationResult) -> Table:
 
 
 def published_table(rows: Sequence[RowResult]) -> Table:
-    """Return every published figure but test accuracy beside ours."""
+    """Return every published figure but the headline's beside ours."""
     columns = [Column("setting", lambda row: row.name)]
     for name in also_published(rows):
         columns += [_measured(name), _published(name)._replace(head="published")]
@@ -173,9 +174,15 @@ def _other_task(rows: Iterable[RowResult]) -> bool:
 
 
 def also_published(rows: Iterable[RowResult]) -> list[str]:
-    """Return the columns of table.csv, test accuracy apart, for which a report gave figures."""
+    """Return the columns of table.csv, the headline apart, for which a report gave figures."""
+    task = task_of(list(rows))
     named = dict.fromkeys(name for row in rows for name in row.published)
-    return [name for name in named if name in MEASURED and name != "test_accuracy"]
+    return [name for name in named if name in task.columns and name != task.headline.test]
+
+
+def out_of_fold(task: Task) -> str:
+    """Return what the headline figure is called over folds."""
+    return f"{task.headline.words} out of fold"
 
 
 def plain_name(column: str) -> str:
@@ -184,28 +191,30 @@ def plain_name(column: str) -> str:
 
 
 def interval(row: RowResult) -> str:
-    """Return the interval of the row's test accuracy."""
+    """Return the interval of the row's headline figure."""
     return DASH if row.interval is None else formats.span(row.interval.low, row.interval.high)
 
 
 def mean_of_folds(row: RowResult) -> str:
-    """Return the mean of the folds' test accuracies."""
+    """Return the mean of the folds' headline figures."""
     return percent(row.out_of_fold.mean) if row.out_of_fold else DASH
 
 
 def folds_table(rows: Sequence[RowResult]) -> Table:
-    """Return each row's test accuracy on every fold."""
+    """Return each row's headline figure on every fold."""
     numbers = sorted({fold for row in rows if row.out_of_fold for fold in row.out_of_fold.means})
 
     def cells(row: RowResult) -> list[str]:
         means = row.out_of_fold.means if row.out_of_fold else {}
         return [percent(means.get(fold)) for fold in numbers]
 
-    heads = ["setting", OUT_OF_FOLD, "mean of folds", *(f"fold {fold}" for fold in numbers)]
-    body = [
-        [row.name, percent(row.mean("test_accuracy")), mean_of_folds(row), *cells(row)]
-        for row in rows
+    heads = [
+        "setting",
+        out_of_fold(task_of(rows)),
+        "mean of folds",
+        *(f"fold {fold}" for fold in numbers),
     ]
+    body = [[row.name, percent(row.headline), mean_of_folds(row), *cells(row)] for row in rows]
     return Table(heads, body, "Each fold's test clips, means over seeds")
 
 
@@ -226,7 +235,7 @@ def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
         "answers": scored.answers,
         "recordings": scored.recordings,
         "untested": scored.untested,
-        "accuracy": row.mean("test_accuracy"),
+        row.task.headline.figure: row.headline,
         "low": ends.low if ends else None,
         "high": ends.high if ends else None,
         "mean_of_folds": scored.mean,
@@ -266,8 +275,9 @@ def versus_control(row: RowResult, control: RowResult | None) -> Cell | str:
     return Cell(f"{points(gap.mean)} ({points(gap.low, gap.high)})", badges=(badge,))
 
 
-def published(row: RowResult, column: str = "test_accuracy") -> str:
+def published(row: RowResult, column: str = "") -> str:
     """Return a published figure, with a dagger where its own report contradicts it."""
+    column = column or row.task.headline.test
     value = row.published.get(column)
     if value is None:
         return DASH
@@ -276,14 +286,15 @@ def published(row: RowResult, column: str = "test_accuracy") -> str:
     return text + (f" {DAGGER}" if column in row.doubtful else "")
 
 
-def versus_published(row: RowResult, column: str = "test_accuracy") -> str:
+def versus_published(row: RowResult, column: str = "") -> str:
     """Return ours less theirs, with our interval about it; none for a doubtful figure."""
+    column = column or row.task.headline.test
     theirs, ours = row.published.get(column), row.mean(column)
     if theirs is not None and row.another_task:
         return "another task"
     if theirs is None or column in row.doubtful or math.isnan(ours):
         return DASH
-    ends = row.interval if column == "test_accuracy" else None
+    ends = row.interval if column == row.task.headline.test else None
     if ends is None or math.isnan(ends.low):
         return points(ours - theirs)
     return f"{points(ours - theirs)} ({points(ends.low - theirs, ends.high - theirs)})"
@@ -344,21 +355,23 @@ def notes(results: Run | AblationResult) -> list[str]:
         lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return lines + _beside_the_most_frequent(rows) + _low_coverage(rows)
+    return lines + _beside_the_baseline(rows) + _low_coverage(rows)
 
 
-def _beside_the_most_frequent(rows: Sequence[RowResult]) -> list[str]:
-    """Return what answering the most frequent class alone would reach, and who does not beat it."""
-    shares = [row.mean("test_majority") for row in rows]
-    shares = [share for share in shares if not math.isnan(share)]
+def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
+    """Return what answering without a look would reach, and who does not beat it."""
+    task = task_of(rows)
+    if task.baseline is None:
+        return []
+    column = f"test_{task.baseline.figure}"
+    shares = [row.mean(column) for row in rows if not math.isnan(row.mean(column))]
     if not shares:
         return []
     low, high = percent(min(shares)), percent(max(shares))
-    share = low if low == high else f"{low} to {high}"
-    lines = [f"The most frequent class is {share} of the test clips."]
-    worse = [row.name for row in rows if row.mean("test_accuracy") <= row.mean("test_majority")]
+    lines = [task.baseline.line.format(low if low == high else f"{low} to {high}")]
+    worse = [row.name for row in rows if row.headline <= row.mean(column)]
     if worse:
-        lines.append(f"No better than naming the most frequent class always: {', '.join(worse)}.")
+        lines.append(task.baseline.worse.format(", ".join(worse)))
     return lines
 
 
@@ -392,7 +405,8 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
         if coverage is not None and coverage < COVERAGE_AS_SAID:
             names.setdefault((row.seeds, coverage), []).append(row.name)
     return [
-        f"With {number} seeds that differ this much a 95 % interval held the accuracy in "
+        f"With {number} seeds that differ this much a 95 % interval held the "
+        f"{task_of(rows).headline.words} in "
         f"{percent(coverage)} of simulated experiments in the worst case: {', '.join(some)}."
         for (number, coverage), some in names.items()
     ]
@@ -412,10 +426,7 @@ class Terminal:
     def __rich_console__(self, console: Any, options: Any) -> Any:
         from rich.text import Text
 
-        theirs = any("test_accuracy" in row.published for row in self.rows)
-        folded = any(row.out_of_fold for row in self.rows)
-        columns = _FOLDS if folded else _THEIRS if theirs else _OURS
-        rare: Any = _FOLDS_RARE if folded else _THEIRS_RARE if theirs else _OURS_RARE
+        columns, rare = _narrow(self.rows)
         heads = ["setting", *(column.head for column in columns), "to control"]
         lines = [self._line(row, columns) for row in self.rows]
         yield Columns(heads, lines, "setting", rare, narrow=["95 % interval"])
@@ -437,31 +448,42 @@ class Terminal:
         ]
 
 
-# What fits a line of 80 beside the setting and the control; the page has the rest.
-_OURS = (
-    _measured("test_accuracy", "test acc."),
-    Column("95 % interval", interval),
-    _measured("test_avg_f1", "avg F1"),
-    Column("params", lambda row: formats.count(params(row))),
-    _measured("seconds_train", "s"),
-)
-_OURS_RARE = (("avg F1",), ("params",), ("s",))
-_THEIRS = (
-    Column("published", published),
-    _measured("test_accuracy", "ours"),
-    Column("95 % interval", interval),
-    Column("to published (95 %)", versus_published),
-)
-_THEIRS_RARE = (("published", "to published (95 %)"), ("95 % interval",))
+class _Narrow(NamedTuple):
+    """What fits a line of 80 beside the setting and the control; the page has the rest.
+
+    Attributes:
+        columns: in their order.
+        rare: heads that are shown where there is room, see `terminal.Columns`.
+    """
+
+    columns: Sequence[Column]
+    rare: Sequence[Sequence[str]]
 
 
-_FOLDS = (
-    _measured("test_accuracy", "out of fold"),
-    Column("95 % interval", interval),
-    Column("mean of folds", mean_of_folds),
-    Column("params", lambda row: formats.count(params(row))),
-)
-_FOLDS_RARE = (("mean of folds",), ("params",))
+def _narrow(rows: Sequence[RowResult]) -> _Narrow:
+    task = task_of(rows)
+    headline, ends = task.headline, Column("95 % interval", interval)
+    size = Column("params", lambda row: formats.count(params(row)))
+    if any(row.out_of_fold for row in rows):
+        mean = Column("mean of folds", mean_of_folds)
+        return _Narrow(
+            (_measured(headline.test, "out of fold"), ends, mean, size),
+            (("mean of folds",), ("params",)),
+        )
+    if any(headline.test in row.published for row in rows):
+        versus = Column("to published (95 %)", versus_published)
+        return _Narrow(
+            (Column("published", published), _measured(headline.test, "ours"), ends, versus),
+            (("published", versus.head), ("95 % interval",)),
+        )
+    more = _measured(task.brief.column, task.brief.head)
+    return _Narrow(
+        (
+            _measured(headline.test, f"test {headline.short}"),
+            *(ends, more, size, _measured("seconds_train", "s")),
+        ),
+        ((more.head,), ("params",), ("s",)),
+    )
 
 
 def _short_difference(row: RowResult) -> str:

@@ -46,15 +46,15 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     if best is None:
         return "No trial has finished yet, so there is no answer."
     number = best.seeds
-    accuracy = percent(best.mean("test_accuracy"))
+    headline, reached = best.task.headline, percent(best.headline)
     ends = best.interval
     where = f" (95 % interval {formats.span(ends.low, ends.high)}\u00a0%)" if ends else ""
     of = f"{number} seed{'s' if number != 1 else ''}"
     if best.out_of_fold:
         of += f" on each of {best.out_of_fold.folds} folds, scored out of fold"
     if len(rows) == 1:
-        return f"{best.name}: {accuracy} of the test clips{where}, {of}."
-    text = f"Best on validation: {best.name}, {accuracy} test accuracy{where}, {of}"
+        return f"{best.name}: {headline.sentence.format(reached)}{where}, {of}."
+    text = f"Best on validation: {best.name}, {reached} test {headline.words}{where}, {of}"
     if best is control:
         text += ". It is the control: no other setting did better on validation."
         return text + _highest_on_test(rows, best)
@@ -108,8 +108,8 @@ def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -
 
 def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
     """Return which row the test split would have chosen, where it is another one."""
-    scored = [row for row in rows if not math.isnan(row.mean("test_accuracy"))]
-    top = max(scored, key=lambda row: row.mean("test_accuracy"), default=best)
-    if top is best or top.mean("test_accuracy") <= best.mean("test_accuracy"):
+    scored = [row for row in rows if not math.isnan(row.headline)]
+    top = max(scored, key=lambda row: row.headline, default=best)
+    if top is best or top.headline <= best.headline:
         return ""
-    return f" Highest on test: {top.name}, {percent(top.mean('test_accuracy'))}."
+    return f" Highest on test: {top.name}, {percent(top.headline)}."

@@ -24,9 +24,10 @@ from vidrec.config import (
     resolve_setting_paths,
     user_code,
 )
-from vidrec.config.columns import F1, MEASURED
+from vidrec.config.columns import F1
 from vidrec.config.shipped import find, is_shipped, reading
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
 from vidrec.sweeps import folds, ready_features
 from vidrec.sweeps.embedded import on_motion
 from vidrec.sweeps.ready_features import Folders, Moved
@@ -85,11 +86,11 @@ class Ablation:
     folds: str = ""
 
     def __post_init__(self) -> None:
-        figures = [row.published or {} for row in rows(self)]
+        figures, measured = [row.published or {} for row in rows(self)], tasks.columns()
         for name in itertools.chain(self.read, *figures):
-            if name not in MEASURED and not name.startswith(F1):
-                near = difflib.get_close_matches(name, MEASURED, 1)
-                guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(MEASURED)}"
+            if name not in measured and not name.startswith(F1):
+                near = difflib.get_close_matches(name, measured, 1)
+                guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(measured)}"
                 raise UserError(f"ablation {self.name}: table.csv has no column '{name}'; {guess}")
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config
+from vidrec.evaluation import tasks
 from vidrec.training import prepare, programs, step
 from vidrec.training.batches import Resident
 from vidrec.training.programs import ScoredBatches, TrainBatches
@@ -41,6 +42,7 @@ def check(cfg: Config) -> int:
     Raises:
         UserError: the settings do not fit each other.
     """
+    tasks.of(cfg).check(cfg)
     trial = stand_in(cfg, TRAIN, VAL, (TRAIN + VAL) * cfg.frames.length)
     state, spec = trial.state(), trial.spec
     jax.eval_shape(partial(programs.train_batches, spec), state, trial.inputs, trial.data)
@@ -62,7 +64,7 @@ def stand_in(cfg: Config, train: int, val: int, frames: int) -> StandIn:
         values=jax.ShapeDtypeStruct((frames, *made.frame), made.dtype),
         offsets=_integers(train + val),
         lengths=_integers(train + val),
-        labels=_integers(train + val),
+        labels=_integers(*tasks.of(cfg).label_shape(train + val, frames, made.classes)),
         frozen=made.frozen,
     )
     steps, size = spec.steps_per_epoch, cfg.train.batch_size

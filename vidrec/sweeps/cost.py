@@ -13,6 +13,7 @@ import numpy as np
 
 from vidrec.config import Config
 from vidrec.data import datasets, splits
+from vidrec.evaluation import tasks
 from vidrec.sweeps import check
 from vidrec.training import programs
 
@@ -136,7 +137,7 @@ def _bytes(tree: Any) -> int:
 
 def known_size(cfg: Config) -> tuple[int, int, int] | None:
     """Return clips to train and to validate on, and frames in all; None without the data set."""
-    dataset = datasets.load_if_there(cfg.data)
+    dataset = datasets.load_if_there(cfg.data, lambda: tasks.of(cfg).load(cfg))
     if dataset is None:
         return None
     split = splits.make(dataset, cfg.data)

@@ -67,9 +67,10 @@ def _split(split: str, fold: int, folds: int = 0) -> dict[str, Any]:
 
 
 def _recordings(cfg: Config) -> int:
-    from vidrec.data import datasets, splits
+    from vidrec.data import splits
+    from vidrec.evaluation import tasks
 
-    return len(splits.blocks(datasets.load(cfg.data)))
+    return len(splits.blocks(tasks.of(cfg).load(cfg)))
 
 
 def words(how: str, count: int) -> str:

@@ -26,6 +26,7 @@ from vidrec.config import (
 )
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, runs
 from vidrec.models import model
 from vidrec.sweeps import ablation as tables
@@ -80,6 +81,7 @@ def plan_table(
     name, workdir = runs.check_name(ablation.name), Path(workdir)
     data, configs = PlannedData(dataset), [trial.config for trial in trials]
     for cfg in configs:
+        tasks.of(cfg).check(cfg)
         model.check_user_classes(cfg)
     ids = devices.main_process_first(lambda: data.trial_ids(configs))
     folder = runs.place_of_table(workdir, name, digest(ids), ids)
@@ -145,6 +147,7 @@ def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = No
     """Plan a single run."""
     table = Ablation(runs.check_name(name), cfg, [Row({})])
     [trial] = tables.concrete(tables.trials(table))
+    tasks.of(trial.config).check(trial.config)
     model.check_user_classes(trial.config)
     data = PlannedData(dataset)
     [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from vidrec.config import Config, canonical
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
 from vidrec.io import files
 from vidrec.training import facts, prepare
 from vidrec.training.results import TrialRun, is_finished
@@ -29,9 +30,10 @@ class PlannedData:
 
     def fingerprint_of(self, cfg: Config) -> str:
         """Return the fingerprint of a trial's data; "absent" where they cannot be read here."""
-        code = canonical({"data": repr(cfg.data)})
+        code = canonical({"data": repr(cfg.data), "task": repr(cfg.task)})
         if code not in self._known:
-            dataset = self.dataset or prepare.dataset_of(cfg, self.make)
+            dataset = self.dataset and tasks.of(cfg).labelled(self.dataset)
+            dataset = dataset or prepare.dataset_of(cfg, self.make)
             fingerprint = prepare.fingerprint_of(dataset, cfg) if dataset else "absent"
             self._known[code] = fingerprint, dataset, cfg
         return self._known[code][0]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec.config import Config
-from vidrec.data import datasets
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError, is_transient
+from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, machine
 from vidrec.sweeps import plan, samples
 from vidrec.sweeps.ablation import Ablation
@@ -305,7 +305,7 @@ class Work:
             return False
         cfg = scored[0].config
         try:
-            dataset = self.dataset or datasets.load(cfg.data)
+            dataset = self.dataset or tasks.of(cfg).load(cfg)
             if dataset.is_features:
                 return False
             data = self._prepare(cfg, dataset)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vidrec.data.datasets.base import UnreadableClip
+from vidrec.evaluation.task import ScoredPart
 from vidrec.io import files
 from vidrec.training import devices, prepare
 from vidrec.training.results import TrialRun
@@ -21,7 +22,7 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
     if data.dataset.is_features or are_there(folder) or not devices.is_main():
         return
     clips = data.clips("test")
-    hardest = np.argsort(-_wrong(trials, len(clips)), kind="stable")[: CLIPS // 2]
+    hardest = np.argsort(-_wrong(trials, len(clips), data), kind="stable")[: CLIPS // 2]
     evenly = np.linspace(0, len(clips) - 1, min(CLIPS, len(clips))).astype(int)
     shown = clips[list(dict.fromkeys([*hardest, *evenly]))[:CLIPS]]
     size = min(max(trials[0].config.encoder.size, SIZES[0]), SIZES[1])
@@ -39,14 +40,20 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
     files.write_arrays(folder / FILE, arrays | {"names": np.array(names, str)})
 
 
-def _wrong(trials: Sequence[TrialRun], clips: int) -> np.ndarray:
+def _wrong(trials: Sequence[TrialRun], clips: int, data: prepare.Prepared) -> np.ndarray:
     """How many of the trials got each test clip wrong."""
     wrong = np.zeros(clips)
     for trial in trials:
         file = trial.folder / "predictions.npz"
         if file.exists():
-            saved = files.read_arrays(file, ["test_logits", "test_labels"])
-            wrong += saved["test_logits"].argmax(1) != saved["test_labels"]
+            names = [f"test_{part}" for part in ("logits", "probabilities", "labels")]
+            saved = files.read_arrays(file, names)
+            scores, probabilities, labels = (saved[name] for name in names)
+            with np.errstate(divide="ignore"):
+                log_probs = np.log(probabilities)
+            fitted = files.read_result(trial.folder).get("fitted", {})
+            part = ScoredPart(scores, log_probs, labels, data.classes, fitted)
+            wrong += data.task.wrong(part)
     return wrong
 
 

@@ -11,6 +11,8 @@ from jax import Array, lax
 
 from vidrec.config import Config
 from vidrec.data import frames, keys
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import ChosenFrames
 
 
 class Resident(NamedTuple):
@@ -20,7 +22,7 @@ class Resident(NamedTuple):
         values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all clips in a row.
         offsets: (n,) int32, where each clip begins.
         lengths: (n,) int32.
-        labels: (n,) int32.
+        labels: int32, as the task has them (`Task.resident`): (n,) of one label a clip.
         frozen: variables that no trial trains.
     """
 
@@ -77,7 +79,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (B, T, …).
         mask_BT: False where a frame is padding.
-        labels_B: of the clips.
+        labels_B: of the clips, as the task has them: (B,), (B, K) or (B, T).
         keys_B: one dropout key a clip.
         valid_B: False where a clip is padding.
     """
@@ -116,7 +118,10 @@ def gather(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
     inputs = _inputs(data, clips_B, indices_BT, inputs)
     epoch = 0 if sampling.epoch is None else sampling.epoch
     keys_B = jax.vmap(lambda clip: keys.fold_key(sampling.seed, keys.DROPOUT, epoch, clip))(clips_B)
-    return Batch(inputs, mask_BT & valid_B[:, None], data.labels[clips_B], keys_B, valid_B)
+    mask_BT = mask_BT & valid_B[:, None]
+    chosen = ChosenFrames(clips_B, data.offsets[clips_B], indices_BT, mask_BT)
+    labels_B = tasks.of(sampling.cfg).gather(data.labels, chosen)
+    return Batch(inputs, mask_BT, labels_B, keys_B, valid_B)
 
 
 def _inputs(data: Resident, clips_B: Array, indices_BT: Array, given: Array | None) -> Array:

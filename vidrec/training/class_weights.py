@@ -7,18 +7,20 @@ import numpy as np
 from vidrec.config.class_weights import named
 from vidrec.data.datasets.base import nearest
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import Task
 
 
-def of(setting: str, classes: Sequence[str], labels: np.ndarray) -> tuple[float, ...]:
-    """Return the factor of a clip's loss for each class; empty where `setting` is none.
-
-    Balanced weights are clips / (classes that have clips * clips of the class), as scikit-learn
-    has them: their mean over the training clips is 1.
+def of(
+    setting: str, classes: Sequence[str], labels: np.ndarray, task: Task | None = None
+) -> tuple[float, ...]:
+    """Return the weight of each class in the loss; empty where `setting` is none.
 
     Args:
         setting: `loss.class_weights`.
         classes: names by class number.
-        labels: classes of the training clips.
+        labels: of the training clips.
+        task: that says what balanced weights are; None: one label a clip.
 
     Raises:
         UserError: A name is no class.
@@ -26,10 +28,8 @@ def of(setting: str, classes: Sequence[str], labels: np.ndarray) -> tuple[float,
     if setting == "none":
         return ()
     if setting == "balanced":
-        counts = np.bincount(labels, minlength=len(classes))
-        some = np.count_nonzero(counts)
-        weights = np.where(counts > 0, len(labels) / (some * np.maximum(counts, 1)), 1.0)
-        return tuple(weights.tolist())
+        task = task or tasks.named("clip")
+        return tuple(task.balanced_weights(labels, len(classes)).tolist())
     weights_by_name = named(setting)
     for name in weights_by_name:
         if name not in classes:

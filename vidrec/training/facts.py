@@ -20,8 +20,8 @@ def of(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
         split = splits.make(dataset, cfg.data)
         for part in PARTS:
             parts[getattr(split, part)] = part
-    labels = [dataset.classes[label] for label in dataset.labels]
-    rows = zip(labels, dataset.groups.tolist(), parts.tolist(), dataset.keys, strict=True)
+    labels, groups = dataset.label_texts, dataset.groups.tolist()
+    rows = zip(labels, groups, parts.tolist(), dataset.keys, strict=True)
     return dict(zip(dataset.names, map(list, rows), strict=True))
 
 

@@ -212,7 +212,7 @@ def resident(data: Prepared) -> Resident:
         data.values,
         data.offsets,
         data.lengths,
-        np.asarray(data.dataset.labels, np.int32),
+        data.task.resident(data.dataset),
         frozen=data.frozen,
     )
 

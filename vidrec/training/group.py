@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, override
-from vidrec.evaluation import metrics
+from vidrec.evaluation import decisions, tasks
 from vidrec.models import encoders, model
 from vidrec.training import class_weights, devices, feeds, programs
 from vidrec.training.order import Order, epoch_order
@@ -107,13 +107,13 @@ class TrialGroup:
             random_segments=bool(data.lengths.max() > data.length),
             smooths_labels=any(each.loss.label_smoothing for each in self.configs),
             class_weights=class_weights.of(
-                cfg.loss.class_weights, data.classes, self._train_labels()
+                cfg.loss.class_weights, data.classes, self._train_labels(), tasks.of(cfg)
             ),
         )
 
     def _train_labels(self) -> np.ndarray:
-        """Return the classes of the training clips."""
-        return self.data.dataset.labels[self.data.clips("train")]
+        """Return the labels of the training clips."""
+        return self.data.labels(self.data.clips("train"))
 
     @property
     def active(self) -> np.ndarray:
@@ -262,8 +262,7 @@ class TrialGroup:
             totals["gradient_norm"] / max(totals["updates"], 1),
             totals["not_finite"] == 0 and math.isfinite(norm),
             None if validated is None else float(validated.loss_N[trial]),
-            None if validated is None else float(validated.accuracy_N[trial]),
-            None if validated is None else float(validated.balanced_N[trial]),
+            {} if validated is None else validated.figures_N[trial],
         )
 
     def _keep_best(self, active: np.ndarray) -> None:
@@ -306,12 +305,16 @@ class TrialGroup:
         clips = self.data.clips("val")
         if not len(clips):
             return None
-        labels = self.data.dataset.labels[clips]
+        labels, task = self.data.labels(clips), self.data.task
         scored = self.score(clips, self.state.weights)
-        correct_NB = np.array([metrics.predictions(one) == labels for one in scored.scores_BK])
-        balanced = [metrics.balanced_accuracy(correct, labels) for correct in correct_NB]
-        loss_N = scored.losses_B.mean(1, dtype=np.float64)
-        return _Validated(loss_N, correct_NB.mean(1), np.array(balanced))
+        weight_n = decisions.clip_weights(
+            self.cfg, self.data.lengths[clips], scored.correct_BT.shape[-1]
+        )
+        figures_N = [
+            task.epoch(decisions.decide_clips(scores, weight_n, task.log_probabilities), labels)
+            for scores in scored.scores_BK
+        ]
+        return _Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)
 
     def score(self, clips: np.ndarray, weights: Tree | None = None) -> Scores:
         """Score clips by each active trial's weights.
@@ -395,8 +398,7 @@ class TrialGroup:
 
 class _Validated(NamedTuple):
     loss_N: np.ndarray
-    accuracy_N: np.ndarray
-    balanced_N: np.ndarray
+    figures_N: list[dict[str, float]]
 
 
 def score_batch_size(clips: int, most: int, shards: int = 1) -> int:

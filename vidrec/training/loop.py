@@ -203,7 +203,7 @@ class GroupRun:
             figures, self.begun = group.train_epoch(self.begun, pause), None
             self._count_seconds()
             records = {
-                id_: _record(id_, own, progress)
+                id_: _record(id_, own, progress, group.data.task.epoch_figures)
                 for id_, own, progress in zip(ids, figures, group.progress, strict=True)
                 if own is not None
             }
@@ -252,13 +252,21 @@ def _begun(meta: Mapping[str, Any] | None) -> Begun | None:
     return Begun(meta["steps"], {n: np.array(x, np.float32) for n, x in meta["sums"].items()})
 
 
-def _record(id_: str, figures: Figures, progress: Progress) -> dict[str, Any]:
-    """Return a trial's line of an epoch; not-a-numbers become null."""
+def _record(
+    id_: str, figures: Figures, progress: Progress, validated: Sequence[str]
+) -> dict[str, Any]:
+    """Return a trial's line of an epoch; not-a-numbers become null.
+
+    Args:
+        id_: of the trial.
+        figures: of the epoch.
+        progress: after it.
+        validated: names of the task's figures; null without validation clips.
+    """
     named = {
         "train/loss": figures.train_loss,
         "val/loss": figures.val_loss,
-        "val/accuracy": figures.val_accuracy,
-        "val/balanced_accuracy": figures.val_balanced_accuracy,
+        **{f"val/{name}": figures.val.get(name) for name in validated},
         "grad/norm": figures.gradient_norm,
     }
     finite = {n: x if x is not None and np.isfinite(x) else None for n, x in named.items()}

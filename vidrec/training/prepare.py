@@ -20,6 +20,8 @@ from vidrec.data.read_ahead import stream_clips
 from vidrec.data.remembered import decoded_name, remembered_clips
 from vidrec.data.splits import Split
 from vidrec.errors import TransientError, UserError
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import Task
 from vidrec.features import extraction
 from vidrec.features.extraction import Progress, TellPace
 from vidrec.features.on_disk import OnDisk
@@ -53,6 +55,7 @@ class Prepared:
         frozen: variables of `encoder` that no trial trains, and values that trials begin from.
         saved: what predicting needs besides the trained model: arrays, saved with it.
         on_devices: the arrays on devices, by their number: groups share them.
+        task: that labels are of.
     """
 
     dataset: Dataset
@@ -68,6 +71,7 @@ class Prepared:
     frozen: Frozen = NOTHING_FROZEN
     saved: Tree = field(default_factory=dict)
     on_devices: dict[int, Tree] = field(default_factory=dict, compare=False)
+    task: Task = field(default_factory=lambda: tasks.named("clip"))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,6 +82,10 @@ class Prepared:
         """Return the indices of the readable clips of a part of the split."""
         chosen = getattr(self.split, part)
         return chosen[self.lengths[chosen] > 0].astype(np.int32)
+
+    def labels(self, clips: np.ndarray) -> np.ndarray:
+        """Return the labels of clips, as the task has them."""
+        return self.task.labels_of(self.dataset, clips)
 
     @property
     def readable(self) -> np.ndarray:
@@ -117,7 +125,7 @@ class Abstract(NamedTuple):
 def data_id(cfg: Config) -> str:
     """Return a text that is equal for settings that share what is prepared."""
     settings = identifying_settings(cfg) | {"data.root": cfg.data.root}
-    sections = ("data.", "encoder.", "frames.")
+    sections = ("data.", "encoder.", "frames.", "task.")
     return canonical({name: value for name, value in settings.items() if name.startswith(sections)})
 
 
@@ -143,7 +151,8 @@ def prepare(
     Raises:
         UserError: the data cannot be had, split, read or encoded.
     """
-    dataset = dataset or datasets.load(cfg.data)
+    task = tasks.of(cfg)
+    dataset = task.labelled(dataset) if dataset else task.load(cfg)
     split = splits.make(dataset, cfg.data)
     for line in splits.describe(dataset, split):
         tell(line)
@@ -230,6 +239,7 @@ def _finished(
         streams=on_disk is not None,
         on_disk=on_disk,
         saved=saved,
+        task=tasks.of(cfg),
     )
 
 
@@ -273,6 +283,7 @@ def _with_pixels(
         streams=streams,
         encoder=module,
         frozen=_frozen(cfg, module, variables),
+        task=tasks.of(cfg),
     )
 
 
@@ -395,7 +406,8 @@ def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
         TransientError: the system cannot read it now.
     """
     try:
-        return datasets.load(cfg.data) if make else datasets.load_if_there(cfg.data)
+        task = tasks.of(cfg)
+        return task.load(cfg) if make else datasets.load_if_there(cfg.data, lambda: task.load(cfg))
     except TransientError:
         raise
     except UserError:
@@ -463,7 +475,7 @@ def class_count(cfg: Config) -> int:
     if cfg.data.kind == "tfds":
         return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)
     try:
-        return len(datasets.load(cfg.data).classes)
+        return len(tasks.of(cfg).load(cfg).classes)
     except TransientError:
         raise
     except UserError:

@@ -13,7 +13,6 @@ import optax
 from jax import Array, lax
 
 from vidrec.data import keys
-from vidrec.evaluation import decisions
 from vidrec.models import encoders
 from vidrec.training import batches
 from vidrec.training.batches import Batch, Clips, Resident
@@ -114,14 +113,14 @@ def score_clips(
 def score_windows(
     spec: TrialSpec, weights: Weights, hyper: dict, inputs: ScoredBatches, data: Resident
 ) -> Array:
-    """Score windows of clips, each from a zero carry: weighted log-probabilities (S, B, K)."""
+    """Score windows of clips, each from a zero carry: what they add to their clip's (S, B, K)."""
     del hyper
 
     def one_batch(_: None, row: ScoredBatches) -> tuple[None, Array]:
         batch = batches.gather_windows(data, row.rows, spec.cfg.eval.window, row.frames)
         variables = data.frozen.variables(weights)
         logits_BTK = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
-        return None, decisions.weighted_log_probs(logits_BTK, batch.mask_BT)
+        return None, spec.task.scores(logits_BTK, spec.cfg.loss.kind, batch.mask_BT).scores_BK
 
     return lax.scan(one_batch, None, inputs)[1]
 

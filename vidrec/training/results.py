@@ -15,7 +15,8 @@ from vidrec.config import Config, plugins, to_dict, user_code
 from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS
 from vidrec.errors import UserError
-from vidrec.evaluation import decisions, metrics
+from vidrec.evaluation import decisions
+from vidrec.evaluation.task import Fitted, ScoredPart
 from vidrec.io import checkpoint, files, machine, runs
 from vidrec.models import model
 from vidrec.models.encoders.weights import digest as weights_digest
@@ -143,9 +144,14 @@ class _Writer:
         """
         folder, trial = self.member.folder, self.member
         make_folder(folder)
-        weights = self._write_model()
+        scored = _scored(self.data, trial.config, self.scores, windows)
+        decided = scored.decide()
+        fitted = self._fitted(decided)
+        weights = self._write_model(fitted)
         self._write_last_state()
-        predictions, figures = self._predictions(windows)
+        predictions, figures = self._predictions(decided, fitted)
+        if windows is not None:
+            self._add_windows(figures, scored)
         files.write_arrays(folder / "predictions.npz", predictions)
         lines = _own_metrics(log_.metrics, folder / METRICS, training_id(trial.config), trial.id)
         write_json(folder / "model.json", {"layers": self._layers()})
@@ -161,7 +167,9 @@ class _Writer:
             "unreadable": [{"path": path, "reason": why} for _, path, why in data.unreadable],
             "unreadable_names": [data.dataset.names[i] for i, _, _ in data.unreadable],
             "damaged": dict(data.dataset.warnings),
+            "task": self.data.task.kind,
             "metrics": figures,
+            **({"fitted": fitted} if fitted else {}),
             "params": sum(leaf.size for leaf in jax.tree.leaves(self.trained.best.params)),
             "weights": weights,
             "epochs": progress.epoch,
@@ -179,22 +187,39 @@ class _Writer:
         }
         write_json(folder / RESULT, result)
 
+    def _part(self, decided: decisions.Decision, part: str, fitted: Fitted) -> ScoredPart:
+        """Return the decided clips of a part of the split."""
+        clips = self.data.clips(part)
+        scores_nK, log_probs_nK = (leaf[clips] for leaf in decided)
+        labels, classes = self.data.labels(clips), self.data.classes
+        return ScoredPart(scores_nK, log_probs_nK, labels, classes, fitted)
+
+    def _fitted(self, decided: decisions.Decision) -> Fitted:
+        """Return what decisions take from validation clips."""
+        if not len(self.data.clips("val")):
+            return {}
+        return self.data.task.fit(self._part(decided, "val", {}))
+
+    def _add_windows(self, figures: dict[str, Any], scored: decisions.ScoredClips) -> None:
+        """Add what windows tell of the clips that they decided."""
+        for part in figures:
+            clips = self.data.clips(part)
+            figures[part] |= scored.of_windows(clips, self.data.labels(clips))
+
     def _predictions(
-        self, windows: np.ndarray | None
+        self, decided: decisions.Decision, fitted: Fitted
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays of predictions.npz, and the figures of each split."""
         dataset, scores = self.data.dataset, self.scores
-        scored = _scored(self.data, self.member.config, scores, windows)
-        decided = scored.decide()
         predictions: dict[str, np.ndarray] = {}
         figures: dict[str, Any] = {}
         for part in PARTS:
             clips = self.data.clips(part)
-            scores_nK, log_probs_nK = (leaf[clips] for leaf in decided)
+            of_part = self._part(decided, part, fitted)
             predictions |= {
-                f"{part}_logits": scores_nK,
-                f"{part}_probabilities": np.exp(log_probs_nK).astype(np.float32),
-                f"{part}_labels": dataset.labels[clips],
+                f"{part}_logits": of_part.scores,
+                f"{part}_probabilities": np.exp(of_part.log_probs).astype(np.float32),
+                f"{part}_labels": of_part.labels,
                 f"{part}_names": np.asarray(dataset.names)[clips],
                 f"{part}_groups": np.asarray(dataset.groups)[clips],
             }
@@ -202,11 +227,8 @@ class _Writer:
                 predictions[f"{part}_steps"] = self._correct_frames(clips)
             if not len(clips):
                 continue
-            labels, classes = dataset.labels[clips], self.data.classes
-            figures[part] = metrics.summary(scores_nK, labels, classes, log_probs_nK)
+            figures[part] = self.data.task.summary(of_part)
             figures[part]["objective"] = float(scores.losses_B[clips].mean(dtype=np.float64))
-            if windows is not None:
-                figures[part] |= scored.clip_and_video_accuracy(clips, dataset.labels)
         return predictions, figures
 
     def _correct_frames(self, clips: np.ndarray) -> np.ndarray:
@@ -223,7 +245,7 @@ class _Writer:
         clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
         return model.layers(self.group.spec.model, clip)
 
-    def _write_model(self) -> str:
+    def _write_model(self, fitted: Fitted) -> str:
         """Write the model of the best epoch; returns the hash of its arrays."""
         best, data, member = self.trained.best, self.data, self.member
         tree = {
@@ -241,6 +263,7 @@ class _Writer:
             "frame": list(data.values.shape[1:]),
             **_sampling(data),
             "class_weights": list(self.group.spec.class_weights),
+            "fitted": fitted,
             "split": {"id": data.split.id, "leaked": data.split.leaked},
             **_trained_on(data),
             "epoch": self.trained.progress.best_epoch,

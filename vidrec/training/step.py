@@ -19,8 +19,9 @@ import optax
 from jax import Array, lax
 
 from vidrec.config import TRACED, Config, digest, get, identifying_settings
-from vidrec.evaluation import decisions
-from vidrec.models import encoders, losses
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import LossOptions, Task
+from vidrec.models import encoders
 from vidrec.models.cells import floats
 from vidrec.training import optim
 from vidrec.training.batches import Batch
@@ -56,6 +57,11 @@ class TrialSpec:
     random_segments: bool = True
     smooths_labels: bool = False
     class_weights: tuple[float, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What a label says."""
+        return tasks.of(self.cfg)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -243,16 +249,8 @@ def summed_loss(
             mutable=["batch_stats"],
         )
         logits, carry, _ = outputs
-        losses_B = losses.per_clip(
-            logits,
-            batch.labels_B,
-            window.scored_BT,
-            cfg.loss.kind,
-            linear=hyper["loss.frame_weights"],
-            offset=window.offset,
-            length=spec.length,
-            **_targets(spec, hyper),
-        )
+        how = _loss_options(spec, hyper)._replace(offset=window.offset)
+        losses_B = spec.task.loss(logits, batch.labels_B, window.scored_BT, how)
         total = jnp.where(batch.valid_B, losses_B, 0.0).sum()
         return total, (carry, frozen.trained_stats(changed.get("batch_stats", {})))
 
@@ -263,29 +261,25 @@ def eval_step(
     spec: TrialSpec, weights: Weights, hyper: dict, frozen: Frozen, batch: Batch
 ) -> Scores:
     """Score one batch: no dropout, and batch norm by running statistics."""
-    kind = spec.cfg.loss.kind
-    variables = frozen.variables(weights)
+    task, variables = spec.task, frozen.variables(weights)
     logits = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
-    losses_B = losses.per_clip(
-        logits,
-        batch.labels_B,
-        batch.mask_BT,
-        kind,
+    losses_B = task.loss(logits, batch.labels_B, batch.mask_BT, _loss_options(spec, hyper))
+    scores_BK = task.scores(logits, spec.cfg.loss.kind, batch.mask_BT).scores_BK
+    if logits.ndim == 2:
+        return Scores(scores_BK, losses_B, jnp.zeros((len(losses_B), 0), bool))
+    correct_BT = task.correct_frames(logits, batch.labels_B, batch.mask_BT)
+    return Scores(scores_BK, losses_B, correct_BT)
+
+
+def _loss_options(spec: TrialSpec, hyper: dict) -> LossOptions:
+    """Return what the loss depends on besides outputs and labels, for whole clips."""
+    return LossOptions(
+        spec.cfg.loss.kind,
         linear=hyper["loss.frame_weights"],
         length=spec.length,
-        **_targets(spec, hyper),
+        smoothing=hyper["loss.label_smoothing"] if spec.smooths_labels else None,
+        class_weights=spec.class_weights,
     )
-    if logits.ndim == 2:
-        none_BT = jnp.zeros((len(losses_B), 0), bool)
-        return Scores(losses.scores(logits, kind), losses_B, none_BT)
-    correct_BT = decisions.is_correct(logits, batch.labels_B[:, None]) & batch.mask_BT
-    return Scores(decisions.weighted_log_probs(logits, batch.mask_BT), losses_B, correct_BT)
-
-
-def _targets(spec: TrialSpec, hyper: dict) -> dict[str, Any]:
-    """Return what the loss needs of smoothed labels and of weights by class."""
-    smoothing = hyper["loss.label_smoothing"] if spec.smooths_labels else None
-    return {"smoothing": smoothing, "class_weights": spec.class_weights}
 
 
 def accumulated_gradients(
@@ -346,10 +340,12 @@ def _update_by_windows(
         return jnp.pad(leaf, [(0, 0), (pad_left, pad_right)] + [(0, 0)] * (leaf.ndim - 2))
 
     padded = batch._replace(inputs=pad(batch.inputs), mask_BT=pad(batch.mask_BT))
+    if spec.task.framewise:
+        padded = padded._replace(labels_B=pad(batch.labels_B))
 
     def one_window(carried: tuple, index: Array) -> tuple[tuple, dict]:
         state, carry = carried
-        window = _window(padded, index, every, reach)._replace(carry=carry)
+        window = _window(spec, padded, index)._replace(carry=carry)
         updated, sums, next_carry = update(spec, state, hyper, frozen, window)
         if pad_left:
             next_carry = _carry_after(spec, state, hyper, frozen, _first_frames(window, every))
@@ -359,15 +355,17 @@ def _update_by_windows(
         sums = jax.tree.map(lambda leaf: jnp.where(reached, leaf, jnp.zeros_like(leaf)), sums)
         return (state, lax.stop_gradient(next_carry)), sums
 
-    first = _window(padded, 0, every, reach)
+    first = _window(spec, padded, 0)
     carry = jax.eval_shape(lambda: _carry_after(spec, state, hyper, frozen, first))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), carry)
     (state, _), sums = lax.scan(one_window, (state, zeros), jnp.arange(count))
     return state, jax.tree.map(lambda leaf: leaf.sum(0), sums)
 
 
-def _window(padded: Batch, index: Array | int, every: int, reach: int) -> Window:
-    """Cut window `index` from a batch that was padded by `reach - every` frames on the left."""
+def _window(spec: TrialSpec, padded: Batch, index: Array | int) -> Window:
+    """Cut window `index` from a batch that was padded on the left by what it reaches back."""
+    every = spec.cfg.train.tbptt_every
+    reach = spec.cfg.train.tbptt_length or every
 
     def cut(leaf: Array) -> Array:
         return lax.dynamic_slice_in_dim(leaf, index * every, reach, 1)
@@ -375,6 +373,8 @@ def _window(padded: Batch, index: Array | int, every: int, reach: int) -> Window
     # Dropout is drawn anew in each window.
     keys_B = jax.vmap(lambda key: jax.random.fold_in(key, index))(padded.keys_B)
     batch = padded._replace(inputs=cut(padded.inputs), mask_BT=cut(padded.mask_BT), keys_B=keys_B)
+    if spec.task.framewise:
+        batch = batch._replace(labels_B=cut(padded.labels_B))
     counted_T = jnp.arange(reach) >= reach - every
     offset = index * every - (reach - every)
     return Window(batch, None, offset, batch.mask_BT & counted_T[None])

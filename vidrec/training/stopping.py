@@ -1,10 +1,13 @@
 """What is decided about a trial between two epochs: best weights, early stopping, divergence."""
 
 import math
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from vidrec.config import Config
+from vidrec.evaluation import tasks
 
 # An epoch's loss above so many times that of the untrained model counts as divergence.
 DIVERGED_LOSS = 10.0
@@ -47,16 +50,15 @@ class Figures(NamedTuple):
         train_loss: mean over the epoch's clips.
         gradient_norm: mean over its updates.
         finite: False where a loss, a gradient or a parameter is not finite.
-        val_loss, val_accuracy, val_balanced_accuracy: of the validation clips; None where there
-            are none.
+        val_loss: of the validation clips; None where there are none.
+        val: the task's figures of the validation clips, by name.
     """
 
     train_loss: float
     gradient_norm: float
     finite: bool
     val_loss: float | None = None
-    val_accuracy: float | None = None
-    val_balanced_accuracy: float | None = None
+    val: Mapping[str, float] = MappingProxyType({})
 
 
 class Progress(NamedTuple):
@@ -95,7 +97,7 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
     better than the one before.
     """
     epoch, train = before.epoch + 1, cfg.train
-    loss, accuracy = figures.train_loss, figures.val_accuracy
+    loss, headline = figures.train_loss, figures.val.get(tasks.of(cfg).headline.figure)
     diverged = not (figures.finite and loss <= DIVERGED_LOSS * before.untrained_loss)
     diverged |= not math.isfinite(loss)
     score = monitored(cfg, figures, epoch)
@@ -103,7 +105,7 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
     wait = 0 if improved else before.epochs_without_improvement + 1
     if diverged:
         status = Status.DIVERGED
-    elif train.target and accuracy is not None and accuracy >= train.target:
+    elif train.target and headline is not None and headline >= train.target:
         status = Status.TARGET
     elif train.patience and wait >= train.patience:
         status = Status.STOPPED
@@ -117,7 +119,7 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
 
 def monitored(cfg: Config, figures: Figures, epoch: int) -> float:
     """Return the figure that decides which weights are best, the less the better."""
-    figure: float | None = getattr(figures, cfg.train.monitor)
-    if figure is None:
+    if figures.val_loss is None:
         return -float(epoch)
-    return figure if cfg.train.monitor == "val_loss" else -figure
+    name = cfg.train.monitor.removeprefix("val_")
+    return figures.val_loss if name == "loss" else -figures.val[name]

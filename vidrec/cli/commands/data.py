@@ -63,10 +63,12 @@ class Doctor(Command):
     def run(self, settings: dict[str, Any]) -> int:
         """Examine the data set; exit status 1 where something is wrong. See `Command.run`."""
         cfg = read_experiment(self.experiment, settings)
-        from vidrec.data import datasets, doctor
+        from vidrec.data import doctor
+        from vidrec.evaluation import tasks
 
         def work(progress: Any) -> dict[str, Any]:
-            return doctor.examine(datasets.load(cfg.data), cfg.data, progress.extracting)
+            dataset = tasks.of(cfg).load(cfg)
+            return doctor.examine(dataset, cfg.data, progress.extracting)
 
         findings = run_until_stopped(self, work)
         if findings is None:

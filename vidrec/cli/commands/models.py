@@ -122,6 +122,7 @@ class Evaluate(Command):
 
     def run(self, settings: dict[str, Any]) -> int:
         """Score the part of the split; see `Command.run`."""
+        from vidrec.evaluation import tasks
         from vidrec.evaluation.predict import score
         from vidrec.training import runtime
 
@@ -143,12 +144,8 @@ class Evaluate(Command):
             return STOPPED
         self.answer(result)
         figures, counts = result["metrics"][self.part], result["counts"][self.part]
-        console = self.console()
-        console.tell(
-            f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} "
-            f"expected), mean accuracy of classes {figures['balanced_accuracy']:.1%}, most "
-            f"frequent class {figures['majority']:.1%}, average F1 {figures['avg_f1']:.3f}",
-        )
+        console, task = self.console(), tasks.named(result.get("task", "clip"))
+        console.tell(task.line(figures, counts))
         console.tell(short_path(result["dir"]))
         return 0
 

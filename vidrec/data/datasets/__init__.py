@@ -3,6 +3,8 @@
 Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
+from collections.abc import Callable
+
 from vidrec.config import Data, load_user
 from vidrec.data.datasets import motion, motion_tfds, ucf, users
 from vidrec.data.datasets.base import Dataset, UnreadableClip
@@ -20,8 +22,12 @@ def load(data: Data) -> Dataset:
     return _load(data).keep_classes(data.classes)
 
 
-def load_if_there(data: Data) -> Dataset | None:
+def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> Dataset | None:
     """Open a data set that needs not be generated or downloaded first.
+
+    Args:
+        data: the settings.
+        open_it: opens it; None: `load` does.
 
     Returns:
         The data set; None where it would have to be made, or is not there.
@@ -35,7 +41,7 @@ def load_if_there(data: Data) -> Dataset | None:
         if not tfds_dataset.is_prepared(data):
             return None
     try:
-        return load(data)
+        return open_it() if open_it else load(data)
     except TransientError:
         raise
     except UserError:

@@ -50,7 +50,7 @@ class Dataset(ABC):
         name: of the data set.
         classes: names of the classes; labels index them.
         names: of the clips: unique, and the same on every machine.
-        labels: (n,) int32.
+        labels: (n,) int32; or (n, K) 0 and 1, of clips that may have several labels or none.
         groups: (n,) str, the recording a clip was cut from; where unknown, the clip's own name.
         groups_known: False where groups are only names of clips.
         given: the data set's own split, part to indices; None where it has none.
@@ -180,11 +180,10 @@ class Dataset(ABC):
 
     @cached_property
     def _fingerprint(self) -> str:
-        labels = [self.classes[label] for label in self.labels]
         return digest(
             list(self.classes),
             list(self.names),
-            labels,
+            list(self._label_names),
             self.groups.tolist(),
             self.groups_known,
             list(self.keys),
@@ -192,6 +191,25 @@ class Dataset(ABC):
             *([asdict(each) for each in self.frame_labels],) * bool(self.frame_labels),
             length=32,
         )
+
+    @property
+    def _label_names(self) -> Iterable[Any]:
+        """Return the name of each clip's class; a list of names where clips have several."""
+        if self.labels.ndim == 1:
+            return (self.classes[label] for label in self.labels)
+        return ([self.classes[k] for k in np.flatnonzero(own_K)] for own_K in self.labels)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Return the name of each clip's class, of several with `|` between them."""
+        return [name if isinstance(name, str) else "|".join(name) for name in self._label_names]
+
+    @property
+    def membership(self) -> np.ndarray:
+        """Return (n, K) bool, which classes occur in each clip."""
+        if self.labels.ndim == 1:
+            return self.labels[:, None] == np.arange(len(self.classes))
+        return self.labels > 0
 
     def fingerprint(self) -> str:
         """Return a hash of names, classes, recordings and content, without paths."""
@@ -216,6 +234,9 @@ class Dataset(ABC):
                     f"data.classes: {self.name} has no class {name!r}{nearest(name, self.classes)}"
                 )
         classes = tuple(name for name in self.classes if name in chosen)
+        if self.labels.ndim == 2:  # a clip without a label is one of none of the classes
+            columns = [self.classes.index(name) for name in classes]
+            return replace(self, classes=classes, labels=self.labels[:, columns])
         label_of = {self.classes.index(name): label for label, name in enumerate(classes)}
         clips = np.array([i for i, label in enumerate(self.labels) if label in label_of], int)
         labels = np.array([label_of[label] for label in self.labels[clips]], np.int32)

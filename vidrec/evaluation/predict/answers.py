@@ -137,7 +137,8 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
     stream, answer, end = model.stream(clip.fps), None, 0.0
     for start, end, frame in _frames(clip):
         probabilities_K = stream.push(frame, end)
-        answer = Answer(stream.classes, stream.scores_K, probabilities_K).as_dict()
+        said = (stream.classes, stream.scores_K, probabilities_K)
+        answer = Answer(*said, task=model.network.task, fitted=model.fitted).as_dict()
         yield {"path": spelled(path), "start": start, "end": end, **answer}
     if answer:
         line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}

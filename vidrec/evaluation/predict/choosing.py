@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
 from vidrec.io import files
 
 
@@ -35,12 +36,14 @@ def choose(folder: Path) -> Choice:
 
 
 def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
-    """Return the best seed of the row with the best mean validation accuracy."""
+    """Return the best seed of the row whose headline figure is best on validation."""
     rows: dict[int | str, list[tuple[float, Mapping[str, Any]]]] = {}
+    words = ""
     for trial in trials:
-        accuracy = _validated(folder / "trials" / trial["id"])
-        if accuracy is not None:
-            rows.setdefault(trial["row"], []).append((accuracy, trial))
+        validated = _validated(folder / "trials" / trial["id"])
+        if validated is not None:
+            rows.setdefault(trial["row"], []).append((validated.score, trial))
+            words = validated.words
     if not rows:
         raise UserError(
             f"{folder} has no finished trial with validation clips to choose by: name a trial's "
@@ -53,17 +56,26 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
     reason = (
         f"row {row} of {len({trial['row'] for trial in trials})} ({settings or 'as the base'}), "
-        f"the best by mean validation accuracy ({means[row]:.4f} over {len(rows[row])} seeds); "
+        f"the best by mean validation {words} ({means[row]:.4f} over {len(rows[row])} seeds); "
         f"of it seed {trial['seed']} ({score:.4f})"
     )
     return Choice(folder / "trials" / trial["id"], reason)
 
 
-def _validated(trial: Path) -> float | None:
-    """Return the validation accuracy of a trial that can be taken; None of any other."""
+class _Validated(NamedTuple):
+    score: float
+    words: str  # what the figure is called
+
+
+def _validated(trial: Path) -> _Validated | None:
+    """Return the headline figure on validation of a trial that can be taken; None of any other."""
     if not (trial / "result.json").is_file() or not (trial / "model").is_dir():
         return None
     result = files.read_result(trial)
     if result["status"] != "done":
         return None
-    return result["metrics"].get("val", {}).get("accuracy")
+    config = trial / "config.json"
+    settings = files.read_json(config, files.CONFIG_HOLDS) if config.is_file() else {}
+    headline = tasks.of_settings(settings).headline
+    score = result["metrics"].get("val", {}).get(headline.figure)
+    return None if score is None else _Validated(score, headline.words)

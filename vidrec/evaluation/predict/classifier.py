@@ -97,6 +97,7 @@ class Classifier:
 
     Attributes:
         cfg: its settings.
+        fitted: what its decisions take from validation clips, see `Task.fit`.
         classes: names by class number.
         notes: what to know of its code; mostly empty.
     """
@@ -115,7 +116,7 @@ class Classifier:
         self.network = Network.of(
             cfg, meta["length"], len(self.classes), tree, meta.get("class_weights", ())
         )
-        self.cfg = self.network.cfg
+        self.cfg, self.fitted = self.network.cfg, meta.get("fitted", {})
         self._score_program = jax.jit(self.network.score)
         self._evaluate_program = jax.jit(self.network.evaluate)
 
@@ -209,8 +210,16 @@ class Classifier:
         return self._score(self.encode(clip.read(index_L)), mask_L)
 
     def _prediction(self, clip: Clip, whole: Scored, along: _Along) -> Prediction:
+        how = {"task": self.network.task, "fitted": self.fitted}
         answers = [
-            Window(self.classes, said.scores_K, said.probabilities_K, clip.at(start), clip.at(end))
+            Window(
+                self.classes,
+                said.scores_K,
+                said.probabilities_K,
+                clip.at(start),
+                clip.at(end),
+                **how,
+            )
             for (start, end), said in zip(along.spans, along.scored, strict=True)
         ]
         return Prediction(
@@ -222,14 +231,15 @@ class Classifier:
             along.total,
             clip.at(along.total),
             list(clip.notes),
+            **how,
         )
 
-    def evaluate(self, inputs_T: np.ndarray, label: int) -> Evaluation:
+    def evaluate(self, inputs_T: np.ndarray, label: Any) -> Evaluation:
         """Return evaluation's answer for a clip.
 
         Args:
             inputs_T: what `encode` gives of all its frames.
-            label: its true class.
+            label: its true class, or what the task has of a clip.
         """
         index_L, mask_L = decisions.frames_of_clip(self.cfg, len(inputs_T))
         clip_scores, objective_B = self._apply(
@@ -263,7 +273,8 @@ class Classifier:
 
     def _decided(self, scores: decisions.ClipScores) -> Scored:
         scores_BK, weight_B = (np.asarray(values, np.float64) for values in scores)
-        return _first(decisions.decide_clips(scores_BK, weight_B), float(weight_B[0]))
+        of_task = self.network.task.log_probabilities
+        return _first(decisions.decide_clips(scores_BK, weight_B, of_task), float(weight_B[0]))
 
     def _joined(self, scored: Sequence[Scored]) -> Scored:
         """Return a video's scores from its windows', as evaluation joins them."""
@@ -271,7 +282,10 @@ class Classifier:
         weight_M = np.array([window.weight for window in scored])
         video_M = np.zeros(len(scored), int)
         inference = self.cfg.eval.inference
-        decision = decisions.decide_videos(scores_MK, weight_M, video_M, 1, inference)
+        of_task = self.network.task.log_probabilities
+        decision = decisions.decide_videos(
+            scores_MK, weight_M, video_M, 1, inference, log_probabilities=of_task
+        )
         return _first(decision, float(weight_M.sum()))
 
     # --- Windows and rates ---

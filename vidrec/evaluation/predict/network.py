@@ -16,8 +16,9 @@ from jax import Array, lax
 
 from vidrec.config import Config, override
 from vidrec.errors import UserError
-from vidrec.evaluation import decisions
-from vidrec.models import encoders, losses, model
+from vidrec.evaluation import decisions, tasks
+from vidrec.evaluation.task import LossOptions, Task
+from vidrec.models import encoders, model
 
 Tree = Any
 
@@ -72,6 +73,11 @@ class Network:
         return cls(cfg, None if inside else encoder, built, variables, tuple(class_weights))
 
     @property
+    def task(self) -> Task:
+        """Return what a label says."""
+        return tasks.of(self.cfg)
+
+    @property
     def takes_features(self) -> bool:
         """Return whether clips are arrays made elsewhere, not frames."""
         return self.encoder is None and self.model.encoder is None
@@ -120,7 +126,7 @@ class Network:
     ) -> decisions.ClipScores:
         """Return the scores of clips, from what `encode` gives of their frames, (B, T, D…)."""
         outputs = self._apply(variables, inputs, mask_BT)[0]
-        return decisions.clip_scores(outputs, self.cfg.loss.kind, mask_BT)
+        return self.task.scores(outputs, self.cfg.loss.kind, mask_BT)
 
     def evaluate(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
@@ -128,17 +134,15 @@ class Network:
         """Return scores and the loss (B,) that training minimises, the clips being so labelled."""
         outputs = self._apply(variables, inputs, mask_BT)[0]
         settings = self.cfg.loss
-        losses_B = losses.per_clip(
-            outputs,
-            labels_B,
-            mask_BT,
+        how = LossOptions(
             settings.kind,
             linear=float(settings.frame_weights == "linear"),
             length=self.cfg.frames.length,
             smoothing=settings.label_smoothing or None,
             class_weights=self.class_weights,
         )
-        return decisions.clip_scores(outputs, settings.kind, mask_BT), losses_B
+        losses_B = self.task.loss(outputs, labels_B, mask_BT, how)
+        return self.task.scores(outputs, settings.kind, mask_BT), losses_B
 
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
         return self.model.apply(variables["model"], *args, **more)
@@ -148,7 +152,7 @@ class Network:
         # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
         inputs = jax.vmap(lambda frame: self.encode(variables, frame[None])[0])(frames)
         scores = self.score(variables, inputs[None])
-        return jax.nn.softmax(scores.scores_BK[0] / scores.weight_B[0])
+        return self.task.probabilities(scores.scores_BK[0] / scores.weight_B[0])
 
     def begin(self, inputs: Any) -> Tree:
         """Return the carry before the first frame of such inputs (1, D…), an array or its shape."""
@@ -174,9 +178,12 @@ class Network:
             head = {"params": variables["model"]["params"]["head"]}
             logits, _ = self.model.head.apply(head, mean[:, None])
         elif self.cfg.head.kind == "per_frame":
-            logits = mean = decisions.updated_mean(mean, logits, count)
+            mean = self.task.updated_mean(mean, logits, count)
         carry = {"scanner": scanner, "mean": mean, "count": count}
-        return carry, jax.nn.softmax(losses.scores(logits.reshape(-1), self.cfg.loss.kind))
+        if self.cfg.head.kind == "per_frame":
+            return carry, self.task.probabilities(mean.reshape(-1))
+        scores = self.task.scores(logits.reshape(1, -1), self.cfg.loss.kind)
+        return carry, self.task.probabilities(scores.scores_BK[0])
 
     def check_streams(self) -> None:
         """Raise a UserError that says why, where the model needs the whole clip at once."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-TOP = 5
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import Fitted, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,32 +20,34 @@ class Answer:
             over frames or windows, these come from the mean instead, so that a long clip is not
             surer than a short one only for its length. Where windows vote, these are shares of
             votes. A result's `loss` is the negative logarithm of that of the true class.
+        task: that it is an answer of.
+        fitted: what decisions take from validation clips, see `Task.fit`.
     """
 
     classes: tuple[str, ...]
     scores_K: np.ndarray
     probabilities_K: np.ndarray
+    task: Task = field(default_factory=lambda: tasks.named("clip"), kw_only=True)
+    fitted: Fitted = field(default_factory=dict, kw_only=True)
 
     @property
     def label(self) -> str:
-        """Return the name of the class."""
-        return self.classes[int(self.scores_K.argmax())]
+        """Return the name of the class, or of the classes with `|` between them."""
+        return self.as_dict()["class"]
 
     @property
     def confidence(self) -> float:
         """Return the probability of that class."""
-        return float(self.probabilities_K[int(self.scores_K.argmax())])
+        return self.as_dict()["confidence"]
 
     @property
     def topk(self) -> list[tuple[str, float]]:
         """Return the five best classes and their probabilities."""
-        best = np.argsort(-self.scores_K, kind="stable")[:TOP]
-        return [(self.classes[k], float(self.probabilities_K[k])) for k in best]
+        return [(best["class"], best["confidence"]) for best in self.as_dict()["topk"]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return class, confidence and the best classes for JSON."""
-        topk = [{"class": name, "confidence": share} for name, share in self.topk]
-        return {"class": self.label, "confidence": self.confidence, "topk": topk}
+        return self.task.answer(self.classes, self.scores_K, self.probabilities_K, self.fitted)
 
 
 @dataclass(frozen=True, eq=False)

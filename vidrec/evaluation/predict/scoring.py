@@ -17,12 +17,13 @@ from vidrec.config import (
     resolve_setting_paths,
     to_dict,
 )
-from vidrec.data import datasets, splits
+from vidrec.data import splits
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import UserError
-from vidrec.evaluation import decisions, metrics
+from vidrec.evaluation import tasks
 from vidrec.evaluation.predict.classifier import Classifier, Evaluation
 from vidrec.evaluation.predict.reading import ClipReader
+from vidrec.evaluation.task import Matched, ScoredPart
 from vidrec.features.extraction import Progress
 from vidrec.io import files, machine
 
@@ -99,8 +100,10 @@ def score(
         tell(line)
     cfg = pin_code(_settings(model, resolve_setting_paths(overrides or {}, Path.cwd())))
     model = model.with_eval(cfg.eval)
-    dataset = dataset or datasets.load(cfg.data)
-    selection = _selected(model, dataset, cfg, part, force=force)
+    task = tasks.of(cfg)
+    dataset = task.labelled(dataset) if dataset else task.load(cfg)
+    matched = task.matched(dataset, model.classes)
+    selection = _selected(model, dataset, cfg, part, matched=matched, force=force)
     settings = identifying_settings(cfg)
     parts = (model.meta["id"], settings, dataset.fingerprint(), selection.split, part, FIGURES)
     out = Path(folder) / "evaluations" / digest(*parts)
@@ -109,8 +112,8 @@ def score(
     files.check_writable(out / "result.json")
     for class_name, count in selection.left_out.items():
         tell(f"{count} clips of {class_name} are left out: the model does not know that class")
-    scores = _scored(ClipReader(model, cfg, dataset), selection.clips, progress)
-    labels = _labels(model, dataset)[scores.clips]
+    scores = _scored(ClipReader(model, cfg, dataset), selection.clips, matched, progress)
+    labels = matched.labels[scores.clips]
     result = {
         "id": out.name,
         "status": "done",
@@ -121,6 +124,7 @@ def score(
             "split": model.meta["split"],
         },
         **_outcome(dataset, selection, scores, part),
+        "task": task.kind,
         "metrics": {part: _figures(model, scores.evaluations, labels)},
         "classes": list(model.classes),
         "versions": machine.versions(),
@@ -134,10 +138,16 @@ def score(
 
 
 def _selected(
-    model: Classifier, dataset: Dataset, cfg: Config, part: Part, *, force: bool
+    model: Classifier,
+    dataset: Dataset,
+    cfg: Config,
+    part: Part,
+    *,
+    matched: Matched,
+    force: bool,
 ) -> _Selection:
     clips, split = _clips(dataset, cfg, part)
-    clips, left_out = _known(dataset, clips, model.classes)
+    clips, left_out = _known(dataset, clips, matched, model.classes)
     return _Selection(clips, split, left_out, _overlap(model, dataset, clips, force))
 
 
@@ -229,17 +239,16 @@ def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
 
 
 def _known(
-    dataset: Dataset, clips: np.ndarray, classes: Sequence[str]
+    dataset: Dataset, clips: np.ndarray, matched: Matched, classes: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Return the clips whose class the model knows, and how many of which class it does not."""
-    names = np.array([dataset.classes[label] for label in dataset.labels[clips]])
-    known = np.isin(names, classes)
+    known = matched.known[clips]
     if not known.any():
         raise UserError(
             f"the model knows none of the classes of {dataset.name} "
             f"({', '.join(dataset.classes)}); it knows {', '.join(classes)}"
         )
-    return clips[known], dict(Counter(names[~known].tolist()))
+    return clips[known], dict(Counter(matched.classes[clips[~known]].tolist()))
 
 
 def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool) -> dict[str, Any]:
@@ -286,7 +295,7 @@ def _may_be_siblings(
     return bool(set(model.meta["train_groups"]) & set(dataset.groups[clips].tolist()))
 
 
-def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Scores:
+def _scored(reader: ClipReader, clips: np.ndarray, matched: Matched, progress: Progress) -> _Scores:
     """Score clips; of those that cannot be read the reason is kept.
 
     Raises:
@@ -294,7 +303,6 @@ def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Score
     """
     model, dataset = reader.model, reader.dataset
     scored, evaluations, unreadable = [], [], []
-    label_of = _labels(model, dataset)
     for done, (clip, inputs) in enumerate(reader.read(clips.tolist(), progress)):
         if isinstance(inputs, UnreadableClip):
             if reader.cfg.data.strict:
@@ -302,18 +310,11 @@ def _scored(reader: ClipReader, clips: np.ndarray, progress: Progress) -> _Score
             unreadable.append((clip, inputs.path, inputs.reason))
         else:
             scored.append(clip)
-            evaluations.append(model.evaluate(inputs, label_of[clip]))
+            evaluations.append(model.evaluate(inputs, matched.labels[clip]))
         progress(done + 1, len(clips))
     if not scored:
         raise UserError(f"no clip of {dataset.name} can be read, such as {unreadable[0][1]}")
     return _Scores(np.array(scored), evaluations, unreadable)
-
-
-def _labels(model: Classifier, dataset: Dataset) -> np.ndarray:
-    """Return the model's number of each clip's class; -1 of a class that it does not know."""
-    number_of = {name: number for number, name in enumerate(model.classes)}
-    labels = [number_of.get(dataset.classes[label], -1) for label in dataset.labels]
-    return np.array(labels, np.int32)
 
 
 def _figures(
@@ -322,12 +323,13 @@ def _figures(
     """Return the figures that training gives of these clips, by the same definitions."""
     scores_nK = np.stack([one.scores_K for one in evaluations])
     log_probs_nK = np.stack([one.log_probs_K for one in evaluations])
-    figures = metrics.summary(scores_nK, labels, model.classes, log_probs_nK)
+    task = tasks.of(model.cfg)
+    part = ScoredPart(scores_nK, log_probs_nK, labels, model.classes, model.fitted)
+    figures = task.summary(part)
     figures["objective"] = float(np.mean([one.objective for one in evaluations]))
     if model.cfg.eval.inference == "single":
         return figures
     windows = [one.windows_MK for one in evaluations if one.windows_MK is not None]
     video_M = np.repeat(np.arange(len(windows)), [len(scores_MK) for scores_MK in windows])
-    return figures | decisions.clip_and_video_accuracy(
-        np.concatenate(windows), video_M, labels, model.cfg.eval.inference
-    )
+    inference = model.cfg.eval.inference
+    return figures | task.of_windows(np.concatenate(windows), video_M, labels, inference)

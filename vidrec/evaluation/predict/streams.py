@@ -24,10 +24,6 @@ class _Window:
     frames: int = 0
     said: Any = None
 
-    @property
-    def log_probs_K(self) -> np.ndarray:
-        return np.log(np.maximum(np.asarray(self.said, np.float64), np.finfo(np.float32).tiny))
-
 
 class Stream:
     """A clip that is still going on.
@@ -75,7 +71,8 @@ class Stream:
         self._seen_frames: list[int] = []  # of the frames seen, as far as prediction sees any
         self._open: list[_Window] = []
         self._last: _Window | None = None
-        self._closed = decisions.WindowSums(len(self.classes), self._network.cfg.eval.inference)
+        inference, task = self._network.cfg.eval.inference, self._network.task
+        self._closed = decisions.WindowSums(len(self.classes), inference, task.log_probabilities)
 
     def push(self, frame: np.ndarray, end: float | None = None) -> np.ndarray:
         """Return class probabilities (K,) after one more frame.
@@ -129,7 +126,7 @@ class Stream:
 
         So it is for files, where the last window is continued past the end.
         """
-        settings = self._network.cfg.eval
+        settings, evidence = self._network.cfg.eval, self._network.task.evidence
         if self.seen % settings.stride == 0:
             self._open.append(_Window(self._begin(inputs)))
         for window in self._open:
@@ -138,9 +135,9 @@ class Stream:
         self.seen += 1
         self._last = self._open[0]
         if self._last.frames == settings.window:
-            self._closed.add(self._open.pop(0).log_probs_K)
+            self._closed.add(evidence(self._open.pop(0).said))
             self._last = None
-        decided = self._closed.decide(self._last.log_probs_K if self._last else None)
+        decided = self._closed.decide(evidence(self._last.said) if self._last else None)
         self._scores_K = decided.scores_nK[0]
         return np.exp(decided.log_probs_nK[0])
 

@@ -22,7 +22,7 @@ RESULT_HOLDS = {
     **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
     **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}},
     "split?": {"id?": str, "copied_tests?": int},
-    **{"another_task?": str, "fold?": int},
+    **{"another_task?": str, "fold?": int, "fitted?": dict, "task?": str},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
 }
 TABLE_HOLDS = {
@@ -52,6 +52,7 @@ GROUP_HOLDS = {
 }
 CONFIG_HOLDS = {
     "data?": {"kind?": str, "tfds?": str, "root?": str},
+    "task?": {"kind?": str},
     **{"scanner?": {"kind?": str}, "encoder?": {"kind?": str}},
 }
 ENVIRONMENT_HOLDS = {"command?": str, "versions?": {"*": str}}

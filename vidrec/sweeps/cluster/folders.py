@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vidrec.errors import UserError
+from vidrec.evaluation import tasks
 from vidrec.io import files
 from vidrec.sweeps.cluster.options import Handle
 from vidrec.training.results import METRICS, write_json
@@ -175,15 +176,16 @@ def group_line(
 
 
 def _progress(group: Path) -> dict[str, Any]:
-    """Return epoch, trials that still train, and the best validation accuracy so far."""
-    epochs = None
+    """Return epoch, trials that still train, and the best headline figure on validation so far."""
+    epochs, watched = None, "val/accuracy"
     with contextlib.suppress(files.Missing, KeyError, TypeError, ValueError):
         members = files.read_json(group / "group.json", files.GROUP_HOLDS)["trials"]
         epochs = max(trial["config"]["train"]["epochs"] for trial in members)
+        watched = f"val/{tasks.of_settings(members[0]['config']).headline.figure}"
     # A group that does not fit in memory trains in parts, in folders beside its own.
     parts = [_records(part) for part in (group, *group.parent.glob(f"{group.name}-*"))]
     last = [record for part in parts for record in part if record["epoch"] == part[-1]["epoch"]]
-    scores = [record["val/accuracy"] for part in parts for record in part]
+    scores = [record.get(watched) for part in parts for record in part]
     return {
         "epoch": max((record["epoch"] for record in last), default=0),
         "epochs": epochs,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrec.data import datasets
 from vidrec.errors import STOPPED, UserError
+from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace
 from vidrec.io import escape
 from vidrec.sweeps import plan, runner
@@ -84,7 +84,7 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
             pace = getattr(screen, "pace", None)
             prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, pace=pace)
         else:  # each group decodes pixels itself
-            datasets.load(cfg.data)
+            tasks.of(cfg).load(cfg)
 
 
 def finish(folder: Path) -> None:

@@ -1,0 +1,390 @@
+"""What a task is: what a label says, what is minimised, measured, printed and answered.
+
+Each module of `vidrec/evaluation/tasks/` defines one, `TASK`, under the name that `task.kind` has.
+Everything else asks the task and knows none by name. Reports read tasks too, so what needs JAX or a
+data set is imported inside the methods that use it.
+
+Dimension letters: n clips, B clips of a batch, T frames, K classes, S seeds, M windows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from vidrec.config import Config
+from vidrec.errors import UserError
+from vidrec.evaluation import statistics
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from vidrec.data.datasets.base import Dataset
+    from vidrec.evaluation.decisions import ClipScores, Decision
+
+Fitted = Mapping[str, Any]  # what a decision takes from validation clips, as JSON holds it
+
+
+class Headline(NamedTuple):
+    """The figure by which rows of a table are compared.
+
+    Attributes:
+        figure: its name among the figures of a part.
+        words: what it is called behind "test", "validation" and "training".
+        short: the same where there is little room.
+        sentence: "{} of the test clips": how its value is said in a sentence.
+    """
+
+    figure: str
+    words: str
+    short: str
+    sentence: str
+
+    @property
+    def test(self) -> str:
+        """Return its column of test clips."""
+        return f"test_{self.figure}"
+
+    @property
+    def val(self) -> str:
+        """Return its column of validation clips."""
+        return f"val_{self.figure}"
+
+    @property
+    def train(self) -> str:
+        """Return its column of training clips."""
+        return f"train_{self.figure}"
+
+
+class Shown(NamedTuple):
+    """A column of the table for people, beside the headline.
+
+    Attributes:
+        column: of table.csv.
+        head: of the table for people.
+        rare: shown only where a row has the figure.
+    """
+
+    column: str
+    head: str
+    rare: bool = False
+
+
+class Baseline(NamedTuple):
+    """What answering without a look reaches.
+
+    Attributes:
+        figure: its name among the figures of a part.
+        line: "The most frequent class is {} of the test clips."
+        worse: "No better than …: {}", with the names of rows.
+    """
+
+    figure: str
+    line: str
+    worse: str
+
+
+class LossOptions(NamedTuple):
+    """What a loss depends on besides outputs and labels.
+
+    Attributes:
+        kind: `loss.kind`.
+        linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
+        offset: index of the window's first frame in the clip.
+        length: the configured frames of a clip.
+        smoothing: share of the target spread over all classes; may be traced; None: none is.
+        class_weights: by class, (K,); empty: 1.
+    """
+
+    kind: str
+    linear: Any = 1.0
+    offset: Any = 0
+    length: Any = 1
+    smoothing: Any = None
+    class_weights: Sequence[float] = ()
+
+
+class ChosenFrames(NamedTuple):
+    """The frames of a batch, to find their labels by.
+
+    Attributes:
+        clips_B: clips.
+        offsets_B: where each clip begins among all frames.
+        indices_BT: frames within the clip.
+        mask_BT: False on padding.
+    """
+
+    clips_B: Any
+    offsets_B: Any
+    indices_BT: Any
+    mask_BT: Any
+
+
+class ScoredPart(NamedTuple):
+    """Decided clips of a part of the split.
+
+    Attributes:
+        scores: (n, …) scores that rank the classes.
+        log_probs: logarithms of the probabilities that prediction gives.
+        labels: as `Task.labels_of` gives them.
+        classes: names by class number.
+        fitted: of `Task.fit`.
+    """
+
+    scores: np.ndarray
+    log_probs: np.ndarray
+    labels: np.ndarray
+    classes: Sequence[str]
+    fitted: Fitted
+
+
+class Matched(NamedTuple):
+    """The labels of a data set as a model numbers classes, which are matched by name.
+
+    Attributes:
+        labels: (n, …) as `Task.labels_of` gives them.
+        known: (n,) False of clips that the model cannot be scored on.
+        classes: (n,) text, what the class of such a clip is called.
+    """
+
+    labels: np.ndarray
+    known: np.ndarray
+    classes: np.ndarray
+
+
+class Shot(NamedTuple):
+    """What the report says beside the frames of a clip."""
+
+    predicted: str
+    confidence: float
+    label: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A task; it has no state of its own.
+
+    Attributes:
+        kind: its name, `task.kind`.
+        headline: by which rows are compared.
+        columns: of table.csv, that are measured.
+        shown: columns for people beside the headline.
+        brief: the one of them that a terminal shows, under a short head.
+        compared: those that stand beside each other where two runs are compared.
+        asked: further columns for people, where the author of a table asks for them.
+        baseline: what the headline is measured against; None: nothing.
+        epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
+        sections: of a report that fit it, by name.
+        framewise: True where labels of a batch have an axis of frames (B, T).
+    """
+
+    kind: ClassVar[str]
+    headline: ClassVar[Headline]
+    columns: ClassVar[tuple[str, ...]]
+    shown: ClassVar[tuple[Shown, ...]]
+    brief: ClassVar[Shown]
+    compared: ClassVar[tuple[Shown, ...]]
+    asked: ClassVar[tuple[str, ...]] = ("best_epoch",)
+    baseline: ClassVar[Baseline | None] = None
+    sections: ClassVar[tuple[str, ...]] = ()
+    epoch_figures: ClassVar[tuple[str, ...]]
+    framewise: ClassVar[bool] = False
+
+    # --- Settings ---
+
+    def check(self, cfg: Config) -> None:
+        """Refuse settings that do not fit the task, before any work.
+
+        Raises:
+            UserError: names the setting and what would be right.
+        """
+        watched = cfg.train.monitor.removeprefix("val_")
+        if watched not in ("loss", *self.epoch_figures):
+            known = ", ".join(f"val_{name}" for name in ("loss", *self.epoch_figures))
+            raise UserError(
+                f"train.monitor = {cfg.train.monitor!r} should be one of {known} "
+                f"(task.kind = {self.kind!r})"
+            )
+
+    # --- Labels ---
+
+    def load(self, cfg: Config) -> "Dataset":
+        """Open the data set that the settings name, with labels as this task has them.
+
+        Raises:
+            UserError: it is not there, or its labels are of another task.
+        """
+        from vidrec.data import datasets
+
+        every = replace(cfg.data, classes=())
+        return self.labelled(datasets.load(every)).keep_classes(cfg.data.classes)
+
+    @abstractmethod
+    def labelled(self, dataset: "Dataset") -> "Dataset":
+        """Return a data set with labels as this task has them; one that has them is returned.
+
+        Raises:
+            UserError: its labels are of another task.
+        """
+
+    def labels_of(self, dataset: "Dataset", clips: np.ndarray) -> np.ndarray:
+        """Return the labels of clips, (n, …)."""
+        return dataset.labels[clips]
+
+    def resident(self, dataset: "Dataset") -> np.ndarray:
+        """Return the labels of all clips as they lie on the devices."""
+        return np.asarray(dataset.labels, np.int32)
+
+    def gather(self, labels: "Array", frames: ChosenFrames) -> "Array":
+        """Return the labels of a batch, of what `resident` gave."""
+        return labels[frames.clips_B]
+
+    def label_shape(self, clips: int, frames: int, classes: int) -> tuple[int, ...]:
+        """Return the shape of what `resident` gives of so many clips with so many frames in all."""
+        return (clips,)
+
+    @abstractmethod
+    def matched(self, dataset: "Dataset", classes: Sequence[str]) -> "Matched":
+        """Return the labels of a data set by the numbers that a model has for its classes."""
+
+    @abstractmethod
+    def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Return the weights (K,) by which unequal classes weigh alike, from training labels."""
+
+    # --- Loss ---
+
+    @abstractmethod
+    def loss(
+        self, outputs: "Array", labels: "Array", mask_BT: "Array | None", how: LossOptions
+    ) -> "Array":
+        """Return the loss of each clip (B,), of outputs (B, K) or (B, T, K).
+
+        Args:
+            outputs: of the head, one a clip or one a frame.
+            labels: of `gather`.
+            mask_BT: False on frames that do not count; None: all count.
+            how: everything else.
+        """
+
+    # --- Decision, on the device ---
+
+    @abstractmethod
+    def scores(
+        self, outputs: "Array", loss_kind: str, mask_BT: "Array | None" = None
+    ) -> "ClipScores":
+        """Return the scores of clips from a head's outputs (B, K), or (B, T, K) of every frame."""
+
+    @abstractmethod
+    def probabilities(self, scores: "Array") -> "Array":
+        """Return probabilities (…, K) of scores of weight 1."""
+
+    @abstractmethod
+    def updated_mean(self, mean: "Array", outputs: "Array", count: "Array") -> "Array":
+        """Return the scores of a stream after one more frame, of a head that scores frames.
+
+        Args:
+            mean: the scores before.
+            outputs: of the frame, in the same shape.
+            count: frames so far, this one included.
+        """
+
+    @abstractmethod
+    def correct_frames(self, outputs: "Array", labels: "Array", mask_BT: "Array") -> "Array":
+        """Return which frames of outputs (B, T, K) are right, (B, T)."""
+
+    # --- Decision, on the host ---
+
+    @abstractmethod
+    def log_probabilities(self, scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+        """Return logarithms of the probabilities that scores (n, K) mean, in float64.
+
+        Args:
+            scores: of `scores`.
+            weight: of each line, by which its scores are divided.
+        """
+
+    @abstractmethod
+    def evidence(self, probabilities_K: np.ndarray) -> np.ndarray:
+        """Return the scores of weight 1 that mean these probabilities."""
+
+    def fit(self, part: ScoredPart) -> Fitted:
+        """Return what decisions take from validation clips; empty: nothing."""
+        return {}
+
+    # --- Metrics ---
+
+    @abstractmethod
+    def epoch(self, decision: "Decision", labels: np.ndarray) -> dict[str, float]:
+        """Return the figures of validation clips after an epoch, by `epoch_figures`."""
+
+    @abstractmethod
+    def summary(self, part: ScoredPart) -> dict[str, Any]:
+        """Return every figure of a part of the split, as JSON holds it."""
+
+    def of_windows(
+        self, scores_MK: np.ndarray, video_M: np.ndarray, labels_n: np.ndarray, inference: str
+    ) -> dict[str, float]:
+        """Return further figures of clips that were decided by windows.
+
+        Args:
+            scores_MK: of the windows.
+            video_M: the clip that each was cut from.
+            labels_n: of the clips.
+            inference: `eval.inference`.
+        """
+        return {}
+
+    @abstractmethod
+    def line(self, figures: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+        """Return a part's figures in a line, with how many clips were expected and scored."""
+
+    # --- Reports ---
+
+    @abstractmethod
+    def said(self, part: ScoredPart) -> np.ndarray:
+        """Return what statistics need of the answers to n clips, (n, …)."""
+
+    @abstractmethod
+    def interval(
+        self, said_Sn: np.ndarray, labels: np.ndarray, groups: statistics.Groups
+    ) -> statistics.Interval:
+        """Return the interval of the headline figure over new seeds and recordings.
+
+        Args:
+            said_Sn: of `said`, of every seed.
+            labels: true labels.
+            groups: recordings.
+        """
+
+    @abstractmethod
+    def difference(
+        self,
+        said_a: np.ndarray,
+        said_b: np.ndarray,
+        labels: np.ndarray,
+        groups: statistics.Groups,
+    ) -> statistics.Difference:
+        """Return the paired difference of the headline figure, a minus b; see `interval`."""
+
+    @abstractmethod
+    def wrong(self, part: ScoredPart) -> np.ndarray:
+        """Return which of the clips are not right, (n,) bool."""
+
+    @abstractmethod
+    def shot(self, part: ScoredPart, clip: int) -> Shot:
+        """Return what the report says of the clip of this index."""
+
+    # --- Predictions ---
+
+    @abstractmethod
+    def answer(
+        self,
+        classes: Sequence[str],
+        scores_K: np.ndarray,
+        probabilities_K: np.ndarray,
+        fitted: Fitted,
+    ) -> dict[str, Any]:
+        """Return an answer for JSON; `class` is its text and `confidence` how sure that is."""

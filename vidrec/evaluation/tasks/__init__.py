@@ -1,0 +1,41 @@
+"""The tasks: a module each, which defines `TASK` (see `vidrec.evaluation.task`)."""
+
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from vidrec.config import Config
+from vidrec.config.schema import TASKS
+from vidrec.errors import UserError
+from vidrec.evaluation.task import Task
+
+__all__ = ["columns", "named", "of", "of_settings"]
+
+
+def of(cfg: Config) -> Task:
+    """Return the task of a configuration."""
+    return named(cfg.task.kind)
+
+
+@functools.cache
+def named(kind: str) -> Task:
+    """Return the task of this name.
+
+    Raises:
+        UserError: there is none, as in a run of another version.
+    """
+    if kind not in TASKS:
+        raise UserError(f"task.kind = {kind!r} should be one of {', '.join(TASKS)}")
+    return importlib.import_module(f"{__name__}.{kind}").TASK
+
+
+def of_settings(settings: Mapping[str, Any]) -> Task:
+    """Return the task of a run by the content of its config.json; earlier ones name none."""
+    return named(settings.get("task", {}).get("kind", "clip"))
+
+
+def columns() -> tuple[str, ...]:
+    """Return the measured columns that table.csv may have, of all tasks, those of clips first."""
+    kinds = sorted(TASKS, key=lambda kind: kind != "clip")
+    return tuple(dict.fromkeys(name for kind in kinds for name in named(kind).columns))
