@@ -22,7 +22,7 @@ RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "mod
 # What a run's folder holds beside its trial.
 NOT_OF_A_TRIAL = (
     *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
-    *("report.html", "figures", "table.*", "tensorboard", ".*", "*.partial*"),
+    *("report.html", "figures", "table.*", "tensorboard", "tracking", "wandb", ".*", "*.partial*"),
 )
 LONGEST = 240  # bytes of a name: with the ID a folder may have 255
 NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]*")

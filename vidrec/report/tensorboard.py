@@ -1,8 +1,9 @@
 """The curves of a run or an ablation as TensorBoard events, for those who live there."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidrec.errors import UserError
 from vidrec.io import files
@@ -11,6 +12,15 @@ from vidrec.report.run import Run
 
 LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
 BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no curve
+FOLDER = "tensorboard"  # of a run or a table
+
+
+class Curve(NamedTuple):
+    """Whose curves a folder of events holds: a row's name, a seed, and the id of the trial."""
+
+    row: str
+    seed: Any
+    id: str
 
 
 def write(folder: str | Path) -> Path:
@@ -22,24 +32,30 @@ def write(folder: str | Path) -> Path:
     Raises:
         UserError: tensorboardX is not installed, or the folder holds no run.
     """
-    results, out = read(folder), Path(folder) / "tensorboard"
+    results, out = read(folder), Path(folder) / FOLDER
     with files.writing_folder(out) as partial:
         if isinstance(results, Run):
             _events(results, partial)
             return out
-        for run, name in zip(results.runs, _folder_names(results), strict=True):
+        for run, name in zip(results.runs, folder_names(_curves(results)), strict=True):
             _events(run, partial / name)
     return out
 
 
-def _folder_names(results: AblationResult) -> list[str]:
-    """Return a name a run; those that are equal once shortened and cleaned have an id."""
-    names = [
-        _folder_name(row.name, run.result.get("seed")) for row in results.rows for run in row.runs
-    ]
+def _curves(results: AblationResult) -> list[Curve]:
     return [
-        f"{name}, trial {run.folder.name}" if names.count(name) > 1 else name
-        for run, name in zip(results.runs, names, strict=True)
+        Curve(row.name, run.result.get("seed"), run.folder.name)
+        for row in results.rows
+        for run in row.runs
+    ]
+
+
+def folder_names(curves: Sequence[Curve]) -> list[str]:
+    """Return a name for each; those that are equal once shortened and cleaned have an id."""
+    names = [_folder_name(curve.row, curve.seed) for curve in curves]
+    return [
+        f"{name}, trial {curve.id}" if names.count(name) > 1 else name
+        for curve, name in zip(curves, names, strict=True)
     ]
 
 
@@ -50,14 +66,23 @@ def _folder_name(row: str, seed: Any) -> str:
     return f"{name}, seed {seed}"
 
 
-def _events(run: Run, out: Path) -> None:
+def writer_class() -> Any:
+    """Return the class that writes a folder of events.
+
+    Raises:
+        UserError: tensorboardX is not installed.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
         raise UserError(
             "TensorBoard events need tensorboardX: pip install 'vidrec[tensorboard]'"
         ) from None
-    with SummaryWriter(str(out)) as writer:
+    return SummaryWriter
+
+
+def _events(run: Run, out: Path) -> None:
+    with writer_class()(str(out)) as writer:
         for line in run.epochs:
             for name in line.keys() - set(BESIDE):
                 if line[name] is not None:

@@ -14,7 +14,7 @@ from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError, is_transient
 from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, machine
-from vidrec.sweeps import plan, samples
+from vidrec.sweeps import plan, samples, tracking
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import ROW_FIELDS, GroupPlan
 from vidrec.sweeps.planned_data import check_unchanged
@@ -96,6 +96,7 @@ def ablate(
     retry: str = "",
     screen: Reporter | None = None,
     dataset: Dataset | None = None,
+    track: Sequence[str | tracking.Tracker] = (),
 ) -> Table:
     """Train every trial of a table that is not finished yet, and write its report.
 
@@ -107,17 +108,22 @@ def ablate(
         retry: "failed" trains failed and diverged trials anew.
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
+        track: trackers that show the trials, by name or of one's own: see `tracking`.
     """
+    tracking.check(track)
     runtime.keep_memory()
     runtime.use_cores()
     table = plan.plan_table(
         ablation, workdir, overrides=overrides, on=on, retry=retry, dataset=dataset
     )
-    work = Work(table.folder, screen or Quiet(), dataset)
-    trained = work.train(table.groups)
-    _refuse_tolerated_clips(table.trials)
-    drawn = work.restore_samples(table.trials)
-    return collect(table.folder, trained or drawn)
+    with tracking.following(table.folder, track) as told:
+        work = Work(table.folder, screen or Quiet(), dataset, told=told)
+        trained = work.train(table.groups)
+        _refuse_tolerated_clips(table.trials)
+        drawn = work.restore_samples(table.trials)
+        filled = collect(table.folder, trained or drawn)
+        told.report(table.trials)
+    return filled
 
 
 def run(
@@ -127,8 +133,10 @@ def run(
     name: str = "run",
     screen: Reporter | None = None,
     dataset: Dataset | None = None,
+    track: Sequence[str | tracking.Tracker] = (),
 ) -> dict[str, Any]:
     """Train one configuration, or return the result of the finished run; see `ablate`."""
+    tracking.check(track)
     runtime.keep_memory()
     if cfg.train.parallel == "batch":
         runtime.use_cores()
@@ -137,20 +145,28 @@ def run(
     if devices.is_main() and not is_finished([trial]):
         files.check_writable(folder / RESULT)  # before hours of extraction
     begin = partial(planned.data.write_facts, folder, [trial])
-    work = Work(folder, screen or Quiet(), dataset, begin=begin)
-    trained = work.train([planned.group])
-    result = _own_result(folder, trial.id)
-    _refuse_tolerated_clips([trial])
-    drawn = work.restore_samples([trial])
-    _write_report(folder, trained or drawn)
+    with tracking.following(folder, track) as told:
+        work = Work(folder, screen or Quiet(), dataset, begin=begin, told=told)
+        trained = work.train([planned.group])
+        result = _own_result(folder, trial.id)
+        _refuse_tolerated_clips([trial])
+        drawn = work.restore_samples([trial])
+        _write_report(folder, trained or drawn)
+        told.report([trial])
     return result
 
 
-def train_group(folder: Path, name: str, screen: Reporter | None = None) -> None:
+def train_group(
+    folder: Path,
+    name: str,
+    screen: Reporter | None = None,
+    track: Sequence[str | tracking.Tracker] = (),
+) -> None:
     """Train one held group of a table, or go on with it; what goes wrong is recorded."""
     runtime.use_cores()
-    work = Work(folder, screen or Quiet(), record=True)
-    work.train([plan.held(folder, name)])
+    with tracking.following(folder, track) as told:
+        work = Work(folder, screen or Quiet(), record=True, told=told)
+        work.train([plan.held(folder, name)])
 
 
 def collect(folder: Path, trained: bool = True) -> Table:
@@ -190,6 +206,7 @@ class Work:
         record: record the failure of a group, and go on with the others. `train` sets it where
             there are several groups; otherwise the failure of the only group is raised.
         begin: called by the main process after all checks, just before training.
+        told: the trackers that are told.
     """
 
     top: Path
@@ -197,6 +214,7 @@ class Work:
     dataset: Dataset | None = None
     record: bool = False
     begin: Callable[[], None] = lambda: None
+    told: tracking.Tracking = field(default_factory=tracking.Tracking)
     _records: bool = field(default=False, init=False)
     _kept: ready_made.Kept | None = field(default=None, init=False)
 
@@ -286,7 +304,9 @@ class Work:
         if runtime.processes() == 1 and is_finished(group.trials):  # by another command
             ready.close()
             return
-        ready.run(self.screen.group(group.name, group.trials))
+        shown = self.screen.group(group.name, group.trials)
+        ready.run(self.told.group(group.trials, group.folder, shown))
+        self.told.finished(group.trials)
 
     def _recordable(self, error: Exception) -> bool:
         stopped = isinstance(error, loop.Interrupted)
@@ -297,6 +317,7 @@ class Work:
     ) -> None:
         self.screen.say(f"group {group.name} failed: {error}")
         results.record_failure(group.trials, data, error)
+        self.told.finished(group.trials)
 
     def restore_samples(self, trials: Sequence[TrialRun]) -> bool:
         """Draw missing or damaged film strips again; return True if any was drawn."""

@@ -17,6 +17,8 @@ from vidrec.config.shipped import Shipped
 from vidrec.errors import STOPPED
 from vidrec.sweeps.ablation import Ablation
 
+# Names of trackers; what is tracked is no setting, and a run's id does not depend on it.
+Trackers = UseAppendAction[tuple[Literal["tensorboard", "mlflow", "wandb"], ...]]
 # Used where no file is named: vidrec's own, whatever lies in the current folder.
 EXPERIMENT = Shipped("experiments/motion.py")
 TABLES: tuple[str, ...] = (Shipped("ablations/scanners.py"),)
@@ -33,6 +35,9 @@ class Train(SharedCommand):
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
     name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
+    # show the run in a tracker while it trains; several by repeating. Each is an extra
+    # (pip install 'vidrec[mlflow]') and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
+    track: Trackers = ()
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -43,7 +48,7 @@ class Train(SharedCommand):
 
         def work(progress: Any) -> dict[str, Any]:
             name = self.name or Path(self.experiment).stem
-            return runner.run(cfg, self.workdir, name=name, screen=progress)
+            return runner.run(cfg, self.workdir, name=name, screen=progress, track=self.track)
 
         result = run_until_stopped(self, work)
         if result is None:
@@ -73,6 +78,9 @@ class Ablate(SharedCommand):
     # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
     exclude: UseAppendAction[tuple[str, ...]] = ()
     retry: Literal["", "failed"] = ""  # train failed trials anew
+    # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
+    # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
+    track: Trackers = ()
     launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
     partition: str | None = None  # of SLURM; this and the following replace the site's
     minutes: int | None = None  # time limit of a job; one that needs more goes on in another
@@ -112,6 +120,7 @@ class Ablate(SharedCommand):
                 on=self.on,
                 retry=self.retry,
                 screen=progress,
+                track=self.track,
             )
 
         filled = run_until_stopped(self, work)
@@ -155,6 +164,7 @@ class Ablate(SharedCommand):
 
         asked = {name: getattr(self, name) for name in JOB_OPTIONS}
         asked |= {"engine": self.launcher, "sbatch": cluster.parse_sbatch(self.sbatch)}
+        asked["track"] = self.track or None
         options = cluster.read_options(self.site, asked)
         console = self.console()
         how: dict[str, Any] = {"overrides": overrides, "on": self.on}

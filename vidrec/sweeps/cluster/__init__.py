@@ -13,7 +13,7 @@ from typing import Any
 
 from vidrec.config import digest
 from vidrec.errors import UserError
-from vidrec.sweeps import plan, preview
+from vidrec.sweeps import plan, preview, tracking
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import finish
@@ -63,6 +63,7 @@ def launch(
         Interrupted: A local pool was asked to stop; its jobs have saved.
     """
     options, workdir = options or Options(), Path(workdir).absolute()
+    tracking.check(options.track)
     for line in engine(options.engine).check(options, workdir):
         tell(line)
     table = plan.plan_table(ablation, workdir, overrides=overrides, on=on)
@@ -81,7 +82,7 @@ def launch(
         tell(f"{len(alive)} jobs are there already: {_ids(alive)}")
     if groups:
         submit(folder, groups, options, tell)
-    finish(folder)
+    finish(folder, options.track)
     return folder
 
 

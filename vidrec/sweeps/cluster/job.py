@@ -16,7 +16,7 @@ from vidrec.errors import STOPPED, UserError
 from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace
 from vidrec.io import escape
-from vidrec.sweeps import plan, runner
+from vidrec.sweeps import plan, runner, tracking
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
 from vidrec.training import loop, prepare, results, runtime
@@ -57,8 +57,9 @@ class Job:
         log = getattr(self, "_log", None) or _Log()
         if self.group == DATA:
             return make_data(folder, log)
-        runner.train_group(folder, self.group, log)
-        finish(folder)
+        track = tracking.of_launcher()
+        runner.train_group(folder, self.group, log, track)
+        finish(folder, track)
 
     def checkpoint(self) -> Any:
         """Return how the job goes on; submitit asks this after a save, when it requeues the job."""
@@ -87,8 +88,13 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
             tasks.of(cfg).load(cfg)
 
 
-def finish(folder: Path) -> None:
-    """Write the report of a table whose last trial has finished, unless it is written already."""
+def finish(folder: Path, track: Sequence[str] = ()) -> None:
+    """Write the report of a table whose last trial has finished, unless it is written already.
+
+    Args:
+        folder: of the table.
+        track: trackers that are told of the report.
+    """
     ids = [trial["id"] for trial in folders.trials(folder)]
     if len(folders.results(folder, ids)) < len(ids) or runner.has_report(folder):
         return
@@ -102,6 +108,8 @@ def finish(folder: Path) -> None:
         return  # two jobs ended together and the other writes, or the folder is read-only
     try:
         runner.collect(folder)
+        with tracking.following(folder, track) as told:
+            told.report()
     finally:
         lock.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from vidrec.io import escape, files
 
 DATA = "data"  # stands for a group's name in the job that makes the data
 Tell = Callable[[str], None]
-TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict}  # of a site file
+TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict, "track": list}  # of a site file
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Options:
         sbatch: Further options of sbatch, `{"account": "vision"}`; True for one without a value.
         setup: Lines of shell before Python starts, such as `module load cuda`.
         devices: Of a local pool, by the names that CUDA_VISIBLE_DEVICES has for them.
+        track: Names of trackers that show the trials.
     """
 
     engine: str = "slurm"
@@ -42,6 +43,7 @@ class Options:
     sbatch: Mapping[str, Any] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("minutes", 1), ("gpus", 0), ("cpus", 0)):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import vidrec
 from vidrec.config import plugins
 from vidrec.errors import STOPPED, UserError
+from vidrec.sweeps import tracking
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import Job
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
@@ -58,10 +59,10 @@ class Pool:
             Interrupted: The pool was asked to stop; its jobs have saved.
             UserError: A job failed; the others ran to their end.
         """
-        logs = folders.new_logs(folder)
+        logs, tracked = folders.new_logs(folder), tracking.environment(options.track)
 
         def start(group: str, device: str, devices: int) -> _Running:
-            environment = share_of_cores(devices) | {"CUDA_VISIBLE_DEVICES": device}
+            environment = share_of_cores(devices) | {"CUDA_VISIBLE_DEVICES": device} | tracked
             job = self._start(folder, group, environment, logs)
             note([job.handle])
             return job

@@ -16,6 +16,7 @@ from vidrec.config import plugins
 from vidrec.errors import UserError
 from vidrec.io import escape
 from vidrec.io.machine import cache_dir
+from vidrec.sweeps import tracking
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import Job, submitit
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
@@ -140,6 +141,10 @@ class Slurm:
                 f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
                 "export PYTHONSAFEPATH=1",  # modules in the current folder are not meant
                 *(f"export {name}={hashes}" for name, hashes in plugins.consent().items()),
+                *(
+                    f"export {name}={shlex.quote(value)}"
+                    for name, value in tracking.environment(options.track).items()
+                ),
                 *options.setup,
             ],
             "additional_parameters": {

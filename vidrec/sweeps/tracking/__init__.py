@@ -1,0 +1,182 @@
+"""Show runs in trackers while they train: TensorBoard, MLflow, Weights & Biases, or one's own.
+
+Nothing here is a setting: what is tracked, and where, does not enter a trial's id.
+"""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vidrec.errors import UserError
+from vidrec.io import files
+from vidrec.sweeps.tracking import base
+from vidrec.sweeps.tracking.base import Outcome, Subject, Tracker
+from vidrec.sweeps.tracking.follower import Follower
+from vidrec.training import devices, loop
+from vidrec.training.results import METRICS, TrialRun, is_finished
+from vidrec.training.step import training_id
+
+# The file of this folder, and the class in it.
+TRACKERS = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "WandB"}
+# By which a launcher tells its jobs what to track; what lies in a folder does not say it.
+VARIABLE = "VIDREC_TRACK"
+FINISHED_SECONDS, STOPPED_SECONDS = 600.0, 10.0  # to wait for trackers that still send
+
+
+class Tracking:
+    """Tells trackers what happens to the trials of one run or table; without any, nothing.
+
+    Attributes:
+        top: folder of the run or table.
+    """
+
+    def __init__(self, top: Path = Path(), wanted: Sequence[str | Tracker] = ()):
+        self.top = top
+        self._followers = [Follower(_name(each), partial(_made, each), top) for each in wanted]
+
+    def group(
+        self, members: Sequence[TrialRun], folder: Path, shown: loop.Callback
+    ) -> loop.Callback:
+        """Return the callback of a group of trials: the one that shows it, and the trackers'.
+
+        Args:
+            members: the group's trials.
+            folder: of the group.
+            shown: the callback that shows the group's progress.
+        """
+        if not self._followers:
+            return shown
+        return _Callback(self._followers, self._subjects(members), folder, shown)
+
+    def finished(self, trials: Sequence[TrialRun]) -> None:
+        """Tell what finished trials of a table left; a run on its own is told with its report."""
+        for trial in trials:
+            subject = base.of_trial(trial, self.top)
+            for follower in self._followers if not subject.alone and is_finished([trial]) else ():
+                follower.finished(subject)
+
+    def report(self, trials: Sequence[TrialRun] = ()) -> None:
+        """Tell what a finished run or table left, after its report is written.
+
+        Args:
+            trials: its trials; those of a table that were not told before are told, too.
+        """
+        self.finished(trials)
+        for follower in self._followers:
+            alone = [trial for trial in trials if trial.folder == self.top]
+            for subject in [base.of_trial(trial, self.top) for trial in alone] or [
+                base.of_table(self.top)
+            ]:
+                follower.finished(subject)
+
+    def close(self, seconds: float) -> None:
+        """Wait until all is told, so long at most."""
+        for follower in self._followers:
+            follower.close(seconds)
+
+    def _subjects(self, members: Sequence[TrialRun]) -> dict[str, list[Subject]]:
+        """Return subjects by training id: trials that differ in scoring only train as one."""
+        found: dict[str, list[Subject]] = {}
+        for member in members:
+            subject = base.of_trial(member, self.top)
+            found.setdefault(training_id(member.config), []).append(subject)
+        return found
+
+
+class _Callback:
+    """The callback of a group whose epochs trackers are told."""
+
+    def __init__(
+        self,
+        followers: Sequence[Follower],
+        subjects: Mapping[str, Sequence[Subject]],
+        folder: Path,
+        shown: loop.Callback,
+    ):
+        self._followers, self._subjects, self._shown = followers, subjects, shown
+        self._metrics = folder / METRICS
+
+    def compiled(self, seconds: float) -> None:
+        """Tell the epochs that were trained before, as far as they were not told; then show it."""
+        with contextlib.suppress(UserError, OSError):
+            before, _ = files.sound_lines(self._metrics, files.LINE_HOLDS, whole=False)
+            for id_ in self._subjects:
+                self._tell(id_, [line for line in before if line.get("trial") == id_])
+        self._shown.compiled(seconds)
+
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tell an epoch, and show it."""
+        for id_, record in records.items():
+            self._tell(id_, [record])
+        self._shown.epoch(number, records)
+
+    def should_stop(self) -> bool:
+        """Return whether what shows the group asks to stop."""
+        return self._shown.should_stop()
+
+    def _tell(self, id_: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        for subject in self._subjects[id_]:
+            for follower in self._followers:
+                follower.epochs(subject, lines)
+
+
+@contextlib.contextmanager
+def following(top: Path, wanted: Sequence[str | Tracker] = ()) -> Iterator[Tracking]:
+    """Tell trackers what happens in a folder as long as the block lasts.
+
+    Args:
+        top: folder of a run or a table.
+        wanted: names of trackers, or trackers of one's own. Of several processes that train
+            together the first one tells them.
+    """
+    tracking = Tracking(top, wanted if devices.is_main() else ())
+    seconds = STOPPED_SECONDS
+    try:
+        yield tracking
+        seconds = FINISHED_SECONDS
+    finally:
+        tracking.close(seconds)
+
+
+def check(wanted: Sequence[str | Tracker]) -> None:
+    """Raise a UserError where a name is unknown, or what a tracker needs is not installed."""
+    for name in wanted:
+        if not isinstance(name, str):
+            continue
+        if name not in TRACKERS:
+            raise UserError(f"--track {name}: there are {', '.join(TRACKERS)}")
+        _module(name).check()
+
+
+def of_launcher() -> tuple[str, ...]:
+    """Return the trackers that the launcher of this job asked for."""
+    return tuple(filter(None, os.environ.get(VARIABLE, "").split(",")))
+
+
+def environment(wanted: Sequence[str]) -> dict[str, str]:
+    """Return the variables by which jobs track what was asked of their launcher."""
+    if not wanted:
+        return {}
+    where = _module("mlflow").environment() if "mlflow" in wanted else {}
+    return {VARIABLE: ",".join(wanted), **where}
+
+
+def _name(wanted: str | Tracker) -> str:
+    return wanted if isinstance(wanted, str) else wanted.name
+
+
+def _made(wanted: str | Tracker) -> Tracker:
+    if not isinstance(wanted, str):
+        return wanted
+    return getattr(_module(wanted), TRACKERS[wanted])()
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+__all__ = ["TRACKERS", "VARIABLE", "Outcome", "Subject", "Tracker", "Tracking", "following"]

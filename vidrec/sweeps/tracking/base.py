@@ -1,0 +1,222 @@
+"""What a tracker is told, and what one must do."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidrec.config import to_dict
+from vidrec.io import files
+from vidrec.report.run import label_of
+from vidrec.training.results import RESULT, TrialRun
+
+TABLE = "table"  # the key of a table's own run
+BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no figure
+CURVES = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a tracker has a run of: a trial, or a table as a whole.
+
+    Attributes:
+        key: the trial's id, or TABLE.
+        name: what the tracker's page calls it.
+        project: the name of the run or table, under which its runs stand together.
+        top: folder of the run or table.
+        folder: of the trial; of a table its own.
+        alone: whether the trial is a run on its own, and not of a table.
+        parameters: settings by their dotted names.
+        facts: further words about it, by name.
+    """
+
+    key: str
+    name: str
+    project: str
+    top: Path
+    folder: Path
+    alone: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_table(self) -> bool:
+        """Return whether it is a table as a whole."""
+        return self.key == TABLE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished trial or table leaves.
+
+    Attributes:
+        status: "done", "diverged" or "failed".
+        why: why it is not done.
+        figures: by the names that they have in table.csv.
+        rows: of table.csv, a dictionary a row.
+        model: folder of the trained model; None where there is none.
+        files: files and folders of its report.
+        mark: changes when the result does.
+    """
+
+    status: str
+    why: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    model: Path | None = None
+    files: Sequence[Path] = ()
+    mark: str = ""
+
+
+class Tracker(Protocol):
+    """A service that shows runs. To add one, see docs/extending.md.
+
+    All methods are called in one thread, which is not the one that trains. What they raise is told
+    in a line and never ends a training.
+
+    Attributes:
+        name: what the user calls it.
+        nests: whether runs of a table's trials stand below a run of the table, which is then opened
+            first.
+    """
+
+    name: str
+    nests: bool
+
+    def open(self, subject: Subject, known: str, parent: str) -> str:
+        """Begin a run, or go on with one.
+
+        Args:
+            subject: what the run is of.
+            known: what this returned for the subject before; "" the first time.
+            parent: what this returned for the table, where the tracker nests; else "".
+
+        Returns:
+            The run's name in the service.
+        """
+        ...
+
+    def log(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add epochs to the curves: lines of metrics.jsonl, in order, each once."""
+        ...
+
+    def finish(self, subject: Subject, outcome: Outcome) -> None:
+        """Add what a trial or table leaves, and end its run."""
+        ...
+
+    def stop(self) -> None:
+        """Leave the runs that are not finished, so that another process can go on with them."""
+        ...
+
+
+def of_trial(trial: TrialRun, top: Path) -> Subject:
+    """Return the subject of a trial."""
+    alone, about = trial.folder == top, trial.about
+    project = str(about.get("name") or top.name)
+    name = top.name if alone else f"{label_of(about) or project}, seed {trial.config.seed}"
+    if "fold" in about:
+        name += f", fold {about['fold']}"
+    facts = {"id": trial.id, "folder": str(trial.folder.absolute()), "seed": trial.config.seed}
+    if not alone:
+        facts |= {"table": top.name, "row": label_of(about), "group": about.get("group", "")}
+    return Subject(
+        trial.id, name, project, top, trial.folder, alone, flat(to_dict(trial.config)), facts
+    )
+
+
+def of_table(top: Path) -> Subject:
+    """Return the subject of a table."""
+    table = files.read_json(top / "ablation.json", files.TABLE_HOLDS)
+    facts = {name: table[name] for name in ("question", "command") if table.get(name)}
+    return Subject(
+        TABLE,
+        top.name,
+        table.get("name") or top.name,
+        top,
+        top,
+        facts={"folder": str(top.absolute()), **facts},
+    )
+
+
+def outcome(subject: Subject) -> Outcome:
+    """Return what a finished trial or table leaves, read from its folder."""
+    if subject.of_table:
+        return _of_table(subject)
+    result = files.read_result(subject.folder)
+    model = subject.folder / "model"
+    return Outcome(
+        result["status"],
+        result.get("why") or "",
+        _figures(result),
+        _rows(subject.folder) if subject.alone else (),
+        model if model.is_dir() else None,
+        _reports(subject.folder) if subject.alone else [subject.folder / RESULT],
+        _mark(subject.folder / RESULT),
+    )
+
+
+def _of_table(subject: Subject) -> Outcome:
+    rows = _rows(subject.top)
+    failed = [row for row in rows if row.get("status") != "done"]
+    return Outcome(
+        "done",
+        f"{len(failed)} of {len(rows)} trials are not done" if failed else "",
+        {"trials": len(rows)},
+        rows,
+        files=_reports(subject.top),
+        mark=_mark(subject.top / "table.csv"),
+    )
+
+
+def _mark(file: Path) -> str:
+    return hashlib.sha256(files.read_bytes(file)).hexdigest()[:32]
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    from vidrec import report
+
+    return report.table(folder)[1]
+
+
+def _reports(folder: Path) -> list[Path]:
+    names = ("report.html", "figures", "table.csv", "table.md", "table.tex", "folds.csv")
+    more = ("result.json", "config.json", "ablation.json", "environment.json")
+    return [folder / name for name in (*names, *more) if (folder / name).exists()]
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return a result's numbers, by the names of table.csv; without those that are not finite."""
+    named = {
+        f"{part}_{name}": value
+        for part, figures in result["metrics"].items()
+        for name, value in figures.items()
+    }
+    named |= {f"seconds_{name}": value for name, value in result.get("seconds", {}).items()}
+    named |= {name: result.get(name) for name in ("params", "epochs", "best_epoch")}
+    return {name: float(value) for name, value in named.items() if is_number(value)}
+
+
+def curves(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a line of metrics.jsonl; without those that are not finite."""
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name not in BESIDE and is_number(value)
+    }
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def flat(nested: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return a nested dictionary's leaves by their dotted names; an empty one is a leaf."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, f"{before}{name}.") if inner else {before + name: value}
+    return found

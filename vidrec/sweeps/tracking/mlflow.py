@@ -1,0 +1,206 @@
+"""Runs in MLflow: one a trial, below one of the table, in the experiment of the table's name.
+
+Where they go is MLflow's own affair: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and the others of
+its variables hold as everywhere. vidrec's own variables ask only that nothing is sent elsewhere.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidrec import __version__
+from vidrec.errors import UserError
+from vidrec.sweeps.tracking.base import CURVES, Outcome, Subject, curves
+
+URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
+SQLITE = "sqlite:///"
+# Where the user says nothing: a server that does not answer is given up within a minute, and
+# neither figures of use nor lines about Git leave or fill the terminal.
+USUAL = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+PARAMETERS, METRICS = 100, 1000  # that MLflow takes at once
+LONGEST = 5000  # letters of a parameter or a tag: MLflow takes some more
+STATES = {"done": "FINISHED"}  # of a result; the others are FAILED
+
+
+class MLflow:
+    """See `base.Tracker`."""
+
+    name, nests = "mlflow", True
+
+    def __init__(self) -> None:
+        self._client = _client()
+        self._runs: dict[str, str] = {}
+        self._trials: set[str] = set()  # runs that are not finished
+
+    def open(self, subject: Subject, known: str, parent: str) -> str:
+        """See `base.Tracker`; a run that is gone from the store is begun anew."""
+        run = known if known and self._goes_on(known) else self._create(subject, parent)
+        self._runs[subject.key] = run
+        if not subject.of_table:
+            self._trials.add(run)
+        return run
+
+    def _goes_on(self, run: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_run(run)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        if found.info.lifecycle_stage != "active":
+            return False
+        self._client.update_run(run, status="RUNNING")
+        return True
+
+    def _create(self, subject: Subject, parent: str) -> str:
+        tags = {f"vidrec.{name}": str(value)[:LONGEST] for name, value in subject.facts.items()}
+        tags |= {"mlflow.source.name": "vidrec", "vidrec.version": __version__}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        if "question" in subject.facts:
+            tags["mlflow.note.content"] = subject.facts["question"]
+        experiment = self._experiment(os.environ.get(EXPERIMENT) or subject.project)
+        run = self._client.create_run(experiment, run_name=subject.name, tags=tags).info.run_id
+        self._describe(run, subject.parameters)
+        return run
+
+    def _experiment(self, name: str) -> str:
+        """Return the id of an experiment; of several jobs one makes it."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._client.create_experiment(name)
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return found.experiment_id
+
+    def _describe(self, run: str, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, _text(value)) for name, value in parameters.items()]
+        for part in _parts(params, PARAMETERS):
+            self._client.log_batch(run, params=part)
+
+    def log(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
+        """See `base.Tracker`."""
+        self._log(subject, [(line["epoch"], curves(line)) for line in lines])
+
+    def _log(self, subject: Subject, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, step)
+            for step, figures in steps
+            for name, value in figures.items()
+        ]
+        for part in _parts(metrics, METRICS):
+            self._client.log_batch(self._runs[subject.key], metrics=part)
+
+    def finish(self, subject: Subject, outcome: Outcome) -> None:
+        """See `base.Tracker`."""
+        run = self._runs[subject.key]
+        self._log(subject, [(int(outcome.figures.get("epochs", 0)), outcome.figures)])
+        self._client.set_tag(run, "vidrec.status", outcome.status)
+        if outcome.why:
+            self._client.set_tag(run, "vidrec.why", outcome.why[:LONGEST])
+        if outcome.model:
+            self._client.log_artifacts(run, str(outcome.model), "model")
+        curves_file = subject.folder / CURVES
+        for path in (*outcome.files, *([curves_file] if curves_file.is_file() else [])):
+            self._keep(run, path)
+        self._client.set_terminated(run, STATES.get(outcome.status, "FAILED"))
+        self._trials.discard(run)
+
+    def _keep(self, run: str, path: Path) -> None:
+        if path.is_dir():
+            self._client.log_artifacts(run, str(path), path.name)
+        else:
+            self._client.log_artifact(run, str(path))
+
+    def stop(self) -> None:
+        """See `base.Tracker`; the table's run is left to the job that ends last."""
+        for run in self._trials:
+            self._client.set_terminated(run, "KILLED")
+
+
+def check() -> None:
+    """Raise a UserError where MLflow is not installed, or cannot use the store that is named."""
+    with _quiet():
+        try:
+            import mlflow
+        except ImportError:
+            raise UserError("--track mlflow needs MLflow: pip install 'vidrec[mlflow]'") from None
+        if mlflow.get_tracking_uri().startswith("sqlite:"):
+            try:
+                import alembic  # noqa: F401
+                import sqlalchemy  # noqa: F401
+            except ImportError:
+                raise UserError(
+                    f"--track mlflow: {mlflow.get_tracking_uri()} needs SQLAlchemy and alembic: "
+                    f"pip install 'vidrec[mlflow]', or name a server by {URI}"
+                ) from None
+
+
+def environment() -> dict[str, str]:
+    """Return the variables by which a job, in whatever folder, finds the store that is used here.
+
+    An address that the user gave is inherited by jobs; it may hold a password, so it is not in
+    their scripts.
+    """
+    given = os.environ.get(URI, "")
+    if given and not given.startswith(SQLITE) and "://" in given:
+        return {}
+    import mlflow
+
+    where = mlflow.get_tracking_uri()
+    if where.startswith(SQLITE):
+        return {URI: SQLITE + os.path.abspath(where.removeprefix(SQLITE))}
+    return {URI: where if "://" in where else Path(where).absolute().as_uri()}
+
+
+def _client() -> Any:
+    check()
+    with _quiet():
+        from mlflow.tracking import MlflowClient
+
+        # The table of retries is in the one line that the user gets.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return MlflowClient()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Set what the user has not set, before MLflow reads it."""
+    for name, value in USUAL.items():
+        os.environ.setdefault(name, value)
+    yield
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:LONGEST]
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
