@@ -1,6 +1,9 @@
-"""Trackers that remember what they are told, or fail."""
+"""Trackers that remember what they are told, or fail; and a stop after some epochs."""
 
 from collections.abc import Callable
+
+from vidrec.sweeps import runner
+from vidrec.training import loop
 
 
 class Recorder:
@@ -43,3 +46,22 @@ class Recorder:
     def of(self, key: str) -> list[dict]:
         """The runs of a subject, in the order of their beginning."""
         return [run for run in self.runs.values() if run["subject"].key == key]
+
+
+class Stopper(runner.Quiet):
+    """Asks to stop after so many epochs of a group."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def group(self, name, members):
+        screen = self
+
+        class Watch(loop.Silent):
+            def epoch(self, number, records):
+                screen.after -= 1
+
+            def should_stop(self):
+                return screen.after == 0
+
+        return Watch()

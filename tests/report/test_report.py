@@ -11,6 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 from helpers import result_folders
+from helpers.events import scalars
 from helpers.pages import Page
 
 from vidrec import report
@@ -373,19 +374,6 @@ def test_tex_is_balanced_and_escaped(folders):
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
     assert r"learning\_rate" in text
     assert not re.search(r"(?<!\\)%", "\n".join(body))
-
-
-def scalars(folder):
-    """{(name, step): value} of the event files of a folder, read as plainly as can be."""
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    found = {}
-    for file in folder.glob("events*"):
-        content = io.BytesIO(file.read_bytes())
-        while head := content.read(12):  # length and its checksum, then record and its checksum
-            event = event_pb2.Event.FromString(content.read(int.from_bytes(head[:8], "little")))
-            content.read(4)
-            found |= {(each.tag, event.step): each.simple_value for each in event.summary.value}
-    return found
 
 
 def test_tensorboard_shows_the_curves_of_every_trial(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""What trackers are told: each epoch once, whatever is stopped; what they do never ends a training."""
+"""What trackers are told: each epoch once, whatever stops; what they do never ends a training."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import time
 
 import pytest
 from helpers.small_datasets import features, settings
-from helpers.trackers import Recorder
+from helpers.trackers import Recorder, Stopper
 
 from vidrec.errors import UserError
 from vidrec.sweeps import runner, tracking
@@ -29,25 +29,6 @@ def quick_reports(monkeypatch):
         (folder / "figures").mkdir(exist_ok=True)
 
     monkeypatch.setattr(runner, "_write_report", write)
-
-
-class Stopper(runner.Quiet):
-    """Asks to stop after so many epochs of a group."""
-
-    def __init__(self, after):
-        self.after = after
-
-    def group(self, name, members):
-        screen = self
-
-        class Watch(loop.Silent):
-            def epoch(self, number, records):
-                screen.after -= 1
-
-            def should_stop(self):
-                return screen.after == 0
-
-        return Watch()
 
 
 def fill(folder, *trackers, rows=None, seeds=2, **more):
@@ -120,6 +101,7 @@ def test_a_stopped_table_goes_on_in_the_same_runs(tmp_path):
     check_whole(table, second)
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_it_was_asked_for_is_told_too(tmp_path):
     with pytest.raises(loop.Interrupted):
         fill(tmp_path, screen=Stopper(2))
@@ -142,6 +124,7 @@ def test_a_run_on_its_own_is_one_run_with_its_report(tmp_path):
     assert recorder.calls.count("finish") == 1
 
 
+@pytest.mark.slow
 def test_trials_that_differ_in_scoring_only_are_told_each(tmp_path):
     recorder = Recorder()
     rows = product({"eval.inference": ["single", "vote"]})
@@ -223,6 +206,7 @@ def test_a_trial_that_is_trained_anew_is_a_new_run(tmp_path):
     assert [each["status"] for each in again.trials] == ["done"] * 4
 
 
+@pytest.mark.slow
 def test_a_damaged_note_begins_anew(tmp_path):
     recorder = Recorder()
     table = fill(tmp_path, recorder)
@@ -232,6 +216,7 @@ def test_a_damaged_note_begins_anew(tmp_path):
     check_whole(fill(tmp_path, again), again)
 
 
+@pytest.mark.slow
 def test_failed_trials_are_told(tmp_path):
     recorder = Recorder()
     table = fill(tmp_path, recorder, rows=[{}, {"encoder.pca": 1000}], seeds=1)
@@ -242,6 +227,7 @@ def test_failed_trials_are_told(tmp_path):
     assert run["outcome"].model is None
 
 
+@pytest.mark.slow
 def test_another_table_that_takes_trials_over_has_runs_of_its_own(tmp_path):
     one, two = Recorder(), Recorder()
     fill(tmp_path, one)
