@@ -600,6 +600,17 @@ def test_a_callback_writes_epochs_and_stops(files, tmp_path, monkeypatch):
     assert float(lines[2].split(",")[2]) < float(lines[0].split(",")[2])
 
 
+def test_a_tracker_writes_epochs_and_the_figure_on_test(files, tmp_path):
+    tracker = config.load_user(f"{files}/csv_tracker.py:CsvTracker")(tmp_path)
+    cfg = small_datasets.settings(scanner__kind="mean", train__epochs=2)
+    result = runner.run(
+        cfg, tmp_path / "runs", name="mine", dataset=small_datasets.features(), track=[tracker]
+    )
+    lines = (tmp_path / f"{Path(result['dir']).name}.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["1", "2", "done"]
+    assert float(lines[-1].split(",")[1]) == result["metrics"]["test"]["accuracy"]
+
+
 def test_the_page_prints_the_files_that_are_tested(files):
     names = {
         "peephole.py",

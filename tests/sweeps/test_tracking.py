@@ -148,7 +148,7 @@ def test_a_tracker_that_raises_costs_one_line(call, tmp_path, caplog, monkeypatc
     said = [each.getMessage() for each in caplog.records if "--track" in each.getMessage()]
     assert len(said) == (call != "stop")
     for line in said:
-        assert line.startswith("warning: --track recorder: no route to http://…@host/x")
+        assert line.startswith("--track recorder: no route to http://…@host/x")
         assert not {"\n", "\x1b"} & set(line)
 
 

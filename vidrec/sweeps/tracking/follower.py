@@ -115,7 +115,7 @@ class Follower:
         # An address may hold a name and a password.
         words = f"--track {self._name}: " + re.sub(r"//[^/@\s]+@", "//…@", why)
         log.warning(
-            "warning: %s; training goes on, and the same command adds later what is missing",
+            "%s; training goes on, and the same command adds later what is missing",
             escape.terminal(words),
         )
 

@@ -4,15 +4,21 @@ Where they go is its own affair: WANDB_PROJECT, WANDB_MODE, WANDB_DIR and the ot
 variables hold as everywhere. Without a project it is the name of the run or table.
 """
 
+import netrc
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from vidrec.errors import UserError
 from vidrec.sweeps.tracking.base import Outcome, Subject, curves
 
+SERVICE = "https://api.wandb.ai"
 OFFLINE = ("offline", "dryrun", "disabled")
+# Where the user says nothing: no reports of errors leave, and a service that does not answer is
+# given up within a minute.
+USUAL = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "45"}
 FINISH_SECONDS = 240  # to send what a run leaves
 FAILED = 1  # exit code by which a run is shown as failed, or as one that may go on
 
@@ -28,8 +34,7 @@ class WandB:
 
     def open(self, subject: Subject, known: str, parent: str) -> str:
         """See `base.Tracker`."""
-        if not _is_offline():
-            self._check_key()
+        _check_login()
         run = known or secrets.token_hex(6)
         os.makedirs(os.environ.get("WANDB_DIR") or subject.top, exist_ok=True)
         self._runs[subject.key] = self._wandb.init(
@@ -54,11 +59,6 @@ class WandB:
             ),
         )
         return run
-
-    def _check_key(self) -> None:
-        """Refuse to begin without a login: the library would ask for one on the terminal."""
-        if not (os.environ.get("WANDB_API_KEY") or self._wandb.Api().api_key):
-            raise UserError("nobody is logged in: wandb login, or WANDB_MODE=offline")
 
     def log(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
         """See `base.Tracker`."""
@@ -102,7 +102,8 @@ def check() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    for name, value in USUAL.items():
+        os.environ.setdefault(name, value)
     try:
         import wandb
     except ImportError:
@@ -110,8 +111,21 @@ def check() -> Any:
     return wandb
 
 
-def _is_offline() -> bool:
-    return os.environ.get("WANDB_MODE", "online") in OFFLINE
+def _check_login() -> None:
+    """Refuse to begin without a login: the library would ask for one on the terminal."""
+    if os.environ.get("WANDB_MODE", "online") in OFFLINE:
+        return
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVICE).hostname or ""
+    named = any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"))
+    if not named and not _is_in_netrc(host):
+        raise UserError("nobody is logged in (wandb login), and WANDB_MODE is not offline")
+
+
+def _is_in_netrc(host: str) -> bool:
+    try:
+        return netrc.netrc(os.environ.get("NETRC") or None).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _project(name: str) -> str:
