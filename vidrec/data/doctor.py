@@ -138,7 +138,7 @@ def _duplicates(
 
 
 def _per_class(dataset: Dataset) -> dict[str, int]:
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts = dataset.membership.sum(axis=0)
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
 
 

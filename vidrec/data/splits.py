@@ -175,6 +175,8 @@ def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part:
     count = round(_wanted(share, len(pool)))
     if count >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for {count} of {len(pool)} clips")
+    if dataset.labels.ndim == 2:
+        return _by_label_set(dataset, pool, count, data, part)
     labels = dataset.labels[pool]
     quota = _quotas(np.bincount(labels, minlength=len(dataset.classes)), count)
     drawn: list[int] = []
@@ -184,6 +186,22 @@ def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part:
             raise _too_few(dataset, label, part, has=len(by_name), needs=take + 1, unit="clips")
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
     return _Carved(np.setdiff1d(pool, drawn), np.array(drawn, int))
+
+
+def _by_label_set(dataset: Dataset, pool: np.ndarray, count: int, data: Data, part: str) -> _Carved:
+    """Draw exactly `count` clips, spread over the sets of labels that clips have."""
+    _, set_of = np.unique(dataset.labels[pool], axis=0, return_inverse=True)
+    set_of = set_of.reshape(-1)
+    drawn: list[int] = []
+    for label_set, take in enumerate(_quotas(np.bincount(set_of), count)):
+        by_name = {dataset.names[i]: int(i) for i in pool[set_of == label_set]}
+        drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
+    rest = np.setdiff1d(pool, drawn)
+    has_K, left_K = (dataset.labels[clips].sum(axis=0) for clips in (pool, rest))
+    for label in np.flatnonzero((has_K > 0) & (left_K == 0)).tolist():
+        has = int(has_K[label])
+        raise _too_few(dataset, label, part, has=has, needs=has + 1, unit="clips")
+    return _Carved(rest, np.array(drawn, int))
 
 
 def _quotas(counts: np.ndarray, total: int) -> list[int]:
@@ -207,7 +225,7 @@ def _by_recording(
     counts = recordings.counts
     order = _shuffled(counts, data.split_seed, f"group {part}")
     target = sum(counts.values()) * (_wanted(share, len(pool)) / len(pool))
-    drawn, have = set(), np.zeros(len(dataset.classes))
+    drawn, have = set(), np.zeros(np.shape(target))
     for recording in order:
         # Taken where it brings the classes nearer to their share than leaving it would.
         with_it = have + counts[recording]
@@ -223,7 +241,10 @@ def _by_recording(
 
 
 class _Recordings(NamedTuple):
-    """By name of the recording: its clips, and how many of each class."""
+    """By name of the recording: its clips, and how many of each class.
+
+    Where clips may have no label, those without any are counted behind the classes.
+    """
 
     clips: dict[str, list[int]]
     counts: dict[str, np.ndarray]
@@ -233,10 +254,10 @@ def _recordings(dataset: Dataset, pool: np.ndarray) -> _Recordings:
     clips: dict[str, list[int]] = defaultdict(list)
     for i in pool.tolist():
         clips[str(dataset.groups[i])].append(i)
-    counts = {
-        name: np.bincount(dataset.labels[inside], minlength=len(dataset.classes))
-        for name, inside in clips.items()
-    }
+    membership = dataset.membership
+    if not (some := membership.any(axis=1)).all():
+        membership = np.column_stack([membership, ~some])
+    counts = {name: membership[inside].sum(axis=0) for name, inside in clips.items()}
     return _Recordings(dict(clips), counts)
 
 
@@ -310,7 +331,7 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
         )
     order = _shuffled(clips, data.split_seed, "fold")
     order.sort(key=lambda name: -counts[name].sum())
-    have = np.zeros((data.folds, len(dataset.classes)))
+    have = np.zeros((data.folds, len(next(iter(counts.values())))))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
     for name in order:
         # The rise of the sum of squares: least where the recording's classes are fewest.

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vidrec.errors import UserError
-from vidrec.evaluation import variances
+from vidrec.evaluation import resampling, variances
+from vidrec.evaluation.resampling import Spread, Values
 from vidrec.evaluation.variances import ALPHA, Variances
 
 Groups = Sequence[str] | np.ndarray  # (n,), the recording that each clip was cut from
@@ -85,6 +86,26 @@ def accuracy_interval(correct: np.ndarray, groups: Groups) -> Interval:
     )
 
 
+def share_interval(values: Values, clips: int) -> Interval:
+    """Return the interval of a figure from 0 to 1 that is no mean over clips.
+
+    Args:
+        values: of every seed, and without each recording.
+        clips: how many there are.
+    """
+    parts = resampling.spread(values, clips)
+    low, high = resampling.share_bounds(parts, ALPHA)
+    seeds = parts.design.seeds
+    return Interval(
+        mean=parts.mean,
+        low=low,
+        high=high,
+        sd_seeds=float(values.whole_S.std(ddof=1)) if seeds > 1 else None,
+        df=float(parts.df()),
+        note=_note(parts),
+    )
+
+
 def _worst_coverage(parts: Variances) -> float | None:
     if parts.design.seeds == 1:
         return None
@@ -115,7 +136,7 @@ class Difference:
     within_noise: bool
     seeds_needed: int | None
     note: str
-    variances: Variances = field(repr=False)
+    variances: Variances | Spread = field(repr=False)
 
     @property
     def too_few_seeds(self) -> bool:
@@ -154,6 +175,15 @@ def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Diff
     return _judged(unjudged, p, ALPHA)
 
 
+def share_difference(a: Values, b: Values, clips: int) -> Difference:
+    """Return the paired difference of two figures of `share_interval`, a minus b."""
+    values = Values(a.whole_S - b.whole_S, a.without_SG - b.without_SG)
+    parts = resampling.spread(values, clips)
+    low, high = resampling.difference_bounds(parts, ALPHA)
+    p = _p_value(parts)
+    return _judged(Difference(parts.mean, low, high, p, True, None, "", parts), p, ALPHA)
+
+
 def _judged(difference: Difference, p: float, alpha: float) -> Difference:
     """Return the difference with its verdict by `p`, and the seeds needed at level `alpha`."""
     parts = difference.variances
@@ -181,7 +211,7 @@ def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
     return Difference(float(parts.mean), low, high, float(test.pvalue), noise, needed, note, parts)
 
 
-def _p_value(parts: Variances) -> float:
+def _p_value(parts: Variances | Spread) -> float:
     """Return the level at which the interval just touches 0, at least SMALLEST_P."""
     from scipy import optimize  # slow to import
 
@@ -206,7 +236,7 @@ def _p_value(parts: Variances) -> float:
     return p
 
 
-def _seeds_needed(parts: Variances, alpha: float) -> int | None:
+def _seeds_needed(parts: Variances | Spread, alpha: float) -> int | None:
     """Return the fewest seeds, more than now, whose interval would leave 0 out; None: no number."""
     if parts.design.seeds == 1 or parts.mean == 0:
         return None
@@ -245,7 +275,7 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     return judged
 
 
-def _note(parts: Variances, more: str = "") -> str:
+def _note(parts: Variances | Spread, more: str = "") -> str:
     notes = (
         ONE_SEED * (parts.design.seeds == 1),
         ONE_GROUP * (parts.design.groups == 1),

@@ -10,7 +10,7 @@ Dimension letters: n clips, B clips of a batch, T frames, K classes, S seeds, M 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vidrec.data.datasets.base import Dataset
     from vidrec.evaluation.decisions import ClipScores, Decision
 
+Form = Literal["one", "several"]  # of the labels of a clip
 Fitted = Mapping[str, Any]  # what a decision takes from validation clips, as JSON holds it
 
 
@@ -154,6 +155,35 @@ class Matched(NamedTuple):
     classes: np.ndarray
 
 
+class ClassTable(NamedTuple):
+    """What is measured of each class, for the report of one row.
+
+    Attributes:
+        heads: of the columns behind the class.
+        rows: a line a class: its name, then numbers (shown with three decimals, or as they are
+            where they are whole) or None.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Matrix(NamedTuple):
+    """Counts of clips by two classes, drawn with their shares.
+
+    Attributes:
+        name: of its files.
+        caption: what a row and a column are.
+        counts_KK: clips.
+        of_K: clips that a row's shares are of.
+    """
+
+    name: str
+    caption: str
+    counts_KK: np.ndarray
+    of_K: np.ndarray
+
+
 class Shot(NamedTuple):
     """What the report says beside the frames of a clip."""
 
@@ -177,8 +207,14 @@ class Task(ABC):
         asked: further columns for people, where the author of a table asks for them.
         baseline: what the headline is measured against; None: nothing.
         epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
-        sections: of a report that fit it, by name.
+        sections: of a report that fit it: classes (figures of each class), confusions, matrices
+            (of `matrices`), clips (film strips), steps (the share of clips that are right after
+            each frame).
+        class_figure: name of the figure of each class in a summary, and what it is called.
         framewise: True where labels of a batch have an axis of frames (B, T).
+        form: how labels are read, see `data.datasets.load`.
+        exact_probabilities: True where clips are ranked by probabilities, so that rounded ones
+            would not do: their logarithms are saved too.
     """
 
     kind: ClassVar[str]
@@ -190,8 +226,11 @@ class Task(ABC):
     asked: ClassVar[tuple[str, ...]] = ("best_epoch",)
     baseline: ClassVar[Baseline | None] = None
     sections: ClassVar[tuple[str, ...]] = ()
+    class_figure: ClassVar[tuple[str, str]] = ("f1", "F1")
     epoch_figures: ClassVar[tuple[str, ...]]
     framewise: ClassVar[bool] = False
+    form: ClassVar[Form] = "one"
+    exact_probabilities: ClassVar[bool] = False
 
     # --- Settings ---
 
@@ -220,7 +259,7 @@ class Task(ABC):
         from vidrec.data import datasets
 
         every = replace(cfg.data, classes=())
-        return self.labelled(datasets.load(every)).keep_classes(cfg.data.classes)
+        return self.labelled(datasets.load(every, self.form)).keep_classes(cfg.data.classes)
 
     @abstractmethod
     def labelled(self, dataset: "Dataset") -> "Dataset":
@@ -369,6 +408,14 @@ class Task(ABC):
     ) -> statistics.Difference:
         """Return the paired difference of the headline figure, a minus b; see `interval`."""
 
+    def class_table(self, figures: Mapping[str, Any]) -> ClassTable | None:
+        """Return the figures of each class, of a summary; None: those of its confusions."""
+        return None
+
+    def matrices(self, figures: Mapping[str, Any]) -> list[Matrix]:
+        """Return matrices of a summary, for the section of that name."""
+        return []
+
     @abstractmethod
     def wrong(self, part: ScoredPart) -> np.ndarray:
         """Return which of the clips are not right, (n,) bool."""
@@ -388,3 +435,24 @@ class Task(ABC):
         fitted: Fitted,
     ) -> dict[str, Any]:
         """Return an answer for JSON; `class` is its text and `confidence` how sure that is."""
+
+    def exported(self, fitted: Fitted, classes: int) -> dict[str, Any]:
+        """Return what the loader of an export needs to answer as prediction does.
+
+        Raises:
+            UserError: an export cannot answer so.
+        """
+        return {"answers": "one"}
+
+    @abstractmethod
+    def text(self, line: Mapping[str, Any]) -> str:
+        """Return an answer for people, of a line of `vidrec predict`."""
+
+    @abstractmethod
+    def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """Return the table that `predict --csv` writes, its heading first.
+
+        Args:
+            lines: of files and of windows along them, which have a `start`; `class` is None of a
+                file that could not be read, and `error` says why.
+        """

@@ -121,8 +121,35 @@ def per_clip(
 
     if logits.ndim == 2:
         return loss(labels_B) * weight_B
-    frames = logits.shape[1]
     losses_BT = loss(jnp.broadcast_to(labels_B[:, None], logits.shape[:2]))
-    weights_T = frame_weights(linear, offset, frames, length)
+    weights_T = frame_weights(linear, offset, logits.shape[1], length)
+    return over_frames(losses_BT, mask, weights_T) * weight_B
+
+
+def over_frames(losses_BT: Array, mask: Array | None, weights_T: Array) -> Array:
+    """Return the weighted sum of frames' losses, (B,), over the frames in `mask`; None: all."""
     counted_BT = losses_BT if mask is None else jnp.where(mask, losses_BT, 0.0)
-    return (counted_BT * weights_T[None]).sum(1) * weight_B
+    return (counted_BT * weights_T[None]).sum(1)
+
+
+def binary_cross_entropy(
+    logits: Array,
+    labels: Array,
+    smoothing: Array | float | None = None,
+    class_weights: Sequence[float] = (),
+) -> Array:
+    """Return the mean over classes (…) of the binary cross-entropy of logits (…, K).
+
+    Args:
+        logits: of each class for itself.
+        labels: 0 and 1, in the same shape.
+        smoothing: s: the target is 1 - s/2 for 1 and s/2 for 0, as in Keras; None: 0.
+        class_weights: (K,) factors of what a class that is there costs, PyTorch's `pos_weight`.
+    """
+    logits, target = floats(logits), labels.astype(jnp.float32)
+    if smoothing is not None:
+        target = target * (1 - smoothing) + smoothing / 2
+    there, absent = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
+    if len(class_weights):
+        there = there * jnp.asarray(class_weights, jnp.float32)
+    return (target * there + (1 - target) * absent).mean(-1)

@@ -26,14 +26,59 @@ STRIP_HEIGHT = 96  # pixels
 
 
 def scores(rows: Sequence[RowResult], run: Run | None, pictures: Path) -> Section:
-    """Return the section on each class's F1; the run's are drawn under `pictures` as well."""
-    scored = [row for row in rows if row.done and _f1(row)]
-    if run is None or not scored:
+    """Return the section on each class's F1, or what the task measures of a class.
+
+    Those of the run are drawn under `pictures` as well.
+    """
+    scored = [row for row in rows if row.done and by_class(row)]
+    if run is None or not scored or "classes" not in run.task.sections:
         return Section("Classes", "classes", [])
-    figures.save(figures.draw(figures.f1, run), pictures / "f1")
+    name, _ = run.task.class_figure
+    figures.save(figures.draw(figures.by_class, run), pictures / name)
     parts: list[Block] = _extremes(run)
-    parts.append(_of_one_row(scored[0]) if len(scored) == 1 else _of_rows(scored, run.classes))
+    own = run.task.class_table(run.result["metrics"].get("test", {}))
+    if len(scored) > 1:
+        parts.append(_of_rows(scored, run.classes))
+    else:
+        parts.append(_own_table(run, own) if own else _of_one_row(scored[0]))
     return Section("Classes", "classes", parts)
+
+
+def _own_table(run: Run, own: task.ClassTable) -> Table:
+    """Return the task's table of classes, the weakest first."""
+    heads = ["class", *own.heads]
+    _, words = run.task.class_figure
+    weakest = heads.index(words)
+    ordered = sorted(own.rows, key=lambda row: math.inf if row[weakest] is None else row[weakest])
+    body = [[row[0], *map(_number, row[1:])] for row in ordered]
+    caption = f"Each class on the test split, the weakest first; {run.name}"
+    return Table(heads, body, caption, tall=len(body) > TALL)
+
+
+def _number(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else decimals(value)
+
+
+def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
+    """Return the section of the matrices that the task has instead of confusions."""
+    if row is None or run is None or "matrices" not in run.task.sections:
+        return Section("Co-occurrence", "matrices", [])
+    of_run = f", {row.name}, seed {run.result.get('seed', 0)}"
+    drawn: list[Block] = []
+    for matrix in run.task.matrices(run.result["metrics"].get("test", {})):
+        counts_KK, classes = matrix.counts_KK, run.classes
+        for shares in (False, True):
+            what = "share of the row's class in %" if shares else "number of clips"
+            caption = f"{matrix.caption}: {what}{of_run}"
+            if len(classes) <= figures.NUMBERED:
+                drawn.append(_matrix(caption, counts_KK, classes, shares, matrix.of_K))
+            else:
+                name = f"{matrix.name}_{'shares' if shares else 'counts'}"
+                paint = (figures.confusion, counts_KK, classes, shares, matrix.of_K)
+                drawn.append(draw(name, caption, caption, *paint))
+    few = run is not None and len(run.classes) <= figures.NUMBERED
+    both: list[Block] = [Group(drawn, "pair" if few else "stack")] if drawn else []
+    return Section("Co-occurrence", "matrices", both)
 
 
 def _extremes(run: Run) -> list[Block]:
@@ -59,10 +104,11 @@ def confusion(row: RowResult) -> np.ndarray:
     return np.sum([none_KK, *counts], axis=0)
 
 
-def _f1(row: RowResult) -> dict[str, float]:
-    """Return the F1 of each class, mean over seeds."""
-    by_seed = [run.result["metrics"].get("test", {}).get("f1") or {} for run in row.done]
-    values = {name: [f1[name] for f1 in by_seed if f1.get(name) is not None] for name in by_seed[0]}
+def by_class(row: RowResult) -> dict[str, float]:
+    """Return the figure of each class, such as F1, mean over seeds."""
+    figure, _ = row.task.class_figure
+    by_seed = [run.result["metrics"].get("test", {}).get(figure) or {} for run in row.done]
+    values = {name: [of[name] for of in by_seed if of.get(name) is not None] for name in by_seed[0]}
     return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
 
 
@@ -78,7 +124,7 @@ def _published_f1(row: RowResult) -> dict[str, str]:
 def _of_one_row(row: RowResult) -> Table:
     counts_KK, theirs = confusion(row), _published_f1(row)
     body: list[list[Any]] = []
-    for k, (name, score) in enumerate(_f1(row).items()):
+    for k, (name, score) in enumerate(by_class(row).items()):
         hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
         line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
         line += [decimals(score), Cell(bar=None if math.isnan(score) else score)]
@@ -95,7 +141,7 @@ def _ratio(part: int, total: int) -> str:
 
 
 def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
-    f1 = {row: _f1(row) for row in rows}
+    f1 = {row: by_class(row) for row in rows}
     published = {row: _published_f1(row) for row in rows}
 
     def strength(name: str) -> float:
@@ -109,7 +155,8 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
 
     names = sorted(classes, key=strength)
     body = [[name, *(cell(row, name) for row in rows)] for name in names]
-    caption = "F1 of each class on the test split, mean over seeds, the weakest class first"
+    _, words = rows[0].task.class_figure
+    caption = f"{words} of each class on the test split, mean over seeds, the weakest class first"
     if any(published.values()):
         caption += "; (published" + ", of another task" * any(r.another_task for r in rows) + ")"
     columns = ["class", *(row.name for row in rows)]
@@ -119,7 +166,8 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
 def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     """Return the section on which classes were taken for which."""
     counts_KK = _confusion(run) if run else None
-    if row is None or run is None or counts_KK is None:
+    fits = run is not None and "confusions" in run.task.sections
+    if row is None or run is None or counts_KK is None or not fits:
         return Section("Confusions", "confusions", [])
     few = len(run.classes) <= figures.NUMBERED
     matrices: list[Block] = []
@@ -135,9 +183,15 @@ def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     return Section("Confusions", "confusions", [both, *_largest(run, counts_KK)])
 
 
-def _matrix(caption: str, counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> Table:
-    """Return the matrix as a table, which a screen reader can walk."""
-    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+def _matrix(
+    caption: str,
+    counts_KK: np.ndarray,
+    classes: Sequence[str],
+    shares: bool,
+    of_K: np.ndarray | None = None,
+) -> Table:
+    """Return the matrix as a table, which a screen reader can walk; see `figures.confusion`."""
+    shares_KK = figures.shares_of(counts_KK, of_K)
 
     def cell(number: int, share: float) -> Cell | str:
         text = f"{100 * share:.0f}" if shares else str(number)

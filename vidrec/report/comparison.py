@@ -1,6 +1,7 @@
 """Two runs set side by side: what the difference is worth, and which classes it comes from."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from vidrec.report import blocks, figures, formats, page, rendering, tables, ucf
 from vidrec.report.answers import Answers
 from vidrec.report.blocks import Block, Definition, Definitions, Paragraph, Section
 from vidrec.report.class_changes import ClassChange, class_changes
-from vidrec.report.classes import TALL, confusion
+from vidrec.report.classes import TALL, by_class, confusion
 from vidrec.report.formats import DASH, percent, points
 from vidrec.report.results import RowResult, difference, row_of, shared
 from vidrec.report.table_model import Cell, Table
@@ -33,6 +34,11 @@ def pair(dir_a: str | Path, dir_b: str | Path) -> tuple[RowResult, RowResult]:
     if a.done[0].classes != b.done[0].classes:
         raise UserError(
             f"{dir_a} and {dir_b} know different classes: compare runs on the same data"
+        )
+    if a.task.kind != b.task.kind:
+        raise UserError(
+            f"{dir_a} is of task.kind = {a.task.kind!r} and {dir_b} of {b.task.kind!r}: compare "
+            "runs of one task"
         )
     if a.name == b.name:
         a, b = replace(a, name=f"{a.name} (A)"), replace(b, name=f"{b.name} (B)")
@@ -73,7 +79,7 @@ def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
         return []
     a, b = both
     differ = {
-        "class": int((a.labels != b.labels).sum()),
+        "class": _differing(a.labels, b.labels),
         "recording": int((a.groups != b.groups).sum()),
     }
     differences = [f"{number} have another {what}" for what, number in differ.items() if number]
@@ -83,6 +89,13 @@ def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
         f"The two runs are not of the same data: of {len(a.names)} clips of the same names "
         f"{' and '.join(differences)} in the second."
     ]
+
+
+def _differing(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many clips have other labels."""
+    if a.shape != b.shape:
+        return len(a)
+    return int((a != b).reshape(len(a), -1).any(axis=1).sum())
 
 
 def _results(a: RowResult, b: RowResult) -> Section:
@@ -114,6 +127,8 @@ def _results(a: RowResult, b: RowResult) -> Section:
 def _classes(
     a: RowResult, b: RowResult, both: tuple[Answers, Answers] | None, draw: page.Drawer
 ) -> Section:
+    if "confusions" not in a.task.sections:
+        return Section("Classes", "classes", _figures_of_classes(a, b))
     if both is None:
         return Section("Classes", "classes", [])
     before, after = both
@@ -135,6 +150,23 @@ def _classes(
     table = Table(columns, body, caption, tall=len(body) > TALL)
     parts: list[Block] = [Paragraph(said), _drawn_changes(a, b, changes, draw), table]
     return Section("Classes", "classes", parts)
+
+
+def _figures_of_classes(a: RowResult, b: RowResult) -> list[Block]:
+    """Return each class's own figure in both, of a task without confusions."""
+    if "classes" not in a.task.sections:
+        return []
+    before, after = by_class(a), by_class(b)
+    _, words = a.task.class_figure
+    names = [name for name in before if not math.isnan(before[name] + after.get(name, math.nan))]
+    names.sort(key=lambda name: before[name] - after[name])
+    body = [
+        [name, percent(before[name]), percent(after[name]), points(after[name] - before[name])]
+        for name in names
+    ]
+    caption = f"{words} of each class on the test split, means over seeds"
+    table = Table(["class", a.name, b.name, "change, points"], body, caption, tall=len(body) > TALL)
+    return [table] if body else []
 
 
 def _drawn_changes(
@@ -169,6 +201,8 @@ def _change(
 
 def _confusions(a: RowResult, b: RowResult) -> Section:
     """Return confusions that became fewer or more; of UCF-101 by its action types."""
+    if "confusions" not in a.task.sections:
+        return Section("Confusions", "confusions", [])
     classes = a.done[0].classes
     mean_a_KK, mean_b_KK = (confusion(row) / len(row.done) for row in (a, b))
     off_KK = 1 - np.eye(len(classes))

@@ -260,18 +260,26 @@ def _names(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> N
     axes.legend(handles, names, loc="upper left")
 
 
-def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> str:
+def confusion(
+    counts_KK: np.ndarray, classes: Sequence[str], shares: bool, of_K: np.ndarray | None = None
+) -> str:
     """Return SVG of confusions: row the clip's class, column what it was taken for.
 
     Written by hand: a hundred classes make thousands of texts, which matplotlib lays out in
     half a minute.
+
+    Args:
+        counts_KK: clips.
+        classes: names by class number.
+        shares: write percent instead of clips.
+        of_K: clips that a row's shares are of; None: those of the row.
     """
     num, side = len(classes), 16 if len(classes) > NUMBERED else 26
     font = 7.5 if num > NUMBERED else 11
     shown = list(map(short, classes))
     edge = 14 + 0.62 * (font + 1) * max(map(len, shown))
     size = edge + side * num + 4
-    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    shares_KK = shares_of(counts_KK, of_K)
     numbers_KK = np.rint(100 * shares_KK).astype(int) if shares else counts_KK
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size:.0f} {size:.0f}" '
@@ -302,15 +310,23 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str], shares: bool) -> st
     return "\n".join([*parts, "</svg>"])
 
 
-def f1(run: Run) -> Any:
-    """Draw the F1 of each class as bars, best on top."""
-    scores = {name: s for name, s in run.result["metrics"]["test"]["f1"].items() if s is not None}
+def shares_of(counts_KK: np.ndarray, of_K: np.ndarray | None = None) -> np.ndarray:
+    """Return counts as shares of so many clips a row; None: of those in the row."""
+    of_K = counts_KK.sum(1) if of_K is None else of_K
+    return counts_KK / np.maximum(of_K, 1)[:, None]
+
+
+def by_class(run: Run) -> Any:
+    """Draw the figure of each class, such as F1, as bars, best on top."""
+    figure_name, words = run.task.class_figure
+    measured = run.result["metrics"]["test"][figure_name]
+    scores = {name: score for name, score in measured.items() if score is not None}
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
     axes = figure.add_subplot()
     axes.barh(range(len(names)), [scores[name] for name in names], color=PALETTE[0], height=0.7)
     axes.set_yticks(range(len(names)), list(map(plot, names)))
-    axes.set(xlabel="F1, test split", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
+    axes.set(xlabel=f"{words}, test split", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
     axes.tick_params(axis="y", length=0, labelsize=8)
     axes.grid(axis="x")
     return figure

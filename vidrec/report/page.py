@@ -52,6 +52,7 @@ def render(results: Run | AblationResult, pictures: Path) -> str:
             curves(rows, control, best, draw),
             classes.scores(rows, run, draw.folder),
             classes.confusions(best, run, draw),
+            classes.matrices(best, run, draw),
             classes.clips(results.folder, run),
             steps(rows, control, best, draw),
             _cost(rows, draw),
@@ -235,7 +236,7 @@ def steps(
 ) -> Section:
     """Return the section on accuracy at each frame, where a head scores every one."""
     parts = []
-    if figures.has_steps(rows):
+    if "steps" in task_of(rows).sections and figures.has_steps(rows):
         caption = "Share of test clips that are right after each step, mean over seeds."
         parts = [draw("steps", caption, caption, figures.steps, rows, control, best)]
     return Section("Accuracy against time step", "steps", parts)

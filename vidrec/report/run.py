@@ -14,6 +14,7 @@ from vidrec.evaluation.task import ScoredPart, Task
 from vidrec.io import files
 
 SPLITS = ("train", "val", "test")
+MATRICES = ("confusion", "co_occurrence")  # figures of each pair of classes
 # Files that a run may lack, and what they hold.
 OPTIONAL: dict[str, Mapping[str, Any]] = {
     "config": files.CONFIG_HOLDS,
@@ -33,6 +34,7 @@ class Predictions(NamedTuple):
             not score frames.
         probabilities_BK: as prediction prints them; None of runs that did not save them, for which
             they are the softmax of the scores.
+        log_probabilities_BK: their logarithms as they were computed, where the task saves them.
     """
 
     logits_BK: np.ndarray
@@ -41,6 +43,7 @@ class Predictions(NamedTuple):
     groups_B: np.ndarray
     steps_BT: np.ndarray | None
     probabilities_BK: np.ndarray | None = None
+    log_probabilities_BK: np.ndarray | None = None
 
     @property
     def predicted_B(self) -> np.ndarray:
@@ -165,7 +168,9 @@ class Run:
         if saved is None:
             return None
         logits, probabilities = saved.logits_BK, saved.probabilities_BK
-        if probabilities is None:
+        if saved.log_probabilities_BK is not None:
+            log_probs = saved.log_probabilities_BK
+        elif probabilities is None:
             log_probs = self.task.log_probabilities(logits)
         else:
             with np.errstate(divide="ignore"):
@@ -185,7 +190,7 @@ class Run:
         if f"{split}_logits" not in arrays:
             return None
         parts = [f"{split}_{part}" for part in ("logits", "labels", "names", "groups")]
-        more = [f"{split}_{part}" for part in ("steps", "probabilities")]
+        more = [f"{split}_{part}" for part in ("steps", "probabilities", "log_probabilities")]
         for name in (*parts, *(name for name in more if name in arrays)):
             if name not in arrays or len(arrays[name]) != len(arrays[parts[0]]):
                 raise files.Damaged(f"{file} is damaged: {name} does not fit {parts[0]}")
@@ -221,12 +226,13 @@ def read_run(folder: Path) -> Run:
     result = files.read_result(folder)
     count = len(result.get("classes", ()))
     for split, figures in result["metrics"].items():
-        counts = figures.get("confusion")
-        if counts is not None and {len(counts), *map(len, counts)} != {count}:
-            raise files.Damaged(
-                f"{folder / 'result.json'} is damaged: metrics.{split}.confusion should have "
-                f"{count} lines of {count} numbers"
-            )
+        for name in MATRICES:
+            counts = figures.get(name)
+            if counts is not None and {len(counts), *map(len, counts)} != {count}:
+                raise files.Damaged(
+                    f"{folder / 'result.json'} is damaged: metrics.{split}.{name} should have "
+                    f"{count} lines of {count} numbers"
+                )
     return Run(folder, result, **optional)
 
 

@@ -80,6 +80,11 @@ def plan_table(
     trials = tables.concrete(tables.trials(ablation, overrides, on))
     name, workdir = runs.check_name(ablation.name), Path(workdir)
     data, configs = PlannedData(dataset), [trial.config for trial in trials]
+    if len(kinds := {cfg.task.kind for cfg in configs}) > 1:
+        raise UserError(
+            f"ablation {ablation.name}: rows of task.kind {' and '.join(sorted(kinds))} have no "
+            "figure in common: give each task a table of its own"
+        )
     for cfg in configs:
         tasks.of(cfg).check(cfg)
         model.check_user_classes(cfg)

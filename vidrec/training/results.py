@@ -211,6 +211,7 @@ class _Writer:
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays of predictions.npz, and the figures of each split."""
         dataset, scores = self.data.dataset, self.scores
+        exact = self.data.task.exact_probabilities
         predictions: dict[str, np.ndarray] = {}
         figures: dict[str, Any] = {}
         for part in PARTS:
@@ -220,6 +221,7 @@ class _Writer:
                 f"{part}_logits": of_part.scores,
                 f"{part}_probabilities": np.exp(of_part.log_probs).astype(np.float32),
                 f"{part}_labels": of_part.labels,
+                **({f"{part}_log_probabilities": of_part.log_probs} if exact else {}),
                 f"{part}_names": np.asarray(dataset.names)[clips],
                 f"{part}_groups": np.asarray(dataset.groups)[clips],
             }

@@ -50,20 +50,20 @@ class Predict(Command):
             warn(note)
         if model.chosen:
             console.tell(model.chosen)
-        files_answered = []
+        task, answered, unreadable = model.network.task, [], False
         for line in self._lines(model):
             if self.json:
                 print_json(line)
             else:
-                console.tell(predict.as_text(line))
-            if "start" not in line:
-                files_answered.append(line)
+                console.tell(predict.as_text(line, task))
+            unreadable |= line["class"] is None
+            if table:
+                answered.append(line)
         if table:
             text = io.StringIO()
-            predict.write_csv(files_answered, text)
+            predict.write_csv(answered, text, task)
             files.write_whole(table, text.getvalue())
             console.tell(table)
-        unreadable = any(line["class"] is None for line in files_answered)
         if self.overlay and not unreadable:
             console.tell(self.overlay)
         return int(unreadable)

@@ -4,6 +4,7 @@ Importing this makes the TFDS builders `motion` and `ucf11` known.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 from vidrec.config import Data, load_user
 from vidrec.data.datasets import motion, motion_tfds, ucf, users
@@ -13,13 +14,22 @@ from vidrec.errors import TransientError, UserError
 __all__ = ["Dataset", "UnreadableClip", "load", "load_if_there", "motion", "motion_tfds", "ucf"]
 
 
-def load(data: Data) -> Dataset:
+Form = Literal["one", "several"]
+
+
+def load(data: Data, form: Form = "one") -> Dataset:
     """Open the data set that the settings name, with the classes they keep.
+
+    Args:
+        data: the settings.
+        form: how labels of a folder are read: one label a clip; or several, where a label may be
+            empty and a labels.csv may have a column a class. The name of a class is then the text
+            of the label, such as "run|jump": a task parts it.
 
     Raises:
         UserError: it is not there, or not as it should be; says what to do.
     """
-    return _load(data).keep_classes(data.classes)
+    return _load(data, form).keep_classes(data.classes)
 
 
 def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> Dataset | None:
@@ -48,7 +58,7 @@ def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> D
         return None
 
 
-def _load(data: Data) -> Dataset:
+def _load(data: Data, form: Form) -> Dataset:
     # Imported as needed: each kind brings its own libraries.
     if data.kind == "tfds":
         from vidrec.data.datasets import tfds_dataset
@@ -57,13 +67,13 @@ def _load(data: Data) -> Dataset:
     if data.kind in ("videos", "images"):
         from vidrec.data.datasets import folders
 
-        return folders.load(data)
+        return folders.load(data, form == "several")
     if data.kind in ("ucf101", "ucf11"):
         return ucf.load(data)
     if data.kind == "features":
         from vidrec.data.datasets import feature_files
 
-        return feature_files.load(data)
+        return feature_files.load(data, form == "several")
     dataset = load_user(data.kind)(data)
     if not isinstance(dataset, Dataset):
         raise UserError(f"data.kind = {data.kind}: calling it should give a vidrec Dataset")

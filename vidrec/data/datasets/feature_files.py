@@ -106,14 +106,20 @@ class ArrayFiles(Files):
         raise TypeError(f"{self.name} holds features, not frames")
 
 
-def load(data: Data) -> ArrayFiles:
-    """Open the folder `data.root` of ready-made features.
+def load(data: Data, several: bool = False) -> ArrayFiles:
+    """Open the folder `data.root` of ready-made features; `several`: see `folders.build`.
 
     Raises:
         UserError: no such folder, no files in it, or a layout that cannot be understood.
     """
     what = "feature files (.npy, .safetensors)"
-    return folders.build(ArrayFiles, data, lambda path: path.suffix.lower() in EXTENSIONS, what)
+    return folders.build(
+        ArrayFiles,
+        data,
+        lambda path: path.suffix.lower() in EXTENSIONS,
+        what,
+        several=several,
+    )
 
 
 def _opened(path: Path) -> np.ndarray:

@@ -57,18 +57,26 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
 
-def load(data: Data) -> Files:
-    """Open the folder `data.root` as a data set of videos or of images.
+def load(data: Data, several: bool = False) -> Files:
+    """Open the folder `data.root` as a data set of videos or of images; `several`: see `build`.
 
     Raises:
         UserError: no such folder, no clips in it, or a layout that cannot be understood.
     """
     if data.kind == "images":
-        return build(ImageFiles, data, is_image, "images")
-    return build(Files, data, is_video, "videos", rate=data.fps)
+        return build(ImageFiles, data, is_image, "images", several=several)
+    return build(Files, data, is_video, "videos", several=several, rate=data.fps)
 
 
-def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any) -> Kind:
+def build(
+    kind: type[Kind],
+    data: Data,
+    wanted: Wanted,
+    what: str,
+    *,
+    several: bool = False,
+    **extra: Any,
+) -> Kind:
     """Open the folder `data.root` as a data set.
 
     Args:
@@ -76,13 +84,14 @@ def build(kind: type[Kind], data: Data, wanted: Wanted, what: str, **extra: Any)
         data: the settings.
         wanted: True for a file that is a clip.
         what: clips are called in messages.
+        several: a labels.csv may leave labels empty, or have a column a class.
         extra: further fields of the class.
 
     Raises:
         UserError: no such folder, no clips in it, or a layout that cannot be understood.
     """
     root = folder_of(data, what)
-    found = listing(root, wanted, what)
+    found = listing(root, wanted, what, several)
     classes = tuple(sorted(set(found.classes)))
     groups, known = _recordings(found, root, data.groups)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -129,14 +138,14 @@ def folder_of(data: Data, what: str) -> Path:
     return root
 
 
-def listing(root: Path, wanted: Wanted, what: str) -> Listing:
-    """List the clips of a folder, by whichever layout it has.
+def listing(root: Path, wanted: Wanted, what: str, several: bool = False) -> Listing:
+    """List the clips of a folder, by whichever layout it has; `several`: see `build`.
 
     Raises:
         UserError: it holds none, or its layout cannot be understood.
     """
     if labels := tables.find(root, "labels.csv"):
-        return _from_csv(root, labels)
+        return _from_csv(root, labels, several)
     found, ignored = Listing(), []
     files = list(walk(root))
     clips, framed = clips_among(files, root, wanted)
@@ -246,8 +255,11 @@ def _unique(found: Listing) -> Listing:
     return found
 
 
-def _from_csv(root: Path, file: Path) -> Listing:
-    table = tables.read(file, ("path", "label"), ("group", "split"))
+def _from_csv(root: Path, file: Path, several: bool) -> Listing:
+    filled, more = (("path",), ("label",)) if several else (("path", "label"), ())
+    table = tables.read(file, filled, (*more, "group", "split"))
+    if several and "label" not in table.heading:
+        tables.join_classes(table)
     found, rows, seen = Listing(), table.rows, set()
     if not rows:
         raise UserError(f"{file} lists no clips: give lines of path,label")

@@ -18,16 +18,26 @@ from vidrec.io import escape
 from vidrec.io.files import Damaged, read_text
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+BETWEEN = "|"  # labels of one clip
+ZERO_ONE = {"0": False, "1": True, "0.0": False, "1.0": True}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.I)  # with which a spreadsheet begins its own files
 
 
 @dataclass
 class Table:
-    """Rows with their line numbers; `unused` are columns that nobody asked for."""
+    """Rows with their line numbers.
+
+    Attributes:
+        file: that was read.
+        rows: line number, and cells by column.
+        unused: columns that nobody asked for.
+        heading: names of the columns in small letters, and as they are spelled.
+    """
 
     file: Path
     rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    heading: dict[str, str] = field(default_factory=dict)
 
 
 def find(root: Path, name: str) -> Path | None:
@@ -59,7 +69,8 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
         raise UserError(f"{error}; save it as UTF-8 text") from None
     lines = _Lines(file, text, columns)
     asked = ("", *columns, *optional)
-    table = Table(file, unused=[name for name in lines.heading if name not in asked])
+    unused = [name for name in lines.heading if name not in asked]
+    table = Table(file, unused=unused, heading=lines.spelled)
     for number, cells in lines.records():
         row = dict(zip(lines.heading, map(escape.uncell, cells), strict=True))
         for column in columns:
@@ -70,6 +81,34 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
                 raise UserError(f"{file}, line {number}: {column} holds a control character")
         table.rows.append((number, row))
     return table
+
+
+def join_classes(table: Table) -> None:
+    """Give each row a `label` made of its columns of 0 and 1, such as "run|jump".
+
+    The columns are all that nobody asked for; they are used then.
+
+    Raises:
+        UserError: there are none, one is called with a bar, or a cell is neither 0 nor 1.
+    """
+    columns = [name for name in table.unused if name]
+    if not columns:
+        raise UserError(
+            f"{table.file} has no column label, and no column for each class: its first line "
+            "should name path and label, or path and the classes"
+        )
+    names = {column: unicodedata.normalize("NFC", table.heading[column]) for column in columns}
+    if barred := [name for name in names.values() if BETWEEN in name]:
+        raise UserError(f"{table.file}: a class cannot be called {barred[0]!r}, with a bar")
+    for number, row in table.rows:
+        for column, name in names.items():
+            if row[column] not in ZERO_ONE:
+                raise UserError(
+                    f"{table.file}, line {number}: {name} is {row[column]!r}; without a column "
+                    "label, each column is a class and holds 0 or 1"
+                )
+        row["label"] = BETWEEN.join(name for column, name in names.items() if ZERO_ONE[row[column]])
+    table.unused.clear()
 
 
 class _Lines:
@@ -91,6 +130,7 @@ class _Lines:
         )
         _, cells = next(self._records(), (0, []))
         self.heading = [name.lower() for name in cells]
+        self.spelled = dict(zip(self.heading, cells, strict=True))
         for column in columns:
             if column not in self.heading:
                 kinds = ", ".join(DELIMITERS.values())

@@ -39,7 +39,13 @@ def _problems(dataset: Dataset) -> Iterator[str]:
         yield "names should be unique, a name for each clip"
     for name in ("labels", "groups", "lengths"):
         values = np.asarray(getattr(dataset, name))
-        if values.shape != (clips,):
+        if name == "labels" and values.ndim == 2:
+            if values.shape != (clips, classes) or not np.isin(values, (0, 1)).all():
+                yield (
+                    f"labels should be ({clips},), or ({clips}, {classes}) of 0 and 1 where clips "
+                    f"may have several, not {values.dtype} {values.shape}"
+                )
+        elif values.shape != (clips,):
             yield f"{name} should be ({clips},), an entry for each clip, not {values.shape}"
         elif name != "groups" and values.dtype.kind not in "iu":
             yield f"{name} should be integers, not {values.dtype}"

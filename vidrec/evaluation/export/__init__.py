@@ -158,7 +158,8 @@ def _about(
             "fixed": network.whole_clips,
             "fps": cfg.data.fps or None,
         },
-        "decision": _decision(cfg),
+        "decision": _decision(cfg)
+        | classifier.network.task.exported(classifier.fitted, len(classifier.classes)),
         "platforms": list(platforms),
         "model": {"id": classifier.meta["id"], "chosen": classifier.chosen},
         "versions": {

@@ -2,7 +2,8 @@
 
     import loader
     model = loader.load("FOLDER")                      the folder that this file lies in
-    label, probabilities_K = model.predict(video_THWC)  as vidrec decides a clip
+    label, probabilities_K = model.predict(video_THWC)  as vidrec decides a clip; a list of
+                                                       labels where clips may have several
 
 Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand. Of any frames, as they are:
 
@@ -56,14 +57,24 @@ class Model:
         return np.asarray(self._call(self._weights, frames))
 
     def predict(self, frames):
-        """Return (class, probabilities (K,)) of a clip (T, ...), as the model was scored."""
+        """Return (class, probabilities (K,)) of a clip (T, ...), as the model was scored.
+
+        Of a model of several labels a clip, the first is the list of those above their thresholds.
+        """
         decision = self.meta.get("decision", {"inference": "single"})
+        several = decision.get("answers") == "several"
         if decision["inference"] == "single":
             shares = self(self.pick(frames)[None])[0]
-            return self.classes[shares.argmax()], shares
+            return self._above(shares) if several else (self.classes[shares.argmax()], shares)
         clip, stride = decision["window"], decision["stride"]
         count = 1 + max(0, -(-(len(frames) - clip) // stride))
         windows = [_folded(start * stride + np.arange(clip), len(frames)) for start in range(count)]
+        if several:
+            half = np.finfo(np.float32).eps / 2
+            shares = np.array([self(frames[window][None])[0] for window in windows], np.float64)
+            shares = np.clip(shares, half, 1 - half)
+            odds = np.log(shares / (1 - shares)).mean(0)
+            return self._above((1 / (1 + np.exp(-odds))).astype(np.float32))
         tiny = np.finfo(np.float32).tiny
         shares = [np.maximum(self(frames[window][None])[0], tiny) for window in windows]
         logs = np.log(np.array(shares, np.float64))
@@ -74,6 +85,12 @@ class Model:
         votes = np.bincount(logs.argmax(1), minlength=len(self.classes))
         best = np.where(votes == votes.max(), mean, -np.inf).argmax()  # ties by the mean
         return self.classes[best], (votes / count).astype(np.float32)
+
+    def _above(self, shares):
+        """Return the labels above their thresholds, the surest first, and the probabilities."""
+        thresholds = np.array(self.meta["decision"]["thresholds"])
+        order = np.argsort(-shares, kind="stable")
+        return [self.classes[k] for k in order if shares[k] >= thresholds[k]], shares
 
     def pick(self, frames):
         """Return the frames of a clip (T, ...) that scoring in one pass sees, (L, ...)."""

@@ -10,9 +10,11 @@ import numpy as np
 from vidrec.data.datasets import feature_files, finding
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
+from vidrec.evaluation import tasks
 from vidrec.evaluation.predict import clips
 from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.evaluation.predict.prediction import Answer
+from vidrec.evaluation.task import Task
 from vidrec.io import escape
 
 Line = dict[str, Any]
@@ -94,34 +96,18 @@ def _inside(folder: Path, model: Classifier) -> list[Path]:
     return sorted([*videos, *still])
 
 
-def write_csv(answered: Iterable[Line], file: TextIO) -> None:
-    """Write the files' lines as a csv table; windows are left out."""
-    table = [["path", "class", "confidence", "second", "second_confidence", "error"]]
-    for line in answered:
-        if "start" in line:
-            continue
-        second = (line.get("topk") or [])[1:2]
-        table.append(
-            [
-                line["path"],
-                line["class"] or "",
-                "" if line["confidence"] is None else f"{line['confidence']:.6f}",
-                *([answer["class"] for answer in second] or [""]),
-                *([f"{answer['confidence']:.6f}" for answer in second] or [""]),
-                line.get("error", ""),
-            ]
-        )
-    file.write(escape.csv(table))
+def write_csv(answered: Iterable[Line], file: TextIO, task: Task | None = None) -> None:
+    """Write lines as the csv table of a task; None: of one label a clip, a row a file."""
+    file.write(escape.csv((task or tasks.named("clip")).csv(list(answered))))
 
 
-def as_text(line: Line) -> str:
-    """Return a line for people."""
+def as_text(line: Line, task: Task | None = None) -> str:
+    """Return a line for people, as a task says it; None: one label a clip."""
     if line["class"] is None:
         return f"{line['path']}: cannot be read: {line['error']}"
     where = f"{line['start']:8.2f} – {line['end']:.2f} s" if "start" in line else line["path"]
-    best = [f"{answer['class']} {answer['confidence']:.0%}" for answer in line["topk"]]
     notes = "".join(f"; {note}" for note in line.get("notes", ()))
-    return f"{where}  {line['class']} {line['confidence']:.0%}  ({', '.join(best[1:3])}){notes}"
+    return f"{where}  {(task or tasks.named('clip')).text(line)}{notes}"
 
 
 def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:

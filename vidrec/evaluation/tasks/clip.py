@@ -191,5 +191,31 @@ class ClipTask(Task):
         topk = [{"class": classes[k], "confidence": float(probabilities_K[k])} for k in best]
         return {"class": topk[0]["class"], "confidence": topk[0]["confidence"], "topk": topk}
 
+    def text(self, line: Mapping[str, Any]) -> str:
+        """Return the class and the next two."""
+        best = [f"{answer['class']} {answer['confidence']:.0%}" for answer in line["topk"]]
+        return f"{line['class']} {line['confidence']:.0%}  ({', '.join(best[1:3])})"
+
+    def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """Return a row a file with its class and the second best."""
+        table: list[list[Any]] = [
+            ["path", "class", "confidence", "second", "second_confidence", "error"]
+        ]
+        for line in lines:
+            if "start" in line:
+                continue
+            second = (line.get("topk") or [])[1:2]
+            table.append(
+                [
+                    line["path"],
+                    line["class"] or "",
+                    "" if line["confidence"] is None else f"{line['confidence']:.6f}",
+                    *([answer["class"] for answer in second] or [""]),
+                    *([f"{answer['confidence']:.6f}" for answer in second] or [""]),
+                    line.get("error", ""),
+                ]
+            )
+        return table
+
 
 TASK = ClipTask()

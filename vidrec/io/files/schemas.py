@@ -4,6 +4,7 @@ FIGURE_NAMES = tuple(
     f"{name}?"
     for name in (
         *("accuracy", "loss", "avg_f1", "clips", "top1", "top5", "top10", "calibration_error"),
+        *("map", "chance", "micro_f1", "macro_f1", "exact"),
         *("nonfinite", "clip_accuracy", "video_accuracy", "balanced_accuracy", "majority"),
     )
 )
@@ -11,7 +12,7 @@ _NUMBER, _NUMBER_OR_NONE = (int, float), (int, float, type(None))
 _FIGURES = {
     **dict.fromkeys(FIGURE_NAMES, _NUMBER_OR_NONE),
     "f1?": {"*": _NUMBER_OR_NONE},
-    "confusion?": [[int]],
+    **{"confusion?": [[int]], "co_occurrence?": [[int]], "ap?": {"*": _NUMBER_OR_NONE}},
 }
 RESULT_HOLDS = {
     **{"id?": str, "status": str, "metrics": {"*": _FIGURES}},
