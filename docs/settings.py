@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).parent.parent / "vidrec" / "config" / "schema.py"
+FOLDER = CONFIG.parent.parent / "evaluation" / "tasks"
+TASKS = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
 WORDS = {
     "Args": "a dictionary, on the command line as JSON",
     "str": "text",
@@ -16,7 +18,7 @@ WORDS = {
     "Seed": "a whole number from 0 to 4294967295",
     "NonNegative": "a number from 0",
     "Fraction": "a number from 0 to 1",
-    "TaskKind": "`clip`",
+    "TaskKind": ", ".join(f"`{name}`" for name in TASKS),
     "ValFigure": "`val_loss`, or `val_` and a figure of the task",
     "float | None": "a number or None",
     "tuple[str, ...]": "texts",

@@ -97,7 +97,9 @@ class Data:
 class Task:
     """What a label says, and so what is minimised, measured and answered."""
 
-    kind: TaskKind = "clip"  # clip: one label a clip
+    # clip: one label a clip; multilabel: several or none, in labels.csv with bars between them or
+    # a column a class
+    kind: TaskKind = "clip"
 
 
 @dataclass(frozen=True)

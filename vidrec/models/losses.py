@@ -151,5 +151,6 @@ def binary_cross_entropy(
         target = target * (1 - smoothing) + smoothing / 2
     there, absent = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
     if len(class_weights):
-        there = there * jnp.asarray(class_weights, jnp.float32)
+        weight_K = jnp.asarray(class_weights, jnp.float32)
+        there = there * weight_K.reshape((1,) * (there.ndim - 1) + (-1,))
     return (target * there + (1 - target) * absent).mean(-1)
