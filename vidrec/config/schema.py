@@ -97,8 +97,7 @@ class Data:
 class Task:
     """What a label says, and so what is minimised, measured and answered."""
 
-    # clip: one label a clip; multilabel: several or none, in labels.csv with bars between them or
-    # a column a class
+    # clip: one label a clip; multilabel: several labels a clip, or none (docs/labels.md)
     kind: TaskKind = "clip"
 
 
@@ -233,8 +232,7 @@ class Train:
     # frames that the gradient reaches back, at least as many, 0: as many
     tbptt_every: NonNegativeInt = 0
     tbptt_length: NonNegativeInt = 0
-    # val_loss is what training minimises; or val_ and a figure of the task, of clips val_accuracy
-    # and val_balanced_accuracy (the mean over classes)
+    # what training minimises, or a figure of the task: val_accuracy, val_balanced_accuracy; val_map
     monitor: ValFigure = "val_loss"
     patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
     min_delta: NonNegative = 0.0
