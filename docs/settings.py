@@ -20,6 +20,8 @@ WORDS = {
     "Fraction": "a number from 0 to 1",
     "TaskKind": ", ".join(f"`{name}`" for name in TASKS),
     "ValFigure": "`val_loss`, or `val_` and a figure of the task",
+    "AreaShare": "a number from 0.05 to 1",
+    "Degrees": "a number from 0 to 180",
     "float | None": "a number or None",
     "tuple[str, ...]": "texts",
     "tuple[PositiveInt, ...]": "whole numbers from 1",

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from vidrec.config import class_weights, plugins
+from vidrec.config import augmentation, class_weights, plugins
+from vidrec.config.rule import Rule
 from vidrec.config.schema import Config, Data, is_onnx
 from vidrec.errors import UserError
 
@@ -22,18 +22,6 @@ SIDE_BY_SIDE = ("attention", "tcn", "transformer")
 SEES_LATER = ("tcn", "transformer")
 # Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
 DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
-
-
-class Rule(NamedTuple):
-    """A rule between settings.
-
-    Attributes:
-        broken: Whether the settings at hand break it.
-        message: Names the settings and says what would be right.
-    """
-
-    broken: bool
-    message: str
 
 
 @dataclass(frozen=True)
@@ -177,6 +165,11 @@ FOLLOWERS = (
     ),
     Follower("optim.clip_mode", ("scanner.kind",), lambda _, cfg: cfg.scanner.kind in GATELESS),
     Follower("optim.decoupled", ("optim.kind",), lambda _, cfg: ".py:" in cfg.optim.kind),
+    *(
+        Follower(name, ("encoder.trainable",), augmentation.outdated(name))
+        for name in augmentation.OF_PIXELS_OR_FEATURES
+    ),
+    Follower("augment.flip_exchanges", ("data.kind", "data.tfds"), _is_other_data),
 )
 
 
@@ -192,7 +185,7 @@ def check_together(cfg: Config) -> None:
     """
     class_weights.named(cfg.loss.class_weights)
     of_parts = (_of_data, _of_frames, _of_model, _of_scanner, _of_training, _of_optimiser)
-    for rules_of in (*of_parts, _of_one_report):
+    for rules_of in (*of_parts, augmentation.rules, _of_one_report):
         for rule in rules_of(cfg):
             if rule.broken:
                 raise UserError(rule.message)

@@ -47,6 +47,8 @@ NonNegativeInt = Annotated[int, Range(0, MOST)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # 32 bits of a key: a larger one would repeat another
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+AreaShare = Annotated[float, Range(0.05, 1)]
+Degrees = Annotated[float, Range(0, 180)]
 # A class of the user's own: the file is hashed by content, so editing it makes a new trial.
 UserFile = Annotated[str, Pattern(plugins.SPEC, "path.py:Name")]
 # A network of keras.applications.
@@ -220,6 +222,31 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """Random changes of training clips, drawn anew each epoch and equal for a clip's frames.
+
+    Those of pixels need an encoder that trains, noise and time_mask one that does not.
+    """
+
+    flip: Fraction = 0.0  # share of clips that are mirrored, left to right
+    # classes that a flip exchanges, for which it is refused: auto (left or right in the name),
+    # none, or names
+    flip_exchanges: tuple[str, ...] = ("auto",)
+    crop: AreaShare = 1.0  # a part of the frame, at least this share of its area, fills all of it
+    brightness: Fraction = 0.0  # pixels are multiplied by 1 - this to 1 + this
+    contrast: Fraction = 0.0  # so is their distance from the clip's mean grey
+    color: Fraction = 0.0  # and their distance from the pixel's own grey
+    rotation: Degrees = 0.0  # at most so many degrees either way; edges are repeated
+    speed: NonNegative = 0.0  # up to 1 + this times as fast or as slow
+    jitter: NonNegativeInt = 0  # each frame is taken up to so many frames earlier or later
+    drop: Fraction = 0.0  # share of frames that are lost: the frame before is seen once more
+    noise: NonNegative = 0.0  # added to features: its deviation, in deviations of the clip's own
+    time_mask: Fraction = 0.0  # a stretch, at most this share of the frames, becomes their mean
+    # two clips and their labels are mixed, in shares drawn from Beta(mixup, mixup); 0: none are
+    mixup: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
 class Train:
     """How long, in what portions, and when to stop."""
 
@@ -267,6 +294,7 @@ class Config:
     head: Head = field(default_factory=Head)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
+    augment: Augment = field(default_factory=Augment)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
     seed: Seed = 0
@@ -341,6 +369,7 @@ ADDED: Mapping[str, Any] = {
     "scanner.causal": True,
     "loss.label_smoothing": 0.0,
     "train.sampling": "shuffled",
+    **{f"augment.{entry.name}": entry.default for entry in dataclasses.fields(Augment)},
 }
 
 

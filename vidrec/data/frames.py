@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vidrec.data.augment import time
+
 
 def folded(position: Array, length: Array | int) -> Array:
     """Return the frame at `position` of a clip played forwards, backwards, … without end.
@@ -32,6 +34,7 @@ def indices(
     order: str = "kept",
     key: Array | None = None,
     shuffle_key: Array | None = None,
+    pace: time.Pace | None = None,
 ) -> tuple[Array, Array]:
     """Choose the frames of one clip.
 
@@ -45,11 +48,16 @@ def indices(
         order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
         key: draws the segment and the single frame (training); None takes the centre (scoring).
         shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
+        pace: how the clip goes by in training; it needs a key.
 
     Returns:
         (L,) int32 indices, and which of them count, (L,) bool.
     """
-    index_L, mask_L = _by_rule(jnp.asarray(length), L, rule, key)
+    if pace is None or key is None:
+        index_L, mask_L = _by_rule(jnp.asarray(length), L, rule, key)
+    else:
+        place_L, mask_L = time.places(jnp.asarray(length), L, rule, key, pace)
+        index_L = folded(place_L, length)
     if order == "kept":
         return index_L, mask_L
     if order == "single":

@@ -3,7 +3,9 @@
 import jax
 
 # Streams of random numbers, folded into a trial's key.
-ORDER, SEGMENT, SHUFFLE, DROPOUT, INIT = range(5)
+ORDER, SEGMENT, SHUFFLE, DROPOUT, INIT, AUGMENT = range(6)
+# Of AUGMENT: what is drawn for a clip, so that one change draws the same beside others.
+PIXELS, NOISE, STRETCH, SPEED, JITTER, DROP, PARTNER, SHARE = range(8)
 
 
 def fold_key(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:

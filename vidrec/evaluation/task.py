@@ -247,6 +247,11 @@ class Task(ABC):
                 f"train.monitor = {cfg.train.monitor!r} should be one of {known} "
                 f"(task.kind = {self.kind!r})"
             )
+        if self.framewise and cfg.augment.mixup:
+            raise UserError(
+                f"augment.mixup = {cfg.augment.mixup:g} mixes labels of clips, and task.kind = "
+                f"{self.kind!r} has one a frame: set it to 0"
+            )
 
     # --- Labels ---
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vidrec.config import Config, canonical
+from vidrec.data.augment import flips
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
@@ -16,6 +18,20 @@ class DataChanged(UserError):
     """The data are no more those that a trial was planned on."""
 
 
+class _Known(NamedTuple):
+    """A data set that was loaded; None where it cannot be read here.
+
+    Attributes:
+        fingerprint: of it and its split; "absent" of none.
+        dataset: the clips.
+        cfg: settings that name it.
+    """
+
+    fingerprint: str
+    dataset: Dataset | None
+    cfg: Config
+
+
 class PlannedData:
     """The data sets of a table's trials, each loaded and hashed once.
 
@@ -26,21 +42,29 @@ class PlannedData:
 
     def __init__(self, dataset: Dataset | None = None, make: bool = True):
         self.dataset, self.make = dataset, make
-        self._known: dict[str, tuple[str, Dataset | None, Config]] = {}
+        self._known: dict[str, _Known] = {}
 
     def fingerprint_of(self, cfg: Config) -> str:
         """Return the fingerprint of a trial's data; "absent" where they cannot be read here."""
-        code = canonical({"data": repr(cfg.data), "task": repr(cfg.task)})
+        code = _code(cfg)
         if code not in self._known:
             dataset = self.dataset and tasks.of(cfg).labelled(self.dataset)
             dataset = dataset or prepare.dataset_of(cfg, self.make)
             fingerprint = prepare.fingerprint_of(dataset, cfg) if dataset else "absent"
-            self._known[code] = fingerprint, dataset, cfg
-        return self._known[code][0]
+            self._known[code] = _Known(fingerprint, dataset, cfg)
+        return self._known[code].fingerprint
 
     def trial_ids(self, configs: Sequence[Config]) -> list[str]:
-        """Return the ids of trials: what they are, on which data."""
-        return [prepare.trial_id(cfg, self.fingerprint_of(cfg)) for cfg in configs]
+        """Return the ids of trials: what they are, on which data.
+
+        Raises:
+            UserError: the classes of the data do not go with a trial's settings.
+        """
+        ids = [prepare.trial_id(cfg, self.fingerprint_of(cfg)) for cfg in configs]
+        for cfg in configs:
+            if dataset := self._known[_code(cfg)].dataset:
+                flips.check(cfg, dataset.classes)
+        return ids
 
     def write_facts(self, folder: Path, trials: Sequence[TrialRun]) -> None:
         """Write what unfinished trials are of, so that a later difference can be named."""
@@ -50,6 +74,11 @@ class PlannedData:
             if fingerprint in wanted and dataset is not None and not file.exists():
                 content = {"fingerprint": fingerprint, "clips": facts.of(dataset, cfg)}
                 files.write_json(file, content)
+
+
+def _code(cfg: Config) -> str:
+    """Return a text that is equal for settings of the same data."""
+    return canonical({"data": repr(cfg.data), "task": repr(cfg.task)})
 
 
 def check_unchanged(trials: Sequence[TrialRun], top: Path, data: prepare.Prepared) -> None:

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vidrec.config import Config
-from vidrec.data import frames, keys
+from vidrec.config import Augment, Config
+from vidrec.data import augment, frames, keys
+from vidrec.data.augment import mixing, time
+from vidrec.data.augment.mixing import Mix
 from vidrec.evaluation import tasks
 from vidrec.evaluation.task import ChosenFrames
 
@@ -40,11 +42,13 @@ class Clips(NamedTuple):
         clips_B: their indices.
         valid_B: False where a clip is padding.
         inputs: their frames (B, T, …) where the device does not hold them.
+        partners: the clips that are mixed in; None: none are.
     """
 
     clips_B: Array
     valid_B: Array
     inputs: Array | None = None
+    partners: "Clips | None" = None
 
 
 class Sampling(NamedTuple):
@@ -82,6 +86,7 @@ class Batch(NamedTuple):
         labels_B: of the clips, as the task has them: (B,), (B, K) or (B, T).
         keys_B: one dropout key a clip.
         valid_B: False where a clip is padding.
+        mix: what the clips are mixed with; None: nothing.
     """
 
     inputs: Array
@@ -89,6 +94,7 @@ class Batch(NamedTuple):
     labels_B: Array
     keys_B: Array
     valid_B: Array
+    mix: Mix | None = None
 
 
 def share(batch: Any, shares: int, index: Array) -> Any:
@@ -108,19 +114,48 @@ def share(batch: Any, shares: int, index: Array) -> Any:
     return jax.tree.map(part, batch)
 
 
+def paired(clips: Clips, sampling: Sampling) -> Clips:
+    """Return the clips of a whole training batch, with those that augmentation mixes in."""
+    if sampling.epoch is None or not sampling.cfg.augment.mixup:
+        return clips
+    keys_B = augment.keys_of(sampling.seed, sampling.epoch, clips.clips_B)
+    place_B = mixing.partners(clips.valid_B, keys_B)
+    others = jax.tree.map(lambda leaf: leaf[place_B], clips)
+    return clips._replace(partners=others)
+
+
 def gather(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
     """Return the batch of these clips: random segments in training, centre ones in scoring."""
-    clips_B, valid_B, inputs = clips
-    segments = sampling
-    if not sampling.random_segments and sampling.cfg.frames.order == "kept":
+    batch = _augmented(data, clips, sampling)
+    if clips.partners is None or sampling.epoch is None:
+        return batch
+    others = _augmented(data, clips.partners, sampling)
+    keys_B = augment.keys_of(sampling.seed, sampling.epoch, clips.clips_B)
+    share_B = mixing.shares(sampling.cfg.augment.mixup, keys_B)
+    inputs = mixing.mixed(batch.inputs, others.inputs, others.mask_BT, share_B)
+    return batch._replace(inputs=inputs, mix=Mix(others.labels_B, share_B))
+
+
+def _augmented(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
+    """Return the batch of these clips, unmixed."""
+    clips_B, valid_B, inputs, _ = clips
+    cfg, epoch, segments = sampling.cfg, sampling.epoch, sampling
+    paced = augment.moves_frames(cfg.augment)
+    if not sampling.random_segments and cfg.frames.order == "kept" and not paced:
         segments = sampling._replace(epoch=None)
     indices_BT, mask_BT = frame_indices(data.lengths[clips_B], clips_B, segments)
-    inputs = _inputs(data, clips_B, indices_BT, inputs)
-    epoch = 0 if sampling.epoch is None else sampling.epoch
-    keys_B = jax.vmap(lambda clip: keys.fold_key(sampling.seed, keys.DROPOUT, epoch, clip))(clips_B)
     mask_BT = mask_BT & valid_B[:, None]
+    inputs = _inputs(data, clips_B, indices_BT, inputs)
+    if epoch is not None and cfg.augment != Augment():
+        augment_B = augment.keys_of(sampling.seed, epoch, clips_B)
+        # Apart from what is around, so that a trial gets the same bits in a group and alone.
+        inputs = lax.optimization_barrier(inputs)
+        inputs = augment.changed(inputs, mask_BT, cfg.augment, augment_B)
+        inputs = lax.optimization_barrier(inputs)
+    epoch = 0 if epoch is None else epoch
+    keys_B = jax.vmap(lambda clip: keys.fold_key(sampling.seed, keys.DROPOUT, epoch, clip))(clips_B)
     chosen = ChosenFrames(clips_B, data.offsets[clips_B], indices_BT, mask_BT)
-    labels_B = tasks.of(sampling.cfg).gather(data.labels, chosen)
+    labels_B = tasks.of(cfg).gather(data.labels, chosen)
     return Batch(inputs, mask_BT, labels_B, keys_B, valid_B)
 
 
@@ -145,13 +180,20 @@ def frame_indices(lengths_B: Array, clips_B: Array, sampling: Sampling) -> Frame
     cfg, seed, epoch = sampling.cfg.frames, sampling.seed, sampling.epoch
 
     def of_clip(clip: Array, length: Array) -> tuple[Array, Array]:
-        if epoch is None:
-            key, shuffle_key = None, keys.scoring_order()
-        else:
+        key, pace, shuffle_key = None, None, keys.scoring_order()
+        if epoch is not None:
             key = keys.fold_key(seed, keys.SEGMENT, epoch, clip)
             shuffle_key = keys.fold_key(seed, keys.SHUFFLE, epoch, clip)
+            own = keys.fold_key(seed, keys.AUGMENT, epoch, clip)
+            pace = time.drawn(sampling.cfg.augment, own, sampling.length)
         return frames.indices(
-            length, sampling.length, cfg.rule, order=cfg.order, key=key, shuffle_key=shuffle_key
+            length,
+            sampling.length,
+            cfg.rule,
+            order=cfg.order,
+            key=key,
+            shuffle_key=shuffle_key,
+            pace=pace,
         )
 
     return FrameIndices(*jax.vmap(of_clip)(clips_B, lengths_B))

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, override
+from vidrec.data.augment import flips
 from vidrec.evaluation import decisions, tasks
 from vidrec.models import encoders, model
 from vidrec.training import class_weights, devices, feeds, programs
@@ -92,6 +93,7 @@ class TrialGroup:
 
     def _spec(self) -> TrialSpec:
         data, cfg = self.data, self.cfg
+        flips.check(cfg, data.classes)
         encoder = data.encoder
         if encoder is not None and feeds.by_step(cfg, data, self.over):
             encoder = encoders.outside_loops(encoder)

@@ -127,9 +127,10 @@ def score_windows(
 
 def _load(spec: TrialSpec, data: Resident, hyper: dict, clips: Clips, epoch: Array | None) -> Batch:
     """Return the batch of these clips, or this device's share of a training batch."""
+    sampling = batches.Sampling(spec.cfg, spec.length, hyper["seed"], epoch, spec.random_segments)
+    clips = batches.paired(clips, sampling)
     if spec.axis_name and epoch is not None:
         clips = batches.share(clips, spec.num_shards, lax.axis_index(spec.axis_name))
-    sampling = batches.Sampling(spec.cfg, spec.length, hyper["seed"], epoch, spec.random_segments)
     return batches.gather(data, clips, sampling)
 
 

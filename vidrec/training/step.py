@@ -19,6 +19,7 @@ import optax
 from jax import Array, lax
 
 from vidrec.config import TRACED, Config, digest, get, identifying_settings
+from vidrec.data.augment import mixing
 from vidrec.evaluation import tasks
 from vidrec.evaluation.task import LossOptions, Task
 from vidrec.models import encoders
@@ -250,7 +251,11 @@ def summed_loss(
         )
         logits, carry, _ = outputs
         how = _loss_options(spec, hyper)._replace(offset=window.offset)
-        losses_B = spec.task.loss(logits, batch.labels_B, window.scored_BT, how)
+        losses_B = mixing.loss(
+            lambda labels: spec.task.loss(logits, labels, window.scored_BT, how),
+            batch.labels_B,
+            batch.mix,
+        )
         total = jnp.where(batch.valid_B, losses_B, 0.0).sum()
         return total, (carry, frozen.trained_stats(changed.get("batch_stats", {})))
 
@@ -311,8 +316,8 @@ def accumulated_gradients(
 
     # Keys cannot be padded with zeros; padded clips count nothing, so any key will do.
     keys = jnp.resize(window.batch.keys_B, (parts * part_size,)).reshape(parts, part_size)
-    cuts = {n: cut(leaf) for n, leaf in window.batch._asdict().items() if n != "keys_B"}
-    batches = Batch(**cuts, keys_B=keys)
+    own = {n: leaf for n, leaf in window.batch._asdict().items() if n != "keys_B"}
+    batches = Batch(**jax.tree.map(cut, own), keys_B=keys)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     sums, carries = lax.scan(
         add_part,

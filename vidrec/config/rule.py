@@ -1,0 +1,15 @@
+"""What a rule between settings is."""
+
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """A rule between settings.
+
+    Attributes:
+        broken: Whether the settings at hand break it.
+        message: Names the settings and says what would be right.
+    """
+
+    broken: bool
+    message: str
