@@ -92,6 +92,8 @@ class Data:
     swapped: bool = False  # train on the test list and test on the training list (report A)
     groups: str = ""  # regex whose first bracket names the recording of a clip
     fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
+    # of each class at most so many clips are trained on: N, or NAME=N,NAME=N; "": all
+    per_class: str = ""
     strict: bool = False  # an unreadable clip stops the run instead of being listed
 
 
@@ -363,6 +365,7 @@ NOT_IDENTITY = (
 
 # Settings that came later, and the value at which a trial has the id that it had before them.
 ADDED: Mapping[str, Any] = {
+    "data.per_class": "",
     "task.kind": "clip",
     "encoder.batch_norm": "trained",
     "loss.class_weights": "none",

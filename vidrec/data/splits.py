@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vidrec.config import Data, digest
+from vidrec.data import per_class
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 
@@ -99,6 +100,10 @@ def _tested(dataset: Dataset, data: Data) -> _Parts:
 
 
 def _finished(dataset: Dataset, data: Data, made_parts: _Parts) -> Split:
+    if data.per_class:
+        kept = per_class.kept(dataset, made_parts.train, data)
+        how = f"{made_parts.how}, training clips a class at most {data.per_class}"
+        made_parts = made_parts._replace(train=kept, how=how)
     train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made_parts[:3]]
     shared = tuple(_shared(dataset, parts))
     copies = tuple(_copies(dataset, parts))
