@@ -55,10 +55,15 @@ def read_table(
     tables = [read_ablation(path) for path in paths]
     table = tables[0] if len(tables) == 1 else ablation.join(tables)
     if axes:
-        table = ablation.cross(table, _unique("--axis", map(_parse_axis, axes)))
+        table = ablation.cross(table, read_axes("--axis", axes))
     if exclusions:
         table = ablation.exclude(table, [_parse_exclusion(text) for text in exclusions])
     return table
+
+
+def read_axes(option: str, texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return values by setting, of an option such as optim.learning_rate=1e-3,1e-4 (repeated)."""
+    return _unique(option, (_parse_axis(option, text) for text in texts))
 
 
 def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> Mapping[str, Any]:
@@ -105,10 +110,10 @@ def _warn_of_cleared(cfg: Config, settings: Mapping[str, Any]) -> None:
         warn(f"{value} of the experiment is left out: it follows {leader}")
 
 
-def _parse_axis(text: str) -> tuple[str, list[Any]]:
+def _parse_axis(option: str, text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
-        raise UserError(f"--axis {text}: should be like optim.learning_rate=1e-3,1e-4")
+        raise UserError(f"{option} {text}: should be like optim.learning_rate=1e-3,1e-4")
     return name, [_parse_value(name, value) for value in config.split_commas(values)]
 
 

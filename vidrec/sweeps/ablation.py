@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from vidrec.config.columns import F1
 from vidrec.config.shipped import find, is_shipped, reading
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
-from vidrec.sweeps import folds, ready_features
+from vidrec.sweeps import budget, folds, ready_features
 from vidrec.sweeps.embedded import on_motion
 from vidrec.sweeps.ready_features import Folders, Moved
 
@@ -45,6 +45,7 @@ class Row:
         base: The row's own base, as rows of joined tables have; None: the table's.
         on_memory: The row's own, as of the table; None: the table's.
         typed: Settings that were typed, not the table's: they fit the data as they are.
+        budget: Parameters that the model should train: its width follows; 0: as the settings say.
     """
 
     overrides: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Row:
     base: Config | str | None = None
     on_memory: bool | None = None
     typed: frozenset[str] = frozenset()
+    budget: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Ablation:
         on_memory: With `--on motion`, run on motion/memory with the published lengths.
         folds: Train each row on every fold: `official`, `recordings`, a number of parts; "": on
             the split of its settings.
+        tune: Values by dotted setting. Each row is first trained with one seed at every value, and
+            the table at the one that is best on validation clips.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Ablation:
     citation: str = ""
     on_memory: bool = False
     folds: str = ""
+    tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         figures, measured = [row.published or {} for row in rows(self)], tasks.columns()
@@ -229,7 +234,7 @@ def _distinct(table: list[Row]) -> list[Row]:
     """Remove duplicate rows, keeping the one with published figures."""
     seen: dict[str, Row] = {}
     for row in table:
-        code = canonical(dict(row.overrides))
+        code = canonical([dict(row.overrides), row.budget])
         if code not in seen or (row.published and not seen[code].published):
             seen[code] = row
     return list(seen.values())
@@ -355,6 +360,9 @@ def _settings_of_row(
         moved = folders.moved(config, base, row.overrides, rest | of_row)
         config = moved.config if moved else config
     config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
+    if row.budget:
+        width = budget.widths(config, row.budget)
+        config, settings = override(config, width), settings | width
     if onto_motion or moved:
         # The rule may have changed them: the table shows what really runs.
         settings = {name: get(config, name) for name in settings}

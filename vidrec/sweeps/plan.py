@@ -77,6 +77,8 @@ def plan_table(
     dataset: Dataset | None = None,
 ) -> TablePlan:
     """Plan a table and write its ablation.json; for the arguments see `runner.ablate`."""
+    if ablation.tune:
+        raise UserError(f"table {ablation.name}: {' and '.join(ablation.tune)} is not chosen yet")
     trials = tables.concrete(tables.trials(ablation, overrides, on))
     name, workdir = runs.check_name(ablation.name), Path(workdir)
     data, configs = PlannedData(dataset), [trial.config for trial in trials]

@@ -5,7 +5,7 @@ from typing import Any
 
 from vidrec.config import Config
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import cost
+from vidrec.sweeps import cost, tuning
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import group_name
 from vidrec.sweeps.planned_data import PlannedData
@@ -16,7 +16,11 @@ from vidrec.training.step import training_id
 def dry_run(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
-    """Return what `ablate` would train, with each model's parameters; needs no data set."""
+    """Return what `ablate` would train, with each model's parameters; needs no data set.
+
+    Of a table with `tune`, these are the trials that choose.
+    """
+    ablation = tuning.candidates(ablation) if ablation.tune else ablation
     trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
     ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
     counted: dict[str, int] = {}
@@ -48,6 +52,7 @@ def estimates(
     Without the data set these are None. Bytes are those of trials and data; what a step needs for
     its gradient comes on top, and a group for which that is too much is split before it trains.
     """
+    ablation = tuning.candidates(ablation) if ablation.tune else ablation
     trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
     trained = {training_id(trial.config): trial.config for trial in trials}
     groups: dict[str, list[Config]] = {}

@@ -14,7 +14,7 @@ from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError, is_transient
 from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, machine
-from vidrec.sweeps import plan, samples, tracking
+from vidrec.sweeps import plan, samples, tracking, tuning
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import ROW_FIELDS, GroupPlan
 from vidrec.sweeps.planned_data import check_unchanged
@@ -113,6 +113,11 @@ def ablate(
     tracking.check(track)
     runtime.keep_memory()
     runtime.use_cores()
+    if ablation.tune:
+        how: dict[str, Any] = {"overrides": overrides, "on": on, "retry": retry}
+        how |= {"screen": screen, "dataset": dataset, "track": track}
+        tried = ablate(tuning.candidates(ablation), workdir, **how)
+        ablation = tuning.chosen(ablation, tried.trials, tuning.monitors(ablation, overrides, on))
     table = plan.plan_table(
         ablation, workdir, overrides=overrides, on=on, retry=retry, dataset=dataset
     )

@@ -10,7 +10,13 @@ from tyro.conf import Positional, UseAppendAction
 from vidrec import config
 from vidrec.cli.command import Flag, Settings, SharedCommand, reporter, run_until_stopped
 from vidrec.cli.commands.jobs import show_status
-from vidrec.cli.experiments import find_weights, read_experiment, read_table, warn_of_settings
+from vidrec.cli.experiments import (
+    find_weights,
+    read_axes,
+    read_experiment,
+    read_table,
+    warn_of_settings,
+)
 from vidrec.cli.output import short_path
 from vidrec.config import Config
 from vidrec.config.shipped import Shipped
@@ -77,6 +83,9 @@ class Ablate(SharedCommand):
     axis: UseAppendAction[tuple[str, ...]] = ()
     # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
     exclude: UseAppendAction[tuple[str, ...]] = ()
+    # values to choose from for every row, by one seed on validation clips, before the table is
+    # trained: optim.learning_rate=3e-4,1e-3,3e-3
+    tune: UseAppendAction[tuple[str, ...]] = ()
     retry: Literal["", "failed"] = ""  # train failed trials anew
     # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
     # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
@@ -106,7 +115,8 @@ class Ablate(SharedCommand):
         """Return the table that the files, axes, exclusions, name and seeds describe."""
         table = read_table(self.files, self.axis, self.exclude)
         table = replace(table, name=self.name or table.name, seeds=self.seeds or table.seeds)
-        return replace(table, folds=self.folds or table.folds)
+        tune = read_axes("--tune", self.tune) or table.tune
+        return replace(table, folds=self.folds or table.folds, tune=tune)
 
     def _train(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
         self.join()
@@ -155,6 +165,11 @@ class Ablate(SharedCommand):
         console.print(_estimates(preview.estimates(table, overrides, self.on)))
         groups = len({trial["group"] for trial in trials})
         console.tell(f"{len(trials)} trials in {groups} programs")
+        if table.tune:
+            names = " and ".join(table.tune)
+            console.tell(
+                f"these choose {names}; then every row trains at its best, {_seeds(table)}"
+            )
         return 0
 
     def _launch(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
@@ -180,6 +195,10 @@ class Ablate(SharedCommand):
             console.tell(stop)
             return STOPPED
         return show_status(self, cluster.status(folder))
+
+
+def _seeds(table: Ablation) -> str:
+    return "1 seed" if table.seeds == 1 else f"{table.seeds} seeds"
 
 
 def _estimates(groups: list[dict[str, Any]]) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 
 from vidrec.config import digest
 from vidrec.errors import UserError
-from vidrec.sweeps import plan, preview, tracking
+from vidrec.io import files
+from vidrec.sweeps import plan, preview, tracking, tuning
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import finish
@@ -28,6 +29,7 @@ from vidrec.sweeps.cluster.options import (
 )
 from vidrec.sweeps.cluster.pool import Inline, Pool
 from vidrec.sweeps.cluster.slurm import Slurm
+from vidrec.training.results import is_finished
 
 ENGINES: dict[str, type[Engine]] = {"slurm": Slurm, "pool": Pool, "debug": Inline}
 
@@ -66,6 +68,16 @@ def launch(
     tracking.check(options.track)
     for line in engine(options.engine).check(options, workdir):
         tell(line)
+    if ablation.tune:
+        candidates = tuning.candidates(ablation)
+        how: dict[str, Any] = {"overrides": overrides, "on": on}
+        folder = launch(candidates, workdir, options, **how, retry=retry, tell=tell)
+        trials = plan.plan_table(candidates, workdir, **how).trials
+        if not is_finished(trials):
+            tell("once these have ended, the same command trains the table at the best values")
+            return folder
+        tried = [{**files.read_result(trial.folder), **trial.about} for trial in trials]
+        ablation = tuning.chosen(ablation, tried, [trial.config.train.monitor for trial in trials])
     table = plan.plan_table(ablation, workdir, overrides=overrides, on=on)
     folder = table.folder
     alive = _alive(folder)

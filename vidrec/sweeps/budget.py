@@ -1,0 +1,76 @@
+"""Choose a model's width so that it has a given number of parameters."""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+from vidrec.config import Config, Frames, Optim, Train, override
+from vidrec.errors import UserError
+
+OFF_AT_MOST = 0.05
+WIDEST = 2**14
+# Scanners without weights of their own: their width is that of a linear layer before them.
+WEIGHTLESS = ("none", "mean")
+
+
+def widths(cfg: Config, parameters: int) -> dict[str, Any]:
+    """Return the setting of the width that brings a model nearest to a number of parameters.
+
+    The width is `scanner.units`; of a scanner without weights, a linear layer before it.
+
+    Args:
+        cfg: The trial's settings, as it would train but for its width.
+        parameters: How many it should train.
+
+    Raises:
+        UserError: No width comes within 5 %.
+    """
+    # What has no part in the count is left out, so that rows share what was counted.
+    plain = replace(cfg, seed=0, optim=Optim(), train=Train(), frames=Frames(cfg.frames.length))
+    return dict([_nearest(plain, parameters)])
+
+
+@functools.cache
+def _nearest(cfg: Config, parameters: int) -> tuple[str, Any]:
+    step = _step(cfg)
+    low, high = 0, 1  # in steps: too few parameters, and enough
+    while _count(cfg, high * step) < parameters:
+        low, high = high, 2 * high
+        if high * step > WIDEST:
+            raise UserError(f"no width up to {WIDEST} gives {_name(cfg)} {parameters:,} parameters")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _count(cfg, middle * step) < parameters else (low, middle)
+    steps = min((high, *[low] * (low > 0)), key=lambda n: abs(_count(cfg, n * step) - parameters))
+    off = abs(_count(cfg, steps * step) / parameters - 1)
+    if off > OFF_AT_MOST:
+        raise UserError(
+            f"a budget of {parameters:,} parameters: {_name(cfg)} comes no nearer than "
+            f"{_count(cfg, steps * step):,}, which is {off:.0%} off instead of {OFF_AT_MOST:.0%}"
+        )
+    return _setting(cfg, steps * step)
+
+
+def _step(cfg: Config) -> int:
+    """Return what a scanner's units have to be a multiple of."""
+    args = dict(cfg.scanner.args)
+    if cfg.scanner.kind == "transformer":
+        return 2 * int(args.get("heads", 4))
+    return int(args.get("heads", 1)) if cfg.scanner.kind == "attention" else 1
+
+
+def _setting(cfg: Config, width: int) -> tuple[str, Any]:
+    if cfg.scanner.kind in WEIGHTLESS:
+        return "scanner.dense", (width,)
+    return "scanner.units", width
+
+
+@functools.cache
+def _count(cfg: Config, width: int) -> int:
+    from vidrec.training import prepare
+
+    return prepare.count_params(override(cfg, dict([_setting(cfg, width)])))
+
+
+def _name(cfg: Config) -> str:
+    return f"scanner.kind = {cfg.scanner.kind}"
