@@ -7,7 +7,7 @@ from vidrec import UserError
 from vidrec.config import Data
 from vidrec.data import datasets
 from vidrec.data.datasets import motion, motion_segments
-from vidrec.data.datasets.motion_segments import BACKGROUND, CLASSES, LEAST, RANGES
+from vidrec.data.datasets.motion_segments import BACKGROUND, CLASSES, LEAST, MOVES, RANGES
 
 SMALL = motion_segments.SegmentSettings(clips=30, frames=70, size=16)
 
@@ -32,7 +32,6 @@ def test_one_thing_changes_in_each_segment_and_as_its_label_says():
     seen = set()
     for _ in range(60):
         path, labels = motion_segments.timeline(rng, 400)
-        # Where two motions of one kind meet, a turn begins and ends; looked at frame by frame.
         for frame in range(1, 400):
             name = CLASSES[labels[frame]]
             changed = {key: path[key][frame] - path[key][frame - 1] for key in RANGES}
@@ -41,14 +40,12 @@ def test_one_thing_changes_in_each_segment_and_as_its_label_says():
                 assert not changed
                 continue
             [(key, value)] = changed.items()
-            pair = motion.PAIRS[list(RANGES).index(key)]
-            assert name == pair[0 if value > 0 else 1]
+            assert name == MOVES[key][0 if value > 0 else 1]
             seen.add(name)
         for key, (low, high) in RANGES.items():
-            if key != "angle":
-                assert path[key].min() >= low - 1e-9
-                assert path[key].max() <= high + 1e-9
-    assert seen == set(motion.CLASSES)
+            assert path[key].min() >= low - 1e-9
+            assert path[key].max() <= high + 1e-9
+    assert seen == {*CLASSES} - {BACKGROUND}
 
 
 def test_segments_are_of_changing_length_and_begin_anywhere():
@@ -90,7 +87,7 @@ def test_the_set_is_the_same_every_time_and_read_with_its_labels(tmp_path):
         np.testing.assert_array_equal(dataset.read(clip, range(70), 16), drawn.frames_THWC)
         np.testing.assert_array_equal(dataset.frame_labels[clip].frames(70), drawn.labels_T)
         assert dataset.labels[clip] == np.bincount(drawn.labels_T).argmax()
-        assert dataset.groups[clip] == motion.group(seed)
+        assert dataset.groups[clip] == motion_segments.recording(seed)
     with pytest.raises(UserError, match=r"data.classes keeps the clips of some classes"):
         datasets.load(Data(tfds=data.tfds, root=data.root, classes=("left", "right")))
 

@@ -1,7 +1,7 @@
 """Draw `motion/segments`: motions one after another, a label a frame.
 
-The shape rests, then changes one thing (its place, size, angle or opacity), rests or changes
-another, and keeps what it has become. So a frame does not show which of these is changing.
+The shape rests, then changes one thing (its place, size or opacity), rests or changes another, and
+keeps what it has become. So a frame does not show which of these is changing.
 `clip(seed, True)` is `clip(seed, False)` played backwards, bit for bit, with each label exchanged
 for its reversal's: one frame, or all in any order, cannot tell a motion from its reversal.
 """
@@ -13,23 +13,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidrec.data.datasets import motion
-from vidrec.data.datasets.motion import PAIRS, PARTNER, TAKES, Settings
+from vidrec.data.datasets.motion import PAIRS, PARTNER, Settings
 from vidrec.data.read_ahead import map_ahead
 
 BACKGROUND = "background"
-CLASSES = (BACKGROUND, *motion.CLASSES)
-# What the first motion of each pair makes larger, and from where to where it may go: places as
-# shares of the frame's size, angles in radians.
+# A turn is hardly to be seen in so few pixels.
+MOVES = {"x": PAIRS[0], "y": PAIRS[1], "radius": PAIRS[2], "opacity": PAIRS[4]}
+CLASSES = (BACKGROUND, *sorted(name for pair in MOVES.values() for name in pair))
+# What the first motion of each pair makes larger, and from where to where it may go, as shares of
+# the frame's size.
 RANGES = {
-    "x": (-0.28, 0.28),
-    "y": (-0.28, 0.28),
-    "radius": (0.08, 0.26),
-    "angle": (-np.pi, np.pi),
-    "opacity": (0.25, 1.0),
+    "x": (-0.26, 0.26),
+    "y": (-0.26, 0.26),
+    "radius": (0.14, 0.32),
+    "opacity": (0.3, 1.0),
 }
 LEAST = 0.4  # of such a range that a motion covers
-MOTION = (16, 33)  # frames of a motion, the upper bound left out
-REST = (6, 25)  # frames of a stretch of background
+MOTION = (18, 37)  # frames of a motion, the upper bound left out
+REST = (8, 25)  # frames of a stretch of background
 RESTS = 0.6  # share of motions that are followed by one
 
 
@@ -37,10 +38,15 @@ RESTS = 0.6  # share of motions that are followed by one
 class SegmentSettings(Settings):
     """What a set of clips of several motions is generated from; `frames` is of every clip."""
 
-    clips: int = 400
-    frames: int = 160
+    clips: int = 1000
+    frames: int = 120
     size: int = 32
-    difficulty: float = 1.0
+    difficulty: float = 0.3
+
+
+def recording(seed: int) -> str:
+    """Return the name of the recording of the two clips of a seed: each has its own scene."""
+    return f"source{seed:04d}"
 
 
 class SegmentedClip(NamedTuple):
@@ -73,7 +79,7 @@ def _drawn(seed: int, settings: SegmentSettings) -> SegmentedClip:
     rng = motion.generator(settings, 3, seed)
     path, labels_T = timeline(rng, settings.frames)
     pose = motion.placed(rng, path, settings)
-    return SegmentedClip(motion.draw(rng, seed // TAKES, pose, settings), labels_T)
+    return SegmentedClip(motion.draw(rng, seed, pose, settings), labels_T)
 
 
 def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -88,6 +94,7 @@ def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarra
     """
     now = {name: rng.uniform(*between) for name, between in RANGES.items()}
     path = {name: np.zeros(length) for name in RANGES}
+    path["angle"] = np.full(length, rng.uniform(-np.pi, np.pi))
     labels_T = np.full(length, CLASSES.index(BACKGROUND), np.int32)
     frame = -int(rng.integers(0, MOTION[1]))  # a clip may begin inside of a segment
     while frame < length:
@@ -118,22 +125,19 @@ def _motion(
     """Draw how one thing changes over so many frames, and what that is called."""
     low, high = RANGES[name]
     least = LEAST * (high - low)
-    if name == "angle":
-        end = start + rng.choice([-1, 1]) * rng.uniform(1.0, 2.0) * least
-    else:
-        below, above = max(start - least - low, 0.0), max(high - start - least, 0.0)
-        place = rng.uniform(0, below + above)
-        end = low + place if place < below else start + least + place - below
+    below, above = max(start - least - low, 0.0), max(high - start - least, 0.0)
+    place = rng.uniform(0, below + above)
+    end = low + place if place < below else start + least + place - below
     time = np.arange(1, frames + 1) / frames
     # Its slope stays positive: a motion slows down and speeds up but never turns back.
     progress = time + rng.uniform(-0.6, 0.6) * np.sin(2 * np.pi * time) / (2 * np.pi)
-    pair = PAIRS[list(RANGES).index(name)]
+    pair = MOVES[name]
     return start + (end - start) * progress, pair[0] if end > start else pair[1]
 
 
 def generate(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, int, SegmentedClip]]:
     """Yield every clip of a split in order, drawn by all cores: index, seed, clip."""
-    seeds = [s for s in range(-(-settings.clips // 2)) if (s // TAKES % 5 == 1) == test]
+    seeds = [s for s in range(-(-settings.clips // 2)) if (s % 5 == 1) == test]
     drawn = map_ahead(lambda seed: _drawn(seed, settings), seeds)
     for seed, forwards in zip(seeds, drawn, strict=True):
         for side in range(2):

@@ -143,8 +143,8 @@ def _segmented(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, dic
             {
                 "video": frames_THWC,
                 "label": int(np.bincount(labels_T).argmax()),
-                "group": group(seed),
-                "name": f"{group(seed)}/{'backwards' if index % 2 else 'forwards'}_{seed:05d}",
+                "group": motion_segments.recording(seed),
+                "name": f"{motion_segments.recording(seed)}/{'backwards' if index % 2 else 'forwards'}_{seed:05d}",
                 "length": len(frames_THWC),
                 FRAME_LABELS: labels_T,
             },
