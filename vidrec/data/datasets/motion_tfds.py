@@ -138,13 +138,14 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 def _segmented(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, dict]]:
     """Yield the clips of several motions; the label of a clip is the one of most of its frames."""
     for index, seed, (frames_THWC, labels_T) in motion_segments.generate(settings, test):
+        recording, way = motion_segments.recording(seed), ("forwards", "backwards")[index % 2]
         yield (
             index,
             {
                 "video": frames_THWC,
                 "label": int(np.bincount(labels_T).argmax()),
-                "group": motion_segments.recording(seed),
-                "name": f"{motion_segments.recording(seed)}/{'backwards' if index % 2 else 'forwards'}_{seed:05d}",
+                "group": recording,
+                "name": f"{recording}/{way}_{seed:05d}",
                 "length": len(frames_THWC),
                 FRAME_LABELS: labels_T,
             },
