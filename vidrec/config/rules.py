@@ -16,6 +16,8 @@ FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
 NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")
 # Kinds of data whose given split is a single one.
 ONE_LIST = ("tfds", "videos", "images", "features")
+# Of these, kinds whose label files of frames may come with several lists of videos.
+LISTS_OF_VIDEOS = ("videos", "features")
 # Scanners without gates, those that read frames side by side, and those that may see later ones.
 GATELESS = ("none", "mean", "attention", "tcn", "transformer", "lru")
 SIDE_BY_SIDE = ("attention", "tcn", "transformer")
@@ -45,6 +47,13 @@ def _data_set(data: Data) -> str:
     if data.kind in ("videos", "images", "features"):
         return "a folder"
     return data.tfds.partition("/")[0] if data.kind == "tfds" else data.kind
+
+
+def _has_one_list(cfg: Config) -> bool:
+    """Return whether the given split of the data is a single one."""
+    if cfg.task.kind == "segmentation" and cfg.data.kind in LISTS_OF_VIDEOS:
+        return False
+    return cfg.data.kind in ONE_LIST
 
 
 def _is_other_data(before: Config, after: Config) -> bool:
@@ -112,7 +121,7 @@ FOLLOWERS = (
         "data.fold",
         ("data.kind", "data.split"),
         lambda _, cfg: (
-            cfg.data.split == "random" or (cfg.data.split == "given" and cfg.data.kind in ONE_LIST)
+            cfg.data.split == "random" or (cfg.data.split == "given" and _has_one_list(cfg))
         ),
     ),
     Follower("data.folds", ("data.split",), lambda _, cfg: cfg.data.split != "group"),
@@ -207,7 +216,7 @@ def _of_data(cfg: Config) -> Iterator[Rule]:
         f"data.folds = {data.folds} needs data.split = 'group', not 'given'",
     )
     yield Rule(
-        data.split == "given" and data.fold > 0 and data.kind in ONE_LIST,
+        data.split == "given" and data.fold > 0 and _has_one_list(cfg),
         f"data.fold = {data.fold} with data.split = 'given' names one of several lists, and "
         f"data.kind = {data.kind!r} has one",
     )

@@ -101,8 +101,13 @@ class Data:
 class Task:
     """What a label says, and so what is minimised, measured and answered."""
 
-    # clip: one label a clip; multilabel: several labels a clip, or none (docs/labels.md)
+    # clip: one label a clip; multilabel: several, or none; segmentation: one a frame (labels.md)
     kind: TaskKind = "clip"
+    # of segmentation: classes in which nothing happens, whose segments do not count in F1 and edit
+    background: tuple[str, ...] = ("background",)
+    # of segmentation: what frames are that no line of segments.csv covers: left out, or background
+    unlabelled: Literal["ignore", "background"] = "ignore"
+    ignore: tuple[str, ...] = ()  # of segmentation: labels of frames that are left out
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,9 @@ class Loss:
     # training split; or NAME=WEIGHT,NAME=WEIGHT, where the others weigh 1
     class_weights: str = "none"
     label_smoothing: Fraction = 0.0  # share of the target that is spread evenly over all classes
+    # of segmentation: weight of squared changes of log-probabilities between frames (MS-TCN: 0.15)
+    smoothness: NonNegative = 0.0
+    smoothness_limit: NonNegative = 4.0  # of a change that smoothness counts
 
 
 @dataclass(frozen=True)
@@ -367,6 +375,11 @@ NOT_IDENTITY = (
 ADDED: Mapping[str, Any] = {
     "data.per_class": "",
     "task.kind": "clip",
+    "task.background": ("background",),
+    "task.unlabelled": "ignore",
+    "task.ignore": (),
+    "loss.smoothness": 0.0,
+    "loss.smoothness_limit": 4.0,
     "encoder.batch_norm": "trained",
     "loss.class_weights": "none",
     "scanner.causal": True,

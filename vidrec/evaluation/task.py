@@ -97,6 +97,8 @@ class LossOptions(NamedTuple):
         length: the configured frames of a clip.
         smoothing: share of the target spread over all classes; may be traced; None: none is.
         class_weights: by class, (K,); empty: 1.
+        smoothness: `loss.smoothness`, of labels of frames.
+        smoothness_limit: `loss.smoothness_limit`.
     """
 
     kind: str
@@ -105,6 +107,8 @@ class LossOptions(NamedTuple):
     length: Any = 1
     smoothing: Any = None
     class_weights: Sequence[float] = ()
+    smoothness: float = 0.0
+    smoothness_limit: float = 4.0
 
 
 class ChosenFrames(NamedTuple):
@@ -234,6 +238,10 @@ class Task(ABC):
 
     # --- Settings ---
 
+    def configured(self, settings: Mapping[str, Any]) -> "Task":
+        """Return the task with the settings that it has of its own, of the section `task`."""
+        return self
+
     def check(self, cfg: Config) -> None:
         """Refuse settings that do not fit the task, before any work.
 
@@ -251,6 +259,11 @@ class Task(ABC):
             raise UserError(
                 f"augment.mixup = {cfg.augment.mixup:g} mixes labels of clips, and task.kind = "
                 f"{self.kind!r} has one a frame: set it to 0"
+            )
+        if cfg.loss.smoothness and not self.framewise:
+            raise UserError(
+                f"loss.smoothness = {cfg.loss.smoothness:g} is of labels that change from frame to "
+                f"frame: it needs task.kind = 'segmentation', not {self.kind!r}"
             )
 
     # --- Labels ---
@@ -361,7 +374,9 @@ class Task(ABC):
     # --- Metrics ---
 
     @abstractmethod
-    def epoch(self, decision: "Decision", labels: np.ndarray) -> dict[str, float]:
+    def epoch(
+        self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
+    ) -> dict[str, float]:
         """Return the figures of validation clips after an epoch, by `epoch_figures`."""
 
     @abstractmethod

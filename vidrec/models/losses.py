@@ -1,6 +1,7 @@
 """Loss of each clip, in float32; the mean is the step's, which knows which clips are real."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,40 @@ def per_clip(
     losses_BT = loss(jnp.broadcast_to(labels_B[:, None], logits.shape[:2]))
     weights_T = frame_weights(linear, offset, logits.shape[1], length)
     return over_frames(losses_BT, mask, weights_T) * weight_B
+
+
+def per_frame(logits: Array, labels_BT: Array, mask_BT: Array | None, how: Any) -> Array:
+    """Return the loss of each clip whose frames are labelled, (B,).
+
+    Losses of the labelled frames are added up and divided by `how.length`: a window's loss is its
+    part of the clip's. `how.smoothness` adds the truncated squared change of log-probabilities
+    from one frame to the next, the mean over classes (MS-TCN, Abu Farha and Gall 2019); as there,
+    the gradient is that of the later frame.
+
+    Args:
+        logits: (B, T, K).
+        labels_BT: class indices; -1 where a frame is not labelled.
+        mask_BT: False on frames that do not count; None: all count.
+        how: a `LossOptions`.
+    """
+    counted_BT = labels_BT >= 0
+    mask_BT = jnp.ones_like(counted_BT) if mask_BT is None else mask_BT
+    counted_BT = counted_BT & mask_BT
+    true_BT = jnp.maximum(labels_BT, 0).astype(jnp.int32)
+    if how.smoothing is None:
+        losses_BT = KINDS[how.kind](logits, true_BT)
+    else:
+        losses_BT = smoothed(logits, true_BT, how.kind, how.smoothing)
+    if len(how.class_weights):
+        losses_BT = losses_BT * jnp.asarray(how.class_weights, jnp.float32)[true_BT]
+    total_B = jnp.where(counted_BT, losses_BT, 0.0).sum(1)
+    if how.smoothness:
+        log_probs = jax.nn.log_softmax(floats(logits))
+        change = log_probs[:, 1:] - jax.lax.stop_gradient(log_probs[:, :-1])
+        cut_BT = jnp.minimum(change**2, how.smoothness_limit**2).mean(-1)
+        both_BT = mask_BT[:, 1:] & mask_BT[:, :-1]
+        total_B = total_B + how.smoothness * jnp.where(both_BT, cut_BT, 0.0).sum(1)
+    return total_B / how.length
 
 
 def over_frames(losses_BT: Array, mask: Array | None, weights_T: Array) -> Array:

@@ -313,7 +313,11 @@ class TrialGroup:
             self.cfg, self.data.lengths[clips], scored.correct_BT.shape[-1]
         )
         figures_N = [
-            task.epoch(decisions.decide_clips(scores, weight_n, task.log_probabilities), labels)
+            task.epoch(
+                decisions.decide_clips(scores, weight_n, task.log_probabilities),
+                labels,
+                self.data.classes,
+            )
             for scores in scored.scores_BK
         ]
         return _Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)

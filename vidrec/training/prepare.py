@@ -472,6 +472,8 @@ def class_count(cfg: Config) -> int:
     known = {"ucf101": 101, "ucf11": 11}
     if cfg.data.kind in known and not ready_made.are_features(cfg):
         return known[cfg.data.kind]
+    if cfg.data.tfds.startswith("motion/segments"):
+        return len(datasets.motion_segments.CLASSES)
     if cfg.data.kind == "tfds":
         return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)
     try:

@@ -284,6 +284,8 @@ def _loss_options(spec: TrialSpec, hyper: dict) -> LossOptions:
         length=spec.length,
         smoothing=hyper["loss.label_smoothing"] if spec.smooths_labels else None,
         class_weights=spec.class_weights,
+        smoothness=spec.cfg.loss.smoothness,
+        smoothness_limit=spec.cfg.loss.smoothness_limit,
     )
 
 

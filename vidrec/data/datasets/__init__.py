@@ -7,11 +7,20 @@ from collections.abc import Callable
 from typing import Literal
 
 from vidrec.config import Data, load_user
-from vidrec.data.datasets import motion, motion_tfds, ucf, users
+from vidrec.data.datasets import motion, motion_segments, motion_tfds, ucf, users
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 
-__all__ = ["Dataset", "UnreadableClip", "load", "load_if_there", "motion", "motion_tfds", "ucf"]
+__all__ = [
+    "Dataset",
+    "UnreadableClip",
+    "load",
+    "load_if_there",
+    "motion",
+    "motion_segments",
+    "motion_tfds",
+    "ucf",
+]
 
 
 Form = Literal["one", "several"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrec.config import digest
 from vidrec.data import hashing, video
-from vidrec.data.datasets.frame_labels import FrameLabels
+from vidrec.data.datasets.frame_labels import UNLABELLED, FrameLabels
 from vidrec.data.hashing import Content
 from vidrec.data.pictures import Declared
 from vidrec.data.read_ahead import map_ahead
@@ -204,9 +204,28 @@ class Dataset(ABC):
         """Return the name of each clip's class, of several with `|` between them."""
         return [name if isinstance(name, str) else "|".join(name) for name in self._label_names]
 
+    @cached_property
+    def label_matrix(self) -> np.ndarray:
+        """Return the label of every frame, int16 (n, T), where `frame_labels` are known.
+
+        It is -1 where a frame is not labelled, and behind the end of a clip.
+        """
+        rates = np.zeros(len(self)) if self.fps is None else self.fps
+        rows = list(zip(self.frame_labels, self.lengths.tolist(), rates.tolist(), strict=True))
+        matrix = np.full(
+            (len(rows), max((row[1] for row in rows), default=0)), UNLABELLED, np.int16
+        )
+        for own_T, (labels, length, fps) in zip(matrix, rows, strict=True):
+            own_T[:length] = labels.frames(length, fps)
+        return matrix
+
     @property
     def membership(self) -> np.ndarray:
         """Return (n, K) bool, which classes occur in each clip."""
+        if self.frame_labels:
+            numbers = range(len(self.classes))
+            own = [each.classes for each in self.frame_labels]
+            return np.array([[k in classes for k in numbers] for classes in own])
         if self.labels.ndim == 1:
             return self.labels[:, None] == np.arange(len(self.classes))
         return self.labels > 0

@@ -140,6 +140,8 @@ class Network:
             length=self.cfg.frames.length,
             smoothing=settings.label_smoothing or None,
             class_weights=self.class_weights,
+            smoothness=settings.smoothness,
+            smoothness_limit=settings.smoothness_limit,
         )
         losses_B = self.task.loss(outputs, labels_B, mask_BT, how)
         return self.task.scores(outputs, settings.kind, mask_BT), losses_B

@@ -15,7 +15,7 @@ __all__ = ["columns", "named", "of", "of_settings"]
 
 def of(cfg: Config) -> Task:
     """Return the task of a configuration."""
-    return named(cfg.task.kind)
+    return named(cfg.task.kind).configured(vars(cfg.task))
 
 
 @functools.cache
@@ -32,7 +32,8 @@ def named(kind: str) -> Task:
 
 def of_settings(settings: Mapping[str, Any]) -> Task:
     """Return the task of a run by the content of its config.json; earlier ones name none."""
-    return named(settings.get("task", {}).get("kind", "clip"))
+    own = settings.get("task", {})
+    return named(own.get("kind", "clip")).configured(own)
 
 
 def columns() -> tuple[str, ...]:

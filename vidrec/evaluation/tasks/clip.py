@@ -1,7 +1,7 @@
 """One label a clip: softmax, cross-entropy, accuracy."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,32 +33,37 @@ class ClipTask(Task):
 
     kind = "clip"
     headline = Headline("accuracy", "accuracy", "acc.", "{} of the test clips")
-    columns = (
+    columns: ClassVar[tuple[str, ...]] = (
         *("test_accuracy", "test_avg_f1", "test_top5", "val_accuracy", "train_accuracy"),
         *("params", "epochs", "seconds_compile", "seconds_train"),
         *("test_top10", "test_loss", "val_loss", "train_loss", "best_epoch", "test_clip_accuracy"),
         *("test_balanced_accuracy", "val_balanced_accuracy", "train_balanced_accuracy"),
         *("test_objective", "val_objective", "train_objective"),
     )
-    shown = (
+    shown: ClassVar[tuple[Shown, ...]] = (
         Shown("test_balanced_accuracy", "mean accuracy of classes"),
         Shown("test_avg_f1", "average F1"),
         Shown("test_top5", "top-5"),
         Shown("test_clip_accuracy", "accuracy of single clips", rare=True),
     )
     brief = Shown("test_avg_f1", "avg F1")
-    compared = shown[1:3]
-    asked = ("test_top10", "best_epoch")
-    baseline = Baseline(
+    compared: ClassVar[tuple[Shown, ...]] = shown[1:3]
+    asked: ClassVar[tuple[str, ...]] = ("test_top10", "best_epoch")
+    baseline: ClassVar[Baseline | None] = Baseline(
         "majority",
         "The most frequent class is {} of the test clips.",
         "No better than naming the most frequent class always: {}.",
     )
-    sections = ("classes", "confusions", "clips", "steps")
-    epoch_figures = ("accuracy", "balanced_accuracy")
+    sections: ClassVar[tuple[str, ...]] = ("classes", "confusions", "clips", "steps")
+    epoch_figures: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy")
 
     def labelled(self, dataset: "Dataset") -> "Dataset":
         """See `Task`."""
+        if dataset.frame_labels:
+            raise UserError(
+                f"{dataset.name} has labels of frames: task.kind should be segmentation, not "
+                f"{self.kind!r}"
+            )
         if dataset.labels.ndim != 1:
             raise UserError(
                 f"{dataset.name} has several labels a clip: task.kind should be multilabel, not "
@@ -85,7 +90,9 @@ class ClipTask(Task):
         """Return cross-entropies; see `models.losses`."""
         from vidrec.models import losses
 
-        return losses.per_clip(outputs, labels, mask_BT, **how._asdict())
+        of_frames = ("smoothness", "smoothness_limit")
+        options = {name: value for name, value in how._asdict().items() if name not in of_frames}
+        return losses.per_clip(outputs, labels, mask_BT, **options)
 
     def scores(
         self, outputs: "Array", loss_kind: str, mask_BT: "Array | None" = None
@@ -122,7 +129,9 @@ class ClipTask(Task):
         tiny = np.finfo(np.float32).tiny
         return np.log(np.maximum(np.asarray(probabilities_K, np.float64), tiny))
 
-    def epoch(self, decision: "Decision", labels: np.ndarray) -> dict[str, float]:
+    def epoch(
+        self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
+    ) -> dict[str, float]:
         """Return accuracy and the mean over classes of it."""
         correct = metrics.predictions(decision.scores_nK) == labels
         balanced = metrics.balanced_accuracy(correct, labels)

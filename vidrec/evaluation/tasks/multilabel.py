@@ -201,7 +201,9 @@ class Multilabel(Task):
 
     # --- Metrics ---
 
-    def epoch(self, decision: "Decision", labels: np.ndarray) -> dict[str, float]:
+    def epoch(
+        self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
+    ) -> dict[str, float]:
         """Return the mean average precision."""
         return {"map": ranking.mean_average_precision(decision.log_probs_nK, labels)}
 
