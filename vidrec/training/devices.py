@@ -162,12 +162,12 @@ class _Devices:
     def map(self, fn: Callable, trees: int = 1) -> Callable:
         raise NotImplementedError
 
-    def run_unoptimized(self, fn: Callable, *arguments: Tree) -> Tree:
-        """Call `map(fn)` once: on a CPU it is compiled quickly rather than well."""
+    def unoptimized(self, fn: Callable, *arguments: Tree) -> Callable:
+        """Return `map(fn)` for such arguments: on a CPU it is compiled quickly rather than well."""
         mapped: Any = self.map(fn, len(arguments) - 1)
         if not runtime.is_cpu() or runtime.processes() > 1:
-            return mapped(*arguments)
-        return mapped.lower(*arguments).compile(FAST_COMPILE)(*arguments)
+            return mapped
+        return mapped.lower(*arguments).compile(FAST_COMPILE)
 
 
 def compiled(program: Any, *arguments: Tree) -> Callable:
@@ -183,18 +183,21 @@ class TrialParallel(_Devices):
 
     Trees of the group have leading axes (devices, trials a device); `shard` makes them from a
     single axis of trials, and `fetch` makes that again. Where the group does not divide evenly,
-    places that are left hold copies of the last trial.
+    places that are left hold copies of the last trial, which do not train. There are at least
+    `places` places: groups with as many can share compiled programs.
     """
 
     axis_name = None
     num_shards = 1
 
-    def __init__(self, count: int, how: How | None = None, devices: list | None = None):
+    def __init__(
+        self, count: int, how: How | None = None, devices: list | None = None, *, places: int = 0
+    ):
         super().__init__(devices)
-        self.count = count
-        self.share = -(-count // len(self.everyone))
+        self.count, places = count, max(count, places)
+        self.share = -(-places // len(self.everyone))
         if runtime.processes() == 1:
-            self.everyone = self.devices = self.devices[: -(-count // self.share)]
+            self.everyone = self.devices = self.devices[: -(-places // self.share)]
         self.how = how or default_how()
         self._lay(np.arange(count))
 
@@ -204,11 +207,22 @@ class TrialParallel(_Devices):
         filled = np.pad(order_N, (0, math.prod(shape) - self.count), mode="edge")
         self.places = filled.reshape(shape).T
         _, self._where = np.unique(self.places, return_index=True)
+        self._own = np.isin(np.arange(self.places.size), self._where).reshape(self.places.shape)
+
+    @property
+    def layout(self) -> tuple:
+        """Return what a compiled program depends on besides the functions of a trial."""
+        return (self.how, self.share, *(device.id for device in self.everyone))
+
+    def shard_active(self, active_N: np.ndarray) -> jax.Array:
+        """Place which trials are active on the devices; copies are not."""
+        return self._split((active_N[self.places] & self._own)[self._mine])
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
         """Return the group's trees, dealt anew where stopped trials left devices unequal work."""
         busiest = active_N[self.places].sum(1).max()
-        if self.how == "vmap" or busiest <= -(-active_N.sum() // len(self.everyone)):
+        even = busiest <= -(-active_N.sum() // len(self.everyone))
+        if self.how == "vmap" or active_N.all() or even:
             return trees
         host = self.fetch(trees)
         self._lay(np.argsort(~active_N, kind="stable"))  # copies are then of a stopped one
@@ -296,8 +310,13 @@ class TrialParallel(_Devices):
 
     def shard(self, tree: Tree) -> Tree:
         """Place (N, …) host arrays as (devices, trials a device, …) on the devices."""
-        mine = self.places[[device in self.devices for device in self.everyone]]
+        mine = self.places[self._mine]
         return jax.tree.map(lambda leaf: self._split(np.asarray(leaf)[mine]), tree)
+
+    @property
+    def _mine(self) -> list[bool]:
+        """True for the devices of this process."""
+        return [device in self.devices for device in self.everyone]
 
     def fetch(self, tree: Tree) -> Tree:
         """Fetch (devices, trials a device, …) as (N, …) to the host of every process."""
@@ -384,6 +403,15 @@ class DataParallel(_Devices):
             donate_argnums=donate,
         )
         return _Placed(mapped, self._places)
+
+    @property
+    def layout(self) -> tuple:
+        """See `TrialParallel.layout`."""
+        return (AXIS, *(device.id for device in self.everyone))
+
+    def shard_active(self, active_N: np.ndarray) -> jax.Array:
+        """See `TrialParallel.shard_active`."""
+        return self.shard(active_N)
 
     def shard(self, tree: Tree) -> Tree:
         """Place (1, …) host arrays on the devices, whole on each."""

@@ -9,19 +9,20 @@ Dimension letters: N trials, S batches, B clips, K classes, T frames.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vidrec.config import Config, override
+from vidrec.config import Config, override, signature
 from vidrec.data.augment import flips
 from vidrec.evaluation import decisions, tasks
 from vidrec.models import encoders, model
 from vidrec.training import class_weights, devices, feeds, programs
 from vidrec.training.order import Order, epoch_order
-from vidrec.training.prepare import Prepared
+from vidrec.training.prepare import Prepared, data_id
 from vidrec.training.programs import ScoredBatches, TrainBatches
 from vidrec.training.step import (
     Scores,
@@ -33,6 +34,8 @@ from vidrec.training.step import (
 from vidrec.training.stopping import Figures, Progress, Status, after_epoch
 
 Tree = Any
+# Compiled programs by name, of groups that can share them.
+Programs = dict[tuple, dict[Any, Callable]]
 SUMS = ("loss", "gradient_norm", "updates", "not_finite", "clips")
 
 
@@ -72,6 +75,7 @@ class TrialGroup:
         configs: settings of the trials, which share a signature.
         data: what all of them train on.
         over: how they use the devices; None: as `train.parallel` says.
+        programs: compiled ones of other groups, which this one uses where they fit, and adds to.
 
     Attributes:
         state, best: training state and best weights, on the devices.
@@ -79,7 +83,11 @@ class TrialGroup:
     """
 
     def __init__(
-        self, configs: Sequence[Config], data: Prepared, over: feeds.Placement | None = None
+        self,
+        configs: Sequence[Config],
+        data: Prepared,
+        over: feeds.Placement | None = None,
+        programs: Programs | None = None,
     ):
         self.configs, self.data = list(configs), data
         self.cfg = self.configs[0]
@@ -88,7 +96,8 @@ class TrialGroup:
         self.state: Any = None
         self.best: Any = None
         self.progress = [Progress() for _ in self.configs]
-        self._programs: dict[Any, Callable] = {}
+        self._left_out = np.zeros(len(self.configs), bool)
+        self._programs = {} if programs is None else programs.setdefault(self._key(), {})
         self._steps_at_once = 1  # batches that the compiled program trains on
 
     def _spec(self) -> TrialSpec:
@@ -113,6 +122,16 @@ class TrialGroup:
             ),
         )
 
+    def _key(self) -> tuple:
+        """Return what the group's programs depend on: equal for groups that can share them."""
+        spec = {
+            entry.name: getattr(self.spec, entry.name)
+            for entry in fields(TrialSpec)
+            if entry.name not in ("cfg", "model")
+        }
+        split = self.data.split.id
+        return signature(self.cfg), data_id(self.cfg), split, self.over.layout, *spec.values()
+
     def _train_labels(self) -> np.ndarray:
         """Return the labels of the training clips."""
         return self.data.labels(self.data.clips("train"))
@@ -120,7 +139,7 @@ class TrialGroup:
     @property
     def active(self) -> np.ndarray:
         """True for trials that still train, (N,)."""
-        return np.array([each.active for each in self.progress])
+        return np.array([each.active for each in self.progress]) & ~self._left_out
 
     @property
     def epoch(self) -> int:
@@ -135,8 +154,11 @@ class TrialGroup:
         self.feed = feeds.of(self.spec, self.over, self.data, seeds)
         numbers = [hyperparameters(cfg) for cfg in self.configs]
         self.hyper = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
-        first = partial(programs.initial_state, self.spec)
-        self.state = self.over.run_unoptimized(first, self.hyper, self.feed.shared)
+        arguments = (self.hyper, self.feed.shared)
+        if "first" not in self._programs:
+            first = partial(programs.initial_state, self.spec)
+            self._programs["first"] = self.over.unoptimized(first, *arguments)
+        self.state = self._programs["first"](*arguments)
         # A copy: fetched arrays may be views of the state, whose memory the next step reuses.
         weights = jax.tree.map(np.array, self.over.fetch(self.state.weights))
         self.best = self.over.shard(weights)
@@ -161,6 +183,8 @@ class TrialGroup:
             done: batches of the first epoch that were trained before.
         """
         self._steps_at_once = self.feed.steps_at_once(done)
+        if self._train_name in self._programs:
+            return
         shape = (len(self.configs), self._steps_at_once, self.cfg.train.batch_size)
         clips = np.zeros(shape, np.int32)
         frames = None
@@ -171,12 +195,17 @@ class TrialGroup:
         train = partial(programs.train_batches, self.spec)
         program = self.over.advance(train, donate=True)
         arguments = (self._active_on_devices(), self.state, inputs, self.feed.shared)
-        self._programs["train"] = devices.compiled(program, *arguments)
+        self._programs[self._train_name] = devices.compiled(program, *arguments)
+
+    @property
+    def _train_name(self) -> tuple:
+        """Name of the program that trains as many batches at once as this group does."""
+        return "train", self._steps_at_once
 
     def memory_needed(self) -> float:
         """Return the bytes that the compiled epoch and the best weights take of a device."""
         best = sum(leaf.nbytes for leaf in jax.tree.leaves(self.best)) / len(self.over.devices)
-        return devices.memory_needed(self._programs["train"]) + best
+        return devices.memory_needed(self._programs[self._train_name]) + best
 
     def judge_untrained(self) -> None:
         """Record the untrained models' loss on a batch of clips; divergence is judged by it."""
@@ -193,6 +222,16 @@ class TrialGroup:
             each._replace(untrained_loss=float(loss))
             for each, loss in zip(self.progress, losses, strict=True)
         ]
+
+    def leave_out(self, places: Sequence[int]) -> None:
+        """Train on without some trials. This is no part of a snapshot."""
+        self._left_out[list(places)] = True
+        self._rebalance()
+
+    def _rebalance(self) -> None:
+        """Deal the trials to the devices anew where stopped ones left unequal work."""
+        trees = (self.state, self.best, self.hyper)
+        self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
 
     def train_epoch(
         self, begun: Begun | None = None, pause: Pause | None = None
@@ -221,8 +260,7 @@ class TrialGroup:
             for cfg, before, now in zip(self.configs, self.progress, figures, strict=True)
         ]
         self._keep_best(active)
-        trees = (self.state, self.best, self.hyper)
-        self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
+        self._rebalance()
         return figures
 
     def _train(self, begun: Begun, pause: Pause | None) -> dict[str, np.ndarray]:
@@ -237,7 +275,7 @@ class TrialGroup:
             valid = order.valid_SB[:, chunk]
             inputs = self._inputs(epoch, clips[:, chunk], valid, frames)
             arguments = (self._active_on_devices(), self.state, inputs, self.feed.shared)
-            self.state, sums = self._programs["train"](*arguments)
+            self.state, sums = self._programs[self._train_name](*arguments)
             if parts:  # the next chunk is read while this one trains, but no further ahead
                 jax.block_until_ready(parts[-1])
             parts.append(sums)
@@ -298,7 +336,7 @@ class TrialGroup:
 
     def _active_on_devices(self) -> Tree:
         """Place `active` on the devices."""
-        return self.over.shard(self.active)
+        return self.over.shard_active(self.active)
 
     # ------------------------------------------------------------------ scores
 
@@ -322,37 +360,47 @@ class TrialGroup:
         ]
         return _Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)
 
-    def score(self, clips: np.ndarray, weights: Tree | None = None) -> Scores:
-        """Score clips by each active trial's weights.
+    def score(
+        self, clips: np.ndarray, weights: Tree | None = None, which: np.ndarray | None = None
+    ) -> Scores:
+        """Score clips by each trial's weights.
 
         Args:
             clips: their indices.
-            weights: on the devices; None: the best weights of all trials, active or not.
+            weights: on the devices; None: the best ones.
+            which: trials that are scored (N,), the others give zeros; None: those that are active,
+                or with the best weights all.
 
         Returns:
             Host arrays (N, n, …), a line a clip.
         """
-        rows = self._rows(clips)
-        best = weights is None
-        parts = list(self._scored(self.best if best else weights, rows, all_trials=best))
+        if weights is None:
+            weights, which = self.best, self._all if which is None else which
+        parts = list(self._scored(weights, self._rows(clips), which))
         return jax.tree.map(lambda *leaves: _joined(leaves, len(clips)), *parts)
 
     def score_windows(self, windows: np.ndarray, cfg: Config) -> np.ndarray:
         """Score windows (n, 2) of clips by the best weights: (N, n, K) log-probabilities."""
         rows = self._rows(windows)
         spec, trees = self.spec_of(cfg), (self.best, self.hyper)
-        parts = list(self._run_scorer(programs.score_windows, spec, trees, rows))
+        scored = self._run_scorer(programs.score_windows, spec, trees, rows, which=self._all)
+        parts = list(scored)
         return _joined(parts, len(windows))
 
     def spec_of(self, cfg: Config) -> TrialSpec:
         """Return the group's spec with the settings of a trial that is scored in its own way."""
         return TrialSpec(cfg, self.spec.model, self.spec.length, self.spec.train_clips)
 
+    @property
+    def _all(self) -> np.ndarray:
+        return np.ones(len(self.configs), bool)
+
     def _scored(
-        self, weights: Tree, rows: np.ndarray, all_trials: bool = False
+        self, weights: Tree, rows: np.ndarray, which: np.ndarray | None = None
     ) -> Iterator[Scores]:
+        which = self.active if which is None else which
         trees = (weights, self.hyper)
-        return self._run_scorer(programs.score_clips, self.spec, trees, rows, all_trials=all_trials)
+        return self._run_scorer(programs.score_clips, self.spec, trees, rows, which=which)
 
     def _run_scorer(
         self,
@@ -361,15 +409,14 @@ class TrialGroup:
         trees: tuple,
         rows: np.ndarray,
         *,
-        all_trials: bool = True,
+        which: np.ndarray,
     ) -> Iterator[Tree]:
-        """Yield host arrays (N, S, B, …), one block of rows after another."""
+        """Yield host arrays (N, S, B, …) of one block of rows after another; zeros of others."""
         window = spec.cfg.eval.window
         program = (score, window)
         if program not in self._programs:
             self._programs[program] = self.over.scorer(partial(score, spec))
-        active = np.ones(len(self.configs), bool) if all_trials else self.active
-        active = self.over.shard(active)
+        active = self.over.shard_active(which)
         at_once = self.feed.rows_at_once(self._block)
         for part, frames in enumerate(self.feed.scoring(rows, at_once, window)):
             inputs = ScoredBatches(rows[part * at_once :][:at_once], frames)

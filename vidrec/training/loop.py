@@ -6,6 +6,7 @@ What is computed is in `group` and `step`; what a finished trial leaves is writt
 import errno
 import fcntl
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any, Protocol
 import jax
 import numpy as np
 
+from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.io.checkpoint import Checkpoints
@@ -99,14 +101,27 @@ def fit(
 
 
 class GroupRun:
-    """A group of trials that trains in a folder. `ready` may be called ahead, in a thread."""
+    """A group of trials that trains in a folder. `ready` may be called ahead, in a thread.
 
-    def __init__(self, members: Sequence[TrialRun], data: Prepared, folder: Path):
+    Args:
+        members: the trials.
+        data: what they train on.
+        folder: where the group is saved.
+        make: makes the group of the trials' settings and data.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[TrialRun],
+        data: Prepared,
+        folder: Path,
+        make: Callable[[list[Config], Prepared], TrialGroup] = TrialGroup,
+    ):
         self.members, self.data, self.folder = members, data, Path(folder)
         check_watched(members, data)
         # Variants that differ in scoring only are trained once.
         self.trained = {training_id(each.config): each.config for each in members}
-        self.group = TrialGroup(list(self.trained.values()), data)
+        self.group = make(list(self.trained.values()), data)
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
         self.begun: Begun | None = None  # of an epoch that was stopped inside
@@ -140,6 +155,7 @@ class GroupRun:
             if not saved:
                 self._check_memory()
                 self.group.judge_untrained()
+            truncate_metrics(self.folder / METRICS, self.resumed_epoch)
         self.seconds["compile"] += time.perf_counter() - began
         self._is_ready = True
 
@@ -176,6 +192,14 @@ class GroupRun:
         finally:
             self.close()
 
+    def train_to(self, epoch: int, callback: Callback | None = None) -> None:
+        """Train until the active trials have completed so many epochs, and save."""
+        if not self._is_ready:
+            self.ready()
+        with os_errors_as_user_errors(self.folder):
+            self._train(callback or Silent(), epoch)
+            self.checkpoints.wait()
+
     def close(self) -> None:
         """Leave the folder to others."""
         if self._claimed:
@@ -188,9 +212,8 @@ class GroupRun:
             self.folder / METRICS, list(self.trained), self.seconds, self.resumed_epoch
         )
 
-    def _train(self, callback: Callback) -> None:
+    def _train(self, callback: Callback, until: float = math.inf) -> None:
         callback.compiled(self.seconds["compile"])
-        truncate_metrics(self.folder / METRICS, self.resumed_epoch)
         ids, group = list(self.trained), self.group
         self._saved_at = time.monotonic()
 
@@ -198,7 +221,7 @@ class GroupRun:
             self._count_seconds()
             self._save(callback, begun)
 
-        while group.active.any():
+        while group.active.any() and group.epoch < until:
             self._since = time.perf_counter()
             figures, self.begun = group.train_epoch(self.begun, pause), None
             self._count_seconds()
@@ -210,7 +233,7 @@ class GroupRun:
             if devices.is_main():
                 files.append_lines(self.folder / METRICS, list(records.values()))
             callback.epoch(group.epoch, records)
-            self._save(callback)
+            self._save(callback, wanted=group.epoch >= until)
 
     def _count_seconds(self) -> None:
         """Add the seconds of training since this was last called."""
@@ -218,17 +241,24 @@ class GroupRun:
         self.seconds["train"] += now - self._since
         self._since = now
 
-    def _save(self, callback: Callback, begun: Callable[[], Begun] | None = None) -> None:
+    def _save(
+        self,
+        callback: Callback,
+        begun: Callable[[], Begun] | None = None,
+        *,
+        wanted: bool = False,
+    ) -> None:
         """Save where it is time to; raise Interrupted where the callback asks to stop.
 
         Args:
             callback: may ask to stop.
             begun: tells what an unfinished epoch has done.
+            wanted: save in any case.
         """
         last = not begun and not self.group.active.any()
         stop = devices.any_process(callback.should_stop())
         due = time.monotonic() - self._saved_at >= self.group.cfg.train.save_seconds
-        if not devices.any_process(due or stop or last):
+        if not devices.any_process(due or stop or last or wanted):
             return
         epoch, steps, done = self.group.epoch, self.group.spec.steps_per_epoch, 0
         meta = {"epoch": epoch, "seconds": dict(self.seconds), "trials": list(self.trained)}

@@ -1,0 +1,67 @@
+"""Successive halving: after a few epochs only the better part of a round trains on."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vidrec.errors import UserError
+
+LEGS = 2  # rungs of a search that names none
+
+
+class Standing(NamedTuple):
+    """How a trial stands on the validation clips, by the best weights that it has had.
+
+    Attributes:
+        accuracy: the figure that the search raises.
+        loss: decides between equal accuracies.
+    """
+
+    accuracy: float
+    loss: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Return what trials are sorted by, the better the less; not-a-numbers come last."""
+        accuracy = -math.inf if math.isnan(self.accuracy) else self.accuracy
+        return -accuracy, math.inf if math.isnan(self.loss) else self.loss
+
+
+def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the epochs after which trials are compared and the worse ones stop.
+
+    Args:
+        epochs: of a trial that is never stopped.
+        factor: one in so many trains on; 0: all do.
+        given: the rungs; none: `epochs` divided by `factor` once, and twice.
+
+    Raises:
+        UserError: there can be no such rungs.
+    """
+    if not factor:
+        if given:
+            raise UserError("--rungs needs --halving, which says what part of the trials trains on")
+        return ()
+    if given:
+        if list(given) != sorted(set(given)) or given[0] < 1 or given[-1] >= epochs:
+            raise UserError(
+                f"--rungs {' '.join(map(str, given))}: should be epochs that rise, from 1 to less "
+                f"than train.epochs = {epochs}"
+            )
+        return tuple(given)
+    found = {max(1, round(epochs / factor**leg)) for leg in range(1, LEGS + 1)}
+    found = {rung for rung in found if rung < epochs}
+    if not found:
+        raise UserError(f"--halving {factor}: train.epochs = {epochs} leaves nothing to stop")
+    return tuple(sorted(found))
+
+
+def kept(trials: int, factor: int, rung: int) -> int:
+    """Return how many of a round's trials train on after a rung, counted from 0; at least one."""
+    return max(1, math.floor(trials / factor ** (rung + 1) + 0.5))
+
+
+def better_part(standings: dict[int, Standing], count: int) -> set[int]:
+    """Return the numbers of the `count` best trials; of equals the earlier ones."""
+    ordered = sorted(standings, key=lambda number: (*standings[number].order, number))
+    return set(ordered[:count])
