@@ -48,7 +48,7 @@ def settings(folder: Path, weights: str, size: int) -> Config:
 def some(source: Dataset, count: int) -> Dataset:
     """`count` clips, evenly over the classes' order; 0: all."""
     chosen = np.linspace(0, len(source) - 1, min(count or len(source), len(source))).astype(int)
-    return source._only(chosen)
+    return source.only(chosen)
 
 
 def timed(work: Callable[[], int]) -> float:

@@ -22,6 +22,7 @@ _MODULES = {
     "zipped": "sweeps.ablation",
     "train": "sweeps.runner:run",
     "ablate": "sweeps.runner",
+    "search": "sweeps.search",
     "read": "report",
     "parameters": "sweeps.runner",
     "Classifier": "evaluation.predict",

@@ -108,7 +108,7 @@ def test_the_order_of_files_changes_nothing():
     for how in (Data(split="group"), Data(split="random"), Data(split="group", folds=3, fold=2)):
         names = [{data.names[i] for i in getattr(splits.make(data, how), p)} for p in PARTS]
         order = np.random.default_rng(0).permutation(len(data))
-        mixed = data._only(order)
+        mixed = data.only(order)
         again = splits.make(mixed, how)
         assert [{mixed.names[i] for i in getattr(again, p)} for p in PARTS] == names
         assert again.id == splits.make(data, how).id

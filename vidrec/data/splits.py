@@ -397,6 +397,25 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
     return lines + dataset.notes
 
 
+def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
+    """Return the training and validation clips as a data set of their own, and their split.
+
+    Nothing that is made of it can see a test clip: it has none.
+    """
+    clips = np.sort(np.concatenate([split.train, split.val]))
+    place = {int(clip): index for index, clip in enumerate(clips)}
+    train, val = (
+        np.array([place[int(clip)] for clip in part], np.int64) for part in (split.train, split.val)
+    )
+    copies = tuple(each for each in split.copies if "test" not in each.values())
+    shared = tuple(pair for pair in split.shared if "test" not in pair)
+    how = f"{split.how}, without its test clips"
+    id_ = digest(split.id, "without test", length=16)
+    none = np.zeros(0, np.int64)
+    kept = dataset.only(clips)
+    return kept, Split(train, val, none, id_, split.leaked, how, shared, copies)
+
+
 def copied_tests(split: Split) -> int:
     """Return how many test clips a copy stands for in another part; 0 where recordings leak, too.
 

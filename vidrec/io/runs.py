@@ -19,6 +19,7 @@ CODE = "code"  # folder of the users' files that a run or a model keeps
 LAST_STATE = "last"  # folder of the state that a trial ended with, to continue from
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
+SEARCH = "search.json"
 # What a run's folder holds beside its trial.
 NOT_OF_A_TRIAL = (
     *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
@@ -98,6 +99,17 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
     return usual
 
 
+def place_of_search(workdir: Path, name: str, id_: str) -> Path:
+    """Return where a search belongs: NAME-ID8, or the folder that it was renamed to."""
+    check_spelling(workdir.absolute(), "the workdir")
+    usual = workdir / f"{name}-{id_[:8]}"
+    for folder in (usual, *_folders(workdir)):
+        search = _read(folder / SEARCH, files.SEARCH_HOLDS)
+        if (search.get("name"), search.get("id")) == (name, id_):
+            return folder
+    return usual
+
+
 def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     """Return the folders of trials that are trained to their end, by id; without failed ones."""
     wanted = set(ids)
@@ -168,12 +180,12 @@ def _runs(parent: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any(os.path.exists(folder / name) for name in (RESULT, TABLE, MODEL))
+    return any(os.path.exists(folder / name) for name in (RESULT, TABLE, MODEL, SEARCH))
 
 
 def _name(folder: Path) -> str | None:
     """Return the name that a run was given, whatever its folder is called."""
-    for file in (TABLE, RESULT):
+    for file in (TABLE, RESULT, SEARCH):
         if name := _read(folder / file).get("name"):
             return name
     return None

@@ -5,11 +5,11 @@ from typing import Any
 
 from vidrec.io.files import check_writable, write_whole
 from vidrec.report import table_model, tables
-from vidrec.report.results import AblationResult, read, rows_and_control
+from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 
 
 def build(folder: str | Path) -> Path:
-    """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run or an ablation.
+    """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run, table or search.
 
     A table over folds has a folds.csv too.
 
@@ -19,9 +19,11 @@ def build(folder: str | Path) -> Path:
     Raises:
         UserError: the folder holds neither.
     """
-    from vidrec.report import page
+    from vidrec.report import page, search
 
     folder = Path(folder)
+    if search.is_search(folder):
+        return search.build(folder)
     results = read(folder)
     summary = tables.summary_table(results)
     write_whole(folder / "table.csv", table_model.as_csv(tables.trials_table(results)))
@@ -44,6 +46,10 @@ def folds(folder: str | Path) -> list[dict[str, Any]]:
 
 def terminal(folder: str | Path) -> Any:
     """Return a rich renderable of the table, plain where the output is no terminal."""
+    from vidrec.report import search
+
+    if search.is_search(Path(folder)):
+        return search.Terminal(search.read(Path(folder)))
     results = read(folder)
     return tables.Terminal(*rows_and_control(results), tables.notes(results))
 
@@ -90,6 +96,7 @@ __all__ = [
     "events",
     "folds",
     "read",
+    "row_of",
     "table",
     "terminal",
     "terminal_of_two",

@@ -247,7 +247,7 @@ class TrialGroup:
             What the epoch gave each trial; None for one that is not active.
         """
         sums = self._train(begun or Begun(0, {}), pause)
-        validated = self._validate()
+        validated = self.validate(self.state.weights)
         active = self.active
         figures = [
             self._figures({name: leaf[trial] for name, leaf in sums.items()}, validated, trial)
@@ -294,7 +294,7 @@ class TrialGroup:
             sums[name] = np.concatenate([*earlier, *(part[name] for part in fetched)], 1)
         return Begun(done, sums)
 
-    def _figures(self, sums: dict, validated: "_Validated | None", trial: int) -> Figures:
+    def _figures(self, sums: dict, validated: "Validated | None", trial: int) -> Figures:
         totals = {name: float(sums[name].sum(dtype=np.float64)) for name in SUMS}
         norm = float(sums["params_norm"])
         return Figures(
@@ -340,13 +340,20 @@ class TrialGroup:
 
     # ------------------------------------------------------------------ scores
 
-    def _validate(self) -> "_Validated | None":
-        """Score validation clips by each active trial; return None where there are none."""
+    def validate(
+        self, weights: Tree | None = None, which: np.ndarray | None = None
+    ) -> "Validated | None":
+        """Score validation clips; return None where there are none.
+
+        Args:
+            weights: as for `score`.
+            which: trials that are scored, as for `score`; the figures of others mean nothing.
+        """
         clips = self.data.clips("val")
         if not len(clips):
             return None
         labels, task = self.data.labels(clips), self.data.task
-        scored = self.score(clips, self.state.weights)
+        scored = self.score(clips, weights, which)
         weight_n = decisions.clip_weights(
             self.cfg, self.data.lengths[clips], scored.correct_BT.shape[-1]
         )
@@ -358,7 +365,7 @@ class TrialGroup:
             )
             for scores in scored.scores_BK
         ]
-        return _Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)
+        return Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)
 
     def score(
         self, clips: np.ndarray, weights: Tree | None = None, which: np.ndarray | None = None
@@ -449,7 +456,9 @@ class TrialGroup:
         return self.over.rows(max(batches, 1))
 
 
-class _Validated(NamedTuple):
+class Validated(NamedTuple):
+    """What trials reach on the validation clips: their losses, and figures by the task's names."""
+
     loss_N: np.ndarray
     figures_N: list[dict[str, float]]
 

@@ -136,6 +136,7 @@ def prepare(
     progress: Progress | None = None,
     pace: TellPace | None = None,
     dataset: Dataset | None = None,
+    split: Split | None = None,
     kept: ready_made.Kept | None = None,
 ) -> Prepared:
     """Load, split and encode a data set.
@@ -146,6 +147,7 @@ def prepare(
         progress: called while clips are decoded or encoded.
         pace: called with how quickly frames are encoded.
         dataset: clips to take instead of those that `cfg.data` names.
+        split: of the clips, instead of the one that `cfg.data` asks for.
         kept: ready-made features that were read for another row of the table.
 
     Raises:
@@ -153,7 +155,7 @@ def prepare(
     """
     task = tasks.of(cfg)
     dataset = task.labelled(dataset) if dataset else task.load(cfg)
-    split = splits.make(dataset, cfg.data)
+    split = split or splits.make(dataset, cfg.data)
     for line in splits.describe(dataset, split):
         tell(line)
     room = runtime.room(cfg.train.memory_gb)

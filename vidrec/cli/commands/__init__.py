@@ -8,11 +8,13 @@ from vidrec.cli.commands.data import Check, Doctor, Extract
 from vidrec.cli.commands.jobs import Cancel, Status
 from vidrec.cli.commands.models import Encoders, Evaluate, Export, Predict
 from vidrec.cli.commands.reports import Compare, Report
+from vidrec.cli.commands.searching import Search
 from vidrec.cli.commands.training import Ablate, Train
 
 COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "ablate": Ablate,
+    "search": Search,
     "evaluate": Evaluate,
     "report": Report,
     "compare": Compare,

@@ -259,9 +259,9 @@ class Dataset(ABC):
         label_of = {self.classes.index(name): label for label, name in enumerate(classes)}
         clips = np.array([i for i, label in enumerate(self.labels) if label in label_of], int)
         labels = np.array([label_of[label] for label in self.labels[clips]], np.int32)
-        return replace(self._only(clips), classes=classes, labels=labels)
+        return replace(self.only(clips), classes=classes, labels=labels)
 
-    def _only(self, clips: np.ndarray) -> "Dataset":
+    def only(self, clips: np.ndarray) -> "Dataset":
         """Select the clips of these indices, in this order."""
         new_index = {int(old): new for new, old in enumerate(clips)}
         changes: dict[str, Any] = {}

@@ -123,8 +123,9 @@ class Checked(Dataset):
             raise self._unfit("features", clip, "float (T, D…)", given)
         return features
 
-    def _only(self, clips: np.ndarray) -> "Checked":
-        return _checked(self.own._only(clips), self.kind)
+    def only(self, clips: np.ndarray) -> "Checked":
+        """Select the user's clips of these indices."""
+        return _checked(self.own.only(clips), self.kind)
 
     def _unfit(self, method: str, clip: int, wanted: str, given: str) -> UserError:
         return UserError(

@@ -42,6 +42,7 @@ from vidrec.io.files.schemas import (
     LINE_HOLDS,
     MODEL_HOLDS,
     RESULT_HOLDS,
+    SEARCH_HOLDS,
     TABLE_HOLDS,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "MODEL_HOLDS",
     "PARTIAL",
     "RESULT_HOLDS",
+    "SEARCH_HOLDS",
     "SUMS",
     "TABLE_HOLDS",
     "Damaged",

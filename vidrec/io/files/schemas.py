@@ -46,6 +46,25 @@ TABLE_HOLDS = {
         "axes?": (dict, list, type(None)),
     },
 }
+SEARCH_HOLDS = {
+    **{"name": str, "id": str, "config": dict, "space": {"*": dict}, "clips": {"*": int}},
+    **{"halving": int, "rungs": [int], "at_once": int},
+    **{"figure": str, "command?": str, "data?": dict, "classes?": [str]},
+    "found": [
+        {
+            **{"number": int, "round": int, "params": dict, "id": str, "state": str, "why": str},
+            **{"epochs": int, "rungs": [list], "end": (list, type(None))},
+            "same_as": (int, type(None)),
+        }
+    ],
+    "more": {
+        "chosen?": {
+            **{"number": int, "params": dict, "accuracy": _NUMBER, "table": str, "seeds": int},
+            **dict.fromkeys(("test_accuracy", "low", "high"), _NUMBER_OR_NONE),
+        },
+        "importance?": {"*": _NUMBER},
+    },
+}
 GROUP_HOLDS = {
     "members": [str],
     "trials": [{"id": str, "config": dict, "folder": str, "about": dict, "data?": str}],

@@ -134,7 +134,9 @@ def _interval(name: str, text: str, ends: re.Match[str], kind: type) -> Interval
         low, high = map(kind, numbers)
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--space {name}={text}: LOW:HIGH should be two {what}") from None
+        raise UserError(
+            f"--space {name}={text}: should be LOW:HIGH or log:LOW:HIGH, two {what}"
+        ) from None
     return Interval(low, high, bool(log), kind is int)
 
 

@@ -1,0 +1,100 @@
+"""The command that searches settings: `search`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction
+
+from vidrec import config
+from vidrec.cli.command import Command, Settings, run_until_stopped
+from vidrec.cli.experiments import find_weights, read_experiment
+from vidrec.config import Config
+from vidrec.config.schema import PositiveInt
+from vidrec.errors import STOPPED, UserError
+
+Factor = Annotated[int, config.Range(0, 1000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Command):
+    """Find the settings that are best on validation clips, and what they are worth on test clips.
+
+    A space is NAME=LOW:HIGH, NAME=log:LOW:HIGH (equal factors equally likely) or NAME=A,B,C. Optuna
+    proposes a round of settings from all that is known; those that one compiled program can train
+    are trained together. With --halving 3 the better third of a round trains on after some epochs,
+    the better ninth after more, and a stopped trial costs nothing more. No test clip is seen until
+    the best setting is chosen; it is then trained anew with fresh seeds, a table of its own named
+    NAME-chosen. Needs pip install 'vidrec[search]'. Killed, the same command goes on; with more
+    --trials or --seeds too.
+
+    Example: vidrec search motion --space optim.learning_rate=log:1e-4:1e-2 --trials 32 --halving 3
+    """
+
+    experiment: Positional[str]  # a file with config(), or its bare name
+    # what is tried: optim.learning_rate=log:1e-4:1e-2, scanner.units=32,64, scanner.dropout=0:0.6
+    space: UseAppendAction[tuple[str, ...]] = ()
+    trials: PositiveInt = 64  # settings that are tried
+    halving: Factor = 0  # after each rung one in so many trains on; 0: all are trained to their end
+    # epochs after which trials are compared: 1,3,9,27; empty: train.epochs divided by HALVING
+    # twice, and once
+    rungs: str = ""
+    round: PositiveInt = 16  # settings asked for at once, which train together
+    seeds: PositiveInt = 3  # fresh seeds by which the best setting is trained anew
+    name: str = ""  # of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
+    settings: Settings = field(default_factory=Config)
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Search, train the chosen setting anew, and report; see `Command.run`."""
+        from vidrec.sweeps.search import engine, space
+
+        engine.load()  # before anything is read
+        wanted = space.parse(self.space)
+        cfg = read_experiment(self.experiment, find_weights(settings, self.find_run))
+        return self._search(cfg, wanted)
+
+    def _search(self, cfg: Config, wanted: Mapping[str, Any]) -> int:
+        from vidrec.sweeps import search
+        from vidrec.training import runtime
+
+        runtime.configure()
+
+        def work(progress: Any) -> search.Found:
+            return search.search(
+                cfg,
+                wanted,
+                self.workdir,
+                name=self.name or f"search-{Path(self.experiment).stem}",
+                trials=self.trials,
+                halving=self.halving,
+                rungs=_rungs(self.rungs),
+                at_once=self.round,
+                seeds=self.seeds,
+                screen=progress,
+            )
+
+        found = run_until_stopped(self, work)
+        if found is None:
+            return STOPPED
+        self.answer(
+            {
+                "dir": str(found.folder.absolute()),
+                "chosen": found.chosen,
+                "table": str(found.table.folder.absolute()),
+                "rows": [dict(row) for row in found.table.rows],
+                "epochs": found.epochs,
+                "of_epochs": found.of_epochs,
+                "importance": found.importance,
+                "trials": found.trials,
+            }
+        )
+        self.show_report(found.folder)
+        return int(any(trial["status"] == "failed" for trial in found.table.trials))
+
+
+def _rungs(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--rungs {text}: should be epochs, such as 1,3,9,27")
+    return list(map(int, parts))

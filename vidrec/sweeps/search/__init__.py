@@ -1,0 +1,396 @@
+"""Search settings: Optuna proposes them, rounds of them train together, the worse part stops.
+
+A search sees training and validation clips alone. What it chooses is trained anew with seeds that
+it has not used, as an ordinary table, and scored on the test clips once.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vidrec import __version__
+from vidrec.config import Config, digest, override, pin_code, to_dict
+from vidrec.data import splits
+from vidrec.data.datasets.base import Dataset
+from vidrec.errors import UserError
+from vidrec.evaluation import tasks
+from vidrec.io import escape, files, runs
+from vidrec.models import model
+from vidrec.sweeps import ablation as tables
+from vidrec.sweeps import runner
+from vidrec.sweeps.ablation import Ablation, Row
+from vidrec.sweeps.search import halving as halvings
+from vidrec.sweeps.search import rounds, space
+from vidrec.sweeps.search.engine import Engine, load
+from vidrec.sweeps.search.records import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    FILE,
+    JOURNAL,
+    RUNNING,
+    STOPPED,
+    Records,
+    Rung,
+    Trial,
+    best,
+)
+from vidrec.training import loop, prepare, results, runtime
+from vidrec.training.results import TrialRun
+
+ROUND = 16
+LAST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search.
+
+    Attributes:
+        folder: where everything lies.
+        trials: all trials, as search.json has them.
+        chosen: number, settings and validation accuracy of the best, and its accuracy on the test
+            clips with its interval, over the fresh seeds.
+        table: the table of the chosen setting with its fresh seeds.
+        importance: share of each setting.
+        epochs: that all trials together were trained for.
+        of_epochs: that they would have been trained for with no trial stopped at a rung.
+    """
+
+    folder: Path
+    trials: list[dict[str, Any]]
+    chosen: dict[str, Any]
+    table: runner.Table
+    importance: dict[str, float]
+    epochs: int
+    of_epochs: int
+
+
+def search(
+    cfg: Config,
+    given: Mapping[str, Any],
+    workdir: str | Path = "runs",
+    *,
+    name: str = "search",
+    trials: int = 64,
+    halving: int = 0,
+    rungs: Sequence[int] = (),
+    at_once: int = ROUND,
+    seeds: int = 3,
+    screen: runner.Reporter | None = None,
+    dataset: Dataset | None = None,
+) -> Found:
+    """Search settings, or go on where a killed search stopped, and train the best ones anew.
+
+    Args:
+        cfg: the settings that trials share.
+        given: what is searched: by setting a list of values, or a text such as `log:1e-4:1e-2`.
+        workdir: where its folder lies.
+        name: of the search.
+        trials: how many.
+        halving: after each rung one in so many of a round trains on; 0: all do.
+        rungs: epochs after which trials are compared; none: train.epochs divided by `halving`
+            twice, and once.
+        at_once: trials of a round, which are asked for and trained together.
+        seeds: fresh seeds for the chosen setting.
+        screen: shows progress.
+        dataset: clips from Python instead of those that the settings name.
+
+    Raises:
+        UserError: the search cannot be done so; says what would be right.
+    """
+    load()
+    runtime.keep_memory()
+    runtime.use_cores()
+    wanted = space.of(given)
+    space.check(cfg, wanted, bool(halving))
+    for what, value, least in (
+        ("trials", trials, 1),
+        ("halving", halving, 2 if halving else 0),
+        ("at_once", at_once, 1),
+        ("seeds", seeds, 1),
+    ):
+        if value < least:
+            raise UserError(f"{what} = {value} should be at least {least}")
+    steps = halvings.rungs(cfg.train.epochs, halving, rungs)
+    how = _How(wanted, trials, halving, steps, at_once, seeds)
+    return _Search(pin_code(cfg), how, Path(workdir), runs.check_name(name), dataset).run(
+        screen or runner.Quiet()
+    )
+
+
+@dataclass(frozen=True)
+class _How:
+    """What a search does; see `search`."""
+
+    space: space.Space
+    trials: int
+    halving: int
+    rungs: tuple[int, ...]
+    at_once: int
+    seeds: int
+
+
+class _Search:
+    """One search in its folder."""
+
+    def __init__(self, cfg: Config, how: _How, workdir: Path, name: str, dataset: Dataset | None):
+        self.cfg, self.how, self.workdir, self.name = cfg, how, workdir, name
+        task = tasks.of(cfg)
+        self.whole = task.labelled(dataset) if dataset else task.load(cfg)
+        self.dataset, self.split = splits.without_test(
+            self.whole, splits.make(self.whole, cfg.data)
+        )
+        if not len(self.split.val):
+            raise UserError(
+                "a search chooses by validation clips, and there are none: set data.val above 0"
+            )
+        self.given = dataset
+        plan_ = self._plan()
+        self.id = digest(
+            self._trial_id(self._trial_config({})),
+            *(plan_[name] for name in ("space", "halving", "rungs", "at_once")),
+        )
+        self.folder = runs.place_of_search(workdir, name, self.id)
+        self.records = Records(self.folder, {**plan_, "id": self.id})
+
+    def _plan(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "config": to_dict(self.cfg),
+            "space": space.described(self.how.space),
+            "halving": self.how.halving,
+            "rungs": list(self.how.rungs),
+            "at_once": self.how.at_once,
+            "figure": rounds.figure_of(self.cfg),
+            "classes": list(self.whole.classes),
+            "data": {"name": self.whole.name, **self.whole.about},
+            "clips": {part: len(getattr(self.split, part)) for part in ("train", "val")},
+            "command": escape.this_command(),
+            "versions": {"vidrec": __version__},
+        }
+
+    # ------------------------------------------------------------------ trials
+
+    def _trial_config(self, params: Mapping[str, Any]) -> Config:
+        """Return the settings of a trial, with users' files read and weights found.
+
+        Raises:
+            UserError: they contradict each other.
+        """
+        [trial] = tables.concrete(tables.trials(Ablation("one", self.cfg, [Row(params)])))
+        model.check_user_classes(trial.config)
+        return trial.config
+
+    def _trial_id(self, cfg: Config) -> str:
+        return prepare.trial_id(cfg, self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return digest(self.dataset.fingerprint(), self.split.id, length=32)
+
+    def _trial_run(self, trial: Trial) -> TrialRun:
+        cfg = self._trial_config(trial.params)
+        about = {"name": self.name, "overrides": trial.params, "row": trial.number}
+        folder = self.folder / "trials" / trial.id  # never made: only the chosen leaves a model
+        return TrialRun(trial.id, cfg, folder, about, self._fingerprint)
+
+    # ------------------------------------------------------------------ the search
+
+    def run(self, screen: runner.Reporter) -> Found:
+        """Search what is not searched yet, and train the chosen setting anew."""
+        self.records.read()
+        if self._is_unfinished:
+            with _claimed(self.folder):
+                self._go_on(screen)
+        return self._finish(screen)
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return bool(self.records.running) or len(self.records.trials) < self.how.trials
+
+    def _go_on(self, screen: runner.Reporter) -> None:
+        trainer = rounds.Trainer(self.folder, self.dataset, self.split, screen)
+        try:
+            while self._is_unfinished:
+                if not self.records.running:
+                    self._ask()
+                self._train(trainer, screen)
+                self._write_journal()
+        finally:
+            trainer.close()
+
+    def _ask(self) -> None:
+        """Ask for the trials of a round, and write them down before any is trained."""
+        known, how = self.records.trials, self.how
+        number = known[-1].round + 1 if known else 0
+        engine = Engine(self.name, how.space, known, f"{self.cfg.seed} {number}")
+        count = min(how.at_once, how.trials - len(known))
+        for params in engine.ask(count, space.own_values(self.cfg, how.space)):
+            trial = Trial(len(known), number, params)
+            try:
+                trial.id = self._trial_id(self._trial_config(params))
+                same = next((each for each in known if each.id == trial.id), None)
+                trial.same_as = same.number if same else None
+            except UserError as error:
+                trial.state, trial.why = FAILED, str(error)
+            known.append(trial)
+        self.records.write()
+
+    def _train(self, trainer: rounds.Trainer, screen: runner.Reporter) -> None:
+        """Train the trials of the round that is begun, rung by rung."""
+        own = [trial for trial in self.records.running if trial.same_as is None]
+        if own:
+            number = own[0].round
+            members = self.records.of_round(number)
+            trainer.begin(number, [self._trial_run(trial) for trial in members])
+            while live := [trial for trial in own if trial.state == RUNNING]:
+                self._leg(trainer, members, live)
+            trainer.end()
+        self._copy_repeated()
+        self.records.write()
+        self._refuse_failures()
+        screen.say(self._progress())
+
+    def _leg(
+        self, trainer: rounds.Trainer, members: Sequence[Trial], live: Sequence[Trial]
+    ) -> None:
+        """Train to the next rung and stop the worse part there, or to the last epoch."""
+        rung, steps = len(live[0].rungs), self.how.rungs
+        last = rung == len(steps)
+        epochs = max(self._epochs_of(trial) for trial in live)
+        reached = trainer.train({trial.id for trial in live}, epochs if last else steps[rung])
+        for trial in live:
+            one = reached[trial.id]
+            trial.epochs, trial.why = one.epochs, one.why
+            trial.state = one.state
+            trial.end = one.standing or trial.end
+            if not last and one.standing and one.epochs >= steps[rung]:
+                trial.rungs.append(Rung(steps[rung], *one.standing))
+        if not last:
+            self._stop_the_worse(members, rung)
+        self.records.write()
+
+    def _epochs_of(self, trial: Trial) -> int:
+        return trial.params.get("train.epochs", self.cfg.train.epochs)
+
+    def _stop_the_worse(self, members: Sequence[Trial], rung: int) -> None:
+        """Stop the trials of a round that are not in its better part at a rung."""
+        still = {t.number: t.end for t in members if t.state in (RUNNING, DONE) and t.end}
+        count = halvings.kept(len(members), self.how.halving, rung)
+        go_on = halvings.better_part(still, count)
+        for trial in members:
+            if trial.state == RUNNING and trial.number not in go_on:
+                trial.state = STOPPED
+                trial.why = f"not among the {count} best of its round after {trial.epochs} epochs"
+
+    def _copy_repeated(self) -> None:
+        """Give trials that were asked for before the result that they had."""
+        for trial in self.records.running:
+            assert trial.same_as is not None
+            same = self.records.trials[trial.same_as]
+            trial.state, trial.epochs, trial.end = same.state, same.epochs, same.end
+            trial.rungs, trial.why = list(same.rungs), f"has the settings of trial {same.number}"
+
+    def _refuse_failures(self) -> None:
+        """Raise the first reason where no trial at all could be trained."""
+        trials = self.records.trials
+        if all(trial.state in (FAILED, DIVERGED) for trial in trials):
+            raise UserError(
+                f"none of the {len(trials)} trials of {self.folder} could be trained: "
+                f"{trials[0].why}"
+            )
+
+    def _progress(self) -> str:
+        count, chosen = len(self.records.trials), best(self.records.trials)
+        if chosen is None or chosen.end is None:
+            return f"{count} of {self.how.trials} trials"
+        return (
+            f"{count} of {self.how.trials} trials, {self.records.epochs} trial-epochs; best on "
+            f"validation: {100 * chosen.end.accuracy:.1f} % ({words(chosen.params)})"
+        )
+
+    def _write_journal(self) -> None:
+        engine = Engine(self.name, self.how.space, self.records.trials)
+        self.records.more["importance"] = engine.importance(0 if self.how.rungs else None)
+        self.records.more.pop("chosen", None)
+        self.records.write()
+        files.write_whole(self.folder / JOURNAL, engine.journal())
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self, screen: runner.Reporter) -> Found:
+        chosen = best(self.records.trials)
+        if chosen is None or chosen.end is None:
+            raise UserError(f"no trial of {self.folder} was trained to its end")
+        table = runner.ablate(self._final(chosen), self.workdir, screen=screen, dataset=self.given)
+        facts = self._chosen(chosen, table)
+        written = self.records.more.get("chosen") == facts
+        if not written:
+            self.records.more["chosen"] = facts
+            self.records.write()
+        if not (written and (self.folder / "report.html").exists()):
+            from vidrec import report
+
+            report.build(self.folder)
+        return Found(
+            self.folder,
+            [trial.entry() for trial in self.records.trials],
+            facts,
+            table,
+            self.records.more["importance"],
+            self.records.epochs,
+            sum(map(self._epochs_of, self.records.trials)),
+        )
+
+    def _final(self, chosen: Trial) -> Ablation:
+        """Return the table of the chosen setting, with seeds that no trial had."""
+        first = self.cfg.seed + 1
+        if first + self.how.seeds - 1 > LAST_SEED:
+            first = self.cfg.seed - self.how.seeds
+        return Ablation(
+            f"{self.name}-chosen",
+            override(self.cfg, {"seed": first}),
+            [Row(chosen.params)],
+            question=f"What is the setting worth that {self.folder.name} chose on validation?",
+            seeds=self.how.seeds,
+        )
+
+    def _chosen(self, chosen: Trial, table: runner.Table) -> dict[str, Any]:
+        from vidrec import report
+
+        row = report.row_of(table.folder)
+        interval = row.interval
+        assert chosen.end is not None
+        return {
+            "number": chosen.number,
+            "params": chosen.params,
+            "accuracy": chosen.end.accuracy,
+            "table": table.folder.name,
+            "seeds": row.seeds,
+            "test_accuracy": interval.mean if interval else None,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+        }
+
+
+def words(params: Mapping[str, Any]) -> str:
+    """Return settings as people read them."""
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
+        for name, value in params.items()
+    )
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a search's folder."""
+    results.make_folder(folder)
+    with results.os_errors_as_user_errors(folder), loop.claim(folder):
+        yield
+
+
+__all__ = ["FILE", "Found", "search", "words"]

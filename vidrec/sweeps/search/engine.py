@@ -1,0 +1,167 @@
+"""What to try next: Optuna proposes settings, knowing all that was found before.
+
+The study in memory is made anew from the search's own records before each round, and its sampler
+is seeded by the search and the round. So a search that was killed asks what it would have asked.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vidrec.config import canonical, digest
+from vidrec.errors import UserError
+from vidrec.sweeps.search.records import Trial
+from vidrec.sweeps.search.space import Axis, Choices, Space
+
+STARTUP = 10  # trials that are drawn at random before Optuna models what was found
+
+
+def load() -> Any:
+    """Return Optuna, which prints warnings only.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(
+            "a search needs Optuna, which is not installed: pip install 'vidrec[search]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class Engine:
+    """An Optuna study of what a search has found so far.
+
+    Args:
+        name: of the study.
+        space: what is searched.
+        trials: those that are finished.
+        seed: of what is drawn next.
+    """
+
+    def __init__(self, name: str, space: Space, trials: Iterable[Trial], seed: str = ""):
+        self._optuna = optuna = load()
+        self.name, self.space = name, space
+        self._distributions = {n: _distribution(optuna, axis) for n, axis in space.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # options that Optuna calls experimental
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=STARTUP,
+                multivariate=True,
+                constant_liar=True,
+                seed=int(digest(seed), 16),
+            )
+        self.study = optuna.create_study(study_name=name, direction="maximize", sampler=sampler)
+        self.study.add_trials([self._frozen(trial) for trial in trials])
+
+    def ask(self, count: int, first: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return settings of the next trials.
+
+        Those that were asked for and are not told yet count as bad ones, so that a round's trials
+        are not all alike.
+
+        Args:
+            count: how many.
+            first: settings that are tried before all others.
+        """
+        if first is not None and not self.study.trials:
+            self.study.enqueue_trial(
+                {name: _to_optuna(self.space[name], value) for name, value in first.items()}
+            )
+        asked = [self.study.ask(self._distributions).params for _ in range(count)]
+        return [
+            {name: _from_optuna(self.space[name], value) for name, value in params.items()}
+            for params in asked
+        ]
+
+    def importance(self, rung: int | None) -> dict[str, float]:
+        """Return each setting's share of the importance; empty where that cannot be told.
+
+        Args:
+            rung: trials are compared by what they reached at this rung, at which all were measured
+                (counted from 0); None: at their ends.
+        """
+        optuna, told = self._optuna, []
+        for trial in self.study.get_trials(deepcopy=False):
+            steps = sorted(trial.intermediate_values)
+            value = trial.value
+            if rung is not None:
+                value = trial.intermediate_values[steps[rung]] if len(steps) > rung else None
+            if value is not None:
+                told.append(
+                    optuna.trial.create_trial(
+                        value=value, params=trial.params, distributions=trial.distributions
+                    )
+                )
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(told)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+                found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # too few trials, or all of them alike
+            return {}
+        return {name: float(share) for name, share in found.items() if share == share}
+
+    def journal(self) -> bytes:
+        """Return the study as the file of an Optuna journal."""
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        with tempfile.TemporaryDirectory(prefix="vidrec-") as folder:
+            file = Path(folder, "study.log")
+            storage = JournalStorage(JournalFileBackend(str(file)))
+            stored = self._optuna.create_study(
+                study_name=self.name, direction="maximize", storage=storage
+            )
+            stored.add_trials(self.study.get_trials(deepcopy=False))
+            return file.read_bytes()
+
+    def _frozen(self, trial: Trial) -> Any:
+        state = self._optuna.trial.TrialState
+        states = {"done": state.COMPLETE, "failed": state.FAIL}  # others: found to be worse
+        params = {n: _to_optuna(self.space[n], value) for n, value in trial.params.items()}
+        done = trial.state == "done" and trial.end is not None
+        return self._optuna.trial.create_trial(
+            state=states.get(trial.state, state.PRUNED),
+            value=trial.end.accuracy if done and trial.end else None,
+            params=params,
+            distributions=self._distributions,
+            intermediate_values={rung.epoch: rung.accuracy for rung in trial.rungs},
+            user_attrs={
+                "id": trial.id,
+                "round": trial.round,
+                "epochs": trial.epochs,
+                "state": trial.state,
+                "why": trial.why,
+            },
+        )
+
+
+def _distribution(optuna: Any, axis: Axis) -> Any:
+    kinds = optuna.distributions
+    if isinstance(axis, Choices):
+        values = [_to_optuna(axis, value) for value in axis.values]
+        return kinds.CategoricalDistribution(values)
+    if axis.whole:
+        return kinds.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return kinds.FloatDistribution(axis.low, axis.high, log=axis.log)
+
+
+def _to_optuna(axis: Axis, value: Any) -> Any:
+    """Return a value as Optuna keeps it: choices that are no single value become their text."""
+    if isinstance(axis, Choices) and not isinstance(value, str | int | float | None):
+        return canonical(value)
+    return value
+
+
+def _from_optuna(axis: Axis, value: Any) -> Any:
+    if isinstance(axis, Choices):
+        return next(each for each in axis.values if _to_optuna(axis, each) == value)
+    return value
