@@ -40,6 +40,7 @@ COUNTS = {
     "order": (0, 4),
     "memory": (0, 10),
     "leakage": (0, 2),
+    "several_scanners": (0, 6),
     "folds_ucf101": (0, 3),
     "folds_ucf11": (0, 25),
 }

@@ -133,6 +133,16 @@ class Pose:
 def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[Pose, slice]:
     """Draw how the shape moves, and which frames are the cue."""
     length, cue = _timing(rng, settings)
+    path = resting(rng, length)
+    if settings.memory:
+        _distract(rng, path, length)
+    for name, values in motion_of(rng, pair, cue.stop - cue.start).items():
+        path[name][cue] = values
+    return placed(rng, path, settings), cue
+
+
+def resting(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
+    """Return the path of a shape that changes nothing; see `placed`."""
     rest = {
         "x": rng.uniform(-0.11, 0.11),
         "y": rng.uniform(-0.11, 0.11),
@@ -140,12 +150,7 @@ def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[Pose
         "angle": rng.uniform(-0.35, 0.35),
         "opacity": 1.0,
     }
-    path = {name: np.full(length, value) for name, value in rest.items()}
-    if settings.memory:
-        _distract(rng, path, length)
-    for name, values in _motion(rng, pair, cue.stop - cue.start).items():
-        path[name][cue] = values
-    return placed(rng, path, settings), cue
+    return {name: np.full(length, value) for name, value in rest.items()}
 
 
 def placed(rng: np.random.Generator, path: dict[str, np.ndarray], settings: Settings) -> Pose:
@@ -194,7 +199,7 @@ def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int
     path["opacity"] -= 0.125 * dimmed
 
 
-def _motion(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.ndarray]:
+def motion_of(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.ndarray]:
     """Draw what the first class of a pair changes, from start to end, at a varying speed."""
     time = np.linspace(0, 1, length)
     # Its slope stays positive: a motion slows down and speeds up but never turns back.

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vidrec.data.datasets import motion_segments
+from vidrec.data.datasets import motion_segments, motion_several
 from vidrec.data.datasets.motion import CLASSES, Settings, generate, group
 from vidrec.data.datasets.motion_segments import SegmentSettings
+from vidrec.data.datasets.motion_several import SeveralSettings
 from vidrec.data.datasets.tfds_dataset import FRAME_LABELS
 from vidrec.errors import UserError
 
@@ -49,6 +50,11 @@ SEGMENTS = MotionConfig(
     description="Motions follow one another, with background between them; frames have labels.",
     settings=SegmentSettings(),
 )
+SEVERAL = MotionConfig(
+    name="several",
+    description="Two motions at once; a clip has the labels of both.",
+    settings=SeveralSettings(),
+)
 PARAMETERS = ("clips", "frames", "size", "difficulty", "seed")
 
 
@@ -58,7 +64,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
     code_path = None  # nothing is downloaded, so no checksums lie beside this file
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS declares it)
-    BUILDER_CONFIGS = [PLAIN, MEMORY, SEGMENTS]  # noqa: RUF012
+    BUILDER_CONFIGS = [PLAIN, MEMORY, SEGMENTS, SEVERAL]  # noqa: RUF012
 
     def __init__(
         self,
@@ -87,6 +93,9 @@ class Motion(tfds.core.GeneratorBasedBuilder):
         settings = self.settings
         segmented = isinstance(settings, SegmentSettings)
         names = motion_segments.CLASSES if segmented else CLASSES
+        label: Any = tfds.features.ClassLabel(names=names)
+        if isinstance(settings, SeveralSettings):
+            label = tfds.features.Sequence(label)
         labels = tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes")
         return tfds.core.DatasetInfo(
             builder=self,
@@ -99,7 +108,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
                         dtype=np.uint8,
                         encoding="bytes",
                     ),
-                    "label": tfds.features.ClassLabel(names=names),
+                    "label": label,
                     "group": tfds.features.Text(),
                     "name": tfds.features.Text(),
                     "length": np.int32,
@@ -121,6 +130,9 @@ class Motion(tfds.core.GeneratorBasedBuilder):
         settings = self.settings
         if isinstance(settings, SegmentSettings):
             yield from _segmented(settings, test)
+            return
+        if isinstance(settings, SeveralSettings):
+            yield from _several(settings, test)
             return
         for index, label, seed, frames_THWC in generate(settings, test):
             yield (
@@ -148,6 +160,22 @@ def _segmented(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, dic
                 "name": f"{recording}/{way}_{seed:05d}",
                 "length": len(frames_THWC),
                 FRAME_LABELS: labels_T,
+            },
+        )
+
+
+def _several(settings: SeveralSettings, test: bool) -> Iterator[tuple[int, dict]]:
+    """Yield the clips of two motions at once."""
+    for index, seed, (frames_THWC, labels) in motion_several.generate(settings, test):
+        named = "+".join(labels)
+        yield (
+            index,
+            {
+                "video": frames_THWC,
+                "label": list(labels),
+                "group": group(seed),
+                "name": f"{named}/{named}_{seed:05d}_{index % 10}",
+                "length": len(frames_THWC),
             },
         )
 

@@ -129,14 +129,14 @@ def load(data: Data) -> TfdsDataset:
     features = builder.info.features
     video, label = _feature_names(name, features)
     index = _index(builder, video, label)
-    classes = tuple(features[label].names)
+    classes = tuple(_inner(features[label]).names)
     names = tuple(index["names"])
     groups, known = _recordings(index, names, data.groups)
     return TfdsDataset(
         name=builder.info.full_name if "=" in name else name,
         classes=classes,
         names=names,
-        labels=np.array(index["labels"], np.int32),
+        labels=_labels(index["labels"], len(classes)),
         groups=np.array(groups, str),
         groups_known=known,
         given=_given(index["places"]),
@@ -338,7 +338,7 @@ def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     labels = [
         n
         for n in ("label", *features)
-        if n in features and isinstance(features[n], tfds.features.ClassLabel)
+        if n in features and isinstance(_inner(features[n]), tfds.features.ClassLabel)
     ]
     if not videos or not labels:
         raise UserError(
@@ -346,6 +346,11 @@ def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
             "of uint8 and a class label"
         )
     return videos[0], labels[0]
+
+
+def _inner(feature: Any) -> Any:
+    """Return what a list holds; any other feature itself."""
+    return getattr(feature, "feature", feature)
 
 
 def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
@@ -368,7 +373,7 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
         for clip in range(len(clips)):
             example = _example(builder, split, clips, clip)
             index["names"].append(_text(example.get("name")) or f"{split}/{clip:06d}")
-            index["labels"].append(int(example[label]))
+            index["labels"].append(np.asarray(example[label]).tolist())
             index["groups"].append(_text(example.get("group")))
             frames = example[video]
             still = len(builder.info.features[video].shape) == 3
@@ -383,6 +388,16 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
         pairs = zip(index["places"], index["names"], strict=True)
         index["names"] = [f"{split}/{clip:06d} {name}" for (split, clip), name in pairs]
     return index
+
+
+def _labels(labels: Sequence[Any], classes: int) -> np.ndarray:
+    """Return (n,) classes; of lists of them (n, K) 0 and 1."""
+    if not any(isinstance(own, list) for own in labels):
+        return np.array(labels, np.int32)
+    labels_nK = np.zeros((len(labels), classes), np.int32)
+    for own_K, own in zip(labels_nK, labels, strict=True):
+        own_K[own] = 1
+    return labels_nK
 
 
 def _segments(lines: Sequence[Sequence[int]]) -> FrameLabels:

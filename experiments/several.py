@@ -1,0 +1,28 @@
+"""Two motions at once, each with a label of its own.
+
+    python launch.py train experiments/several.py
+    python launch.py ablate ablations/several_scanners.py    what sees order, three seeds each
+
+Clips of `motion/several` are generated. One shape changes two of five things (place across, place
+down, size, angle, opacity), each one way or the other: ten classes, two of them true of a clip. Its
+frames in any order tell which two things change and not which way, so a mean over frames has an
+average precision of about one half, and what sees order can have all of it.
+
+The encoder is that of `motion`: a small random CNN that never trains.
+"""
+
+from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Task, Train
+
+
+def config() -> Config:
+    return Config(
+        data=Data(kind="tfds", tfds="motion/several", split="group"),
+        task=Task(kind="multilabel"),
+        frames=Frames(length=30),
+        encoder=Encoder(
+            kind="cnn", weights="random", pooling="moments", size=64, standardize=True, pca=48
+        ),
+        scanner=Scanner(kind="gru", units=64),
+        optim=Optim(kind="adam", learning_rate=1e-2, clip_norm=1.0),
+        train=Train(epochs=40, batch_size=32, monitor="val_map", patience=12),
+    )

@@ -1,0 +1,82 @@
+"""Draw `motion/several`: two motions at once, a clip having the labels of both.
+
+One shape changes two things at once, such as its place and its size, and each of them one way or
+the other. The clips of a drawing and of its time reversal have the same frames in another order,
+and what is reversed is drawn at random, so all frames in any order tell which things change, and
+of neither which way.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrec.data.datasets import motion
+from vidrec.data.datasets.motion import PAIRS, PARTNER, TAKES, Settings
+from vidrec.data.read_ahead import map_ahead
+
+TOGETHER = tuple(itertools.combinations(range(len(PAIRS)), 2))  # pairs of which a clip has one each
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralSettings(Settings):
+    """What a set of clips of two motions at once is generated from."""
+
+
+class SeveralClip(NamedTuple):
+    """A clip and its labels, in alphabetical order."""
+
+    frames_THWC: np.ndarray
+    labels: tuple[str, ...]
+
+
+def clip(
+    seed: int, together: int, backwards: bool, settings: SeveralSettings | None = None
+) -> SeveralClip:
+    """Draw one clip.
+
+    Args:
+        seed: of the clip.
+        together: which two things change, an index into `TOGETHER`.
+        backwards: play it backwards, with the labels of the reversed motions.
+        settings: of the data set.
+    """
+    drawn = _drawn(seed, together, settings or SeveralSettings())
+    return _reversed(drawn) if backwards else drawn
+
+
+def _reversed(drawn: SeveralClip) -> SeveralClip:
+    labels = tuple(sorted(PARTNER[name] for name in drawn.labels))
+    return SeveralClip(drawn.frames_THWC[::-1], labels)
+
+
+def _drawn(seed: int, together: int, settings: SeveralSettings) -> SeveralClip:
+    # How many clips a set has changes none of them.
+    settings = dataclasses.replace(settings, clips=30)
+    rng = motion.generator(settings, 4, seed, together)
+    path, labels = motion.resting(rng, settings.frames), []
+    for pair in TOGETHER[together]:
+        other_way = int(rng.integers(2))
+        for name, values in motion.motion_of(rng, pair, settings.frames).items():
+            path[name] = values[::-1].copy() if other_way else values
+        labels.append(PAIRS[pair][other_way])
+    pose = motion.placed(rng, path, settings)
+    frames_THWC = motion.draw(rng, seed // TAKES, pose, settings)
+    return SeveralClip(frames_THWC, tuple(sorted(labels)))
+
+
+def generate(settings: SeveralSettings, test: bool) -> Iterator[tuple[int, int, SeveralClip]]:
+    """Yield every clip of a split in order, drawn by all cores: index, seed, clip.
+
+    Of a recording's two seeds one has the one half of `TOGETHER` and one the other.
+    """
+    seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
+    drawings = [(seed, which) for seed in seeds for which in range(seed % 2, len(TOGETHER), 2)]
+    drawn = map_ahead(lambda drawing: _drawn(*drawing, settings), drawings)
+    for (seed, which), forwards in zip(drawings, drawn, strict=True):
+        for side in range(2):
+            index = 10 * seed + 2 * (which // 2) + side
+            if index < settings.clips:
+                yield index, seed, _reversed(forwards) if side else forwards
