@@ -216,6 +216,7 @@ class Task(ABC):
             each frame).
         class_figure: name of the figure of each class in a summary, and what it is called.
         framewise: True where labels of a batch have an axis of frames (B, T).
+        embedded: the embedded data with such labels, which `--on motion` takes.
         form: how labels are read, see `data.datasets.load`.
         exact_probabilities: True where clips are ranked by probabilities, so that rounded ones
             would not do: their logarithms are saved too.
@@ -233,6 +234,7 @@ class Task(ABC):
     class_figure: ClassVar[tuple[str, str]] = ("f1", "F1")
     epoch_figures: ClassVar[tuple[str, ...]]
     framewise: ClassVar[bool] = False
+    embedded: ClassVar[str] = "motion"
     form: ClassVar[Form] = "one"
     exact_probabilities: ClassVar[bool] = False
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from vidrec.config import Config, Data, Encoder, override
+from vidrec.evaluation import tasks
 
 
 def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
@@ -34,7 +35,7 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
         cfg,
         data=Data(
             kind="tfds",
-            tfds="motion/memory/clips=1500" if memory else "motion",
+            tfds="motion/memory/clips=1500" if memory else tasks.of(cfg).embedded,
             split="random" if cfg.data.split == "random" else "group",
             fold=cfg.data.fold,
             folds=folds if cfg.data.fold else 0,

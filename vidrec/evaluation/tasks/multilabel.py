@@ -42,6 +42,7 @@ class Multilabel(Task):
 
     kind = "multilabel"
     form = "several"
+    embedded = "motion/several"
     headline = Headline("map", "mean average precision", "mAP", "mean average precision {}")
     columns = (
         *("test_map", "test_macro_f1", "test_micro_f1", "test_exact", "val_map", "train_map"),
