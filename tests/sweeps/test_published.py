@@ -36,6 +36,7 @@ COUNTS = {
     "batch_size": (0, 4),
     "final": (1, 1),
     "transfer": (6, 0),
+    "baselines": (0, 20),
     "scanners": (0, 3),
     "order": (0, 4),
     "memory": (0, 10),
@@ -45,7 +46,7 @@ COUNTS = {
     "folds_ucf11": (0, 25),
 }
 # Tables of three seeds a row.
-OURS = ("scanners", "order", "memory", "leakage", "several_scanners")
+OURS = ("baselines", "scanners", "order", "memory", "leakage", "several_scanners")
 # Report D's words for a setting, its values where ours are other words, and its file.
 SETTINGS = {
     "layers": "scanner.layers",
