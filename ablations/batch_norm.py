@@ -22,4 +22,5 @@ def ablation() -> Ablation:
         control=0,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 3",
+        on_motion="batch_norm",
     )

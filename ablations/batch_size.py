@@ -11,4 +11,5 @@ def ablation() -> Ablation:
         rows=[Row({"train.batch_size": size}) for size in (32, 64, 128, 256)],
         control=2,
         read=("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss"),
+        on_motion="batch_size",
     )

@@ -31,4 +31,5 @@ def ablation() -> Ablation:
         control=0,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 7",
+        on_motion="clipping",
     )

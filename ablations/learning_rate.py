@@ -26,4 +26,5 @@ def ablation() -> Ablation:
         control=1,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 5",
+        on_motion="learning_rate",
     )

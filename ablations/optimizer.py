@@ -25,4 +25,5 @@ def ablation() -> Ablation:
         control=0,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 4",
+        on_motion="optimizer",
     )

@@ -44,6 +44,7 @@ class Row:
         name: What the table calls it; empty: its overrides.
         base: The row's own base, as rows of joined tables have; None: the table's.
         on_memory: The row's own, as of the table; None: the table's.
+        on_motion: The row's own, as of the table; None: the table's.
         typed: Settings that were typed, not the table's: they fit the data as they are.
         budget: Parameters that the model should train: its width follows; 0: as the settings say.
     """
@@ -54,6 +55,7 @@ class Row:
     name: str = ""
     base: Config | str | None = None
     on_memory: bool | None = None
+    on_motion: str | None = None
     typed: frozenset[str] = frozenset()
     budget: int = 0
 
@@ -72,6 +74,8 @@ class Ablation:
         read: Columns of table.csv that answer the question; the report shows them all.
         citation: Where published figures come from.
         on_memory: With `--on motion`, run on motion/memory with the published lengths.
+        on_motion: The rule of `vidrec.sweeps.embedded` by which it runs with `--on motion`; "": the
+            general one.
         folds: Train each row on every fold: `official`, `recordings`, a number of parts; "": on
             the split of its settings.
         tune: Values by dotted setting. Each row is first trained with one seed at every value, and
@@ -87,6 +91,7 @@ class Ablation:
     read: tuple[str, ...] = ("test_accuracy",)
     citation: str = ""
     on_memory: bool = False
+    on_motion: str = ""
     folds: str = ""
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -112,6 +117,7 @@ class Trial:
         doubtful: Columns whose published figure is marked.
         name: The row's name.
         moved: What the move to a folder of ready-made features changed; None: it was not moved.
+        on_motion: The rule by which it was put on the embedded data; "": the general one, or none.
         fold: The fold that it is tested on, counted from 1; 0: its table has none.
     """
 
@@ -123,6 +129,7 @@ class Trial:
     doubtful: tuple[str, ...] = ()
     name: str = ""
     moved: Moved | None = None
+    on_motion: str = ""
     fold: int = 0
 
 
@@ -250,6 +257,7 @@ def join(tables: Sequence[Ablation]) -> Ablation:
             row,
             base=row.base or table.base,
             on_memory=table.on_memory if row.on_memory is None else row.on_memory,
+            on_motion=table.on_motion if row.on_motion is None else row.on_motion,
             name=f"{table.name}: {row.name}" if row.name else "",
         )
         for table in tables
@@ -277,30 +285,19 @@ def trials(
     """
     if ablation.folds:
         folds.check(ablation.folds, axes(ablation), overrides or ())
-    bases: dict[str, Config] = {}
-    folders, table = Folders(), []
+    folders, read, table = Folders(), functools.cache(load), []
     for index, row in enumerate(rows(ablation)):
         base = row.base or ablation.base
-        if isinstance(base, str):
-            if base not in bases:
-                bases[base] = load(base)
-            base = bases[base]
+        base = read(base) if isinstance(base, str) else base
         memory = ablation.on_memory if row.on_memory is None else row.on_memory
-        onto_motion = functools.partial(on_motion, memory=memory, base=base) if on else None
+        rule = (ablation.on_motion if row.on_motion is None else row.on_motion) if on else ""
+        onto_motion = functools.partial(on_motion, memory=memory, base=base, rule=rule)
         config, shown, moved = _settings_of_row(
-            row, base, overrides or {}, onto_motion=onto_motion, folders=folders
+            row, base, overrides or {}, onto_motion=onto_motion if on else None, folders=folders
         )
+        of_row = (row.published, row.doubtful, row.name)
         table += [
-            Trial(
-                index,
-                seed,
-                override(config, {"seed": seed}),
-                shown,
-                row.published,
-                row.doubtful,
-                row.name,
-                moved,
-            )
+            Trial(index, seed, override(config, {"seed": seed}), shown, *of_row, moved, rule)
             for seed in range(config.seed, config.seed + ablation.seeds)
         ]
     table = _distinct_moves(ablation, table)

@@ -1,13 +1,109 @@
 """Put a table's trials on the embedded data (`--on motion`): the rule, in one place."""
 
-from dataclasses import replace
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vidrec.config import Config, Data, Encoder, override
+from vidrec.errors import UserError
 from vidrec.evaluation import tasks
 
 
-def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> Config:
+@dataclass(frozen=True)
+class Rule:
+    """How a table runs on the embedded data.
+
+    Attributes:
+        clips: Which clips are generated, as `data.tfds` names them; "": those of the task.
+        size: Height and width of a frame.
+        divide: What units are divided by, those of linear layers too.
+        epochs: Of the table's base, at most; other rows keep their proportion to it.
+        batch: Clips of a batch of the table's base, the same way.
+        settings: Others that every row has in place of the published ones.
+        says: What the table shows on these clips, or why it shows nothing; printed with it.
+    """
+
+    clips: str = ""
+    size: int = 64
+    divide: int = 4
+    epochs: int = 10
+    batch: int = 50
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    says: str = ""
+
+
+PLAIN = Rule()
+# Report D's rate, clipped norm and windows of 30 frames move the weights too little in ten epochs
+# for an LSTM to learn that it must remember. With open forget gates what a cell holds fades over
+# about a clip's length.
+MEMORY = Rule("motion/memory/clips=1500", size=32, batch=16, settings={"scanner.forget_bias": 5.0})
+# Report D's 120 frames, all of which show the motion. A forget gate that begins at 3 keeps a state
+# for some 20 frames, so report D's optimiser finds the direction within a few epochs.
+LONG = Rule(
+    "motion/frames=120,size=32,difficulty=1",
+    size=32,
+    divide=8,
+    settings={"scanner.forget_bias": 3.0},
+)
+
+# The tables of report D, by what their `on_motion` says.
+RULES: Mapping[str, Rule] = {
+    "learning_rate": replace(
+        LONG,
+        epochs=5,
+        says="Nearly every gradient is longer than 5 and is clipped, so the rate alone says how "
+        "far the weights get in five epochs: 3e-4 is too small.",
+    ),
+    "optimizer": replace(
+        LONG,
+        epochs=2,
+        says="Momentum's steps are as short as the clipped gradient; Adam and RMSProp divide by "
+        "its size, so that clipping does not slow them, and two epochs are enough for them.",
+    ),
+    "clipping": replace(
+        LONG,
+        epochs=3,
+        says="Gradients are 20 to 60 long, so a lower bound means shorter steps, and three epochs "
+        "are few for those. No derivative at a pre-activation reaches 5: that row clips nothing.",
+    ),
+    "batch_norm": replace(
+        LONG,
+        epochs=3,
+        says="Features are standardised already, and batch normalization makes gradients longer, "
+        "of which clipping at 5 leaves less: here it slows the first epochs.",
+    ),
+    "batch_size": replace(
+        LONG,
+        epochs=5,
+        says="Clipping makes all updates about equally long, so small batches, of which an epoch "
+        "has more, get further in five epochs.",
+    ),
+}
+
+
+def rule_of(name: str, memory: bool = False) -> Rule:
+    """Return a table's rule.
+
+    Args:
+        name: What its `on_motion` says; "": the general rule.
+        memory: Whether it is a table of memory (`on_memory`).
+
+    Raises:
+        UserError: There is no such rule.
+    """
+    if not name:
+        return MEMORY if memory else PLAIN
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, 1)
+        guess = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(RULES)}"
+        raise UserError(f"on_motion = {name!r}: no such rule of the embedded data; {guess}")
+    return RULES[name]
+
+
+def on_motion(
+    cfg: Config, memory: bool = False, base: Config | None = None, rule: str = ""
+) -> Config:
     """Return the same trial on the embedded data, where it takes minutes (`--on motion`).
 
     Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
@@ -16,48 +112,80 @@ def on_motion(cfg: Config, memory: bool = False, base: Config | None = None) -> 
     differs from its table's `base` in epochs or batch, it goes on differing as many times.
 
     Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
-    first third. Report D's rate, clipped norm and windows of 30 frames move the weights too little
-    in ten epochs for an LSTM to learn that it must remember, so there batches are capped at 16 and
-    forget gates begin open, at 5: what a cell holds fades over about a clip's length.
+    first third, batches of at most 16, and forget gates that begin open, at 5. Each table of report
+    D has a rule of its own, under which it shows what it is about (`RULES`).
 
     Args:
         cfg: The trial's settings.
         memory: Whether its table is one of memory.
         base: The settings of its table's base; None: those of the trial.
+        rule: Name of the table's rule; "": the general one.
     """
-    whole = base or cfg
-    epochs = min(whole.train.epochs, 10) / whole.train.epochs
-    batch = min(whole.train.batch_size, 16 if memory else 50) / whole.train.batch_size
-    keeps_maps = cfg.encoder.pooling == "map"
-    # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
-    folds = cfg.data.folds or (25 if cfg.data.kind == "ucf11" else 3)
-    moved = replace(
-        cfg,
-        data=Data(
-            kind="tfds",
-            tfds="motion/memory/clips=1500" if memory else tasks.of(cfg).embedded,
-            split="random" if cfg.data.split == "random" else "group",
-            fold=cfg.data.fold,
-            folds=folds if cfg.data.fold else 0,
-            split_seed=cfg.data.split_seed,
-            val_by=cfg.data.val_by,
-            root=cfg.data.root if cfg.data.kind == "tfds" else "",
-        ),
-        encoder=_pixels(cfg.encoder)
-        if cfg.encoder.trainable != "none"
-        else Encoder(weights="random", pooling="map", size=16)
-        if keeps_maps
-        else Encoder(weights="random", standardize=True, pca=48, size=32 if memory else 64),
-    )
+    whole, of_table = base or cfg, rule_of(rule, memory)
+    clips = of_table.clips or tasks.of(cfg).embedded
+    moved = replace(cfg, data=_data(cfg.data, clips), encoder=_encoder(cfg.encoder, of_table.size))
+    epochs = min(whole.train.epochs, of_table.epochs) / whole.train.epochs
+    batch = min(whole.train.batch_size, of_table.batch) / whole.train.batch_size
+    divide = 16 if cfg.encoder.pooling == "map" else of_table.divide
     scaled = {
-        "scanner.units": max(1, cfg.scanner.units // (16 if keeps_maps else 4)),
-        "scanner.dense": tuple(max(1, width // 4) for width in cfg.scanner.dense),
+        "scanner.units": max(1, cfg.scanner.units // divide),
+        "scanner.dense": tuple(max(1, width // of_table.divide) for width in cfg.scanner.dense),
         "train.epochs": max(1, round(epochs * cfg.train.epochs)),
         "train.batch_size": max(1, round(batch * cfg.train.batch_size)),
     }
-    return override(moved, scaled | ({"scanner.forget_bias": 5.0} if memory else {}))
+    return override(moved, scaled | dict(of_table.settings))
 
 
-def _pixels(encoder: Any) -> Any:
-    """Return a trained encoder of the same kind, for small images and without a weights file."""
-    return replace(encoder, weights="random", size=min(encoder.size or 64, 64))
+def notes(names: Iterable[str], typed: bool = False) -> list[str]:
+    """Return what a table must say of the rules that its rows have.
+
+    Args:
+        names: Of the rules, "" where a row has none of its own.
+        typed: Whether settings were typed, which come before a rule's.
+    """
+    named = [name for name in dict.fromkeys(names) if name]
+    lines = []
+    for name in named:
+        of_table = rule_of(name)
+        line = f"On {_in_words(of_table)}."
+        if typed:
+            line += " Settings that were typed come before these."
+        elif of_table.says:
+            line += f" {of_table.says}"
+        lines.append(f"{name}: {line}" if len(named) > 1 else line)
+    return lines
+
+
+def _in_words(of_table: Rule) -> str:
+    """Return what a rule replaces, in words."""
+    settings = "".join(f", {name} {value}" for name, value in of_table.settings.items())
+    return (
+        f"{of_table.clips}: units divided by {of_table.divide}, at most {of_table.epochs} epochs "
+        f"and {of_table.batch} clips a batch for the table's base{settings}"
+    )
+
+
+def _data(data: Data, clips: str) -> Data:
+    """Return the embedded data, split as the published ones."""
+    # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
+    folds = data.folds or (25 if data.kind == "ucf11" else 3)
+    return Data(
+        kind="tfds",
+        tfds=clips,
+        split="random" if data.split == "random" else "group",
+        fold=data.fold,
+        folds=folds if data.fold else 0,
+        split_seed=data.split_seed,
+        val_by=data.val_by,
+        per_class=data.per_class if data.per_class.isdecimal() else "",  # of classes replaced
+        root=data.root if data.kind == "tfds" else "",
+    )
+
+
+def _encoder(encoder: Encoder, size: int) -> Encoder:
+    """Return an encoder of small images that needs no file of weights."""
+    if encoder.trainable != "none":
+        return replace(encoder, weights="random", size=min(encoder.size or 64, 64))
+    if encoder.pooling == "map":
+        return Encoder(weights="random", pooling="map", size=16)
+    return Encoder(weights="random", standardize=True, pca=48, size=size)

@@ -30,7 +30,7 @@ from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, runs
 from vidrec.models import model
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import folds, ready_features
+from vidrec.sweeps import embedded, folds, ready_features
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.planned_data import PlannedData
 from vidrec.training import devices, feeds, prepare, results
@@ -118,8 +118,9 @@ def plan_table(
     failed = _failed(TablePlan(folder, planned)) if retry == "failed" else []
     planned = [_regroup_failed(trial, failed) for trial in planned]
     devices.barrier()  # every process has read what the files say
-    moved = ready_features.notes([trial.moved for trial in trials if trial.moved])
-    _describe(ablation, planned, folder, on, moved)
+    notes = ready_features.notes([trial.moved for trial in trials if trial.moved])
+    notes += embedded.notes((trial.on_motion for trial in trials), typed=bool(overrides))
+    _describe(ablation, planned, folder, on, notes)
     for trial in failed:
         (trial.folder / results.RESULT).unlink(missing_ok=True)
     if devices.is_main():
