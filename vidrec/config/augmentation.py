@@ -28,9 +28,10 @@ def outdated(name: str) -> Callable[[Config, Config], bool]:
 
 
 def rules(cfg: Config) -> Iterator[Rule]:
-    """Yield the rules of `augment`: what cannot act is refused."""
+    """Yield the rules of `augment` and of `eval.views`: what cannot act is refused."""
     settings, trainable = cfg.augment, cfg.encoder.trainable
-    if cfg.data.kind == "features":
+    has_pixels = cfg.data.kind != "features"
+    if not has_pixels:
         kept = "data.kind = 'features' has no pixels"
     else:
         kept = "encoder.trainable = 'none' keeps the features of frames as they are"
@@ -39,7 +40,7 @@ def rules(cfg: Config) -> Iterator[Rule]:
             trainable == "none",
             f"{_said(cfg, name)} changes pixels, and {kept}: take augment.noise, "
             "augment.time_mask, augment.mixup or augment.speed"
-            + (", or an encoder that trains" if cfg.data.kind != "features" else ""),
+            + (", or an encoder that trains" if has_pixels else ""),
         )
     for name in acting(settings, OF_FEATURES):
         yield Rule(
@@ -53,6 +54,11 @@ def rules(cfg: Config) -> Iterator[Rule]:
             f"{_said(cfg, name)} changes frames in time, and data.kind = 'images' has one a clip: "
             "take augment.flip, augment.crop or augment.color",
         )
+    yield Rule(
+        cfg.eval.views != "one" and trainable == "none",
+        f"eval.views = {cfg.eval.views!r} scores other views of the pixels, and {kept}: take "
+        "eval.views = 'one'" + (", or an encoder that trains" if has_pixels else ""),
+    )
     yield Rule(settings.drop == 1, "augment.drop = 1 loses every frame: it should be below 1")
 
 

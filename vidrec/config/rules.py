@@ -178,6 +178,7 @@ FOLLOWERS = (
         Follower(name, ("encoder.trainable",), augmentation.outdated(name))
         for name in augmentation.OF_PIXELS_OR_FEATURES
     ),
+    Follower("eval.views", ("encoder.trainable",), lambda _, cfg: cfg.encoder.trainable == "none"),
     Follower("augment.flip_exchanges", ("data.kind", "data.tfds"), _is_other_data),
 )
 

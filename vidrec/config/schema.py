@@ -289,6 +289,9 @@ class Eval:
     inference: Literal["single", "average", "vote"] = "single"
     window: PositiveInt = 60  # frames
     stride: PositiveInt = 30  # frames from one window to the next
+    # of the frames, whose probabilities are averaged: as they are; and mirrored; five crops of 7/8
+    # of height and width; these and their mirror images
+    views: Literal["one", "flip", "five_crops", "ten_crops"] = "one"
     batch_size: PositiveInt = 64
 
 
@@ -374,6 +377,7 @@ NOT_IDENTITY = (
 # Settings that came later, and the value at which a trial has the id that it had before them.
 ADDED: Mapping[str, Any] = {
     "data.per_class": "",
+    "eval.views": "one",
     "task.kind": "clip",
     "task.background": ("background",),
     "task.unlabelled": "ignore",

@@ -354,6 +354,22 @@ class Task(ABC):
     def correct_frames(self, outputs: "Array", labels: "Array", mask_BT: "Array") -> "Array":
         """Return which frames of outputs (B, T, K) are right, (B, T)."""
 
+    def averaged(self, outputs: "Array", loss_kind: str) -> "Array":
+        """Return outputs that mean the mean of the probabilities of several views.
+
+        Args:
+            outputs: (V, B, K), or (V, B, T, K) of every frame.
+            loss_kind: `loss.kind`.
+        """
+        import jax.numpy as jnp
+
+        from vidrec.models import losses
+
+        mean = self.probabilities(losses.scores(outputs, loss_kind)).mean(0)
+        if loss_kind == "keras_cross_entropy":  # whose outputs are shares
+            return mean
+        return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
+
     # --- Decision, on the host ---
 
     @abstractmethod

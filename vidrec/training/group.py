@@ -9,7 +9,7 @@ Dimension letters: N trials, S batches, B clips, K classes, T frames.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from vidrec.config import Config, override, signature
 from vidrec.data.augment import flips
-from vidrec.evaluation import decisions, tasks
+from vidrec.evaluation import decisions, tasks, views
 from vidrec.models import encoders, model
 from vidrec.training import class_weights, devices, feeds, programs
 from vidrec.training.order import Order, epoch_order
@@ -107,6 +107,7 @@ class TrialGroup:
         if encoder is not None and feeds.by_step(cfg, data, self.over):
             encoder = encoders.outside_loops(encoder)
         fitted = override(cfg, {"frames.length": data.length})
+        cfg = override(cfg, {"eval.views": views.ONE})  # of validation
         return TrialSpec(
             cfg,
             model.build(fitted, len(data.classes), self.over.axis_name, encoder),
@@ -213,7 +214,9 @@ class TrialGroup:
         clips = clips if len(clips) else self.data.clips("train")
         count = min(len(clips), self.cfg.eval.batch_size)
         parts: list[Any] = []
-        for part in self._scored(self.state.weights, self._rows(clips)):
+        trees, rows = (self.state.weights, self.hyper), self._rows(clips)
+        score = programs.score_clips
+        for part in self._run_scorer(score, self.spec, trees, rows, which=self.active):
             parts.append(part.losses_B)
             if sum(map(np.size, parts)) >= count * len(self.configs):
                 break  # a stream need not read the others
@@ -368,7 +371,11 @@ class TrialGroup:
         return Validated(scored.losses_B.mean(1, dtype=np.float64), figures_N)
 
     def score(
-        self, clips: np.ndarray, weights: Tree | None = None, which: np.ndarray | None = None
+        self,
+        clips: np.ndarray,
+        weights: Tree | None = None,
+        which: np.ndarray | None = None,
+        cfg: Config | None = None,
     ) -> Scores:
         """Score clips by each trial's weights.
 
@@ -377,13 +384,18 @@ class TrialGroup:
             weights: on the devices; None: the best ones.
             which: trials that are scored (N,), the others give zeros; None: those that are active,
                 or with the best weights all.
+            cfg: of a trial that is scored in its own way; None: frames as they are.
 
         Returns:
             Host arrays (N, n, …), a line a clip.
         """
         if weights is None:
             weights, which = self.best, self._all if which is None else which
-        parts = list(self._scored(weights, self._rows(clips), which))
+        which = self.active if which is None else which
+        spec = replace(self.spec, cfg=cfg) if cfg else self.spec
+        trees, rows = (weights, self.hyper), self._rows(clips)
+        scored = self._run_scorer(programs.score_clips, spec, trees, rows, which=which)
+        parts = list(scored)
         return jax.tree.map(lambda *leaves: _joined(leaves, len(clips)), *parts)
 
     def score_windows(self, windows: np.ndarray, cfg: Config) -> np.ndarray:
@@ -402,13 +414,6 @@ class TrialGroup:
     def _all(self) -> np.ndarray:
         return np.ones(len(self.configs), bool)
 
-    def _scored(
-        self, weights: Tree, rows: np.ndarray, which: np.ndarray | None = None
-    ) -> Iterator[Scores]:
-        which = self.active if which is None else which
-        trees = (weights, self.hyper)
-        return self._run_scorer(programs.score_clips, self.spec, trees, rows, which=which)
-
     def _run_scorer(
         self,
         score: Callable,
@@ -420,7 +425,7 @@ class TrialGroup:
     ) -> Iterator[Tree]:
         """Yield host arrays (N, S, B, …) of one block of rows after another; zeros of others."""
         window = spec.cfg.eval.window
-        program = (score, window)
+        program = (score, window, spec.cfg.eval.views)
         if program not in self._programs:
             self._programs[program] = self.over.scorer(partial(score, spec))
         active = self.over.shard_active(which)

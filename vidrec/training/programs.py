@@ -23,6 +23,7 @@ from vidrec.training.step import (
     Weights,
     eval_step,
     optimizer,
+    scored_outputs,
     train_step,
     without,
 )
@@ -118,8 +119,7 @@ def score_windows(
 
     def one_batch(_: None, row: ScoredBatches) -> tuple[None, Array]:
         batch = batches.gather_windows(data, row.rows, spec.cfg.eval.window, row.frames)
-        variables = data.frozen.variables(weights)
-        logits_BTK = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
+        logits_BTK = scored_outputs(spec, data.frozen.variables(weights), batch)
         return None, spec.task.scores(logits_BTK, spec.cfg.loss.kind, batch.mask_BT).scores_BK
 
     return lax.scan(one_batch, None, inputs)[1]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vidrec import __version__
-from vidrec.config import Config, plugins, to_dict, user_code
+from vidrec.config import Config, override, plugins, to_dict, user_code
 from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS
 from vidrec.errors import UserError
@@ -85,7 +85,7 @@ class Trained(NamedTuple):
 
 def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> None:
     """Score every clip with each trial's best weights, and write the trials' folders."""
-    whole = group.score(group.data.readable)
+    whole = _clip_scores(group, members)
     windows = _window_scores(group, members)
     snapshot = group.snapshot()
     for member in members if devices.is_main() else ():
@@ -95,12 +95,23 @@ def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> 
             for tree in (snapshot.best, snapshot.state)
         )
         own = Trained(best, last, group.progress[place])
-        scores = Scores(*(_of_all(group.data, leaf[place]) for leaf in whole))
+        scores = Scores(
+            *(_of_all(group.data, leaf[place]) for leaf in whole[member.config.eval.views])
+        )
         cut = None
         if member.config.eval.inference != "single":
             cut = windows[_windows_name(member.config)][place]
         _Writer(group, member, own, scores).write(trained, cut)
     devices.barrier()
+
+
+def _clip_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, Scores]:
+    """Score every readable clip in one pass, (N, n, …), by the views that trials take."""
+    by_views = {member.config.eval.views: member.config for member in members}
+    return {
+        name: group.score(group.data.readable, cfg=override(cfg, {"eval.views": name}))
+        for name, cfg in by_views.items()
+    }
 
 
 def _window_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, np.ndarray]:
@@ -352,7 +363,7 @@ def _trained_on(data: Prepared) -> dict[str, Any]:
 
 def _windows_name(cfg: Config) -> str:
     """Name the scores of clip windows: trials of a group may cut them differently."""
-    return f"windows {cfg.eval.window} {cfg.eval.stride}"
+    return f"windows {cfg.eval.window} {cfg.eval.stride} {cfg.eval.views}"
 
 
 def _sampling(data: Prepared) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from vidrec.config import TRACED, Config, digest, get, identifying_settings
 from vidrec.data.augment import mixing
-from vidrec.evaluation import tasks
+from vidrec.evaluation import tasks, views
 from vidrec.evaluation.task import LossOptions, Task
 from vidrec.models import encoders
 from vidrec.models.cells import floats
@@ -267,13 +267,23 @@ def eval_step(
 ) -> Scores:
     """Score one batch: no dropout, and batch norm by running statistics."""
     task, variables = spec.task, frozen.variables(weights)
-    logits = spec.model.apply(variables, batch.inputs, batch.mask_BT)[0]
+    logits = scored_outputs(spec, variables, batch)
     losses_B = task.loss(logits, batch.labels_B, batch.mask_BT, _loss_options(spec, hyper))
     scores_BK = task.scores(logits, spec.cfg.loss.kind, batch.mask_BT).scores_BK
     if logits.ndim == 2:
         return Scores(scores_BK, losses_B, jnp.zeros((len(losses_B), 0), bool))
     correct_BT = task.correct_frames(logits, batch.labels_B, batch.mask_BT)
     return Scores(scores_BK, losses_B, correct_BT)
+
+
+def scored_outputs(spec: TrialSpec, variables: Tree, batch: Batch) -> Array:
+    """Return a head's outputs of clips, averaged over the views that `eval.views` names."""
+
+    def apply(inputs: Array) -> Array:
+        return spec.model.apply(variables, inputs, batch.mask_BT)[0]
+
+    cfg = spec.cfg
+    return views.outputs(apply, batch.inputs, cfg.eval.views, spec.task, cfg.loss.kind)
 
 
 def _loss_options(spec: TrialSpec, hyper: dict) -> LossOptions:

@@ -8,6 +8,7 @@ from vidrec.data.datasets.base import nearest
 from vidrec.errors import UserError
 
 SIDES = ("left", "right", "clockwise", "anticlockwise", "counterclockwise")
+MIRRORED_VIEWS = ("flip", "ten_crops")
 AUTO, NONE = "auto", "none"
 
 
@@ -18,7 +19,7 @@ def exchanged(settings: Augment, classes: Sequence[str]) -> list[str]:
 
 
 def check(cfg: Config, classes: Sequence[str]) -> None:
-    """Refuse to mirror clips of classes that a flip exchanges.
+    """Refuse to mirror clips of classes that a flip exchanges, in training or in scoring.
 
     Args:
         cfg: the settings.
@@ -27,7 +28,9 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
     Raises:
         UserError: there is such a class, or a name that is no class.
     """
-    if not cfg.augment.flip:
+    asked = [f"augment.flip = {cfg.augment.flip:g}"] if cfg.augment.flip else []
+    asked += [f"eval.views = {cfg.eval.views!r}"] if cfg.eval.views in MIRRORED_VIEWS else []
+    if not asked:
         return
     named = [name for name in cfg.augment.flip_exchanges if name not in (AUTO, NONE)]
     unknown = [name for name in named if name not in classes]
@@ -37,10 +40,9 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
         )
     if found := exchanged(cfg.augment, classes):
         raise UserError(
-            f"augment.flip = {cfg.augment.flip:g} mirrors clips, and mirrored clips of "
-            f"{', '.join(found)} would be of another class: set it to 0, or leave these classes "
-            "out (data.classes); where they look the same mirrored, set augment.flip_exchanges to "
-            "none"
+            f"{asked[0]} mirrors clips, and mirrored clips of {', '.join(found)} would be of "
+            "another class: leave it out, or leave these classes out (data.classes); where they "
+            "look the same mirrored, set augment.flip_exchanges to none"
         )
 
 

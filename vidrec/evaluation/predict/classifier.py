@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from vidrec.config import Eval, from_dict, override, plugins, user_code
 from vidrec.errors import UserError
-from vidrec.evaluation import decisions
+from vidrec.evaluation import decisions, views
 from vidrec.evaluation.decisions import Decision, SeenFrames
 from vidrec.evaluation.predict import clips, windows
 from vidrec.evaluation.predict.choosing import choose
@@ -263,8 +263,12 @@ class Classifier:
 
     def _apply(self, program: Any, inputs: np.ndarray, mask_L: np.ndarray, *more: Any) -> Any:
         """Return what a program gives for these frames alone."""
+        clips_BL, mask_BL = inputs[None], mask_L[None]
+        if self.cfg.eval.views != views.ONE:
+            clips_BL = np.moveaxis(inputs, 1, 0)
+            mask_BL = np.repeat(mask_BL, len(clips_BL), 0)
         try:
-            return program(self.network.variables, inputs[None], mask_L[None], *more)
+            return program(self.network.variables, clips_BL, mask_BL, *more)
         except flax.errors.ScopeParamShapeError:
             raise UserError(
                 f"features of shape {list(inputs.shape[1:])} a frame are not what the model was "
@@ -366,8 +370,19 @@ class Classifier:
         return clips.of_feature_file(clip, fps, self.features_like)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Return what the model scans, (n, D…), of frames (n, size, size, 3), as in training."""
-        return self.project(self.extract(frames))
+        """Return what the model scans of frames (n, size, size, 3), as in training.
+
+        It is (n, D…), or with several views (`eval.views`) (n, V, D…).
+        """
+        if self.cfg.eval.views == views.ONE:
+            return self.project(self.extract(frames))
+        seen = map(self.extract, np.asarray(self._shown(frames)))
+        return np.stack([self.project(each) for each in seen], 1)
+
+    @cached_property
+    def _shown(self) -> Callable[[np.ndarray], Any]:
+        """Return what shows frames in all views, (V, n, H, W, C)."""
+        return jax.jit(partial(views.shown, name=self.cfg.eval.views))
 
     @cached_property
     def extract(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -400,9 +415,15 @@ class Classifier:
     def with_eval(self, settings: Eval) -> "Classifier":
         """Return the same model, which decides clips in another way."""
         other = copy.copy(self)
-        other.network = replace(self.network, cfg=replace(self.cfg, eval=settings))
-        other.cfg = other.network.cfg
+        other.__dict__.pop("_shown", None)
+        other._use(replace(self.network, cfg=replace(self.cfg, eval=settings)))
         return other
+
+    def _use(self, network: Network) -> None:
+        """Compute with this network."""
+        self.network, self.cfg = network, network.cfg
+        self._score_program = jax.jit(network.score)
+        self._evaluate_program = jax.jit(network.evaluate)
 
 
 def _first(decision: Decision, weight: float) -> Scored:

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from vidrec.config import Config, override
 from vidrec.errors import UserError
-from vidrec.evaluation import decisions, tasks
+from vidrec.evaluation import decisions, tasks, views
 from vidrec.evaluation.task import LossOptions, Task
 from vidrec.models import encoders, model
 
@@ -124,15 +124,18 @@ class Network:
     def score(
         self, variables: Tree, inputs: Array, mask_BT: Array | None = None
     ) -> decisions.ClipScores:
-        """Return the scores of clips, from what `encode` gives of their frames, (B, T, D…)."""
-        outputs = self._apply(variables, inputs, mask_BT)[0]
+        """Return the scores of clips, from what `encode` gives of their frames, (B, T, D…).
+
+        With several views (`eval.views`), B are the views of one clip.
+        """
+        outputs, mask_BT = self._outputs(variables, inputs, mask_BT)
         return self.task.scores(outputs, self.cfg.loss.kind, mask_BT)
 
     def evaluate(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
     ) -> tuple[decisions.ClipScores, Array]:
         """Return scores and the loss (B,) that training minimises, the clips being so labelled."""
-        outputs = self._apply(variables, inputs, mask_BT)[0]
+        outputs, mask_BT = self._outputs(variables, inputs, mask_BT)
         settings = self.cfg.loss
         how = LossOptions(
             settings.kind,
@@ -146,15 +149,29 @@ class Network:
         losses_B = self.task.loss(outputs, labels_B, mask_BT, how)
         return self.task.scores(outputs, settings.kind, mask_BT), losses_B
 
+    def _outputs(self, variables: Tree, inputs: Array, mask_BT: Any) -> tuple[Array, Any]:
+        """Return the head's outputs and their mask; of several views, those of their mean."""
+        outputs = self._apply(variables, inputs, mask_BT)[0]
+        if self.cfg.eval.views == views.ONE:
+            return outputs, mask_BT
+        outputs = self.task.averaged(outputs[:, None], self.cfg.loss.kind)
+        return outputs, None if mask_BT is None else mask_BT[:1]
+
     def _apply(self, variables: Tree, *args: Any, **more: Any) -> Any:
         return self.model.apply(variables["model"], *args, **more)
 
     def clip(self, variables: Tree, frames: Array) -> Array:
         """Return probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
         # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
-        inputs = jax.vmap(lambda frame: self.encode(variables, frame[None])[0])(frames)
-        scores = self.score(variables, inputs[None])
+        inputs = jax.vmap(lambda frame: self._in_views(variables, frame))(frames)
+        scores = self.score(variables, jnp.moveaxis(inputs, 1, 0))
         return self.task.probabilities(scores.scores_BK[0] / scores.weight_B[0])
+
+    def _in_views(self, variables: Tree, frame: Array) -> Array:
+        """Return what the model scans of a frame in all views, (V, D…)."""
+        if self.cfg.eval.views == views.ONE:
+            return self.encode(variables, frame[None])
+        return self.encode(variables, views.shown(frame, self.cfg.eval.views))
 
     def begin(self, inputs: Any) -> Tree:
         """Return the carry before the first frame of such inputs (1, D…), an array or its shape."""
@@ -190,6 +207,11 @@ class Network:
     def check_streams(self) -> None:
         """Raise a UserError that says why, where the model needs the whole clip at once."""
         cfg = self.cfg
+        if cfg.eval.views != views.ONE:
+            raise UserError(
+                f"eval.views = {cfg.eval.views!r} averages several passes over a clip, and a "
+                "stream has one; predict the file instead"
+            )
         if self.model.encoder is not None:
             raise UserError(
                 f"encoder.kind = {cfg.encoder.kind!r} reads a clip of {cfg.frames.length} frames "

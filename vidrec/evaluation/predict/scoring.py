@@ -18,6 +18,7 @@ from vidrec.config import (
     to_dict,
 )
 from vidrec.data import splits
+from vidrec.data.augment import flips
 from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
@@ -99,6 +100,7 @@ def score(
     for line in model.notes:
         tell(line)
     cfg = pin_code(_settings(model, resolve_setting_paths(overrides or {}, Path.cwd())))
+    flips.check(cfg, model.classes)
     model = model.with_eval(cfg.eval)
     task = tasks.of(cfg)
     dataset = task.labelled(dataset) if dataset else task.load(cfg)

@@ -173,6 +173,14 @@ class Multilabel(Task):
 
         return jax.nn.sigmoid(scores)
 
+    def averaged(self, outputs: "Array", loss_kind: str) -> "Array":
+        """Return the log-odds of the mean of sigmoids."""
+        import jax.numpy as jnp
+
+        mean, tiny = self.probabilities(outputs).mean(0), jnp.finfo(outputs.dtype).tiny
+        other = self.probabilities(-outputs).mean(0)
+        return jnp.log(jnp.maximum(mean, tiny)) - jnp.log(jnp.maximum(other, tiny))
+
     def updated_mean(self, mean: "Array", outputs: "Array", count: "Array") -> "Array":
         """Return the mean of log-odds over frames j, weighted by j + 1."""
         return mean + (outputs - mean) * 2 / (count + 1)

@@ -1,0 +1,32 @@
+"""Do class weights help where classes are unequal, at 1:20?
+
+    python launch.py ablate ablations/class_weights.py
+
+Of each pair of motions one class keeps 80 training clips and its time reversal 4; validation and
+test clips stay as they are, equally many of each class, so accuracy is the mean over classes.
+Beside the plain loss stand balanced weights and balanced batches, and the same model on all clips.
+No report did this.
+"""
+
+from vidrec.sweeps.ablation import Ablation, Row
+
+FREQUENT = ("anticlockwise", "appear", "down", "grow", "left")
+RARE = ("clockwise", "right", "shrink", "up", "vanish")
+UNEQUAL = ",".join([f"{name}=80" for name in FREQUENT] + [f"{name}=4" for name in RARE])
+
+
+def ablation() -> Ablation:
+    unequal = {"data.per_class": UNEQUAL, "data.val": 100.0}
+    return Ablation(
+        name="class_weights",
+        question="Do class weights help where classes are unequal, at 1:20?",
+        base="experiments/motion.py",
+        rows=[
+            Row(unequal, name="plain"),
+            Row(unequal | {"loss.class_weights": "balanced"}, name="balanced weights"),
+            Row(unequal | {"train.sampling": "balanced"}, name="balanced batches"),
+            Row({"data.val": 100.0}, name="all clips"),
+        ],
+        seeds=3,
+        read=("test_accuracy", "test_balanced_accuracy", "test_avg_f1"),
+    )
