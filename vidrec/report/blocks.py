@@ -97,6 +97,22 @@ class Strips:
     shots: Sequence[Shot]
 
 
+class Captioned(NamedTuple):
+    """A picture and what stands below it."""
+
+    picture: Picture
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side, each with a caption."""
+
+    piece: ClassVar[str] = "pictures"
+
+    shown: Sequence[Captioned]
+
+
 class Layer(NamedTuple):
     """A layer of a model: name, kind, and trained parameters as text ("" for none)."""
 
@@ -134,7 +150,7 @@ class Group:
     style: str
 
 
-Block = Paragraph | Figure | Definitions | Strips | Layers | Details | Group | Table
+Block = Paragraph | Figure | Definitions | Strips | Pictures | Layers | Details | Group | Table
 
 
 @dataclass(frozen=True)

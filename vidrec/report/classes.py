@@ -12,7 +12,17 @@ import numpy as np
 from vidrec.config.columns import F1
 from vidrec.evaluation import metrics, task
 from vidrec.report import figures, ucf101
-from vidrec.report.blocks import Block, Group, Paragraph, Picture, Section, Shot, Strips
+from vidrec.report.blocks import (
+    Block,
+    Captioned,
+    Group,
+    Paragraph,
+    Picture,
+    Pictures,
+    Section,
+    Shot,
+    Strips,
+)
 from vidrec.report.formats import DASH, decimals, percent
 from vidrec.report.results import RowResult
 from vidrec.report.run import Run
@@ -267,17 +277,49 @@ def _shot(said: task.Shot, name: str, frames: np.ndarray) -> Shot:
     return Shot(_film_strip(frames, alt), predicted, confidence, label, name, said.correct)
 
 
+def augmented(folder: Path, run: Run | None) -> Section:
+    """Return training clips as they are and as training saw them."""
+    samples = (run.samples or Run(folder, {}).samples) if run else None
+    if samples is None or samples.augmented is None:
+        return Section("Augmented clips", "augmented", [])
+    shown = []
+    for before, after, name in zip(*samples.augmented, strict=True):
+        alt = f"{len(before)} frames of {name}, and below them the same clip augmented"
+        film = np.concatenate([_film(before), _edge(_film(before), 0), _film(after)])
+        shown.append(Captioned(_picture(film, 2 * STRIP_HEIGHT, alt), str(name)))
+    what = (
+        "Training clips: above as they are, below as the first epoch showed them. What is drawn "
+        "for a clip changes with the epoch and the seed."
+    )
+    parts: list[Block] = [Paragraph(what, "small soft"), Pictures(shown)]
+    return Section("Augmented clips", "augmented", parts)
+
+
 def _film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:
     """Return frames side by side as one picture."""
+    return _picture(_film(frames_THWC), STRIP_HEIGHT, alt)
+
+
+def _film(frames_THWC: np.ndarray) -> np.ndarray:
+    """Return frames side by side, uint8 (H, w, 3)."""
+    edge = _edge(frames_THWC[0], 1)
+    return np.concatenate([part for frame in frames_THWC for part in (frame, edge)][:-1], axis=1)
+
+
+def _edge(frame: np.ndarray, axis: int) -> np.ndarray:
+    """Return a thin grey edge, which parts frames on any background."""
+    shape = list(frame.shape)
+    shape[axis] = 2
+    return np.full(shape, 128, np.uint8)
+
+
+def _picture(film: np.ndarray, most: int, alt: str) -> Picture:
+    """Return a film as a picture of at most so many pixels in height."""
     from PIL import Image
 
-    # A thin grey edge parts the frames on any background.
-    edge = np.full((*frames_THWC.shape[1:2], 2, 3), 128, np.uint8)
-    film = np.concatenate([part for frame in frames_THWC for part in (frame, edge)][:-1], axis=1)
     picture = Image.fromarray(film)
-    if picture.height > STRIP_HEIGHT:
-        width = round(picture.width * STRIP_HEIGHT / picture.height)
-        picture = picture.resize((width, STRIP_HEIGHT))
+    if picture.height > most:
+        picture = picture.resize((round(picture.width * most / picture.height), most))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=85)
     data = base64.b64encode(out.getvalue()).decode()

@@ -54,6 +54,7 @@ def render(results: Run | AblationResult, pictures: Path) -> str:
             classes.confusions(best, run, draw),
             classes.matrices(best, run, draw),
             classes.clips(results.folder, run),
+            classes.augmented(results.folder, run),
             steps(rows, control, best, draw),
             _cost(rows, draw),
             _model(any_run),

@@ -65,9 +65,24 @@ class Predictions(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from."""
+    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from.
+
+    Attributes:
+        frames: of test clips.
+        names: of these clips.
+        augmented: of training clips; None where none was augmented so that it can be seen.
+    """
 
     frames: np.ndarray
+    names: np.ndarray
+    augmented: "Augmented | None" = None
+
+
+class Augmented(NamedTuple):
+    """Frames of training clips, as they are and augmented, uint8 (n, k, H, W, 3), and names."""
+
+    before: np.ndarray
+    after: np.ndarray
     names: np.ndarray
 
 
@@ -206,13 +221,26 @@ class Run:
         frames, names = arrays["frames"], arrays["names"]
         if frames.ndim != 5 or frames.dtype != np.uint8 or names.shape != frames.shape[:1]:
             raise files.Damaged(f"{file} is damaged: its frames and names do not fit")
-        return Samples(frames, names) if len(names) else None
+        return Samples(frames, names, _augmented(file, arrays)) if len(names) else None
 
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
         """Return the layers of the model; empty where they were not saved."""
         file = self.folder / "model.json"
         return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
+
+
+def _augmented(file: Path, arrays: Mapping[str, np.ndarray]) -> Augmented | None:
+    """Return the augmented clips among kept frames; None where there are none."""
+    if "after" not in arrays:
+        return None
+    found = Augmented(*(arrays.get(name, np.zeros(0)) for name in ("before", "after", "clips")))
+    frames = (found.before, found.after)
+    shapes = {(each.shape, each.dtype) for each in frames}
+    whole = len(shapes) == 1 and found.after.ndim == 5 and found.after.dtype == np.uint8
+    if not whole or found.names.shape != found.after.shape[:1]:
+        raise files.Damaged(f"{file} is damaged: its augmented frames do not fit")
+    return found
 
 
 def read_run(folder: Path) -> Run:

@@ -8,6 +8,7 @@ import numpy as np
 from vidrec.data.datasets.base import UnreadableClip
 from vidrec.evaluation.task import ScoredPart
 from vidrec.io import files
+from vidrec.sweeps import augmented
 from vidrec.training import devices, prepare
 from vidrec.training.results import TrialRun
 
@@ -37,7 +38,8 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
     # An empty file says that none can be read, and that they were looked at.
     empty = np.zeros((0, FRAMES, size, size, 3), np.uint8)
     arrays = {"frames": np.stack(frames) if frames else empty}
-    files.write_arrays(folder / FILE, arrays | {"names": np.array(names, str)})
+    arrays |= {"names": np.array(names, str)} | augmented.shown(trials, data, size)
+    files.write_arrays(folder / FILE, arrays)
 
 
 def _wrong(trials: Sequence[TrialRun], clips: int, data: prepare.Prepared) -> np.ndarray:
