@@ -22,7 +22,7 @@ CHANGED = {
 
 def base() -> Config:
     return Config(
-        data=Data(kind="tfds", tfds="motion", split="group", val=0.15),
+        data=Data(kind="tfds", tfds="motion", split="group", val=0.15, per_class="10"),
         frames=Frames(length=8, rule="uniform"),
         encoder=Encoder(
             kind="cnn3",
@@ -34,7 +34,7 @@ def base() -> Config:
             normalize="unit",
         ),
         scanner=Scanner(kind="gru", units=64),
-        optim=Optim(kind="adam", learning_rate=2e-3, clip_norm=1.0),
+        optim=Optim(kind="adam", learning_rate=1e-3, clip_norm=1.0),
         train=Train(epochs=20, batch_size=16, batches_per_epoch=25, monitor="val_accuracy"),
     )
 

@@ -42,11 +42,16 @@ COUNTS = {
     "memory": (0, 10),
     "leakage": (0, 2),
     "several_scanners": (0, 6),
+    "augmentation": (0, 6),
+    "class_weights": (0, 4),
     "folds_ucf101": (0, 3),
     "folds_ucf11": (0, 25),
 }
 # Tables of three seeds a row.
-OURS = ("baselines", "scanners", "order", "memory", "leakage", "several_scanners")
+OURS = (
+    *("baselines", "scanners", "order", "memory", "leakage", "several_scanners"),
+    *("augmentation", "class_weights"),
+)
 # Report D's words for a setting, its values where ours are other words, and its file.
 SETTINGS = {
     "layers": "scanner.layers",
@@ -136,9 +141,13 @@ def test_rows_are_different_valid_trials(name, on):
         assert len({str(trial.config) for trial in made}) == len(made)
 
 
-# The others are compared with another network, a model blind to order, and the first group.
+# The others are compared with another network, a model blind to order, the first group, and the
+# loss without weights.
 @pytest.mark.parametrize(
-    "name", sorted(set(COUNTS) - {"c3d_rate", "scanners", "several_scanners", "folds_ucf11"})
+    "name",
+    sorted(
+        set(COUNTS) - {"c3d_rate", "scanners", "several_scanners", "folds_ucf11", "class_weights"}
+    ),
 )
 def test_the_control_is_the_experiment_itself(name):
     table = load(name)
