@@ -28,4 +28,5 @@ def ablation() -> Ablation:
         control=3,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 9",
+        on_motion="dropout",
     )

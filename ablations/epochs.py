@@ -23,4 +23,5 @@ def ablation() -> Ablation:
         control=0,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 6",
+        on_motion="epochs",
     )

@@ -34,5 +34,5 @@ def ablation() -> Ablation:
         control=1,
         read=tuple(published),
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 13",
-        on_memory=True,
+        on_motion="final",
     )

@@ -29,4 +29,5 @@ def ablation() -> Ablation:
         control=2,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 12",
+        on_motion="inference",
     )

@@ -18,4 +18,5 @@ def ablation() -> Ablation:
         control=1,
         read=("test_accuracy", "test_top5", "test_top10", "train_accuracy", "train_loss"),
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 1",
+        on_motion="linear_layers",
     )

@@ -22,4 +22,5 @@ def ablation() -> Ablation:
         control=1,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 10",
+        on_motion="loss_weights",
     )

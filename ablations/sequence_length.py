@@ -40,5 +40,5 @@ def ablation() -> Ablation:
         control=2,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 8",
-        on_memory=True,
+        on_motion="sequence_length",
     )

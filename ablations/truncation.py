@@ -27,6 +27,6 @@ def ablation() -> Ablation:
         rows=[*published("train.tbptt_every", COLUMNS, PUBLISHED), *OURS],
         control=0,
         read=COLUMNS,
-        on_memory=True,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 11",
+        on_motion="truncation",
     )

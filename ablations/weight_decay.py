@@ -23,4 +23,5 @@ def ablation() -> Ablation:
         control=0,
         read=COLUMNS,
         citation="Report D: P. Srinivasan, Action Recognition in Short Clips, section 2",
+        on_motion="weight_decay",
     )
