@@ -20,6 +20,7 @@ from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 
 # Labels and frames of a clip may differ by a share of the frames: rates of a file are not exact.
+FEATURES_FIRST = "files of (D, T)"
 SLACK, LEAST_SLACK = 0.1, 2
 
 
@@ -30,7 +31,7 @@ class FeaturesFirst(ArrayFiles):
     @property
     def hashed(self) -> str:
         """Return that keys are hashes of files, which are read the other way round."""
-        return "files of (D, T)"
+        return FEATURES_FIRST
 
     def steps(self, clip: int) -> np.ndarray:
         """Open an array as (T, D)."""

@@ -113,7 +113,10 @@ def as_text(line: Line, task: Task | None = None) -> str:
 def _judged(model: Classifier, path: Path, every: float) -> Iterator[Line]:
     whole = model.predict(path, every=every)
     for window in whole.windows:
-        yield {"path": whole.path, "start": window.start, "end": window.end, **window.as_dict()}
+        place: Line = {"start": window.start, "end": window.end}
+        if window.frames:
+            place |= dict(zip(("frames_from", "frames_to"), window.frames, strict=True))
+        yield {"path": whole.path, **place, **window.as_dict()}
     line = {"path": whole.path, **whole.as_dict(), "frames": whole.frames, "seconds": whole.seconds}
     yield line | ({"notes": whole.notes} if whole.notes else {})
 

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 
 from vidrec.config import Eval, from_dict, override, plugins, user_code
+from vidrec.data.datasets.feature_files import ArrayFiles
+from vidrec.data.datasets.framewise import FEATURES_FIRST, FeaturesFirst
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions, views
 from vidrec.evaluation.decisions import Decision, SeenFrames
-from vidrec.evaluation.predict import clips, windows
+from vidrec.evaluation.predict import clips, framewise, windows
 from vidrec.evaluation.predict.choosing import choose
 from vidrec.evaluation.predict.clips import Clip
 from vidrec.evaluation.predict.network import Network
@@ -166,6 +168,8 @@ class Classifier:
             UnreadableClip: no frame of the file can be decoded.
         """
         opened = self.open(clip, fps)
+        if self.network.task.framewise:
+            return framewise.predict(self, opened, every)
         grid = self._grid(opened, every)
         if grid is None:
             total = sum(len(chunk) for chunk in opened.chunks())
@@ -241,7 +245,9 @@ class Classifier:
             inputs_T: what `encode` gives of all its frames.
             label: its true class, or what the task has of a clip.
         """
-        index_L, mask_L = decisions.frames_of_clip(self.cfg, len(inputs_T))
+        index_L, mask_L = self._evaluated(len(inputs_T))
+        if self.network.task.framewise:
+            label = _as_long(label, len(index_L))
         clip_scores, objective_B = self._apply(
             self._evaluate_program, inputs_T[index_L], mask_L, np.array([label])
         )
@@ -256,6 +262,13 @@ class Classifier:
                 np.stack([window.scores_K for window in scored]),
             )
         return Evaluation(whole.scores_K, whole.log_probs_K, float(objective_B[0]), scores_MK)
+
+    def _evaluated(self, length: int) -> SeenFrames:
+        """Return the frames of a clip that evaluation sees: of labels of frames, all."""
+        cfg = self.cfg
+        if self.network.task.framewise and length > cfg.frames.length:
+            cfg = override(cfg, {"frames.length": length})
+        return decisions.frames_of_clip(cfg, length)
 
     def _score(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
         """Return what the model says of the frames that it sees."""
@@ -320,10 +333,10 @@ class Classifier:
             if seconds := self.meta.get("clip_seconds"):
                 return max(1, round(seconds * fps))
             return self.meta.get("clip_frames", 0)
-        rate = fps / self.meta["fps"] if self._paced_otherwise(fps) else 1.0
+        rate = fps / self.meta["fps"] if self.paced_otherwise(fps) else 1.0
         return max(1, round(length * rate))
 
-    def _paced_otherwise(self, fps: float) -> bool:
+    def paced_otherwise(self, fps: float) -> bool:
         """Return whether frames follow each other at a rate that no training clip had."""
         low, high = self.meta.get("fps_range", (0, float("inf")))
         return not (low * (1 - SAME_RATE) <= fps <= high * (1 + SAME_RATE))
@@ -346,7 +359,7 @@ class Classifier:
         elif self.cfg.frames.rule == "uniform":
             seconds = self.meta.get("clip_seconds") or self.meta.get("clip_frames", 0) / pushed
             seen = self.cfg.frames.length / seconds if seconds else None
-        elif self._paced_otherwise(pushed):
+        elif self.paced_otherwise(pushed):
             seen = self.meta["fps"]
         return Stream(self.network, self.classes, pushed, seen, self.features_like)
 
@@ -367,7 +380,8 @@ class Classifier:
             return clips.of_array(clip, self.cfg, fps)
         if not self.network.takes_features:
             return clips.of_file(clip, self.cfg)
-        return clips.of_feature_file(clip, fps, self.features_like)
+        kind = FeaturesFirst if self.meta.get("hashed") == FEATURES_FIRST else ArrayFiles
+        return clips.of_feature_file(clip, fps, self.features_like, kind)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Return what the model scans of frames (n, size, size, 3), as in training.
@@ -424,6 +438,11 @@ class Classifier:
         self.network, self.cfg = network, network.cfg
         self._score_program = jax.jit(network.score)
         self._evaluate_program = jax.jit(network.evaluate)
+
+
+def _as_long(labels_T: np.ndarray, length: int) -> np.ndarray:
+    """Return as many labels of frames; those that are added are -1, not labelled."""
+    return np.concatenate([labels_T, np.full(length, -1, labels_T.dtype)])[:length]
 
 
 def _first(decision: Decision, weight: float) -> Scored:

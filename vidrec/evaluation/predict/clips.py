@@ -96,9 +96,18 @@ class UnfitClip(UserError):
 
 
 def of_feature_file(
-    path: str | os.PathLike, fps: float, like: tuple[int, ...] | None = None
+    path: str | os.PathLike,
+    fps: float,
+    like: tuple[int, ...] | None = None,
+    kind: type[feature_files.ArrayFiles] = feature_files.ArrayFiles,
 ) -> Clip:
     """Open a .npy or .safetensors file of features, read as training reads them.
+
+    Args:
+        path: of the file.
+        fps: frames a second.
+        like: the shape of a frame's in training; None: it is not known.
+        kind: of the data set that reads it.
 
     Raises:
         UnfitClip: it holds no such features as the model was trained on.
@@ -108,7 +117,7 @@ def of_feature_file(
             f"{path}: this model was trained on features made elsewhere; give theirs of this clip, "
             f"an array (T, D) or a file ({', '.join(feature_files.EXTENSIONS)})"
         )
-    features = _alone(feature_files.ArrayFiles, path).features(0)
+    features = _alone(kind, path).features(0)
     try:
         return of_features(features, spelled(path), fps, like)
     except UserError as error:

@@ -1,8 +1,9 @@
 """A video with the prediction drawn on it."""
 
+import colorsys
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -18,6 +19,8 @@ from vidrec.io import escape, files
 LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
 ENDINGS = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
+LINE = 10  # pixels, the height of a line of time
+GOLDEN = 0.618  # of the circle of colours, from one class to the next
 SHADE = 190  # of 255: how much of the picture the panel hides
 
 
@@ -31,7 +34,8 @@ def overlay(
 ) -> Line:
     """Write `out`: the video with class and confidence on every frame.
 
-    A frame shows the window whose middle is nearest, or with `stream` what was known by then. The
+    A frame shows the window whose middle is nearest, or with `stream` what was known by then. Where
+    frames are labelled it shows its own segment, and all of them along a coloured line of time. The
     sound is left out. No more than a few frames are in memory at once.
 
     Args:
@@ -64,7 +68,9 @@ def overlay(
         return whole
     _, fps = video.declared(path)
     try:
-        video.write_timed(out, _drawn(path, along), fps)
+        labelled = model.network.task.framewise
+        drawn = _labelled(path, along, model.classes, stream) if labelled else _drawn(path, along)
+        video.write_timed(out, drawn, fps)
     except (OSError, av.FFmpegError) as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
     except UnreadableClip as error:
@@ -85,6 +91,55 @@ def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, f
     for frame, start, end in video.shown(path, _fitted):
         line = along[int(np.searchsorted(changes, (start + end) / 2))]
         yield with_panel(frame, line["class"], line["confidence"]), start, end
+
+
+def _labelled(
+    path: Path, along: list[Line], classes: Sequence[str], stream: bool
+) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Yield frames with their segment's label and a line of time, which a stream has up to now."""
+    starts = np.array([line["start"] for line in along])
+    for frame, start, end in video.shown(path, _fitted):
+        middle = (start + end) / 2
+        at = max(int(np.searchsorted(starts, middle, side="right")) - 1, 0)
+        drawn = with_panel(frame, along[at]["class"], along[at]["confidence"])
+        panel = max(52, len(frame) // 6)
+        line = timeline(along, classes, frame.shape[1], now=middle, known=at if stream else None)
+        drawn[-panel : -panel + len(line)] = line
+        yield drawn, start, end
+
+
+def timeline(
+    along: Sequence[Line],
+    classes: Sequence[str],
+    width: int,
+    *,
+    now: float,
+    known: int | None = None,
+) -> np.ndarray:
+    """Return a line of time, uint8 (LINE, width, 3): a colour a class, and a mark where it is now.
+
+    Args:
+        along: segments, or frames, with `start`, `end` and `class`.
+        classes: all that there are, which decide the colours.
+        width: pixels.
+        now: seconds.
+        known: the last segment that is drawn; None: all are.
+    """
+    line = np.empty((LINE, width, 3), np.uint8)
+    line[:] = TRACK
+    scale = width / max(along[-1]["end"], 1e-9)
+    for segment in along if known is None else along[: known + 1]:
+        first, last = round(segment["start"] * scale), round(segment["end"] * scale)
+        line[:, first : max(last, first + 1)] = colour(list(classes).index(segment["class"]))
+    mark = min(max(round(now * scale), 1), width - 1)
+    line[:, mark - 1 : mark + 1] = 255
+    return line
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Return the colour of a class, far from those of the classes with numbers near."""
+    rgb = colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.75, 0.5)[number % 2], 0.9)
+    return int(255 * rgb[0]), int(255 * rgb[1]), int(255 * rgb[2])
 
 
 def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:

@@ -131,6 +131,20 @@ class Network:
         outputs, mask_BT = self._outputs(variables, inputs, mask_BT)
         return self.task.scores(outputs, self.cfg.loss.kind, mask_BT)
 
+    def label(
+        self, variables: Tree, inputs: Array, mask_BT: Array, carry: Tree = None
+    ) -> tuple[Tree, Array]:
+        """Return the carry after these frames, and class probabilities of each, (B, T, K).
+
+        Args:
+            variables: of the model.
+            inputs: what `encode` gives of frames, (B, T, D…).
+            mask_BT: False on padding, which changes no carry.
+            carry: the scanner's, before the first frame; None: the clip begins here.
+        """
+        outputs = self._apply(variables, inputs, mask_BT, carry=carry)
+        return outputs.carry, self.task.probabilities(outputs.logits)
+
     def evaluate(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
     ) -> tuple[decisions.ClipScores, Array]:

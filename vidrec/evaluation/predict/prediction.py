@@ -52,10 +52,17 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Window(Answer):
-    """The answer for a stretch of a clip, in seconds from its first frame."""
+    """The answer for a stretch of a clip, in seconds from its first frame.
+
+    Attributes:
+        start: seconds at which it begins.
+        end: seconds at which it ends.
+        frames: its first frame and the one behind its last; None where seconds are what counts.
+    """
 
     start: float
     end: float
+    frames: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

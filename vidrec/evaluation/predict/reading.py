@@ -51,7 +51,10 @@ class ClipReader:
             raise UserError(f"{dataset.name}: the model was trained on {wanted}, these are not")
         if dataset.is_features:
             for clip in clips:
-                yield ClipInputs(clip, _or_error(partial(dataset.features, clip)))
+                features = _or_error(partial(dataset.features, clip))
+                if not isinstance(features, UnreadableClip):
+                    features = self.model.project(features)
+                yield ClipInputs(clip, features)
         elif store := self._store():
             yield from self._through(store, clips, progress)
         else:

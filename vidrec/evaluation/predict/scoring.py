@@ -189,7 +189,7 @@ def _predictions(
     dataset: Dataset, scores: _Scores, labels: np.ndarray, part: Part
 ) -> dict[str, np.ndarray]:
     """Return the content of predictions.npz."""
-    scores_nK = np.stack([one.scores_K for one in scores.evaluations])
+    scores_nK = _stacked([one.scores_K for one in scores.evaluations])
     log_probs_nK = np.stack([one.log_probs_K for one in scores.evaluations])
     return {
         f"{part}_logits": scores_nK.astype(np.float32),
@@ -319,11 +319,19 @@ def _scored(reader: ClipReader, clips: np.ndarray, matched: Matched, progress: P
     return _Scores(np.array(scored), evaluations, unreadable)
 
 
+def _stacked(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack the scores of clips; those of frames are continued with -1 to the longest clip's."""
+    longest = max(map(len, scores))
+    if all(len(each) == longest for each in scores):
+        return np.stack(scores)
+    return np.stack([np.pad(each, (0, longest - len(each)), constant_values=-1) for each in scores])
+
+
 def _figures(
     model: Classifier, evaluations: Sequence[Evaluation], labels: np.ndarray
 ) -> dict[str, Any]:
     """Return the figures that training gives of these clips, by the same definitions."""
-    scores_nK = np.stack([one.scores_K for one in evaluations])
+    scores_nK = _stacked([one.scores_K for one in evaluations])
     log_probs_nK = np.stack([one.log_probs_K for one in evaluations])
     task = tasks.of(model.cfg)
     part = ScoredPart(scores_nK, log_probs_nK, labels, model.classes, model.fitted)

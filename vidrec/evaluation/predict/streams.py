@@ -16,6 +16,19 @@ ROUNDING = 1e-6  # seconds: two times that lie no further apart are one
 UNFINISHED = "the last window is not over; of a file, it is continued past the end"
 
 
+def times_seen(end: float, rate: float, seen: int, most: int) -> int:
+    """Return how often a frame is seen: once for each step whose middle comes before its end.
+
+    Args:
+        end: seconds at which the frame is followed by the next.
+        rate: steps a second.
+        seen: steps before this frame.
+        most: a picture that stands still for hours is seen no more often.
+    """
+    times = int(np.ceil((end - ROUNDING) * rate - 0.5)) - seen
+    return min(max(times, 0), most)
+
+
 @dataclass
 class _Window:
     """A window that is not over."""
@@ -144,6 +157,8 @@ class Stream:
     def unlike_prediction(self) -> list[str]:
         """Return why this answer is not what prediction says of the clip that was pushed."""
         cfg = self._network.cfg
+        if self._network.task.framewise:
+            return []  # a frame's label is its own
         length, rule = cfg.frames.length, cfg.frames.rule
         if cfg.eval.inference != "single":
             return [UNFINISHED] if self._last else []
@@ -158,9 +173,7 @@ class Stream:
         """Return how often a frame that is shown until `end` is seen."""
         if self.rate is None:
             return 1
-        times = int(np.ceil((end - ROUNDING) * self.rate - 0.5)) - self.seen
-        # A picture that stands still for hours is seen no more often than a clip has frames.
-        return min(max(times, 0), self._network.cfg.frames.length)
+        return times_seen(end, self.rate, self.seen, self._network.cfg.frames.length)
 
     def _check(self, frame: np.ndarray) -> None:
         if self._network.takes_features:
