@@ -58,6 +58,7 @@ class Segmentation(ClipTask):
     background: tuple[str, ...] = ("background",)
 
     kind = "segmentation"
+    embedded = "motion/segments"
     headline = Headline("f1_50", "F1@50", "F1@50", "F1@50 {}")
     columns = (
         *("test_f1_50", "test_f1_25", "test_f1_10", "test_edit", "test_frame_accuracy"),
