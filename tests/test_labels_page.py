@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.label_folders import gtea_like
 from vidrec import report
 from vidrec.cli import main
 from vidrec.data import video
@@ -72,9 +73,43 @@ def test_the_page_runs(heading, tmp_path, monkeypatch, capsys):
     assert maps["gru"] >= 0.9
 
 
+def write_labelled_folders(root: Path) -> None:
+    """Sixteen videos of a square that moves or rests, one after another; and features as GTEA's."""
+    rng, lines = np.random.default_rng(1), ["path,start,end,label,group"]
+    (root / "labelled").mkdir()
+    for number in range(16):
+        numbers = np.repeat(rng.integers(0, 3, 6), rng.integers(8, 16, 6))
+        frames = rng.integers(0, 60, (len(numbers), 36, 48, 3)).astype(np.uint8)
+        down, right = (np.cumsum(numbers == label) for label in (1, 2))
+        for frame, top, left in zip(frames, down % 24, right % 36, strict=True):
+            frame[top : top + 8, left : left + 8] = 230
+        video.write(root / "labelled" / f"{number:02d}.mp4", frames, fps=10)
+        for frame, label in enumerate(numbers):
+            said = ("rest", *CLASSES)[label]
+            lines.append(f"{number:02d}.mp4,{frame / 10:g},{(frame + 1) / 10:g},{said},rec{number}")
+    (root / "labelled" / "segments.csv").write_text("\n".join(lines) + "\n")
+    gtea_like(root / "gtea")
+
+
+@pytest.mark.slow  # four minutes
+def test_the_section_of_frames_runs(tmp_path, monkeypatch, capsys):
+    write_labelled_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for words in commands("Labels of frames"):
+        assert main.main(words) in (0, None), words
+    assert "F1@50" in capsys.readouterr().out
+    seen = (tmp_path / "seen.csv").read_text()
+    assert seen.startswith("path,start,end,label,unit,confidence,error\n")
+    assert (tmp_path / "seen.mp4").stat().st_size
+    [table] = (tmp_path / "runs").glob("segment_scanners-*")
+    f1 = {row["scanner.kind"]: row["test_f1_50"] for row in report.table(table).rows}
+    assert f1["gru"] - f1["none"] >= 0.2
+
+
 def test_every_command_of_the_page_is_under_a_heading():
     parts = [
         commands(heading) for heading in re.findall(r"^## (.*)$", PAGE.read_text(), re.MULTILINE)
     ]
     assert list(itertools.chain(*parts)) == commands()
     assert len(commands("Several labels a clip")) == 7
+    assert len(commands("Labels of frames")) == 8

