@@ -22,6 +22,7 @@ _MODULES = {
     "zipped": "sweeps.ablation",
     "train": "sweeps.runner:run",
     "ablate": "sweeps.runner",
+    "more_epochs": "training.continuing",
     "search": "sweeps.search",
     "read": "report",
     "parameters": "sweeps.runner",

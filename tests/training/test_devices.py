@@ -17,7 +17,7 @@ from helpers.small_datasets import furthest, group_of, one, prepared, same, sett
 from vidrec.config import override
 from vidrec.errors import UserError
 from vidrec.training import batches, devices, feeds, runtime, step
-from vidrec.training.group import Snapshot
+from vidrec.training.group import Snapshot, TrialGroup
 from vidrec.training.stopping import Status
 
 EPOCHS = 3
@@ -452,3 +452,41 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
     assert runtime.share_of_cores(1) == {"JAX_NUM_CPU_DEVICES": "3"}
     monkeypatch.setattr(runtime, "are_cores", lambda: True)  # the user said how many
     assert runtime.share_of_cores(1) == {}
+
+
+def test_places_that_are_left_over_and_trials_left_out_change_nothing_of_the_others():
+    """Trials in a group with room for more, one of them left out, are what they are alone."""
+    configs = [settings(seed=seed, optim__learning_rate=0.02 * (seed + 1)) for seed in range(3)]
+    data, two = prepared(configs[0]), jax.devices()[:2]
+    programs = {}
+
+    def begun(own, on, places):
+        over = devices.TrialParallel(len(own), "map", on, places=places)
+        group = TrialGroup(own, data, over, programs if places else None)
+        group.initialize()
+        group.compile()
+        group.judge_untrained()
+        return group
+
+    group = begun(configs, two, 8)
+    assert np.asarray(group.over.shard_active(np.ones(3, bool))).sum() == 3
+    group.train_epoch()
+    group.leave_out([1])
+    assert group.active.tolist() == [True, False, True]
+    while group.active.any():
+        group.train_epoch()
+    assert [each.epoch for each in group.progress] == [3, 1, 3]
+    found = group.snapshot()
+    for place in (0, 2):
+        alone = begun([configs[place]], two[:1], 0)
+        while alone.active.any():
+            alone.train_epoch()
+        wanted = alone.snapshot()
+        assert same(one(found.state, place), one(wanted.state, 0))
+        assert same(one(found.best, place), one(wanted.best, 0))
+    [known] = programs.values()
+    before = dict(known)
+    again = begun(configs[:2], two, 8)  # of another size, with the same room
+    again.train_epoch()
+    assert len(programs) == 1
+    assert all(known[name] is program for name, program in before.items())

@@ -60,6 +60,8 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
             value = f"{plugins.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
         if name == "encoder.kind" and is_onnx(value):
             value = f"{_weights_id(value)}.onnx"
+        if name == "train.continues":
+            value = _state_id(value)
         settings[name] = _weights_id(value) if name == "encoder.weights" else value
     return settings
 
@@ -88,6 +90,17 @@ def _weights_id(name: str) -> str:
     except (OSError, UserError) as error:
         if is_transient(error):  # another id would be another run
             raise TransientError.of(f"encoder.weights = {name}", error) from error
+        return name
+
+
+def _state_id(name: str) -> str:
+    """Return a hash of the state that a run ended with; the name where there is no such run."""
+    try:
+        result = files.read_json(run_folder(files.expanded(name)) / "result.json", {"id": str})
+        return digest(result["id"], result.get("weights", ""), length=32)
+    except (OSError, UserError) as error:
+        if is_transient(error):  # another id would be another run
+            raise TransientError.of(f"train.continues = {name}", error) from error
         return name
 
 

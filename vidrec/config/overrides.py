@@ -130,7 +130,7 @@ def resolve_setting_paths(settings: Mapping[str, Any], folder: str | Path) -> di
             if not Path(path).is_absolute():
                 resolved[name] = f"{_absolute(folder, path)}:{attribute}"
         elif (
-            name == "data.root"
+            name in ("data.root", "train.continues")
             or (name == "encoder.weights" and is_path(value))
             or (name == "encoder.kind" and is_onnx(value))
         ):

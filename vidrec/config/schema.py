@@ -275,6 +275,8 @@ class Train:
     min_delta: NonNegative = 0.0
     # stop when the headline figure of the task (accuracy of clips) reaches this on validation
     target: Fraction = 0.0
+    # folder of a finished run: its weights and optimiser are gone on with (train --more-epochs)
+    continues: str = ""
     grad_accum: PositiveInt = 1  # parts of a batch whose gradients are summed one after another
     parallel: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
     memory_gb: NonNegative = 0.0  # that a group may take of a device; 0: what the device has
@@ -389,6 +391,7 @@ ADDED: Mapping[str, Any] = {
     "scanner.causal": True,
     "loss.label_smoothing": 0.0,
     "train.sampling": "shuffled",
+    "train.continues": "",
     **{f"augment.{entry.name}": entry.default for entry in dataclasses.fields(Augment)},
 }
 

@@ -74,7 +74,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
 def named(parent: Path, name: str) -> list[Path]:
     """Return the folders NAME-ID8 in a folder."""
     wanted = re.compile(re.escape(name) + r"-[0-9a-f]{8}")
-    return [folder for folder in _folders(parent) if wanted.fullmatch(folder.name)]
+    return [folder for folder in folders(parent) if wanted.fullmatch(folder.name)]
 
 
 def place_of_run(workdir: Path, name: str, id_: str) -> Path:
@@ -82,7 +82,7 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     # Any folder may be it: a new name may end like an id, in a date for one.
-    for folder in (usual, *_folders(workdir)):
+    for folder in (usual, *folders(workdir)):
         if _members(folder) == ([id_], name):
             return folder
     return usual
@@ -92,7 +92,7 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
     """Return where a table belongs: NAME-CODE, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
-    for folder in (usual, *_folders(workdir)):
+    for folder in (usual, *folders(workdir)):
         table = _read(folder / TABLE, files.TABLE_HOLDS)
         if table.get("name") == name and [t["id"] for t in table["trials"]] == list(ids):
             return folder
@@ -103,7 +103,7 @@ def place_of_search(workdir: Path, name: str, id_: str) -> Path:
     """Return where a search belongs: NAME-ID8, or the folder that it was renamed to."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
-    for folder in (usual, *_folders(workdir)):
+    for folder in (usual, *folders(workdir)):
         search = _read(folder / SEARCH, files.SEARCH_HOLDS)
         if (search.get("name"), search.get("id")) == (name, id_):
             return folder
@@ -114,7 +114,7 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     """Return the folders of trials that are trained to their end, by id; without failed ones."""
     wanted = set(ids)
     by_id: dict[str, Path] = {}
-    for folder in _folders(workdir) if wanted else ():
+    for folder in folders(workdir) if wanted else ():
         candidates = {id_: folder / "trials" / id_ for id_ in wanted - by_id.keys()}
         if (folder / RESULT).is_file():
             candidates[str(_read(folder / RESULT).get("id"))] = folder
@@ -154,8 +154,8 @@ def top_of(trial: Path) -> Path:
     return trial.parent.parent if trial.parent.name == "trials" else trial
 
 
-def _folders(parent: Path) -> Iterator[Path]:
-    """Folders in a folder, in order of names."""
+def folders(parent: Path) -> Iterator[Path]:
+    """Yield the folders in a folder, in order of names."""
     try:
         inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
     except OSError as error:
@@ -176,7 +176,7 @@ def _id_of(folder: Path) -> str:
 
 
 def _runs(parent: Path) -> list[Path]:
-    return [folder for folder in _folders(parent) if _is_run(folder)]
+    return [folder for folder in folders(parent) if _is_run(folder)]
 
 
 def _is_run(folder: Path) -> bool:

@@ -114,11 +114,18 @@ def _facts(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[Def
             ("seed", results.result.get("seed")),
             ("data", tables.trained_on(results) or named),
             ("status", _status(results)),
+            ("continues", _parent(results)),
         ]
     runs = [run for row in rows for run in row.runs]
     splits = {(run.result.get("split", {}).get("id"), _leak(run)) for run in runs}
     pairs += [("split", f"{i}, {leak}") for i, leak in sorted(splits, key=str)]
     return [Definition(name, value) for name, value in pairs if value not in (None, "")]
+
+
+def _parent(run: Run) -> str:
+    """Return the run that a run continues; "" where it continues none."""
+    parent = run.result.get("parent")
+    return f"{Path(parent['dir']).name} after epoch {parent['epochs']}" if parent else ""
 
 
 def _status(run: Run) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 from vidrec.io import escape
 
 GAP = 2  # blanks between two columns
-WORDY = ("group", "job", "state", "log", "why")  # columns of words stand on the left
+# Columns of words stand on the left.
+WORDY = ("group", "job", "state", "log", "why", "name", "kind", "status")
 
 
 class Columns:

@@ -33,7 +33,7 @@ from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import embedded, folds, ready_features
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.planned_data import PlannedData
-from vidrec.training import devices, feeds, prepare, results
+from vidrec.training import continuing, devices, feeds, prepare, results
 from vidrec.training.results import TrialRun, is_finished
 from vidrec.training.step import training_id
 
@@ -107,6 +107,7 @@ def plan_table(
                 "doubtful": list(trial.doubtful),
                 "group": known.get(id_) or group_name(trial.config),
                 **_another_task(trial),
+                **continuing.parent(trial.config),
                 **({"fold": trial.fold} if trial.fold else {}),
             },
             data.fingerprint_of(trial.config),
@@ -160,7 +161,8 @@ def plan_run(cfg: Config, workdir: Path, name: str, dataset: Dataset | None = No
     data = PlannedData(dataset)
     [id_] = devices.main_process_first(lambda: data.trial_ids([trial.config]))
     folder = runs.place_of_run(workdir, name, id_)
-    about, fingerprint = {"name": name, **_another_task(trial)}, data.fingerprint_of(trial.config)
+    about = {"name": name, **_another_task(trial), **continuing.parent(trial.config)}
+    fingerprint = data.fingerprint_of(trial.config)
     run = RunPlan(TrialRun(id_, trial.config, folder, about, fingerprint), data)
     _take_over(workdir, [run.group], folder)
     return run

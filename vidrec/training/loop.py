@@ -19,7 +19,7 @@ from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.io.checkpoint import Checkpoints
-from vidrec.training import devices, results, runtime
+from vidrec.training import continuing, devices, results, runtime
 from vidrec.training.group import Begun, Snapshot, TrialGroup
 from vidrec.training.prepare import Prepared
 from vidrec.training.results import METRICS, TrialRun, make_folder, os_errors_as_user_errors
@@ -155,6 +155,8 @@ class GroupRun:
             if not saved:
                 self._check_memory()
                 self.group.judge_untrained()
+                if self.group.cfg.train.continues:
+                    continuing.begin(self.group)
             truncate_metrics(self.folder / METRICS, self.resumed_epoch)
         self.seconds["compile"] += time.perf_counter() - began
         self._is_ready = True

@@ -7,7 +7,7 @@ from vidrec.cli.command import Command
 from vidrec.cli.commands.data import Check, Doctor, Extract
 from vidrec.cli.commands.jobs import Cancel, Status
 from vidrec.cli.commands.models import Encoders, Evaluate, Export, Predict
-from vidrec.cli.commands.reports import Compare, Report
+from vidrec.cli.commands.reports import Compare, Report, Runs
 from vidrec.cli.commands.searching import Search
 from vidrec.cli.commands.training import Ablate, Train
 
@@ -16,6 +16,7 @@ COMMANDS: dict[str, type[Command]] = {
     "ablate": Ablate,
     "search": Search,
     "evaluate": Evaluate,
+    "runs": Runs,
     "report": Report,
     "compare": Compare,
     "predict": Predict,

@@ -1,6 +1,8 @@
-"""The commands that write reports: `report` of one run or ablation, `compare` of two runs."""
+"""The commands on what there is: `runs` lists it, `report` and `compare` write pages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +11,64 @@ from tyro.conf import Positional
 from vidrec.cli.command import Command, Flag
 from vidrec.errors import UserError
 from vidrec.io import escape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs(Command):
+    """List the runs, ablations and searches of a folder, the latest first.
+
+    Shown are name, kind, status, what it reaches on the test clips, and when it was last written
+    to. Of an ablation that is the figure of the row that is best on validation, of a search that of
+    the setting that it chose.
+
+    Example: python launch.py runs runs
+    """
+
+    folder: Positional[Path | None] = None  # whose runs are listed; none: that of --workdir
+
+    def with_run_folders(self) -> Self:
+        """Return the command: the folder that it names is no run."""
+        return self
+
+    def run_folders(self) -> list[Path]:
+        """Return no folder: a run that cannot be understood is listed as such."""
+        return []
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """List them; see `Command.run`."""
+        from vidrec.io import files
+        from vidrec.report.listing import listing
+
+        folder = files.expanded(self.folder or self.workdir)
+        entries = listing(folder)
+        self.answer([entry.plain() for entry in entries])
+        if self.json:
+            return 0
+        console = self.console()
+        if entries:
+            console.print(_shown(entries))
+        else:
+            console.tell(f"{folder} holds no run, no ablation and no search")
+        return 0
+
+
+def _shown(entries: Sequence[Any]) -> Any:
+    """Return a table of entries for people."""
+    from vidrec.report.formats import percent
+    from vidrec.report.terminal import Columns
+
+    figures = {entry.figure for entry in entries if entry.figure}
+    lines = []
+    for entry in entries:
+        value = percent(entry.value)
+        if len(figures) > 1 and entry.value is not None:
+            value += f" {entry.figure}"
+        when = datetime.fromtimestamp(entry.when).strftime("%Y-%m-%d %H:%M")
+        words = (entry.name, entry.kind, entry.status, value, when, entry.dir.name)
+        lines.append(words)
+    head = f"test {figures.pop()}" if len(figures) == 1 else "test"
+    heads = ("name", "kind", "status", head, "when", "folder")
+    return Columns(heads, lines, "folder", [["kind"], ["when"]])
 
 
 @dataclass(frozen=True, kw_only=True)

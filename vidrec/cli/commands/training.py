@@ -19,8 +19,9 @@ from vidrec.cli.experiments import (
 )
 from vidrec.cli.output import short_path
 from vidrec.config import Config
+from vidrec.config.schema import NonNegativeInt
 from vidrec.config.shipped import Shipped
-from vidrec.errors import STOPPED
+from vidrec.errors import STOPPED, UserError
 from vidrec.sweeps.ablation import Ablation
 
 # Names of trackers; what is tracked is no setting, and a run's id does not depend on it.
@@ -34,12 +35,18 @@ JOB_OPTIONS = ("partition", "minutes", "gpus", "cpus", "mem", "devices")
 
 @dataclass(frozen=True, kw_only=True)
 class Train(SharedCommand):
-    """Train one experiment.
+    """Train one experiment, or a finished run for more epochs.
+
+    With --more-epochs the word is a run's folder or name: its weights and optimiser go on, as a new
+    run that names it. Its settings stay; those that are typed, such as a lower learning rate,
+    replace its own.
 
     Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
     """
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
+    more_epochs: NonNegativeInt = 0  # train this finished run for so many epochs more
+    trust_code: Flag = False  # with --more-epochs: run the users' files that the run keeps
     name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
     # show the run in a tracker while it trains; several by repeating. Each is an extra
     # (pip install 'vidrec[mlflow]') and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
@@ -48,12 +55,15 @@ class Train(SharedCommand):
 
     def run(self, settings: dict[str, Any]) -> int:
         """Train, score and report; see `Command.run`."""
-        cfg = read_experiment(self.experiment, find_weights(settings, self.find_run))
+        typed = find_weights(settings, self.find_run)
+        cfg = (
+            self._continued(typed) if self.more_epochs else read_experiment(self.experiment, typed)
+        )
         self.join()
         from vidrec.sweeps import runner
 
         def work(progress: Any) -> dict[str, Any]:
-            name = self.name or Path(self.experiment).stem
+            name = self.name or self._name()
             return runner.run(cfg, self.workdir, name=name, screen=progress, track=self.track)
 
         result = run_until_stopped(self, work)
@@ -62,6 +72,28 @@ class Train(SharedCommand):
         self.answer(result)
         self.show_report(short_path(result["dir"]))
         return 0 if result["status"] == "done" else 1
+
+    def _continued(self, typed: Mapping[str, Any]) -> Config:
+        """Return the settings of the run that is trained on, changed by those that are typed."""
+        from vidrec.training import continuing
+
+        if self.experiment == EXPERIMENT:
+            raise UserError("--more-epochs needs the folder of a finished run, or its name")
+        for name in ("train.epochs", "train.continues"):
+            if name in typed:
+                raise UserError(f"--more-epochs decides {name}: leave --{name} out")
+        folder = self.find_run(Path(self.experiment))
+        own = continuing.more_epochs(folder, self.more_epochs, trust_code=self.trust_code)
+        return config.resolve_paths(config.override(own, typed), Path.cwd())
+
+    def _name(self) -> str:
+        """Return the run's name: the experiment's, or that of the run that it continues."""
+        if not self.more_epochs:
+            return Path(self.experiment).stem
+        from vidrec.io import files
+
+        folder = self.find_run(Path(self.experiment))
+        return files.read_result(folder).get("name") or folder.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ RESULT_HOLDS = {
     **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}},
     "split?": {"id?": str, "copied_tests?": int},
     **{"another_task?": str, "fold?": int, "fitted?": dict, "task?": str},
+    "parent?": {"dir": str, "epochs": int},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
 }
 TABLE_HOLDS = {

@@ -1,0 +1,203 @@
+"""What is in a workdir: its runs, ablations and searches, each from its own files."""
+
+import fcntl
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidrec.errors import UserError, raise_if_transient
+from vidrec.evaluation import tasks
+from vidrec.evaluation.task import Headline
+from vidrec.io import files, runs
+
+WRITTEN = (runs.RESULT, runs.TABLE, runs.SEARCH, runs.GROUP, "metrics.jsonl")
+
+
+class Entry(NamedTuple):
+    """A run, an ablation or a search.
+
+    Attributes:
+        name: as it was given.
+        dir: its folder.
+        kind: run, ablation or search.
+        status: done, diverged or failed; training where a process has it; else what is missing.
+        figure: that its task is compared by: accuracy, or another.
+        value: of the test clips: of an ablation the best row's on validation, of a search what its
+            chosen setting is worth; None where there is none.
+        trials: how many it has.
+        finished: how many of them have a result.
+        when: it was last written to, in seconds of the epoch.
+    """
+
+    name: str
+    dir: Path
+    kind: str
+    status: str
+    figure: str
+    value: float | None
+    trials: int
+    finished: int
+    when: float
+
+    def plain(self) -> dict[str, Any]:
+        """Return the entry as JSON holds it: its value under the name of its figure.
+
+        The time is local, with its zone.
+        """
+        when = datetime.fromtimestamp(self.when).astimezone().isoformat(timespec="seconds")
+        facts = {name: value for name, value in self._asdict().items() if name != "value"}
+        named = {self.figure: self.value} if self.figure else {}
+        return {**facts, **named, "dir": str(self.dir.absolute()), "when": when}
+
+
+def listing(workdir: Path) -> list[Entry]:
+    """Return what is in a workdir, the latest first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"there is no folder {workdir}: runs are kept in runs/, or in --workdir")
+    entries = filter(None, map(_entry, runs.folders(workdir)))
+    return sorted(entries, key=lambda entry: (-entry.when, entry.name))
+
+
+def _entry(folder: Path) -> Entry | None:
+    """Return what a folder is; None where it is nothing of the kind."""
+    for file, read in (
+        (runs.SEARCH, _search),
+        (runs.TABLE, _table),
+        (runs.RESULT, _run),
+        (runs.GROUP, _begun),
+    ):
+        if not (folder / file).is_file():
+            continue
+        try:
+            return read(folder)
+        except UserError as error:
+            raise_if_transient(folder / file, error)
+            kind = {_search: "search", _table: "ablation"}.get(read, "run")
+            return Entry(folder.name, folder, kind, "damaged", "", None, 0, 0, _when(folder))
+    return None
+
+
+def _run(folder: Path) -> Entry:
+    result = files.read_result(folder)
+    headline = _headline(folder)
+    value = _figure(result, "test", headline)
+    name = result.get("name") or folder.name
+    return Entry(name, folder, "run", result["status"], headline.figure, value, 1, 1, _when(folder))
+
+
+def _begun(folder: Path) -> Entry:
+    trials = files.read_json(folder / runs.GROUP, files.GROUP_HOLDS)["trials"]
+    name = trials[0]["about"].get("name") if trials else ""
+    task = tasks.of_settings(trials[0]["config"] if trials else {})
+    status = "training" if _is_claimed(folder) else "unfinished"
+    figure = task.headline.figure
+    return Entry(name or folder.name, folder, "run", status, figure, None, 1, 0, _when(folder))
+
+
+def _table(folder: Path) -> Entry:
+    meta = files.read_json(folder / runs.TABLE, files.TABLE_HOLDS)
+    places = {trial["id"]: folder / "trials" / trial["id"] for trial in meta["trials"]}
+    done = {id_: place for id_, place in places.items() if (place / runs.RESULT).is_file()}
+    results = {id_: files.read_result(place) for id_, place in done.items()}
+    headline = _headline(next(iter(done.values()), folder))
+    rows: dict[Any, list[Mapping[str, Any]]] = {}
+    for trial in meta["trials"]:
+        if trial["id"] in results:
+            rows.setdefault(trial["row"], []).append(results[trial["id"]])
+    return Entry(
+        meta.get("name") or folder.name,
+        folder,
+        "ablation",
+        _status(folder, [result["status"] for result in results.values()], len(places)),
+        headline.figure,
+        _of_best(list(rows.values()), headline),
+        len(places),
+        len(done),
+        _when(folder),
+    )
+
+
+def _status(folder: Path, found: list[str], planned: int) -> str:
+    """Return how a table stands, from the states of its finished trials."""
+    bad = {word: found.count(word) for word in ("diverged", "failed") if word in found}
+    words = [f"{count} {word}" for word, count in bad.items()]
+    if len(found) < planned:
+        groups = folder / "groups"
+        trains = any(map(_is_claimed, runs.folders(groups)))
+        state = f"{'training' if trains else 'unfinished'}, {len(found)} of {planned} trials"
+        return ", ".join([state, *words])
+    return ", ".join(["done", *words])
+
+
+def _search(folder: Path) -> Entry:
+    meta = files.read_json(folder / runs.SEARCH, files.SEARCH_HOLDS)
+    chosen, trials = meta["more"].get("chosen"), meta["found"]
+    finished = sum(trial["state"] != "running" for trial in trials)
+    state = "training" if _is_claimed(folder) else "unfinished"
+    status = "done" if chosen else f"{state}, {finished} trials"
+    figure = tasks.of_settings(meta["config"]).headline.figure
+    value = chosen["test_accuracy"] if chosen else None
+    return Entry(
+        *(meta["name"], folder, "search", status, figure, value),
+        *(len(trials), finished, _when(folder)),
+    )
+
+
+def _of_best(rows: list[list[Mapping[str, Any]]], headline: Headline) -> float | None:
+    """Return the mean test figure of the row whose mean validation figure is the best."""
+    scored = []
+    for results in rows:
+        means = [_mean([_figure(r, part, headline) for r in results]) for part in ("val", "test")]
+        scored.append(means)
+    for place in (0, 1):  # without validation clips by test clips, as the report does
+        known = [means for means in scored if not math.isnan(means[place])]
+        if known:
+            value = max(known, key=lambda means: means[place])[1]
+            return None if math.isnan(value) else value
+    return None
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _figure(result: Mapping[str, Any], part: str, headline: Headline) -> float | None:
+    return result["metrics"].get(part, {}).get(headline.figure)
+
+
+def _headline(folder: Path) -> Headline:
+    """Return what a trial is compared by, as its config.json says."""
+    file = folder / "config.json"
+    settings = files.read_json(file, files.CONFIG_HOLDS) if file.is_file() else {}
+    return tasks.of_settings(settings).headline
+
+
+def _when(folder: Path) -> float:
+    return max((file.stat().st_mtime for file in _written(folder)), default=0.0)
+
+
+def _written(folder: Path) -> Iterator[Path]:
+    for name in WRITTEN:
+        yield from (file for file in (folder / name,) if file.is_file())
+        yield from folder.glob(f"trials/*/{name}")
+
+
+def _is_claimed(folder: Path) -> bool:
+    """Return whether a process trains in a folder."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # never begun, or a file system without locks
+        return False
+    return False
