@@ -91,6 +91,8 @@ def check(line: str) -> None:
         assert words[0] in COMMANDS, words[0]
         return
     command, settings = main.parse(words)
+    if isinstance(command, Train) and command.more_epochs:
+        return  # of a run that a reader has
     if isinstance(command, Train | Extract | Doctor):
         check_file(command.experiment, settings)
     elif isinstance(command, Ablate) and not any(
