@@ -21,7 +21,7 @@ from vidrec import report
 from vidrec.cli import command, main, output
 from vidrec.cli.commands import COMMANDS, jobs, reports
 from vidrec.errors import UserError
-from vidrec.evaluation import predict
+from vidrec.evaluation import predict, tasks
 from vidrec.evaluation.predict import drawing
 from vidrec.io import files
 from vidrec.models import encoders
@@ -84,7 +84,11 @@ def commands_on(results):
 def test_a_reader_who_left_ends_a_command_quietly(name, results, monkeypatch, capfd):
     line = {"path": "a.mp4", "class": "é\udcff", "confidence": 0.5, "topk": []}
     monkeypatch.setattr(
-        predict.Classifier, "load", lambda folder, **_: SimpleNamespace(chosen="", notes=[])
+        predict.Classifier,
+        "load",
+        lambda folder, **_: SimpleNamespace(
+            chosen="", notes=[], network=SimpleNamespace(task=tasks.named("clip"))
+        ),
     )
     monkeypatch.setattr(predict, "lines", lambda *_, **__: iter([line] * 3))
     with unread() as stdout, to(stdout):
