@@ -432,3 +432,22 @@ def test_a_search_that_is_killed_three_times_ends_with_the_same_study(found, tmp
     wanted = [trial for trial in found.trials if trial["number"] < 14]
     assert json.dumps(trials) == json.dumps(wanted)
     assert files.read_json(file)["more"]["chosen"] == found.chosen
+
+
+@pytest.mark.slow(minutes=1)
+def test_the_commands_of_its_page_do_what_it_says(tmp_path):
+    """The first block of docs/search.md, as it is printed."""
+    pytest.importorskip("optuna", reason="a search needs Optuna (vidrec[search])")
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    block = page.split("```\n")[1]
+    assert block.count("\n") == 2
+    for line in block.splitlines():
+        words = [sys.executable, str(ROOT / "launch.py"), *line.split()[1:]]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.rstrip().endswith("report.html")
+    assert "is the best on validation" in " ".join(done.stdout.split())
+    assert list((tmp_path / "runs").glob("search-motion-chosen-*/report.html"))
