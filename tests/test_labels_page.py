@@ -59,7 +59,9 @@ def test_the_page_runs(heading, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = commands(heading)
     for words in given:
-        assert main.main(words) in (0, None), words
+        with pytest.raises(SystemExit) as left:
+            main.main(words)
+        assert left.value.code == 0, words
     out = capsys.readouterr().out
     if heading == "One label a clip":
         return
