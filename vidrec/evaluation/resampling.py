@@ -122,7 +122,7 @@ class Spread:
         """
         own = self.design.seeds
         whole = self.var_groups + self.var_seeds * own / np.asarray(own if seeds is None else seeds)
-        return special.stdtrit(self.df(seeds), 1 - alpha / 2) ** 2 * whole
+        return special.stdtrit(self.df(seeds), alpha / 2) ** 2 * whole
 
 
 def spread(of: Values, clips: int) -> Spread:

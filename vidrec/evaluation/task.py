@@ -486,6 +486,10 @@ class Task(ABC):
     def text(self, line: Mapping[str, Any]) -> str:
         """Return an answer for people, of a line of `vidrec predict`."""
 
+    def caption(self, line: Mapping[str, Any]) -> str:
+        """Return what an overlay writes on a frame of a line of `vidrec predict`."""
+        return line["class"]
+
     @abstractmethod
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         """Return the table that `predict --csv` writes, its heading first.

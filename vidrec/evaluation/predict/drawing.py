@@ -14,6 +14,7 @@ from vidrec.errors import UnreadableClip, UserError
 from vidrec.evaluation.predict import answers, clips
 from vidrec.evaluation.predict.answers import Line
 from vidrec.evaluation.predict.classifier import Classifier
+from vidrec.evaluation.task import Task
 from vidrec.io import escape, files
 
 LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
@@ -68,8 +69,10 @@ def overlay(
         return whole
     _, fps = video.declared(path)
     try:
-        labelled = model.network.task.framewise
-        drawn = _labelled(path, along, model.classes, stream) if labelled else _drawn(path, along)
+        if (task := model.network.task).framewise:
+            drawn = _labelled(path, along, model.classes, stream)
+        else:
+            drawn = _drawn(path, along, task)
         video.write_timed(out, drawn, fps)
     except (OSError, av.FFmpegError) as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
@@ -84,13 +87,13 @@ def check_name(out: str | os.PathLike) -> None:
         raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
 
 
-def _drawn(path: Path, along: list[Line]) -> Iterator[tuple[np.ndarray, float, float]]:
+def _drawn(path: Path, along: list[Line], task: Task) -> Iterator[tuple[np.ndarray, float, float]]:
     middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
     # Half-way between two middles the nearest window changes.
     changes = (middles[1:] + middles[:-1]) / 2
     for frame, start, end in video.shown(path, _fitted):
         line = along[int(np.searchsorted(changes, (start + end) / 2))]
-        yield with_panel(frame, line["class"], line["confidence"]), start, end
+        yield with_panel(frame, task.caption(line), line["confidence"]), start, end
 
 
 def _labelled(

@@ -363,6 +363,10 @@ class Multilabel(Task):
         beside = f"  ({', '.join(rest[:2])})" if rest else ""
         return f"{', '.join(given) or NONE}{beside}"
 
+    def caption(self, line: Mapping[str, Any]) -> str:
+        """Return the labels."""
+        return ", ".join(each["class"] for each in line["labels"]) or NONE
+
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         """Return a row a file: its labels as labels.csv has them, and each class's probability."""
         answered = [line for line in lines if line["class"] is not None]
