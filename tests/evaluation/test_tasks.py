@@ -61,10 +61,12 @@ def test_an_unknown_task_is_refused_where_it_is_set_and_where_it_is_read():
 def test_a_new_task_is_one_file(tmp_path):
     """The file that docs/extending.md prints, put into a copy of the package."""
     [(name, text)] = re.findall(
-        r"```python\n# vidrec/(evaluation/tasks/\w+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL
+        r"```python\n# (\w+\.py), in vidrec/evaluation/tasks/\n(.*?)```",
+        PAGE.read_text(),
+        re.DOTALL,
     )
     shutil.copytree(PACKAGE, tmp_path / "vidrec", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "vidrec" / name).write_text(text)
+    (tmp_path / "vidrec" / "evaluation" / "tasks" / name).write_text(text)
     rng = np.random.default_rng(0)
     for number in range(48):
         folder = tmp_path / "clips" / "abcd"[number % 4]
