@@ -6,7 +6,7 @@ A command's docstring and the comments beside its fields are what --help shows.
 from vidrec.cli.command import Command
 from vidrec.cli.commands.data import Check, Doctor, Extract
 from vidrec.cli.commands.jobs import Cancel, Status
-from vidrec.cli.commands.models import Encoders, Evaluate, Export, Predict
+from vidrec.cli.commands.models import Demo, Encoders, Evaluate, Export, Predict
 from vidrec.cli.commands.reports import Compare, Report, Runs
 from vidrec.cli.commands.searching import Search
 from vidrec.cli.commands.training import Ablate, Train
@@ -20,6 +20,7 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "compare": Compare,
     "predict": Predict,
+    "demo": Demo,
     "extract": Extract,
     "encoders": Encoders,
     "doctor": Doctor,

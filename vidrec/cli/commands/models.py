@@ -1,13 +1,16 @@
 """The commands that use a trained model, `predict`, `evaluate` and `export`; and `encoders`."""
 
+import contextlib
 import io
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
+from vidrec import config
 from vidrec.cli.command import Command, Flag, Settings, run_until_stopped
 from vidrec.cli.output import print_json, short_path, warn
 from vidrec.config import Config
@@ -103,6 +106,50 @@ class Predict(Command):
         if table and self.overlay and table.resolve() == self.overlay.resolve():
             raise UserError(f"--csv and --overlay both name {table}: name two files")
         return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """A page in the browser to try a trained model: drop a video on it, or show it the camera.
+
+    It shows the label over time, the most likely classes and the video with the answer drawn on it;
+    a causal model labels the camera live, from the state that it keeps. Only this machine can open
+    the page, nothing leaves it, and a video is removed once it is answered. Ctrl-C ends it.
+
+    Example: python launch.py demo runs/my_videos-1a2b3c4d
+    """
+
+    folder: Positional[Path]  # of a run or an ablation, or its name
+    port: Annotated[int, config.Range(0, 65535)] = 8008  # of 127.0.0.1; 0: any that is free
+    limit: Annotated[float, config.Range(0.001, 1e6)] = 500.0  # megabytes of a video at most
+    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+
+    def run(self, settings: dict[str, Any]) -> int:
+        """Answer until asked to end; with --json the first line is the address. See `Command.run`.
+
+        Raises:
+            UserError: the model cannot be tried so, or a library is missing.
+        """
+        from vidrec.evaluation import demo, predict
+        from vidrec.training import runtime
+
+        demo.check_installed()
+        runtime.configure()
+        model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
+        for note in model.notes:
+            warn(note)
+        console = self.console()
+        if model.chosen:
+            console.tell(model.chosen)
+
+        def tell(address: str) -> None:
+            self.answer({"address": address})
+            console.tell(f"{address} (Ctrl-C ends it)")
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            demo.serve(model, self.folder.name, port=self.port, limit=self.limit, tell=tell)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from vidrec.evaluation import tasks
 from vidrec.evaluation.predict import clips
 from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.evaluation.predict.prediction import Answer
+from vidrec.evaluation.predict.streams import Stream
 from vidrec.evaluation.task import Task
 from vidrec.io import escape
 
@@ -125,14 +126,24 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
     clip = model.open(path)
     stream, answer, end = model.stream(clip.fps), None, 0.0
     for start, end, frame in _frames(clip):
-        probabilities_K = stream.push(frame, end)
-        said = (stream.classes, stream.scores_K, probabilities_K)
-        answer = Answer(*said, task=model.network.task, fitted=model.fitted).as_dict()
+        answer = of_stream(model, stream, stream.push(frame, end))
         yield {"path": spelled(path), "start": start, "end": end, **answer}
     if answer:
         line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
         notes = [*clip.notes, *stream.unlike_prediction()]
         yield line | ({"notes": notes} if notes else {})
+
+
+def of_stream(model: Classifier, stream: Stream, probabilities_K: np.ndarray) -> Line:
+    """Return what a model says after the last frame of a stream, for JSON.
+
+    Args:
+        model: whose stream it is.
+        stream: after `push`.
+        probabilities_K: what `push` returned.
+    """
+    said = (stream.classes, stream.scores_K, probabilities_K)
+    return Answer(*said, task=model.network.task, fitted=model.fitted).as_dict()
 
 
 def _frames(clip: clips.Clip) -> Iterator[tuple[float, float, np.ndarray]]:

@@ -67,6 +67,25 @@ def overlay(
     *along, whole = answers.lines(model, [path], stream=stream, every=every)
     if whole["class"] is None:
         return whole
+    draw(model, path, out, along, stream=stream)
+    return whole
+
+
+def draw(
+    model: Classifier, path: Path, out: Path, along: list[Line], *, stream: bool = False
+) -> None:
+    """Write `out`: the video with answers over time drawn on its frames.
+
+    Args:
+        model: whose answers they are.
+        path: a video file.
+        out: the video to write.
+        along: lines of windows or frames, as `answers.lines` gives them; at least one.
+        stream: whether the lines are a stream's, one a frame.
+
+    Raises:
+        UserError: `out` cannot be written, or the video cannot be read to its end.
+    """
     _, fps = video.declared(path)
     try:
         if (task := model.network.task).framewise:
@@ -78,7 +97,6 @@ def overlay(
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
     except UnreadableClip as error:
         raise UserError(f"{out} is not written: {error}") from None
-    return whole
 
 
 def check_name(out: str | os.PathLike) -> None:

@@ -126,6 +126,27 @@ def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty folder that only this user can read, and that is gone when the block ends.
+
+    Those of processes that were killed are removed from `parent` first.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with _os_errors_as_user_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep(parent)
+        folder = parent / _partial_name("")
+        folder.mkdir(mode=0o700)
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Wait until no other process holds this lock, and hold it; the file stays, empty.
 

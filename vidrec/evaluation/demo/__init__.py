@@ -1,0 +1,101 @@
+"""A page on this machine to try a trained model: videos that are dropped on it, and the camera.
+
+It answers on the loopback address only, to its own page only. Nothing leaves the machine, and a
+video is removed as soon as it is answered.
+"""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vidrec.errors import UserError
+from vidrec.evaluation.predict.classifier import Classifier
+from vidrec.io import files
+from vidrec.io.machine import cache_dir
+
+HOST = "127.0.0.1"
+CONNECTIONS = 32  # at once; a page uses a handful
+
+
+def serve(
+    model: Classifier,
+    name: str,
+    *,
+    port: int = 0,
+    limit: float = 500.0,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Answer until the process is asked to end.
+
+    Args:
+        model: a trained model of frames.
+        name: what the page calls it.
+        port: to listen on; 0: any that is free.
+        limit: megabytes of an upload.
+        tell: is told the address once it answers.
+
+    Raises:
+        UserError: the model reads no frames, the port is taken, or a library is missing.
+    """
+    uvicorn = check_installed()
+    check(model)
+    from vidrec.evaluation.demo.app import build
+
+    listening = _listening(port)
+    with listening, files.temporary_folder(cache_dir() / "demo") as folder:
+        app = build(model, name, Path(folder), round(limit * 1e6))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=2,
+                ws="none",
+                lifespan="off",
+            )
+        )
+        tell(f"http://{HOST}:{listening.getsockname()[1]}")
+        server.run(sockets=[listening])
+
+
+def check(model: Classifier) -> None:
+    """Raise a UserError for a model that reads no frames."""
+    if model.network.takes_features:
+        raise UserError(
+            "this model was trained on features made elsewhere, so it cannot read a video: the "
+            "demo needs a model of frames"
+        )
+
+
+def check_installed() -> Any:
+    """Return uvicorn.
+
+    Raises:
+        UserError: it or Starlette is not installed.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise UserError(
+            "the demo needs Starlette and uvicorn: pip install 'vidrec[demo]'"
+        ) from None
+    return uvicorn
+
+
+def _listening(port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((HOST, port))
+    except OSError as error:
+        made.close()
+        why = error.strerror or error
+        raise UserError(f"--port {port}: {why}; --port 0 takes one that is free") from None
+    return made
+
+
+__all__ = ["check", "check_installed", "serve"]
