@@ -91,6 +91,7 @@ def _listening(port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port))
+        made.listen(CONNECTIONS)  # whoever is told the address may ask at once
     except OSError as error:
         made.close()
         why = error.strerror or error

@@ -34,6 +34,7 @@ def build(model: Classifier, name: str, folder: Path, limit: int) -> Any:
     routes = [
         Route("/", _page("page.html")),
         *(Route(f"/{file}", _page(file)) for file in ("page.js", "page.css")),
+        Route("/favicon.ico", _no_icon),
         Route("/model", demo.about),
         Route("/clip", demo.clip, methods=["POST"]),
         Route("/overlay/{token}.mp4", demo.overlay),
@@ -114,6 +115,10 @@ def _page(file: str) -> Callable[[Request], Awaitable[Response]]:
         return FileResponse(HERE / file)
 
     return answer
+
+
+async def _no_icon(request: Request) -> Response:
+    return Response(status_code=204)
 
 
 async def _body(parts: AsyncIterator[bytes], limit: int) -> bytes:

@@ -43,7 +43,7 @@ function showAnswer(line) {
     const row = element("tr");
     const bar = element("td", undefined, "bar");
     const inside = element("i");
-    inside.style.width = percent(best.confidence);
+    inside.style.width = `${100 * best.confidence}%`;
     bar.append(inside);
     row.append(element("td", best.class), element("td", percent(best.confidence), "number"), bar);
     return row;
