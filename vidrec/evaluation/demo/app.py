@@ -101,12 +101,12 @@ class Demo:
 
     async def anew(self, request: Request) -> Response:
         """Forget what a stream has seen."""
-        self._live.reset(request.path_params["stream"])
+        await run_in_threadpool(self._live.reset, request.path_params["stream"])
         return JSONResponse({})
 
     async def end(self, request: Request) -> Response:
         """Close a stream."""
-        self._live.end(request.path_params["stream"])
+        await run_in_threadpool(self._live.end, request.path_params["stream"])
         return JSONResponse({})
 
 
