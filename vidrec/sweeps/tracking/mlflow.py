@@ -41,6 +41,7 @@ class MLflow:
     def __init__(self) -> None:
         self._client = _client()
         self._runs: dict[str, str] = {}
+        self._logged: dict[str, int] = {}  # last epoch that a run has, of those gone on with
         self._trials: set[str] = set()  # runs that are not finished
 
     def open(self, subject: Subject, known: str, parent: str) -> str:
@@ -63,6 +64,10 @@ class MLflow:
         if found.info.lifecycle_stage != "active":
             return False
         self._client.update_run(run, status="RUNNING")
+        # A process that was killed may have told more than it could note.
+        told = next((name for name in found.data.metrics if "/" in name), None)
+        points = self._client.get_metric_history(run, told) if told else []
+        self._logged[run] = max((point.step for point in points), default=0)
         return True
 
     def _create(self, subject: Subject, parent: str) -> str:
@@ -100,7 +105,9 @@ class MLflow:
 
     def log(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
         """See `base.Tracker`."""
-        self._log(subject, [(line["epoch"], curves(line)) for line in lines])
+        before = self._logged.get(self._runs[subject.key], 0)
+        new = [line for line in lines if line["epoch"] > before]
+        self._log(subject, [(line["epoch"], curves(line)) for line in new])
 
     def _log(self, subject: Subject, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         from mlflow.entities import Metric
