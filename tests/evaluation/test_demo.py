@@ -201,7 +201,8 @@ def test_a_video_is_answered_as_predict_does_and_removed(page, kept, tmp_path):
     for one, other in zip(
         video.stream(tmp_path / "seen.mp4", 64), video.stream(expected, 64), strict=True
     ):
-        np.testing.assert_array_equal(one, other)
+        # An encoder of several threads need not write the same bits twice.
+        assert np.abs(one.astype(int) - other).mean() < 2
     status, _, part = page.ask("GET", f"/overlay/{said['overlay']}.mp4", range="bytes=0-9")
     assert (status, part) == (206, film[:10])
 
