@@ -21,6 +21,7 @@ ALLOWED = {
     ("sweeps/cluster/pool.py", "open"): "a job's log, written while it runs",
     ("io/checkpoint.py", "TemporaryDirectory"): "a link to a folder whose name orbax cannot take",
     ("io/checkpoint.py", "symlink_to"): "a link to a folder whose name orbax cannot take",
+    ("sweeps/search/engine.py", "TemporaryDirectory"): "Optuna's journal, read into memory",
     ("sweeps/cluster/job.py", "touch"): "a lock, which holds nothing",
     ("cli/output.py", "fdopen"): "stdout",
     ("training/loop.py", "open"): "the lock, which holds nothing",

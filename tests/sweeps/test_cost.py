@@ -66,7 +66,7 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDREC_CACHE", str(tmp_path))
     assert [g["bytes"] for g in preview.estimates(table)] == [None] * 2
     assert not list(tmp_path.rglob("*.array_record*"))  # nothing was generated to be counted
-    monkeypatch.setattr(cost.datasets, "load_if_there", lambda data: features())
+    monkeypatch.setattr(cost.datasets, "load_if_there", lambda data, load: features())
     mean, gru = preview.estimates(table)
     assert mean["trials"] == gru["trials"] == 2
     assert 0 < mean["bytes"] < gru["bytes"]

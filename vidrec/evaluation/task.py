@@ -278,6 +278,9 @@ class Task(ABC):
         """
         from vidrec.data import datasets
 
+        if self.form == "one":
+            return self.labelled(datasets.load(cfg.data))
+        # Texts of several labels are classes only once they are parted.
         every = replace(cfg.data, classes=())
         return self.labelled(datasets.load(every, self.form)).keep_classes(cfg.data.classes)
 
