@@ -17,6 +17,7 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
+from vidrec.evaluation.presentation import Baseline, ClassTable, Headline, Matrix, Shot, Shown
 
 if TYPE_CHECKING:
     from jax import Array
@@ -26,65 +27,6 @@ if TYPE_CHECKING:
 
 Form = Literal["one", "several"]  # of the labels of a clip
 Fitted = Mapping[str, Any]  # what a decision takes from validation clips, as JSON holds it
-
-
-class Headline(NamedTuple):
-    """The figure by which rows of a table are compared.
-
-    Attributes:
-        figure: its name among the figures of a part.
-        words: what it is called behind "test", "validation" and "training".
-        short: the same where there is little room.
-        sentence: "{} of the test clips": how its value is said in a sentence.
-    """
-
-    figure: str
-    words: str
-    short: str
-    sentence: str
-
-    @property
-    def test(self) -> str:
-        """Return its column of test clips."""
-        return f"test_{self.figure}"
-
-    @property
-    def val(self) -> str:
-        """Return its column of validation clips."""
-        return f"val_{self.figure}"
-
-    @property
-    def train(self) -> str:
-        """Return its column of training clips."""
-        return f"train_{self.figure}"
-
-
-class Shown(NamedTuple):
-    """A column of the table for people, beside the headline.
-
-    Attributes:
-        column: of table.csv.
-        head: of the table for people.
-        rare: shown only where a row has the figure.
-    """
-
-    column: str
-    head: str
-    rare: bool = False
-
-
-class Baseline(NamedTuple):
-    """What answering without a look reaches.
-
-    Attributes:
-        figure: its name among the figures of a part.
-        line: "The most frequent class is {} of the test clips."
-        worse: "No better than …: {}", with the names of rows.
-    """
-
-    figure: str
-    line: str
-    worse: str
 
 
 class LossOptions(NamedTuple):
@@ -157,44 +99,6 @@ class Matched(NamedTuple):
     labels: np.ndarray
     known: np.ndarray
     classes: np.ndarray
-
-
-class ClassTable(NamedTuple):
-    """What is measured of each class, for the report of one row.
-
-    Attributes:
-        heads: of the columns behind the class.
-        rows: a line a class: its name, then numbers (shown with three decimals, or as they are
-            where they are whole) or None.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-
-class Matrix(NamedTuple):
-    """Counts of clips by two classes, drawn with their shares.
-
-    Attributes:
-        name: of its files.
-        caption: what a row and a column are.
-        counts_KK: clips.
-        of_K: clips that a row's shares are of.
-    """
-
-    name: str
-    caption: str
-    counts_KK: np.ndarray
-    of_K: np.ndarray
-
-
-class Shot(NamedTuple):
-    """What the report says beside the frames of a clip."""
-
-    predicted: str
-    confidence: float
-    label: str
-    correct: bool
 
 
 @dataclass(frozen=True)

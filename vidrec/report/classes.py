@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vidrec.config.columns import F1
-from vidrec.evaluation import metrics, task
+from vidrec.evaluation import metrics, presentation
 from vidrec.report import figures, ucf101
 from vidrec.report.blocks import (
     Block,
@@ -54,7 +54,7 @@ def scores(rows: Sequence[RowResult], run: Run | None, pictures: Path) -> Sectio
     return Section("Classes", "classes", parts)
 
 
-def _own_table(run: Run, own: task.ClassTable) -> Table:
+def _own_table(run: Run, own: presentation.ClassTable) -> Table:
     """Return the task's table of classes, the weakest first."""
     heads = ["class", *own.heads]
     _, words = run.task.class_figure
@@ -271,7 +271,7 @@ def clips(folder: Path, run: Run | None) -> Section:
     return Section("Clips", "clips", parts)
 
 
-def _shot(said: task.Shot, name: str, frames: np.ndarray) -> Shot:
+def _shot(said: presentation.Shot, name: str, frames: np.ndarray) -> Shot:
     label, predicted, confidence = said.label, said.predicted, percent(said.confidence, 0)
     alt = f"{len(frames)} frames of {name}: {label}, predicted {predicted} at {confidence}"
     return Shot(_film_strip(frames, alt), predicted, confidence, label, name, said.correct)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrec.errors import UserError, raise_if_transient
 from vidrec.evaluation import tasks
-from vidrec.evaluation.task import Headline
+from vidrec.evaluation.presentation import Headline
 from vidrec.io import files, runs
 
 WRITTEN = (runs.RESULT, runs.TABLE, runs.SEARCH, runs.GROUP, "metrics.jsonl")

@@ -7,17 +7,8 @@ import numpy as np
 
 from vidrec.errors import UserError
 from vidrec.evaluation import metrics, statistics
-from vidrec.evaluation.task import (
-    Baseline,
-    Fitted,
-    Headline,
-    LossOptions,
-    Matched,
-    ScoredPart,
-    Shot,
-    Shown,
-    Task,
-)
+from vidrec.evaluation.presentation import Baseline, Headline, Shot, Shown
+from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task
 
 if TYPE_CHECKING:
     from jax import Array

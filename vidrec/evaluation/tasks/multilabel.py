@@ -10,20 +10,9 @@ from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.evaluation import ranking, resampling, statistics
 from vidrec.evaluation.metrics import LEAST
+from vidrec.evaluation.presentation import Baseline, ClassTable, Headline, Matrix, Shot, Shown
 from vidrec.evaluation.resampling import Values
-from vidrec.evaluation.task import (
-    Baseline,
-    ClassTable,
-    Fitted,
-    Headline,
-    LossOptions,
-    Matched,
-    Matrix,
-    ScoredPart,
-    Shot,
-    Shown,
-    Task,
-)
+from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task
 
 if TYPE_CHECKING:
     from jax import Array

@@ -9,19 +9,10 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.evaluation import resampling, segments, statistics
+from vidrec.evaluation.presentation import ClassTable, Headline, Matrix, Shot, Shown
 from vidrec.evaluation.resampling import Values
 from vidrec.evaluation.segments import UNLABELLED, ClipCounts
-from vidrec.evaluation.task import (
-    ChosenFrames,
-    ClassTable,
-    Headline,
-    LossOptions,
-    Matched,
-    Matrix,
-    ScoredPart,
-    Shot,
-    Shown,
-)
+from vidrec.evaluation.task import ChosenFrames, LossOptions, Matched, ScoredPart
 from vidrec.evaluation.tasks.clip import ClipTask
 
 if TYPE_CHECKING:
