@@ -74,19 +74,18 @@ def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     if row is None or run is None or "matrices" not in run.task.sections:
         return Section("Co-occurrence", "matrices", [])
     of_run = f", {row.name}, seed {run.result.get('seed', 0)}"
+    few = len(run.classes) <= figures.NUMBERED
     drawn: list[Block] = []
     for matrix in run.task.matrices(run.result["metrics"].get("test", {})):
-        counts_KK, classes = matrix.counts_KK, run.classes
         for shares in (False, True):
             what = "share of the row's class in %" if shares else "number of clips"
             caption = f"{matrix.caption}: {what}{of_run}"
-            if len(classes) <= figures.NUMBERED:
-                drawn.append(_matrix(caption, counts_KK, classes, shares, matrix.of_K))
+            counts = (matrix.counts_KK, run.classes, shares, matrix.of_K)
+            if few:
+                drawn.append(_matrix(caption, *counts))
             else:
                 name = f"{matrix.name}_{'shares' if shares else 'counts'}"
-                paint = (figures.confusion, counts_KK, classes, shares, matrix.of_K)
-                drawn.append(draw(name, caption, caption, *paint))
-    few = run is not None and len(run.classes) <= figures.NUMBERED
+                drawn.append(draw(name, caption, caption, figures.confusion, *counts))
     both: list[Block] = [Group(drawn, "pair" if few else "stack")] if drawn else []
     return Section("Co-occurrence", "matrices", both)
 
