@@ -276,7 +276,8 @@ def test_readers_see_whole_arrays_while_writers_are_killed(tmp_path):
         for each in two:
             assert each.stdout.readline() == "begun\n"
         goal = len(found.keys()) + 50
-        while len(keys := found.keys()) < goal:
+        # Until both hold a shard, too: one that is late would be killed before it has any.
+        while len(keys := found.keys()) < goal or len(list(tmp_path.glob("*.arrays"))) < 2:
             assert all(each.poll() is None for each in two)
         for key in sorted(keys)[:: 1 + round_]:
             assert right(found, int(key.removeprefix("key"))), key
