@@ -1,6 +1,6 @@
 """The best coverage that any interval of few seeds can have within a limit on its width.
 
-    python benchmarks/best_coverage.py             the table of docs/statistics.md (a few seconds)
+    python benchmarks/best_coverage.py   the table of docs/explanation/statistics.md (a few seconds)
 
 An easier problem than that of vidrec.evaluation.statistics: normal means, and the variance that
 clips give is known (1). A share of it, `seen`, is luck that seeds differ by as well, so that the

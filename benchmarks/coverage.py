@@ -1,6 +1,6 @@
 """How often vidrec's intervals are right, on generated results with a known truth.
 
-    python benchmarks/coverage.py                the tables of docs/statistics.md (8 minutes of CPU)
+    python benchmarks/coverage.py                docs/explanation/statistics.md (8 minutes of CPU)
     python benchmarks/coverage.py --draws 100    a first look
     python benchmarks/coverage.py --json         every case, for machines
 
@@ -405,7 +405,7 @@ def main() -> int:
     print(one_seed_table(alone))
     for case, found in again:
         print(f"measured again: {case} {found}")
-    print(f"\n{len(again)} cases fell below what docs/statistics.md says and were measured again")
+    print(f"\n{len(again)} cases fell below what the page of statistics says: measured again")
     print(f"{len(still)} cases cover less than it says")
     return 1 if still else 0
 

@@ -1,6 +1,6 @@
 """How often intervals of mean average precision are right, on generated scores.
 
-    python benchmarks/coverage_of_ranking.py                the table of docs/statistics.md
+    python benchmarks/coverage_of_ranking.py               table of docs/explanation/statistics.md
     python benchmarks/coverage_of_ranking.py --draws 50     a first look
 
 A clip has each of five classes with the case's share, more alike in one recording. The score of a

@@ -1,7 +1,7 @@
 """How cost grows: an epoch's seconds against trials in a group, frames, units, and clips.
 
     python benchmarks/growth.py                                     three points on each axis
-    python benchmarks/growth.py --most 256 --points 5 --figure docs/growth.png       all of them
+    python benchmarks/growth.py --most 256 --points 5 --figure docs/images/growth.png    all of them
     python benchmarks/growth.py --axes units --rounds 2              one of the four
 
 One LSTM over made-up features; each axis grows alone from one trial, 30 frames, 64 units and 128

@@ -2,7 +2,7 @@
 
     python benchmarks/larger_than_memory.py                        UCF-101's size: 5 GB, 15 minutes
     python benchmarks/larger_than_memory.py --clips 2000 --within 500          a tenth of it
-    python benchmarks/larger_than_memory.py --figure docs/streaming.png        with its memory curve
+    python benchmarks/larger_than_memory.py --figure docs/images/streaming.png    a memory curve
     python benchmarks/larger_than_memory.py --pca 256              over principal components
 
 Clips are .npy files of noise in half precision, as long as UCF-101's are: 186 frames in the mean,

@@ -1,4 +1,4 @@
-"""Draws docs/rooms.svg, the rooms of vidrec and what they import.
+"""Draws docs/images/rooms.svg, the rooms of vidrec and what they import.
 
     python docs/rooms.py
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from test_rooms import HOUSE, ROOMS, imports, room_of  # noqa: E402
 
-PICTURE = Path(__file__).with_name("rooms.svg")
+PICTURE = Path(__file__).parent / "images" / "rooms.svg"
 # The files and folders of a room to read first, in that order.
 MAIN_FILES = {
     "io": "files checkpoint runs escape",

@@ -5,7 +5,7 @@
 
 FOLDER holds videos and a segments.csv (path, start, end, label, in seconds), or a label file for
 each video as Breakfast, 50Salads and GTEA come (groundTruth/*.txt, mapping.txt); with
-`--data.kind features` the features beside them are read as they are. docs/labels.md has the rest.
+`--data.kind features` the features beside them are read as they are. See docs/how-to/labels.md.
 
 Ten frames a second go through an encoder that never trains, as in my_videos; a GRU labels each of
 them from what it saw so far. Videos of many minutes train by windows of 200 frames, the state kept.

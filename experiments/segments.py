@@ -8,8 +8,8 @@ backwards too: what sees one frame alone cannot tell a motion from its reversal,
 recurrence that only looks back labels each frame as it comes, so a motion is named some frames
 after it began; segments count as found if they overlap the true ones by half.
 
-Data set and settings were chosen while looking at test clips; docs/labels.md has the figures on
-clips that were drawn afterwards (motion/segments/seed=1).
+Data set and settings were chosen while looking at test clips; docs/how-to/labels.md has the
+figures on clips that were drawn afterwards (motion/segments/seed=1).
 """
 
 from vidrec.config import (

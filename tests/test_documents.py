@@ -143,7 +143,7 @@ def test_every_option_and_setting_between_backticks_is_known():
 
 def test_every_name_of_code_in_the_design_exists():
     """`training.loop.fit` is vidrec.training.loop.fit; `data.root` is a setting."""
-    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "design.md").read_text(encoding="utf-8")
     rooms = "|".join(path.stem for path in (ROOT / "vidrec").iterdir())
     names = set()
     for text in quoted(page):
@@ -164,9 +164,10 @@ def test_every_file_that_a_page_names_exists():
 
 
 API = r"^::: (\S+)\n(?:    options:\n      members: \[([^\]]*)\])?"
+API_PAGES = sorted((ROOT / "docs" / "reference" / "api").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", API_PAGES, ids=lambda page: page.stem)
 def test_every_name_of_an_api_page_exists(page):
     text = page.read_text(encoding="utf-8")
     for module, members in re.findall(API, text, re.MULTILINE):
@@ -180,7 +181,7 @@ def test_every_name_of_an_api_page_exists(page):
 def test_the_pages_made_by_scripts_are_of_today():
     table = script("settings").tables()
     assert [name for name in KNOWN if f"`{name}`" not in table] == ["seed"]
-    picture = (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8")
+    picture = (ROOT / "docs" / "images" / "rooms.svg").read_text(encoding="utf-8")
     assert picture == script("rooms").draw(), "run python docs/rooms.py"
 
 

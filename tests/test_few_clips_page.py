@@ -1,4 +1,4 @@
-"""The commands of docs/unequal.md run as they are printed, on few clips and for one epoch."""
+"""The commands of docs/how-to/imbalance.md run as printed, on few clips and for one epoch."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ import pytest
 
 from vidrec.cli import main
 
-PAGE = Path(__file__).parent.parent / "docs" / "unequal.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "imbalance.md"
 SMALL = ["--data.tfds", "motion/plain/clips=100", "--train.epochs", "1"]
 
 

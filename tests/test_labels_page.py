@@ -1,4 +1,4 @@
-"""The commands of docs/labels.md run as they are printed, on folders that they name."""
+"""The commands of docs/how-to/labels.md run as they are printed, on folders that they name."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from vidrec.cli import main
 from vidrec.data import video
 from vidrec.io import files
 
-PAGE = Path(__file__).parent.parent / "docs" / "labels.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "labels.md"
 CLASSES = ("jump", "run")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
+TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorials" / "first-comparison.md"
 BEGIN = """\
 import subprocess
 def console(line): subprocess.run(["bash", "-c", line], check=True)
@@ -48,7 +48,7 @@ def test_every_block_of_code_is_in_the_script():
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
     page = script(TUTORIAL.read_text(encoding="utf-8"))
-    program = f"{BEGIN}exec(compile({page!r}, 'tutorial.md', 'exec'))"
+    program = f"{BEGIN}exec(compile({page!r}, 'first-comparison.md', 'exec'))"
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -56,7 +56,7 @@ def test_the_tutorial_runs(tmp_path):
         env=plain
         | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(TUTORIAL.parent.parent),
+            "PYTHONPATH": str(TUTORIAL.parents[2]),
             "VIDREC_CACHE": str(tmp_path / "cache"),
         },
         capture_output=True,

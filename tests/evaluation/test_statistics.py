@@ -19,7 +19,7 @@ from vidrec.evaluation import statistics, variances
 
 
 def load_coverage():
-    """The simulation of docs/statistics.md."""
+    """The simulation of docs/explanation/statistics.md."""
     path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_simulation", path)
     module = importlib.util.module_from_spec(spec)

@@ -21,7 +21,7 @@ from vidrec.evaluation import tasks
 from vidrec.evaluation.task import Task
 
 PACKAGE = Path(vidrec.__file__).parent
-PAGE = PACKAGE.parent / "docs" / "extending.md"
+PAGE = PACKAGE.parent / "docs" / "how-to" / "extending.md"
 SCRIPT = """
 import vidrec
 from vidrec import report
@@ -61,7 +61,7 @@ def test_an_unknown_task_is_refused_where_it_is_set_and_where_it_is_read():
 
 @pytest.mark.slow  # a minute
 def test_a_new_task_is_one_file(tmp_path):
-    """The file that docs/extending.md prints, put into a copy of the package."""
+    """The file that docs/how-to/extending.md prints, put into a copy of the package."""
     [(name, text)] = re.findall(
         r"```python\n# (\w+\.py), in vidrec/evaluation/tasks/\n(.*?)```",
         PAGE.read_text(),

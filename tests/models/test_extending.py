@@ -1,4 +1,4 @@
-"""The files that docs/extending.md prints, as a user's own, each compared with a truth."""
+"""The files that docs/how-to/extending.md prints, as a user's own, each compared with a truth."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from vidrec.models import encoders, model, scanners
 from vidrec.models.inputs import lengths_to_mask
 from vidrec.sweeps import runner
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 B, T, D, U = 3, 5, 4, 3

@@ -18,7 +18,7 @@ from vidrec.sweeps import runner
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'vidrec[onnx]'")
 pytestmark = pytest.mark.slow  # .ci/run has ONNX Runtime for these alone
 
-PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "encoders.md"
 CLIP = {"image_mean": "[0.48, 0.45, 0.40]", "image_std": "0.26,0.25,0.27"}
 
 
@@ -195,7 +195,7 @@ def test_a_run_predicts_and_streams_without_the_file(tmp_path, monkeypatch):
 
 
 def test_what_pytorch_exports_gives_what_pytorch_gives(tmp_path, monkeypatch):
-    """By the recipe of docs/encoders.md, with a small network in the place of DINOv2."""
+    """By the recipe of docs/how-to/encoders.md, with a small network in the place of DINOv2."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript", reason="PyTorch exports by it")
     torch.manual_seed(0)
@@ -226,5 +226,5 @@ def test_features_of_ones_own_loop_are_trained_on(tmp_path, monkeypatch):
 
 
 def blocks():
-    """The Python that docs/encoders.md shows."""
+    """The Python that docs/how-to/encoders.md shows."""
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -436,9 +436,9 @@ def test_a_search_that_is_killed_three_times_ends_with_the_same_study(found, tmp
 
 @pytest.mark.slow(minutes=1)
 def test_the_commands_of_its_page_do_what_it_says(tmp_path):
-    """The first block of docs/search.md, as it is printed."""
+    """The first block of docs/how-to/search.md, as it is printed."""
     pytest.importorskip("optuna", reason="a search needs Optuna (vidrec[search])")
-    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "search.md").read_text(encoding="utf-8")
     block = page.split("```\n")[1]
     assert block.count("\n") == 2
     for line in block.splitlines():

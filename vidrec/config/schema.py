@@ -101,7 +101,7 @@ class Data:
 class Task:
     """What a label says, and so what is minimised, measured and answered."""
 
-    # clip: one label a clip; multilabel: several, or none; segmentation: one a frame (labels.md)
+    # clip: one label a clip; multilabel: several, or none; segmentation: one a frame
     kind: TaskKind = "clip"
     # of segmentation: classes in which nothing happens, whose segments do not count in F1 and edit
     background: tuple[str, ...] = ("background",)

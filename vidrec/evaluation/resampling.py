@@ -3,7 +3,8 @@
 Accuracies have intervals of their own (`variances`). A figure that is no mean over clips, such as
 mean average precision or F1 of segments, is known by its value for each seed, and by its value
 without each recording: their spread says what new recordings would change (the jackknife), and the
-spread of the seeds what new seeds would. docs/statistics.md says how often these intervals held.
+spread of the seeds what new seeds would. docs/explanation/statistics.md says how often these
+intervals held.
 
 Dimension letters: S seeds, n clips, G recordings.
 """

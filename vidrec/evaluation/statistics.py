@@ -1,7 +1,7 @@
 """Intervals of accuracies and of paired differences, over new seeds and new groups of clips.
 
-docs/statistics.md says in plain words what they mean and how often they were right on generated
-results; `variances` computes what they rest on. Plain NumPy on the host.
+docs/explanation/statistics.md says in plain words what they mean and how often they were right
+on generated results; `variances` computes what they rest on. Plain NumPy on the host.
 
 Dimension letters: S seeds, n clips, G groups of clips (recordings).
 """

@@ -1,7 +1,7 @@
 """Variance of a mean over seeds and clips, by what it comes from, and score intervals from it.
 
-docs/statistics.md derives each step. Every function takes answers of one experiment or, with
-leading axes, of many simulated ones (benchmarks/coverage.py).
+docs/explanation/statistics.md derives each step. Every function takes answers of one experiment
+or, with leading axes, of many simulated ones (benchmarks/coverage.py).
 
 Dimension letters: S seeds, n clips, G groups of clips (recordings), J steps of the intraclass
 correlation from 0 to 1.

@@ -76,7 +76,7 @@ def depthwise(
         padding: SAME, VALID, or places before and after each axis.
         form: `lax` is a grouped lax.conv everywhere, `patches` a sum of shifted maps. The others
             are that sum on a CPU, where a grouped convolution takes 5 to 100 times as long
-            (docs/performance.md), and the grouped convolution elsewhere.
+            (docs/explanation/performance.md), and the grouped convolution elsewhere.
     """
     strides = (stride,) * (kernel.ndim - 2)
     summed = partial(_shifted_sum, strides=strides, padding=padding)
@@ -162,7 +162,7 @@ def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 def _winograd(x: Array, kernel: Array) -> Array:
     """Convolve a 3x3 window by tiles of 2x2: 16 products of channels for each in place of 36.
 
-    VGG16 went from 3.3 to 4.9 frames a second by it (docs/performance.md).
+    VGG16 went from 3.3 to 4.9 frames a second by it (docs/explanation/performance.md).
 
     F(2x2, 3x3) of Lavin and Gray, 2016. Sums are as exact as those of `_lax` to a few units in the
     last place.
@@ -221,7 +221,8 @@ def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Paddin
 def _by_parts(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """Convolve, with a kernel gradient that is added up from products over parts of the patches.
 
-    32 instead of 50 ms for 256 maps of 8x8, 32 to 64 channels, 5x5 (docs/performance.md).
+    32 instead of 50 ms for 256 maps of 8x8, 32 to 64 channels, 5x5
+    (docs/explanation/performance.md).
     """
     return _no_grad(x, kernel, strides, padding)
 

@@ -147,7 +147,8 @@ def _unroll() -> int:
     """Return the frames a round of the loop.
 
     On a GPU a round waits for the host, which costs a third of an LSTM's step; four frames a round
-    were as quick there as one kernel for all frames (docs/gpu.md). A CPU gains nothing by it.
+    were as quick there as one kernel for all frames (docs/how-to/gpus.md). A CPU gains nothing
+    by it.
     """
     name = form.get()
     if name.startswith("unroll"):

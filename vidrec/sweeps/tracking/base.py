@@ -71,7 +71,7 @@ class Outcome:
 
 
 class Tracker(Protocol):
-    """A service that shows runs. To add one, see docs/extending.md.
+    """A service that shows runs. To add one, see docs/how-to/extending.md.
 
     All methods are called in one thread, which is not the one that trains. What they raise is told
     in a line and never ends a training.
