@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from vidrec import UserError
 from vidrec.config import override
 from vidrec.data.datasets import framewise as frame_data
 from vidrec.data.datasets.frame_labels import LabelRules
-from vidrec.evaluation import predict
+from vidrec.evaluation import predict, presentation
 from vidrec.evaluation.predict import drawing, framewise
+from vidrec.report.run import read_run
 from vidrec.training import prepare
 
 FOLDER = {
@@ -85,6 +87,22 @@ def test_predicted_segments_are_read_back_as_labels(trained, folder, tmp_path):
     assert dataset.classes == tuple(sorted({model.classes[k] for k in said}))
 
 
+def test_the_page_shows_truth_beside_prediction(trained):
+    page = Path(trained["dir"], "report.html").read_text()
+    assert '<section id="timelines">' in page
+    assert "Confusions of frames" in page
+    assert "number of frames, " in page
+    drawing_of = Path(trained["dir"], "figures", "timelines.svg").read_text()
+    run = read_run(Path(trained["dir"]))
+    lines = run.task.timelines(run.part(), 8)
+    shown = {run.predictions().names_B[line.clip] for line in lines.shown}
+    assert all(name in drawing_of for name in shown)
+    true, predicted = lines.shown[0].true, lines.shown[0].predicted
+    used = {int(label) for labels in (true[0], predicted[0]) for label in labels}
+    for label in used - lines.background:
+        assert "#{:02x}{:02x}{:02x}".format(*presentation.colour(label)) in drawing_of
+
+
 def whole(model, inputs):
     """Probabilities of all frames from one call."""
     network = model.network
@@ -148,8 +166,8 @@ def test_a_line_of_time_shows_segments_where_they_are():
     ]
     line = drawing.timeline(along, ("a", "b"), 400, now=2.0)
     assert line.shape == (drawing.LINE, 400, 3)
-    assert tuple(line[0, 50]) == drawing.colour(0)
-    assert tuple(line[0, 300]) == drawing.colour(1) != drawing.colour(0)
+    assert tuple(line[0, 50]) == presentation.colour(0)
+    assert tuple(line[0, 300]) == presentation.colour(1) != presentation.colour(0)
     assert (line[:, 199:201] == 255).all()
     known = drawing.timeline(along, ("a", "b"), 400, now=0.5, known=0)
     assert tuple(known[0, 300]) == drawing.TRACK

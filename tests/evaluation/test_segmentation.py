@@ -124,6 +124,32 @@ def test_intervals_are_the_jackknife_of_f1():
     assert same.mean == 0
 
 
+def test_timelines_are_the_labels_of_clips_from_the_worst_to_the_best():
+    scored = part(np.random.default_rng(4))
+    scored.labels[3, :7] = -1  # a stretch without a label
+    lines = TASK.timelines(scored, 5)
+    assert lines.background == {0}
+    shares = []
+    for line in lines.shown:
+        labels_T, scores_T = scored.labels[line.clip], scored.scores[line.clip]
+        frames = max(t + 1 for t in range(len(labels_T)) if labels_T[t] >= 0)
+        assert line.frames == frames
+        for pieces, wanted_T in ((line.true, labels_T), (line.predicted, scores_T)):
+            drawn = [-1] * frames
+            for label, start, end in zip(*pieces, strict=True):
+                drawn[start:end] = [label] * (end - start)
+            wanted = [int(wanted_T[t]) if labels_T[t] >= 0 else -1 for t in range(frames)]
+            assert drawn == wanted
+        labelled = [t for t in range(frames) if labels_T[t] >= 0]
+        shares.append(sum(labels_T[t] == scores_T[t] for t in labelled) / len(labelled))
+        assert line.right == pytest.approx(shares[-1])
+    assert shares == sorted(shares)
+    every = [line.right for line in TASK.timelines(scored, 99).shown]
+    assert len(every) == len(scored.labels)
+    assert (min(every), max(every)) == (shares[0], shares[-1])
+    assert tasks.named("clip").timelines(scored, 5).shown == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

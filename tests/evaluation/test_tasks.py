@@ -47,7 +47,14 @@ def test_a_task_names_its_figures_among_its_columns(kind):
     assert shown <= set(task.columns)
     assert len(set(task.columns)) == len(task.columns)
     assert task.headline.figure in task.epoch_figures
-    assert set(task.sections) <= {"classes", "confusions", "matrices", "clips", "steps"}
+    assert set(task.sections) <= {
+        "classes",
+        "confusions",
+        "matrices",
+        "timelines",
+        "clips",
+        "steps",
+    }
     assert set(task.columns) <= set(tasks.columns())
 
 

@@ -131,6 +131,21 @@ def test_typed_settings_come_before_a_rules():
     assert all(get(trial.config, name) == typed[name] for trial in made for name in typed)
 
 
+def test_fewer_clips_of_a_class_stay_on_the_embedded_data():
+    """By number always, by name and with the sizes of parts where the table's own data are they."""
+    table = vidrec.load("class_weights")
+    for before, after in zip(tables.trials(table), tables.trials(table, on="motion"), strict=True):
+        for name in ("data.per_class", "data.val", "data.test"):
+            assert get(after.config, name) == get(before.config, name)
+    cfg = vidrec.load("experiments/ucf101_lstm.py")
+    few = vidrec.override(cfg, {"data.per_class": "7"})
+    assert embedded.on_motion(few).data.per_class == "7"
+    assert embedded.on_motion(few).data.val == vidrec.Config().data.val
+    named = vidrec.override(cfg, {"data.per_class": "Archery=5"})
+    with pytest.raises(UserError, match=r"'Archery=5' names classes, and --on motion takes others"):
+        embedded.on_motion(named)
+
+
 def test_a_rule_that_is_not_there_is_refused():
     cfg = vidrec.Config()
     with pytest.raises(UserError, match=r"'optimiser': no such rule.*did you mean 'optimizer'"):

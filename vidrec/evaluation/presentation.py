@@ -1,9 +1,14 @@
 """What a task tells reports: its headline, its columns, and tables and matrices as plain data."""
 
-from collections.abc import Sequence
+import colorsys
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from vidrec.evaluation.segments import Segments
+
+GOLDEN = 0.618  # of the circle of colours, from one class to the next
 
 
 class Headline(NamedTuple):
@@ -79,19 +84,51 @@ class ClassTable(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Counts of clips by two classes, drawn with their shares.
+    """Counts by two classes, drawn with their shares.
 
     Attributes:
         name: of its files.
         caption: what a row and a column are.
-        counts_KK: clips.
-        of_K: clips that a row's shares are of.
+        counts_KK: what is counted.
+        of_K: how many a row's shares are of.
+        counted: what is counted, in words.
     """
 
     name: str
     caption: str
     counts_KK: np.ndarray
     of_K: np.ndarray
+    counted: str = "clips"
+
+
+class Timeline(NamedTuple):
+    """The true and the predicted segments of a clip.
+
+    Attributes:
+        clip: its index.
+        frames: how many it has.
+        true: its segments; where there is none, frames are not labelled.
+        predicted: the same of the prediction.
+        right: share of labelled frames that are right.
+    """
+
+    clip: int
+    frames: int
+    true: Segments
+    predicted: Segments
+    right: float
+
+
+class Timelines(NamedTuple):
+    """Clips along their time.
+
+    Attributes:
+        shown: the clips.
+        background: classes in which nothing happens.
+    """
+
+    shown: Sequence[Timeline]
+    background: Collection[int]
 
 
 class Shot(NamedTuple):
@@ -101,3 +138,9 @@ class Shot(NamedTuple):
     confidence: float
     label: str
     correct: bool
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Return the colour of a class, far from those of the classes with numbers near."""
+    rgb = colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.75, 0.5)[number % 2], 0.9)
+    return int(255 * rgb[0]), int(255 * rgb[1]), int(255 * rgb[2])

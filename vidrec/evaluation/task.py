@@ -17,7 +17,15 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
-from vidrec.evaluation.presentation import Baseline, ClassTable, Headline, Matrix, Shot, Shown
+from vidrec.evaluation.presentation import (
+    Baseline,
+    ClassTable,
+    Headline,
+    Matrix,
+    Shot,
+    Shown,
+    Timelines,
+)
 
 if TYPE_CHECKING:
     from jax import Array
@@ -116,8 +124,9 @@ class Task(ABC):
         baseline: what the headline is measured against; None: nothing.
         epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
         sections: of a report that fit it: classes (figures of each class), confusions, matrices
-            (of `matrices`), clips (film strips), steps (the share of clips that are right after
-            each frame).
+            (of `matrices`), timelines, clips (film strips), steps (the share of clips that are
+            right after each frame).
+        matrices_title: of the section of matrices.
         class_figure: name of the figure of each class in a summary, and what it is called.
         framewise: True where labels of a batch have an axis of frames (B, T).
         embedded: the embedded data with such labels, which `--on motion` takes.
@@ -135,6 +144,7 @@ class Task(ABC):
     asked: ClassVar[tuple[str, ...]] = ("best_epoch",)
     baseline: ClassVar[Baseline | None] = None
     sections: ClassVar[tuple[str, ...]] = ()
+    matrices_title: ClassVar[str] = "Co-occurrence"
     class_figure: ClassVar[tuple[str, str]] = ("f1", "F1")
     epoch_figures: ClassVar[tuple[str, ...]]
     framewise: ClassVar[bool] = False
@@ -360,6 +370,10 @@ class Task(ABC):
     def matrices(self, figures: Mapping[str, Any]) -> list[Matrix]:
         """Return matrices of a summary, for the section of that name."""
         return []
+
+    def timelines(self, part: ScoredPart, most: int) -> Timelines:
+        """Return at most so many clips along their time, for the section of that name."""
+        return Timelines((), ())
 
     @abstractmethod
     def wrong(self, part: ScoredPart) -> np.ndarray:

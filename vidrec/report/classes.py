@@ -31,6 +31,7 @@ from vidrec.report.tables import DAGGER
 
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
+TIMELINES = 8  # clips shown along their time
 TALL = 24  # rows from which a table scrolls downwards
 STRIP_HEIGHT = 96  # pixels
 
@@ -72,13 +73,13 @@ def _number(value: float | None) -> str:
 def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     """Return the section of the matrices that the task has instead of confusions."""
     if row is None or run is None or "matrices" not in run.task.sections:
-        return Section("Co-occurrence", "matrices", [])
+        return Section("", "matrices", [])
     of_run = f", {row.name}, seed {run.result.get('seed', 0)}"
     few = len(run.classes) <= figures.NUMBERED
     drawn: list[Block] = []
     for matrix in run.task.matrices(run.result["metrics"].get("test", {})):
         for shares in (False, True):
-            what = "share of the row's class in %" if shares else "number of clips"
+            what = "share of the row's class in %" if shares else f"number of {matrix.counted}"
             caption = f"{matrix.caption}: {what}{of_run}"
             counts = (matrix.counts_KK, run.classes, shares, matrix.of_K)
             if few:
@@ -87,7 +88,31 @@ def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
                 name = f"{matrix.name}_{'shares' if shares else 'counts'}"
                 drawn.append(draw(name, caption, caption, figures.confusion, *counts))
     both: list[Block] = [Group(drawn, "pair" if few else "stack")] if drawn else []
-    return Section("Co-occurrence", "matrices", both)
+    return Section(run.task.matrices_title, "matrices", both)
+
+
+def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
+    """Return the section of clips along their time, truth beside prediction."""
+    if row is None or run is None or "timelines" not in run.task.sections:
+        return Section("Timelines", "timelines", [])
+    part, saved = run.part(), run.predictions()
+    if part is None or saved is None:
+        return Section("Timelines", "timelines", [])
+    lines = run.task.timelines(part, TIMELINES)
+    if not lines.shown:
+        return Section("Timelines", "timelines", [])
+    names = [str(saved.names_B[line.clip]) for line in lines.shown]
+    shares = "; ".join(
+        f"{name} {percent(line.right, 0)}" for name, line in zip(names, lines.shown, strict=True)
+    )
+    caption = (
+        f"Test clips of {row.name}, seed {run.result.get('seed', 0)}, from the one with the fewest "
+        "right frames to the one with the most: above what is true, below what was predicted. "
+        "Background is grey; frames without a label are left out."
+    )
+    alt = f"Segments of test clips along time. Share of frames that are right: {shares}."
+    figure = draw("timelines", alt, caption, figures.timelines, lines, names, run.classes)
+    return Section("Timelines", "timelines", [figure])
 
 
 def _extremes(run: Run) -> list[Block]:

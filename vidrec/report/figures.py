@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vidrec.evaluation import metrics
+from vidrec.evaluation import metrics, presentation
 from vidrec.io import files
 from vidrec.io.escape import html, plot, short
 from vidrec.report.formats import percent
@@ -349,6 +349,43 @@ def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult 
     if len(rows) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def timelines(lines: presentation.Timelines, names: Sequence[str], classes: Sequence[str]) -> Any:
+    """Draw clips along their time: above the true segments, below the predicted ones.
+
+    Args:
+        lines: the clips.
+        names: of the clips.
+        classes: names by class number.
+    """
+    from matplotlib.patches import Patch
+
+    figure = _figure(7.6, 0.9 + 0.5 * len(names) + 0.2 * math.ceil(len(classes) / 6))
+    axes = figure.add_subplot()
+    hue = {
+        k: GREY + "66" if k in lines.background else _hex(presentation.colour(k))
+        for k in range(len(classes))
+    }
+    seen: set[int] = set()
+    for y, line in enumerate(lines.shown):
+        for offset, pieces in ((-0.36, line.true), (0.02, line.predicted)):
+            for label, start, end in zip(*pieces, strict=True):
+                bar = [(start, end - start)]
+                axes.broken_barh(bar, (y + offset, 0.34), facecolor=hue[label], linewidth=0)
+                seen.add(int(label))
+        axes.text(line.frames, y, f"  {percent(line.right, 0)}", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), [plot(name) for name in names], fontsize=8)
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="frame; at the end the share that is right")
+    axes.set_xlim(0, 1.08 * max(line.frames for line in lines.shown))
+    axes.tick_params(axis="y", length=0)
+    patches = [Patch(color=hue[k], label=plot(classes[k])) for k in sorted(seen)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _test(run: Run) -> Any:

@@ -53,6 +53,7 @@ def render(results: Run | AblationResult, pictures: Path) -> str:
             classes.scores(rows, run, draw.folder),
             classes.confusions(best, run, draw),
             classes.matrices(best, run, draw),
+            classes.timelines(best, run, draw),
             classes.clips(results.folder, run),
             classes.augmented(results.folder, run),
             steps(rows, control, best, draw),

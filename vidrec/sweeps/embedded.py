@@ -244,6 +244,14 @@ def _data(data: Data, clips: str) -> Data:
     """Return the embedded data, split as the published ones."""
     # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
     folds = data.folds or (25 if data.kind == "ucf11" else 3)
+    # Sizes of parts, and classes by name, are kept where the embedded data are the table's own.
+    own = data.kind == "tfds" and data.tfds.partition("/")[0] == clips.partition("/")[0]
+    if data.per_class and not own and not data.per_class.isdecimal():
+        raise UserError(
+            f"data.per_class = {data.per_class!r} names classes, and --on motion takes others: "
+            "give one number for all classes, or type --data.per_class with names of the embedded "
+            "ones"
+        )
     return Data(
         kind="tfds",
         tfds=clips,
@@ -252,7 +260,9 @@ def _data(data: Data, clips: str) -> Data:
         folds=folds if data.fold else 0,
         split_seed=data.split_seed,
         val_by=data.val_by,
-        per_class=data.per_class if data.per_class.isdecimal() else "",  # of classes replaced
+        val=data.val if own else Data.val,
+        test=data.test if own else Data.test,
+        per_class=data.per_class,
         root=data.root if data.kind == "tfds" else "",
     )
 

@@ -1,6 +1,5 @@
 """A video with the prediction drawn on it."""
 
-import colorsys
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from vidrec.errors import UnreadableClip, UserError
 from vidrec.evaluation.predict import answers, clips
 from vidrec.evaluation.predict.answers import Line
 from vidrec.evaluation.predict.classifier import Classifier
+from vidrec.evaluation.presentation import colour
 from vidrec.evaluation.task import Task
 from vidrec.io import escape, files
 
@@ -21,7 +21,6 @@ LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, sma
 ENDINGS = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
 LINE = 10  # pixels, the height of a line of time
-GOLDEN = 0.618  # of the circle of colours, from one class to the next
 SHADE = 190  # of 255: how much of the picture the panel hides
 
 
@@ -155,12 +154,6 @@ def timeline(
     mark = min(max(round(now * scale), 1), width - 1)
     line[:, mark - 1 : mark + 1] = 255
     return line
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    """Return the colour of a class, far from those of the classes with numbers near."""
-    rgb = colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.75, 0.5)[number % 2], 0.9)
-    return int(255 * rgb[0]), int(255 * rgb[1]), int(255 * rgb[2])
 
 
 def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarray:

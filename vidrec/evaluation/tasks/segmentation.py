@@ -9,7 +9,15 @@ import numpy as np
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.evaluation import resampling, segments, statistics
-from vidrec.evaluation.presentation import ClassTable, Headline, Matrix, Shot, Shown
+from vidrec.evaluation.presentation import (
+    ClassTable,
+    Headline,
+    Matrix,
+    Shot,
+    Shown,
+    Timeline,
+    Timelines,
+)
 from vidrec.evaluation.resampling import Values
 from vidrec.evaluation.segments import UNLABELLED, ClipCounts
 from vidrec.evaluation.task import ChosenFrames, LossOptions, Matched, ScoredPart
@@ -68,7 +76,8 @@ class Segmentation(ClipTask):
     brief = Shown("test_frame_accuracy", "frames")
     asked = ("best_epoch",)
     baseline = None
-    sections = ("classes", "matrices")
+    sections = ("classes", "matrices", "timelines")
+    matrices_title = "Confusions of frames"
     class_figure = ("class_f1_50", "F1@50")
     epoch_figures = ("f1_50", "f1_25", "f1_10", "edit", "frame_accuracy", "balanced_accuracy")
     framewise = True
@@ -190,7 +199,7 @@ class Segmentation(ClipTask):
 
     def counts(self, part: ScoredPart) -> list[ClipCounts]:
         """Return what the figures need of each clip."""
-        left_out = {k for k, name in enumerate(part.classes) if name in self.background}
+        left_out = self._background(part.classes)
         frames = min(np.shape(part.scores)[1], part.labels.shape[1])
         pairs = zip(part.scores[:, :frames], part.labels[:, :frames], strict=True)
         return [
@@ -272,7 +281,27 @@ class Segmentation(ClipTask):
             return []
         of_K = np.array(list(figures["class_frames"].values()), int)
         caption = "Frames; a row is the true class, a column the predicted one"
-        return [Matrix("confusion", caption, np.asarray(figures["confusion"], int), of_K)]
+        counts_KK = np.asarray(figures["confusion"], int)
+        return [Matrix("confusion", caption, counts_KK, of_K, "frames")]
+
+    def timelines(self, part: ScoredPart, most: int) -> Timelines:
+        """Return clips from the one with the fewest right frames to the one with the most."""
+        counted = self.counts(part)
+        right_n = np.array([c.confusion_KK.trace() / max(c.frames_K.sum(), 1) for c in counted])
+        order = np.argsort(right_n, kind="stable")
+        chosen = order[np.linspace(0, len(order) - 1, min(most, len(order))).astype(int)]
+        shown = []
+        for clip in chosen.tolist():
+            labels_T = part.labels[clip]
+            ends = np.flatnonzero(labels_T >= 0)
+            predicted_T = _until_the_end(part.scores[clip][: len(labels_T)], labels_T)
+            true, predicted = (segments.segments_of(each) for each in (labels_T, predicted_T))
+            frames = int(ends[-1]) + 1 if len(ends) else 0
+            shown.append(Timeline(clip, frames, true, predicted, float(right_n[clip])))
+        return Timelines(shown, self._background(part.classes))
+
+    def _background(self, classes: Sequence[str]) -> set[int]:
+        return {k for k, name in enumerate(classes) if name in self.background}
 
     def wrong(self, part: ScoredPart) -> np.ndarray:
         """Return the clips with an extra or a missed segment."""
