@@ -60,7 +60,7 @@ def settings(given: Any, folder: Path) -> vidrec.Config:
     }
     if given.kind == "c3d":
         changes |= {"encoder.kind": "c3d" if given.full else NARROW, "encoder.width": 1024}
-        changes |= {"scanner.kind": "none", "head.kind": "last"}
+        changes |= {"scanner.kind": "none", "head.kind": "last", "encoder.pooling": "dense"}
     return vidrec.override(vidrec.load("experiments/ucf11_pixels.py"), changes)
 
 

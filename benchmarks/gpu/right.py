@@ -38,7 +38,7 @@ def expect(record: Record, work: str, found: float, most: float, **more: Any) ->
 
 def truths() -> Any:
     """Return the tests' module of plain NumPy loops."""
-    file = ROOT / "tests" / "test_scanners_truth.py"
+    file = ROOT / "tests" / "models" / "test_scanners_truth.py"
     spec = importlib.util.spec_from_file_location("scanners_truth", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -113,11 +113,11 @@ def fit(configs: list, source: Any, folder: Path) -> list[dict[str, Any]]:
     members = [
         results.TrialRun(str(place), cfg, folder / str(place)) for place, cfg in enumerate(configs)
     ]
-    results = loop.fit(members, prepare.prepare(configs[0], dataset=source), folder)
-    for member, result in zip(members, results, strict=True):
+    written = loop.fit(members, prepare.prepare(configs[0], dataset=source), folder)
+    for member, result in zip(members, written, strict=True):
         lines = (member.folder / "metrics.jsonl").read_text().splitlines()
         result["losses"] = [json.loads(line)["val/loss"] for line in lines]
-    return results
+    return written
 
 
 def small(record: Record) -> tuple[Any, Any]:
