@@ -30,7 +30,7 @@ NOTES = [
     *sorted((ROOT / "ablations").glob("*.py")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
 ]
-READERS = ("mine.py", "NAME")  # files that a reader has and we have not
+READERS = ("mine.py", "units.py", "NAME")  # files that a reader has and we have not
 COMMAND = r"(?:srun -n\d )?(?:vidrec |python (?:launch\.py|benchmarks/|-m benchmarks)).*"
 KNOWN = {name for name, _, _ in config.fields()}
 OPTIONS = {field.name.replace("_", "-") for kind in COMMANDS.values() for field in fields(kind)}
@@ -163,6 +163,51 @@ def test_every_file_that_a_page_names_exists():
             assert (ROOT / name).exists(), f"{file.name}: {name}"
 
 
+def headings(page: str) -> set[str]:
+    """The anchors of a page, as GitHub and mkdocs name them."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", each).strip().lower() for each in found)
+    return {re.sub(r"[\s]+", "-", each) for each in plain}
+
+
+def links(page: str) -> list[str]:
+    """What a page links to and shows as pictures, in its text."""
+    text = re.sub(r"^```.*?^```$|`[^`]*`", "", page, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def missing(file: Path) -> list[str]:
+    """The links of a page that lead nowhere."""
+    lost = []
+    for link in links(file.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.is_file() or (
+            anchor and anchor not in headings(target.read_text(encoding="utf-8"))
+        ):
+            lost.append(link)
+    return lost
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_link_leads_somewhere(file):
+    assert missing(file) == []
+
+
+def test_a_link_to_nothing_is_noticed(tmp_path):
+    (tmp_path / "a.md").write_text("# One two: `x`\n[a](b.md) [b](a.md#one-two-x) [c](#three)\n")
+    assert missing(tmp_path / "a.md") == ["b.md", "#three"]
+
+
+def test_every_page_is_in_the_navigation():
+    shown = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for file in (ROOT / "docs").rglob("*.md"):
+        assert file.relative_to(ROOT / "docs").as_posix() in shown, file.name
+
+
 API = r"^::: (\S+)\n(?:    options:\n      members: \[([^\]]*)\])?"
 API_PAGES = sorted((ROOT / "docs" / "reference" / "api").glob("*.md"))
 
@@ -181,6 +226,14 @@ def test_every_name_of_an_api_page_exists(page):
 def test_the_pages_made_by_scripts_are_of_today():
     table = script("settings").tables()
     assert [name for name in KNOWN if f"`{name}`" not in table] == ["seed"]
+    listed = script("listings").commands()
+    for name, kind in COMMANDS.items():
+        part = listed.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        for field in fields(kind):
+            word = f"`--{field.name.replace('_', '-')}`"
+            shared = field.name in ("workdir", "json", "settings")
+            assert shared or word in part or f"`{field.name.upper()}`" in part, (name, word)
+    assert "`learning_rate`" in script("listings").experiments()
     picture = (ROOT / "docs" / "images" / "rooms.svg").read_text(encoding="utf-8")
     assert picture == script("rooms").draw(), "run python docs/rooms.py"
 

@@ -1,4 +1,4 @@
-"""The tutorial runs as it is printed: block after block, in one Python and an empty folder."""
+"""Each tutorial runs as it is printed: block after block, in one Python and an empty folder."""
 
 import os
 import re
@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorials" / "first-comparison.md"
+ROOT = Path(__file__).parent.parent
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+# What each leaves behind, beside its output.
+LEFT = {
+    "first-comparison": "runs/order-*/report.html",
+    "own-videos": "seen.mp4",
+    "first-ablation": "runs/units-*/report.html",
+    "own-cell": "runs/cells-*/report.html",
+}
 BEGIN = """\
 import subprocess
 def console(line): subprocess.run(["bash", "-c", line], check=True)
@@ -45,25 +53,46 @@ def test_every_block_of_code_is_in_the_script():
     assert script(page).split("\n") == [*lines, "''')", "", "", ""]
 
 
-@pytest.mark.slow
-def test_the_tutorial_runs(tmp_path):
-    page = script(TUTORIAL.read_text(encoding="utf-8"))
-    program = f"{BEGIN}exec(compile({page!r}, 'first-comparison.md', 'exec'))"
+def run(program: str, folder: Path) -> str:
+    """Run a program of the page's blocks in a folder, and return what it prints."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
+        [sys.executable, "-c", BEGIN + program],
+        cwd=folder,
         env=plain
         | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(TUTORIAL.parents[2]),
-            "VIDREC_CACHE": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT),
+            "VIDREC_CACHE": str(folder / "cache"),
         },
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "did you mean 'scanner.units'?" in done.stdout
-    assert "nan" not in done.stdout
-    assert (tmp_path / "seen.mp4").stat().st_size > 0
-    assert list(tmp_path.glob("runs/order-*/report.html"))
+    return done.stdout
+
+
+def test_every_tutorial_is_known():
+    assert {page.stem for page in TUTORIALS} == set(LEFT)
+
+
+@pytest.mark.slow  # four minutes
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_runs(page, tmp_path):
+    written = script(page.read_text(encoding="utf-8"))
+    out = run(f"exec(compile({written!r}, {page.name!r}, 'exec'))", tmp_path)
+    assert "nan" not in out
+    [left, *_] = tmp_path.glob(LEFT[page.stem])
+    assert left.stat().st_size > 0
+    if page.stem == "first-comparison":
+        assert "did you mean 'scanner.units'?" in out
+
+
+@pytest.mark.slow  # a minute
+def test_the_python_of_the_readme_runs(tmp_path):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    clip = "import numpy as np; from vidrec.data import video\n"
+    clip += "video.write('new.mp4', np.zeros((30, 48, 64, 3), np.uint8), fps=30)\n"
+    run(f"exec({clip!r}); exec({block!r}); print(answer.label)", tmp_path)
+    assert list(tmp_path.glob("runs/units-*/report.html"))

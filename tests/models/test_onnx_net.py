@@ -19,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install 'vidr
 pytestmark = pytest.mark.slow  # .ci/run has ONNX Runtime for these alone
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "encoders.md"
+FEATURES = PAGE.with_name("features.md")
 CLIP = {"image_mean": "[0.48, 0.45, 0.40]", "image_std": "0.26,0.25,0.27"}
 
 
@@ -219,12 +220,12 @@ def test_features_of_ones_own_loop_are_trained_on(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     trained_runs.write_videos(tmp_path / "clips", each=5)
     monkeypatch.chdir(tmp_path)
-    [block] = [code for code in blocks() if code.startswith("# features.py")]
+    [block] = [code for code in blocks(FEATURES) if code.startswith("# features.py")]
     exec(block, {})
     cfg = trained_runs.settings_of(tmp_path / "features", {"data.kind": "features"})
     assert runner.run(cfg, tmp_path / "runs", name="own")["metrics"]["test"]["clips"] > 0
 
 
-def blocks():
-    """The Python that docs/how-to/encoders.md shows."""
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def blocks(page=PAGE):
+    """The Python that a page shows."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
