@@ -155,25 +155,52 @@ def test_a_stream_with_gaps_is_the_whole_clip(name):
     jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-5), carry, end)
 
 
-def test_attention_over_many_frames_is_taken_in_parts(monkeypatch):
-    """Parts change no output and no gradient, with and without a context."""
+IN_BLOCKS = {
+    "near": (Transformer(8, heads=2, context=4), False),
+    "far": (Transformer(8, heads=2, context=40), False),
+    "after others": (Transformer(8, heads=2, context=9), True),
+    "whole": (Transformer(8, heads=2, causal=False), False),
+}
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_attention_over_many_frames_is_taken_in_blocks(name, monkeypatch):
+    """Blocks change no output, carry or gradient: with a context, without, and after a carry."""
+    made, after_others = IN_BLOCKS[name]
     rng = np.random.default_rng(2)
     x, mask_BT = rng.normal(size=(B, 23, D)).astype(np.float32), rng.random((B, 23)) < 0.8
-    for made in (Transformer(8, heads=2, context=4), Transformer(8, heads=2, causal=False)):
-        params = drawn(made, rng)
+    params = drawn(made, rng)
+    carry = None
+    if after_others:
+        _, carry = run(params, x[:, :6] + 1, mask_BT[:, :6], made=made)
 
-        def both(params, made=made):
-            def total(params):
-                y, _ = made.apply({"params": params}, x, mask_BT)
-                return jnp.sum(jnp.sin(y)), y
+    def both(params):
+        def total(params):
+            y, end = run(params, x, mask_BT, carry, made=made)
+            return jnp.sum(jnp.sin(y)), (y, end)
 
-            return jax.value_and_grad(total, has_aux=True)(params)
+        return jax.value_and_grad(total, has_aux=True)(params)
 
-        at_once = jit(both)(params)
-        monkeypatch.setattr(transformer, "QUERIES", 5)
-        in_parts = jit(lambda params, run=both: run(params))(params)
-        monkeypatch.undo()
-        jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-5), in_parts, at_once)
+    at_once = jit(both)(params)
+    monkeypatch.setattr(transformer, "QUERIES", 5)
+    in_blocks = jit(lambda params: both(params))(params)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-5), in_blocks, at_once)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_memory_of_attention_grows_as_the_frames(causal, monkeypatch):
+    """Four times the frames take about four times the memory of a step; all pairs take sixteen."""
+    made = Transformer(8, heads=2, context=32, causal=causal)
+    params = drawn(made, np.random.default_rng(0))
+
+    def needed(frames):
+        x = jax.ShapeDtypeStruct((2, frames, D), jnp.float32)
+        gradient = jax.grad(lambda params, x: run(params, x, None, made=made)[0].sum())
+        compiled = jax.jit(gradient).lower(params, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    monkeypatch.setattr(transformer, "QUERIES", 16)
+    assert needed(2048) <= 4.5 * needed(512)
 
 
 def test_positions_count_apart_alone_and_far_ones_stay_exact():

@@ -12,6 +12,7 @@ from absl.testing import parameterized
 from vidrec.errors import UserError
 from vidrec.models import cells
 from vidrec.models.inputs import ends
+from vidrec.models.lru import LRU
 from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
@@ -23,6 +24,9 @@ MADE = {
     "lstm": Recurrent(cells.LSTM(U), batch_norm=True, dropout=0.5),
     "bigru": Recurrent(cells.GRU(U), bidirectional="concat"),
     "convlstm": Recurrent(cells.ConvLSTM(U)),
+    "convgru": Recurrent(cells.ConvGRU(U)),
+    "minlstm": Recurrent(cells.MinLSTM(U), dropout=0.5),
+    "lru": Recurrent(LRU(U), dropout=0.5),
     "mean": MeanPool(dropout=0.5),
     "none": Identity(),
 }
@@ -31,7 +35,7 @@ every = pytest.mark.parametrize("name", MADE)
 
 
 def inputs(name, seed=0):
-    maps = (3, 2) if name == "convlstm" else ()
+    maps = (3, 2) if name.startswith("conv") else ()
     x = jax.random.normal(jax.random.key(seed), (B, T, *maps, D))
     return x, MASK_BT, jax.random.split(jax.random.key(seed + 1), B)
 
@@ -89,7 +93,10 @@ def test_shapes_are_known_without_data(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["lstm", "mean", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bigru", "convlstm"))],
+    [
+        *("lstm", "mean", "minlstm", "lru", "convgru"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bigru", "convlstm")),
+    ],
 )
 def test_transformations_compose(name):
     """pmap of vmap of grad of jit equals the plain gradient of each trial."""

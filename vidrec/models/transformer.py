@@ -9,7 +9,7 @@ D features, U units, H heads, E = U / H.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,8 +25,7 @@ from vidrec.models.layers import Dense
 from vidrec.models.norm_dropout import NormDropout
 from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
-# Frames that ask at a time: a causal one's scores are then of those that it may see. XLA may hold
-# several parts at once, so where all frames are seen memory still grows faster than T.
+# Frames that ask at a time, at most.
 QUERIES = 256
 
 
@@ -50,6 +49,13 @@ class Kept(NamedTuple):
 
     frames: Array
     caches: tuple[Cache, ...]
+
+
+class Pairs(NamedTuple):
+    """Keys, turned by their position, and values of frames that are asked, (B, S, H, E)."""
+
+    keys: Array
+    values: Array
 
 
 class Sight(NamedTuple):
@@ -205,6 +211,8 @@ def attend(
 ) -> Array:
     """Return, for each frame, the mean of the values that it sees, weighed by queries and keys.
 
+    Frames ask in blocks, one block after another: memory grows as T, not as T · T.
+
     Args:
         queries_BTHE: Of the frames that ask; not turned by position yet.
         keys_BSHE: Of those that are asked, the last T of which ask.
@@ -216,47 +224,77 @@ def attend(
         (B, T, H, E).
     """
     queries_BTHE = rotate(queries_BTHE, sight.behind)
-    keys_BSHE = rotate(keys_BSHE, 0)
-    answers = []
-    for asking, asked in _parts(queries_BTHE.shape[1], keys_BSHE.shape[1], sight):
-        seen = _seen(asking, asked, sight)
-        # Computed again for the gradient: the weights of all parts would be T · T numbers.
-        part = jax.checkpoint(partial(_weigh, dtype=dtype))
-        answers.append(
-            part(queries_BTHE[:, asking], keys_BSHE[:, asked], values_BSHE[:, asked], seen)
+    pairs = Pairs(rotate(keys_BSHE, 0), values_BSHE)
+    frames = queries_BTHE.shape[1]
+    blocks = -(-frames // QUERIES)
+    # Computed again for the gradient: the weights of all blocks would be T · T numbers.
+    weigh = jax.checkpoint(partial(_weigh, dtype=dtype), prevent_cse=blocks == 1)
+    if blocks == 1:
+        return weigh(queries_BTHE, pairs, _seen(sight, frames, keys_BSHE.shape[1]))
+    length = -(-frames // blocks)
+    asked_of = _asked(pairs, sight, length, blocks)
+    shape = (len(queries_BTHE), blocks, length, *queries_BTHE.shape[2:])
+    parts = jnp.moveaxis(_padded(queries_BTHE, 0, blocks * length).reshape(shape), 1, 0)
+
+    def block(number_and_queries: tuple[Array, Array]) -> Array:
+        number, queries = number_and_queries
+        return weigh(queries, *asked_of(number))
+
+    answers = jnp.moveaxis(jax.lax.map(block, (jnp.arange(blocks), parts)), 0, 1)
+    return answers.reshape(len(queries_BTHE), blocks * length, *shape[3:])[:, :frames]
+
+
+def _asked(
+    pairs: Pairs, sight: Sight, length: int, blocks: int
+) -> Callable[[Array], tuple[Pairs, Array]]:
+    """Return what gives, by a block's number, the frames that it may ask, and which it sees."""
+    frames = pairs.keys.shape[1]
+    if sight.context is None:
+        seen = _seen(sight, length, frames)
+        return lambda number: (pairs, seen)
+    # A block asks its own frames and the context before them, in front of the first frame too.
+    context = min(sight.context, frames)
+    behind = context + sight.behind
+    total = behind + blocks * length
+    valid_BS = sight.valid_BS
+    valid_BS = jnp.ones((1, frames), bool) if valid_BS is None else valid_BS
+    padded = [_padded(each, context, total) for each in (*pairs, valid_BS)]
+    near = _seen(Sight(context, None, context), length, context + length)
+
+    def asked(number: Array) -> tuple[Pairs, Array]:
+        start = sight.behind + number * length
+        keys, values, valid = (
+            jax.lax.dynamic_slice_in_dim(each, start, context + length, 1) for each in padded
         )
-    return jnp.concatenate(answers, 1)
+        return Pairs(keys, values), near & valid[:, None, None]
+
+    return asked
 
 
-def _parts(frames: int, asked: int, sight: Sight) -> Iterator[tuple[slice, slice]]:
-    """Yield frames that ask together, and all that one of them may see."""
-    for start in range(0, frames, QUERIES):
-        stop = min(start + QUERIES, frames)
-        if sight.context is None:
-            yield slice(start, stop), slice(0, asked)
-        else:
-            first = max(0, start + sight.behind - sight.context)
-            yield slice(start, stop), slice(first, stop + sight.behind)
+def _padded(x_BS: Array, front: int, total: int) -> Array:
+    """Return zeros, or False, before and behind the frames of an array, `total` in all."""
+    widths = [(0, 0)] * x_BS.ndim
+    widths[1] = (front, total - front - x_BS.shape[1])
+    return jnp.pad(x_BS, widths)
 
 
-def _seen(asking: slice, asked: slice, sight: Sight) -> Array:
-    """Return True where a frame sees another, (B or 1, 1, T, S)."""
-    back = np.arange(asking.start, asking.stop)[:, None] + sight.behind
-    back = back - np.arange(asked.start, asked.stop)
+def _seen(sight: Sight, frames: int, asked: int) -> Array:
+    """Return True where one of the frames that ask sees one of those asked, (B or 1, 1, T, S)."""
+    back = np.arange(frames)[:, None] + sight.behind - np.arange(asked)
     seen = np.ones(back.shape, bool)
     if sight.context is not None:
         seen = (back >= 0) & (back <= sight.context)
     if sight.valid_BS is None:
         return jnp.asarray(seen[None, None])
-    return jnp.asarray(seen[None, None]) & sight.valid_BS[:, None, None, asked]
+    return jnp.asarray(seen[None, None]) & sight.valid_BS[:, None, None]
 
 
-def _weigh(queries: Array, keys: Array, values: Array, seen: Array, dtype: str) -> Array:
+def _weigh(queries: Array, pairs: Pairs, seen: Array, dtype: str) -> Array:
     product = partial(_product, dtype=dtype)
-    scores_BHTS = product("bthe,bshe->bhts", queries / math.sqrt(queries.shape[-1]), keys)
+    scores_BHTS = product("bthe,bshe->bhts", queries / math.sqrt(queries.shape[-1]), pairs.keys)
     # A finite number: a padded frame that sees nothing has no largest score to take off.
     scores_BHTS = jnp.where(seen, scores_BHTS, jnp.finfo(scores_BHTS.dtype).min)
-    return product("bhts,bshe->bthe", jax.nn.softmax(scores_BHTS), values)
+    return product("bhts,bshe->bthe", jax.nn.softmax(scores_BHTS), pairs.values)
 
 
 def _product(axes: str, one: Array, other: Array, dtype: str) -> Array:
