@@ -48,6 +48,7 @@ STYLE: Any = {
     "lines.linewidth": 1.6,
 }
 MANY_ROWS = 7  # more than this and only the best and the control keep a colour
+NAME_INCHES = 0.17  # height of a name beside the points of a long table
 NUMBERED = 24  # classes up to which a cell has room for its number in a normal size
 
 
@@ -400,32 +401,72 @@ def has_steps(rows: Sequence[RowResult]) -> bool:
 
 def cost(rows: Sequence[RowResult]) -> Any:
     """Draw the headline figure against parameters and against seconds of training."""
-    figure = _figure(7.6, 3.4)
+    many = len(rows) > MANY_ROWS
+    figure = _figure(7.6, max(3.4, 1 + NAME_INCHES * len(rows) if many else 0))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("params", "seconds_train"), strict=True):
+        points = []
         for i, row in enumerate(rows):
             x, y = row.mean(column), 100 * row.headline
             if math.isnan(x) or math.isnan(y):
                 continue
-            colour = PALETTE[i % len(PALETTE)] if len(rows) <= MANY_ROWS else PALETTE[0]
+            colour = PALETTE[0] if many else PALETTE[i % len(PALETTE)]
             if row.interval is not None:
                 bar = [100 * row.interval.low, 100 * row.interval.high]
-                axes.plot([x, x], bar, color=colour, linewidth=1.2, alpha=0.7)
+                axes.plot([x, x], bar, color=colour, linewidth=1.2, alpha=0.3 if many else 0.7)
             axes.plot(x, y, "o", color=colour, markersize=6, label=plot(row.name))
-            if len(rows) > MANY_ROWS:
-                axes.annotate(
-                    plot(row.name), (x, y), (5, 3), textcoords="offset points", fontsize=7
-                )
-        drawn = [x for x in (row.mean(column) for row in rows) if x > 0]
-        if drawn and max(drawn) > 10 * min(drawn):
-            axes.set_xscale("log")
-        axes.margins(x=0.2)
-        axes.grid()
+            points.append((x, y, plot(row.name)))
+        _amounts_axis(axes, [x for x, _, _ in points if x > 0])
+        if many:
+            _name_points(axes, points)
     panels[0].set(xlabel="trained parameters", ylabel=f"test {task_of(rows).headline.words}, %")
     panels[1].set(xlabel="seconds of training, compiling apart")
-    if len(rows) <= MANY_ROWS:
+    if not many:
         panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _amounts_axis(axes: Any, amounts: Sequence[float]) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.margins(x=0.2)
+    axes.grid()
+    if amounts and max(amounts) > 10 * min(amounts):
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _name_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Name points in a column to the right, with a line from each name to its point."""
+    low, high = axes.get_ylim()
+    points = sorted(points, key=lambda point: point[1])
+    wanted = [(y - low) / (high - low) for _, y, _ in points]
+    for (x, y, name), at in zip(points, spread(wanted), strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            (1.06, at),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 1},
+        )
+
+
+def spread(wanted: Sequence[float]) -> list[float]:
+    """Return places from 0 to 1 near the ascending ones wanted, far enough apart for names."""
+    gap = 1 / max(len(wanted), 1)
+    places: list[float] = []
+    for at in wanted:
+        places.append(max(at, places[-1] + gap) if places else max(at, 0.0))
+    ceiling = 1.0
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    return places
 
 
 def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
