@@ -1,6 +1,6 @@
 """Does augmentation help where clips are few?
 
-    python launch.py ablate ablations/augmentation.py
+    vidrec ablate ablations/augmentation.py
 
 Motion from pixels: a small CNN and a GRU, trained together on 10, 20 and 40 clips a class, each
 without augmentation and with crops, turns by up to ten degrees and other brightness, contrast and

@@ -5,10 +5,10 @@ No report did this. Each scanner has two widths, so that the model trains about 
 Three learning rates are tried for each by one seed and chosen on validation clips; then three seeds
 train at the best one.
 
-    python launch.py ablate baselines                                      motion: order is all
-    python launch.py ablate baselines --data.tfds motion/memory/clips=1500 --encoder.size 32 \\
+    vidrec ablate baselines                                      motion: order is all
+    vidrec ablate baselines --data.tfds motion/memory/clips=1500 --encoder.size 32 \\
         --frames.length 150 --exclude scanner.kind=convgru                 a cue of long ago
-    python launch.py ablate baselines --data.kind ucf101 --data.root FEATURES --data.split given
+    vidrec ablate baselines --data.kind ucf101 --data.root FEATURES --data.split given
 
 On a folder of videos, or features of them, the same comparison with `--data.root`.
 """

@@ -1,6 +1,6 @@
 """Do class weights help where classes are unequal, at 1:20?
 
-    python launch.py ablate ablations/class_weights.py
+    vidrec ablate ablations/class_weights.py
 
 Of each pair of motions one class keeps 80 training clips and its time reversal 4; validation and
 test clips stay as they are, equally many of each class, so accuracy is the mean over classes.

@@ -1,6 +1,6 @@
 """The embedded data: ten motions in pairs that are each other's time reversal.
 
-    python launch.py train experiments/motion.py
+    vidrec train experiments/motion.py
     python launch.py                                the comparison of scanners over it
 
 No report did this. Clips are generated, so nothing is downloaded, and no frame nor unordered set of

@@ -1,7 +1,7 @@
 """Your own videos with a label a frame: what is done when.
 
-    python launch.py train experiments/my_segments.py --data.root FOLDER
-    python launch.py predict runs/my_segments-ID FILE.mp4 --csv seen.csv
+    vidrec train experiments/my_segments.py --data.root FOLDER
+    vidrec predict runs/my_segments-ID FILE.mp4 --csv seen.csv
 
 FOLDER holds videos and a segments.csv (path, start, end, label, in seconds), or a label file for
 each video as Breakfast, 50Salads and GTEA come (groundTruth/*.txt, mapping.txt); with

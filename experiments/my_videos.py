@@ -1,7 +1,7 @@
 """Your own videos: a folder with one folder of files a class.
 
-    python launch.py train experiments/my_videos.py --data.root FOLDER
-    python launch.py predict runs/my_videos-ID FILE.mp4
+    vidrec train experiments/my_videos.py --data.root FOLDER
+    vidrec predict runs/my_videos-ID FILE.mp4
 
 Any file that PyAV opens; also train/, val/ and test/ folders, or a labels.csv (path, label, group,
 split). A file that cannot be read is named in the result; `--data.strict True` makes it fatal.

@@ -1,7 +1,7 @@
 """The embedded data with a label a frame: motions one after another, with background between them.
 
-    python launch.py train experiments/segments.py
-    python launch.py ablate segment_scanners        the comparison of scanners over it
+    vidrec train experiments/segments.py
+    vidrec ablate segment_scanners        the comparison of scanners over it
 
 No report did this. A frame shows where a shape is, not how it moves, and each clip stands there
 backwards too: what sees one frame alone cannot tell a motion from its reversal, nor from rest. A

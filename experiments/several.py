@@ -1,7 +1,7 @@
 """Two motions at once, each with a label of its own.
 
-    python launch.py train experiments/several.py
-    python launch.py ablate ablations/several_scanners.py    what sees order, three seeds each
+    vidrec train experiments/several.py
+    vidrec ablate ablations/several_scanners.py    what sees order, three seeds each
 
 Clips of `motion/several` are generated. One shape changes two of five things (place across, place
 down, size, angle, opacity), each one way or the other: ten classes, two of them true of a clip. Its

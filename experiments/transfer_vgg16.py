@@ -1,7 +1,7 @@
 """Report E: VGG16 on images of three classes, from scratch, frozen, and tuned block by block.
 
-    python launch.py train  experiments/transfer_vgg16.py --data.root IMAGES
-    python launch.py ablate ablations/transfer.py --data.root IMAGES
+    vidrec train  experiments/transfer_vgg16.py --data.root IMAGES
+    vidrec ablate ablations/transfer.py --data.root IMAGES
 
 IMAGES holds one folder of images a class (or train/, val/ and test/ of such, with
 `--data.split given`). An image is a clip of one frame.

@@ -1,8 +1,8 @@
 """Report A: recurrent units over a frozen VGG16, four classes of UCF-101.
 
-    python launch.py train  experiments/ucf101_four_classes.py --data.root UCF101
-    python launch.py ablate ablations/units_keras.py --data.root UCF101
-    python launch.py ablate ablations/units_keras.py --data.root UCF101 --data.swapped True
+    vidrec train  experiments/ucf101_four_classes.py --data.root UCF101
+    vidrec ablate ablations/units_keras.py --data.root UCF101
+    vidrec ablate ablations/units_keras.py --data.root UCF101 --data.swapped True
 
 Report: A. C. Erthal and F. Lamarca, "Action Recognition", deep learning assignment 3. VGG16 with
 ImageNet weights, every layer frozen, averaged over the frame to 512 features; LSTM, GRU or two

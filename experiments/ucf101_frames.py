@@ -1,9 +1,9 @@
 """Report D, first part: a pretrained CNN whose top layers are tuned on UCF-101's frames.
 
-    python launch.py train   experiments/ucf101_frames.py --data.root UCF101
-    python launch.py extract experiments/ucf101_lstm.py --data.root UCF101 \\
+    vidrec train   experiments/ucf101_frames.py --data.root UCF101
+    vidrec extract experiments/ucf101_lstm.py --data.root UCF101 \\
         --encoder.weights runs/ucf101_frames-ID
-    python launch.py compare runs/ucf101_frames-ID runs/ucf101_lstm-ID
+    vidrec compare runs/ucf101_frames-ID runs/ucf101_lstm-ID
 
 Report: P. Srinivasan, "Action Recognition in Short Clips", IE598 homework 3. A CNN pretrained on
 ImageNet, only its top layers trained on frames of UCF-101; the 1024 outputs of a fully connected

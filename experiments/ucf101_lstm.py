@@ -1,10 +1,10 @@
 """Report D, second part: one LSTM over the frame CNN's features, and the cell all tables share.
 
-    python launch.py train  experiments/ucf101_lstm.py --data.root UCF101 \\
+    vidrec train  experiments/ucf101_lstm.py --data.root UCF101 \\
         --encoder.weights runs/ucf101_frames-ID
-    python launch.py ablate ablations/learning_rate.py --data.root UCF101 \\
+    vidrec ablate ablations/learning_rate.py --data.root UCF101 \\
         --encoder.weights runs/ucf101_frames-ID
-    python launch.py ablate ablations/learning_rate.py --on motion
+    vidrec ablate ablations/learning_rate.py --on motion
 
 Report: P. Srinivasan, "Action Recognition in Short Clips", IE598 homework 3. 1024 features a frame
 from the CNN of experiments/ucf101_frames.py; one linear layer, one LSTM, one output layer, a score

@@ -1,7 +1,7 @@
 """Report C: from pixels, UCF-11 as clips of 30 frames of 64x64.
 
-    python launch.py train  experiments/ucf11_pixels.py --data.root UCF11
-    python launch.py ablate ablations/pixels.py ablations/c3d_rate.py --data.root UCF11
+    vidrec train  experiments/ucf11_pixels.py --data.root UCF11
+    vidrec ablate ablations/pixels.py ablations/c3d_rate.py --data.root UCF11
 
 Report: J. Xu, "Introduction to Deep Learning, final project", 2019. This file is its third model:
 convolutions 2x2, 3x3 and 5x5 with ReLU, each followed by a 2x2 max-pool, one vector a frame, an

@@ -1,7 +1,7 @@
 """Report B: families of recurrences over frozen features, UCF-11.
 
-    python launch.py train  experiments/ucf11_recurrent.py --data.root UCF11
-    python launch.py ablate ablations/units_torch.py --data.root UCF11
+    vidrec train  experiments/ucf11_recurrent.py --data.root UCF11
+    vidrec ablate ablations/units_torch.py --data.root UCF11
 
 Report: "Video classification using recurrent neural networks", deep learning course report. LSTM,
 GRU, two stacked LSTMs and ConvLSTM of 64 to 512 units; BiLSTM is described (outputs joined by

@@ -140,7 +140,7 @@ def test_help_teaches():
 
 def test_every_command_has_an_example():
     for name, kind in COMMANDS.items():
-        assert f"launch.py {name} " in kind.__doc__, name
+        assert f"Example: vidrec {name} " in kind.__doc__, name
 
 
 def test_shells_complete_the_commands():

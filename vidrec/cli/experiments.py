@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec import config
-from vidrec.cli.output import warn
+from vidrec.cli.output import program, warn
 from vidrec.config import Config
 from vidrec.errors import UserError
 from vidrec.io import escape, runs
@@ -23,7 +23,7 @@ def read_experiment(path: str, settings: Mapping[str, Any]) -> Config:
     """
     experiment = load(path)
     if not isinstance(experiment, Config):
-        words = escape.shell(["launch.py", "ablate", path])
+        words = escape.shell([program(), "ablate", path])
         raise UserError(f"{path} is an ablation: use `{words}`")
     _warn_of_cleared(experiment, settings)
     [trial] = ablation.trials(Ablation("one", experiment, [Row({})]), settings)

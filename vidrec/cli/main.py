@@ -20,18 +20,18 @@ import signal
 import sys
 import typing
 from collections.abc import Iterable
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import field, fields, make_dataclass
 from typing import Annotated, Any, Union
 
 import tyro
 
 from vidrec import config
-from vidrec.cli.command import Command
+from vidrec.cli.command import Command, Settings
 from vidrec.cli.commands import COMMANDS
-from vidrec.cli.output import warn
+from vidrec.cli.output import program, warn
 from vidrec.errors import UserError, refusal
 from vidrec.io import files
+from vidrec.sweeps.ablation import load
 
 # A union made from a table of commands has no other spelling.
 _SUBCOMMANDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
@@ -165,11 +165,11 @@ def parse(argv: list[str]) -> tuple[Command, dict[str, Any]]:
     words, settings = _split_settings(argv)
     takes_settings = name not in COMMANDS or "settings" in _options(COMMANDS[name])
     if settings and not takes_settings:
-        raise UserError(f"'launch.py {name}' takes no settings such as {next(iter(settings))}")
+        raise UserError(f"'{program()} {name}' takes no settings such as {next(iter(settings))}")
     command, unknown = _parse_options(name, words)
     if unknown:
         options = [f"--{option.replace('_', '-')}" for option in _options(type(command))]
-        guess = _guess(unknown[0], options) or f"; see 'launch.py {name} --help'"
+        guess = _guess(unknown[0], options) or f"; see '{program()} {name} --help'"
         raise UserError(f"unknown option '{unknown[0]}'{guess}")
     for option, hint in typing.get_type_hints(type(command), include_extras=True).items():
         if any(isinstance(bound, config.Range) for bound in typing.get_args(hint)):
@@ -191,13 +191,15 @@ def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
 
     tyro prints a mistake as a box of lines on stderr; here it becomes one line.
     """
-    printed = io.StringIO()
+    printed, known = io.StringIO(), _ANY_COMMAND
+    if "--help" in words:
+        known, words = _for_help(name, words), list(dict.fromkeys([name, "--help"]))
     try:
         with contextlib.redirect_stderr(printed), _REGISTRY:
             return tyro.cli(
-                _ANY_COMMAND,
+                known,
                 args=words,
-                prog="vidrec" if Path(sys.argv[0]).name == "vidrec" else "launch.py",
+                prog=program(),
                 description=OVERVIEW,
                 return_unknown_args=True,
             )
@@ -208,7 +210,44 @@ def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
         ends = ("───", "Got errors")
         inside = itertools.takewhile(lambda line: not line.startswith(ends), lines[1:])
         reason = " ".join(filter(None, inside))
-        raise UserError(f"{reason.rstrip('.')}; see 'launch.py {name} --help'") from None
+        raise UserError(f"{reason.rstrip('.')}; see '{program()} {name} --help'") from None
+
+
+def _for_help(name: str, words: list[str]) -> Any:
+    """Return the commands as --help shows them: their examples as this program was started.
+
+    Of a command that names an experiment, the settings have that experiment's values.
+    """
+    kinds = dict(COMMANDS)
+    if name in kinds and "experiment" in _options(kinds[name]):
+        for word in words[1:]:
+            with contextlib.suppress(UserError):
+                values = load(word)
+                if isinstance(values, config.Config):
+                    kinds[name] = _shown(kinds[name], values)
+                    break
+    if program() != "vidrec":
+        kinds = {each: _shown(kind) for each, kind in kinds.items()}
+    shown = [Annotated[kind, tyro.conf.subcommand(each)] for each, kind in kinds.items()]
+    return Union[tuple(shown)]  # noqa: UP007
+
+
+def _shown(kind: type[Command], values: config.Config | None = None) -> type[Command]:
+    """Return a command with other defaults of its settings, or with examples of launch.py."""
+    said = kind.__doc__ or ""
+    if program() != "vidrec":
+        said = said.replace("Example: vidrec ", f"Example: python {program()} ")
+    # By these names tyro finds the source, and in it what the fields mean.
+    source = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    settings: Any = ("settings", Settings, field(default_factory=lambda: values))
+    return make_dataclass(
+        kind.__name__,
+        [settings] if values else [],
+        bases=(kind,),
+        namespace={"__doc__": said, **source},
+        frozen=True,
+        kw_only=True,
+    )
 
 
 def _split_settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:

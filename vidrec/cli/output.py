@@ -32,6 +32,11 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def program() -> str:
+    """Return the name by which this program was started: vidrec, or launch.py in a checkout."""
+    return "vidrec" if Path(sys.argv[0]).stem == "vidrec" else "launch.py"
+
+
 def warn(text: object) -> None:
     """Print a line for people on stderr, where it never mixes with an answer."""
     print(escape.terminal(text), file=sys.stderr, flush=True)

@@ -1,7 +1,9 @@
 """Progress of long work: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -115,7 +117,9 @@ class GroupProgress(loop.Silent):
 
     def __init__(self, reporter: Reporter, title: str, members: Sequence[results.TrialRun]):
         self.reporter, self.title = reporter, title
-        self.epochs = max(member.config.train.epochs for member in members)
+        self.epochs_of = {member.id: member.config.train.epochs for member in members}
+        self.epochs = max(self.epochs_of.values())
+        self.ended: Counter[str] = Counter()
         self.trials = len(members)
         self.best: float | None = None
         self.headline = tasks.of(members[0].config).headline
@@ -125,7 +129,7 @@ class GroupProgress(loop.Silent):
         """Start the clock: the group's program is compiled."""
         self.start = time.perf_counter()
 
-    def epoch(self, number: int, records: Mapping[str, Mapping[str, float]]) -> None:
+    def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Show an epoch, and the group's end after its last one.
 
         Args:
@@ -135,20 +139,44 @@ class GroupProgress(loop.Silent):
         figures = [record.get(f"val/{self.headline.figure}") for record in records.values()]
         known = [figure for figure in [*figures, self.best] if figure is not None]
         self.best = max(known, default=None)
-        alive = sum(record["status"] == "running" for record in records.values())
+        training = sum(record["status"] == "running" for record in records.values())
+        self._count_ended(number, records, training)
         words = self.headline.words
         best = "" if self.best is None else f", best validation {words} {self.best:.3f}"
-        note = f"epochs, {alive} of {self.trials} trials alive{best}"
+        ends = ", ".join(f"{count} {how}" for how, count in self.ended.items())
+        note = f"epochs, {training} of {counted(self.trials)} training"
+        note += f" ({ends}){best}" if ends else best
         self.reporter.advance(self.title, number, self.epochs, note)
-        if not alive:
+        if not training:
             seconds = time.perf_counter() - self.start
             self.reporter.say(
-                f"{self.title}: {self.trials} trials, {number} epochs in {seconds:.1f} s{best}"
+                f"{self.title}: {counted(self.trials)} ({ends}), {number} epochs in "
+                f"{seconds:.1f} s{best}"
             )
+
+    def _count_ended(
+        self, number: int, records: Mapping[str, Mapping[str, Any]], training: int
+    ) -> None:
+        """Count the trials that this epoch ended, by how they did."""
+        for id_, record in records.items():
+            if record["status"] == "diverged":
+                self.ended["diverged"] += 1
+            elif record["status"] != "running":
+                early = number < self.epochs_of.get(id_, self.epochs)
+                self.ended["stopped early" if early else "finished"] += 1
+        # Of a group that goes on, some ended before.
+        before = self.trials - training - self.ended.total()
+        if before > 0:
+            self.ended["ended before"] += before
 
     def should_stop(self) -> bool:
         """Return whether Ctrl-C or SIGTERM asked to stop."""
         return self.reporter.stopping
+
+
+def counted(trials: int) -> str:
+    """Return a number of trials in words."""
+    return f"{trials} trial{'s' * (trials != 1)}"
 
 
 def _title(name: str, members: Sequence[results.TrialRun]) -> str:

@@ -122,8 +122,18 @@ def _extremes(run: Run) -> list[Block]:
         return []
     always = ", ".join(metrics.always_right(counts_KK, run.classes)) or "no class"
     never = ", ".join(metrics.never_right(counts_KK, run.classes)) or "no class"
-    whose = f"Of {run.name}, seed {run.result.get('seed', 0)}."
+    clips_K = counts_KK.sum(axis=1)
+    clips = _span(clips_K[clips_K > 0])
+    whose = f"Of {run.name} on {clips} of a class, seed {run.result.get('seed', 0)}."
     return [Paragraph(f"{whose} Always right: {always}. Never right: {never}.")]
+
+
+def _span(clips_K: np.ndarray) -> str:
+    """Return how many clips a class has, in words."""
+    low, high = (int(clips_K.min()), int(clips_K.max())) if clips_K.size else (0, 0)
+    if low == high:
+        return f"{low} test clip{'s' * (low != 1)}"
+    return f"{low} to {high} test clips"
 
 
 def _confusion(run: Run) -> np.ndarray | None:

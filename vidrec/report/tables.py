@@ -355,7 +355,7 @@ def notes(results: Run | AblationResult) -> list[str]:
         lines.append("Leaked: clips of one recording stand in training and in test.")
     if any(row.doubtful for row in rows):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return lines + _beside_the_baseline(rows) + _low_coverage(rows)
+    return lines + _beside_the_baseline(rows) + wording.one_seed(rows) + _low_coverage(rows)
 
 
 def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:

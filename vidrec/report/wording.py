@@ -29,6 +29,19 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
     return lines
 
 
+def one_seed(rows: Sequence[RowResult]) -> list[str]:
+    """Return what the intervals of rows with one seed leave out, and what would tell it."""
+    known = [row for row in rows if row.interval is not None]
+    single = [row.name for row in known if row.interval and row.interval.too_few_seeds]
+    if not single:
+        return []
+    whose = "" if len(single) == len(known) else f" ({', '.join(single)})"
+    return [
+        f"One seed{whose}: the interval is about other test clips alone. It leaves out what "
+        "another seed would change; `ablate` with --seeds 3 shows that."
+    ]
+
+
 def copies(rows: Sequence[RowResult]) -> list[str]:
     """Return how many test clips have a copy in another part, where no recording leaks."""
     counts = {run.copied_tests for row in rows for run in row.runs if run.copied_tests}

@@ -16,7 +16,7 @@ from vidrec.sweeps import ablation
 class Extract(Command):
     """Fill the feature store only; says size and time beforehand, and goes on where it stopped.
 
-    Example: python launch.py extract experiments/ucf101_lstm.py --data.root UCF-101
+    Example: vidrec extract experiments/ucf101_lstm.py --data.root UCF-101
     """
 
     experiment: Positional[str]  # a file with config(), or its bare name
@@ -54,7 +54,7 @@ class Extract(Command):
 class Doctor(Command):
     """Check every clip of a data set: names, counts, decoding, duplicates, leaks.
 
-    Example: python launch.py doctor experiments/my_videos.py --data.root FOLDER
+    Example: vidrec doctor experiments/my_videos.py --data.root FOLDER
     """
 
     experiment: Positional[str]  # a file with config(), or its bare name
@@ -84,7 +84,7 @@ class Doctor(Command):
 class Check(Command):
     """Build every configuration of these files and trace one step: needs no data.
 
-    Example: python launch.py check experiments/*.py ablations/*.py
+    Example: vidrec check experiments/*.py ablations/*.py
     """
 
     files: Positional[tuple[str, ...]] = ()

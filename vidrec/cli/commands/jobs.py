@@ -16,7 +16,7 @@ LESS = [["epoch"], ["job"], ["why"], ["log"]]  # left out first on a narrow term
 class Status(Command):
     """How an ablation on a cluster fills: groups, jobs, logs.
 
-    Example: python launch.py status runs/learning_rate-1a2b3c4d
+    Example: vidrec status runs/learning_rate-1a2b3c4d
     """
 
     folder: Positional[Path]  # of an ablation, or its name
@@ -32,7 +32,7 @@ class Status(Command):
 class Cancel(Command):
     """End an ablation's own jobs; the same ablate command goes on later.
 
-    Example: python launch.py cancel runs/learning_rate-1a2b3c4d
+    Example: vidrec cancel runs/learning_rate-1a2b3c4d
     """
 
     folder: Positional[Path]  # of an ablation, or its name

@@ -26,19 +26,20 @@ class Predict(Command):
     FOLDER is a run's, or an ablation's: then its setting best on validation answers. The name of
     its folder will do, and so will the name alone where one run in WORKDIR has it.
 
-    Example: python launch.py predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
+    Example: vidrec predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
     folder: Positional[Path]  # of a run or an ablation, or its name
     videos: Positional[tuple[str, ...]]  # files or folders
     stream: Flag = False  # an answer a frame, the recurrent state kept
+    windows: Flag = False  # of several files: each window's answer too, also in the csv
     every: NonNegative = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write the video with the answer drawn on it
-    csv: Path | None = None  # write a line a file; a folder writes predictions.csv anyway
+    csv: Path | None = None  # write a row a file; a folder writes predictions.csv anyway
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Answer for each file; with --json a line a window and a last one a file.
+        """Answer for each file; of one file, and with --json, a line a window before that.
 
         Exit status 1 where a file could not be read. See `Command.run`.
         """
@@ -54,22 +55,27 @@ class Predict(Command):
         if model.chosen:
             console.tell(model.chosen)
         task, answered, unreadable = model.network.task, [], False
+        windows = self.windows or self.stream or not self._several()
         for line in self._lines(model):
             if self.json:
                 print_json(line)
-            else:
+            elif windows or "start" not in line:
                 console.tell(predict.as_text(line, task))
             unreadable |= line["class"] is None
             if table:
                 answered.append(line)
         if table:
             text = io.StringIO()
-            predict.write_csv(answered, text, task)
+            predict.write_csv(answered, text, task, windows=self.windows)
             files.write_whole(table, text.getvalue())
             console.tell(table)
         if self.overlay and not unreadable:
             console.tell(self.overlay)
         return int(unreadable)
+
+    def _several(self) -> bool:
+        """Return whether more than one file is asked for."""
+        return len(self.videos) > 1 or any(Path(path).is_dir() for path in self.videos)
 
     def _lines(self, model: Any) -> Iterable[dict[str, Any]]:
         from vidrec.evaluation import predict
@@ -90,7 +96,7 @@ class Predict(Command):
         if "" in self.videos:  # of an empty variable; as a path it would be the current folder
             raise UserError("the name of a video should not be empty")
         table = self.csv
-        if table is None and any(Path(path).is_dir() for path in self.videos):
+        if table is None and (self.windows or any(Path(path).is_dir() for path in self.videos)):
             table = Path("predictions.csv")
         if self.overlay:
             if len(self.videos) != 1:
@@ -116,7 +122,7 @@ class Demo(Command):
     a causal model labels the camera live, from the state that it keeps. Only this machine can open
     the page, nothing leaves it, and a video is removed once it is answered. Ctrl-C ends it.
 
-    Example: python launch.py demo runs/my_videos-1a2b3c4d
+    Example: vidrec demo runs/my_videos-1a2b3c4d
     """
 
     folder: Positional[Path]  # of a run or an ablation, or its name
@@ -158,7 +164,7 @@ class Evaluate(Command):
 
     Of the settings only those of data and eval can be given: the others belong to the model.
 
-    Example: python launch.py evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
+    Example: vidrec evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
     folder: Positional[Path]  # of a run or an ablation, or its name
@@ -201,7 +207,7 @@ class Evaluate(Command):
 class Export(Command):
     """Write a trained model as StableHLO with a loader that needs only JAX, NumPy and flatbuffers.
 
-    Example: python launch.py export runs/my_videos-1a2b3c4d exported
+    Example: vidrec export runs/my_videos-1a2b3c4d exported
     """
 
     folder: Positional[Path]  # of a run or an ablation, or its name
@@ -221,7 +227,7 @@ class Export(Command):
 class Encoders(Command):
     """List what turns frames into features, and how to get the weights that are not here.
 
-    Example: python launch.py encoders --json
+    Example: vidrec encoders --json
     """
 
     def run(self, settings: dict[str, Any]) -> int:

@@ -21,7 +21,7 @@ class Runs(Command):
     to. Of an ablation that is the figure of the row that is best on validation, of a search that of
     the setting that it chose.
 
-    Example: python launch.py runs runs
+    Example: vidrec runs runs
     """
 
     folder: Positional[Path | None] = None  # whose runs are listed; none: that of --workdir
@@ -75,7 +75,7 @@ def _shown(entries: Sequence[Any]) -> Any:
 class Report(Command):
     """Rebuild the report of a run or an ablation from its folder alone.
 
-    Example: python launch.py report runs/scanners-1a2b3c4d --tensorboard
+    Example: vidrec report runs/scanners-1a2b3c4d --tensorboard
     """
 
     folders: Positional[tuple[Path, ...]] = ()  # of runs and ablations, or their names
@@ -112,7 +112,7 @@ class Compare(Command):
 
     The page goes to WORKDIR/compare-FIRST-SECOND/report.html.
 
-    Example: python launch.py compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
+    Example: vidrec compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """
 
     first: Positional[Path]  # folder or name of a run or an ablation: the one before

@@ -29,7 +29,7 @@ class Search(Command):
     NAME-chosen. Needs pip install 'vidrec[search]'. Killed, the same command goes on; with more
     --trials or --seeds too.
 
-    Example: python launch.py search motion --space optim.learning_rate=log:1e-4:1e-2 --halving 3
+    Example: vidrec search motion --space optim.learning_rate=log:1e-4:1e-2 --halving 3
     """
 
     experiment: Positional[str]  # a file with config(), or its bare name

@@ -41,7 +41,7 @@ class Train(SharedCommand):
     run that names it. Its settings stay; those that are typed, such as a lower learning rate,
     replace its own.
 
-    Example: python launch.py train experiments/motion.py --scanner.kind gru --seed 1
+    Example: vidrec train experiments/motion.py --scanner.kind gru --seed 1
     """
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
@@ -100,7 +100,7 @@ class Train(SharedCommand):
 class Ablate(SharedCommand):
     """Fill a table: every row with every seed, many trials in one program.
 
-    Example: python launch.py ablate ablations/learning_rate.py --on motion --seeds 5
+    Example: vidrec ablate ablations/learning_rate.py --on motion --seeds 5
     """
 
     files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments

@@ -258,7 +258,7 @@ def _prepare(builder: Any, name: str, root: str) -> None:
         except (OSError, AssertionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
-                f"{_first_line(error)}; `python launch.py ablate ABLATION --on motion` runs now"
+                f"{_first_line(error)}; `vidrec ablate ABLATION --on motion` runs now"
             ) from error
         _write_sums(builder)
 
@@ -315,7 +315,7 @@ def _needs_tensorflow(name: str, error: Exception) -> UserError:
     module = re.search(r"No module named '([\w.]+)'", str(error))
     return UserError(
         f"data.tfds = {name!r} needs {module[1] if module else 'tensorflow'}: pip install "
-        "'vidrec[tensorflow]'; `python launch.py ablate ABLATION --on motion` runs without"
+        "'vidrec[tensorflow]'; `vidrec ablate ABLATION --on motion` runs without"
     )
 
 

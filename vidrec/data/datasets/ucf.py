@@ -52,7 +52,7 @@ class Archive:
         return UserError(
             f"{self.title}: {what} in {where}; get it from {self.page} ({self.size}), unpack it "
             f"to {where} or name its folder by --data.root; "
-            "`python launch.py ablate ABLATION --on motion` runs now"
+            "`vidrec ablate ABLATION --on motion` runs now"
         )
 
     def root(self, data: Data) -> Path:

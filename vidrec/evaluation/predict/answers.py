@@ -1,7 +1,7 @@
 """Answers for files and folders, one JSON-able line after another."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -97,9 +97,32 @@ def _inside(folder: Path, model: Classifier) -> list[Path]:
     return sorted([*videos, *still])
 
 
-def write_csv(answered: Iterable[Line], file: TextIO, task: Task | None = None) -> None:
-    """Write lines as the csv table of a task; None: of one label a clip, a row a file."""
-    file.write(escape.csv((task or tasks.named("clip")).csv(list(answered))))
+def write_csv(
+    answered: Iterable[Line], file: TextIO, task: Task | None = None, *, windows: bool = False
+) -> None:
+    """Write lines as the csv table of a task.
+
+    Args:
+        answered: lines of files and of their windows.
+        file: what is written to.
+        task: None: of one label a clip.
+        windows: a row a window, with its seconds, instead of a row a file.
+    """
+    task, lines = task or tasks.named("clip"), list(answered)
+    of_windows = windows and "start" not in task.csv([])[0]  # others have a row a segment anyway
+    file.write(escape.csv(_of_windows(task, lines) if of_windows else task.csv(lines)))
+
+
+def _of_windows(task: Task, lines: Sequence[Line]) -> list[list[Any]]:
+    """Return a task's table of windows: that of files, with columns of their seconds."""
+    chosen = [line for line in lines if "start" in line or line["class"] is None]
+    plain = [{key: line[key] for key in line if key not in ("start", "end")} for line in chosen]
+    heads, *rows = task.csv(plain)
+    table = [[heads[0], "start", "end", *heads[1:]]]
+    for line, row in zip(chosen, rows, strict=True):
+        seconds = [f"{line[key]:.6f}" if key in line else "" for key in ("start", "end")]
+        table.append([row[0], *seconds, *row[1:]])
+    return table
 
 
 def as_text(line: Line, task: Task | None = None) -> str:

@@ -159,7 +159,7 @@ class _GroupLog(loop.Silent):
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
         self.log.advanced = True
         alive = sum(record["status"] == "running" for record in records.values())
-        self.log.say_sometimes(f"epoch {number}: {alive} trials alive")
+        self.log.say_sometimes(f"epoch {number}: {alive} trials training")
 
     def should_stop(self) -> bool:
         return self.log.stop.is_set()

@@ -1,0 +1,140 @@
+"""What the command line says: help as the program was started, progress, lines of predict."""
+
+import csv
+import io
+import shutil
+
+import pytest
+from helpers import trained_runs
+from rich.console import Console
+
+from vidrec.cli import main
+from vidrec.cli.progress import Reporter
+from vidrec.config import Config, override
+from vidrec.report import classes, wording
+from vidrec.training.results import TrialRun
+
+
+def shown(capsys, monkeypatch, program: str, *words: str) -> str:
+    """Help of a command, started by a name, as one line."""
+    monkeypatch.setattr("sys.argv", [program, *words])
+    with pytest.raises(SystemExit) as left:
+        main.main(list(words))
+    assert left.value.code == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("program", "typed"),
+    [("/opt/bin/vidrec", "vidrec"), ("launch.py", "python launch.py")],
+)
+def test_examples_are_of_the_program_that_was_started(capsys, monkeypatch, program, typed):
+    text = shown(capsys, monkeypatch, program, "predict", "--help")
+    assert f"Example: {typed} predict runs/" in text
+    assert "of a run or an ablation, or its name" in text  # what fields mean is there too
+
+
+def test_help_of_an_experiment_shows_its_own_settings(capsys, monkeypatch):
+    plain = shown(capsys, monkeypatch, "vidrec", "train", "--help")
+    of_videos = shown(capsys, monkeypatch, "vidrec", "train", "my_videos", "--help")
+    words = "resample videos to this many frames a second; 0: as filmed (default: {})"
+    assert words.format(0) in plain
+    assert words.format(10) in of_videos
+    assert shown(capsys, monkeypatch, "vidrec", "train", "no_such", "--help") == plain
+
+
+@pytest.mark.parametrize(("program", "named"), [("vidrec", "vidrec"), ("x/launch.py", "launch.py")])
+def test_mistakes_name_the_program_that_was_started(capsys, monkeypatch, program, named):
+    monkeypatch.setattr("sys.argv", [program])
+    with pytest.raises(SystemExit):
+        main.main(["train", "ablations/scanners.py"])
+    assert f"use `{named} ablate" in capsys.readouterr().err
+
+
+def test_progress_says_how_trials_ended():
+    members = [
+        TrialRun(str(number), override(Config(), {"train.epochs": epochs}), None)
+        for number, epochs in enumerate((3, 3, 2, 3))
+    ]
+    out = io.StringIO()
+    screen = Reporter(Console(file=out, width=200))
+    screen.advance = lambda title, done, total, note: print(note, file=out)
+    group = screen.group("g", members)
+    running, done, diverged = ({"status": word} for word in ("running", "done", "diverged"))
+    group.epoch(1, {"0": running, "1": done, "2": running, "3": diverged})
+    group.epoch(2, {"0": running, "2": done})
+    group.epoch(3, {"0": done})
+    first, second, third, last = out.getvalue().splitlines()
+    assert first == "epochs, 2 of 4 trials training (1 stopped early, 1 diverged)"
+    assert second == "epochs, 1 of 4 trials training (1 stopped early, 1 diverged, 1 finished)"
+    assert third.startswith("epochs, 0 of 4 trials training")
+    assert "4 trials (1 stopped early, 1 diverged, 2 finished), 3 epochs in" in last
+
+
+def test_progress_of_a_group_that_goes_on_counts_those_that_ended_before():
+    members = [TrialRun(str(number), Config(), None) for number in range(3)]
+    out = io.StringIO()
+    group = Reporter(Console(file=out, width=200)).group("g", members)
+    group.epoch(30, {"2": {"status": "done"}})
+    assert "3 trials (1 finished, 2 ended before), 30 epochs" in out.getvalue()
+
+
+class Row:
+    def __init__(self, name, few):
+        self.name, self.interval = name, type("Interval", (), {"too_few_seeds": few})
+
+
+def test_one_seed_says_what_its_interval_leaves_out():
+    [line] = wording.one_seed([Row("a", True), Row("b", True)])
+    assert line.startswith("One seed: the interval is about other test clips alone.")
+    [line] = wording.one_seed([Row("a", True), Row("b", False)])
+    assert line.startswith("One seed (a):")
+    assert wording.one_seed([Row("a", False)]) == []
+
+
+def test_claims_about_classes_say_on_how_many_clips_they_rest():
+    result = {"seed": 3, "metrics": {"test": {"confusion": [[2, 0], [1, 0]]}}}
+    run = type("Run", (), {"result": result, "classes": ("up", "down"), "name": "one"})()
+    [said] = classes._extremes(run)
+    text = "Of one on 1 to 2 test clips of a class, seed 3. Always right: up. Never right: down."
+    assert said.text == text
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    return trained_runs.made(tmp_path_factory)
+
+
+@pytest.mark.slow
+def test_a_folder_has_a_line_a_file_and_its_windows_where_they_are_asked_for(
+    made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for number, file in enumerate(sorted((made["videos"] / "left").iterdir())[:3]):
+        shutil.copy(file, folder / f"{number}.mp4")
+    (folder / "broken.mp4").write_bytes(b"?" * 99)
+
+    def predict(*words) -> list[str]:
+        with pytest.raises(SystemExit):
+            main.main(["predict", str(made["table"]), *words])
+        return capsys.readouterr().out.splitlines()
+
+    def table() -> list[dict]:
+        return list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+
+    lines = predict("new")
+    assert sum("new/" in line for line in lines) == 4
+    assert not any(" – " in line for line in lines)
+    assert [row["path"] for row in table()] == [f"new/{n}.mp4" for n in ("0", "1", "2", "broken")]
+    alone = [line for number in range(3) for line in predict(f"new/{number}.mp4") if " s  " in line]
+    windows = [line for line in predict("new", "--windows") if " s  " in line]
+    assert len(windows) > 3
+    assert windows == alone  # of one file its windows are shown anyway
+    rows = table()
+    assert [row["error"] != "" for row in rows] == [False] * len(windows) + [True]
+    assert [f"{float(row['start']):8.2f} – {float(row['end']):.2f} s" for row in rows[:-1]] == [
+        line.partition(" s  ")[0] + " s" for line in windows
+    ]
+    assert all(f"  {row['class']} " in line for row, line in zip(rows, windows, strict=False))
