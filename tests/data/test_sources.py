@@ -821,6 +821,16 @@ assert "tensorflow" not in sys.modules and "torch" not in sys.modules
 """
 
 
+@pytest.mark.parametrize("file", ["v_a_g01_c01.npy", "a.mp4"])
+def test_a_folder_of_clips_is_not_taken_for_the_place_of_a_tfds_set(file, tmp_path):
+    """Else the embedded data would be made among somebody's clips."""
+    (tmp_path / "jump").mkdir()
+    (tmp_path / "jump" / file).touch()
+    with pytest.raises(UserError, match=rf"jump/{file}, and motion .* with --data.kind ucf101"):
+        datasets.load(Data(kind="tfds", tfds="motion", root=str(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jump"]
+
+
 def test_plain_tfds_knows_our_builders_without_tensorflow(tmp_path):
     subprocess.run([sys.executable, "-c", PLAIN_TFDS, tmp_path], check=True, capture_output=True)
 

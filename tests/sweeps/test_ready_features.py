@@ -146,6 +146,17 @@ def test_rows_over_maps_are_left_out_and_said(folder):
     assert "convlstm" not in {trial.config.scanner.kind for trial in made}
     assert len(made) == 20
     assert "Left out" in ready_features.notes([trial.moved for trial in made])[-1]
+    rows = [
+        Row({"scanner.kind": kind}, name=kind.upper(), budget=400)
+        for kind in ("gru", "convgru", "convlstm")
+    ]
+    base = vidrec.load("experiments/motion.py")
+    typed = {"data.kind": "ucf101", "data.root": str(folder), "data.split": "given"}
+    made = tables.trials(Ablation("budgets", base, rows), typed)
+    assert [trial.config.scanner.kind for trial in made] == ["gru"]
+    [*_, said] = ready_features.notes([trial.moved for trial in made])
+    assert "CONVGRU" in said
+    assert "CONVLSTM" in said
 
 
 def test_ucf11_stays_ucf11(tmp_path):

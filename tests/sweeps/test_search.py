@@ -150,6 +150,32 @@ def test_without_optuna_the_message_names_the_extra(monkeypatch, capsys):
     assert "pip install 'vidrec[search]'" in line
 
 
+USES = {
+    "predict": ("predict", "{folder}", "clip.mp4"),
+    "evaluate": ("evaluate", "{folder}"),
+    "export": ("export", "{folder}", "out"),
+    "compare": ("compare", "{folder}", "{folder}"),
+    "more epochs": ("train", "--more-epochs", "2", "{folder}"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_search_is_no_model_and_the_line_names_the_folder_that_is(use, tmp_path, capsys):
+    folder = tmp_path / "runs" / "search-motion-0123abcd"
+    folder.mkdir(parents=True)
+    plan = {"name": "search-motion", "id": "0123abcd" * 4, "config": {}, "space": {}, "clips": {}}
+    plan |= {"halving": 3, "rungs": [1], "at_once": 7, "figure": "accuracy", "found": []}
+    table = folder.parent / "search-motion-chosen-4567cdef"
+    chosen = {"number": 0, "params": {}, "accuracy": 0.5, "table": table.name, "seeds": 1}
+    chosen |= dict.fromkeys(("test_accuracy", "low", "high"), 0.5)
+    told = {"it has not chosen a setting yet": {}, f"name that folder: {table}": {"chosen": chosen}}
+    for words, more in told.items():
+        files.write_json(folder / "search.json", {**plan, "more": more})
+        line = fails(capsys, *(word.format(folder=folder) for word in USES[use]))
+        assert f"{folder} is a search" in line
+        assert words in line
+
+
 # --- The search -----------------------------------------------------------------------------------
 
 

@@ -110,6 +110,27 @@ def place_of_search(workdir: Path, name: str, id_: str) -> Path:
     return usual
 
 
+def refuse_search(folder: Path) -> None:
+    """Refuse the folder of a search, which holds no trained model.
+
+    Raises:
+        UserError: it is one; names the folder of the table in which its choice was trained anew.
+    """
+    search = _read(folder / SEARCH, files.SEARCH_HOLDS)
+    if not search:
+        return
+    chosen = search["more"].get("chosen")
+    if chosen is None:
+        raise UserError(
+            f"{folder} is a search, and it has not chosen a setting yet: the same search command "
+            f"goes on, and trains its choice in a folder {search['name']}-chosen-ID"
+        )
+    raise UserError(
+        f"{folder} is a search, and what it chose was trained anew: name that folder: "
+        f"{folder.parent / chosen['table']}"
+    )
+
+
 def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
     """Return the folders of trials that are trained to their end, by id; without failed ones."""
     wanted = set(ids)
@@ -248,6 +269,7 @@ def run_folder(path: Path) -> Path:
         return done[0]
     if not folders:
         raise UserError(f"there is no file and no run {path}")
+    refuse_search(folders[0])
     whole = (folders[0] / "ablation.json").is_file()
     raise UserError(
         f"{folders[0]} is an ablation: name one of its trials, {folders[0]}/trials/ID"

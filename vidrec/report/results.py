@@ -12,7 +12,7 @@ import numpy as np
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics, tasks
 from vidrec.evaluation.task import Task
-from vidrec.io import files
+from vidrec.io import files, runs
 from vidrec.report.answers import Answers, answers
 from vidrec.report.run import Run, label_of, read_run
 
@@ -183,6 +183,7 @@ def read(folder: str | Path) -> Run | AblationResult:
         return _ablation(folder)
     if (folder / "result.json").is_file():
         return read_run(folder)
+    runs.refuse_search(folder)
     raise UserError(
         f"{folder} holds no result.json and no ablation.json: name a run or an ablation"
     )

@@ -357,8 +357,8 @@ def _settings_of_row(
         moved = folders.moved(config, base, row.overrides, rest | of_row)
         config = moved.config if moved else config
     config = resolve_paths(override(config, rest, keep=settings), Path.cwd())
-    if row.budget:
-        width = budget.widths(config, row.budget)
+    if row.budget and not (moved and ready_features.lacks_maps(moved)):
+        width = budget.widths(config, row.budget, _label(row))
         config, settings = override(config, width), settings | width
     if onto_motion or moved:
         # The rule may have changed them: the table shows what really runs.

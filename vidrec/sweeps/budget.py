@@ -13,7 +13,7 @@ WIDEST = 2**14
 WEIGHTLESS = ("none", "mean")
 
 
-def widths(cfg: Config, parameters: int) -> dict[str, Any]:
+def widths(cfg: Config, parameters: int, row: str = "") -> dict[str, Any]:
     """Return the setting of the width that brings a model nearest to a number of parameters.
 
     The width is `scanner.units`; of a scanner without weights, a linear layer before it.
@@ -21,13 +21,21 @@ def widths(cfg: Config, parameters: int) -> dict[str, Any]:
     Args:
         cfg: The trial's settings, as it would train but for its width.
         parameters: How many it should train.
+        row: The row's name, for the message.
 
     Raises:
-        UserError: No width comes within 5 %.
+        UserError: No width comes within 5 %, or the scanner does not take such features; names the
+            row.
     """
     # What has no part in the count is left out, so that rows share what was counted.
     plain = replace(cfg, seed=0, optim=Optim(), train=Train(), frames=Frames(cfg.frames.length))
-    return dict([_nearest(plain, parameters)])
+    try:
+        return dict([_nearest(plain, parameters)])
+    except UserError as error:
+        if not row:
+            raise
+        leave_out = f"--exclude scanner.kind={cfg.scanner.kind} leaves it out"
+        raise UserError(f"row {row!r}: {error}; {leave_out}") from error
 
 
 @functools.cache

@@ -275,9 +275,12 @@ def _official(cfg: Config) -> "Split":
     return splits.make(datasets.load(given), given)
 
 
-def _lacks_maps(moved: Moved) -> bool:
+def lacks_maps(moved: Moved) -> bool:
     """Return True for a row that reads maps of features where the given ones are vectors."""
-    return moved.config.scanner.kind == "convlstm" and len(moved.folder.data.shape) == 1
+    from vidrec.models import cells
+
+    cell = cells.CELLS.get(moved.config.scanner.kind)
+    return cell is not None and cell.maps and len(moved.folder.data.shape) == 1
 
 
 class OfRow(NamedTuple):
@@ -300,7 +303,7 @@ def distinct(
         names: of its rows.
         control: index of its control.
     """
-    out = sorted({trial.row for trial in trials if trial.moved and _lacks_maps(trial.moved)})
+    out = sorted({trial.row for trial in trials if trial.moved and lacks_maps(trial.moved)})
     stay: dict[str, int] = {}
     merged: dict[str, list[str]] = {}
     for index in sorted(range(len(trials)), key=lambda index: trials[index].row != control):

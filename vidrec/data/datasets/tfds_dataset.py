@@ -31,6 +31,8 @@ from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
 
+# Endings of files that users keep clips in; TFDS has none of them.
+CLIPS = (".npy", ".safetensors", ".avi", ".mp4", ".mov", ".mkv", ".mpg", ".webm", ".jpg", ".png")
 FRAME_LABELS = "frame_labels"  # feature that holds the label of each frame, an index of its class
 # Training and test clips of the official lists.
 UCF101_CLIPS = {
@@ -186,7 +188,23 @@ def _builder(name: str, root: str) -> Any:
         if not files.expanded(root).is_dir():
             raise UserError(f"data.root = {root} does not exist: it should hold what {name} needs")
         return _made(name, str(cache_dir() / "data"))
+    if root and not builder.is_prepared():
+        _refuse_clips(files.expanded(root), name)
     return builder
+
+
+def _refuse_clips(root: Path, name: str) -> None:
+    """Refuse to make a set in a folder of somebody's clips, which was named without its kind."""
+    if not root.is_dir():
+        return
+    for folder in sorted(root.iterdir()):
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.suffix.lower() in CLIPS:
+                raise UserError(
+                    f"data.root = {root} holds clips, such as {file.relative_to(root)}, and {name} "
+                    "(data.kind tfds) is no folder of clips: say what they are with --data.kind "
+                    "ucf101, ucf11, videos, images or features"
+                )
 
 
 def _made(name: str, folder: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
-from vidrec.io import files
+from vidrec.io import files, runs
 
 
 class Choice(NamedTuple):
@@ -28,6 +28,7 @@ def choose(folder: Path) -> Choice:
         return Choice(folder)
     file = folder / "ablation.json"
     if not file.is_file():
+        runs.refuse_search(folder)
         there = "holds no trained model" if folder.is_dir() else "does not exist"
         raise UserError(
             f"{folder} {there}: give the folder of a finished run, of a trial, or of an ablation"
