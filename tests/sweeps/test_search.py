@@ -13,6 +13,7 @@ import pytest
 from helpers.command_line import fails
 from helpers.pages import Page
 from helpers.small_datasets import ArrayDataset, features, group_of, settings
+from helpers.trackers import Recorder
 
 import vidrec
 from vidrec.config import override
@@ -410,6 +411,30 @@ def test_a_page_shows_history_importance_and_parallel_coordinates(found):
     lines = (found.folder / "table.csv").read_text().splitlines()
     assert len(lines) >= 15
     assert lines[0].startswith("number,round,state,why,epochs,val_accuracy,val_loss,optim.")
+
+
+@pytest.mark.slow
+def test_trackers_are_told_of_each_trial_while_it_trains_and_afterwards(found, tmp_path):
+    """Of a search that tells them from the start, and of one that was finished without them."""
+    first, later = Recorder(), Recorder()
+    told = run(tmp_path, track=[first])
+    assert facts(told) == facts(found)
+    run(found.folder.parent, track=[later])
+    for recorder, folder in ((first, told.folder), (later, found.folder)):
+        [top] = [one for one in recorder.of("table") if one["subject"].top == folder]
+        assert top["state"] == "finished"
+        assert folder / "report.html" in top["outcome"].files
+        for trial in found.trials:
+            [one] = recorder.of(trial["id"])
+            assert recorder.runs[one["parent"]] is top
+            epochs = [line["epoch"] for line in one["lines"]]
+            assert epochs == list(range(1, trial["epochs"] + 1))
+            outcome = one["outcome"]
+            assert (one["state"], outcome.status) == ("finished", "done")
+            assert ("not among the" in outcome.why) == (trial["state"] == "stopped")
+            assert outcome.figures["val_accuracy"] == trial["end"][0]
+            assert one["subject"].parameters["scanner.units"] == trial["params"]["scanner.units"]
+        assert [len(recorder.of(trial["id"])) for trial in told.table.trials] == [1, 1]
 
 
 SCRIPT = """

@@ -9,6 +9,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from vidrec import config
 from vidrec.cli.command import Command, Settings, run_until_stopped
+from vidrec.cli.commands.training import Trackers
 from vidrec.cli.experiments import find_weights, read_experiment
 from vidrec.config import Config
 from vidrec.config.schema import PositiveInt
@@ -43,6 +44,9 @@ class Search(Command):
     round: PositiveInt = 16  # settings asked for at once, which train together
     seeds: PositiveInt = 3  # fresh seeds by which the best setting is trained anew
     name: str = ""  # of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
+    # show the trials in a tracker while they train, and those of the chosen setting; several by
+    # repeating. Each is an extra (pip install 'vidrec[mlflow]')
+    track: Trackers = ()
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -72,6 +76,7 @@ class Search(Command):
                 at_once=self.round,
                 seeds=self.seeds,
                 screen=progress,
+                track=self.track,
             )
 
         found = run_until_stopped(self, work)

@@ -20,7 +20,7 @@ from vidrec.evaluation import tasks
 from vidrec.io import escape, files, runs
 from vidrec.models import model
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import runner
+from vidrec.sweeps import runner, tracking
 from vidrec.sweeps.ablation import Ablation, Row
 from vidrec.sweeps.search import halving as halvings
 from vidrec.sweeps.search import rounds, space
@@ -82,6 +82,7 @@ def search(
     seeds: int = 3,
     screen: runner.Reporter | None = None,
     dataset: Dataset | None = None,
+    track: Sequence[str | tracking.Tracker] = (),
 ) -> Found:
     """Search settings, or go on where a killed search stopped, and train the best ones anew.
 
@@ -98,10 +99,12 @@ def search(
         seeds: fresh seeds for the chosen setting.
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
+        track: trackers that show the trials, by name or of one's own: see `tracking`.
 
     Raises:
         UserError: the search cannot be done so; says what would be right.
     """
+    tracking.check(track)
     load()
     runtime.keep_memory()
     runtime.use_cores()
@@ -118,7 +121,7 @@ def search(
     steps = halvings.rungs(cfg.train.epochs, halving, rungs)
     how = _How(wanted, trials, halving, steps, at_once, seeds)
     return _Search(pin_code(cfg), how, Path(workdir), runs.check_name(name), dataset).run(
-        screen or runner.Quiet()
+        screen or runner.Quiet(), track
     )
 
 
@@ -200,25 +203,38 @@ class _Search:
 
     # ------------------------------------------------------------------ the search
 
-    def run(self, screen: runner.Reporter) -> Found:
+    def run(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
         """Search what is not searched yet, and train the chosen setting anew."""
         self.records.read()
-        if self._is_unfinished:
-            with _claimed(self.folder):
-                self._go_on(screen)
-        return self._finish(screen)
+        with tracking.following(self.folder, track) as told:
+            for number in {trial.round for trial in self.records.finished}:
+                self._tell(told, number)
+            if self._is_unfinished:
+                with _claimed(self.folder):
+                    self._go_on(screen, told)
+        found = self._finish(screen, track)
+        with tracking.following(self.folder, track) as told:
+            told.report()
+        return found
+
+    def _tell(self, told: tracking.Tracking, number: int) -> None:
+        """Tell trackers of the finished trials of a round."""
+        members = [trial for trial in self.records.of_round(number) if trial.state != RUNNING]
+        curves = self.folder.glob(f"groups/{number}-*/{results.METRICS}")
+        told.searched([self._trial_run(trial) for trial in members], curves)
 
     @property
     def _is_unfinished(self) -> bool:
         return bool(self.records.running) or len(self.records.trials) < self.how.trials
 
-    def _go_on(self, screen: runner.Reporter) -> None:
-        trainer = rounds.Trainer(self.folder, self.dataset, self.split, screen)
+    def _go_on(self, screen: runner.Reporter, told: tracking.Tracking) -> None:
+        trainer = rounds.Trainer(self.folder, self.dataset, self.split, screen, told=told)
         try:
             while self._is_unfinished:
                 if not self.records.running:
                     self._ask()
                 self._train(trainer, screen)
+                self._tell(told, self.records.trials[-1].round)
                 self._write_journal()
         finally:
             trainer.close()
@@ -322,11 +338,12 @@ class _Search:
 
     # ------------------------------------------------------------------ the end
 
-    def _finish(self, screen: runner.Reporter) -> Found:
+    def _finish(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker]) -> Found:
         chosen = best(self.records.trials)
         if chosen is None or chosen.end is None:
             raise UserError(f"no trial of {self.folder} was trained to its end")
-        table = runner.ablate(self._final(chosen), self.workdir, screen=screen, dataset=self.given)
+        how: dict[str, Any] = {"screen": screen, "dataset": self.given, "track": track}
+        table = runner.ablate(self._final(chosen), self.workdir, **how)
         facts = self._chosen(chosen, table)
         written = self.records.more.get("chosen") == facts
         if not written:

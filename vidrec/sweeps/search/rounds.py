@@ -13,7 +13,7 @@ from vidrec.data.datasets.base import Dataset
 from vidrec.data.splits import Split
 from vidrec.errors import is_transient
 from vidrec.evaluation import tasks
-from vidrec.sweeps import plan
+from vidrec.sweeps import plan, tracking
 from vidrec.sweeps.plan import GroupPlan
 from vidrec.sweeps.search.halving import Standing
 from vidrec.training import devices, loop, prepare
@@ -64,10 +64,20 @@ class Trainer:
         dataset: the clips that it may see.
         split: of them.
         screen: shows progress.
+        told: the trackers that are told.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, split: Split, screen: Screen):
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        split: Split,
+        screen: Screen,
+        *,
+        told: tracking.Tracking,
+    ):
         self.folder, self.dataset, self.split, self.screen = folder, dataset, split, screen
+        self._told = told
         self._programs: Programs = {}
         self._data: dict[str, Prepared] = {}
         self._runs: dict[Path, loop.GroupRun] = {}
@@ -155,7 +165,8 @@ class Trainer:
         ids = [places[name] for name in run.trained]
         out = [place for place, id_ in enumerate(ids) if id_ not in live]
         run.group.leave_out(out)
-        run.train_to(epoch, self.screen.group(group.name, group.trials))
+        shown = self.screen.group(group.name, group.trials)
+        run.train_to(epoch, self._told.group(group.trials, group.folder, shown))
         which = np.array([id_ in live for id_ in ids])
         return _reached(run.group, ids, which)
 

@@ -5,8 +5,9 @@ Nothing here is a setting: what is tracked, and where, does not enter a trial's 
 
 import contextlib
 import importlib
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,33 @@ class Tracking:
             for follower in self._followers if not subject.alone and is_finished([trial]) else ():
                 follower.finished(subject)
 
-    def report(self, trials: Sequence[TrialRun] = ()) -> None:
-        """Tell what a finished run or table left, after its report is written.
+    def searched(self, trials: Sequence[TrialRun], curves: Iterable[Path]) -> None:
+        """Tell what finished trials of a search left: it keeps no folder of any.
 
         Args:
-            trials: its trials; those of a table that were not told before are told, too.
+            trials: the trials.
+            curves: files with their epochs, a line of metrics.jsonl each.
+        """
+        if not self._followers:
+            return
+        subjects = self._subjects(trials)
+        lines: dict[str, list[Mapping[str, Any]]] = {id_: [] for id_ in subjects}
+        for file in curves:
+            for line in files.sound_lines(file, files.LINE_HOLDS, whole=False)[0]:
+                if line.get("trial") in lines:
+                    lines[line["trial"]].append(line)
+        for id_, of_trial in subjects.items():
+            own = sorted(lines[id_], key=lambda line: line["epoch"])
+            for subject, follower in itertools.product(of_trial, self._followers):
+                follower.epochs(subject, own)
+                follower.finished(subject)
+
+    def report(self, trials: Sequence[TrialRun] = ()) -> None:
+        """Tell what a finished run, table or search left, after its report is written.
+
+        Args:
+            trials: its trials; those of a table that were not told before are told, too. A
+                search's are told by `searched`.
         """
         self.finished(trials)
         for follower in self._followers:

@@ -1,6 +1,7 @@
 """What a tracker is told, and what one must do."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,24 +10,25 @@ from typing import Any, Protocol
 
 from vidrec.config import to_dict
 from vidrec.io import files
+from vidrec.io.runs import SEARCH
 from vidrec.report.run import label_of
 from vidrec.training.results import RESULT, TrialRun
 
-TABLE = "table"  # the key of a table's own run
+TABLE = "table"  # the key of a table's own run, or a search's
 BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no figure
 CURVES = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a tracker has a run of: a trial, or a table as a whole.
+    """What a tracker has a run of: a trial, or a table or a search as a whole.
 
     Attributes:
         key: the trial's id, or TABLE.
         name: what the tracker's page calls it.
-        project: the name of the run or table, under which its runs stand together.
-        top: folder of the run or table.
-        folder: of the trial; of a table its own.
+        project: the name of the run, table or search, under which its runs stand together.
+        top: folder of the run, table or search.
+        folder: of the trial, which of a search's there is none; of a table or a search its own.
         alone: whether the trial is a run on its own, and not of a table.
         parameters: settings by their dotted names.
         facts: further words about it, by name.
@@ -43,8 +45,13 @@ class Subject:
 
     @property
     def of_table(self) -> bool:
-        """Return whether it is a table as a whole."""
+        """Return whether it is a table or a search as a whole."""
         return self.key == TABLE
+
+    @property
+    def of_search(self) -> bool:
+        """Return whether it is a search, or a trial of one."""
+        return (self.top / SEARCH).is_file()
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,12 @@ def of_trial(trial: TrialRun, top: Path) -> Subject:
 
 
 def of_table(top: Path) -> Subject:
-    """Return the subject of a table."""
+    """Return the subject of a table, or of a search."""
+    folder: dict[str, Any] = {"folder": str(top.absolute())}
+    if (top / SEARCH).is_file():
+        search = files.read_json(top / SEARCH, files.SEARCH_HOLDS)
+        space = {f"space.{name}": json.dumps(axis) for name, axis in search["space"].items()}
+        return Subject(TABLE, top.name, search["name"], top, top, facts=folder | space)
     table = files.read_json(top / "ablation.json", files.TABLE_HOLDS)
     facts = {name: table[name] for name in ("question", "command") if table.get(name)}
     return Subject(
@@ -136,12 +148,14 @@ def of_table(top: Path) -> Subject:
         table.get("name") or top.name,
         top,
         top,
-        facts={"folder": str(top.absolute()), **facts},
+        facts=folder | facts,
     )
 
 
 def outcome(subject: Subject) -> Outcome:
-    """Return what a finished trial or table leaves, read from its folder."""
+    """Return what a finished trial, table or search leaves, read from its folder."""
+    if subject.of_search:
+        return _of_search(subject)
     if subject.of_table:
         return _of_table(subject)
     result = files.read_result(subject.folder)
@@ -170,6 +184,28 @@ def _of_table(subject: Subject) -> Outcome:
     )
 
 
+def _of_search(subject: Subject) -> Outcome:
+    """Return what search.json says of a trial, or of the search as a whole.
+
+    A trial that was stopped at a rung is done, with the reason.
+    """
+    search = files.read_json(subject.top / SEARCH, files.SEARCH_HOLDS)
+    if subject.of_table:
+        chosen = search["more"].get("chosen", {})
+        figures = {f"chosen_{name}": value for name, value in chosen.items() if is_number(value)}
+        figures["trials"] = len(search["found"])
+        return Outcome(
+            "done", "", figures, files=_reports(subject.top), mark=_mark(subject.top / SEARCH)
+        )
+    trial = next(one for one in search["found"] if one["id"] == subject.key)
+    state = "done" if trial["state"] == "stopped" else trial["state"]
+    measured = zip((f"val_{search['figure']}", "val_loss"), trial["end"] or (), strict=False)
+    figures = {name: float(value) for name, value in measured if is_number(value)}
+    figures["epochs"] = trial["epochs"]
+    content = json.dumps(trial, sort_keys=True).encode()
+    return Outcome(state, trial["why"], figures, mark=hashlib.sha256(content).hexdigest()[:32])
+
+
 def _mark(file: Path) -> str:
     return hashlib.sha256(files.read_bytes(file)).hexdigest()[:32]
 
@@ -182,7 +218,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def _reports(folder: Path) -> list[Path]:
     names = ("report.html", "figures", "table.csv", "table.md", "table.tex", "folds.csv")
-    more = ("result.json", "config.json", "ablation.json", "environment.json")
+    more = ("result.json", "config.json", "ablation.json", "environment.json", SEARCH)
     return [folder / name for name in (*names, *more) if (folder / name).exists()]
 
 

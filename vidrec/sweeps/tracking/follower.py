@@ -153,8 +153,10 @@ class Follower:
         if self._note(subject.key).mark == outcome.mark and subject.key not in self._open:
             return
         with self._lock:
-            self._lines.pop(subject.key, None)  # its own file has them
-        self._tell(subject, _lines_of(subject))
+            _, waiting = self._lines.pop(subject.key, (subject, []))
+        # A trial's own file has all epochs; one of a search has no file of its own.
+        own = _lines_of(subject)
+        self._tell(subject, waiting if own is None else own)
         self._tracker.finish(subject, outcome)
         self._open.discard(subject.key)
         self._notes[subject.key] = self._note(subject.key)._replace(mark=outcome.mark)
@@ -210,9 +212,11 @@ def _alone(subject: Subject) -> bool:
     return subject.alone or subject.of_table
 
 
-def _lines_of(subject: Subject) -> Sequence[Mapping[str, Any]]:
-    """Return the epochs of a finished trial; a table has none."""
+def _lines_of(subject: Subject) -> Sequence[Mapping[str, Any]] | None:
+    """Return the epochs of a finished trial; a table has none. None: they are in no file of it."""
     file = subject.folder / base.CURVES
+    if subject.of_search and not subject.of_table:
+        return None
     if subject.of_table or not file.is_file():
         return []
     return files.sound_lines(file, files.LINE_HOLDS, whole=False)[0]
