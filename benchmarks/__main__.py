@@ -4,16 +4,21 @@
     python -m benchmarks --list            what there is, without running it
     python -m benchmarks --only convlstm   those whose command holds the word
     python -m benchmarks --json            a list of results with everything they printed
+    python -m benchmarks --before FOLDER   beside each, ours of an earlier commit's worktree
 
 A ratio says how many times as long as ours the other side takes: above 1 ours is quicker. Wanted is
-the least ratio that this project asks of itself. One that fails, or lacks an extra (pip install
-vidrec[parity,test]), is shown with its reason, and the others go on. Not among them: growth.py, of
-which nothing stands beside, larger_than_memory.py, which writes 5 GB, and those that need a folder
-of videos, weights or an hour.
+the least ratio that this project asks of itself. With --before each command is given in that
+worktree, too, right after ours; a row "ours before" says how many times as long it took.
+
+One that fails, or lacks an extra (pip install vidrec[parity,test]), is shown with its reason, and
+the others go on. Not among them: growth.py, of which nothing stands beside, default_job.py, which
+wants an earlier commit, larger_than_memory.py, which writes 5 GB, and those that need a folder of
+videos, weights or an hour.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -151,11 +156,26 @@ WORKS = (
 )
 
 
-def run(work: Work, folder: Path = HERE) -> dict[str, Any]:
+def ours_before(work: Work, printed: dict[str, Any], checkout: Path) -> float | None:
+    """How many times as long as now our side took at an earlier commit; None: it cannot tell."""
+    folder = checkout / "benchmarks"
+    if "sides" not in printed or not (folder / work.command[0]).exists():
+        return None
+    then = run(work, folder, os.environ | {"PYTHONPATH": str(checkout)})
+    if then["reason"]:
+        print(f"  before: {then['reason']}", file=sys.stderr, flush=True)
+        return None
+    seconds = [each["sides"]["vidrec"]["seconds"] for each in (then["printed"], printed)]
+    return round(seconds[0] / seconds[1], 2)
+
+
+def run(work: Work, folder: Path = HERE, environment: Any = None) -> dict[str, Any]:
     """What a command printed and its ratios, or the reason why there are none."""
     began = time.perf_counter()
     script, *words = work.command
-    done = subprocess.run([sys.executable, folder / script, *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, folder / script, *words], capture_output=True, text=True, env=environment
+    )
     found: dict[str, Any] = {
         "work": work.name,
         "command": " ".join(work.command),
@@ -178,7 +198,7 @@ def run(work: Work, folder: Path = HERE) -> dict[str, Any]:
 def rows(work: Work, found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Work, beside, measured and wanted of each ratio."""
     lines = []
-    for name in work.beside:
+    for name in found["ratios"] or work.beside:
         ratio, wanted = found["ratios"].get(name), work.wanted.get(name)
         measured = "not measured here" if ratio is None else f"{ratio:.2f}"
         least = "" if wanted is None else f"at least {wanted:.2f}"
@@ -208,6 +228,7 @@ def main() -> int:
     words.add_argument("--json", action="store_true", help="one JSON object on stdout")
     words.add_argument("--list", action="store_true", help="commands and minutes; runs nothing")
     words.add_argument("--only", default="", help="those whose command holds this")
+    words.add_argument("--before", type=Path, help="a worktree of an earlier commit")
     given = words.parse_args()
     chosen = [work for work in WORKS if given.only in " ".join(work.command)]
     if not chosen:
@@ -220,6 +241,9 @@ def main() -> int:
     for work in chosen:
         print(f"{work.name} (about {work.minutes:g} min)", file=sys.stderr, flush=True)
         results.append(run(work))
+        if given.before and not results[-1]["reason"]:
+            printed, checkout = results[-1]["printed"], given.before.resolve()
+            results[-1]["ratios"]["ours before"] = ours_before(work, printed, checkout)
         lines += rows(work, results[-1])
         if results[-1]["reason"]:
             print(f"  {results[-1]['reason']}", file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 """Write the report of a run, an ablation or a comparison from the files of its folders alone."""
 
+import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,20 @@ def build(folder: str | Path) -> Path:
     if tables.folds(results):
         write_whole(folder / "folds.csv", table_model.as_csv(tables.folds_csv(results)))
     return write_whole(folder / "report.html", page.render(results, folder / "figures"))
+
+
+def load_ahead() -> None:
+    """Import what a report is drawn with, in a thread, while something else is waited for."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # told when it is drawn
+            from matplotlib.backends import backend_agg, backend_svg
+
+            from vidrec.report import page
+
+            del backend_agg, backend_svg, page
+
+    threading.Thread(target=load, daemon=True, name="report").start()
 
 
 def table(folder: str | Path) -> tables.Trials:

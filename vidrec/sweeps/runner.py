@@ -309,6 +309,10 @@ class Work:
         if runtime.processes() == 1 and is_finished(group.trials):  # by another command
             ready.close()
             return
+        if devices.is_main():
+            from vidrec import report
+
+            report.load_ahead()  # a second, while the devices train
         shown = self.screen.group(group.name, group.trials)
         ready.run(self.told.group(group.trials, group.folder, shown))
         self.told.finished(group.trials)

@@ -235,6 +235,7 @@ class TrialParallel(_Devices):
             `program(active, state, inputs, shared)`. A trial that is not active keeps its state,
             and its `out` is zeros.
         """
+        fn = jax.jit(fn, inline=True)  # traced once, for its shapes and for itself
 
         def many(active: jax.Array, state: Tree, inputs: Tree, shared: Tree) -> Tree:
             none = _zeros_like(lambda *trees: fn(*trees, shared)[1], *_first((state, inputs)))
@@ -249,6 +250,7 @@ class TrialParallel(_Devices):
 
         return jax.pmap(
             many,
+            AXIS,
             in_axes=(0, 0, 0, None),
             devices=self.everyone,
             donate_argnums=(1,) if donate else (),
@@ -263,7 +265,7 @@ class TrialParallel(_Devices):
             one = partial(_apply_to, fn, shared)
             return jax.vmap(one)(trials) if self.how == "vmap" else lax.map(one, trials)
 
-        return jax.pmap(many, in_axes=(0,) * trees + (None,), devices=self.everyone)
+        return jax.pmap(many, AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
 
     def scorer(self, fn: Callable) -> Callable:
         """Carry `fn(*trial_trees, rows, shared) -> out (S, …)` of one trial over all of them.
@@ -272,6 +274,7 @@ class TrialParallel(_Devices):
             `program(active, trial_trees, rows, shared)`; rows (S, …) are the same for all trials.
             A trial that is not active gives zeros.
         """
+        fn = jax.jit(fn, inline=True)  # traced once, as in `advance`
 
         def many(active: jax.Array, trees: tuple, rows: Tree, shared: Tree) -> Tree:
             none = _zeros_like(lambda *trees: fn(*trees, rows, shared), *_first(trees))
@@ -282,7 +285,7 @@ class TrialParallel(_Devices):
 
             return self._each_trial(one, (active, trees), _many(none, active))
 
-        return jax.pmap(many, in_axes=(0, 0, None, None), devices=self.everyone)
+        return jax.pmap(many, AXIS, in_axes=(0, 0, None, None), devices=self.everyone)
 
     def selector(self) -> Callable:
         """Return `program(chosen, new, old)`: of each trial `new` where chosen, else `old`."""
@@ -293,7 +296,7 @@ class TrialParallel(_Devices):
 
             return jax.tree.map(leaf, new, old)
 
-        return jax.pmap(select, devices=self.everyone, donate_argnums=(2,))
+        return jax.pmap(select, AXIS, devices=self.everyone, donate_argnums=(2,))
 
     def _each_trial(self, fn: Callable, trials: tuple, before: Tree) -> Tree:
         """Call `fn` for each trial, whose `active` comes first; `before` is replaced."""

@@ -20,7 +20,7 @@ from vidrec.config import Config, override, signature
 from vidrec.data.augment import flips
 from vidrec.evaluation import decisions, tasks, views
 from vidrec.models import encoders, model
-from vidrec.training import class_weights, devices, feeds, programs
+from vidrec.training import class_weights, devices, feeds, packed, programs
 from vidrec.training.order import Order, epoch_order
 from vidrec.training.prepare import Prepared, data_id
 from vidrec.training.programs import ScoredBatches, TrainBatches
@@ -166,13 +166,14 @@ class TrialGroup:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of everything that training changes, on the host of every process."""
-        state, best = self.over.fetch((self.state, self.best))
+        state, best = packed.unpack(self.over.fetch((self.state, self.best)))
         progress = np.array([tuple(each) for each in self.progress], np.float64)
         return Snapshot(state, best, progress)
 
     def restore(self, saved: Snapshot) -> None:
         """Go on from a snapshot, whatever the number of devices it was taken on."""
-        self.state, self.best = self.over.shard((saved.state, saved.best))
+        whole = packed.pack_like((saved.state, saved.best), (self.state, self.best), leading=1)
+        self.state, self.best = self.over.shard(whole)
         self.progress = [_progress(line) for line in saved.progress.tolist()]
 
     # ------------------------------------------------------------------ training
@@ -290,7 +291,7 @@ class TrialGroup:
 
     def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
         """Return what was trained of the epoch: the steps before it stopped, and these parts."""
-        fetched = self.over.fetch([{name: part[name] for name in SUMS} for part in parts])
+        fetched = packed.unpack(self.over.fetch([part["sums"] for part in parts]))
         sums = {}
         for name in SUMS:
             earlier = [np.asarray(before.sums[name])] if before.steps else []

@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from vidrec.data import keys
 from vidrec.models import encoders
-from vidrec.training import batches
+from vidrec.training import batches, packed
 from vidrec.training.batches import Batch, Clips, Resident
 from vidrec.training.step import (
     Scores,
@@ -61,7 +61,11 @@ class ScoredBatches(NamedTuple):
 
 
 def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
-    """Return an untrained trial: weights drawn from its seed, pretrained ones in their places."""
+    """Return an untrained trial: weights drawn from its seed, pretrained ones in their places.
+
+    An optimiser sees parameters packed where they are many and small. A user's does not, as it may
+    treat them by their names.
+    """
     frozen = data.frozen
     example = jnp.zeros((1, spec.length, *data.values.shape[1:]), data.values.dtype)
     key = keys.fold_key(hyper["seed"], keys.INIT)
@@ -70,24 +74,27 @@ def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
     params = _full_precision(encoders.merge(drawn, frozen.init_params))
     stats = frozen.trained_stats(variables.get("batch_stats", {}))
     stats = _full_precision(encoders.merge(stats, frozen.init_batch_stats))
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, stats, optimizer(spec, hyper).init(params))
+    packs = packed.is_worth(params) and ".py:" not in spec.cfg.optim.kind
+    opt_state = optimizer(spec, hyper).init(packed.pack(params) if packs else params)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
 
 
 def train_batches(
     spec: TrialSpec, state: TrainState, inputs: TrainBatches, data: Resident
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, dict[str, Any]]:
     """Train on one batch after another.
 
     Returns:
-        The new state, each step's sums (S,), and under `params_norm` the norm of the parameters.
+        The new state; under `sums` those of each step (S,), packed, and under `params_norm` the
+        norm of the parameters.
     """
 
-    def one_step(state: TrainState, row: tuple) -> tuple[TrainState, dict]:
+    def one_step(state: TrainState, row: tuple) -> tuple[TrainState, packed.Packed]:
         clips_B, valid_B, frames = row
         clips = Clips(clips_B, valid_B, frames)
         batch = _load(spec, data, inputs.hyper, clips, inputs.epoch)
-        return train_step(spec, state, inputs.hyper, data.frozen, batch)
+        state, sums = train_step(spec, state, inputs.hyper, data.frozen, batch)
+        return state, packed.pack(sums)
 
     rows = (inputs.clips_SB, inputs.valid_SB, inputs.frames)
     if len(inputs.clips_SB) == 1:  # no loop around the step, not even one of a single round
@@ -95,7 +102,7 @@ def train_batches(
         sums = jax.tree.map(lambda leaf: leaf[None], sums)
     else:
         state, sums = lax.scan(one_step, state, rows)
-    return state, sums | {"params_norm": optax.tree.norm(state.params)}
+    return state, {"sums": sums, "params_norm": optax.tree.norm(state.params)}
 
 
 def score_clips(

@@ -88,6 +88,7 @@ def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> 
     whole = _clip_scores(group, members)
     windows = _window_scores(group, members)
     snapshot = group.snapshot()
+    layers = _layers(group)
     for member in members if devices.is_main() else ():
         place = trained.ids.index(training_id(member.config))
         best, last = (
@@ -101,7 +102,7 @@ def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> 
         cut = None
         if member.config.eval.inference != "single":
             cut = windows[_windows_name(member.config)][place]
-        _Writer(group, member, own, scores).write(trained, cut)
+        _Writer(group, member, own, scores).write(trained, cut, layers)
     devices.barrier()
 
 
@@ -125,6 +126,13 @@ def _window_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, 
     return scores
 
 
+def _layers(group: TrialGroup) -> list[dict[str, Any]]:
+    """Return the layers of the model that a group trained, by shapes alone."""
+    values = group.data.values
+    clip = jax.ShapeDtypeStruct((1, group.data.length, *values.shape[1:]), values.dtype)
+    return model.layers(group.spec.model, clip)
+
+
 def _of_all(data: Prepared, values: np.ndarray) -> np.ndarray:
     """Return a line for every clip, from those that can be read; the others have zeros."""
     whole = np.zeros((len(data.lengths), *values.shape[1:]), values.dtype)
@@ -146,12 +154,15 @@ class _Writer:
         self.group, self.data, self.member = group, group.data, member
         self.trained, self.scores = trained, scores
 
-    def write(self, log_: GroupLog, windows: np.ndarray | None) -> None:
+    def write(
+        self, log_: GroupLog, windows: np.ndarray | None, layers: list[dict[str, Any]]
+    ) -> None:
         """Write everything; result.json last, since it says that the rest is there.
 
         Args:
             log_: how the group was trained.
             windows: scores of the windows that decide clips; None with inference `single`.
+            layers: of the model.
         """
         folder, trial = self.member.folder, self.member
         make_folder(folder)
@@ -165,7 +176,7 @@ class _Writer:
             self._add_windows(figures, scored)
         files.write_arrays(folder / "predictions.npz", predictions)
         lines = _own_metrics(log_.metrics, folder / METRICS, training_id(trial.config), trial.id)
-        write_json(folder / "model.json", {"layers": self._layers()})
+        write_json(folder / "model.json", {"layers": layers})
         write_json(folder / "config.json", to_dict(trial.config))
         progress, data = self.trained.progress, self.data
         result = {
@@ -251,12 +262,6 @@ class _Writer:
             behind = np.arange(correct.shape[1]) >= self.data.lengths[clips, None]
             correct[behind] = -1
         return correct
-
-    def _layers(self) -> list[dict[str, Any]]:
-        """Layers of the model that was trained, by shapes alone."""
-        values = self.data.values
-        clip = jax.ShapeDtypeStruct((1, self.data.length, *values.shape[1:]), values.dtype)
-        return model.layers(self.group.spec.model, clip)
 
     def _write_model(self, fitted: Fitted) -> str:
         """Write the model of the best epoch; returns the hash of its arrays."""

@@ -24,7 +24,7 @@ from vidrec.evaluation import tasks, views
 from vidrec.evaluation.task import LossOptions, Task
 from vidrec.models import encoders
 from vidrec.models.cells import floats
-from vidrec.training import optim
+from vidrec.training import optim, packed, runtime
 from vidrec.training.batches import Batch
 from vidrec.training.order import steps_per_epoch
 
@@ -89,6 +89,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: updates made so far.
+        opt_state: the optimiser's, which may be packed.
     """
 
     step: Array
@@ -208,10 +209,8 @@ def update(
     # their shares of the batch are unequal.
     loss, gradient = _total(spec, found.loss), _psum(spec, found.params)
     clips = jnp.maximum(_total(spec, window.batch.valid_B), 1)
-    gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
-    norm = optax.tree.norm(gradient)
-    changes, opt_state = optimizer(spec, hyper).update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, changes)
+
+    params, opt_state, norm = _applied(spec, hyper, state, gradient, clips)
     sums = {
         "loss": loss,
         "gradient_norm": norm,
@@ -219,6 +218,40 @@ def update(
         "not_finite": 1.0 - (jnp.isfinite(loss) & jnp.isfinite(norm)),
     }
     return TrainState(state.step + 1, params, found.batch_stats, opt_state), sums, found.carry
+
+
+def _applied(
+    spec: TrialSpec, hyper: dict, state: TrainState, gradient: Tree, clips: Array
+) -> tuple[Tree, Tree, Array]:
+    """Return parameters and the optimiser's state after a gradient, and the gradient's norm.
+
+    Args:
+        spec: of the trial.
+        hyper: its traced numbers.
+        state: before.
+        gradient: of the sum over clips.
+        clips: how many there are.
+    """
+    packs = packed.holds_packed(state.opt_state)
+
+    def apply(gradient: Tree, clips: Array, opt_state: Tree, params: Tree) -> tuple:
+        before = params
+        if packs:
+            gradient, params = packed.pack(gradient), packed.pack(params)
+        gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
+        norm = optax.tree.norm(gradient)
+        changes, opt_state = optimizer(spec, hyper).update(gradient, opt_state, params)
+        return optax.apply_updates(before, packed.unpack(changes)), opt_state, norm
+
+    def skip(gradient: Tree, clips: Array, opt_state: Tree, params: Tree) -> tuple:
+        return params, opt_state, jnp.zeros_like(optax.tree.norm(gradient))
+
+    operands = gradient, clips, state.opt_state, state.params
+    if packs and runtime.is_cpu():
+        # Always true, but the compiler cannot know that. It would fuse the update with what stands
+        # around it, and round otherwise where that differs.
+        return lax.cond(clips > 0, apply, skip, *operands)
+    return apply(*operands)
 
 
 def gradients(

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vidrec.data.datasets.base import Dataset, per_clip
 from vidrec.data.datasets.frame_labels import FrameLabels
 from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
 from vidrec.data.hashing import contents, new_hash
+from vidrec.data.read_ahead import map_ahead
 from vidrec.data.remembered import remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
@@ -388,24 +389,37 @@ def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
     columns = ("names", "labels", "groups", "lengths", "places", "hashes")
     index: dict[str, list] = {key: [] for key in columns}
     for split, clips in sorted(_open(builder).items()):
-        for clip in range(len(clips)):
-            example = _example(builder, split, clips, clip)
-            index["names"].append(_text(example.get("name")) or f"{split}/{clip:06d}")
-            index["labels"].append(np.asarray(example[label]).tolist())
-            index["groups"].append(_text(example.get("group")))
-            frames = example[video]
-            still = len(builder.info.features[video].shape) == 3
-            index["lengths"].append(int(example.get("length", 1 if still else len(frames))))
-            index["places"].append((split, clip))
-            index["hashes"].append(_hash(frames))
-            if FRAME_LABELS in example:
-                labels = FrameLabels.of(example[FRAME_LABELS])
-                lines = zip(labels.starts, labels.ends, labels.labels, strict=True)
-                index.setdefault("frame_labels", []).append(list(lines))
+        read = partial(_indexed, builder, (split, clips), video, label)
+        for row in map_ahead(read, range(len(clips))):
+            for column, value in row.items():
+                index.setdefault(column, []).append(value)
     if len(set(index["names"])) < len(index["names"]):
         pairs = zip(index["places"], index["names"], strict=True)
         index["names"] = [f"{split}/{clip:06d} {name}" for (split, clip), name in pairs]
     return index
+
+
+def _indexed(
+    builder: Any, part: tuple[str, Any], video: str, label: str, clip: int
+) -> dict[str, Any]:
+    """Return everything but the frames of one clip of a split, by the columns of the index."""
+    split, clips = part
+    example = _example(builder, split, clips, clip)
+    frames = example[video]
+    still = len(builder.info.features[video].shape) == 3
+    row = {
+        "names": _text(example.get("name")) or f"{split}/{clip:06d}",
+        "labels": np.asarray(example[label]).tolist(),
+        "groups": _text(example.get("group")),
+        "lengths": int(example.get("length", 1 if still else len(frames))),
+        "places": (split, clip),
+        "hashes": _hash(frames),
+    }
+    if FRAME_LABELS in example:
+        labels = FrameLabels.of(example[FRAME_LABELS])
+        lines = zip(labels.starts, labels.ends, labels.labels, strict=True)
+        row["frame_labels"] = list(lines)
+    return row
 
 
 def _labels(labels: Sequence[Any], classes: int) -> np.ndarray:

@@ -272,7 +272,7 @@ def init(
     if cfg.weights != "random" and hasattr(module, "read_weights"):  # no array stays random
         variables = jax.eval_shape(module.init, key, frames)
     else:
-        variables = jax.jit(module.init)(key, frames)
+        variables = jax.jit(module.init, compiler_options=_once())(key, frames)
     if cfg.weights != "random":
         from vidrec.models.encoders import weights
 
@@ -280,6 +280,11 @@ def init(
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables.get("constants", {}))):
         raise ValueError("normalize is 'standard': call fit_normalisation first")
     return variables
+
+
+def _once() -> dict[str, int]:
+    """Return options for a program that runs once: on a processor it compiles in a third."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def shapes(

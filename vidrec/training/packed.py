@@ -1,0 +1,118 @@
+"""Hold a tree of arrays as one vector a type: a program then has one array to handle, not dozens.
+
+A compiled program costs some fifteen milliseconds for each kernel, and a trial of small layers has
+more kernels that carry, scale and update its many arrays than kernels that compute. Packed, an
+optimiser's update of all of them is that of one vector.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Tree = Any
+MOST = 2**20  # numbers; of larger trees the copies cost more than the kernels
+
+
+@jax.tree_util.register_pytree_node_class
+class Packed:
+    """A tree whose arrays lie one after another, in one vector of each type.
+
+    Leading axes, such as one of trials, are those of the vectors: an array that is packed as
+    (U,) and was given an axis of N trials unpacks as (N, U).
+
+    Attributes:
+        vectors: (…, numbers) of each type.
+        layout: how the tree is built: its structure, and type and shape of each array.
+    """
+
+    def __init__(self, vectors: tuple[Any, ...], layout: tuple):
+        self.vectors, self.layout = vectors, layout
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
+        """Return the vectors, which JAX sees, and the layout, by which programs differ."""
+        return self.vectors, self.layout
+
+    @classmethod
+    def tree_unflatten(cls, layout: tuple, vectors: tuple[Any, ...]) -> "Packed":
+        """Return what `tree_flatten` took apart."""
+        return cls(tuple(vectors), layout)
+
+    def unpacked(self) -> Tree:
+        """Return the tree."""
+        structure, kinds, shapes = self.layout
+        pieces: list[Any] = [None] * len(kinds)
+        for kind, vector in zip(sorted(set(kinds)), self.vectors, strict=True):
+            places = [place for place, each in enumerate(kinds) if each == kind]
+            sizes = [math.prod(shapes[place]) for place in places]
+            for place, part in zip(places, _split(vector, sizes), strict=True):
+                pieces[place] = part.reshape((*part.shape[:-1], *shapes[place]))
+        return jax.tree.unflatten(structure, pieces)
+
+
+def pack(tree: Tree, leading: int = 0) -> Packed:
+    """Return the tree as vectors; on the host where its arrays are NumPy's.
+
+    Args:
+        tree: of arrays.
+        leading: how many axes all of them share, such as one of trials.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = tuple(str(leaf.dtype) for leaf in leaves)
+    shapes = tuple(tuple(leaf.shape[leading:]) for leaf in leaves)
+    join = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
+    vectors = tuple(
+        join.concatenate(
+            [
+                leaf.reshape((*leaf.shape[:leading], -1))
+                for leaf, each in zip(leaves, kinds, strict=True)
+                if each == kind
+            ],
+            axis=-1,
+        )
+        for kind in sorted(set(kinds))
+    )
+    return Packed(vectors, (structure, kinds, shapes))
+
+
+def unpack(tree: Tree) -> Tree:
+    """Return a tree with every packed part of it unpacked; others are as they were."""
+    return jax.tree.map(lambda x: x.unpacked() if is_packed(x) else x, tree, is_leaf=is_packed)
+
+
+def pack_like(tree: Tree, example: Tree, leading: int = 0) -> Tree:
+    """Return a tree with those parts packed that are packed in the example."""
+    return jax.tree.map(
+        lambda like, part: pack(part, leading) if is_packed(like) else part,
+        example,
+        tree,
+        is_leaf=is_packed,
+    )
+
+
+def is_packed(tree: Tree) -> bool:
+    """Return True for a packed tree, False for what may hold one."""
+    return isinstance(tree, Packed)
+
+
+def holds_packed(tree: Tree) -> bool:
+    """Return True where a part of the tree is packed."""
+    return any(map(is_packed, jax.tree.leaves(tree, is_leaf=is_packed)))
+
+
+def is_worth(tree: Tree) -> bool:
+    """Return True for several arrays that are small in all; it depends on their shapes alone."""
+    leaves = jax.tree.leaves(tree)
+    return len(leaves) > 1 and sum(leaf.size for leaf in leaves) <= MOST
+
+
+def _split(vector: Any, sizes: list[int]) -> list[Any]:
+    if isinstance(vector, np.ndarray):
+        return np.split(vector, np.cumsum(sizes)[:-1], axis=-1)
+    # Its gradient is one concatenation, where that of slices is a sum of padded vectors.
+    split: Callable[..., Any] = lax.split
+    return split(vector, sizes, axis=vector.ndim - 1)
