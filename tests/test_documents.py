@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+import vidrec
 from vidrec import config
 from vidrec.cli import main
 from vidrec.cli.commands import COMMANDS
@@ -236,6 +237,17 @@ def test_the_pages_made_by_scripts_are_of_today():
     assert "`learning_rate`" in script("listings").experiments()
     picture = (ROOT / "docs" / "images" / "rooms.svg").read_text(encoding="utf-8")
     assert picture == script("rooms").draw(), "run python docs/rooms.py"
+
+
+def test_every_file_names_the_same_version():
+    said = {
+        "pyproject.toml": r'^version = "(.*)"$',
+        "CITATION.cff": r"^version: (.*)$",
+        "CHANGELOG.md": r"^## (\d+\.\d+\.\d+)",
+    }
+    for name, pattern in said.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.search(pattern, text, re.MULTILINE)[1] == vidrec.__version__, name
 
 
 def script(name: str) -> ModuleType:

@@ -8,7 +8,7 @@ result = vidrec.train(cfg, "runs")
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Modules are loaded when a name of theirs is first used, so that `import vidrec` is quick.
 _MODULES = {
