@@ -98,7 +98,9 @@ def main() -> None:
             for stage, seconds in stages(sides[name], given.job).items():
                 for kind, value in seconds.items():
                     spent.setdefault(f"{stage}, {kind}", {}).setdefault(name, []).append(value)
-    figures = {what: turns.figures(each) for what, each in spent.items()}
+    # What is finished compiles nothing, on either side.
+    some = {what: each for what, each in spent.items() if all(map(all, each.values()))}
+    figures = {what: turns.figures(each) for what, each in some.items()}
     if given.json:
         print(json.dumps({"job": given.job, "stages": figures}))
         return None

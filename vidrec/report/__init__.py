@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec.io.files import check_writable, write_whole
+from vidrec.io.runs import SEARCH
 from vidrec.report import table_model, tables
 from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 
@@ -21,10 +22,12 @@ def build(folder: str | Path) -> Path:
     Raises:
         UserError: the folder holds neither.
     """
-    from vidrec.report import page, search
+    from vidrec.report import page
 
     folder = Path(folder)
-    if search.is_search(folder):
+    if _is_search(folder):
+        from vidrec.report import search
+
         return search.build(folder)
     results = read(folder)
     summary = tables.summary_table(results)
@@ -50,6 +53,11 @@ def load_ahead() -> None:
     threading.Thread(target=load, daemon=True, name="report").start()
 
 
+def _is_search(folder: Path) -> bool:
+    """Return whether a folder holds a search."""
+    return (folder / SEARCH).is_file()
+
+
 def table(folder: str | Path) -> tables.Trials:
     """Return columns and rows of table.csv: a row a trial, values as numbers."""
     return tables.trials(read(folder))
@@ -62,9 +70,9 @@ def folds(folder: str | Path) -> list[dict[str, Any]]:
 
 def terminal(folder: str | Path) -> Any:
     """Return a rich renderable of the table, plain where the output is no terminal."""
-    from vidrec.report import search
+    if _is_search(Path(folder)):
+        from vidrec.report import search  # imports what pages need, too
 
-    if search.is_search(Path(folder)):
         return search.Terminal(search.read(Path(folder)))
     results = read(folder)
     return tables.Terminal(*rows_and_control(results), tables.notes(results))

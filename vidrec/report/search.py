@@ -82,11 +82,6 @@ class Search:
         return sum(trial["params"].get("train.epochs", usual) for trial in self.trials)
 
 
-def is_search(folder: Path) -> bool:
-    """Return whether a folder holds a search."""
-    return (folder / SEARCH).is_file()
-
-
 def read(folder: Path) -> Search:
     """Read a search from its folder."""
     return Search(folder, files.read_json(folder / SEARCH, files.SEARCH_HOLDS))

@@ -14,7 +14,7 @@ from vidrec.data.datasets import motion_segments, motion_several
 from vidrec.data.datasets.motion import CLASSES, Settings, generate, group
 from vidrec.data.datasets.motion_segments import SegmentSettings
 from vidrec.data.datasets.motion_several import SeveralSettings
-from vidrec.data.datasets.tfds_dataset import FRAME_LABELS
+from vidrec.data.datasets.tfds_records import FRAME_LABELS
 from vidrec.errors import UserError
 
 DESCRIPTION = """\

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ import numpy as np
 
 from vidrec.config import Data, digest
 from vidrec.data.datasets.base import Dataset, per_clip
-from vidrec.data.datasets.frame_labels import FrameLabels
 from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
-from vidrec.data.hashing import contents, new_hash
-from vidrec.data.read_ahead import map_ahead
+from vidrec.data.datasets.tfds_records import (
+    example_of,
+    first_line,
+    frame_labels,
+    label_array,
+    read_index,
+    stacked,
+)
+from vidrec.data.hashing import contents
 from vidrec.data.remembered import remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
@@ -34,7 +40,6 @@ from vidrec.io.machine import cache_dir
 
 # Endings of files that users keep clips in; TFDS has none of them.
 CLIPS = (".npy", ".safetensors", ".avi", ".mp4", ".mov", ".mkv", ".mpg", ".webm", ".jpg", ".png")
-FRAME_LABELS = "frame_labels"  # feature that holds the label of each frame, an index of its class
 # Training and test clips of the official lists.
 UCF101_CLIPS = {
     "ucf101/ucf101_1_256": (9537, 3783),
@@ -94,20 +99,14 @@ class TfdsDataset(Dataset):
     def _frames(self, clip: int) -> np.ndarray:
         split, index = self.places[clip]
         try:
-            example = _example(self.builder, split, self._data[split], index)
+            example = example_of(self.builder, split, self._data[split], index)
         except TransientError:
             vars(self).pop("_data", None)  # a reader that could not open its file never will
             raise
-        frames = _stacked(example[self.video])
+        frames = stacked(example[self.video])
         if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
             raise UnreadableClip(self.names[clip], f"not a video: an array of {frames.shape}")
         return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8, copy=False)
-
-
-def _stacked(value: Any) -> np.ndarray:
-    """Frames (T, H, W, C) of a video in any form that TFDS gives, or of an image."""
-    frames = np.stack(value) if isinstance(value, list | tuple) else np.asarray(value)
-    return frames[None] if frames.ndim == 3 else frames
 
 
 def _resized(frames: np.ndarray, size: int) -> np.ndarray:
@@ -139,7 +138,7 @@ def load(data: Data) -> TfdsDataset:
         name=builder.info.full_name if "=" in name else name,
         classes=classes,
         names=names,
-        labels=_labels(index["labels"], len(classes)),
+        labels=label_array(index["labels"], len(classes)),
         groups=np.array(groups, str),
         groups_known=known,
         given=_given(index["places"]),
@@ -149,7 +148,7 @@ def load(data: Data) -> TfdsDataset:
         places=tuple((split, int(i)) for split, i in index["places"]),
         declared=tuple(index["lengths"]),
         hashes=tuple(index["hashes"]),
-        frame_labels=tuple(_segments(lines) for lines in index.get("frame_labels", ())),
+        frame_labels=tuple(frame_labels(lines) for lines in index.get("frame_labels", ())),
         video=video,
     )
 
@@ -220,7 +219,7 @@ def _made(name: str, folder: str) -> Any:
     except Exception as error:  # of another kind for each file of a prepared set that is damaged
         if is_transient(error):
             raise TransientError.of(f"data.tfds = {name!r}", error) from error
-        line = f"data.tfds = {name!r} in {folder}: {_first_line(error)}"
+        line = f"data.tfds = {name!r} in {folder}: {first_line(error)}"
         if type(error).__name__ == "ParseError":  # protobuf's, of dataset_info.json
             line += (
                 "; the set's dataset_info.json is damaged: remove its folder, and it is made anew"
@@ -277,7 +276,7 @@ def _prepare(builder: Any, name: str, root: str) -> None:
         except (OSError, AssertionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"data.tfds = {name!r} cannot be prepared in {builder.data_path}: "
-                f"{_first_line(error)}; `vidrec ablate ABLATION --on motion` runs now"
+                f"{first_line(error)}; `vidrec ablate ABLATION --on motion` runs now"
             ) from error
         _write_sums(builder)
 
@@ -338,13 +337,6 @@ def _needs_tensorflow(name: str, error: Exception) -> UserError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    """Of an error's text, without the prefix that TFDS puts before it."""
-    text = re.sub(r"^Failed to construct dataset .*?}\"?: ", "", str(error).strip())
-    first = (text or type(error).__name__).splitlines()[0]
-    return re.sub(r" Here are \d+ BuilderConfigs.*", "", first)
-
-
 def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     """Find the features that hold frames and class."""
     import tensorflow_datasets as tfds
@@ -382,84 +374,7 @@ def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
 def _index(builder: Any, video: str, label: str) -> dict[str, list]:
     """Everything but the frames, for all clips; kept, since reading takes a while."""
     name = digest("tfds", _content(builder), video, label, length=32)
-    return remembered(name, lambda: _read_index(builder, video, label))
-
-
-def _read_index(builder: Any, video: str, label: str) -> dict[str, list]:
-    columns = ("names", "labels", "groups", "lengths", "places", "hashes")
-    index: dict[str, list] = {key: [] for key in columns}
-    for split, clips in sorted(_open(builder).items()):
-        read = partial(_indexed, builder, (split, clips), video, label)
-        for row in map_ahead(read, range(len(clips))):
-            for column, value in row.items():
-                index.setdefault(column, []).append(value)
-    if len(set(index["names"])) < len(index["names"]):
-        pairs = zip(index["places"], index["names"], strict=True)
-        index["names"] = [f"{split}/{clip:06d} {name}" for (split, clip), name in pairs]
-    return index
-
-
-def _indexed(
-    builder: Any, part: tuple[str, Any], video: str, label: str, clip: int
-) -> dict[str, Any]:
-    """Return everything but the frames of one clip of a split, by the columns of the index."""
-    split, clips = part
-    example = _example(builder, split, clips, clip)
-    frames = example[video]
-    still = len(builder.info.features[video].shape) == 3
-    row = {
-        "names": _text(example.get("name")) or f"{split}/{clip:06d}",
-        "labels": np.asarray(example[label]).tolist(),
-        "groups": _text(example.get("group")),
-        "lengths": int(example.get("length", 1 if still else len(frames))),
-        "places": (split, clip),
-        "hashes": _hash(frames),
-    }
-    if FRAME_LABELS in example:
-        labels = FrameLabels.of(example[FRAME_LABELS])
-        lines = zip(labels.starts, labels.ends, labels.labels, strict=True)
-        row["frame_labels"] = list(lines)
-    return row
-
-
-def _labels(labels: Sequence[Any], classes: int) -> np.ndarray:
-    """Return (n,) classes; of lists of them (n, K) 0 and 1."""
-    if not any(isinstance(own, list) for own in labels):
-        return np.array(labels, np.int32)
-    labels_nK = np.zeros((len(labels), classes), np.int32)
-    for own_K, own in zip(labels_nK, labels, strict=True):
-        own_K[own] = 1
-    return labels_nK
-
-
-def _segments(lines: Sequence[Sequence[int]]) -> FrameLabels:
-    """Return the labels of a clip's frames, of lines start, end, label."""
-    starts, ends, labels = (tuple(line[i] for line in lines) for i in range(3))
-    return FrameLabels(starts, ends, labels)
-
-
-def _example(builder: Any, split: str, clips: Any, index: int) -> dict[str, Any]:
-    try:
-        return clips[index]
-    except Exception as error:  # whatever a damaged record makes its reader raise
-        if is_transient(error):
-            raise TransientError.of(builder.data_path, error) from error
-        raise UserError(
-            f"{builder.data_path} is damaged: clip {index} of {split} cannot be read "
-            f"({_first_line(error)}); remove that folder, and the set is prepared anew"
-        ) from error
-
-
-def _hash(video: Any) -> str:
-    """Of a clip's frames, whatever file they lie in and however they are packed there."""
-    frames = np.ascontiguousarray(_stacked(video))
-    content = new_hash(f"{frames.shape} {frames.dtype}".encode())
-    content.update(frames)
-    return content.hexdigest()
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value or ""
+    return remembered(name, lambda: read_index(builder, _open(builder), video, label))
 
 
 def _recordings(index: dict[str, list], names: Sequence[str], rule: str) -> Recordings:
