@@ -28,6 +28,7 @@ from vidrec.evaluation.demo.guard import HEADERS, refusal
 from vidrec.evaluation.demo.live import STREAMS, Live
 from vidrec.evaluation.demo.uploads import OVERLAYS
 from vidrec.io import files
+from vidrec.sweeps import runner
 
 ROOT = Path(__file__).parents[2]
 OWN = "127.0.0.1:8008"
@@ -95,6 +96,15 @@ def jpeg(frame):
     made = io.BytesIO()
     Image.fromarray(frame).save(made, "JPEG", quality=95)
     return made.getvalue()
+
+
+def as_predicted(model, file):
+    """What `predict` says of a file, as the page gets it."""
+    lines = list(predict.lines(model, [file]))
+    for line in lines:
+        del line["path"]
+    *along, whole = json.loads(json.dumps(lines))
+    return [along, whole]
 
 
 @pytest.fixture
@@ -188,10 +198,7 @@ def test_a_video_is_answered_as_predict_does_and_removed(page, kept, tmp_path):
     status, said = page.json("POST", "/clip?name=my%20clip.mp4", content)
     assert status == 200
     model = trained_runs.random_model(STREAMED)
-    *along, whole = predict.lines(model, [file])
-    for line in (*along, whole):
-        del line["path"]
-    assert [said["along"], said["whole"]] == json.loads(json.dumps([along, whole]))
+    assert [said["along"], said["whole"]] == as_predicted(model, file)
     assert [each.name for each in kept.iterdir()] == [f"{said['overlay']}.mp4"]
     status, headers, film = page.ask("GET", f"/overlay/{said['overlay']}.mp4")
     assert (status, headers["content-type"]) == (200, "video/mp4")
@@ -336,6 +343,66 @@ def test_a_model_of_whole_clips_says_why_it_has_no_live_labels(kept):
     assert "begins at a clip's last frame" in said["error"]
 
 
+# ----------------------------------------------------------------------------- other models
+
+SEGMENTED = STREAMED | {
+    **{"task.kind": "segmentation", "frames.rule": "whole", "loss.frame_weights": "uniform"},
+    **{"encoder.pooling": "moments", "encoder.pca": 6},
+}
+
+
+def test_a_model_of_labelled_frames_answers_by_segments_and_live(kept, tmp_path):
+    pytest.importorskip("starlette", reason="Starlette is not installed")
+    from vidrec.evaluation.demo.app import build
+
+    model = trained_runs.random_model(SEGMENTED)
+    page = Page(build(model, "segments", kept, 300_000))
+    file, content = clip_bytes(tmp_path, 40)
+    status, said = page.json("POST", "/clip?name=clip.mp4", content)
+    assert status == 200
+    assert [said["along"], said["whole"]] == as_predicted(model, file)
+    ends = [segment["end"] for segment in said["along"]]
+    assert [0.0, *ends[:-1]] == [segment["start"] for segment in said["along"]]
+    assert ends[-1] == pytest.approx(4.0)
+    assert page.ask("GET", f"/overlay/{said['overlay']}.mp4")[0] == 200
+    _, opened = page.json("POST", "/live")
+    truth = model.stream()
+    for count, frame in enumerate(trained_runs.moving(3, True, 2), 1):
+        picture = jpeg(frame)
+        status, live = page.json("POST", f"/live/{opened['stream']}?end={count / 25}", picture)
+        assert status == 200
+        expected = truth.push(np.asarray(Image.open(io.BytesIO(picture))))
+        assert live["topk"][0]["class"] == model.classes[int(np.argmax(expected))]
+        assert live["topk"][0]["confidence"] == pytest.approx(max(expected), abs=1e-6)
+
+
+@pytest.mark.slow(minutes=1)
+def test_a_model_of_real_clips_answers(real_data, kept, tmp_path):
+    """Two classes of real clips and a small random encoder; the page says what predict says."""
+    pytest.importorskip("starlette", reason="Starlette is not installed")
+    from vidrec.evaluation.demo.app import build
+
+    clips = real_data / "skyrim_human_actions"
+    if not clips.is_dir():
+        pytest.skip(f"VIDREC_TEST_DATA has no {clips.name}")
+    classes = ("archery", "fly")
+    for name in classes:
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for file in sorted((clips / name).glob("*.mp4"))[:6]:
+            shutil.copy(file, tmp_path / "videos" / name)
+    more = {"encoder.pooling": "moments", "encoder.size": 48, "scanner.kind": "gru"}
+    cfg = trained_runs.settings_of(tmp_path / "videos", more | {"head.kind": "per_frame"})
+    result = runner.run(cfg, tmp_path / "runs", name="real")
+    model = predict.Classifier.load(result["dir"])
+    page = Page(build(model, "real", kept, 50_000_000))
+    file = sorted((clips / classes[0]).glob("*.mp4"))[-1]
+    status, said = page.json("POST", "/clip?name=seen.mp4", file.read_bytes())
+    assert status == 200
+    assert [said["along"], said["whole"]] == as_predicted(model, file)
+    assert said["whole"]["class"] in classes
+    assert page.ask("GET", f"/overlay/{said['overlay']}.mp4")[0] == 200
+
+
 # ----------------------------------------------------------------------------- the command
 
 
@@ -474,7 +541,6 @@ def tried(tmp_path_factory):
     """A run that tells directions, and of each a clip and a camera's film that it has not seen."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     pytest.importorskip("starlette", reason="Starlette is not installed")
-    from vidrec.sweeps import runner
 
     folder = tmp_path_factory.mktemp("tried")
     more = {

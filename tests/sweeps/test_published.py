@@ -43,6 +43,7 @@ COUNTS = {
     "leakage": (0, 2),
     "several_scanners": (0, 6),
     "augmentation": (0, 6),
+    "fine_tuning": (0, 4),
     "class_weights": (0, 4),
     "segment_scanners": (0, 6),
     "folds_ucf101": (0, 3),
@@ -51,7 +52,7 @@ COUNTS = {
 # Tables of three seeds a row.
 OURS = (
     *("baselines", "scanners", "order", "memory", "leakage", "several_scanners"),
-    *("augmentation", "class_weights", "segment_scanners"),
+    *("augmentation", "fine_tuning", "class_weights", "segment_scanners"),
 )
 # Report D's words for a setting, its values where ours are other words, and its file.
 SETTINGS = {

@@ -1,7 +1,11 @@
 """A finished run that is trained for more epochs is the run of all of them."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -16,6 +20,7 @@ from vidrec.errors import UserError
 from vidrec.io import checkpoint, files
 from vidrec.training import continuing
 
+ROOT = Path(__file__).parents[2]
 # Dropout, momentum and decay: what goes on has to be the optimiser and the keys, too.
 HOW = {"scanner__dropout": 0.3, "optim__weight_decay": 0.01, "train__parallel": "trials"}
 
@@ -57,6 +62,53 @@ def test_three_epochs_and_twice_two_more_are_seven(runs):
     assert [line["epoch"] for line in lines] == [6, 7]
     for ours, their in zip(lines, theirs, strict=True):
         assert {**ours, "trial": ""} == {**their, "trial": ""}
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+moment, count = int(sys.argv[1]), 0
+
+def watch(event, arguments):
+    global count
+    if event == "os.rename" and os.fsdecode(arguments[1]).startswith({folder!r}):
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+from helpers.small_datasets import features
+import vidrec
+sys.addaudithook(watch)
+cfg = vidrec.more_epochs({parent!r}, 4)
+vidrec.train(cfg, {folder!r}, dataset=features())
+"""
+
+
+@pytest.mark.slow(minutes=1)
+def test_a_continuation_that_is_killed_goes_on(runs, tmp_path):
+    """Killed at a rename of one of its files, twice, it ends as the run of all epochs does."""
+    _, whole, first, *_ = runs
+    folder = tmp_path / "runs"
+    script = KILLED.format(tests=str(ROOT / "tests"), folder=str(folder), parent=first["dir"])
+
+    def started(moment):
+        words = [sys.executable, "-c", script, str(moment)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+
+    # A run renames some fifteen times; the second kill is where less is left to do.
+    for moment in (6, 4):
+        assert started(moment).returncode == -signal.SIGKILL
+        assert not list(folder.glob("*/result.json"))
+    done = started(0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [file] = folder.glob("*/result.json")
+    assert files.read_result(file.parent)["metrics"] == whole["metrics"]
+    for name in ("model", "last"):
+        ours, theirs = (checkpoint.read(Path(d) / name)[0] for d in (file.parent, whole["dir"]))
+        assert same_arrays(ours, theirs), name
+    epochs = [line["epoch"] for line in files.read_lines(file.parent / "metrics.jsonl")]
+    assert epochs == [4, 5, 6, 7]
 
 
 @pytest.mark.slow
