@@ -1,6 +1,6 @@
 """How often intervals of F1@50 are right, on generated segments.
 
-    python benchmarks/coverage_of_segments.py                the table of docs/statistics.md
+    python benchmarks/coverage_of_segments.py              table of docs/explanation/statistics.md
     python benchmarks/coverage_of_segments.py --draws 20     a first look
 
 A clip has 4 to 8 segments of 10 to 40 frames of five classes, the first of which is background. A
