@@ -90,14 +90,14 @@ RULES: Mapping[str, Rule] = {
     ),
     "loss_weights": replace(
         LONG,
-        epochs=3,
+        epochs=8,
         batch=16,
         says="None beyond noise: an answer weighs late frames more in both rows, and clipping "
         "makes the gradients of both equally long.",
     ),
     "inference": replace(
         LONG,
-        epochs=3,
+        epochs=8,
         batch=16,
         says="One pass shows the whole motion; a window of 60 frames begins without memory and "
         "shows half of it.",
