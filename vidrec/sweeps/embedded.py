@@ -92,7 +92,7 @@ RULES: Mapping[str, Rule] = {
         LONG,
         epochs=8,
         batch=16,
-        says="None beyond noise: an answer weighs late frames more in both rows, and clipping "
+        says="Little: an answer weighs late frames more in both rows, and clipping "
         "makes the gradients of both equally long.",
     ),
     "inference": replace(
