@@ -35,3 +35,12 @@ def test_pages_and_comparisons_are_made_without_jax(tmp_path):
     out = str(tmp_path / "out")
     work = f"vidrec.report.build({table!r}); vidrec.report.compare({run!r}, {table!r}, {out!r})"
     assert imported(work) == "[]"
+
+
+def test_the_command_line_starts_without_what_is_slow_to_import():
+    slow = (*HEAVY, "scipy", "matplotlib", "optax")
+    script = f"import sys, vidrec.cli.main; print([x for x in {slow} if x in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from vidrec.evaluation.variances import SUBTRACTED_SHARE, SUBTRACTED_SHARE_ELSE, Design
 
@@ -121,6 +120,8 @@ class Spread:
             alpha: share of experiments that the interval may miss.
             seeds: number of seeds instead of the experiment's own.
         """
+        from scipy import special  # slow to import
+
         own = self.design.seeds
         whole = self.var_groups + self.var_seeds * own / np.asarray(own if seeds is None else seeds)
         return special.stdtrit(self.df(seeds), alpha / 2) ** 2 * whole
@@ -163,6 +164,8 @@ class Bounds(NamedTuple):
 
 def share_bounds(parts: Spread, alpha: float) -> Bounds:
     """Return the interval of a figure from 0 to 1, symmetric on the logit scale."""
+    from scipy import special  # slow to import
+
     mean, half = parts.mean, float(np.sqrt(parts.squared_half_width(alpha)))
     if not parts.variance or not 0 < mean < 1:
         hidden = parts.hidden_by_groups(alpha)

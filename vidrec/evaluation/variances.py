@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 ALPHA = 0.05
 
@@ -108,6 +107,8 @@ class Variances:
             alpha: share of experiments that the interval may miss.
             seeds: number of seeds instead of the experiment's own; one seed stays one.
         """
+        from scipy import special  # slow to import
+
         seeds = self.design.seeds if seeds is None else seeds
         by_clips = (1 + (np.asarray(seeds) - 1) * self.agreement) / (seeds * self.design.clips)
         quantile = _mixed_quantile(self.design_effect_J, self.icc_weight_J, alpha)
@@ -293,6 +294,8 @@ def _intraclass_correlation(
         variance: of one answer.
         prior: before any mistake was seen.
     """
+    from scipy import special  # slow to import
+
     away_G, size_G, squares = data
     clips, groups = int(size_G.sum()), len(size_G)
     if groups == 1:
@@ -323,6 +326,8 @@ def _intraclass_correlation(
 
 def _mixed_quantile(var_J: np.ndarray, weight_J: np.ndarray, alpha: float) -> np.ndarray:
     """Return the two-sided normal quantile where the variance is one of `var_J` by weight."""
+    from scipy import special  # slow to import
+
     low, high = (-special.ndtri(alpha / 2) * np.sqrt(end(var_J, -1)) for end in (np.min, np.max))
     scale_J = 1 / np.sqrt(var_J)
     at = high
