@@ -250,7 +250,7 @@ class TrialParallel(_Devices):
 
         return jax.pmap(
             many,
-            AXIS,
+            axis_name=AXIS,
             in_axes=(0, 0, 0, None),
             devices=self.everyone,
             donate_argnums=(1,) if donate else (),
@@ -265,7 +265,7 @@ class TrialParallel(_Devices):
             one = partial(_apply_to, fn, shared)
             return jax.vmap(one)(trials) if self.how == "vmap" else lax.map(one, trials)
 
-        return jax.pmap(many, AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
+        return jax.pmap(many, axis_name=AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
 
     def scorer(self, fn: Callable) -> Callable:
         """Carry `fn(*trial_trees, rows, shared) -> out (S, …)` of one trial over all of them.
@@ -285,7 +285,7 @@ class TrialParallel(_Devices):
 
             return self._each_trial(one, (active, trees), _many(none, active))
 
-        return jax.pmap(many, AXIS, in_axes=(0, 0, None, None), devices=self.everyone)
+        return jax.pmap(many, axis_name=AXIS, in_axes=(0, 0, None, None), devices=self.everyone)
 
     def selector(self) -> Callable:
         """Return `program(chosen, new, old)`: of each trial `new` where chosen, else `old`."""
@@ -296,7 +296,7 @@ class TrialParallel(_Devices):
 
             return jax.tree.map(leaf, new, old)
 
-        return jax.pmap(select, AXIS, devices=self.everyone, donate_argnums=(2,))
+        return jax.pmap(select, axis_name=AXIS, devices=self.everyone, donate_argnums=(2,))
 
     def _each_trial(self, fn: Callable, trials: tuple, before: Tree) -> Tree:
         """Call `fn` for each trial, whose `active` comes first; `before` is replaced."""
