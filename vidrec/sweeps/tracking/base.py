@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec.config import to_dict
-from vidrec.io import files
+from vidrec.io import files, runs
 from vidrec.io.runs import SEARCH
 from vidrec.report.run import label_of
 from vidrec.training.results import RESULT, TrialRun
@@ -51,7 +51,7 @@ class Subject:
     @property
     def of_search(self) -> bool:
         """Return whether it is a search, or a trial of one."""
-        return (self.top / SEARCH).is_file()
+        return runs.is_search(self.top)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def of_trial(trial: TrialRun, top: Path) -> Subject:
 def of_table(top: Path) -> Subject:
     """Return the subject of a table, or of a search."""
     folder: dict[str, Any] = {"folder": str(top.absolute())}
-    if (top / SEARCH).is_file():
+    if runs.is_search(top):
         search = files.read_json(top / SEARCH, files.SEARCH_HOLDS)
         space = {f"space.{name}": json.dumps(axis) for name, axis in search["space"].items()}
         return Subject(TABLE, top.name, search["name"], top, top, facts=folder | space)
