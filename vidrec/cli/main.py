@@ -1,9 +1,9 @@
 """Run the command line: read a command and its settings, and tell mistakes in one line.
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
-0 when the work was done, 1 when some of it failed, 2 and one line for a user's mistake, 75 when it
-was asked to stop and has saved (a scheduler may start it again), 141 when nobody reads its output
-any more (`| head`).
+0 if the work was done, 1 if a part of it failed, and 2 with one line for a user's mistake. It is 75
+if the command was asked to stop and has saved (a scheduler may start it again). It is 141 if nobody
+reads the output any more (`| head`).
 
 tyro reads a command's own options, prints the help and completes words in a shell. Settings
 (`--section.field VALUE`) are taken out before: `config.parse` reads them, so that a wrong name or

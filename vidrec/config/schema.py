@@ -207,12 +207,13 @@ class Loss:
 class Optim:
     """One optax chain: clip, L2, optimiser, schedule.
 
-    `clip_norm` bounds, at the gradient, the L2 norm of the batch's mean gradient over all trained
-    arrays; at the pre-activation, every single derivative of one clip's own loss (in nats, summed
-    over its weighted frames, not divided by the clips of a batch) with respect to what enters a
-    gate of the recurrence, to within plus or minus that many nats per unit. So a value means
-    another thing at each place: a framework that clips there the derivative of a batch's mean loss
-    reaches the same with clip_norm / train.batch_size.
+    `clip_norm` means different things for the two values of `clip_mode`:
+
+    - gradient: it limits the L2 norm of the batch's mean gradient over all trained arrays.
+    - preactivation: it limits every derivative of one clip's loss with respect to an input of a
+      gate, to within plus or minus that many nats per unit. The loss is summed over the clip's
+      weighted frames and not divided by the clips of the batch. A framework that clips the
+      derivative of the batch's mean loss there gets the same with clip_norm / train.batch_size.
     """
 
     kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"

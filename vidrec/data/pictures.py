@@ -1,7 +1,7 @@
 """Clips that are pictures: folders of numbered frames, and animated WebP.
 
-A folder has no clock: its frames count as 25 a second, by their numbers, so that a frame which is
-not there leaves its time to the one before it.
+A folder has no timestamps, so its frames count as 25 a second, by their numbers. If a number is
+missing, the frame before it is shown for longer.
 """
 
 import itertools
@@ -44,7 +44,7 @@ class Declared(NamedTuple):
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Refuse what must not even be opened: a pipe would be waited for for ever.
+    """Refuse files that must not be opened: a pipe, for example, would block without end.
 
     Raises:
         UnreadableClip: it is no regular file with content that may be read.
@@ -240,8 +240,8 @@ def _names(folder: Path) -> list[str]:
 def frame_names(names: Iterable[str]) -> list[str]:
     """Return a folder's frames, in the order of their numbers; [] for none or no clear ones.
 
-    They are the pictures whose names differ in numbers only, and more than half of all. Optical
-    flow beside the frames (flow_x_00001.jpg) is left out.
+    They are the pictures whose names differ in numbers only, if these are more than half of the
+    pictures. Optical flow beside the frames (flow_x_00001.jpg) is left out.
     """
     series = _series(names)
     largest = max(series.values(), key=len, default=[])

@@ -67,13 +67,17 @@ def summary(
             None: the scores are logits.
 
     Returns:
-        clips; accuracy (equal to top1); balanced_accuracy, the mean over classes of the share that
-        is right; majority, the share of the most frequent class, which answering it always would
-        reach; loss (mean negative logarithm of the probability that
-        prediction gives to the true class, nats; see `loss`); top1, top5 and top10 (where K <= k
-        they would be 1 and are left out); f1 of each class (None without clips); avg_f1, the mean
-        over the classes that have clips; absent, the names of those that have none; confusion
-        counts; calibration_error; and nonfinite, clips with a NaN among their logits, never right.
+        - clips: their number.
+        - accuracy: the share of right clips; top1 is the same.
+        - top5, top10: left out if there are not more classes than that.
+        - balanced_accuracy: the share of right clips of each class, averaged over classes.
+        - majority: the share of the most frequent class.
+        - loss: the mean negative logarithm of the true class' probability, in nats (`loss`).
+        - f1: of each class, None without clips; avg_f1 is the mean over the classes with clips.
+        - absent: the names of the classes without clips.
+        - confusion: counts.
+        - calibration_error: see the function.
+        - nonfinite: clips with a NaN among their logits; they are never right.
 
     Raises:
         UserError: no clips, or shapes that do not fit.

@@ -1,10 +1,10 @@
 """Intervals and differences of any figure, by leaving recordings out one after another.
 
-Accuracies have intervals of their own (`variances`). A figure that is no mean over clips, such as
-mean average precision or F1 of segments, is known by its value for each seed, and by its value
-without each recording: their spread says what new recordings would change (the jackknife), and the
-spread of the seeds what new seeds would. docs/explanation/statistics.md says how often these
-intervals held.
+Accuracies have intervals of their own (`variances`). This module is for figures that are not means
+over clips, such as mean average precision or F1 of segments. It needs the figure of each seed, and
+the same figure without each recording. The spread without each recording says what new recordings
+would change (the jackknife). The spread of the seeds says what new seeds would change. See
+docs/explanation/statistics.md for how often these intervals contain the true value.
 
 Dimension letters: S seeds, n clips, G recordings.
 """

@@ -162,10 +162,11 @@ def figures(clips: Sequence[ClipCounts]) -> dict[str, float]:
     """Return the figures of clips, each from 0 to 1.
 
     Returns:
-        frame_accuracy, over the labelled frames of all clips; balanced_accuracy, the mean over
-        classes of the share of their frames that is right; majority, the share of the most
-        frequent class; edit, the mean over clips; f1_10, f1_25 and f1_50, of the segments of all
-        clips.
+        - frame_accuracy: over the labelled frames of all clips.
+        - balanced_accuracy: the share of right frames of each class, averaged over classes.
+        - majority: the share of the most frequent class.
+        - edit: the mean over clips.
+        - f1_10, f1_25, f1_50: of the segments of all clips together.
     """
     confusion = np.sum([clip.confusion_KK for clip in clips], 0)
     frames_K = np.sum([clip.frames_K for clip in clips], 0)

@@ -32,9 +32,9 @@ def scan_form(name: str) -> Iterator[None]:
     It holds while a function is traced. VIDREC_SCAN names another default.
 
     Args:
-        name: `loop`: a scan; `unroll4`, `unroll8`: so many frames a round of it; `cudnn`: an LSTM
-            by cuDNN, where no frame is masked; `kernel`: one kernel for all frames (see `fused`);
-            `auto`: four frames a round on a GPU, else one.
+        name: `loop` is a scan, `unroll4` and `unroll8` are scans with four and eight frames in each
+            round, and `cudnn` is cuDNN's LSTM, for clips without masked frames. `kernel` is one
+            kernel for all frames (see `fused`). `auto` is four frames a round on a GPU, else one.
 
     Raises:
         ValueError: No form has this name.

@@ -1,8 +1,8 @@
 """Scanners: a recurrence over a clip's frames, stacked, bidirectional, streaming; and its controls.
 
-A scanner gives outputs for every frame and a carry. Handing the carry back goes on where the last
-call stopped: frame by frame (streaming) or window by window. Frames whose mask is False are inert:
-they reach no output, carry or statistic, and their own outputs are 0.
+A scanner gives outputs for every frame and a carry. Passing the carry to the next call continues
+where the last call stopped: frame by frame (streaming) or window by window. Frames whose mask is
+False are inert: they reach no output, carry or statistic, and their own outputs are 0.
 
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
@@ -245,9 +245,9 @@ def apply(
 
     - `streams = True`: it takes `carry` (None before the first frame, which is zeros) and gives
       (outputs, carry), a tree of arrays (B, …).
-    - `rngs = ("dropout",)`: it draws from these Flax streams. In training it is then applied to one
-      clip at a time, under `jax.vmap`, with keys folded from the clip's own (seed, epoch, clip and
-      window), so that what is drawn depends neither on the batch nor on the devices.
+    - `rngs = ("dropout",)`: it draws from these Flax streams. In training it is then applied to
+      each clip by itself, under `jax.vmap`, with keys folded from seed, epoch, clip and window. So
+      its random choices do not depend on the batch or the devices.
 
     Raises:
         UserError: It was given a carry and does not stream, or its outputs have the wrong shape.

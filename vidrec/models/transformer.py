@@ -76,7 +76,7 @@ class Transformer(Scanner):
     """Layers of self-attention and of a network of two layers, each behind a layer norm.
 
     A causal frame sees the `context` frames before it, in each layer. The carry keeps their keys
-    and values, so a stream may go on for ever. Dropout acts on what each part adds.
+    and values, so a stream may have any length. Dropout acts on what each part adds.
 
     >>> scanner = Transformer(units=8, layers=2, heads=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))

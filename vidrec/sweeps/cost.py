@@ -31,7 +31,8 @@ class Cost:
         state: bytes of weights, best weights, optimiser and statistics.
         data: bytes of the clips and of frozen parts, once a device.
         small, large: floating-point operations of an epoch's matrix products and convolutions,
-            validation included: in products as small as a recurrence's, and in larger ones.
+            validation included. `small` counts products as small as a recurrence's, `large` the
+            others.
     """
 
     state: int

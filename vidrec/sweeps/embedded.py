@@ -181,10 +181,10 @@ def on_motion(
 ) -> Config:
     """Return the same trial on the embedded data, where it takes minutes (`--on motion`).
 
-    Data, encoder and classes are replaced (folds stay folds); units, of linear layers too, are
-    divided by 4, those of maps (8x8 here) by 16, epochs capped at 10, batch at 50; every other
-    published value stays, lengths too (shorter clips are continued). Where `cfg` is a row that
-    differs from its table's `base` in epochs or batch, it goes on differing as many times.
+    Data, encoder and classes are replaced; folds are kept. The units of recurrences and linear
+    layers are divided by 4, those of maps (8x8 here) by 16. Epochs are at most 10 and batches at
+    most 50. All other published values are kept, lengths too (shorter clips are continued). If
+    `cfg` is a row that differs from its table's `base` in epochs or batch, the ratio is kept.
 
     Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
     first third, batches of at most 16, and forget gates that begin open, at 5. Each table of report

@@ -67,9 +67,9 @@ def _finished(folder: Path) -> dict[str, Any]:
 def begin(group: TrialGroup) -> None:
     """Give an untrained group the state in which the run that it continues ended.
 
-    The best weights so far, and the epochs without improvement, are that run's too, so that both
-    together are one run of more epochs; where it had stopped for want of improvement, these are
-    counted anew.
+    The best weights so far, and the number of epochs without improvement, are taken over, so both
+    runs together equal one run of more epochs. If the first run was stopped by `train.patience`,
+    the number starts at 0.
     """
     cfg, data = group.cfg, group.data
     folder = Path(cfg.train.continues)

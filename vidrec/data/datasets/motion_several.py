@@ -1,9 +1,9 @@
 """Draw `motion/several`: two motions at once, a clip having the labels of both.
 
 One shape changes two things at once, such as its place and its size, and each of them one way or
-the other. The clips of a drawing and of its time reversal have the same frames in another order,
-and what is reversed is drawn at random, so all frames in any order tell which things change, and
-of neither which way.
+the other. A clip and its time reversal have the same frames in another order, and whether a clip is
+reversed is random. So the frames without their order show which things change, but not in which
+direction.
 """
 
 import dataclasses

@@ -6,10 +6,15 @@ the display matrix says. Colours without a tag are BT.709 from 720 rows on, else
 yields at least one frame is readable: what it lacks is noted, not hidden. Everything else raises
 `UnreadableClip` with a plain reason.
 
-The modules: `container` opens files and decodes packets, `promises` compares what a container
-declares with what came, `timing` says when frames are shown, `scaling` turns and resizes them,
-`opening` is one interface for videos and pictures, `reading` and `seeking` use all of these,
-`writing` encodes.
+The modules:
+
+- `container` opens files and decodes packets;
+- `promises` compares what a container declares with what was decoded;
+- `timing` says when frames are shown;
+- `scaling` turns and resizes frames;
+- `opening` is one interface for videos and pictures;
+- `reading` and `seeking` use all of these;
+- `writing` encodes.
 """
 
 import av

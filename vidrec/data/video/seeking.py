@@ -1,7 +1,7 @@
 """Read frames that lie far apart by way of key frames.
 
-Of a clip of 3 to 10 minutes, 30 frames in a row from its later half are read in 0.04 to 0.2 s
-instead of the 1.8 to 9.9 s of decoding all before them (320x240, H.264, one core). Frames closer
+Reading 30 consecutive frames from the later half of a clip of 3 to 10 minutes takes 0.04 to 0.2 s.
+Decoding all frames before them takes 1.8 to 9.9 s (320x240, H.264, one core). Frames closer
 together than `SEEK_GAP` are decoded in order. It is used only where the file's timestamps allow to
 check that the frames are those that decoding in order gives.
 """

@@ -45,10 +45,10 @@ class Stream:
     >>> for frame in camera:
     ...     probabilities_K = stream.push(frame)
 
-    After n frames it says what the model says of a clip of these n frames. A model that was trained
-    on frames spread over its clips takes a frame as often as they were spread there, and so answers
-    as prediction does when what was pushed lasts as long as a training clip. Nothing is forgotten
-    by itself: `reset` where something new begins.
+    After n frames it says what the model says of a clip of these n frames. If a model was trained
+    on frames spread over its clips, its stream takes frames at the same average rate. So when the
+    stream lasts as long as a training clip, its answer equals that of `predict`. Nothing is
+    forgotten by itself: `reset` where something new begins.
 
     Attributes:
         classes: their names, in the order of the probabilities.

@@ -209,13 +209,19 @@ class Multilabel(Task):
         """Return every figure of a part.
 
         Returns:
-            clips; map, the mean over classes that a clip has of ap (each class's average precision,
-            scikit-learn's); chance, what clips in a random order would have; loss, the mean binary
-            cross-entropy in nats; f1 of each class, macro_f1 their mean and micro_f1 of all
-            decisions together, at the thresholds of `fit`; exact, the share of clips with all
-            labels right; precision, recall and positives (clips that have the class); absent, the
-            classes that no clip has; co_occurrence, of the clips that have a class (row) how many
-            were given each (column); nonfinite, clips with a NaN.
+            - clips: their number.
+            - ap: the average precision of each class, as scikit-learn computes it.
+            - map: the mean of ap over the classes that at least one clip has.
+            - chance: the map of a random order of the clips.
+            - loss: the mean binary cross-entropy in nats.
+            - f1, precision, recall, positives: of each class, at the thresholds of `fit`;
+              positives are the clips that have the class.
+            - macro_f1: the mean of f1; micro_f1: the F1 of all decisions together.
+            - exact: the share of clips with all labels right.
+            - absent: the classes that no clip has.
+            - co_occurrence: of the clips that have a class (row), how many were given each class
+              (column).
+            - nonfinite: clips with a NaN.
         """
         labels_nK = np.asarray(part.labels) > 0
         _check(part)

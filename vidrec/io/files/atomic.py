@@ -1,9 +1,9 @@
 """Atomic file writes: a file or a folder appears whole or not at all.
 
 Every file that a user or another command may look at is written under a temporary name in its
-folder, then renamed. A process that is killed leaves the old file and at most a temporary one,
-which the next process that writes into the folder removes: the writer holds a lock on it, and a
-file whose lock is free has no writer any more.
+folder, then renamed. A process that is killed leaves the old file and at most a temporary one. The
+writer of a temporary file locks it, so a file whose lock is free has no writer any more. The next
+process that writes into the folder removes it.
 """
 
 import contextlib

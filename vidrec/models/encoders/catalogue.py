@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Return the weights in a word or two."""
+        """Return a short description of the weights."""
         return {"": "not here", "random": "random"}.get(self.weights, "at hand")
 
 

@@ -1,8 +1,9 @@
 """Small convolutional network to be used frozen at random: one frame to one vector.
 
-What makes it of use without training is its pooling, which says *where* in the frame each channel
-answers, how far that spreads, and what is seen at the most lively place. Positions survive a random
-projection and few clips; flattened maps of the same network overfit.
+It is useful without training because of its pooling. The pooling says where in the frame each
+channel responds, how far the response spreads, and how all channels respond at the place of the
+largest energy. Positions are still recognisable after a random projection and with few clips,
+whereas flattened maps of the same network overfit.
 """
 
 import math
@@ -34,7 +35,7 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Return answers (B, h, w, channels)."""
+        """Return responses (B, h, w, channels)."""
         shape = (self.window, self.window, x.shape[-1], self.channels)
         own = self.initialiser == "smooth"
         start = _smooth if own else initialisers(self.initialiser, math.prod(shape[:-1])).kernel
@@ -63,35 +64,38 @@ class Cnn(base.Encoder):
     blocks: ClassVar = ("filters",)
 
     def maps(self, x: Array, train: bool) -> Array:
-        """Return the filters' answers."""
+        """Return the filters' responses."""
         x = _shrink(x, max(1, min(x.shape[1:3]) // SIDE))
-        # Brightness and tint of the whole frame say nothing of places.
+        # Brightness and tint of the whole frame say nothing about places.
         x = x - x.mean(axis=(1, 2), keepdims=True)
         fields = {"channels": self.channels, "window": self.window}
         return self.block(Filters, "filters", train, **fields)(x)
 
     def read(self, maps: Array) -> Array:
-        """Return moments, or another pooling of answers of either sign."""
+        """Return moments, or another pooling of responses of either sign."""
         if self.pooling == "moments":
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 
     def dense(self, width: int, name: str) -> Dense:
-        """Return a dense layer, which knows no places to be smooth over."""
+        """Return a dense layer; smoothness over places does not apply to it."""
         start = "he" if self.initialiser == "smooth" else self.initialiser
         return Dense(width, start, self.dtype, name=name)
 
 
 def moments(answers_BHWC: Array) -> Array:
-    """Return where each filter answers, how much, and what all answer at the liveliest place.
+    """Return where and how strongly each filter responds, and all responses at the peak of energy.
 
-    Energy is the mean square of all answers, blurred over nearby places, over its mean. A shape of
-    several tones has more of it than a texture, whose tones lie further apart. The answers of one
-    sign, over their root mean square, plus the energy go through a softmax over places; a channel's
-    features are the means of x, y, x², y² and xy under these weights (-1 to 1 across the frame),
-    and logarithms of the sum of weights over the largest, the largest, and the root mean square.
-    To these (B, 16*C) come each filter's answer and the energy where the energy is largest, and
-    the logarithm of its mean: (B, C+2).
+    Energy is the mean square of all responses, blurred over nearby places, divided by its mean. A
+    shape of several tones has more of it than a texture, whose tones lie further apart.
+
+    Responses of one sign are divided by their root mean square, and the energy is added. Their
+    softmax over places gives weights. Five features of a channel are the means of x, y, x², y² and
+    xy under these weights, with x and y from -1 to 1. Three more are logarithms: of the sum of
+    weights over the largest, of the largest, and of the root mean square. These are (B, 16*C).
+
+    (B, C+2) are added: each filter's response and the energy at the place of the largest energy,
+    and the logarithm of the mean energy.
     """
     size, height, width, channels = answers_BHWC.shape
     energy_BP, level_B = _energy(answers_BHWC)

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite 0, 1 and 2: ImageNet features at a tenth of ResNet-50's arithmetic.
+"""EfficientNet-Lite 0, 1 and 2: ImageNet features with a tenth of the arithmetic of ResNet50.
 
-EfficientNets (Tan and Le 2019) without squeeze-and-excitation and with ReLU6 in place of swish, of
-which stem and head are not scaled. Zeros lie around the maps as TensorFlow puts them.
+These are EfficientNets (Tan and Le 2019) without squeeze-and-excitation and with ReLU6 in place of
+swish. Their stem and head are not scaled. Maps are padded with zeros as in TensorFlow.
 """
 
 import math

@@ -251,8 +251,8 @@ def network(
 ) -> Network:
     """Build a network for frames of this shape.
 
-    It is built in a thread of its own: a trace of JAX that goes on has no part in it, and neither
-    have the names and policies that somebody's own use of Keras left in this thread.
+    It is built in a thread of its own. So a trace of JAX in the calling thread does not affect it,
+    and neither do the names and policies that other uses of Keras have set in that thread.
 
     Args:
         name: In keras.applications.

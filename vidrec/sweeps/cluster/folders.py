@@ -118,7 +118,7 @@ def is_alive(state: str) -> bool:
 
 
 def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
-    """Return what `status` says of a job: its state, and why it ended if it did not succeed."""
+    """Return what `status` shows for a job: its state, and the reason if it failed."""
     state = states.get(handle.job, "").lower()
     last = last_line(handle.log)
     if not is_alive(state) and last == DONE:

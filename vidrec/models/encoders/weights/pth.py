@@ -1,9 +1,9 @@
 """Read the arrays of a PyTorch file (.pth, .pt) without PyTorch and without unpickling.
 
-A pickle is a program. This one is followed by an interpreter of our own that knows how PyTorch
-writes tensors, numbers, texts and their lists and dictionaries, and refuses every other
-instruction and every other name, so that nothing in the file is ever called. Arrays are views of
-the file's bytes: however large a tensor says it is, nothing is allocated for it.
+A pickle is a program. This module has an interpreter of its own. It knows how PyTorch writes
+tensors, numbers, texts, lists and dictionaries, and refuses every other instruction and name. So
+nothing in the file is ever called. Arrays are views of the file's bytes: however large a tensor
+says it is, nothing is allocated for it.
 """
 
 import io
@@ -365,7 +365,7 @@ class _Machine:
 
 
 def _key(key: Any) -> str | int:
-    """Return a dictionary's key; others than texts and small numbers may take for ever to hash."""
+    """Return a dictionary's key; only texts and small numbers are quick to hash."""
     if type(key) is str or (type(key) is int and key in NUMBERS):
         return key
     raise Refused("a key is neither a text nor a number")
