@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 STOPPED = 75  # exit status of work that was asked to stop and has saved: EX_TEMPFAIL
 
-# Errors by which the system refuses now what it may grant later; they do not mean a damaged file.
+# Errors of the system that may be gone later; they do not mean that a file is damaged.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -42,18 +42,18 @@ class UserError(Exception):
 
 
 def spelled(path: str | os.PathLike) -> str:
-    r"""Return a path as text in UTF-8; bytes that are no UTF-8 are written as \xe9 and the like."""
+    r"""Return a path as text in UTF-8; bytes that are not UTF-8 become \xe9 and the like."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def unspelled(text: str | os.PathLike) -> str:
-    r"""Return the path that `spelled` wrote as text: \xe9 is that byte again."""
+    r"""Return the path that `spelled` wrote as text: \xe9 becomes that byte."""
     letters = re.compile(rb"\\x([89a-f][0-9a-f])")
     return os.fsdecode(letters.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
 def check_spelling(path: str | os.PathLike, what: str) -> None:
-    """Refuse to write to a folder whose path is no UTF-8, before the work is done.
+    """Refuse to write to a folder whose path is not UTF-8, before the work is done.
 
     Several libraries cannot write there, and some fail only at the end.
 
@@ -62,7 +62,7 @@ def check_spelling(path: str | os.PathLike, what: str) -> None:
         what: What it is, for the message.
 
     Raises:
-        UserError: The path is no UTF-8.
+        UserError: The path is not UTF-8.
     """
     if spelled(path) != os.fspath(path):
         raise UserError(f"{what} {spelled(path)} is no UTF-8: name a folder that is")
@@ -89,7 +89,7 @@ class TransientError(UserError):
 
     @classmethod
     def of(cls, what: object, error: BaseException) -> "TransientError":
-        """Return the error to raise where reading `what` raised `error`: why, and what to do."""
+        """Return the error to raise if reading `what` raised `error`: why, and what to do."""
         if isinstance(error, cls):
             return error
         return cls(f"cannot read {what} now: {advice(error)}")
@@ -128,7 +128,7 @@ def raise_if_transient(what: object, error: BaseException) -> None:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Return whether the system refused something, rather than a file holding something wrong.
+    """Return whether the system caused the error, and not the content of a file.
 
     An error that was raised from such an error is transient too.
     """

@@ -64,15 +64,15 @@ class Command:
         return runs.find(path, self.workdir)
 
     def prints(self) -> bool:
-        """Return whether this process prints: of several that work together, only the first."""
+        """Return whether this process prints; of several that work together only the first does."""
         return True
 
     def console(self) -> Terminal:
-        """Return the console for people: stdout, or stderr where stdout is for a machine."""
+        """Return the console for people: stdout, or stderr if stdout is for a program."""
         return Terminal(stderr=self.json, quiet=not self.prints())
 
     def answer(self, content: Any) -> None:
-        """Print the command's answer as JSON, where --json asks for it."""
+        """Print the command's answer as JSON, if --json asks for it."""
         if self.json and self.prints():
             print_json(content)
 
@@ -103,7 +103,7 @@ class SharedCommand(Command):
         return devices.is_main()
 
     def join(self) -> None:
-        """Configure JAX for this process, and join the others where there are some."""
+        """Configure JAX for this process, and connect to the other processes, if there are any."""
         from vidrec.training import runtime
 
         runtime.configure()
@@ -130,7 +130,7 @@ def run_until_stopped(command: Command, work: Callable[[Any], Result]) -> Result
         work: Takes a `progress.Reporter`.
 
     Returns:
-        What `work` returns; None where it was asked to stop and has saved.
+        What `work` returns; None if it was asked to stop and has saved.
 
     Raises:
         BrokenPipeError: Nobody reads the output any more; the work is saved.
@@ -142,7 +142,7 @@ def run_until_stopped(command: Command, work: Callable[[Any], Result]) -> Result
         return work(progress)
     except WorkerLost as loss:
         warn(f"error: {loss}")
-        os._exit(STOPPED)  # an orderly end would wait for the process that is lost
+        os._exit(STOPPED)  # a normal exit would wait for the lost process
     except Interrupted as stop:
         progress.say(str(stop))
         return None

@@ -67,7 +67,7 @@ def read_axes(option: str, texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> Mapping[str, Any]:
-    """Return the settings with the path of a run whose plain name `encoder.weights` is.
+    """Return the settings; if `encoder.weights` is the name of a run, it becomes the run's path.
 
     Args:
         settings: The settings given on the command line.
@@ -86,7 +86,7 @@ def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> 
 
 
 def warn_of_settings(table: Ablation, settings: Mapping[str, Any], on: str) -> None:
-    """Warn of settings that no row takes, and name those of the table that give way to them.
+    """Warn of settings that no row uses, and name those of the table that they replace.
 
     Args:
         table: The table that the settings are for.
@@ -104,7 +104,7 @@ def warn_of_settings(table: Ablation, settings: Mapping[str, Any], on: str) -> N
 
 
 def _warn_of_cleared(cfg: Config, settings: Mapping[str, Any]) -> None:
-    """Name the settings of an experiment that go back to their defaults with those given."""
+    """Name the settings of an experiment that are reset to their defaults by those given."""
     for name, leader in config.cleared(cfg, settings).items():
         value = f"{name} = {config.get(cfg, name)!r}"
         warn(f"{value} of the experiment is left out: it follows {leader}")

@@ -1,4 +1,4 @@
-"""Run the command line: read a command and its settings, and tell mistakes in one line.
+"""Run the command line: read a command and its settings, and report mistakes in one line.
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
 0 if the work was done, 1 if a part of it failed, and 2 with one line for a user's mistake. It is 75
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(argv: list[str]) -> Any:
-    """Return the command's exit status; a mistake is told in one line."""
+    """Return the command's exit status; a mistake is reported in one line."""
     try:
         command, settings = parse(argv)
         command = command.with_run_folders()
@@ -113,7 +113,7 @@ def _fail(reason: object) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Say why the system or a device refused the work; "" for what may be vidrec's own fault."""
+    """Say why the system or a device refused the work; "" if it may be an error of vidrec."""
     if line := refusal(error):
         return line
     if "jax" not in sys.modules:
@@ -129,7 +129,7 @@ def _streams() -> list[Any]:
 
 
 def _discard_output() -> int:
-    """Throw away output that nobody reads (`| head`).
+    """Discard output that nobody reads (`| head`).
 
     Returns:
         The exit status of a program that the system ends for this reason.
@@ -143,7 +143,7 @@ def _discard_output() -> int:
 
 
 def _report_full_disk(error: OSError) -> int:
-    """Say that the output itself cannot be written."""
+    """Report that the output itself cannot be written."""
     with contextlib.suppress(OSError):
         print(f"error: cannot write the output: {error.strerror}", file=sys.stderr, flush=True)
     return 2

@@ -13,7 +13,7 @@ from vidrec.io import escape
 
 
 class Terminal(Console):
-    """A console that shows text as it is: names are no markup and no control sequences."""
+    """A console that shows text as it is: names are not read as markup or control sequences."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -38,7 +38,7 @@ def program() -> str:
 
 
 def warn(text: object) -> None:
-    """Print a line for people on stderr, where it never mixes with an answer."""
+    """Print a line for people on stderr, so that it does not mix with an answer."""
     print(escape.terminal(text), file=sys.stderr, flush=True)
 
 
@@ -75,6 +75,6 @@ def keep_stdout_for_json() -> None:
 
 
 def short_path(folder: str | Path) -> Path:
-    """Return a folder's path as seen from the current folder, where it lies below that."""
+    """Return a folder's path, relative to the current folder if it is below that."""
     path = Path(folder)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

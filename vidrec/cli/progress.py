@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Show the progress of long work: a live bar on a terminal, else a plain line from time to time."""
 
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ PLAIN_EVERY_SECONDS = 15.0
 
 
 class Reporter:
-    """Shows the engine's work on a console and passes on the wish to stop.
+    """Shows progress on a console, and asks the work to stop.
 
     Ctrl-C asks for a stop after the clip or epoch that runs, when everything is saved; a second one
     ends the work at once. A console that nobody reads any more (`| head`) asks for a stop too.
@@ -77,7 +77,7 @@ class Reporter:
         self.say("stopping after this clip or epoch (once more to stop at once) …")
 
     def advance(self, title: str, done: int, total: int, note: str = "") -> None:
-        """Show how far the work is: move the bar, or print a line if the last is long ago."""
+        """Show progress: move the bar, or print a line if the last one was some time ago."""
         if not self.console.is_terminal:
             now = time.monotonic()
             if now - self._last >= PLAIN_EVERY_SECONDS:
@@ -157,14 +157,14 @@ class GroupProgress(loop.Silent):
     def _count_ended(
         self, number: int, records: Mapping[str, Mapping[str, Any]], training: int
     ) -> None:
-        """Count the trials that this epoch ended, by how they did."""
+        """Count the trials that ended in this epoch, by how they ended."""
         for id_, record in records.items():
             if record["status"] == "diverged":
                 self.ended["diverged"] += 1
             elif record["status"] != "running":
                 early = number < self.epochs_of.get(id_, self.epochs)
                 self.ended["stopped early" if early else "finished"] += 1
-        # Of a group that goes on, some ended before.
+        # Of a group that continues, some ended before.
         before = self.trials - training - self.ended.total()
         if before > 0:
             self.ended["ended before"] += before

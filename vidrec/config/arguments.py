@@ -12,7 +12,8 @@ EXAMPLE = """a dictionary, such as '{"peepholes": true}' on the command line"""
 class Args(dict[str, Any]):
     """Arguments of the class that a setting `kind` names: numbers, texts, truth values, lists.
 
-    It cannot be changed, so that a configuration can be a key. Lists are kept as tuples.
+    It cannot be changed, so that a configuration can be a key of a dictionary. Lists are kept as
+    tuples.
     """
 
     def __hash__(self) -> int:  # type: ignore[override]
@@ -36,7 +37,7 @@ def frozen(name: str, value: Any) -> Args:
         value: What was given.
 
     Raises:
-        UserError: It is no dictionary of plain values.
+        UserError: It is not a dictionary of plain values.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{name} = {value!r} should be {EXAMPLE}")
@@ -59,7 +60,7 @@ def parse(name: str, text: str) -> Args:
         text: The JSON.
 
     Raises:
-        UserError: It is no JSON, or no dictionary of plain values.
+        UserError: It is not JSON, or not a dictionary of plain values.
     """
     try:
         value = json.loads(text)

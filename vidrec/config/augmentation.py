@@ -22,13 +22,13 @@ def acting(settings: Augment, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def outdated(name: str) -> Callable[[Config, Config], bool]:
-    """Return whether a setting cannot act any more, as a function of settings before and after."""
+    """Return a function of settings before and after a change: has a setting lost its effect?"""
     of_pixels = name.removeprefix("augment.") in OF_PIXELS
     return lambda _, cfg: (cfg.encoder.trainable != "none") != of_pixels
 
 
 def rules(cfg: Config) -> Iterator[Rule]:
-    """Yield the rules of `augment` and of `eval.views`: what cannot act is refused."""
+    """Yield the rules of `augment` and of `eval.views`: settings without an effect are refused."""
     settings, trainable = cfg.augment, cfg.encoder.trainable
     has_pixels = cfg.data.kind != "features"
     if not has_pixels:

@@ -98,7 +98,7 @@ def user_code(cfg: Config) -> dict[str, str]:
 
 
 def pin_code(cfg: Config) -> Config:
-    """Return the same settings, with users' files read: later changes of them have no effect.
+    """Return the same settings with users' files read, so that later changes have no effect.
 
     Raises:
         UserError: A file cannot be read.
@@ -153,7 +153,7 @@ def to_dict(cfg: Config) -> dict[str, Any]:
 def from_dict(nested: Mapping[str, Any]) -> Config:
     """Return the settings of a config.json.
 
-    Code that it names does not run: nothing in a folder proves whose it is (`plugins.trusted`).
+    Code that it names does not run, since a folder cannot prove who made it (`plugins.trusted`).
 
     Raises:
         UserError: An entry is unknown or has another type.

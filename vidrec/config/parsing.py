@@ -51,7 +51,7 @@ def _split_texts(words: Sequence[str]) -> tuple[str, ...]:
     inside = _strip_brackets(whole)
     if len(words) == 1 or inside != whole:
         words = split_commas(inside)
-    # `a, b` as a shell passes it on: the comma is no part of the first word.
+    # `a, b` as a shell passes it on: the comma is not part of the first word.
     values = (word if word.strip(", ") == word else word.strip(", ") for word in words)
     return tuple(unquote(value) for value in values if value)
 

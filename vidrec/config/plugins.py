@@ -1,7 +1,7 @@
 """A class of a user's own as a setting, `path.py:Name`: which source it means, and who may run it.
 
-A file is read when it is named, together with the files beside it that it imports; that source runs
-and is kept in the run. Source that a run's folder brings along runs only where a person says so, or
+A file is read when a command names it, together with the files beside it that it imports. That
+source runs and is kept in the run. The source in a run's folder runs only if a person trusts it, or
 in a job whose launcher named it.
 """
 
@@ -31,7 +31,7 @@ class UserCode(str):
     """A setting `path.py:Name` that knows its source.
 
     Attributes:
-        source: What runs; None for one that was read from a run's folder, which runs nothing.
+        source: The code that runs; None if the setting was read from a run's folder.
     """
 
     source: Source | None
@@ -90,7 +90,7 @@ def load_user(spec: str) -> Any:
 
 
 def load_module(path: str) -> types.ModuleType:
-    """Run a user's Python file anew and return its module."""
+    """Run a user's Python file in a new module and return the module."""
     return sources.run(collect(path))
 
 
@@ -111,7 +111,7 @@ def files(codes: Mapping[str, str]) -> dict[str, bytes]:
 def trusted(
     run: Path, folder: Path, named: Mapping[str, str], description: Any, trust: bool
 ) -> dict[str, UserCode]:
-    """Return a run's settings with the sources that it kept, where a person trusts them.
+    """Return a run's settings with the sources that it kept, if a person trusts them.
 
     Args:
         run: The run, for messages.
@@ -139,7 +139,7 @@ def trusted(
 def inherited(
     run: Path, folder: Path, named: Mapping[str, str], description: Any
 ) -> dict[str, UserCode]:
-    """Return settings as `trusted` does, where this process or a job's launcher named the code.
+    """Return settings as `trusted` does, if this process or a job's launcher named the code.
 
     Args:
         run: The run, for messages.
@@ -175,7 +175,7 @@ def changes(codes: Iterable[str]) -> list[str]:
 
 
 def consent() -> dict[str, str]:
-    """Return the environment that tells a launcher's jobs what they may run; empty for nothing."""
+    """Return the environment that tells a launcher's jobs which code they may run."""
     named = _named_here | _named_by_launcher()
     return {CONSENT: ",".join(sorted(named))} if named else {}
 

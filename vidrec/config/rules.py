@@ -33,8 +33,8 @@ class Follower:
     Attributes:
         name: Dotted name of the setting.
         leaders: Dotted names of the settings that it follows.
-        is_outdated: Takes the settings before and after a change of a leader; returns whether
-            this one does not fit any more.
+        is_outdated: Takes the settings before and after a change of a leader. Returns whether this
+            setting no longer fits.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _is_other_data(before: Config, after: Config) -> bool:
 
 
 def _family(cfg: Config) -> str:
-    """Return a name for encoders that frames suit alike: those from pixels, a user's, or its own.
+    """Return a name that encoders share if the same frames suit them: pixels, user, or its own.
 
     A network that others trained has a size, a pooling and a normalization of its own.
     """
@@ -81,7 +81,7 @@ def _weights_are_outdated(before: Config, after: Config) -> bool:
 
 
 def _pooling_is_outdated(before: Config, after: Config) -> bool:
-    """Return whether the pooling is not the new kind's.
+    """Return whether the new kind does not have this pooling.
 
     A dense pooling that trains is a layer of the experiment's, whatever network of ours it reads.
     """
@@ -111,7 +111,7 @@ def _trains_encoder(cfg: Config) -> bool:
     return cfg.encoder.trainable != "none"
 
 
-# A setting stands after its leaders, since what is put back may lead others.
+# A setting comes after its leaders, since a setting that is reset may lead others.
 FOLLOWERS = (
     Follower("data.tfds", ("data.kind",), lambda _, cfg: cfg.data.kind != "tfds"),
     Follower("data.classes", ("data.kind", "data.tfds"), _is_other_data),
@@ -186,9 +186,8 @@ FOLLOWERS = (
 def check_together(cfg: Config) -> None:
     """Refuse settings that contradict each other, before anything is built.
 
-    A setting of something that a row does not have (units of a mean) is not read, so that the rows
-    of a table can share a base. Settings that would train or score otherwise than they say are
-    refused.
+    A setting of something that a row does not have (units of a mean) is ignored, so that the rows
+    of a table can share a base. Combinations that could not do what their settings say are refused.
 
     Raises:
         UserError: A rule is broken.

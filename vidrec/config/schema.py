@@ -99,7 +99,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Task:
-    """What a label says, and so what is minimised, measured and answered."""
+    """What a label means: it decides the loss, the metrics and the predictions."""
 
     # clip: one label a clip; multilabel: several, or none; segmentation: one a frame
     kind: TaskKind = "clip"
@@ -234,9 +234,9 @@ class Optim:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training clips, drawn anew each epoch and equal for a clip's frames.
+    """Random changes of training clips, other ones in each epoch, and equal for a clip's frames.
 
-    Those of pixels need an encoder that trains, noise and time_mask one that does not.
+    Changes of pixels need an encoder that trains; noise and time_mask need a frozen one.
     """
 
     flip: Fraction = 0.0  # share of clips that are mirrored, left to right
@@ -259,7 +259,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Train:
-    """How long, in what portions, and when to stop."""
+    """How long to train, in which batches, and when to stop."""
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 32
@@ -276,7 +276,7 @@ class Train:
     min_delta: NonNegative = 0.0
     # stop when the headline figure of the task (accuracy of clips) reaches this on validation
     target: Fraction = 0.0
-    # folder of a finished run: its weights and optimiser are gone on with (train --more-epochs)
+    # folder of a finished run: its weights and optimiser are continued (train --more-epochs)
     continues: str = ""
     grad_accum: PositiveInt = 1  # parts of a batch whose gradients are summed one after another
     parallel: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
@@ -316,7 +316,7 @@ class Config:
     seed: Seed = 0
 
 
-# Settings that enter a compiled program as values: trials that differ only here train together.
+# Settings that are inputs of a compiled program: trials that differ only in them train together.
 TRACED = (
     "seed",
     "optim.learning_rate",
@@ -342,7 +342,7 @@ WORDS = ("auto", "random", "imagenet", "own")
 BY_CONTENT = re.compile(r"([\w.-]+)@([0-9a-f]{32})")
 
 
-# Values by which a setting of the encoder is left to vidrec.
+# With these values vidrec chooses a setting of the encoder.
 OPEN = {
     "encoder.weights": "auto",
     "encoder.pooling": "auto",
@@ -352,7 +352,7 @@ OPEN = {
 
 
 def is_open(name: str, value: Any) -> bool:
-    """Return whether a setting is left to vidrec, which decides by the encoder and its weights."""
+    """Return whether vidrec chooses a setting by the encoder and its weights."""
     return name in OPEN and value == OPEN[name]
 
 
@@ -377,7 +377,7 @@ NOT_IDENTITY = (
 )
 
 
-# Settings that came later, and the value at which a trial has the id that it had before them.
+# Settings that were added later, and the value at which a trial keeps the id that it had before.
 ADDED: Mapping[str, Any] = {
     "data.per_class": "",
     "eval.views": "one",

@@ -1,4 +1,4 @@
-"""Find experiment and ablation files: the user's own, and those that came with vidrec."""
+"""Find experiment and ablation files: the user's own, and those that come with vidrec."""
 
 import contextlib
 import difflib
@@ -38,7 +38,7 @@ def reading(file: Path) -> Iterator[None]:
 def find(path: str | Path) -> Path:
     """Return the path of an experiment or ablation file.
 
-    A file that another one names lies beside that one, or beside its folder where that is called
+    A file that another file names is beside that file, or beside its folder if this is called
     `ablations` or `experiments`.
 
     Args:

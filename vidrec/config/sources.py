@@ -73,7 +73,7 @@ def collect(path: str | os.PathLike) -> Source:
     Standard modules, vidrec and installed packages are not among them.
 
     Raises:
-        UserError: A file cannot be read, or is no Python.
+        UserError: A file cannot be read, or is not Python.
     """
     file = Path(os.path.abspath(path))
     if file.suffix != ".py":
@@ -124,9 +124,9 @@ def _files_of_module(folder: Path, dotted: tuple[str, ...]) -> list[str]:
 
 
 def run(source: Source) -> types.ModuleType:
-    """Run a source anew and return its module.
+    """Run a source in a new module and return the module.
 
-    What it imports are its own files, whatever else has these names.
+    It imports its own files, even if other modules have the same names.
 
     Raises:
         UserError: It fails.

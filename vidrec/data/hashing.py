@@ -134,7 +134,7 @@ def _save_index(file: Path, kept: Mapping[str, str] | None, fresh: Mapping[str, 
 
 
 def _cache_name(path: Path) -> str:
-    """Return an absolute path as text; a byte that is no UTF-8 as an escape."""
+    """Return an absolute path as text; a byte that is not UTF-8 as an escape."""
     return os.fsencode(os.path.abspath(path)).decode("utf-8", "backslashreplace")
 
 

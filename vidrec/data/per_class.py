@@ -17,7 +17,7 @@ def most(text: str, classes: Sequence[str]) -> dict[str, int]:
         classes: that the data have.
 
     Raises:
-        UserError: it is neither N nor NAME=N,NAME=N, or a name is no class.
+        UserError: it is neither N nor NAME=N,NAME=N, or a name is not a class.
     """
     if text.isdecimal() and int(text):
         return dict.fromkeys(classes, int(text))

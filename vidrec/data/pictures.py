@@ -47,7 +47,7 @@ def check_file(path: str | os.PathLike) -> None:
     """Refuse files that must not be opened: a pipe, for example, would block without end.
 
     Raises:
-        UnreadableClip: it is no regular file with content that may be read.
+        UnreadableClip: it is not a regular file with content that may be read.
     """
     try:
         status = os.stat(path)

@@ -248,7 +248,7 @@ def _by_recording(
 class _Recordings(NamedTuple):
     """By name of the recording: its clips, and how many of each class.
 
-    Where clips may have no label, those without any are counted behind the classes.
+    Where clips may have no label, those without any are counted after the classes.
     """
 
     clips: dict[str, list[int]]

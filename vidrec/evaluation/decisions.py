@@ -307,7 +307,7 @@ class ScoredClips:
         lengths_n: frames of every clip of the data set.
         clips: indices of the readable ones, ascending.
         scores: (n, K), or (M, K) of windows as `window_table` lists them, by `eval.inference`.
-        num_frames: T of a head that scores every frame; 0 of any other.
+        num_frames: T of a head that scores every frame; 0 for any other.
     """
 
     cfg: Config
@@ -361,7 +361,7 @@ def clip_weights(cfg: Config, lengths_n: np.ndarray, num_frames: int) -> np.ndar
     Args:
         cfg: the trial's settings.
         lengths_n: frames of the clips.
-        num_frames: T of a head that scores every frame; 0 of any other.
+        num_frames: T of a head that scores every frame; 0 for any other.
     """
     if not num_frames:
         return np.ones(len(lengths_n))

@@ -17,8 +17,8 @@ def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> n
 
     Args:
         scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
-        weight: (n,) sum of those weights. Scores are divided by it, so that a long clip is not
-            surer than a short one only for its length.
+        weight: (n,) sum of those weights. Scores are divided by it, so that a long clip is not more
+            certain than a short one only for its length.
     """
     scores = np.asarray(scores, np.float64)
     return _log_softmax(scores / np.broadcast_to(weight, len(scores))[:, None])

@@ -16,7 +16,7 @@ class Headline(NamedTuple):
 
     Attributes:
         figure: its name among the figures of a part.
-        words: what it is called behind "test", "validation" and "training".
+        words: what it is called after "test", "validation" and "training".
         short: the same where there is little room.
         sentence: "{} of the test clips": how its value is said in a sentence.
     """
@@ -74,7 +74,7 @@ class ClassTable(NamedTuple):
     """What is measured of each class, for the report of one row.
 
     Attributes:
-        heads: of the columns behind the class.
+        heads: of the columns after the class.
         rows: a line a class: its name, then numbers (shown with three decimals, or as they are
             where they are whole) or None.
     """

@@ -11,7 +11,7 @@ BLOCK = 2**24  # entries of a table of recordings by clips that is made at once
 
 
 class _Ranked(NamedTuple):
-    """One class's clips, the surest first.
+    """One class's clips, the most probable first.
 
     Attributes:
         order_n: places of the clips.
@@ -25,7 +25,7 @@ class _Ranked(NamedTuple):
 
 
 def _ranked(scores_n: np.ndarray, labels_n: np.ndarray) -> _Ranked:
-    """Rank clips; one whose score is no number comes last."""
+    """Rank clips; one whose score is not a number comes last."""
     scores_n = np.where(np.isnan(scores_n), -np.inf, scores_n)
     order_n = np.argsort(-scores_n, kind="stable")
     ranked_n, positive_n = scores_n[order_n], labels_n[order_n] > 0
@@ -53,7 +53,7 @@ def average_precision(scores_n: np.ndarray, labels_n: np.ndarray) -> float:
 
 
 def average_precisions(scores_nK: np.ndarray, labels_nK: np.ndarray) -> np.ndarray:
-    """Return the average precision of each class, (K,); NaN of one that no clip has."""
+    """Return the average precision of each class, (K,); NaN for one that no clip has."""
     pairs = zip(np.asarray(scores_nK).T, np.asarray(labels_nK).T, strict=True)
     return np.array([average_precision(*column) for column in pairs])
 
@@ -112,7 +112,7 @@ def _precisions_without(ranked: _Ranked, number_n: np.ndarray, groups: int) -> n
 
 
 def best_thresholds(probabilities_nK: np.ndarray, labels_nK: np.ndarray) -> np.ndarray:
-    """Return the threshold of each class with the highest F1, (K,); 0.5 of one that no clip has.
+    """Return the threshold of each class with the highest F1, (K,); 0.5 for one that no clip has.
 
     A threshold lies halfway between the two probabilities that it parts. Of equally good ones it
     is the highest.

@@ -22,7 +22,7 @@ class Segments(NamedTuple):
     Attributes:
         labels_S: of each.
         starts_S: first frame of each.
-        ends_S: the frame behind the last one of each.
+        ends_S: the frame after the last one of each.
     """
 
     labels_S: np.ndarray
@@ -192,7 +192,7 @@ def by_class(clips: Sequence[ClipCounts], classes: Sequence[str]) -> dict[str, A
     """Return what the figures are of each class.
 
     Returns:
-        frame_accuracy and f1_50 of each class that has frames, or segments; None of others;
+        frame_accuracy and f1_50 of each class that has frames, or segments; None for others;
         confusion counts of frames.
     """
     confusion = np.sum([clip.confusion_KK for clip in clips], 0)

@@ -26,8 +26,9 @@ ONE_GROUP = "one group of clips: the interval leaves new clips out"
 NO_SPREAD = "no spread seen: bounded by the number of clips and groups alone"
 NO_SEEDS_HELP = "more seeds alone would not settle it: more groups of clips would"
 
-# Share of experiments in which the interval held the accuracy in the worst simulated case, by the
-# number of seeds: where seeds give up to MOSTLY_SEEDS of the variance, and where they give more.
+# Share of experiments in which the interval contained the accuracy in the worst simulated case, by
+# the number of seeds: where seeds give up to MOSTLY_SEEDS of the variance, and where they give
+# more.
 WORST_COVERAGE = {2: (0.929, 0.878), 3: (0.942, 0.895), 5: (0.95, 0.909)}
 MOSTLY_SEEDS = 0.6
 
@@ -40,11 +41,11 @@ class Interval:
         mean: accuracy over all seeds and clips.
         low: lower end.
         high: upper end.
-        sd_seeds: standard deviation of the seeds' accuracies; None of one seed.
+        sd_seeds: standard deviation of the seeds' accuracies; None for one seed.
         df: degrees of freedom of the whole variance: how much the width rests on.
         note: what the interval leaves out, in words.
-        worst_coverage: share of experiments in which such an interval held the accuracy in the
-            worst simulated case; None of one seed.
+        worst_coverage: share of experiments in which such an interval contained the accuracy in the
+            worst simulated case; None for one seed.
     """
 
     mean: float
@@ -87,7 +88,7 @@ def accuracy_interval(correct: np.ndarray, groups: Groups) -> Interval:
 
 
 def share_interval(values: Values, clips: int) -> Interval:
-    """Return the interval of a figure from 0 to 1 that is no mean over clips.
+    """Return the interval of a figure from 0 to 1 that is not a mean over clips.
 
     Args:
         values: of every seed, and without each recording.

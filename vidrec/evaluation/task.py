@@ -416,6 +416,6 @@ class Task(ABC):
         """Return the table that `predict --csv` writes, its heading first.
 
         Args:
-            lines: of files and of windows along them, which have a `start`; `class` is None of a
+            lines: of files and of windows along them, which have a `start`; `class` is None for a
                 file that could not be read, and `error` says why.
         """

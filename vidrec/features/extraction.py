@@ -63,7 +63,7 @@ def fill(
     workers: int | None = None,
     room: float = math.inf,
 ) -> Features | StoredFeatures:
-    """Extract what the store lacks and load all; damaged features are extracted anew, once.
+    """Extract what the store lacks and load all; damaged features are extracted again, once.
 
     Args and errors are those of `extract`, and `room` is that of `load`.
     """
@@ -203,7 +203,7 @@ def load(
         room: bytes that they may take in memory.
 
     Raises:
-        DamagedFeatures: of a clip; an `extract` makes them anew.
+        DamagedFeatures: of a clip; an `extract` makes them again.
         TransientError: the system refuses to read them now.
         UserError: no clip can be read.
     """

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Pace(NamedTuple):
-    """How an extraction goes on.
+    """How an extraction continues.
 
     Attributes:
         frames_per_second: Encoded since it began.

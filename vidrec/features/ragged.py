@@ -8,7 +8,7 @@ import numpy as np
 
 from vidrec.errors import UserError
 
-ALIGNMENT = 64  # bytes: JAX on a CPU copies an array whose address is no multiple of it
+ALIGNMENT = 64  # bytes: JAX on a CPU copies an array whose address is not a multiple of it
 
 
 class Unreadable(NamedTuple):

@@ -5,11 +5,11 @@ A shard is two files. NAME.arrays holds arrays one after another, as they lie in
 checksum of the line, then JSON with its key, place, shape, type, SHA-256 and a note. So
 `np.memmap(arrays, dtype, "r", start, shape)` is an array, and no other file is needed.
 
-An array is written before its line: one that a kill cut short has no line and does not exist.
-Files only grow, nothing in them is changed or removed, so any number of processes read while others
+An array is written before its line: one that a kill cut short has no line and does not exist. Files
+only grow, nothing in them is changed or removed, so any number of processes read while others
 write. A writer has a shard to itself by a lock; the next one on the same machine continues it.
 Damage is what a checksum says, and costs the arrays that it hit: they count as missing, and are
-appended anew. Whatever the system refuses (too many open files, an I/O error) is raised.
+appended again. Whatever the system refuses (too many open files, an I/O error) is raised.
 """
 
 import fcntl
@@ -147,7 +147,7 @@ class Shards:
                 content = file.read()
         except FileNotFoundError:
             return
-        # What stands behind the last line break is being written.
+        # What stands after the last line break is being written.
         complete = content.rfind(b"\n") + 1
         self._seen[index] = start + complete
         for line in content[:complete].splitlines():

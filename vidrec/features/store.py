@@ -2,7 +2,7 @@
 
 A store is a folder addressed by encoder, weights, preprocessing, frame size and rate, precision; in
 it lie the features of clips, each addressed by the clip's own content (see `shards`). Sequence
-length, segments and splits are no part of either, so changing them never extracts again. A clip's
+length, segments and splits are not part of either, so changing them never extracts again. A clip's
 features are there whole or not at all, so that extraction can be killed, resumed, or shared by
 processes.
 """

@@ -107,7 +107,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Numbered saves of one training, written by a thread while training goes on.
+    """Numbered saves of one training, written by a thread while training continues.
 
     Attributes:
         keep: how many of the latest stay.
@@ -184,7 +184,7 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
                 name: np.zeros(entry.shape, entry.dtype) for name, entry in dict(described).items()
             }
             return dict(loader.restore(path, args=ocp.args.StandardRestore(like)))
-    except Exception as error:  # the checksums were right: this is no damage
+    except Exception as error:  # the checksums were right: this is not damage
         if is_transient(error) or isinstance(error, MemoryError):
             raise TransientError.of(folder, error) from error
         raise UserError(

@@ -31,7 +31,7 @@ def visible(text: Any, keep: str = "") -> str:
         code = ord(found[0])
         if found[0] in keep:
             return found[0]
-        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is not UTF-8
             return f"\\x{code - 0xDC00:02x}"
         return found[0].encode("unicode_escape").decode()
 

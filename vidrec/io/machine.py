@@ -62,7 +62,7 @@ def cache_dir() -> Path:
 
     Raises:
         UserError: there is no home folder, and the temporary one is somebody else's; or its path is
-            no UTF-8.
+            not UTF-8.
     """
     folder = _cache_dir()
     check_spelling(folder, "the cache (VIDREC_CACHE)")

@@ -119,7 +119,7 @@ def refuse_search(folder: Path) -> None:
     """Refuse the folder of a search, which holds no trained model.
 
     Raises:
-        UserError: it is one; names the folder of the table in which its choice was trained anew.
+        UserError: it is one; names the folder of the table in which its choice was trained again.
     """
     search = _read(folder / SEARCH, files.SEARCH_HOLDS)
     if not search:

@@ -416,7 +416,7 @@ CELLS: dict[str, type[Cell]] = {
     "convgru": ConvGRU,
 }
 
-# Settings of a scanner that are no fields: which class it is, and what else it is given.
+# Settings of a scanner that are not fields: which class it is, and what else it is given.
 NO_FIELDS = ("kind", "args")
 
 
@@ -438,7 +438,7 @@ def fill(
         computed: Further values, for the fields of these names that there are.
 
     Raises:
-        UserError: An argument is no field of the class or has the wrong type.
+        UserError: An argument is not a field of the class or has the wrong type.
     """
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = {field.name for field in fields if field.init} - {"name", "parent"}

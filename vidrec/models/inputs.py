@@ -81,7 +81,7 @@ class Packed(NamedTuple):
     """Clips whose valid frames come first, in their order.
 
     Attributes:
-        x_BTD: Their features; what stands behind the valid frames is 0.
+        x_BTD: Their features; what stands after the valid frames is 0.
         lengths_B: How many valid frames each has.
         places_BT: Where each frame went; None: all stayed.
     """
@@ -92,7 +92,7 @@ class Packed(NamedTuple):
 
     @property
     def mask_BT(self) -> Array | None:
-        """False behind the valid frames; None: all are valid."""
+        """False after the valid frames; None: all are valid."""
         if self.places_BT is None:
             return None
         return lengths_to_mask(self.lengths_B, self.x_BTD.shape[1])

@@ -26,7 +26,7 @@ def initialisers(name: str, fan: int) -> Initialisers:
 
     Args:
         name: keras; torch (uniform within 1/sqrt(fan)); normal (deviation 0.1); he (deviation
-            sqrt(2 / inputs of a unit), which keeps the size of activations behind a ReLU).
+            sqrt(2 / inputs of a unit), which keeps the size of activations after a ReLU).
         fan: Inputs of a unit.
 
     Raises:

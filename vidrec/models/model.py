@@ -125,7 +125,7 @@ class VideoModel(nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Return True where a carry can go on from one call to the next."""
+        """Return True where a carry can continue from one call to the next."""
         return getattr(self.scanner, "streams", False) and self.head.kind != "flatten"
 
     @nn.compact

@@ -211,7 +211,7 @@ def _loop(
 
 
 def _check_carry(cell: cells.Cell, new: Any, carry: Any) -> None:
-    """Refuse what a step returns where it is no carry like the one that it was given."""
+    """Refuse what a step returns where it is not a carry like the one that it was given."""
     returned, wanted = (jax.tree.map(lambda x: jax.typeof(x).str_short(), t) for t in (new, carry))
     if returned != wanted:
         raise UserError(

@@ -119,7 +119,7 @@ class Recurrent(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can go on from one call to the next."""
+        """Return True where a carry can continue from one call to the next."""
         return self.bidirectional == "no"
 
     @nn.compact
@@ -238,8 +238,8 @@ def apply(
 ) -> tuple[Array, Any]:
     """Call a scanner, one of vidrec's own or any Flax module, inside the model that holds it.
 
-    A module that is no `Scanner` is called as `module(x_BTD, mask_BT)`, where the mask is always an
-    array; of `train`, `dropout`, `keys_B` and `grad_clip` it gets those that its call names. It
+    A module that is not a `Scanner` is called as `module(x_BTD, mask_BT)`, where the mask is always
+    an array; of `train`, `dropout`, `keys_B` and `grad_clip` it gets those that its call names. It
     gives outputs (B, T, U); what it says of padded frames is not looked at. Attributes of its class
     say what else it does:
 

@@ -42,7 +42,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, lengths_B: Array, before: Any = None) -> tuple[Array, Array]:
-        """Convolve frames that are 0 behind the valid ones.
+        """Convolve frames that are 0 after the valid ones.
 
         Args:
             x_BTD: Frames.
@@ -121,7 +121,7 @@ class TCN(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can go on from one call to the next."""
+        """Return True where a carry can continue from one call to the next."""
         return self.causal
 
     def check(self, x_BTD: Array, carry: Any) -> None:

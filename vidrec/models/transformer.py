@@ -73,7 +73,7 @@ class Sight(NamedTuple):
 
 
 class Transformer(Scanner):
-    """Layers of self-attention and of a network of two layers, each behind a layer norm.
+    """Layers of self-attention and of a network of two layers, each after a layer norm.
 
     A causal frame sees the `context` frames before it, in each layer. The carry keeps their keys
     and values, so a stream may have any length. Dropout acts on what each part adds.
@@ -120,7 +120,7 @@ class Transformer(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can go on from one call to the next."""
+        """Return True where a carry can continue from one call to the next."""
         return self.causal
 
     def check(self, x_BTD: Array, carry: Any) -> None:
@@ -169,7 +169,7 @@ class Transformer(Scanner):
             before = (self._empty(len(x_BTU)) if carry is None else carry).caches[index]
             joint = Cache(*(jnp.concatenate([a, b], 1) for a, b in zip(before, new, strict=True)))
             after = Cache(*(window(each, packed.lengths_B, self.context) for each in joint))
-            # What stands behind a clip's valid frames is later than they, so they do not ask it.
+            # What stands after a clip's valid frames is later than they, so they do not ask it.
             sight = Sight(0, None, self.context)
             if carry is not None:
                 valid_BS = _valid(carry.frames, self.context, x_BTU.shape[1])
@@ -272,7 +272,7 @@ def _asked(
 
 
 def _padded(x_BS: Array, front: int, total: int) -> Array:
-    """Return zeros, or False, before and behind the frames of an array, `total` in all."""
+    """Return zeros, or False, before and after the frames of an array, `total` in all."""
     widths = [(0, 0)] * x_BS.ndim
     widths[1] = (front, total - front - x_BS.shape[1])
     return jnp.pad(x_BS, widths)

@@ -59,12 +59,12 @@ def table(folder: str | Path) -> tables.Trials:
 
 
 def folds(folder: str | Path) -> list[dict[str, Any]]:
-    """Return a dictionary a row with its figures out of fold; empty of a table without folds."""
+    """Return a dictionary a row with its figures out of fold; empty for a table without folds."""
     return tables.folds(read(folder))
 
 
 def terminal(folder: str | Path) -> Any:
-    """Return a rich renderable of the table, plain where the output is no terminal."""
+    """Return a rich renderable of the table, plain where the output is not a terminal."""
     if runs.is_search(Path(folder)):
         from vidrec.report import search  # imports what pages need, too
 

@@ -65,7 +65,7 @@ def _by_seed(runs: Sequence[Run]) -> list[Answers]:
 
 
 def _joined(folds: dict[int, Answers]) -> Answers:
-    """Return the answers of one seed, those of its folds behind each other."""
+    """Return the answers of one seed, those of its folds one after another."""
     tested = Counter(name for each in folds.values() for name in each.names.tolist())
     names = [
         f"{name} (fold {fold})" if tested[name] > 1 else name

@@ -173,7 +173,7 @@ class Page:
         answer: what was found.
         facts: what was compared, on which data.
         sections: parts of the page.
-        rebuild: the command that makes the page anew; empty for one that has tables of its own no
+        rebuild: the command that makes the page again; empty for one that has tables of its own no
             files.
     """
 

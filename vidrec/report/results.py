@@ -176,7 +176,7 @@ def read(folder: str | Path) -> Run | AblationResult:
     """Read a run or an ablation, by what the folder holds.
 
     Raises:
-        UserError: neither result.json nor ablation.json there, or one that is no JSON.
+        UserError: neither result.json nor ablation.json there, or one that is not JSON.
     """
     folder = Path(folder)
     if (folder / "ablation.json").is_file():

@@ -30,9 +30,9 @@ class Predictions(NamedTuple):
         labels_B: true classes.
         names_B: of the clips.
         groups_B: recordings of the clips.
-        steps_BT: of each frame 1 right, 0 wrong, -1 behind the clip's end; None where the head does
+        steps_BT: of each frame 1 right, 0 wrong, -1 after the clip's end; None where the head does
             not score frames.
-        probabilities_BK: as prediction prints them; None of runs that did not save them, for which
+        probabilities_BK: as prediction prints them; None for runs that did not save them, for which
             they are the softmax of the scores.
         log_probabilities_BK: their logarithms as they were computed, where the task saves them.
     """

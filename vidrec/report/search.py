@@ -56,7 +56,7 @@ class Search:
 
     @property
     def chosen(self) -> dict[str, Any] | None:
-        """Return the chosen setting and its figures; None while it is not trained anew."""
+        """Return the chosen setting and its figures; None while it is not trained again."""
         return self.meta["more"].get("chosen")
 
     @property

@@ -11,7 +11,7 @@ from vidrec.io import escape
 
 
 class Badge(NamedTuple):
-    """A word that is set off behind a cell's text, and its style class."""
+    """A word that is set off after a cell's text, and its style class."""
 
     text: str
     style: str = ""
@@ -27,7 +27,7 @@ class Cell:
         heat: 0 … 1, depth of the background colour; None: none.
         bar: 0 … 1, length of a bar; None: none.
         code: True for a name that is written as code.
-        badges: words set off behind the text.
+        badges: words set off after the text.
     """
 
     text: Any = ""

@@ -11,7 +11,7 @@ from vidrec.report.results import AblationResult, read
 from vidrec.report.run import Run
 
 LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
-BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no curve
+BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is not a curve
 FOLDER = "tensorboard"  # of a run or a table
 
 
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
 
 
 def write(folder: str | Path) -> Path:
-    """Write FOLDER/tensorboard anew from metrics.jsonl: of an ablation one run a trial.
+    """Write FOLDER/tensorboard again from metrics.jsonl: of an ablation one run a trial.
 
     Returns:
         The folder that TensorBoard takes as --logdir.

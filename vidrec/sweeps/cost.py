@@ -19,7 +19,7 @@ from vidrec.training import programs
 
 # Seconds that compiling a group takes beside its training, on the machines it was measured on.
 COMPILE = 10.0
-# What is no product (gates, masks, dropout, the optimiser) takes about as long again.
+# What is not a product (gates, masks, dropout, the optimiser) takes about as long again.
 REST = 2.0
 
 

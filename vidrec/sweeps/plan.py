@@ -1,6 +1,6 @@
 """Plan what trains together: from a table to trials, from trials to groups, from groups to parts.
 
-The plan is written to files before anything trains, so that a run that goes on does the same.
+The plan is written to files before anything trains, so that a run that continues does the same.
 Trials share a group where they share a signature and data. A group is trained in parts where the
 platform is quicker that way, or where the compiled program needs more memory than there is. A group
 is *held* once its group.json lists its trials: from then on they are fixed.

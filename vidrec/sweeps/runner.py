@@ -105,7 +105,7 @@ def ablate(
         workdir: where its folder lies.
         overrides: dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
-        retry: "failed" trains failed and diverged trials anew.
+        retry: "failed" trains failed and diverged trials again.
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
         track: trackers that show the trials, by name or of one's own: see `tracking`.
@@ -167,7 +167,7 @@ def train_group(
     screen: Reporter | None = None,
     track: Sequence[str | tracking.Tracker] = (),
 ) -> None:
-    """Train one held group of a table, or go on with it; what goes wrong is recorded."""
+    """Train one held group of a table, or continue it; what goes wrong is recorded."""
     runtime.use_cores()
     with tracking.following(folder, track) as told:
         work = Work(folder, screen or Quiet(), record=True, told=told)
@@ -179,7 +179,7 @@ def collect(folder: Path, trained: bool = True) -> Table:
 
     Args:
         folder: of the table.
-        trained: True writes its report anew; else only a missing or older one is written.
+        trained: True writes its report again; else only a missing or older one is written.
     """
     described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     # Rows with equal settings share a trial; each keeps its own name and overrides.
@@ -208,7 +208,7 @@ class Work:
         top: the folder of the table or run.
         screen: shows progress.
         dataset: clips from Python instead of those that the settings name.
-        record: record the failure of a group, and go on with the others. `train` sets it where
+        record: record the failure of a group, and continue with the others. `train` sets it where
             there are several groups; otherwise the failure of the only group is raised.
         begin: called by the main process after all checks, just before training.
         told: the trackers that are told.
@@ -226,14 +226,14 @@ class Work:
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
 
-        Errors of the system are raised even where failures are recorded: they say nothing about
-        the trials, and the same command goes on with them.
+        Errors of the system are raised even where failures are recorded: they say nothing about the
+        trials, and the same command continues them.
         """
         todo = [
             part for group in groups for part in plan.parts(group) if not is_finished(part.trials)
         ]
         if todo:
-            runtime.check_devices()  # a missing device is no failure of the trials
+            runtime.check_devices()  # a missing device is not a failure of the trials
         self._records = self.record or len(todo) > 1
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:

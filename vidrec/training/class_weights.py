@@ -23,7 +23,7 @@ def of(
         task: that says what balanced weights are; None: one label a clip.
 
     Raises:
-        UserError: A name is no class.
+        UserError: A name is not a class.
     """
     if setting == "none":
         return ()

@@ -219,7 +219,7 @@ class TrialParallel(_Devices):
         return self._split((active_N[self.places] & self._own)[self._mine])
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
-        """Return the group's trees, dealt anew where stopped trials left devices unequal work."""
+        """Return the group's trees, dealt again where stopped trials left devices unequal work."""
         busiest = active_N[self.places].sum(1).max()
         even = busiest <= -(-active_N.sum() // len(self.everyone))
         if self.how == "vmap" or active_N.all() or even:

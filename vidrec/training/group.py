@@ -228,19 +228,19 @@ class TrialGroup:
         ]
 
     def leave_out(self, places: Sequence[int]) -> None:
-        """Train on without some trials. This is no part of a snapshot."""
+        """Train on without some trials. This is not part of a snapshot."""
         self._left_out[list(places)] = True
         self._rebalance()
 
     def _rebalance(self) -> None:
-        """Deal the trials to the devices anew where stopped ones left unequal work."""
+        """Deal the trials to the devices again where stopped ones left unequal work."""
         trees = (self.state, self.best, self.hyper)
         self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
 
     def train_epoch(
         self, begun: Begun | None = None, pause: Pause | None = None
     ) -> list[Figures | None]:
-        """Train one epoch, validate, and decide how each trial goes on.
+        """Train one epoch, validate, and decide how each trial continues.
 
         Args:
             begun: what a stopped epoch had done.

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; what is on disk goes on from there."""
+    """Training was asked to stop; what is on disk continues from there."""
 
 
 class WorkerLost(Interrupted):
@@ -48,7 +48,7 @@ class FolderLocked(UserError):
 
 
 class Callback(Protocol):
-    """Is told how a group goes on, for display; it may ask to stop."""
+    """Is told how a group continues, for display; it may ask to stop."""
 
     def compiled(self, seconds: float) -> None:
         """Take notice that the group's programs are ready."""
@@ -83,7 +83,7 @@ def fit(
     folder: Path,
     callback: Callback | None = None,
 ) -> list[dict[str, Any]]:
-    """Train trials of one signature, or go on where a killed run stopped, and score them.
+    """Train trials of one signature, or continue where a killed run stopped, and score them.
 
     Writes checkpoints and metrics of the group into `folder`, and each trial's results into its
     own folder.

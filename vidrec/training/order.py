@@ -1,7 +1,7 @@
 """In which order the training clips are seen: decided on the host, before an epoch starts.
 
 An epoch of `batches_per_epoch` = 0 is one pass over the training clips, its last batch padded.
-Otherwise batches run through one pass after another, each shuffled anew, so that an epoch may
+Otherwise batches run through one pass after another, each shuffled again, so that an epoch may
 begin and end inside a pass.
 
 With `train.sampling = balanced` every class is seen equally often: clips of each class run through
@@ -78,7 +78,7 @@ def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order
 def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarray:
     """Return `total` places in which the classes take turns, (total,) int32.
 
-    The turns are drawn anew each epoch and kept throughout it, so that in any batch no class is
+    The turns are drawn again each epoch and kept throughout it, so that in any batch no class is
     seen more than once more often than another.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]

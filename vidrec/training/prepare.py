@@ -312,7 +312,7 @@ def _frozen(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> Fro
     }
     if stats:
         collections["batch_stats"] = stats
-    # Random weights are drawn anew for each seed; those of a file are where all begin.
+    # Random weights are drawn again for each seed; those of a file are where all begin.
     if cfg.encoder.weights == "random":
         init_params, init_stats = {}, {}
     return Frozen(params, collections, init_params, init_stats)

@@ -61,7 +61,7 @@ class GroupLog(NamedTuple):
         metrics: file with a line for each trial and epoch.
         ids: training ids of the trials, in the group's order.
         seconds: spent on compiling and on training.
-        resumed_epoch: epochs that were trained before this process went on.
+        resumed_epoch: epochs that were trained before this process continued.
     """
 
     metrics: Path
@@ -256,7 +256,7 @@ class _Writer:
         return predictions, figures
 
     def _correct_frames(self, clips: np.ndarray) -> np.ndarray:
-        """Of each frame 1 where right, 0 where wrong, -1 behind the clip's end, int8."""
+        """Of each frame 1 where right, 0 where wrong, -1 after the clip's end, int8."""
         correct = self.scores.correct_BT[clips].astype(np.int8)
         if self.group.cfg.frames.rule == "whole":
             behind = np.arange(correct.shape[1]) >= self.data.lengths[clips, None]

@@ -30,7 +30,7 @@ def keep_memory() -> None:
     """Let the C library keep what is freed, for the next step to take again.
 
     On a processor a step's temporary arrays are hundreds of megabytes. Handed back to the system
-    after every call, each page of them is cleared anew, which took up to half of the time of
+    after every call, each page of them is cleared again, which took up to half of the time of
     convolutions. The process then stays as large as it was at most. For glibc, and before JAX
     starts its threads; elsewhere it does nothing.
     """

@@ -420,7 +420,7 @@ def _window(spec: TrialSpec, padded: Batch, index: Array | int) -> Window:
     def cut(leaf: Array) -> Array:
         return lax.dynamic_slice_in_dim(leaf, index * every, reach, 1)
 
-    # Dropout is drawn anew in each window.
+    # Dropout is drawn again in each window.
     keys_B = jax.vmap(lambda key: jax.random.fold_in(key, index))(padded.keys_B)
     batch = padded._replace(inputs=cut(padded.inputs), mask_BT=cut(padded.mask_BT), keys_B=keys_B)
     if spec.task.framewise:

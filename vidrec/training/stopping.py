@@ -93,8 +93,8 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
     """Return the progress after one more epoch.
 
     Improvement is as Keras defines it: better than the best so far by more than `train.min_delta`.
-    A figure that is not a number is no improvement. Without validation clips every epoch counts as
-    better than the one before.
+    A figure that is not a number is not an improvement. Without validation clips every epoch counts
+    as better than the one before.
     """
     epoch, train = before.epoch + 1, cfg.train
     loss, headline = figures.train_loss, figures.val.get(tasks.of(cfg).headline.figure)

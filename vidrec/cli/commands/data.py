@@ -14,7 +14,7 @@ from vidrec.sweeps import ablation
 
 @dataclass(frozen=True, kw_only=True)
 class Extract(Command):
-    """Fill the feature store only; says size and time beforehand, and goes on where it stopped.
+    """Compute features and store them; prints size and time first, and continues where it stopped.
 
     Example: vidrec extract experiments/ucf101_lstm.py --data.root UCF-101
     """
@@ -61,7 +61,7 @@ class Doctor(Command):
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Examine the data set; exit status 1 where something is wrong. See `Command.run`."""
+        """Examine the data set; the exit status is 1 if something is wrong. See `Command.run`."""
         cfg = read_experiment(self.experiment, settings)
         from vidrec.data import doctor
         from vidrec.evaluation import tasks

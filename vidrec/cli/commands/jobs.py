@@ -14,7 +14,7 @@ LESS = [["epoch"], ["job"], ["why"], ["log"]]  # left out first on a narrow term
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Command):
-    """How an ablation on a cluster fills: groups, jobs, logs.
+    """Show the groups, jobs and logs of an ablation on a cluster.
 
     Example: vidrec status runs/learning_rate-1a2b3c4d
     """
@@ -22,7 +22,7 @@ class Status(Command):
     folder: Positional[Path]  # of an ablation, or its name
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Show how the table fills; see `Command.run`."""
+        """Show the state of the groups; see `Command.run`."""
         from vidrec.sweeps import cluster
 
         return show_status(self, cluster.status(self.folder))
@@ -30,7 +30,7 @@ class Status(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Command):
-    """End an ablation's own jobs; the same ablate command goes on later.
+    """Cancel an ablation's jobs; the same ablate command continues later.
 
     Example: vidrec cancel runs/learning_rate-1a2b3c4d
     """

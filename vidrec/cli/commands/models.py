@@ -21,10 +21,10 @@ from vidrec.io import files
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Command):
-    """What a trained model sees in videos or folders.
+    """Classify videos or folders of videos with a trained model.
 
-    FOLDER is a run's, or an ablation's: then its setting best on validation answers. The name of
-    its folder will do, and so will the name alone where one run in WORKDIR has it.
+    FOLDER is that of a run, or of an ablation, whose best row on validation is then used. The
+    folder's name is enough, and so is the run's name if only one run in WORKDIR has it.
 
     Example: vidrec predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
@@ -39,9 +39,9 @@ class Predict(Command):
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Answer for each file; of one file, and with --json, a line a window before that.
+        """Print a line for each file; for one file, and with --json, its windows first.
 
-        Exit status 1 where a file could not be read. See `Command.run`.
+        Exit status 1 if a file could not be read. See `Command.run`.
         """
         table = self._checked_table()
         from vidrec.evaluation import predict
@@ -116,11 +116,12 @@ class Predict(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """A page in the browser to try a trained model: drop a video on it, or show it the camera.
+    """Open a page in the browser to try a trained model with a video or the camera.
 
     It shows the label over time, the most likely classes and the video with the answer drawn on it;
     a causal model labels the camera live, from the state that it keeps. Only this machine can open
-    the page, nothing leaves it, and a video is removed once it is answered. Ctrl-C ends it.
+    the page, nothing is sent elsewhere, and a video is removed once it is classified. Ctrl-C ends
+    it.
 
     Example: vidrec demo runs/my_videos-1a2b3c4d
     """
@@ -131,7 +132,8 @@ class Demo(Command):
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Answer until asked to end; with --json the first line is the address. See `Command.run`.
+        """Serve the page until asked to end; with --json the first line is the address. See
+        `Command.run`.
 
         Raises:
             UserError: the model cannot be tried so, or a library is missing.
@@ -160,9 +162,9 @@ class Demo(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """Score a trained run on another split or data set; the run itself stays as it is.
+    """Score a trained run on another split or data set; the run itself is not changed.
 
-    Of the settings only those of data and eval can be given: the others belong to the model.
+    Only settings of data and eval can be given; the others belong to the model.
 
     Example: vidrec evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
@@ -225,7 +227,7 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders(Command):
-    """List what turns frames into features, and how to get the weights that are not here.
+    """List all encoders, and how to get the weights that are missing.
 
     Example: vidrec encoders --json
     """

@@ -17,9 +17,9 @@ from vidrec.io import escape
 class Runs(Command):
     """List the runs, ablations and searches of a folder, the latest first.
 
-    Shown are name, kind, status, what it reaches on the test clips, and when it was last written
-    to. Of an ablation that is the figure of the row that is best on validation, of a search that of
-    the setting that it chose.
+    Shown are name, kind, status, test figure, and the time of the last change. The test figure of
+    an ablation is that of the row that is best on validation; that of a search is of the chosen
+    setting.
 
     Example: vidrec runs runs
     """
@@ -27,7 +27,7 @@ class Runs(Command):
     folder: Positional[Path | None] = None  # whose runs are listed; none: that of --workdir
 
     def with_run_folders(self) -> Self:
-        """Return the command: the folder that it names is no run."""
+        """Return the command: the folder that it names is not a run."""
         return self
 
     def run_folders(self) -> list[Path]:
@@ -108,7 +108,7 @@ class Report(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Command):
-    """Which classes improve from one run to another, and what the difference is worth.
+    """Show which classes improve from one run to another, and the difference with its interval.
 
     The page goes to WORKDIR/compare-FIRST-SECOND/report.html.
 

@@ -20,15 +20,15 @@ Factor = Annotated[int, config.Range(0, 1000)]
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Command):
-    """Find the settings that are best on validation clips, and what they are worth on test clips.
+    """Find the settings that are best on validation clips, and score them on test clips.
 
-    A space is NAME=LOW:HIGH, NAME=log:LOW:HIGH (equal factors equally likely) or NAME=A,B,C. Optuna
-    proposes a round of settings from all that is known; those that one compiled program can train
-    are trained together. With --halving 3 the better third of a round trains on after some epochs,
-    the better ninth after more, and a stopped trial costs nothing more. No test clip is seen until
-    the best setting is chosen; it is then trained anew with fresh seeds, a table of its own named
-    NAME-chosen. Needs pip install 'vidrec[search]'. Killed, the same command goes on; with more
-    --trials or --seeds too.
+    A space is NAME=LOW:HIGH, NAME=log:LOW:HIGH (a logarithmic scale) or NAME=A,B,C. Optuna proposes
+    each round of settings from the results so far. Settings that one compiled program can train are
+    trained together. With --halving 3 only the better third of a round continues after some epochs,
+    and the better ninth after more. No test clip is used until the best setting is chosen. It is
+    then trained again with new seeds, as a table named NAME-chosen. Needs pip install
+    'vidrec[search]'. If it is killed, the same command continues, also with more --trials or
+    --seeds.
 
     Example: vidrec search motion --space optim.learning_rate=log:1e-4:1e-2 --halving 3
     """
@@ -37,12 +37,14 @@ class Search(Command):
     # what is tried: optim.learning_rate=log:1e-4:1e-2, scanner.units=32,64, scanner.dropout=0:0.6
     space: UseAppendAction[tuple[str, ...]] = ()
     trials: PositiveInt = 64  # settings that are tried
-    halving: Factor = 0  # after each rung one in so many trains on; 0: all are trained to their end
+    halving: Factor = (
+        0  # after each rung one trial in so many continues; 0: all are trained to the end
+    )
     # epochs after which trials are compared: 1,3,9,27; empty: train.epochs divided by HALVING
     # twice, and once
     rungs: str = ""
-    round: PositiveInt = 16  # settings asked for at once, which train together
-    seeds: PositiveInt = 3  # fresh seeds by which the best setting is trained anew
+    round: PositiveInt = 16  # settings that are proposed at once and train together
+    seeds: PositiveInt = 3  # new seeds with which the best setting is trained again
     name: str = ""  # of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
     # show the trials in a tracker while they train, and those of the chosen setting; several by
     # repeating. Each is an extra (pip install 'vidrec[mlflow]')
@@ -50,7 +52,7 @@ class Search(Command):
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Search, train the chosen setting anew, and report; see `Command.run`."""
+        """Search, train the chosen setting again, and report; see `Command.run`."""
         from vidrec.sweeps.search import engine, space
 
         engine.load()  # before anything is read

@@ -24,9 +24,9 @@ from vidrec.config.shipped import Shipped
 from vidrec.errors import STOPPED, UserError
 from vidrec.sweeps.ablation import Ablation
 
-# Names of trackers; what is tracked is no setting, and a run's id does not depend on it.
+# Names of trackers; what is tracked is not a setting, and a run's id does not depend on it.
 Trackers = UseAppendAction[tuple[Literal["tensorboard", "mlflow", "wandb"], ...]]
-# Used where no file is named: vidrec's own, whatever lies in the current folder.
+# Used if no file is named: vidrec's own, even if the current folder has one of this name.
 EXPERIMENT = Shipped("experiments/motion.py")
 TABLES: tuple[str, ...] = (Shipped("ablations/scanners.py"),)
 # Options of `ablate` that describe a job.
@@ -37,15 +37,15 @@ JOB_OPTIONS = ("partition", "minutes", "gpus", "cpus", "mem", "devices")
 class Train(SharedCommand):
     """Train one experiment, or a finished run for more epochs.
 
-    With --more-epochs the word is a run's folder or name: its weights and optimiser go on, as a new
-    run that names it. Its settings stay; those that are typed, such as a lower learning rate,
-    replace its own.
+    With --more-epochs the word is a run's folder or name. A new run continues with its weights and
+    optimiser. It has the same settings, except for those that you give, such as a lower learning
+    rate.
 
     Example: vidrec train experiments/motion.py --scanner.kind gru --seed 1
     """
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
-    more_epochs: NonNegativeInt = 0  # train this finished run for so many epochs more
+    more_epochs: NonNegativeInt = 0  # train this finished run for this many more epochs
     trust_code: Flag = False  # with --more-epochs: run the users' files that the run keeps
     name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
     # show the run in a tracker while it trains; several by repeating. Each is an extra
@@ -98,7 +98,7 @@ class Train(SharedCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Ablate(SharedCommand):
-    """Fill a table: every row with every seed, many trials in one program.
+    """Train a table: every row with every seed, many trials in one program.
 
     Example: vidrec ablate ablations/learning_rate.py --on motion --seeds 5
     """
@@ -118,13 +118,13 @@ class Ablate(SharedCommand):
     # values to choose from for every row, by one seed on validation clips, before the table is
     # trained: optim.learning_rate=3e-4,1e-3,3e-3
     tune: UseAppendAction[tuple[str, ...]] = ()
-    retry: Literal["", "failed"] = ""  # train failed trials anew
+    retry: Literal["", "failed"] = ""  # train failed trials again
     # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
     # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
     track: Trackers = ()
     launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
     partition: str | None = None  # of SLURM; this and the following replace the site's
-    minutes: int | None = None  # time limit of a job; one that needs more goes on in another
+    minutes: int | None = None  # time limit of a job; one that needs more continues in another
     gpus: int | None = None  # of a job
     cpus: int | None = None  # of a job
     mem: str | None = None  # of a job: 16G
@@ -234,7 +234,7 @@ def _seeds(table: Ablation) -> str:
 
 
 def _estimates(groups: list[dict[str, Any]]) -> Any:
-    """Return a table of each group's memory and time, where the data set is on this machine."""
+    """Return a table of each group's memory and time, if the data set is on this machine."""
     from vidrec.report.terminal import Columns
 
     lines = []

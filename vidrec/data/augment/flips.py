@@ -26,7 +26,7 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
         classes: that the data have.
 
     Raises:
-        UserError: there is such a class, or a name that is no class.
+        UserError: there is such a class, or a name that is not a class.
     """
     asked = [f"augment.flip = {cfg.augment.flip:g}"] if cfg.augment.flip else []
     asked += [f"eval.views = {cfg.eval.views!r}"] if cfg.eval.views in MIRRORED_VIEWS else []

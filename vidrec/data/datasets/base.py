@@ -44,7 +44,7 @@ class Dataset(ABC):
     messages call a clip), and fields of its own; of a field with an entry for each clip, declare
     `x: tuple[...] = per_clip()`, so that `keep_classes` selects its entries too. While reading it
     may set `warnings[names[clip]]`. A clip that cannot be read raises `UnreadableClip(path,
-    reason)`; it is then listed in results, and training goes on without it.
+    reason)`; it is then listed in results, and training continues without it.
 
     Attributes:
         name: of the data set.
@@ -208,7 +208,7 @@ class Dataset(ABC):
     def label_matrix(self) -> np.ndarray:
         """Return the label of every frame, int16 (n, T), where `frame_labels` are known.
 
-        It is -1 where a frame is not labelled, and behind the end of a clip.
+        It is -1 where a frame is not labelled, and after the end of a clip.
         """
         rates = np.zeros(len(self)) if self.fps is None else self.fps
         rows = list(zip(self.frame_labels, self.lengths.tolist(), rates.tolist(), strict=True))

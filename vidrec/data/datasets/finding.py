@@ -14,7 +14,7 @@ from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient, spelled
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Extensions that PyAV's demuxers claim, and that are no videos.
+# Extensions that PyAV's demuxers claim, and that are not videos.
 TEXTS = {".txt", ".nfo", ".diz", ".asc", ".srt", ".ass", ".vtt", ".sub", ".cue", ".json", ".csv"}
 TEXTS |= {".md", ".html", ".xml", ".npy", ".npz", ".safetensors", ".pdf", ".zip", ".py", ".yaml"}
 

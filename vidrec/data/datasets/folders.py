@@ -299,7 +299,7 @@ def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
 
 
 def _groups_from(file: Path) -> dict[str, str]:
-    """Clip to group; a name that is no UTF-8 may be spelled as it is shown."""
+    """Clip to group; a name that is not UTF-8 may be spelled as it is shown."""
     group_of: dict[str, str] = {}
     for number, row in tables.read(file, ("path", "group")).rows:
         for name in {tables.plain(row["path"]), unicodedata.normalize("NFC", row["path"])}:

@@ -29,7 +29,7 @@ class FrameLabels:
 
     Attributes:
         starts: first frame, or second, of each segment.
-        ends: the frame behind its last one, or the second at which it ends.
+        ends: the frame after its last one, or the second at which it ends.
         labels: class of each; -1: not labelled.
         unit: of starts and ends.
         fill: class of frames that no segment covers; -1: they are not labelled.

@@ -373,7 +373,7 @@ def _noise_table(settings: Settings) -> np.ndarray:
 
 
 def _add_noise(rng: np.random.Generator, frames_THWC: np.ndarray, settings: Settings) -> None:
-    """Add pixel noise from a table: drawing each value anew would take longer than all the rest."""
+    """Add pixel noise from a table: drawing each value would take longer than all the rest."""
     table = _noise_table(settings)
     values = frames_THWC[0].size
     starts = rng.integers(0, len(table) - values, len(frames_THWC))

@@ -111,7 +111,7 @@ def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarra
 def _add(path: dict[str, np.ndarray], values: dict[str, Any], frame: int, frames: int) -> int:
     """Write numbers, or arrays (frames,), into a path from a frame on; return the next frame.
 
-    What lies before the clip or behind its end is left out.
+    What lies before the clip or after its end is left out.
     """
     first, last = np.clip([frame, frame + frames], 0, len(path["x"]))
     for name, value in values.items():

@@ -61,7 +61,7 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
         optional: columns that may be there.
 
     Raises:
-        UserError: it is no text file in UTF-8, a column is missing, or a line does not fit.
+        UserError: it is not a text file in UTF-8, a column is missing, or a line does not fit.
     """
     try:
         text = read_text(file)
@@ -203,7 +203,7 @@ def plain(path: str) -> str:
 def located(root: Path, path: str) -> tuple[Path, str]:
     r"""Find the file that a table means, also where the disk spells its letters another way.
 
-    A backslash is Windows' `/`; in `\xe9` it may be how a byte that is no UTF-8 is shown.
+    A backslash is Windows' `/`; in `\xe9` it may be how a byte that is not UTF-8 is shown.
 
     Returns:
         The file, and the name of its clip.

@@ -440,7 +440,7 @@ def _manual(dl_manager) -> Path:
 
 
 def middle(frames: np.ndarray, count: int) -> np.ndarray:
-    """Cut frames in a row from the middle; a shorter clip goes on backwards, then forwards."""
+    """Cut frames in a row from the middle; a shorter clip continues backwards, then forwards."""
     last = len(frames) - 1
     start = max(0, len(frames) - count) // 2
     position = (start + np.arange(count)) % max(1, 2 * last)

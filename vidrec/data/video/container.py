@@ -25,7 +25,7 @@ FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, Mem
 NEVER_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ESTALE)
 SPARE = 1 << 28  # bytes: more than a frame of usual size takes
 DAMAGED = "damaged, or not a video"
-# A title that is no UTF-8 is no reason to refuse a file; PyAV 19 accepts it without an option.
+# A title that is not UTF-8 is no reason to refuse a file; PyAV 19 accepts it without an option.
 _OLD = int(av.__version__.partition(".")[0]) < 19
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 # Text and pictures that the demuxers take for videos, and lists of other files.

@@ -105,7 +105,7 @@ def _is_cut_mp4(path: str) -> bool:
             size, kind = struct.unpack_from(">I4s", head)
             if size == 1 and len(head) == 16:
                 (size,) = struct.unpack_from(">Q", head, 8)
-            if size < 8:  # 0: as far as the file goes; others are no box
+            if size < 8:  # 0: as far as the file goes; others are not a box
                 return False
             place += size
             if place > total:

@@ -28,7 +28,7 @@ class Clock:
         self.starts, self.end = array("d"), 0.0
 
     def at(self, frame: int) -> float:
-        """Return when a frame begins; behind the last one, when that ends."""
+        """Return when a frame begins; after the last one, when that ends."""
         return self.starts[frame] if frame < len(self.starts) else self.end
 
 

@@ -87,7 +87,7 @@ class Model:
         return self.classes[best], (votes / count).astype(np.float32)
 
     def _above(self, shares):
-        """Return the labels above their thresholds, the surest first, and the probabilities."""
+        """Return the labels above their thresholds, most probable first, and all probabilities."""
         thresholds = np.array(self.meta["decision"]["thresholds"])
         order = np.argsort(-shares, kind="stable")
         return [self.classes[k] for k in order if shares[k] >= thresholds[k]], shares

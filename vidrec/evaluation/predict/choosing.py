@@ -69,7 +69,7 @@ class _Validated(NamedTuple):
 
 
 def _validated(trial: Path) -> _Validated | None:
-    """Return the headline figure on validation of a trial that can be taken; None of any other."""
+    """Return the headline figure on validation of a trial that can be taken; None for any other."""
     if not (trial / "result.json").is_file() or not (trial / "model").is_dir():
         return None
     result = files.read_result(trial)

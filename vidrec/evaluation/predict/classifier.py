@@ -29,7 +29,7 @@ from vidrec.features.projection import Projection
 from vidrec.io import checkpoint, files, runs
 from vidrec.models import encoders
 
-# Rates of 29.97 and 30 frames a second are one: a window's frames are not picked anew for that.
+# Rates of 29.97 and 30 frames a second are one: a window's frames are not picked again for that.
 SAME_RATE = 0.01
 
 
@@ -72,7 +72,7 @@ class _Along(NamedTuple):
     """A clip's windows as they were scored.
 
     Attributes:
-        spans: first frame of each, and the frame behind its last one.
+        spans: first frame of each, and the frame after its last one.
         scored: their scores.
         first: the frames that the model saw of the first one.
         total: frames of the clip.
@@ -326,7 +326,7 @@ class Classifier:
         return windows.WindowGrid(self.cfg, span, max(1, stride), fps=clip.fps)
 
     def _span(self, fps: float) -> int:
-        """Return the frames that last as long as a training clip; 0 where nobody knows."""
+        """Return the frames that last as long as a training clip; 0 if it is unknown."""
         length = self.cfg.frames.length
         if self.cfg.frames.rule == "uniform":
             # Frames spread over a clip are as far apart as in training only if it lasts as long.
@@ -364,7 +364,7 @@ class Classifier:
         return Stream(self.network, self.classes, pushed, seen, self.features_like)
 
     def _rate(self, fps: float | None) -> float:
-        """Return frames a second, said or those of the training clips; 25 where nobody knows."""
+        """Return frames a second, said or those of the training clips; 25 if it is unknown."""
         if fps is not None and not (0 < fps < float("inf")):
             raise UserError(f"fps = {fps:g}: frames a second should be above 0")
         return fps or self.meta.get("fps") or 25.0
@@ -419,7 +419,7 @@ class Classifier:
 
     @property
     def features_like(self) -> tuple[int, ...] | None:
-        """Return the shape of a frame's features made elsewhere; None of a model of frames."""
+        """Return the shape of a frame's features made elsewhere; None for a model of frames."""
         if not self.network.takes_features or "frame" not in self.meta:
             return None
         *grid, depth = self.meta["frame"]

@@ -39,7 +39,7 @@ class Clip:
     clock: video.Clock | None = None
 
     def at(self, frame: int) -> float:
-        """Return the seconds at which a frame begins; behind the last one, when that ends."""
+        """Return the seconds at which a frame begins; after the last one, when that ends."""
         return self.clock.at(frame) if self.clock else frame / self.fps
 
 

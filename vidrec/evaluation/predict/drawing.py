@@ -49,7 +49,7 @@ def overlay(
         The file's line. Of a file that cannot be decoded it says why, and nothing is written.
 
     Raises:
-        UserError: `out` is the video itself, or cannot be written; or `path` is no video file.
+        UserError: `out` is the video itself, or cannot be written; or `path` is not a video file.
     """
     path, out = Path(path), Path(out)
     if model.network.takes_features:

@@ -18,8 +18,8 @@ class Answer:
         scores_K: scores by which evaluation ranks the classes.
         probabilities_K: probabilities of the classes. Where scores are sums of log-probabilities
             over frames or windows, these come from the mean instead, so that a long clip is not
-            surer than a short one only for its length. Where windows vote, these are shares of
-            votes. A result's `loss` is the negative logarithm of that of the true class.
+            more certain than a short one only for its length. Where windows vote, these are shares
+            of votes. A result's `loss` is the negative logarithm of that of the true class.
         task: that it is an answer of.
         fitted: what decisions take from validation clips, see `Task.fit`.
     """
@@ -57,7 +57,7 @@ class Window(Answer):
     Attributes:
         start: seconds at which it begins.
         end: seconds at which it ends.
-        frames: its first frame and the one behind its last; None where seconds are what counts.
+        frames: its first frame and the one after its last; None where seconds are what counts.
     """
 
     start: float

@@ -88,7 +88,7 @@ class ClipReader:
             yield ClipInputs(clip, features)
 
     def stored(self, store: Store, clip: int) -> np.ndarray | UnreadableClip:
-        """Return a clip's features from the store; damaged ones are made anew."""
+        """Return a clip's features from the store; damaged ones are made again."""
         features: np.ndarray | UnreadableClip | None = store.get(self.dataset.key(clip))
         if features is not None:
             return features

@@ -39,7 +39,7 @@ class _Window:
 
 
 class Stream:
-    """A clip that is still going on.
+    """A clip that is not complete yet.
 
     >>> stream = model.stream(fps=30)
     >>> for frame in camera:

@@ -21,7 +21,7 @@ class Window(NamedTuple):
 
     Attributes:
         start: first frame.
-        end: the frame behind its last one.
+        end: the frame after its last one.
         seen: indices into the clip of the frames that the model sees.
         inputs: (L, D…) inputs of these frames.
     """
@@ -80,7 +80,7 @@ class Slider:
 
     Args:
         grid: how the windows lie.
-        at: seconds at which a frame that was added begins; behind the last one, when that ends.
+        at: seconds at which a frame that was added begins; after the last one, when that ends.
             None: as the grid's rate says.
     """
 

@@ -117,7 +117,7 @@ class Multilabel(Task):
         return Matched(labels_nK, known_n, np.array(dataset.label_texts))
 
     def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return clips without a class to clips with it, by which both weigh alike."""
+        """Return the ratio of clips without a class to clips with it."""
         with_K = labels.sum(axis=0)
         return np.where(with_K > 0, (len(labels) - with_K) / np.maximum(with_K, 1), 1.0)
 
@@ -152,7 +152,7 @@ class Multilabel(Task):
         weights_BT = losses.frame_weights(1.0, 0, length, length)[None]
         mask_BT = jnp.ones(outputs.shape[:2], bool) if mask_BT is None else mask_BT
         weights_BT = weights_BT * mask_BT
-        # What stands in padding must not count, not even as no number.
+        # Values in padding must not count, not even if they are NaN.
         kept = jnp.where(mask_BT[..., None], outputs, 0.0)
         return ClipScores((kept * weights_BT[..., None]).sum(1), weights_BT.sum(1))
 
@@ -308,11 +308,11 @@ class Multilabel(Task):
         return [Matrix("co_occurrence", caption, counts_KK, of_K)]
 
     def wrong(self, part: ScoredPart) -> np.ndarray:
-        """Return the clips that have not all labels right."""
+        """Return the clips with at least one wrong label."""
         return (_given(part) != (np.asarray(part.labels) > 0)).any(1)
 
     def shot(self, part: ScoredPart, clip: int) -> Shot:
-        """Return the labels that were given, how sure the least sure of them is, and the true."""
+        """Return the given labels, the lowest of their probabilities, and the true labels."""
         given_K, true_K = _given(part)[clip], np.asarray(part.labels)[clip] > 0
         sure = _sure(np.exp(part.log_probs[clip]), given_K)
         named = [
@@ -330,7 +330,7 @@ class Multilabel(Task):
         probabilities_K: np.ndarray,
         fitted: Fitted,
     ) -> dict[str, Any]:
-        """Return the labels above their thresholds, the surest first, and all probabilities."""
+        """Return the labels above their thresholds, most probable first, and all probabilities."""
         shares_K = np.asarray(probabilities_K, np.float64)
         order = np.argsort(-shares_K, kind="stable")
         thresholds_K = np.asarray(fitted.get("thresholds") or [HALF] * len(classes))
@@ -396,12 +396,12 @@ def _thresholds(part: ScoredPart) -> np.ndarray:
 
 
 def _given(part: ScoredPart) -> np.ndarray:
-    """Return which labels are given, (n, K); none where a probability is no number."""
+    """Return which labels are given, (n, K); none where a probability is not a number."""
     return np.exp(part.log_probs) >= _thresholds(part)
 
 
 def _sure(shares_K: np.ndarray, given_K: np.ndarray) -> float:
-    """Return the probability of the least sure label that is given; of none, that of no label."""
+    """Return the lowest probability of the given labels; without any, that of no label."""
     return float(shares_K[given_K].min() if given_K.any() else 1 - np.nanmax(shares_K))
 
 

@@ -47,8 +47,8 @@ FOLDERS = ("videos", "features")  # kinds of data with files of labels
 class Segmentation(ClipTask):
     """One label a frame.
 
-    A clip's scores are the classes of its frames, (n, T); -1 where an output is no number. Labels
-    are (n, T), too, -1 where a frame is not labelled.
+    A clip's scores are the classes of its frames, (n, T); -1 where an output is not a number.
+    Labels are (n, T), too, -1 where a frame is not labelled.
 
     Attributes:
         background: classes whose segments are not counted.
@@ -125,7 +125,7 @@ class Segmentation(ClipTask):
         return dataset
 
     def labels_of(self, dataset: "Dataset", clips: np.ndarray) -> np.ndarray:
-        """Return (n, T), -1 behind a clip's end."""
+        """Return (n, T), -1 after a clip's end."""
         return dataset.label_matrix[clips]
 
     def resident(self, dataset: "Dataset") -> np.ndarray:
@@ -344,7 +344,7 @@ class Segmentation(ClipTask):
 
 
 def _until_the_end(scores_T: np.ndarray, labels_T: np.ndarray) -> np.ndarray:
-    """Return whole numbers; what stands behind a clip's end has no label, so it does not count."""
+    """Return whole numbers; what stands after a clip's end has no label, so it does not count."""
     return np.where(labels_T >= 0, scores_T, UNLABELLED).astype(np.int64)
 
 

@@ -76,7 +76,7 @@ def write_whole(file: Path, content: str | bytes, *, durable: bool = True) -> Pa
         UserError: the disk is full or the folder cannot be written; what was there stays.
     """
     with writing(file, durable=durable) as opened:
-        # A name that is no UTF-8 is written as an escape: it must not cost what took hours.
+        # A name that is not UTF-8 is written as an escape: it must not cost what took hours.
         text = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
         opened.write(text)
     return Path(file)

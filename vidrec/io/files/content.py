@@ -140,7 +140,7 @@ def read_json(
         kind: what the file holds: dict or list.
 
     Raises:
-        Damaged: it is no JSON, not of this kind, lacks a key, or was changed.
+        Damaged: it is not JSON, not of this kind, lacks a key, or was changed.
         UserError: it cannot be read.
     """
     with _advised(Path(file)):
@@ -213,7 +213,7 @@ def read_lines(
         whole: False for a file that is being written: a last line without its end is left out.
 
     Raises:
-        Damaged: a line is no JSON object, lacks a key, or was changed.
+        Damaged: a line is not a JSON object, lacks a key, or was changed.
         UserError: it cannot be read.
     """
     records, broken = sound_lines(file, keys, whole=whole)
@@ -252,7 +252,7 @@ def read_arrays(file: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, 
     """Read arrays by name from an npz; nothing in it is run.
 
     Raises:
-        Damaged: it is no such file, was changed, lacks an array, or holds pickled ones.
+        Damaged: it is not such a file, was changed, lacks an array, or holds pickled ones.
         UserError: it cannot be read.
     """
     with _advised(Path(file)):
@@ -304,7 +304,7 @@ def _advised(file: Path) -> Iterator[None]:
 
 
 def _json(content: Tree, indent: int | None = None) -> str:
-    """Write a JSON value as text, an object with its checksum; names that are no UTF-8 escaped."""
+    """Write a JSON value as text, an object with its checksum; names that are not UTF-8 escaped."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     if SURROGATE.search(text):
         text = SURROGATE.sub(_escaped, text)
@@ -317,7 +317,7 @@ def _json(content: Tree, indent: int | None = None) -> str:
 
 
 def _escaped(match: re.Match) -> str:
-    """Spell a byte that is no UTF-8, as Python keeps it in a name, in letters."""
+    """Spell a byte that is not UTF-8, as Python keeps it in a name, in letters."""
     code = ord(match[0])
     return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "�"
 

@@ -19,7 +19,7 @@ from vidrec.models.layers import Dense
 def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
     """Return the blocks that train.
 
-    Whatever is no block is the head, which trains unless nothing does.
+    Whatever is not a block is the head, which trains unless nothing does.
     """
     counts = {"none": 0, "head": 0, "last_block": 1, "last_two_blocks": 2, "all": len(blocks)}
     return tuple(blocks[len(blocks) - min(counts[trainable], len(blocks)) :])
@@ -36,8 +36,8 @@ class Conv(nn.Module):
         form: See `conv.convolve`.
         initialiser: Of the kernel, see `layers.initialisers`.
         dtype: Of the arithmetic; parameters stay in float32.
-        pool: Window of a max-pool before the bias, which gives the same numbers as one behind it
-            and behind a ReLU, and leaves these a part of the places.
+        pool: Window of a max-pool before the bias, which gives the same numbers as one after it and
+            after a ReLU, and leaves these a part of the places.
         use_bias: False for a layer that batch normalization follows.
     """
 

@@ -39,7 +39,7 @@ NORM = {
     "moving_mean": ("batch_stats", "mean"),
     "moving_variance": ("batch_stats", "var"),
 }
-# Whether batch normalization is Flax's in the call that goes on.
+# Whether batch normalization is Flax's in the current call.
 _by_flax: ContextVar[bool] = ContextVar("_by_flax", default=False)
 _train: ContextVar[bool] = ContextVar("_train", default=False)
 
@@ -85,7 +85,7 @@ class Network(NamedTuple):
     Attributes:
         model: Keras' model, without the top.
         preprocess: Keras' function from pixels, 0 to 255, to what the model takes.
-        entries: Its arrays, by the ids of Keras' variables; states of dropout are no part of them.
+        entries: Its arrays, by the ids of Keras' variables; states of dropout are not part of them.
     """
 
     model: Any
@@ -355,7 +355,7 @@ def _standardize(layer: Any, inputs: Array) -> Array:
 
 
 def imported() -> types.ModuleType:
-    """Import Keras, on its JAX backend where nobody chose another one.
+    """Import Keras, on its JAX backend unless another one is chosen.
 
     Raises:
         UserError: It is not installed, or set up so that its networks are none of ours.

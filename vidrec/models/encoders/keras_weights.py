@@ -119,7 +119,7 @@ def _as_trained(
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Return the arrays, with the division by deviations that EfficientNet's weights came with.
 
-    Keras builds it only where it loads "imagenet" itself: a layer without weights behind the
+    Keras builds it only where it loads "imagenet" itself: a layer without weights after the
     normalization. Where a file holds ImageNet's means, its weights were trained with that layer, so
     that it belongs to the variance.
     """

@@ -24,7 +24,7 @@ def batch_statistics(
     running ones stay. Modules in `frozen` normalize by the running ones and keep them.
 
     Args:
-        mask_N: Which of the frames or clips that enter the encoder are no padding; None: all.
+        mask_N: Which of the frames or clips that enter the encoder are not padding; None: all.
         axis_name: Axis of the devices that share a batch.
         frozen: Paths of modules whose statistics stay as they are.
     """

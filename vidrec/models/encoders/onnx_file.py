@@ -30,7 +30,7 @@ def read(path: Path) -> bytes:
     """Return the content of a file that is complete in itself.
 
     Raises:
-        UserError: There is no such file, it is no ONNX, or its tensors are in other files.
+        UserError: There is no such file, it is not ONNX, or its tensors are in other files.
     """
     content = read_bytes(path)
     check(content, str(path))
@@ -38,7 +38,7 @@ def read(path: Path) -> bytes:
 
 
 def check(content: bytes, name: str) -> None:
-    """Refuse what is no ONNX file, or not all of one.
+    """Refuse what is not an ONNX file, or not all of one.
 
     Args:
         content: Of the file.

@@ -39,7 +39,7 @@ class VGG16(Staged):
 
     Attributes:
         top: the network's own dense layers instead of a pooling: "fc2" stops at the second one
-            (4096 features), "predictions" goes on to the logits of `classes`.
+            (4096 features), "predictions" continues to the logits of `classes`.
     """
 
     channels: tuple[tuple[int, ...], ...] = (

@@ -41,7 +41,7 @@ def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: l
 
 
 def _pad(array: Array, axes: dict[int, int]) -> Array:
-    """Return the array with zeros behind some axes, up to these sizes."""
+    """Return the array with zeros after some axes, up to these sizes."""
     pads = [(0, 0)] * array.ndim
     for axis, size in axes.items():
         pads[axis] = (0, size - array.shape[axis])

@@ -37,7 +37,7 @@ class Form(NamedTuple):
     """What is fixed before compiling.
 
     Attributes:
-        cell: 'lstm' or 'gru' (the reset gate behind the product).
+        cell: 'lstm' or 'gru' (the reset gate after the product).
         reverse: from the last frame to the first.
         exact: products in float32; otherwise TF32 (bfloat16 where the weights are).
         blocks: None: chosen by `blocks_for`.
@@ -81,7 +81,7 @@ def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool
 
 
 def round_up(size: int, multiple: int) -> int:
-    """Return the smallest multiple that is no less."""
+    """Return the smallest multiple that is not less."""
     return -(-size // multiple) * multiple
 
 

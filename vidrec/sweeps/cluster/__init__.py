@@ -2,8 +2,8 @@
 
 A job needs nothing but the table's folder, which all nodes share: `groups/ID/group.json` says what
 it trains, and its results go where `ablate` puts them. A first job makes the data set and the
-features; then an array trains a group in each task. A task that is killed, preempted or out of
-time goes on from its last save; the last one to finish writes the report. `jobs.json` lists ids and
+features; then an array trains a group in each task. A task that is killed, preempted or out of time
+continues from its last save; the last one to finish writes the report. `jobs.json` lists ids and
 logs.
 """
 
@@ -46,7 +46,7 @@ def launch(
 ) -> Path:
     """Start jobs for the groups of a table that are neither finished nor started.
 
-    SLURM's jobs go on after this returns (see `status`); a local pool's have ended.
+    SLURM's jobs continue after this returns (see `status`); a local pool's have ended.
 
     Args:
         ablation: The table.
@@ -54,7 +54,7 @@ def launch(
         options: What the jobs ask for.
         overrides: Dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
-        retry: "failed" trains failed and diverged trials anew.
+        retry: "failed" trains failed and diverged trials again.
         tell: Is told what happens, line by line.
 
     Returns:

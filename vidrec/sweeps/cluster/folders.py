@@ -63,7 +63,7 @@ def results(folder: Path, ids: Sequence[str]) -> list[Path]:
 
 
 def new_logs(folder: Path) -> Path:
-    """Make a folder for the logs of one submission, since a cluster's ids may start anew."""
+    """Make a folder for the logs of one submission, since a cluster's ids may start again."""
     number = 1
     while (folder / "jobs" / str(number)).exists():
         number += 1

@@ -29,7 +29,7 @@ LOG_SECONDS = 15.0  # at least, between two lines about progress
 
 @dataclass
 class Job:
-    """What a job runs. It always goes on from what is in the folder, so it may start anew.
+    """What a job runs. It always continues from what is in the folder, so it may start again.
 
     Attributes:
         folder: The table's folder.
@@ -62,7 +62,7 @@ class Job:
         finish(folder, track)
 
     def checkpoint(self) -> Any:
-        """Return how the job goes on; submitit asks this after a save, when it requeues the job."""
+        """Return how the job continues; submitit asks this when it requeues the job."""
         fruitless = 0 if self._log.advanced else self.fruitless + 1
         if fruitless > FRUITLESS:
             print(f"error: {fruitless} starts and no epoch: --minutes is too short", flush=True)

@@ -24,7 +24,7 @@ class Options:
     Attributes:
         engine: The name of an engine in `cluster.ENGINES`.
         partition: Of SLURM.
-        minutes: Time limit; a job that needs more is requeued and goes on.
+        minutes: Time limit; a job that needs more is requeued and continues.
         gpus: Of a job.
         cpus: Of a job.
         mem: Of a job, as SLURM writes it: 16G.

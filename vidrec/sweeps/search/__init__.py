@@ -1,6 +1,6 @@
 """Search settings: Optuna proposes them, rounds of them train together, the worse part stops.
 
-A search sees training and validation clips alone. What it chooses is trained anew with seeds that
+A search sees training and validation clips alone. What it chooses is trained again with seeds that
 it has not used, as an ordinary table, and scored on the test clips once.
 """
 
@@ -84,7 +84,7 @@ def search(
     dataset: Dataset | None = None,
     track: Sequence[str | tracking.Tracker] = (),
 ) -> Found:
-    """Search settings, or go on where a killed search stopped, and train the best ones anew.
+    """Search settings, or continue where a killed search stopped, and train the best ones again.
 
     Args:
         cfg: the settings that trials share.
@@ -204,7 +204,7 @@ class _Search:
     # ------------------------------------------------------------------ the search
 
     def run(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
-        """Search what is not searched yet, and train the chosen setting anew."""
+        """Search what is not searched yet, and train the chosen setting again."""
         self.records.read()
         with tracking.following(self.folder, track) as told:
             for number in {trial.round for trial in self.records.finished}:

@@ -1,6 +1,6 @@
 """What to try next: Optuna proposes settings, knowing all that was found before.
 
-The study in memory is made anew from the search's own records before each round, and its sampler
+The study in memory is made again from the search's own records before each round, and its sampler
 is seeded by the search and the round. So a search that was killed asks what it would have asked.
 """
 
@@ -155,7 +155,7 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _to_optuna(axis: Axis, value: Any) -> Any:
-    """Return a value as Optuna keeps it: choices that are no single value become their text."""
+    """Return a value as Optuna keeps it: choices that are not a single value become their text."""
     if isinstance(axis, Choices) and not isinstance(value, str | int | float | None):
         return canonical(value)
     return value

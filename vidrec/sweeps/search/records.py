@@ -1,4 +1,4 @@
-"""What a search keeps in its folder: search.json, which is all that it goes on from."""
+"""What a search keeps in its folder: search.json, which is all that it continues from."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -84,7 +84,7 @@ class Trainer:
         self._groups: list[GroupPlan] = []
 
     def begin(self, number: int, trials: Sequence[TrialRun]) -> None:
-        """Take the trials of a round, or go on with them."""
+        """Take the trials of a round, or continue them."""
         self.end()
         top = self.folder / "groups"
         self._groups = plan.grouped(trials, lambda name: top / f"{number}-{name}")

@@ -15,7 +15,7 @@ from vidrec.report.run import label_of
 from vidrec.training.results import RESULT, TrialRun
 
 TABLE = "table"  # the key of a table's own run, or a search's
-BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is no figure
+BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is not a figure
 CURVES = "metrics.jsonl"
 
 
@@ -93,7 +93,7 @@ class Tracker(Protocol):
     nests: bool
 
     def open(self, subject: Subject, known: str, parent: str) -> str:
-        """Begin a run, or go on with one.
+        """Begin a run, or continue one.
 
         Args:
             subject: what the run is of.
@@ -114,7 +114,7 @@ class Tracker(Protocol):
         ...
 
     def stop(self) -> None:
-        """Leave the runs that are not finished, so that another process can go on with them."""
+        """Leave the runs that are not finished, so that another process can continue them."""
         ...
 
 

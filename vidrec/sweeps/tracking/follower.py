@@ -1,7 +1,7 @@
 """Tell one tracker what training does, in a thread of its own: nothing waits for a tracker.
 
-What was told is noted in `TOP/tracking/TRACKER/KEY.json`, so that a training that goes on, here or
-in another job, goes on in the same run of the tracker, and each epoch is told once. A finished
+What was told is noted in `TOP/tracking/TRACKER/KEY.json`, so that a training that continues, here
+or in another job, continues in the same run of the tracker, and each epoch is told once. A finished
 trial is told from its own files; what a tracker missed while it did not answer is added then.
 """
 
@@ -163,12 +163,12 @@ class Follower:
         self._write_note(subject.key)
 
     def _opened(self, subject: Subject) -> None:
-        """Begin the subject's run in the tracker, or go on with it."""
+        """Begin the subject's run in the tracker, or continue it."""
         if subject.key in self._open:
             return
         note = self._note(subject.key)
         if note.mark and not subject.of_table:
-            note = Note()  # it was finished: what trains now is trained anew
+            note = Note()  # it was finished: what trains now is trained again
         parent = self._parent() if self._tracker.nests and not _alone(subject) else ""
         run = self._tracker.open(subject, note.run, parent)
         if run != note.run:

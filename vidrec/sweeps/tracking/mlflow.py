@@ -41,11 +41,11 @@ class MLflow:
     def __init__(self) -> None:
         self._client = _client()
         self._runs: dict[str, str] = {}
-        self._logged: dict[str, int] = {}  # last epoch that a run has, of those gone on with
+        self._logged: dict[str, int] = {}  # last epoch that a run has, of those continued
         self._trials: set[str] = set()  # runs that are not finished
 
     def open(self, subject: Subject, known: str, parent: str) -> str:
-        """See `base.Tracker`; a run that is gone from the store is begun anew."""
+        """See `base.Tracker`; a run that is gone from the store is begun again."""
         run = known if known and self._goes_on(known) else self._create(subject, parent)
         self._runs[subject.key] = run
         if not subject.of_table:

@@ -1,6 +1,6 @@
-"""Curves for TensorBoard while training goes on, in TOP/tensorboard: a folder a trial of a table.
+"""Curves for TensorBoard while training continues, in TOP/tensorboard: a folder a trial of a table.
 
-When a run or a table has ended they are written anew as a whole, as `report --tensorboard` does.
+When a run or a table has ended they are written again as a whole, as `report --tensorboard` does.
 """
 
 from collections.abc import Mapping, Sequence

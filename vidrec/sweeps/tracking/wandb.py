@@ -20,7 +20,7 @@ OFFLINE = ("offline", "dryrun", "disabled")
 # given up within a minute.
 USUAL = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "45"}
 FINISH_SECONDS = 240  # to send what a run leaves
-FAILED = 1  # exit code by which a run is shown as failed, or as one that may go on
+FAILED = 1  # exit code by which a run is shown as failed, or as one that may continue
 
 
 class WandB:

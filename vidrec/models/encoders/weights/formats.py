@@ -149,7 +149,7 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     from safetensors import safe_open
 
     with safe_open(file, framework="flax") as opened:
-        for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+        for name in opened.keys():  # noqa: SIM118 (it is not a mapping)
             yield name, np.asarray(opened.get_tensor(name))
 
 
