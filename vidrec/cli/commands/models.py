@@ -132,8 +132,7 @@ class Demo(Command):
     trust_code: Flag = False  # run the users' files that the run keeps, if it names any
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Serve the page until asked to end; with --json the first line is the address. See
-        `Command.run`.
+        """Serve the page until asked to end; with --json the first line is the address.
 
         Raises:
             UserError: the model cannot be tried so, or a library is missing.
