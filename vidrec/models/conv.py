@@ -254,8 +254,9 @@ def _kernel_gradient(
 ) -> Array:
     """Return the gradient of the kernel (places of the window · in, out).
 
-    It is taken from whole patches, so many maps at a time as stay in the cache; where one map's
-    patches are more than that, from all maps, one place after another.
+    It is computed from whole patches, for as many maps at a time as fit into the cache. If the
+    patches of a single map do not fit, it is computed for all maps at once, one place of the window
+    after another.
     """
     x, sizes = _padded(x, window, strides, padding), gradient.shape[1:-1]
     one = math.prod((*sizes, *window)) * x.shape[-1] * x.dtype.itemsize
