@@ -15,9 +15,9 @@ print([name for name in {heavy} if name in sys.modules])
 """
 
 
-def imported(work: str) -> str:
+def imported(work: str, heavy: tuple[str, ...] = HEAVY) -> str:
     """Run some lines in a fresh interpreter and return which heavy packages it then has."""
-    script = SCRIPT.format(work=work, heavy=HEAVY)
+    script = SCRIPT.format(work=work, heavy=heavy)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -29,6 +29,14 @@ def test_statistics_and_reports_import_nothing_heavy():
     assert imported("import av") == "['av']", "the check must see what is there"
 
 
+def test_a_table_needs_only_special_functions_of_scipy(tmp_path):
+    """scipy.stats and scipy.optimize take longer to import than all that the table computes."""
+    table = str(result_folders.ablation(tmp_path / "table"))
+    work = f"vidrec.report.terminal({table!r})"
+    slow = [f"scipy.{name}" for name in ("stats", "optimize")]
+    assert imported(work, (*HEAVY, *slow)) == "[]"
+
+
 def test_pages_and_comparisons_are_made_without_jax(tmp_path):
     table = str(result_folders.ablation(tmp_path / "table"))
     run = str(result_folders.run(tmp_path / "run"))
@@ -38,7 +46,7 @@ def test_pages_and_comparisons_are_made_without_jax(tmp_path):
 
 
 def test_the_command_line_starts_without_what_is_slow_to_import():
-    slow = (*HEAVY, "scipy", "matplotlib", "optax")
+    slow = (*HEAVY, "numpy", "scipy", "matplotlib", "optax")
     script = f"import sys, vidrec.cli.main; print([x for x in {slow} if x in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

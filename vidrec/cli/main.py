@@ -191,15 +191,17 @@ def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
 
     tyro prints a mistake as a box of lines on stderr; here it becomes one line.
     """
-    printed, known = io.StringIO(), _ANY_COMMAND
+    printed, known, named = io.StringIO(), COMMANDS.get(name, _ANY_COMMAND), program()
     if "--help" in words:
         known, words = _for_help(name, words), list(dict.fromkeys([name, "--help"]))
+    elif name in COMMANDS:  # it alone: to read the options of all of them takes longer
+        named, words = f"{named} {name}", words[1:]
     try:
         with contextlib.redirect_stderr(printed), _REGISTRY:
             return tyro.cli(
                 known,
                 args=words,
-                prog=program(),
+                prog=named,
                 description=OVERVIEW,
                 return_unknown_args=True,
             )

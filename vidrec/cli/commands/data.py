@@ -5,7 +5,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vidrec.cli.command import Command, Settings, run_until_stopped
+from vidrec.cli.command import Command, Settings, importing, run_until_stopped
 from vidrec.cli.experiments import read_ablation, read_experiment
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
@@ -91,8 +91,9 @@ class Check(Command):
 
     def run(self, settings: dict[str, Any]) -> int:
         """Build and trace each different program once; see `Command.run`."""
-        from vidrec.sweeps import check
-        from vidrec.sweeps.plan import group_name
+        with importing():
+            from vidrec.sweeps import check
+            from vidrec.sweeps.plan import group_name
 
         console, programs, failed = self.console(), set(), []
         for path in self.files:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional
 
 from vidrec import config
-from vidrec.cli.command import Command, Flag, Settings, run_until_stopped
+from vidrec.cli.command import Command, Flag, Settings, importing, run_until_stopped
 from vidrec.cli.output import print_json, short_path, warn
 from vidrec.config import Config
 from vidrec.config.schema import NonNegative
@@ -44,8 +44,9 @@ class Predict(Command):
         Exit status 1 if a file could not be read. See `Command.run`.
         """
         table = self._checked_table()
-        from vidrec.evaluation import predict
-        from vidrec.training import runtime
+        with importing():
+            from vidrec.evaluation import predict
+            from vidrec.training import runtime
 
         runtime.configure()
         model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
@@ -176,9 +177,10 @@ class Evaluate(Command):
 
     def run(self, settings: dict[str, Any]) -> int:
         """Score the part of the split; see `Command.run`."""
-        from vidrec.evaluation import tasks
-        from vidrec.evaluation.predict import score
-        from vidrec.training import runtime
+        with importing():
+            from vidrec.evaluation import tasks
+            from vidrec.evaluation.predict import score
+            from vidrec.training import runtime
 
         runtime.configure()
 

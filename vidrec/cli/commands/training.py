@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from vidrec import config
-from vidrec.cli.command import Flag, Settings, SharedCommand, reporter, run_until_stopped
+from vidrec.cli.command import (
+    Flag,
+    Settings,
+    SharedCommand,
+    importing,
+    reporter,
+    run_until_stopped,
+)
 from vidrec.cli.commands.jobs import show_status
 from vidrec.cli.experiments import (
     find_weights,
@@ -60,7 +67,8 @@ class Train(SharedCommand):
             self._continued(typed) if self.more_epochs else read_experiment(self.experiment, typed)
         )
         self.join()
-        from vidrec.sweeps import runner
+        with importing():
+            from vidrec.sweeps import runner
 
         def work(progress: Any) -> dict[str, Any]:
             name = self.name or self._name()
@@ -152,7 +160,8 @@ class Ablate(SharedCommand):
 
     def _train(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
         self.join()
-        from vidrec.sweeps import runner
+        with importing():
+            from vidrec.sweeps import runner
 
         def work(progress: Any) -> runner.Table:
             return runner.ablate(

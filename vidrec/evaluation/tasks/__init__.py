@@ -1,25 +1,30 @@
-"""The tasks: a module each, which defines `TASK` (see `vidrec.evaluation.task`)."""
+"""The tasks: a module each, which defines `TASK` (see `vidrec.evaluation.task`).
+
+They are imported when one is asked for: the command line's help asks for none.
+"""
 
 import functools
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidrec.config import Config
 from vidrec.config.schema import TASKS
 from vidrec.errors import UserError
-from vidrec.evaluation.task import Task
+
+if TYPE_CHECKING:
+    from vidrec.evaluation.task import Task
 
 __all__ = ["columns", "named", "of", "of_settings"]
 
 
-def of(cfg: Config) -> Task:
+def of(cfg: Config) -> "Task":
     """Return the task of a configuration."""
     return named(cfg.task.kind).configured(vars(cfg.task))
 
 
 @functools.cache
-def named(kind: str) -> Task:
+def named(kind: str) -> "Task":
     """Return the task of this name.
 
     Raises:
@@ -30,7 +35,7 @@ def named(kind: str) -> Task:
     return importlib.import_module(f"{__name__}.{kind}").TASK
 
 
-def of_settings(settings: Mapping[str, Any]) -> Task:
+def of_settings(settings: Mapping[str, Any]) -> "Task":
     """Return the task of a run by the content of its config.json; earlier ones name none."""
     own = settings.get("task", {})
     return named(own.get("kind", "clip")).configured(own)
