@@ -6,8 +6,9 @@ Three learning rates are tried for each by one seed and chosen on validation cli
 train at the best one.
 
     vidrec ablate baselines                                      motion: order is all
-    vidrec ablate baselines --data.tfds motion/memory/clips=1500 --encoder.size 32 \\
-        --frames.length 150 --exclude scanner.kind=convgru                 a cue of long ago
+    vidrec ablate baselines --data.tfds motion/memory/clips=1000,frames=90 --encoder.size 32 \\
+        --frames.length 90 --head.kind per_frame --train.epochs 20 \\
+        --exclude scanner.kind=convgru                                     a cue of long ago
     vidrec ablate baselines --data.kind ucf101 --data.root FEATURES --data.split given
 
 On a folder of videos, or features of them, the same comparison with `--data.root`.
