@@ -7,7 +7,7 @@ class Rule(NamedTuple):
     """A rule between settings.
 
     Attributes:
-        broken: Whether the settings at hand break it.
+        broken: Whether the settings available break it.
         message: Names the settings and says what would be right.
     """
 

@@ -10,7 +10,7 @@ from vidrec.errors import UserError
 
 # Kinds of data without a frame rate.
 NO_RATE = ("tfds", "images", "features")
-# Encoders that have no weights of others.
+# Encoders that have no published weights.
 FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
 # Encoders without batch normalization; what a user's has is seen when it is built.
 NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")

@@ -1,4 +1,4 @@
-"""Check every clip of a data set: can it be read, is it whole, does it stand in two splits."""
+"""Check every clip of a data set: can it be read, is it whole, is it in two parts of the split."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ def _check(dataset: Dataset, clip: int) -> _Checked:
 
 
 def _split(dataset: Dataset, data: Data) -> tuple[dict[int, str], dict[str, Any]]:
-    """Part of each clip, and what is to be said about the split."""
+    """Return the part of each clip, and the findings about the split."""
     try:
         split = splits.make(dataset, data)
     except UserError as error:

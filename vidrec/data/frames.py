@@ -1,7 +1,8 @@
 """Choose the frames of a clip that a model sees: index arithmetic, for a traced clip length.
 
-A clip's length is data, so nothing here branches on it: one compiled program serves every clip, and
-another sequence length needs other indices of the same stored features, never another decoding.
+A clip's length is a traced value, so nothing here branches on it, and one compiled program serves
+every clip. Another sequence length needs other indices of the same stored features, and no
+decoding.
 """
 
 import jax
@@ -48,7 +49,7 @@ def indices(
         order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
         key: draws the segment and the single frame (training); None takes the centre (scoring).
         shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
-        pace: how the clip goes by in training; it needs a key.
+        pace: the speed of the clip in training; it needs a key.
 
     Returns:
         (L,) int32 indices, and which of them count, (L,) bool.

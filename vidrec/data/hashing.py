@@ -1,4 +1,4 @@
-"""Hash the content of clips: of files, kept in the cache while a file stays, and of frames."""
+"""Hash the content of clips: of files, cached while a file does not change, and of frames."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from vidrec.io.machine import cache_dir
 # A file that changed this many seconds ago may change again without a trace in size and times: the
 # clocks of file systems tick in up to two seconds. Its hash is not kept.
 SETTLED = 3.0
-ANNOUNCED_BYTES = 2e9  # to hash, from which on it is said: they take seconds
+ANNOUNCED_BYTES = 2e9  # to hash; from this size on a message says so, since it takes seconds
 LEFT_BY_DESKTOPS = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
@@ -60,8 +60,8 @@ _known: dict[str, Content] = {}
 def contents(paths: Sequence[Path]) -> list[Content]:
     """Hash each file's bytes, or those of a folder's files.
 
-    Hashes are kept in the cache. A file is taken for the same while path, size, inode and the times
-    of its last change are.
+    Hashes are kept in the cache. A file counts as unchanged while its path, size, inode and times
+    of change are the same.
 
     Raises:
         TransientError: the system cannot read one now.

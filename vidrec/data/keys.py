@@ -1,10 +1,10 @@
-"""PRNG keys by purpose: folded from (seed, purpose, epoch, clip, …), never handed on."""
+"""Make PRNG keys by purpose: folded from (seed, purpose, epoch, clip, …), never passed along."""
 
 import jax
 
 # Streams of random numbers, folded into a trial's key.
 ORDER, SEGMENT, SHUFFLE, DROPOUT, INIT, AUGMENT = range(6)
-# Of AUGMENT: what is drawn for a clip, so that one change draws the same beside others.
+# Within AUGMENT: one stream for each change, so that it draws the same beside others.
 PIXELS, NOISE, STRETCH, SPEED, JITTER, DROP, PARTNER, SHARE = range(8)
 
 

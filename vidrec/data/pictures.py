@@ -37,7 +37,7 @@ class Still(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """What a clip says of itself before it is decoded: frames, and their mean number a second."""
+    """What a clip declares before it is decoded: its frames, and their mean number a second."""
 
     frames: int
     fps: float
@@ -80,7 +80,7 @@ def picture(path: str | os.PathLike) -> Any:
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # a damaged picture fails in many ways, none of them of the user
+    except Exception as error:  # a damaged picture fails in many ways
         raise _damaged(path, error) from None
 
 

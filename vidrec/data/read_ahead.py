@@ -66,7 +66,7 @@ def stream_ahead(
         while lane := todo.get():
             lane.fill(stream, name)
 
-    # Daemons: an iterator that is still referenced when Python exits must not keep it from that.
+    # Daemons, so that an iterator that is still referenced does not keep Python from exiting.
     for _ in range(threads):
         threading.Thread(target=work, daemon=True, name="read_ahead").start()
     items = iter(items)
@@ -172,6 +172,6 @@ class _Lane(Generic[Item]):
             yield result
 
     def leave(self) -> None:
-        """Want no more results: a thread that waits for room ends this item."""
+        """Stop taking results: a thread that waits for room ends this item."""
         self._is_left = True
         self._room.release()

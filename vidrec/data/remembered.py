@@ -37,8 +37,8 @@ def remembered_clips(
     Args:
         name: hash of all that values depend on besides a clip.
         dataset: the clips.
-        make: values of the clips that the cache lacks; those it leaves out are asked for again
-            the next time, and so are clips without content.
+        make: returns values for the clips that the cache lacks. It is called again the next time
+            for clips that it leaves out, and for clips without content.
     """
     file = index_file(name)
     writable, known = True, {}

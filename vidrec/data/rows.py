@@ -1,7 +1,7 @@
 """Read chosen rows of an array that lies in a file, and nothing else of it.
 
-Rows are read at their place, not mapped: where a file is cut short meanwhile, a read says so, and a
-mapped page ends the process.
+Rows are read, not memory-mapped: if a file is cut short meanwhile, reading raises an error, whereas
+a mapped page would end the process.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from vidrec.errors import TransientError, UserError
 
-SPARSE = 4  # rows that lie between a wanted one and the next, from which on they are not read
+SPARSE = 4  # if more rows lie between a wanted row and the next, they are not read
 
 
 class Place(NamedTuple):

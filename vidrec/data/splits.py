@@ -1,4 +1,4 @@
-"""Split clips into training, validation and test, by recording: no part holds another's siblings.
+"""Split clips into training, validation and test, by recording: no recording is in two parts.
 
 Everything is drawn from hashes of names and `data.split_seed`, so a split does not depend on the
 order in which files are found, nor on the machine.
@@ -28,8 +28,8 @@ class Split:
         val: indices of validation clips.
         test: indices of test clips.
         id: hash of the clip names of each part.
-        leaked: True if a recording, or the same content, stands in two parts; "unknown" where
-            recordings are only file names.
+        leaked: True if a recording, or the same content, is in two parts; "unknown" if recordings
+            are only file names.
         how: how it was made, in words.
         shared: pairs of parts that share a recording, such as "train/val".
         copies: names of clips with the same content in two parts, each with its part.
@@ -84,7 +84,7 @@ class _Carved(NamedTuple):
 
 
 def _tested(dataset: Dataset, data: Data) -> _Parts:
-    """Divide off the test clips; `val` is None where it is still to be drawn from `train`."""
+    """Separate the test clips; `val` is None if it has still to be drawn from `train`."""
     if data.split == "given":
         return _given(dataset, data)
     every = np.arange(len(dataset))
@@ -123,7 +123,7 @@ def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
 
 
 def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str, str]]:
-    """Clips that are the same to the byte, as name to part, where they stand in several parts."""
+    """Return clips with the same bytes in several parts, as name to part."""
     part_of = {int(clip): name for name, part in zip(PARTS, parts, strict=True) for clip in part}
     same: dict[str, list[int]] = defaultdict(list)
     for clip in part_of:
@@ -166,12 +166,12 @@ def _refuse_shared(dataset: Dataset, parts: dict[str, np.ndarray]) -> None:
 
 
 def _wanted(share: float, clips: int) -> float:
-    """Clips that a share (below 1) or a number (1 and above) means."""
+    """Return the number of clips for a share (below 1) or a number (1 and above)."""
     return share * clips if share < 1 else share
 
 
 def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """Names in an order drawn from the seed, whatever order they come in."""
+    """Return names in a random order by the seed, whatever order they come in."""
     return sorted(set(names), key=lambda name: (digest(purpose, seed, name, length=32), name))
 
 
@@ -221,7 +221,7 @@ def _quotas(counts: np.ndarray, total: int) -> list[int]:
 def _by_recording(
     dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
 ) -> _Carved:
-    """Draw whole recordings, each class as near to its share as they allow."""
+    """Draw whole recordings, so that each class comes as near to its share as possible."""
     if share == 0:
         return _Carved(pool, np.zeros(0, int))
     if _wanted(share, len(pool)) >= len(pool):
@@ -325,7 +325,7 @@ def _too_few(
 
 
 def _fold(dataset: Dataset, data: Data) -> _Parts:
-    """Deal recordings to folds, large ones first, each to where its classes lack."""
+    """Deal recordings to folds, large ones first, each to the fold that lacks its classes most."""
     if data.folds < 2:
         raise UserError(f"data.folds = {data.folds} should be at least 2")
     clips, counts = _recordings(dataset, np.arange(len(dataset)))
@@ -350,7 +350,7 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
 
 
 def blocks(dataset: Dataset) -> list[str]:
-    """Return the names of what leaving one out leaves out: recordings, in their order."""
+    """Return the names that leave-one-out leaves out in turn: recordings, in their order."""
     return sorted(set(_block_of_clip(dataset).tolist()))
 
 
@@ -400,7 +400,7 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
 def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
     """Return the training and validation clips as a data set of their own, and their split.
 
-    Nothing that is made of it can see a test clip: it has none.
+    It has no test clip, so no code that uses it can read one.
     """
     clips = np.sort(np.concatenate([split.train, split.val]))
     place = {int(clip): index for index, clip in enumerate(clips)}
@@ -417,7 +417,7 @@ def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
 
 
 def copied_tests(split: Split) -> int:
-    """Return how many test clips a copy stands for in another part; 0 where recordings leak, too.
+    """Return how many test clips have a copy in another part; 0 if recordings leak too.
 
     Few copies raise a figure by little, a split without regard to recordings by much.
     """

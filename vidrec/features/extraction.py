@@ -165,7 +165,7 @@ def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | N
     """Estimate size and time of what the store lacks, from one batch.
 
     The time is as though decoding and encoding took turns: on a processor they share its cores, a
-    GPU is up to twice as quick.
+    GPU is up to twice as fast.
 
     Returns:
         The forecast; None where nothing is to be extracted, or no clip could be tried.
@@ -274,7 +274,7 @@ def frames_a_batch(size: int, encoder: object = None) -> int:
     An encoder may say better, by `batch` of its `defaults`.
 
     Of large frames a processor takes 8: their maps stay near its cores, and SqueezeNet is a third
-    quicker. Small ones gain nothing by it.
+    faster. Small ones gain nothing by it.
     """
     if batch := getattr(encoder, "defaults", {}).get("batch"):
         return batch

@@ -1,4 +1,4 @@
-"""Learned pooling: each frame's share of the mean is learned, by a score of its features.
+"""Pool frames by attention: a learned score of its features is each frame's weight in the mean.
 
 Ilse, Tomczak and Welling 2018, "Attention-based Deep Multiple Instance Learning", arXiv:1802.04712;
 several heads as Lee et al. 2019 have them, "Set Transformer", arXiv:1810.00825.
@@ -36,7 +36,7 @@ class Attention(Scanner):
     """Each frame's output is the mean of the valid frames so far, weighed by learned scores.
 
     Scores are w · tanh(V x), values are a linear layer; each head weighs its own part of them.
-    Attention counts as one layer: batch norm and dropout stand after it. The carry is a `Pooled`.
+    Attention counts as one layer, followed by batch norm and dropout. The carry is a `Pooled`.
 
     >>> scanner = Attention(units=8)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -48,7 +48,7 @@ class Attention(Scanner):
         units: Width U of values and of the scores' hidden layer.
         heads: Scores of a frame.
         batch_norm: Normalize the outputs.
-        dropout: Share dropped of the outputs, where a call names none.
+        dropout: Share dropped of the outputs, if a call gives none.
         axis_name: Axis of the devices that share a batch.
         initialiser: Convention of the initial weights.
         dtype: Of products.
@@ -107,11 +107,11 @@ def pool(
     empty_BH = before.sums[..., -1] == 0
     first_BH = jnp.where(empty_BH, lowest, before.largest)
     seen_BTH = scores_BTH if mask_BT is None else jnp.where(mask_BT[..., None], scores_BTH, lowest)
-    # Means do not depend on what is taken off all scores, so no derivative goes through it.
+    # Subtracting a number from all scores does not change the mean, so it needs no derivative.
     seen_BTH = jnp.concatenate([first_BH[:, None], lax.stop_gradient(seen_BTH)], 1)
     largest_BTH = lax.stop_gradient(lax.cummax(seen_BTH, axis=1))
     if mask_BT is not None:
-        # Of a padded frame nothing is kept; its own score could give an infinite weight.
+        # A padded frame adds nothing; its own score could give an infinite weight.
         scores_BTH = jnp.where(mask_BT[..., None], scores_BTH, largest_BTH[:, 1:])
     weights_BTH1 = zero_padding(jnp.exp(scores_BTH - largest_BTH[:, 1:])[..., None], mask_BT)
     add = jnp.concatenate([weights_BTH1 * values_BTHE, weights_BTH1], -1)

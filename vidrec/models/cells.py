@@ -1,7 +1,7 @@
-"""Cells: the weights of a recurrence and one step of it, with its conventions as fields.
+"""Define cells: the weights of a recurrence and one step of it, with its conventions as fields.
 
 A cell is pure: it declares its weights, projects the inputs of all frames at once, and makes one
-step. Time, masks, layers and directions are the business of `recurrence` and `scanners`.
+step. `recurrence` and `scanners` handle time, masks, layers and directions.
 
 Dimension letters: B clips, T frames, H W height and width of feature maps, D features, U units,
 G = gates · U.
@@ -47,15 +47,15 @@ Instance = TypeVar("Instance")
 
 
 class StepOps(NamedTuple):
-    """What a scan lends to a cell's step.
+    """Functions that a scan passes to a cell's step.
 
     Attributes:
         recurrent_matmul: `recurrent_matmul(h, gates=None)` is the cell's recurrent product of a
-            state with the kernel's columns of some gates (a slice; None: all). Products taken
-            through it have their weight gradient taken once for all frames, which is quicker than
-            frame by frame; everything else a step does is differentiated as it stands.
-        clip_gradient: `clip_gradient(z)` is z, whose derivative is clipped where
-            `optim.clip_mode` is preactivation. It belongs around what enters the gates.
+            state with the kernel's columns of some gates (a slice; None: all). The weight gradient
+            of these products is computed once for all frames, which is faster than frame by frame.
+            Everything else in a step is differentiated frame by frame.
+        clip_gradient: `clip_gradient(z)` is z, whose derivative is clipped where `optim.clip_mode`
+            is preactivation. Put it around the inputs of the gates.
     """
 
     recurrent_matmul: Callable[..., Array]
@@ -87,7 +87,7 @@ def initialisers(name: str, fan: int) -> Initialisers:
 def convolve(
     x_BHWD: Array, kernel: Array, dtype: str = "float32", form: conv.Form = "auto"
 ) -> Array:
-    """Return a convolution of the input's height and width, in the form quick on this platform."""
+    """Return a convolution that keeps height and width, in the form that is fast here."""
     low = jnp.bfloat16 if dtype == "bfloat16" else x_BHWD.dtype
 
     # Recomputed in the backward pass: patches, kept for every frame of a scan, would be as many
@@ -157,11 +157,11 @@ class Cell:
         return matmul(x, kernel, self.dtype)
 
     def project(self, weights: Weights, x_BTD: Array) -> Any:
-        """Return what a step reads of the inputs, for all frames at once.
+        """Return the inputs of a step, for all frames at once.
 
         Returns:
-            An array (B, T, …, G), or any tree of arrays (B, T, …). A step whose inputs cannot be
-            taken for all frames at once returns `x_BTD` here and projects in `step`.
+            An array (B, T, …, G), or any tree of arrays (B, T, …). A cell whose inputs cannot be
+            projected for all frames at once returns `x_BTD` here and projects in `step`.
         """
         inputs = add_bias(self.product(x_BTD, weights["input_kernel"]), weights["bias"])
         if "recurrent_bias" in weights:
@@ -193,7 +193,7 @@ class Cell:
         return carry
 
     def readout(self, weights: Weights, h_BTU: Array, x_BTD: Array) -> Array:
-        """Return what the next layer sees of the states and inputs of all frames: the states."""
+        """Return the inputs of the next layer for all frames: by default the states."""
         return h_BTU
 
     def step(self, weights: Weights, carry: Any, inputs: Any, ops: StepOps) -> Any:
@@ -219,8 +219,8 @@ class LinearFactors(NamedTuple):
 class Linear(Cell):
     """A recurrence that is linear in its state, with factors that depend on the inputs alone.
 
-    No frame then has to wait for the one before: all of them may be taken at once. A subclass
-    defines `factors`.
+    A frame then does not have to wait for the one before: all frames can be computed at once. A
+    subclass defines `factors`.
     """
 
     def weights(self, features: int) -> Declared:
@@ -291,7 +291,7 @@ class GRU(Cell):
     gates: ClassVar[int] = 3
 
     def has_recurrent_bias(self) -> bool:
-        """Return True with `reset_after` always: r multiplies that bias, too."""
+        """Return True with `reset_after` too: r multiplies the recurrent bias."""
         return self.reset_after or super().has_recurrent_bias()
 
     def project(self, weights: Weights, x_BTD: Array) -> Array:
@@ -369,13 +369,13 @@ class ConvLSTM(OverMaps, LSTM):
 class ConvGRU(OverMaps, GRU):
     """GRU over feature maps (Ballas et al. 2016); gate order z, r, n.
 
-    Theirs resets before the product: `reset_after` False.
+    In the paper, the reset acts before the product: `reset_after` False.
     """
 
 
 @dataclass(frozen=True)
 class MinGRU(Linear):
-    """GRU whose gate and candidate see the inputs alone (Feng et al. 2024); gate order z, n.
+    """GRU whose gate and candidate depend only on the inputs (Feng et al. 2024); gate order z, n.
 
     h' = (1 - z) · h + z · n, without a recurrent product or an activation of n.
     """
@@ -391,7 +391,7 @@ class MinGRU(Linear):
 
 @dataclass(frozen=True)
 class MinLSTM(Linear):
-    """LSTM whose gates and candidate see the inputs alone (Feng et al. 2024); gate order f, i, n.
+    """LSTM with gates and candidate of the inputs only (Feng et al. 2024); gate order f, i, n.
 
     h' = f / (f + i) · h + i / (f + i) · n, without a recurrent product, an output gate or an
     activation of n.
@@ -416,7 +416,7 @@ CELLS: dict[str, type[Cell]] = {
     "convgru": ConvGRU,
 }
 
-# Settings of a scanner that are not fields: which class it is, and what else it is given.
+# Settings of a scanner that are not fields of its class.
 NO_FIELDS = ("kind", "args")
 
 

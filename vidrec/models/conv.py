@@ -1,10 +1,10 @@
-"""Convolution and pooling, in the form that is quick where it runs.
+"""Compute convolution and pooling in the form that is fast on the platform.
 
 On a CPU the kernel gradient of `lax.conv` is slow: up to ten times as long as the products that it
-adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cutting patches out
-and taking one matrix product costs more memory and is quick in all these places. Outside of loops
-`lax.conv` is as quick forwards and takes less memory, so there only its kernel gradient is
-replaced, by products of the patches of a few maps at a time. Where nothing is differentiated,
+adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cutting out patches
+and computing one matrix product needs more memory and is fast in all these cases. Outside of loops
+the forward pass of `lax.conv` is as fast and takes less memory. So only its kernel gradient is
+replaced there, by products of the patches of a few maps at a time. Where nothing is differentiated,
 windows of 3x3 are computed with less than half of the multiplications. Convolutions of each map by
 itself are sums of shifted maps on a CPU.
 """
@@ -22,7 +22,7 @@ from jax import Array, lax
 Form = Literal["auto", "outside_scan", "no_grad", "lax", "patches"]
 # Zeros around the maps: as many as keep the size, none, or (before, after) for each axis.
 Padding = Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
-NARROW = 81  # inputs of a window up to which patches are quicker and small
+NARROW = 81  # inputs of a window up to which patches are faster and small
 # Channels, and places of all maps, from which on fewer products outweigh the sums around them.
 WIDE, PLACES = 32, 1024
 # Bytes of patches that one product of a kernel's gradient reads: they stay in a core's cache.
@@ -43,9 +43,9 @@ def convolve(
         kernel: (kh, kw, C, out), or (kt, kh, kw, C, out).
         stride: Of all axes.
         padding: SAME, VALID, or places before and after each axis.
-        form: `auto` is patches on a CPU, lax.conv elsewhere. Ask for `no_grad` where nothing is
-            differentiated, and for `outside_scan` where no scan, map or vmap stands around: both
-            are lax.conv elsewhere, and quicker than `auto` on a CPU. `lax` and `patches` are
+        form: `auto` is patches on a CPU, lax.conv elsewhere. Use `no_grad` if nothing is
+            differentiated, and `outside_scan` if there is no scan, map or vmap around the call.
+            Both are faster than `auto` on a CPU, and lax.conv elsewhere. `lax` and `patches` are
             these everywhere.
     """
     if stride == 1 and padding == tuple((k // 2, k // 2) for k in kernel.shape[:-2]):
@@ -91,7 +91,8 @@ def depthwise(
 def _shifted_sum(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
     """Add up the maps shifted to each place of the window, times their weights there.
 
-    It is one pass over the maps, with whatever is computed of the sum: bias, normalization, ReLU.
+    It is one pass over the maps, which includes later operations on the sum: bias, normalization,
+    ReLU.
     """
     window = kernel.shape[:-2]
     x = _padded(x, window, strides, padding)
@@ -104,7 +105,7 @@ def _shifted_sum(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pad
 def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
     """Return the largest value of each window over the axes between batch and channels, unpadded.
 
-    Maxima of strided slices: their gradient is several times quicker on a CPU than that of
+    Maxima of strided slices: their gradient is several times faster on a CPU than that of
     `lax.reduce_window`, which is a select-and-scatter.
     """
     window, stride = tuple(window), tuple(stride or window)
@@ -133,7 +134,7 @@ def _pooled_backward(window: tuple[int, ...], residuals: Any, gradient: Array) -
     tiled = (len(x), *(n for pair in zip(y.shape[1:-1], window, strict=True) for n in pair), -1)
     axes = tuple(range(2, 2 * len(window) + 1, 2))  # of the windows' places
     tiles = x[:, *map(slice, inside)].reshape(tiled)
-    # Counted view by view: a reduction over the tiles' axes takes longer than all the rest.
+    # Added view by view: a reduction over the tiles' axes takes longer than all the rest.
     views = _shifted(x, window, window, y.shape[1:-1])
     share = gradient / sum((view == y).astype(gradient.dtype) for view in views)
     largest, share = tiles == jnp.expand_dims(y, axes), jnp.expand_dims(share, axes)
@@ -146,7 +147,7 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve as is quickest on a CPU where nothing is differentiated."""
+    """Convolve as is fastest on a CPU where nothing is differentiated."""
     if set(kernel.shape[:-2]) == {1} and x.dtype != jnp.bfloat16:
         return _patches(x, kernel, strides, padding)  # a matrix product
     # Maps of 2x2 and 512 channels took lax.conv 800 ms, with a window of 3x3, and patches 11.
@@ -197,7 +198,7 @@ def _joined(m: list) -> list:
 
 
 def _outside_scan(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve as is quickest on a CPU with no loop around."""
+    """Convolve as is fastest on a CPU with no loop around."""
     if kernel.ndim == 5:
         return _by_frame(x, kernel, strides, padding)
     if math.prod(kernel.shape[:-1]) <= NARROW:

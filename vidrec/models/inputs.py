@@ -1,4 +1,4 @@
-"""What every scanner is called with: arrays of clips, their masks, and the options of a call.
+"""Define the arguments of every scanner: arrays of clips, their masks, and options of a call.
 
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
@@ -98,14 +98,14 @@ class Packed(NamedTuple):
         return lengths_to_mask(self.lengths_B, self.x_BTD.shape[1])
 
     def unpack(self, y_BTU: Array, mask_BT: Array | None) -> Array:
-        """Return what was computed of the packed frames, each at its own frame's old place."""
+        """Return values of the packed frames, moved back to the frames' old places."""
         if self.places_BT is None:
             return y_BTU
         return zero_padding(_rows(y_BTU, self.places_BT), mask_BT)
 
 
 def pack(x_BTD: Array, mask_BT: Array | None) -> Packed:
-    """Bring the valid frames of each clip to its beginning, for what counts in frames.
+    """Move the valid frames of each clip to its beginning, for scanners that count frames.
 
     Args:
         x_BTD: Features that are 0 where they are padded.
@@ -123,7 +123,7 @@ def _rows(x_BTD: Array, places_BT: Array) -> Array:
 
 
 def window(x_BSD: Array, start_B: Array, size: int) -> Array:
-    """Return so many frames of each clip, from its own start on."""
+    """Return a number of frames of each clip, from its own start on."""
     cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
     return jax.vmap(cut)(x_BSD, start_B)
 

@@ -5,8 +5,8 @@ Parameters here are those of a `scanners.Recurrent`: a dictionary of "layer_0_fo
 imported: PyTorch's side is a state dict of arrays or tensors, Keras' what `get_weights()` gives.
 
 Gate orders: LSTM i, f, g, o everywhere; GRU z, r, n here and in Keras, r, z, n in PyTorch. PyTorch
-has two bias vectors a gate where Keras has one (its GRU with `reset_after` has two): two are summed
-into one where they act as one, and one becomes itself and zeros.
+has two bias vectors a gate where Keras has one (its GRU with `reset_after` has two): two vectors
+are summed into one if they act as one, and one becomes itself and a vector of zeros.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def from_torch(scanner: Recurrent, tensors: Mapping[str, Any], prefix: str = "")
         prefix: What precedes each name.
 
     Raises:
-        UserError: A tensor is missing, surplus or misshapen; says what was expected.
+        UserError: A tensor is missing, unexpected or of the wrong shape; says what was expected.
     """
     _check_torch(scanner)
     cell, known = scanner.cell, set()
@@ -85,7 +85,7 @@ def from_keras(scanner: Recurrent, layers: Sequence[Sequence[Any]]) -> Params:
             `Bidirectional` around them.
 
     Raises:
-        UserError: An array is missing or misshapen; says what was expected.
+        UserError: An array is missing or of the wrong shape; says what was expected.
     """
     _check_keras(scanner)
     if len(layers) != scanner.layers:

@@ -56,7 +56,7 @@ def _he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
 
 
 def _normal(key: Array, shape: tuple[int, ...], dtype: Any, deviation: float) -> Array:
-    # The same bits as drawn in shape, but XLA compiles it in a third of the time.
+    # The same numbers as drawn in this shape, but XLA compiles it in a third of the time.
     return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 

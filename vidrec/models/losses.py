@@ -1,4 +1,4 @@
-"""Loss of each clip, in float32; the mean is the step's, which knows which clips are real."""
+"""Compute the loss of each clip, in float32; the step averages it over the real clips."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def _log_shares(outputs: Array) -> Array:
 
 
 def scores(outputs: Array, kind: str) -> Array:
-    """Return what ranks classes, and whose softmax is their probabilities, of outputs (…, K).
+    """Return scores of outputs (…, K) that rank classes and whose softmax is their probabilities.
 
     These are the outputs themselves; after Keras' cross-entropy, which takes outputs for
     probabilities, the logarithms of their shares. A row of zeros is equal shares.
@@ -62,8 +62,9 @@ def smoothed(
 ) -> Array:
     """Return the loss (…) with a target that is `smoothing` spread evenly over all K classes.
 
-    It is (1 - smoothing) of the true class's loss and `smoothing` of the mean over all classes,
-    the true one included (Szegedy et al. 2016; Keras and PyTorch define it so, too).
+    It is (1 - smoothing) times the true class's loss plus `smoothing` times the mean over all
+    classes, the true one included (Szegedy et al. 2016; Keras and PyTorch define it in the same
+    way).
     """
     return (1 - smoothing) * KINDS[kind](outputs, labels) + smoothing * _mean_loss(outputs, kind)
 
@@ -99,11 +100,11 @@ def per_clip(
 ) -> Array:
     """Return the loss of each clip, (B,).
 
-    Of an answer a frame, losses of the frames in `mask` are weighted and summed: a window's loss is
-    its part of the clip's.
+    If there are scores for each frame, the losses of the frames in `mask` are weighted and summed:
+    a window's loss is its part of the clip's.
 
     Args:
-        logits: (B, K), one answer a clip, or (B, T, K), one a frame.
+        logits: (B, K), of each clip, or (B, T, K), of each frame.
         labels_B: Class indices.
         mask: (B, T), False on frames that do not count; None: all count.
         kind: A name in `KINDS`.
@@ -179,7 +180,7 @@ def binary_cross_entropy(
         logits: of each class for itself.
         labels: 0 and 1, in the same shape.
         smoothing: s: the target is 1 - s/2 for 1 and s/2 for 0, as in Keras; None: 0.
-        class_weights: (K,) factors of what a class that is there costs, PyTorch's `pos_weight`.
+        class_weights: (K,) factors of the loss of positive labels, PyTorch's `pos_weight`.
     """
     logits, target = floats(logits), labels.astype(jnp.float32)
     if smoothing is not None:

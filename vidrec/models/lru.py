@@ -1,8 +1,8 @@
-"""A linear recurrent unit: each complex number of the state decays and turns by itself.
+"""Define a linear recurrent unit: each complex number of the state has its own decay and rotation.
 
 Orvieto et al. 2023, "Resurrecting Recurrent Neural Networks for Long Sequences", arXiv:2303.06349.
 Inputs are scaled by sqrt(1 - |keep|²), which is computed as in De et al. 2024, arXiv:2402.19427,
-and not learned. The layer's own way past the recurrence is a matrix, so that widths may differ.
+and not learned. The skip connection around the recurrence is a matrix, so that widths may differ.
 
 Dimension letters: B clips, T frames, D features, S states, U units.
 """
@@ -30,7 +30,7 @@ class LRU(Linear):
         states: Complex numbers S of the state; 0: as many as units.
         r_min: Least |keep| at the start.
         r_max: Largest |keep| at the start.
-        max_phase: Largest turn of a frame at the start, in radians.
+        max_phase: Largest initial rotation from frame to frame, in radians.
     """
 
     states: int = 0

@@ -106,7 +106,7 @@ class VideoModel(nn.Module):
         frozen: Paths within the encoder below which batch normalization keeps its statistics.
         dense: Widths of linear layers before the scanner.
         batch_norm: Normalize after each of these.
-        dropout: Share dropped after each of these, where a call names none.
+        dropout: Share dropped after each of these, if a call gives none.
         axis_name: Axis of the devices that share a batch.
         initialiser: Of the dense layers.
         dtype: Of products.
@@ -146,7 +146,7 @@ class VideoModel(nn.Module):
             inputs: Frames (B, T, H, W, C) with an encoder, else features (B, T, D…).
             mask_BT: False on padded frames; None: there are none.
             carry: From the call before; None: zeros.
-            train: See `CallOptions`, as of the rest.
+            train: See `CallOptions`, also for the other arguments.
             dropout: Share that is dropped.
             keys_B: A PRNG key for each clip.
             grad_clip: Bound on the derivative at each gate's pre-activation.
@@ -216,7 +216,7 @@ def build(
         encoder: From frames to features; None: the model starts at the features.
 
     Raises:
-        UserError: Settings ask for what a part does not do.
+        UserError: Settings require something that a part of the model cannot do.
     """
     scanner, head = cfg.scanner, cfg.head
     if getattr(encoder, "takes_clips", False) and head.kind in ("per_frame", "flatten"):
@@ -241,7 +241,7 @@ def build(
 
 
 def check_user_classes(cfg: Config) -> None:
-    """Build a user's scanner and encoder, so that what is wrong with them is said before any work.
+    """Build a user's scanner and encoder, so that errors in them are reported before any work.
 
     Raises:
         UserError: One of them cannot be loaded, or does not fit its settings.
@@ -253,7 +253,7 @@ def check_user_classes(cfg: Config) -> None:
 
 
 def _check_scanner(cfg: Config, built: VideoModel) -> None:
-    """Refuse settings that ask of a user's scanner what it does not do."""
+    """Refuse settings that a user's scanner does not support."""
     kind = cfg.scanner.kind
     if cfg.train.tbptt_every and not built.streams:
         raise UserError(
@@ -284,7 +284,7 @@ def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> An
 
 
 def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any]]:
-    """List the layers of a model in the order of their calls; computes nothing.
+    """List the layers of a model in the order of their calls, without computing them.
 
     Args:
         model: Any Flax module.

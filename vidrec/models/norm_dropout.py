@@ -41,7 +41,7 @@ class BatchNorm(nn.Module):
     Attributes:
         axis_name: Axis of the devices that share a batch: sums and counts are added up over them,
             then divided once.
-        momentum: Share of the running statistics that a batch leaves.
+        momentum: Share of the old running statistics that is kept after a batch.
         epsilon: Added to the variance.
     """
 
@@ -95,8 +95,8 @@ class BatchNorm(nn.Module):
 class NormDropout(nn.Module):
     """Batch normalization, then dropout; padded frames end at 0.
 
-    Dropout draws for a clip, a layer (by this module's name), a frame and a unit: neither the batch
-    around a clip nor its padding changes what it draws.
+    Dropout depends on the clip, the layer (by this module's name), the frame and the unit. The
+    other clips of the batch and the padding do not change it.
     """
 
     batch_norm: bool = False

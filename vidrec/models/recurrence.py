@@ -1,4 +1,4 @@
-"""A cell over the frames of clips: the scan, its gradient, and the forms that it can take.
+"""Run a cell over the frames of clips: the scan, its gradient, and its forms.
 
 Frames whose mask is False leave the carry as it is, and their outputs are 0.
 
@@ -27,9 +27,9 @@ form: ContextVar[str] = ContextVar("form", default=FORM)
 
 @contextlib.contextmanager
 def scan_form(name: str) -> Iterator[None]:
-    """Take this form of the loop over frames wherever a cell allows it, for comparisons.
+    """Use this form of the loop over frames for all cells that allow it, for comparisons.
 
-    It holds while a function is traced. VIDREC_SCAN names another default.
+    It applies while a function is traced. VIDREC_SCAN names another default.
 
     Args:
         name: `loop` is a scan, `unroll4` and `unroll8` are scans with four and eight frames in each
@@ -82,7 +82,8 @@ def scan_time(
 ) -> tuple[Array, Any]:
     """Run a cell over all frames.
 
-    A linear cell's frames are taken all at once, but for a CPU, where one after another is quicker.
+    A linear cell's frames are computed all at once, except on a CPU, where one after another is
+    faster.
 
     Args:
         cell: What makes a step.
@@ -147,8 +148,8 @@ def _unroll() -> int:
     """Return the frames a round of the loop.
 
     On a GPU a round waits for the host, which costs a third of an LSTM's step; four frames a round
-    were as quick there as one kernel for all frames (docs/how-to/gpus.md). A CPU gains nothing
-    by it.
+    were as fast there as one kernel for all frames (docs/how-to/gpus.md). A CPU gains nothing by
+    it.
     """
     name = form.get()
     if name.startswith("unroll"):
@@ -160,10 +161,10 @@ def _unroll() -> int:
 def _scan(cell: cells.Cell, reverse: bool, operands: _Operands) -> tuple[Array, Any]:
     """Make step after step.
 
-    Left to itself, JAX would add up the gradient of the recurrent weights frame by frame: a small
-    product each, and all weights read and written. Here it is taken once, from the recurrent
-    products of all frames together. The weights that a step reads by itself (peepholes, gains) are
-    differentiated by JAX.
+    By default JAX adds up the gradient of the recurrent weights frame by frame: each time it
+    computes a small product, and reads and writes all weights. Here the gradient is computed once,
+    from the recurrent products of all frames together. The weights that a step reads by itself
+    (peepholes, gains) are differentiated by JAX.
     """
     return _loop(cell, reverse, operands, None, {})[0]
 
@@ -211,7 +212,7 @@ def _loop(
 
 
 def _check_carry(cell: cells.Cell, new: Any, carry: Any) -> None:
-    """Refuse what a step returns where it is not a carry like the one that it was given."""
+    """Refuse a step's result if it is not a carry like the one that the step got."""
     returned, wanted = (jax.tree.map(lambda x: jax.typeof(x).str_short(), t) for t in (new, carry))
     if returned != wanted:
         raise UserError(

@@ -40,7 +40,7 @@ class Scanner(nn.Module):
             x_BTD: Features (B, T, D), or maps (B, T, H, W, D).
             mask_BT: False on padded frames; None: there are none.
             carry: From the call before; None: zeros.
-            train: See `CallOptions`, as of the rest.
+            train: See `CallOptions`, also for the other arguments.
             dropout: Share that is dropped.
             keys_B: A PRNG key for each clip.
             grad_clip: Bound on the derivative at each gate's pre-activation.
@@ -57,7 +57,7 @@ class Scanner(nn.Module):
         return self.scan(x_BTD, mask_BT, carry, CallOptions(train, dropout, keys_B, grad_clip))
 
     def check(self, x_BTD: Array, carry: Any) -> None:
-        """Check what this scanner alone asks for; raises a UserError."""
+        """Check the requirements of this scanner; raises a UserError."""
 
     def scan(
         self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
@@ -80,7 +80,7 @@ def checked_carry(carry: Any, zeros: Any) -> Any:
 
 
 def check_whole(causal: bool, carry: Any) -> None:
-    """Refuse a carry where a frame sees those after it.
+    """Refuse a carry if a frame sees those after it.
 
     Raises:
         UserError: There is one.

@@ -1,8 +1,8 @@
-"""Scanners: a recurrence over a clip's frames, stacked, bidirectional, streaming; and its controls.
+"""Define scanners: recurrences over frames, stacked, bidirectional or streaming; and controls.
 
 A scanner gives outputs for every frame and a carry. Passing the carry to the next call continues
 where the last call stopped: frame by frame (streaming) or window by window. Frames whose mask is
-False are inert: they reach no output, carry or statistic, and their own outputs are 0.
+False have no effect on outputs, carry or statistics, and their own outputs are 0.
 
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
@@ -82,10 +82,10 @@ class Direction(nn.Module):
 class Recurrent(Scanner):
     """A cell over time: layers, one or both directions, batch norm and dropout between.
 
-    Between layers counts the head: batch norm, then dropout, stand after each layer, the last too.
-    The carry is a tuple with one entry a layer, in both directions a pair. In reverse a clip begins
-    at its own last valid frame. With `final_states`, the last layer shows both directions' final
-    states on a clip's last valid frame, as a head that reads one frame wants them.
+    Batch norm and then dropout follow each layer, including the last one before the head. The carry
+    is a tuple with one entry a layer, in both directions a pair. The backward direction begins at a
+    clip's last valid frame. With `final_states`, the last layer puts both directions' final states
+    on a clip's last valid frame, for a head that reads one frame.
 
     >>> scanner = Recurrent(cells.LSTM(units=8), layers=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -98,7 +98,7 @@ class Recurrent(Scanner):
         layers: Cells one upon the other.
         bidirectional: no, concat or sum.
         batch_norm: Normalize after each layer.
-        dropout: Share dropped after each layer, where a call names none.
+        dropout: Share dropped after each layer, if a call gives none.
         axis_name: Axis of the devices that share a batch.
         final_states: See above.
     """
@@ -157,7 +157,7 @@ class Recurrent(Scanner):
         return joined, (state, back)
 
     def _show_final(self, back_BTU: Array, mask_BT: Array | None) -> Array:
-        """Return the states in reverse, their final one, of the first frame, at the last one."""
+        """Return the backward states, with the final one (of the first frame) at the last frame."""
         mask_BT = jnp.ones(back_BTU.shape[:2], bool) if mask_BT is None else mask_BT
         final_BU = zero_padding(back_BTU, starts(mask_BT)).sum(1)
         return jnp.where(spread(ends(mask_BT), back_BTU), final_BU[:, None], back_BTU)
@@ -183,7 +183,7 @@ class Recurrent(Scanner):
 class MeanPool(Scanner):
     """The control without order: each frame's output is the mean of the valid frames so far.
 
-    It counts as one layer: batch norm and dropout stand after it. Feature maps are averaged as they
+    It counts as one layer, followed by batch norm and dropout. Feature maps are averaged as they
     are. The carry is (sum, count).
 
     >>> scanner = MeanPool()
@@ -216,7 +216,7 @@ class MeanPool(Scanner):
 
 
 class Identity(Scanner):
-    """No recurrence: the head stands straight on the features of each frame. The carry is empty.
+    """No recurrence: the head reads the features of each frame. The carry is empty.
 
     >>> scanner = Identity()
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -239,9 +239,9 @@ def apply(
     """Call a scanner, one of vidrec's own or any Flax module, inside the model that holds it.
 
     A module that is not a `Scanner` is called as `module(x_BTD, mask_BT)`, where the mask is always
-    an array; of `train`, `dropout`, `keys_B` and `grad_clip` it gets those that its call names. It
-    gives outputs (B, T, U); what it says of padded frames is not looked at. Attributes of its class
-    say what else it does:
+    an array. It also gets those of `train`, `dropout`, `keys_B` and `grad_clip` that its call has
+    as arguments. It returns outputs (B, T, U); those of padded frames are ignored. Two attributes
+    of its class are optional:
 
     - `streams = True`: it takes `carry` (None before the first frame, which is zeros) and gives
       (outputs, carry), a tree of arrays (B, …).

@@ -1,8 +1,8 @@
 """A temporal convolutional network: dilated convolutions over frames, in residual blocks.
 
 Bai, Kolter and Koltun 2018, "An Empirical Evaluation of Generic Convolutional and Recurrent
-Networks for Sequence Modeling", arXiv:1803.01271. In place of their weight norm stands batch norm,
-where it is asked for.
+Networks for Sequence Modeling", arXiv:1803.01271. Instead of the paper's weight norm it has
+optional batch norm.
 
 Dimension letters: B clips, T frames, S frames read, D features, U units.
 """
@@ -22,13 +22,13 @@ from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
 
 class Convolution(nn.Module):
-    """A convolution that reads `kernel` frames, each `dilation` from the next.
+    """A convolution that reads `kernel` frames at distances of `dilation` frames.
 
     Attributes:
         width: Outputs.
         kernel: Frames that are read.
         dilation: From one of them to the next.
-        causal: The last one is the frame itself; else the middle one.
+        causal: The last frame that is read is the frame itself; otherwise the middle one is.
         initialiser: A convention of `layers.initialisers`.
         dtype: Of the products' operands.
     """
@@ -75,9 +75,9 @@ class Convolution(nn.Module):
 class TCN(Scanner):
     """Residual blocks of two convolutions; those of block i read every `dilation` ** i-th frame.
 
-    Batch norm and dropout stand after each convolution. In block i a frame sees the
-    2 · (kernel - 1) · dilation ** i frames before it, or where it is not causal half of them on
-    either side. The carry holds the last frames that each convolution has to read again.
+    Batch norm and dropout follow each convolution. In block i a frame sees the 2 · (kernel - 1) ·
+    dilation ** i frames before it, or where it is not causal half of them on either side. The carry
+    holds the last frames that each convolution has to read again.
 
     >>> scanner = TCN(units=8, layers=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -92,7 +92,7 @@ class TCN(Scanner):
         causal: A frame sees those before it alone.
         dilation: See above.
         batch_norm: Normalize after each convolution.
-        dropout: Share dropped after each convolution, where a call names none.
+        dropout: Share dropped after each convolution, if a call gives none.
         axis_name: Axis of the devices that share a batch.
         initialiser: Convention of the initial weights.
         dtype: Of products.

@@ -4,8 +4,8 @@ Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762; layer norm b
 in Xiong et al. 2020, arXiv:2002.04745; positions as in Su et al. 2021, "RoFormer",
 arXiv:2104.09864.
 
-Dimension letters: B clips, T frames that ask, S frames that are asked, C frames kept from before,
-D features, U units, H heads, E = U / H.
+Dimension letters: B clips, T frames with queries, S frames with keys, C frames kept from before, D
+features, U units, H heads, E = U / H.
 """
 
 import math
@@ -25,12 +25,12 @@ from vidrec.models.layers import Dense
 from vidrec.models.norm_dropout import NormDropout
 from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
-# Frames that ask at a time, at most.
+# Queries that are computed at a time, at most.
 QUERIES = 256
 
 
 class Cache(NamedTuple):
-    """Keys, before they are turned by their position, and values of the last C frames, (B, C, U).
+    """Keys, before the rotation by their position, and values of the last C frames, (B, C, U).
 
     The last valid frame stands last.
     """
@@ -52,19 +52,19 @@ class Kept(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Keys, turned by their position, and values of frames that are asked, (B, S, H, E)."""
+    """Keys, rotated by their position, and values, (B, S, H, E)."""
 
     keys: Array
     values: Array
 
 
 class Sight(NamedTuple):
-    """Which frames are asked.
+    """Which keys a query sees.
 
     Attributes:
-        behind: How many of those that are asked lie before the first that asks.
-        valid_BS: False where nothing is asked; None: all are valid.
-        context: How many frames back a frame asks, and none after it; None: it asks all.
+        behind: How many frames with keys are before the first frame with a query.
+        valid_BS: False for keys that no query sees; None: all are valid.
+        context: How many frames back a query sees, and none after its own; None: it sees all.
     """
 
     behind: int
@@ -91,7 +91,7 @@ class Transformer(Scanner):
         heads: Of attention.
         expansion: Width of the network's hidden layer, in units.
         context: Frames back that a causal frame sees.
-        dropout: Share dropped, where a call names none.
+        dropout: Share dropped, if a call gives none.
         initialiser: Convention of the initial weights.
         dtype: Of products.
     """
@@ -169,7 +169,7 @@ class Transformer(Scanner):
             before = (self._empty(len(x_BTU)) if carry is None else carry).caches[index]
             joint = Cache(*(jnp.concatenate([a, b], 1) for a, b in zip(before, new, strict=True)))
             after = Cache(*(window(each, packed.lengths_B, self.context) for each in joint))
-            # What stands after a clip's valid frames is later than they, so they do not ask it.
+            # Padded frames are later than the valid ones, so no valid frame sees them.
             sight = Sight(0, None, self.context)
             if carry is not None:
                 valid_BS = _valid(carry.frames, self.context, x_BTU.shape[1])
@@ -211,11 +211,11 @@ def attend(
 ) -> Array:
     """Return, for each frame, the mean of the values that it sees, weighed by queries and keys.
 
-    Frames ask in blocks, one block after another: memory grows as T, not as T · T.
+    Queries are computed in blocks, one after another, so memory grows as T and not as T · T.
 
     Args:
-        queries_BTHE: Of the frames that ask; not turned by position yet.
-        keys_BSHE: Of those that are asked, the last T of which ask.
+        queries_BTHE: Not rotated by position yet.
+        keys_BSHE: The last T are of the frames with queries.
         values_BSHE: Of the same.
         sight: Which of them a frame sees.
         dtype: Of products.
@@ -247,12 +247,12 @@ def attend(
 def _asked(
     pairs: Pairs, sight: Sight, length: int, blocks: int
 ) -> Callable[[Array], tuple[Pairs, Array]]:
-    """Return what gives, by a block's number, the frames that it may ask, and which it sees."""
+    """Return a function of a block's number: the keys that it needs, and which it sees."""
     frames = pairs.keys.shape[1]
     if sight.context is None:
         seen = _seen(sight, length, frames)
         return lambda number: (pairs, seen)
-    # A block asks its own frames and the context before them, in front of the first frame too.
+    # A block attends to its own frames and the context before them, also before the first frame.
     context = min(sight.context, frames)
     behind = context + sight.behind
     total = behind + blocks * length
@@ -272,14 +272,14 @@ def _asked(
 
 
 def _padded(x_BS: Array, front: int, total: int) -> Array:
-    """Return zeros, or False, before and after the frames of an array, `total` in all."""
+    """Return an array with `total` zeros, or False, before and after its frames."""
     widths = [(0, 0)] * x_BS.ndim
     widths[1] = (front, total - front - x_BS.shape[1])
     return jnp.pad(x_BS, widths)
 
 
 def _seen(sight: Sight, frames: int, asked: int) -> Array:
-    """Return True where one of the frames that ask sees one of those asked, (B or 1, 1, T, S)."""
+    """Return True where a query sees a key, (B or 1, 1, T, S)."""
     back = np.arange(frames)[:, None] + sight.behind - np.arange(asked)
     seen = np.ones(back.shape, bool)
     if sight.context is not None:
@@ -305,7 +305,7 @@ def _product(axes: str, one: Array, other: Array, dtype: str) -> Array:
 
 
 def rotate(x_BSHE: Array, first: int) -> Array:
-    """Turn each pair of numbers by an angle that grows with the frame's place.
+    """Rotate each pair of numbers by an angle that grows with the frame's position.
 
     A product of a query with a key then depends on how far their frames lie apart.
 
@@ -314,7 +314,7 @@ def rotate(x_BSHE: Array, first: int) -> Array:
         first: Place of the first frame.
     """
     half = x_BSHE.shape[-1] // 2
-    # In float64: in float32 the angle of place 3,000 is off by a ten-thousandth.
+    # In float64: in float32 the angle at position 3,000 is off by a ten-thousandth.
     angles = np.arange(first, first + x_BSHE.shape[1])[:, None] * 1e4 ** (-np.arange(half) / half)
     cos, sin = (jnp.asarray(f(angles), x_BSHE.dtype)[None, :, None] for f in (np.cos, np.sin))
     one, other = x_BSHE[..., :half], x_BSHE[..., half:]

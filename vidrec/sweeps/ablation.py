@@ -407,7 +407,7 @@ def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
         at_hand: The weights have to be here; False for what computes nothing.
 
     Raises:
-        UserError: A file cannot be read, or weights are not at hand.
+        UserError: A file cannot be read, or weights are not available.
     """
     from vidrec.models import encoders
 

@@ -2,7 +2,7 @@
 
 The plan is written to files before anything trains, so that a run that continues does the same.
 Trials share a group where they share a signature and data. A group is trained in parts where the
-platform is quicker that way, or where the compiled program needs more memory than there is. A group
+platform is faster that way, or where the compiled program needs more memory than there is. A group
 is *held* once its group.json lists its trials: from then on they are fixed.
 """
 
@@ -281,7 +281,7 @@ def split(group: GroupPlan, count: int = 2) -> list[GroupPlan]:
 def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
     """Return the parts in which this platform trains a held group.
 
-    A CPU trains from pixels one trial at a time: its convolutions are quick only outside of a loop
+    A CPU trains from pixels one trial at a time: its convolutions are fast only outside of a loop
     over trials. A group that was begun stays as it is.
     """
     cfg, count = group.trials[0].config, len({training_id(each.config) for each in group.trials})

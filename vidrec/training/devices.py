@@ -25,7 +25,7 @@ Tree = Any
 How = Literal["vmap", "map"]
 Spread = Literal["auto", "trials", "batch"]
 AXIS = "batch"
-# XLA's own is 3, whose programs are as quick on a CPU and take a tenth longer to compile.
+# XLA's own is 3, whose programs are as fast on a CPU and take a tenth longer to compile.
 LEVEL = 2
 # JAX on a CPU uses an array without a copy if its address is a multiple of this.
 ALIGNED = 64

@@ -1,8 +1,8 @@
 """Augment training clips: on the device, keyed by seed, epoch and clip, all frames of a clip alike.
 
 Which frames are seen (`time`), their pixels (`pixels`) or features (`features`), and mixtures of
-two clips (`mixing`). Nothing here is drawn from a device or a place in a batch, so that a trial in
-a group, on several devices or resumed sees what it sees alone.
+two clips (`mixing`). Random choices do not depend on the device or on the place in a batch. So a
+trial in a group, on several devices or resumed sees the same as alone.
 """
 
 import jax

@@ -18,7 +18,7 @@ def changed(x_BTD: Array, mask_BT: Array, settings: Augment, keys_B: Array) -> A
 
     Args:
         x_BTD: features (B, T, D…).
-        mask_BT: False where a frame is padding; padded frames count for nothing.
+        mask_BT: False where a frame is padding; padded frames have no influence.
         settings: how far they may be changed.
         keys_B: a key a clip.
     """

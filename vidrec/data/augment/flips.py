@@ -1,4 +1,4 @@
-"""Which classes a mirrored clip would belong to another of."""
+"""Find the classes whose clips belong to another class if they are mirrored."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Mix two clips of a batch, and what their labels cost.
+"""Mix two clips of a batch, and the losses of their labels.
 
 Dimension letters: B clips, T frames.
 """
@@ -29,10 +29,10 @@ class Mix(NamedTuple):
 
 
 def partners(valid_B: Array, keys_B: Array) -> Array:
-    """Return the place in the batch of each clip's partner, (B,): one round through all of them.
+    """Return the place in the batch of each clip's partner, (B,): one cycle through all clips.
 
-    The round is in the order of numbers that clips draw, so it depends on no place in the batch.
-    A clip alone is its own partner.
+    The cycle is in the order of random numbers of the clips, so it does not depend on their places
+    in the batch. A single clip is its own partner.
 
     Args:
         valid_B: False where a clip is padding, which is mixed with nothing.
@@ -51,7 +51,8 @@ def partners(valid_B: Array, keys_B: Array) -> Array:
 def shares(alpha: float, keys_B: Array) -> Array:
     """Return how much of each mixture is the clip itself: of Beta(alpha, alpha) the larger part.
 
-    One of equally likely values is drawn, so that all devices and programs draw the same.
+    It is drawn from a fixed list of equally likely values, so that all devices and programs draw
+    the same.
     """
     from scipy.special import betaincinv
 

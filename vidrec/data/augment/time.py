@@ -1,6 +1,7 @@
-"""Draw how fast a clip is seen, and which of its frames are early, late or lost: whole numbers.
+"""Draw the speed of a clip, and which of its frames are early, late or lost.
 
-Whole numbers, so that the host that reads frames and the device that trains on them agree.
+All are whole numbers, so that the host, which reads frames, and the device, which trains on them,
+agree.
 """
 
 from typing import NamedTuple
@@ -17,12 +18,12 @@ UNIT = 256  # steps of a frame in which speeds count
 
 
 class Pace(NamedTuple):
-    """How a clip goes by; None: as it is.
+    """The speed of a clip and the shifts of its frames.
 
     Attributes:
         speed: frames from one that is seen to the next, in parts of `UNIT`.
         shift_L: by how many frames each is early or late.
-        lost_L: True where the frame before is seen once more.
+        lost_L: True where a frame is lost and the frame before is repeated.
     """
 
     speed: Array | None = None

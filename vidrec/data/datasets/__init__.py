@@ -42,7 +42,7 @@ def load(data: Data, form: Form = "one") -> Dataset:
 
 
 def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> Dataset | None:
-    """Open a data set that needs not be generated or downloaded first.
+    """Open a data set that does not have to be generated or downloaded first.
 
     Args:
         data: the settings.

@@ -21,12 +21,12 @@ from vidrec.errors import UnreadableClip, UserError, spelled
 __all__ = ["PARTS", "Dataset", "Files", "UnreadableClip", "nearest", "per_clip"]
 
 PARTS = ("train", "val", "test")  # of a split
-REMEMBERED = 500  # files from which on their declared lengths are kept between runs
+REMEMBERED = 500  # with at least so many files their declared lengths are kept between runs
 
 
 @dataclass(eq=False)
 class Dataset(ABC):
-    """The clips of one data set, behind one interface whatever they are kept in.
+    """The clips of one data set, with the same interface for all kinds of storage.
 
     A clip is an index from 0 to n - 1; per-clip fields have one entry a clip.
 
@@ -35,16 +35,16 @@ class Dataset(ABC):
     - `lengths`: frames of each clip, as declared.
     - `key(clip)`: a hash of the clip's content, at least 16 letters; never of its path.
     - `read(clip, frame_indices, size)` and `stream(clip, size, chunk)`: frames, chosen ones and all
-      in order. Both are called from several threads at once. Of ready-made features: set
+      in order. Both are called from several threads at once. For ready-made features set
       `is_features = True` and define `features(clip)` instead; `read` and `stream` then raise.
       `read_features(clip, frame_indices)` too where a part of a clip can be read alone: it is
       called while training, where features are larger than memory.
 
     It may define `fps` (needed for durations and for streams at another rate), `path(clip)` (what
-    messages call a clip), and fields of its own; of a field with an entry for each clip, declare
-    `x: tuple[...] = per_clip()`, so that `keep_classes` selects its entries too. While reading it
-    may set `warnings[names[clip]]`. A clip that cannot be read raises `UnreadableClip(path,
-    reason)`; it is then listed in results, and training continues without it.
+    messages call a clip), and fields of its own; if such a field has an entry for each clip,
+    declare `x: tuple[...] = per_clip()`, so that `keep_classes` selects its entries too. While
+    reading it may set `warnings[names[clip]]`. A clip that cannot be read raises
+    `UnreadableClip(path, reason)`; it is then listed in results, and training continues without it.
 
     Attributes:
         name: of the data set.
@@ -110,7 +110,7 @@ class Dataset(ABC):
             return self._name_key(clip)
 
     def _name_key(self, clip: int) -> str:
-        """Return what stands for the content of a clip that has none: its name keeps it apart."""
+        """Return a key for a clip that cannot be read, made of its name."""
         return digest("unreadable", self.names[clip], length=32)
 
     def has_content(self, clip: int) -> bool:
@@ -119,7 +119,7 @@ class Dataset(ABC):
 
     @property
     def hashed(self) -> str:
-        """Return what keys are hashes of; keys of data sets that agree in it can be compared."""
+        """Return what keys are hashes of; only keys of the same kind can be compared."""
         return type(self).__name__
 
     @abstractmethod
@@ -166,8 +166,9 @@ class Dataset(ABC):
     def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return chosen frames of a clip's features, the same numbers as `features` has.
 
-        They may be of a smaller type that holds the same numbers. Called from several threads at
-        once, for data sets that memory cannot hold; one that can read a part of a clip defines it.
+        They may be of a smaller type that holds the same numbers. It is called from several threads
+        at once, for data sets larger than memory. A data set that can read a part of a clip defines
+        it.
 
         Raises:
             UnreadableClip: they cannot be read.
@@ -187,7 +188,7 @@ class Dataset(ABC):
             self.groups.tolist(),
             self.groups_known,
             list(self.keys),
-            # Nothing more where clips have one label: these keep their hashes.
+            # Nothing is added for clips with one label, so that they keep their hashes.
             *([asdict(each) for each in self.frame_labels],) * bool(self.frame_labels),
             length=32,
         )
@@ -364,9 +365,9 @@ class Files(Dataset):
         self.check_unchanged(clip)
 
     def check_unchanged(self, clip: int) -> None:
-        """Refuse a file that is no more the one whose content was hashed.
+        """Refuse a file that has changed since its content was hashed.
 
-        What is read of it afterwards would be kept under the hash of what it was.
+        Otherwise the new content would be stored under the hash of the old one.
 
         Raises:
             UserError: it has changed.

@@ -94,7 +94,7 @@ class ArrayFiles(Files):
 
     @cached_property
     def _places(self) -> dict[int, Place | None]:
-        """Where arrays lie, of those whose rows were asked for; None where that cannot be said."""
+        """The positions in the file of arrays whose rows were read; None if they are unknown."""
         return {}
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def _tensor(path: Path) -> np.ndarray:
 
 
 def _place(path: Path, values: np.ndarray) -> Place | None:
-    """Return where the numbers of a .npy file lie; None where they are not as in memory."""
+    """Return where the numbers of a .npy file are; None if their layout is not that of memory."""
     if not isinstance(values, np.memmap) or not values.flags.c_contiguous:
         return None
     if not values.dtype.isnative:

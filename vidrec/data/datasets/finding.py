@@ -23,7 +23,7 @@ def walk(root: Path) -> Iterator[Path]:
     """Yield all files below, in order of names; hidden ones left out, links followed once.
 
     Raises:
-        UserError: a folder that may not be listed, rather than silently fewer clips.
+        UserError: a folder cannot be listed; its clips would be missing silently.
     """
 
     def refuse(error: OSError) -> None:
@@ -54,7 +54,7 @@ def is_image(path: Path) -> bool:
 
 
 def is_video(path: Path) -> bool:
-    """Return True for a video, by its extension; where that says nothing, by opening it."""
+    """Return True for a video, by its extension; if that is unknown, by opening it."""
     suffix = path.suffix.lower()
     if suffix in IMAGES | TEXTS:
         return suffix == ".gif" or (suffix in IMAGES and pictures.is_animated(path))
@@ -83,8 +83,8 @@ def clips_among(
 ) -> tuple[list[Path], set[Path]]:
     """Find clips among files: those that `wanted` accepts, and folders of frames.
 
-    Frames are looked for where videos are wanted. They lie in a folder of their own, with no video
-    beside them. An empty folder between such ones is a clip that lost its frames.
+    Frames are looked for where videos are wanted. They are in a folder of their own, without a
+    video beside them. An empty folder between such folders is a clip that lost its frames.
 
     Args:
         files: all files below the root.
@@ -99,7 +99,7 @@ def clips_among(
         return [path for path in files if wanted(path)], set()
     framed = frame_folders(files, root, depth)
     clips = [path for path in files if path.parent not in framed and is_video(path)]
-    # The frames of a video that lies beside them are that clip once more.
+    # Frames beside the video that they come from would be the same clip again.
     twice = {path.with_suffix("") for path in clips}
     return [*clips, *sorted(framed - twice)], framed - twice
 

@@ -110,7 +110,7 @@ def build(
 
 
 def _framed_note(found: Listing, root: Path) -> list[str]:
-    """Warn where pictures are the frames of clips: those in training betray those in the test."""
+    """Warn if pictures are frames of clips: a clip's frames would be in training and in test."""
     folders = frame_folders(found.paths, root, depth=2)
     inside = sum(path.parent in folders for path in found.paths)
     if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
@@ -216,7 +216,7 @@ def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> Use
 
 
 def _tell(found: Listing, root: Path, ignored: list[Path], what: str) -> None:
-    """Names what was left out, so that nothing is in silence."""
+    """Names what was left out, so that it is not left out silently."""
     ignored = [p for p in ignored if p.parent != root or p.suffix.lower() not in TEXTS]
     ignored = [p for p in ignored if p.name not in ("LICENSE", "groups.csv")]
     if ignored:

@@ -13,8 +13,9 @@ class LabelRules(NamedTuple):
     """How labels of frames are read.
 
     Attributes:
-        background: classes of stretches in which nothing happens.
-        unlabelled: what a frame is that no segment covers: left out, or the first background class.
+        background: classes in which nothing happens.
+        unlabelled: the label of frames that no segment covers: left out, or the first background
+            class.
         ignore: labels of frames that are left out.
     """
 
@@ -62,7 +63,7 @@ class FrameLabels:
     def frames(self, length: int, fps: float = 0.0) -> np.ndarray:
         """Return the label of each frame, int32 (length,).
 
-        A frame has the label of the segment that lasts in the middle of the frame's time.
+        A frame has the label of the segment that covers the middle of the frame's time.
 
         Args:
             length: frames of the clip.
@@ -78,14 +79,14 @@ class FrameLabels:
         return int(time) if self.unit == "frames" else max(0, int(np.ceil(time * fps - 0.5)))
 
     def in_seconds(self, fps: float) -> "FrameLabels":
-        """Return the same segments in seconds, of a clip that was filmed at so many frames."""
+        """Return the same segments in seconds, for a clip of this frame rate."""
         if self.unit == "seconds":
             return self
         starts, ends = (tuple(time / fps for time in times) for times in (self.starts, self.ends))
         return FrameLabels(starts, ends, self.labels, "seconds", self.fill)
 
     def last(self, fps: float = 0.0) -> int:
-        """Return the number of frames that a clip has at least, by its segments."""
+        """Return the least number of frames that a clip must have for its segments."""
         return max((self._first(end, fps) for end in self.ends), default=0)
 
 

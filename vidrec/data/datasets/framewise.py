@@ -30,7 +30,7 @@ class FeaturesFirst(ArrayFiles):
 
     @property
     def hashed(self) -> str:
-        """Return that keys are hashes of files, which are read the other way round."""
+        """Return that keys are hashes of files whose arrays are read transposed."""
         return FEATURES_FIRST
 
     def steps(self, clip: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def _is_transposed(dataset: ArrayFiles) -> bool:
 
 
 def _checked(dataset: Dataset, found: LabelledClips) -> Dataset:
-    """Refuse labels that are of other clips, by how long they are."""
+    """Refuse labels whose length shows that they belong to other clips."""
     if not any(each.classes for each in found.labels) or len(dataset.classes) < 2:
         raise UserError(
             f"{dataset.name} labels frames of {len(dataset.classes)} class "

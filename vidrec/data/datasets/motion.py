@@ -1,7 +1,7 @@
-"""Generate the embedded data: clips whose ten classes are five motions and their time reversals.
+"""Generate the data set `motion`, whose ten classes are five motions and their time reversals.
 
-`clip(seed, partner)` is `clip(seed, class)` played backwards, bit for bit, so neither a frame nor
-an unordered set of frames tells a class from its partner: a model blind to order stands at chance
+`clip(seed, partner)` is exactly `clip(seed, class)` played backwards. So neither a frame nor an
+unordered set of frames tells a class from its partner: a model that ignores order is at chance
 within a pair. A recording, that is a shape and a background, has two clips of every class.
 """
 
@@ -107,8 +107,8 @@ def generator(settings: Settings, *place: int) -> np.random.Generator:
 
 
 def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]:
-    """Draw the frames of a pair's first class; tell which of them show the motion."""
-    # How many clips a set has changes none of them. A fixed number lets all sets share the caches.
+    """Draw the frames of a pair's first class; return also which of them show the motion."""
+    # The clips do not depend on how many a set has. A fixed number lets all sets share the caches.
     settings = dataclasses.replace(settings, clips=30)
     rng = generator(settings, 1, seed, pair)
     pose, cue = _pose(rng, pair, settings)
@@ -190,7 +190,7 @@ def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
 
 
 def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int) -> None:
-    """Swing all that a cue could change to and fro, but less far than a cue does."""
+    """Vary all that a cue could change back and forth, but less far than a cue does."""
     swing = {"x": 0.08, "y": 0.08, "radius": 0.02, "angle": 0.4}
     for name, size in swing.items():
         period, phase = rng.uniform(16, 40), rng.uniform(0, 2 * np.pi)

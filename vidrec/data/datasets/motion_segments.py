@@ -1,9 +1,9 @@
 """Draw `motion/segments`: motions one after another, a label a frame.
 
 The shape rests, then changes one thing (its place, size or opacity), rests or changes another, and
-keeps what it has become. So a frame does not show which of these is changing.
-`clip(seed, True)` is `clip(seed, False)` played backwards, bit for bit, with each label exchanged
-for its reversal's: one frame, or all in any order, cannot tell a motion from its reversal.
+keeps what it has become. So a frame does not show which of these is changing. `clip(seed, True)` is
+exactly `clip(seed, False)` played backwards, and each label is that of the reversed motion. So one
+frame, or all frames without their order, cannot tell a motion from its reversal.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vidrec.data.datasets.motion import PAIRS, PARTNER, Settings
 from vidrec.data.read_ahead import map_ahead
 
 BACKGROUND = "background"
-# A turn is hardly to be seen in so few pixels.
+# A rotation can hardly be seen in so few pixels.
 MOVES = {"x": PAIRS[0], "y": PAIRS[1], "radius": PAIRS[2], "opacity": PAIRS[4]}
 CLASSES = (BACKGROUND, *sorted(name for pair in MOVES.values() for name in pair))
 # What the first motion of each pair makes larger, and from where to where it may go, as shares of
@@ -74,7 +74,7 @@ def _reversed(drawn: SegmentedClip) -> SegmentedClip:
 
 
 def _drawn(seed: int, settings: SegmentSettings) -> SegmentedClip:
-    # How many clips a set has changes none of them.
+    # The clips do not depend on how many a set has.
     settings = dataclasses.replace(settings, clips=30)
     rng = motion.generator(settings, 3, seed)
     path, labels_T = timeline(rng, settings.frames)
@@ -90,7 +90,7 @@ def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarra
         length: frames of the clip.
 
     Returns:
-        What is in `RANGES`, frame by frame, and the label of each frame.
+        The values of `RANGES` in each frame, and the label of each frame.
     """
     now = {name: rng.uniform(*between) for name, between in RANGES.items()}
     path = {name: np.zeros(length) for name in RANGES}

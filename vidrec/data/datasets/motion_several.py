@@ -1,9 +1,8 @@
 """Draw `motion/several`: two motions at once, a clip having the labels of both.
 
-One shape changes two things at once, such as its place and its size, and each of them one way or
-the other. A clip and its time reversal have the same frames in another order, and whether a clip is
-reversed is random. So the frames without their order show which things change, but not in which
-direction.
+One shape changes two things at once, such as its place and its size, each in one of two directions.
+A clip and its time reversal have the same frames in another order, and whether a clip is reversed
+is random. So the frames without their order show which things change, but not in which direction.
 """
 
 import dataclasses
@@ -53,7 +52,7 @@ def _reversed(drawn: SeveralClip) -> SeveralClip:
 
 
 def _drawn(seed: int, together: int, settings: SeveralSettings) -> SeveralClip:
-    # How many clips a set has changes none of them.
+    # The clips do not depend on how many a set has.
     settings = dataclasses.replace(settings, clips=30)
     rng = motion.generator(settings, 4, seed, together)
     path, labels = motion.resting(rng, settings.frames), []
@@ -70,7 +69,7 @@ def _drawn(seed: int, together: int, settings: SeveralSettings) -> SeveralClip:
 def generate(settings: SeveralSettings, test: bool) -> Iterator[tuple[int, int, SeveralClip]]:
     """Yield every clip of a split in order, drawn by all cores: index, seed, clip.
 
-    Of a recording's two seeds one has the one half of `TOGETHER` and one the other.
+    Each of a recording's two seeds has one half of `TOGETHER`.
     """
     seeds = [s for s in range(-(-settings.clips // 10)) if (s // TAKES % 5 == 1) == test]
     drawings = [(seed, which) for seed in seeds for which in range(seed % 2, len(TOGETHER), 2)]

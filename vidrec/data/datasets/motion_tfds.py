@@ -1,4 +1,4 @@
-"""The embedded data as a TFDS builder.
+"""Provide the generated data as a TFDS builder.
 
 Importing this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
 """

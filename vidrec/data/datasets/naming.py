@@ -1,4 +1,4 @@
-"""Read what names tell: parts of a split, and the recording that a clip was cut from."""
+"""Read names: the part of a split, and the recording that a clip was cut from."""
 
 import re
 from collections.abc import Sequence

@@ -287,7 +287,7 @@ def _mapping(file: Path) -> list[str]:
 
 
 # The person in a video's name, of GTEA (S1_Cheese_C1), Breakfast (P03_cam01_P03_cereals) and
-# 50Salads (rgb-01-1): what one of them does in several videos is as alike as one recording.
+# 50Salads (rgb-01-1). Several videos of one person are as similar as clips of one recording.
 PERSON = re.compile(r"([SP]\d+(?=_)|rgb-\d+(?=-))")
 
 
@@ -314,7 +314,7 @@ def bundle_parts(root: Path, names: Sequence[str], number: int, asked: bool) -> 
         root: of the data set.
         names: of the clips.
         number: of the lists.
-        asked: the settings ask for them: a list that is missing is an error.
+        asked: whether the settings ask for the lists, so that a missing one is an error.
 
     Raises:
         UserError: the lists are asked for and missing, or name clips twice.

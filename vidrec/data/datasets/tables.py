@@ -86,7 +86,7 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
 def join_classes(table: Table) -> None:
     """Give each row a `label` made of its columns of 0 and 1, such as "run|jump".
 
-    The columns are all that nobody asked for; they are used then.
+    The columns are all that no other field uses; they count as used then.
 
     Raises:
         UserError: there are none, one is called with a bar, or a cell is neither 0 nor 1.
@@ -195,13 +195,13 @@ def _delimiter(line: str, columns: Sequence[str]) -> str:
 
 
 def plain(path: str) -> str:
-    """Spell a path of a table as names are: `/`, composed letters, no `.` or doubled `/`."""
+    """Normalize a path of a table like names: `/`, composed letters, no `.` or doubled `/`."""
     text = re.sub(r"/(\./|/)*", "/", path.replace("\\", "/"))
     return unicodedata.normalize("NFC", text.removeprefix("./").rstrip("/"))
 
 
 def located(root: Path, path: str) -> tuple[Path, str]:
-    r"""Find the file that a table means, also where the disk spells its letters another way.
+    r"""Find the file that a table means, also if the disk composes its letters differently.
 
     A backslash is Windows' `/`; in `\xe9` it may be how a byte that is not UTF-8 is shown.
 

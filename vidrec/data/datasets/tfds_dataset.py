@@ -166,7 +166,7 @@ def is_prepared(data: Data) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS's own remarks: stdout is for results, and its warnings are about itself."""
+    """Hide TFDS's own output: stdout is for results, and its warnings are about itself."""
     import tensorflow_datasets as tfds
 
     logger = logging.getLogger("absl")
@@ -194,7 +194,7 @@ def _builder(name: str, root: str) -> Any:
 
 
 def _refuse_clips(root: Path, name: str) -> None:
-    """Refuse to make a set in a folder of somebody's clips, which was named without its kind."""
+    """Refuse to make a set in a folder that contains a user's clips; its `data.kind` is missing."""
     if not root.is_dir():
         return
     for folder in sorted(root.iterdir()):
@@ -249,7 +249,7 @@ def _in_cache(builder: Any) -> bool:
 
 @contextlib.contextmanager
 def _alone(builder: Any) -> Iterator[None]:
-    """No other process prepares this set meanwhile, so half ones are of processes that died."""
+    """Remove half-prepared sets: no other process prepares this set now, so they are left over."""
     folder = Path(builder.data_path)
     lock = cache_dir() / "data" / f"{digest(str(folder.resolve()))}.lock"
     with files.locked(lock):
@@ -298,7 +298,7 @@ def _write_sums(builder: Any) -> None:
 
 
 def _check_sums(builder: Any) -> None:
-    """Classes and counts of a set prepared here are what they were."""
+    """Check that classes and counts of a set prepared here are unchanged."""
     folder = Path(builder.data_path)
     try:
         expected = files.read_json(folder / files.SUMS)

@@ -1,4 +1,4 @@
-"""Records of a TFDS set: a clip's example, and what all clips are known by besides frames."""
+"""Read the records of a TFDS set: a clip's example, and everything but the frames of all clips."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def frame_labels(lines: Sequence[Sequence[int]]) -> FrameLabels:
 
 
 def example_of(builder: Any, split: str, clips: Any, index: int) -> dict[str, Any]:
-    """Return one clip of a split; raise in a line that names the set where it cannot be read."""
+    """Return one clip of a split; an error names the set if it cannot be read."""
     try:
         return clips[index]
     except Exception as error:  # whatever a damaged record makes its reader raise
@@ -90,7 +90,7 @@ def example_of(builder: Any, split: str, clips: Any, index: int) -> dict[str, An
 
 
 def _hash(video: Any) -> str:
-    """Return a hash of a clip's frames, however they are packed in whatever file."""
+    """Return a hash of a clip's frames, independent of the file's format."""
     frames = np.ascontiguousarray(stacked(video))
     content = new_hash(f"{frames.shape} {frames.dtype}".encode())
     content.update(frames)

@@ -265,7 +265,7 @@ def _official(
 
 
 def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, root: Path) -> None:
-    """Fewer classes are another task: they are chosen by name, not by what happens to be there."""
+    """Refuse missing classes: fewer classes are another task, and must be chosen by name."""
     for name in wanted:
         if name not in classes:
             raise UserError(f"data.classes: ucf101 has no class {name!r}{nearest(name, classes)}")

@@ -1,4 +1,4 @@
-"""Check what a data set of a user's own gives, so that a mistake is one line that names it."""
+"""Check a user's own data set, so that a mistake gives one line that names it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,14 +12,14 @@ LEAST_KEY = 16  # letters of a clip's key: fewer may be those of another clip
 
 
 def checked(dataset: Dataset, kind: str) -> Dataset:
-    """Return the data set with its fields checked, and whatever is read of it as it is read.
+    """Return the data set with its fields checked; what is read from it is checked while reading.
 
     Args:
         dataset: what the user's function returned.
         kind: `data.kind`, which names the function.
 
     Raises:
-        UserError: A field is not as `Dataset` wants it.
+        UserError: A field does not have the form that `Dataset` requires.
     """
     for problem in _problems(dataset):
         raise UserError(f"data.kind = {kind}: {problem}")

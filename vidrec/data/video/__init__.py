@@ -2,9 +2,9 @@
 
 Frame i is the i-th that a player shows, whatever the container declares; with `fps` it is the frame
 on screen at i / fps seconds. Seconds are those of the timestamps. Frames are turned and mirrored as
-the display matrix says. Colours without a tag are BT.709 from 720 rows on, else BT.601. A file that
-yields at least one frame is readable: what it lacks is noted, not hidden. Everything else raises
-`UnreadableClip` with a plain reason.
+the display matrix says. Colours without a tag are BT.709 from 720 rows on, else BT.601. A file with
+at least one frame is readable, and notes say what it lacks. Any other file raises `UnreadableClip`
+with the reason.
 
 The modules:
 
@@ -39,5 +39,5 @@ __all__ = [
     "write_timed",
 ]
 
-DECODING = 2  # raised where the same file gives other frames: what was kept of them is not used
+DECODING = 2  # increased if the same file gives other frames, so that stored results are not used
 DECODER = av.__version__

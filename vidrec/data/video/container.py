@@ -113,7 +113,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> Iterator[Any]:
-    """Yield packets with content; end where the file cannot be read on.
+    """Yield packets with content; end if the file cannot be read any further.
 
     Args:
         container: from `opened`.
@@ -177,11 +177,12 @@ def decode(stream: Any, packet: Any, record: DecodeRecord) -> list[av.VideoFrame
 
 
 def raise_if_system(path: str, *errors: Exception) -> None:
-    """Raise a TransientError where a file seems damaged because the system refused something.
+    """Raise a TransientError if a file only seems damaged, because the system had an error.
 
-    A decoder's error does not tell: it may have a system's number for damage, and a fault of the
-    disk may look like a clip that ends early. So the file is read to its end without the decoder.
-    An error of memory is the file's own (a picture too large) if there is memory for a usual one.
+    A decoder's error does not show it: for damage it may have the number of a system error, and a
+    fault of the disk may look like a clip that ends early. So the file is read to its end without
+    the decoder. An error of memory is the file's own (a picture too large) if there is memory for a
+    usual one.
     """
     for error in errors:
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:

@@ -1,4 +1,4 @@
-"""What a container declares, and in which words a clip is said to lack some of it."""
+"""Compare what a container declares with its frames, and say what a clip lacks."""
 
 import itertools
 import math
@@ -20,8 +20,8 @@ class Promised(NamedTuple):
         packets: with those that are not to be shown.
         seconds: that it lasts.
         odd_clock: timestamps that cannot be true, so they hide what should be shown.
-        reach: a frame at so many seconds is from the end, however many were counted: where an AVI
-            repeats a picture, nothing is stored.
+        reach: a frame at this time or later belongs to the end of the clip, however many frames
+            were counted. An AVI stores nothing where it repeats a picture.
         slack: seconds by which it may end before those declared.
         is_cut: by its structure: its last part is longer than the file.
     """
@@ -65,7 +65,7 @@ def _promised_by_index(stream: Any, seconds: float) -> Promised:
 
 
 def is_shown(packet: Any, stream: Any) -> bool:
-    """Return False for what only helps to decode others: before a cut, or VP8's hidden pictures."""
+    """Return False for a packet that only helps to decode others: before a cut, or hidden."""
     if packet.is_discard:
         return False
     return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & 0x10)

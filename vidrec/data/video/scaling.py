@@ -28,7 +28,7 @@ class Pose(NamedTuple):
     upside_down: bool = False
 
     def applied(self, width: int, height: int) -> tuple[int, int]:
-        """Return width and height as shown for those as stored, or the other way round."""
+        """Convert width and height as stored into those as shown, or the reverse."""
         return (height, width) if self.exchanged else (width, height)
 
     def upright(self, picture_HWC: np.ndarray) -> np.ndarray:

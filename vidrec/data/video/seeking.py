@@ -2,8 +2,8 @@
 
 Reading 30 consecutive frames from the later half of a clip of 3 to 10 minutes takes 0.04 to 0.2 s.
 Decoding all frames before them takes 1.8 to 9.9 s (320x240, H.264, one core). Frames closer
-together than `SEEK_GAP` are decoded in order. It is used only where the file's timestamps allow to
-check that the frames are those that decoding in order gives.
+together than `SEEK_GAP` are decoded in order. It is used only if the file's timestamps show that
+the frames are the same as when decoding in order.
 """
 
 import bisect
@@ -60,7 +60,7 @@ def read_by_seeking(
         size: height and width of frames.
 
     Returns:
-        Frames by index; None where seeking does not pay or is not exact.
+        Frames by index; None if seeking is not faster or not exact.
     """
     gaps = [after - before for before, after in zip([0, *needed], needed, strict=False)]
     if max(gaps) < SEEK_GAP or pictures.of(path):

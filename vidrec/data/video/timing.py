@@ -61,7 +61,7 @@ def is_rate(rate: Fraction | None) -> bool:
 
 
 def mean_rate(spans: list[tuple[int | None, int]], base: Fraction | None, usual: float) -> float:
-    """Return frames a second by timestamps, since what a container declares is often guessed.
+    """Return frames a second by timestamps, since the declared rate is often a guess.
 
     Args:
         spans: timestamp and duration of each packet, in units of `base`.

@@ -45,7 +45,7 @@ def write_timed(
     Args:
         path: of the new file; its extension names the container.
         shown: pictures, uint8 RGB (H, W, 3), as `pictures.Still` holds them.
-        fps: their mean rate; that of the file where its format knows but one.
+        fps: their mean rate; it is the file's rate if its format has only one.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Encoders: from a frame, or a clip, to features; by name, with their weights.
+"""Build encoders, which turn a frame or a clip into features, by name and with their weights.
 
 Every encoder is a pure Flax module: `__call__(frames_BHWC, train=False)` takes pixels (uint8, or
 any dtype that counts from 0 to 255) and gives features (B,D) or (B,h,w,D) in float32;
@@ -71,9 +71,9 @@ def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
 
 
 def described(cfg: config.Config) -> list[str]:
-    """Return what to tell people of a run's encoder, and of a better one that is not at hand.
+    """Return lines for people on a run's encoder, and on a better one that is not available.
 
-    Random filters over generated clips are nothing to speak of.
+    There is none for random filters over generated clips.
     """
     encoder = cfg.encoder
     is_random = encoder.weights == "random"
@@ -92,10 +92,11 @@ def described(cfg: config.Config) -> list[str]:
 
 
 def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
-    """Return the settings with whatever is left to vidrec (`auto`, a size of 0) decided.
+    """Return the settings with concrete values for those that vidrec chooses (`auto`, a size of 0).
 
-    Weights are found first: what a package or the cache has, by its content; random ones where the
-    encoder has none of others. Size, pooling and normalization follow from the kind and them.
+    Weights are found first: those that a package or the cache has, by their content; random ones if
+    the encoder has no published weights. Size, pooling and normalization follow from the kind and
+    them.
 
     Args:
         cfg: Settings of the encoder.
@@ -103,7 +104,8 @@ def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
             needs no weights.
 
     Raises:
-        UserError: Weights are not at hand, or pixels are to be normalized otherwise than they ask.
+        UserError: Weights are not available, or pixels are to be normalized otherwise than they
+            ask.
     """
     if "auto" not in (cfg.weights, cfg.pooling, cfg.normalize) and cfg.size:
         return cfg
@@ -158,7 +160,7 @@ def _as_in_run(cfg: config.Encoder, at_hand: bool) -> config.Encoder:
 
 
 def pretrained(cfg: config.Encoder) -> Any:
-    """Return what the encoder says of weights of others; a property reads the module's fields."""
+    """Return the encoder's `pretrained`; a property reads the module's fields."""
     cls = _class(cfg.kind)
     if isinstance(getattr(cls, "pretrained", None), property):
         return getattr(_module(cls, _without_weights(cls, cfg)), "pretrained", None)
@@ -228,7 +230,7 @@ def _from_settings(cls: type[nn.Module], cfg: config.Encoder) -> dict[str, Any]:
 
 
 def outside_loops(module: nn.Module) -> nn.Module:
-    """Return the module for a place where no scan, map or vmap stands around it: see `conv`."""
+    """Return the module for calls outside of scan, map and vmap: see `conv`."""
     return module.clone(form="outside_scan") if getattr(module, "form", "") == "auto" else module
 
 
@@ -290,7 +292,7 @@ def _once() -> dict[str, int]:
 def shapes(
     module: nn.Module, frame_shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Return a frame's (or clip's) feature shape and abstract variables; computes nothing."""
+    """Return a frame's (or clip's) feature shape and abstract variables without computing them."""
     if isinstance(module, HostEncoder):
         return module.feature_shape(frame_shape[0]), {"params": {}}
     frames = jax.ShapeDtypeStruct((1, *frame_shape), jnp.uint8)

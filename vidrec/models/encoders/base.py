@@ -19,7 +19,7 @@ from vidrec.models.layers import Dense
 def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
     """Return the blocks that train.
 
-    Whatever is not a block is the head, which trains unless nothing does.
+    Everything that is not a block is the head, which trains unless the encoder is frozen.
     """
     counts = {"none": 0, "head": 0, "last_block": 1, "last_two_blocks": 2, "all": len(blocks)}
     return tuple(blocks[len(blocks) - min(counts[trainable], len(blocks)) :])
@@ -36,8 +36,8 @@ class Conv(nn.Module):
         form: See `conv.convolve`.
         initialiser: Of the kernel, see `layers.initialisers`.
         dtype: Of the arithmetic; parameters stay in float32.
-        pool: Window of a max-pool before the bias, which gives the same numbers as one after it and
-            after a ReLU, and leaves these a part of the places.
+        pool: Window of a max-pool before the bias. The result is the same as after bias and ReLU,
+            which then have fewer places to compute.
         use_bias: False for a layer that batch normalization follows.
     """
 
@@ -59,7 +59,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", begin.kernel, shape).astype(self.dtype)
         x = conv.convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.form)
         if self.pool:
-            # A clip shorter than the pools halve is pooled as far as it goes.
+            # A clip that is too short for all pools is pooled as far as possible.
             window = [min(k, n) for k, n in zip(self.pool, x.shape[1:-1], strict=True)]
             x = conv.max_pool(x, window)
         if not self.use_bias:
@@ -141,13 +141,13 @@ class Encoder(nn.Module):
         remat: recompute each block's activations in the backward pass.
         mean: Where "constants" start, a number a channel; not a number where unknown.
         std: Likewise.
-        VERSION: Raised where the code changes what frozen features hold.
+        VERSION: Increased if a change of the code changes what frozen features hold.
         POOLINGS: Which there are.
         takes_clips: True for an encoder of whole clips.
         requires: Settings that only have one right value, such as {"size": 224}.
         defaults: Settings that follow from choosing this kind, unless given by hand: size, pooling,
             normalize; and batch, frames that are encoded at once.
-        pretrained: How weights of others are named; None: none are read.
+        pretrained: How published weights are named; None: none are read.
         hidden: Widths of ReLU layers before the dense pooling's own.
         dense_reads: What the dense pooling reads: average or flatten.
         dense_relu: Whether the dense pooling ends in a ReLU.

@@ -1,4 +1,4 @@
-"""All encoders as people choose among them: size, features, and whether weights are at hand."""
+"""All encoders as people choose among them: size, features, and whether weights are available."""
 
 import importlib.util
 import math
@@ -20,11 +20,11 @@ class Entry(NamedTuple):
 
     Attributes:
         kind: As `encoder.kind` names it.
-        params: Numbers that its features rest on.
+        params: The number of parameters that its features depend on.
         features: Of a frame (or a clip), pooled as suits the kind.
         size: Height and width of frames that suits it.
         normalize: Of pixels, as its weights ask.
-        weights: Those that `auto` takes here: NAME@HASH, or random; "" where none are at hand.
+        weights: Those that `auto` takes here: NAME@HASH, or random; "" where none are available.
         get: The command or the place that gets weights; "" where `auto` has some.
     """
 

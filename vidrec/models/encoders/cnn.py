@@ -44,11 +44,11 @@ class Filters(nn.Module):
 
 
 class Cnn(base.Encoder):
-    """Random filters on a frame less its mean colour; answers of either sign are told apart.
+    """Random filters on a frame minus its mean colour; responses are separated by their sign.
 
     Attributes:
-        pooling: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps
-            hold each filter's positive answers, then the negative ones: (B,h,w,2*channels).
+        pooling: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps hold
+            each filter's positive responses, then the negative ones: (B,h,w,2*channels).
         initialiser: "smooth": noise slightly blurred, mostly grey; or as the other encoders.
         channels: filters.
         window: of a filter, in pixels of the shrunk frame.
@@ -150,7 +150,7 @@ def _powers(height: int, width: int) -> Array:
 def _shrink(x_BHWC: Array, factor: int) -> Array:
     """Return means over squares of pixels.
 
-    They are a sum of strided slices, which is quick on a CPU, as pooling is not. Rows and columns
+    They are a sum of strided slices, which is fast on a CPU, as pooling is not. Rows and columns
     that fill no square are left out.
     """
     height, width = (n // factor * factor for n in x_BHWC.shape[1:3])

@@ -9,10 +9,10 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class HostEncoder:
-    """What stands in the place of a Flax module where no program can hold the encoder.
+    """Takes the place of a Flax module if a compiled program cannot contain the encoder.
 
     Attributes:
-        VERSION: Raised where the code changes what features hold.
+        VERSION: Increased if a change of the code changes what features hold.
         takes_clips: It takes frames.
         blocks: It names none, since none trains.
     """

@@ -1,9 +1,9 @@
-"""Any network of keras.applications, without its top, called by Keras' own `stateless_call`.
+"""Use any network of keras.applications, without its top, by Keras' own `stateless_call`.
 
 Keras builds the network and computes it, on its JAX backend, inside our compiled programs; its
 arrays are the encoder's variables. In training, batch normalization is Flax's, so that padding,
-devices and frozen statistics are seen to as in every other encoder. Networks are called as in
-prediction: their dropout and stochastic depth are off, in training too.
+devices and frozen statistics work as in every other encoder. Networks are called as in prediction:
+their dropout and stochastic depth are off, in training too.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class KerasNet(nn.Module):
         pooling: average (B,D); map (B,h,w,D); flatten (B,hwD).
         trainable: none or all.
         NETWORK: Its name in keras.applications.
-        VERSION: Raised where the code changes what frozen features hold.
+        VERSION: Increased if a change of the code changes what frozen features hold.
         POOLINGS: Which there are.
         takes_clips: It takes frames.
         blocks: It names none.
@@ -182,7 +182,7 @@ class KerasNet(nn.Module):
             variables: What `init` gives.
 
         Raises:
-            UserError: The weights are not at hand, damaged, or those of another network.
+            UserError: The weights are not available, damaged, or those of another network.
         """
         from vidrec.models.encoders import keras_weights
 
@@ -344,8 +344,8 @@ def _normalize(layer: Any, call: Any, name: str, inputs: Array, **more: Any) -> 
 def _standardize(layer: Any, inputs: Array) -> Array:
     """Centre and scale as a normalization of Keras does, by its variables.
 
-    Keras' own call reads copies of them, made when it was built or adapted, so that no weights of
-    others would have an effect.
+    Keras' own call reads copies of them, made when it was built or adapted, so that no published
+    weights would have an effect.
     """
     mean, variance = (
         jnp.reshape(variable.value, (1,) * (inputs.ndim - 1) + (-1,))
@@ -358,7 +358,7 @@ def imported() -> types.ModuleType:
     """Import Keras, on its JAX backend unless another one is chosen.
 
     Raises:
-        UserError: It is not installed, or set up so that its networks are none of ours.
+        UserError: It is not installed, or set up so that its networks cannot be used.
     """
     if importlib.util.find_spec("keras") is None:
         raise UserError(f"encoder.kind = keras:…: Keras is not installed: {HOW}")

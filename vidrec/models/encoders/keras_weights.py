@@ -1,7 +1,7 @@
 """Weights of a network of keras.applications, read by Keras' own loaders.
 
-These read arrays of HDF5 files, and of `.keras` archives without building what their configuration
-describes: nothing of a file runs.
+The loaders read arrays of HDF5 files and `.keras` archives. They do not build what a file's
+configuration describes, so no code of a file runs.
 """
 
 import contextlib

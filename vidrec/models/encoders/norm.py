@@ -1,8 +1,9 @@
-"""Batch normalisation in an encoder that trains: whose statistics are taken, of which frames.
+"""Normalize by batch in an encoder that trains: over valid frames and all devices.
 
-An encoder sees frames, not clips: it knows neither which of them are padding, nor that a batch may
-lie on several devices, nor which of its blocks stay as they are. So that a user's encoder may hold
-plain `flax.linen.BatchNorm`, this is seen to from outside while it is called in training.
+An encoder gets frames, not clips. It does not know which of them are padding, that a batch may be
+spread over several devices, or which of its blocks do not train. This module handles all three from
+outside while the encoder is called in training, so that a user's encoder may contain plain
+`flax.linen.BatchNorm`.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from jax import Array, lax
 def batch_statistics(
     mask_N: Array | None, axis_name: str | None = None, frozen: Collection[tuple[str, ...]] = ()
 ) -> Iterator[None]:
-    """Make each `nn.BatchNorm` of an encoder that is called in training count what it should.
+    """Make each `nn.BatchNorm` of an encoder use the right frames in training.
 
     Statistics are over the valid frames (or clips) of all devices; where there are none, the
     running ones stay. Modules in `frozen` normalize by the running ones and keep them.

@@ -1,8 +1,8 @@
 """Read of an ONNX file what has to be known before a runtime opens it.
 
-An ONNX file is a message of Protocol Buffers. Its tensors may lie in other files, which it names by
-path; such a file is refused, since its content would not be what its hash says, and a stranger's
-could name any file.
+An ONNX file is a message of Protocol Buffers. Its tensors may be in other files, which it names by
+path. Such a file is refused: its hash would not cover the tensors, and a file from a stranger could
+name any path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def read(path: Path) -> bytes:
 
 
 def check(content: bytes, name: str) -> None:
-    """Refuse what is not an ONNX file, or not all of one.
+    """Refuse files that are not ONNX, or not complete.
 
     Args:
         content: Of the file.

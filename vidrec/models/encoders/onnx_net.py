@@ -1,8 +1,7 @@
 """A network in an ONNX file, run by ONNX Runtime on the host; always frozen.
 
-The file's content goes into the run, so that the run can be used where the file is not. Nothing
-runs but operators of ONNX and those that ONNX Runtime itself brings: no libraries are loaded that a
-file asks for.
+The file's content goes into the run, so that the run can be used where the file is not. Only
+operators of ONNX and of ONNX Runtime itself run: libraries that a file asks for are not loaded.
 """
 
 import functools
@@ -179,8 +178,8 @@ class OnnxNet(HostEncoder):
 def encoder(kind: str) -> type[OnnxNet]:
     """Return the class of an encoder that a file holds.
 
-    Where the file is not here, the class knows neither its size nor its normalization: a finished
-    run has both in its settings, and the file's content besides.
+    If the file is missing, the class does not know its size and normalization. A finished run has
+    both in its settings, and also the file's content.
     """
     path = files.expanded(kind)
     declared: dict[str, Any] = {}

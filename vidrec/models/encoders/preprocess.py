@@ -1,4 +1,4 @@
-"""Pixels to what a network was trained on. Pixels count from 0 to 255 whatever their dtype."""
+"""Normalize pixels, which count from 0 to 255 in any dtype, as a network was trained on them."""
 
 from collections.abc import Iterable
 

@@ -1,8 +1,8 @@
 """Recurrences for NVIDIA GPUs: cuDNN's LSTM, and one kernel for all frames of an LSTM or a GRU.
 
-A loop over frames launches several small kernels a frame. The kernel here is launched once: its
-programs keep to their clips and units, and wait for each other after every frame. Many trials with
-weights of their own are one launch, too (an axis N), which cuDNN has no call for.
+A loop over frames launches several small kernels for each frame. The kernel here is launched once.
+Each of its programs computes some clips and units, and they wait for each other after every frame.
+Many trials with weights of their own are one launch, too (an axis N), which cuDNN has no call for.
 docs/how-to/gpus.md has its times beside those of the loop.
 
 Dimension letters: B clips, T frames, D features, G gates, U units.

@@ -26,7 +26,7 @@ def dot(form: Form, a: Array, b: Array, transposed: bool = False) -> Array:
 
 
 def wait(form: Form, sync: Any, counter: tuple, target: Any, slices: int) -> None:
-    """Wait until every program of this tile of clips has come so far."""
+    """Wait until every program of this tile of clips has come as far."""
     if form.interpret:
         return
     from jax.experimental.pallas import triton
@@ -82,7 +82,7 @@ class Place(NamedTuple):
 def place_of(blocks: Blocks, units: int) -> Place:
     """Return where this program works.
 
-    Slices are the grid's quickest axis: programs that wait for each other start together.
+    Slices are the grid's fastest axis: programs that wait for each other start together.
     """
     chunks = units // blocks.units
     own = math.ceil(chunks / blocks.slices)

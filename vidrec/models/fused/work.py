@@ -57,7 +57,7 @@ class Form(NamedTuple):
 
 
 def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool = False) -> Blocks:
-    """Cut the work so that every multiprocessor has a program, and no more where programs wait.
+    """Divide the work so that every multiprocessor has a program, and only one if programs wait.
 
     Args:
         trials: Size of the group.
@@ -81,7 +81,7 @@ def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool
 
 
 def round_up(size: int, multiple: int) -> int:
-    """Return the smallest multiple that is not less."""
+    """Return the smallest multiple that is at least `size`."""
     return -(-size // multiple) * multiple
 
 

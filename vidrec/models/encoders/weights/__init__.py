@@ -1,7 +1,6 @@
 """An encoder's weights from files of others, from ImageNet's originals, or from a run.
 
-Every tensor is accounted for: one that is missing, that nobody asked for, or that has another shape
-is named.
+Every tensor is checked: an error names one that is missing, unexpected or of another shape.
 """
 
 import hashlib
@@ -65,7 +64,7 @@ def concrete(net: PretrainedNet, cfg: config.Encoder) -> str:
     """Return what `encoder.weights = auto` means on this machine, as NAME@HASH.
 
     Raises:
-        UserError: No weights are at hand; says what gets them.
+        UserError: No weights are available; says what gets them.
     """
     top = bool(cfg.args.get("top"))
     if found := finding.find(net, top):
@@ -137,7 +136,7 @@ def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
 
 
 def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
-    """Replace what was drawn at random by what the settings' weights hold.
+    """Replace random arrays by those of the weights that the settings name.
 
     A run brings all of its encoder, statistics of pixels included; NAME is the only NAME-ID.
 
@@ -186,7 +185,7 @@ def _fitted(
     known = set().union(*parts.values())
     places = {"/".join(path[1:]): path for path in flatten_dict(dict(variables))}
     shapes = {name: leaf.shape for name, leaf in _by_name(variables).items() if name in known}
-    # Of a layer that the encoder has, no array is left over; a layer that it lacks is skipped.
+    # Every array of a layer that the encoder has is used; a layer that it lacks is skipped.
     lacked = {name for names in parts.values() if not shapes.keys() & names for name in names}
     common = [name for name in shapes if name in tensors]
     complaints = {

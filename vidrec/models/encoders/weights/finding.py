@@ -19,7 +19,7 @@ SUFFIXES = (".pth", ".safetensors", ".h5")
 
 
 class Found(NamedTuple):
-    """A file of weights that is at hand.
+    """A file of weights that is available.
 
     Attributes:
         name: Of the package or the file, for people.
@@ -52,7 +52,7 @@ def of_content(net: PretrainedNet, weights: str) -> Path:
     """Return the file that NAME@HASH means.
 
     Raises:
-        UserError: No file at hand has this content; says how to get it.
+        UserError: No file available has this content; says how to get it.
     """
     match = config.BY_CONTENT.fullmatch(weights)
     assert match is not None

@@ -1,6 +1,6 @@
 """Read Keras' .h5, .safetensors and PyTorch's .pth into arrays by our names.
 
-A file's layout is told from its content. Files are read, not trusted: no code in them runs.
+A file's layout is recognised by its content. No code in a file runs.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ def read(net: PretrainedNet, params: Mapping[str, Any]) -> tuple[formats.Content
         params: The encoder's parameters, which tell whether it has a top.
 
     Raises:
-        UserError: They are not at hand; says what to fetch.
+        UserError: They are not available; says what to fetch.
     """
     with_top = any(layer.path[0] in params for layer in net.layers if layer.top)
     originals = finding.originals(net, with_top)

@@ -1,4 +1,4 @@
-"""How an encoder's layers are called in weights of others, and where original weights are."""
+"""How an encoder's layers are called in published weights, and where original weights are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ def _by_framework() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class PretrainedNet:
-    """What an encoder declares as `pretrained`, so that weights of others can be read.
+    """What an encoder declares as `pretrained`, so that published weights can be read.
 
     Attributes:
         layers: In the order of the network.

@@ -49,7 +49,7 @@ DTYPES: Mapping[str, Any] = {
 
 
 class Refused(ValueError):
-    """What the file holds is not read; the text says what."""
+    """The file contains something that is not read; the text says what."""
 
 
 class Foreign(Refused):
@@ -227,7 +227,7 @@ def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _stored(content: bytes, entry: zipfile.ZipInfo) -> memoryview:
-    """Return a zip's file, which lies there as it is: it takes no more memory than the zip."""
+    """Return an uncompressed file of a zip: it takes no more memory than the zip."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
         raise Refused(f"{entry.filename} is compressed or encrypted, which PyTorch never does")
     header = struct.Struct("<4s22xHH")  # what stands before a file, and its name and extras
@@ -245,7 +245,7 @@ def _stored(content: bytes, entry: zipfile.ZipInfo) -> memoryview:
 
 
 def _followed(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
-    """Follow one pickle to its end; return what it makes, and the storages that it names."""
+    """Interpret one pickle to its end; return its result, and the storages that it names."""
     machine = _Machine()
     begin = stream.tell()
     for opcode, argument, position in pickletools.genops(stream):
@@ -274,7 +274,7 @@ class _Machine:
         """Carry out one instruction.
 
         Raises:
-            Refused: It is none that is known.
+            Refused: The name is not known.
         """
         if name in VALUES:
             self._stack.append(argument)
@@ -365,7 +365,7 @@ class _Machine:
 
 
 def _key(key: Any) -> str | int:
-    """Return a dictionary's key; only texts and small numbers are quick to hash."""
+    """Return a dictionary's key; only texts and small numbers are fast to hash."""
     if type(key) is str or (type(key) is int and key in NUMBERS):
         return key
     raise Refused("a key is neither a text nor a number")

@@ -15,7 +15,7 @@ Tree = Mapping[str, Any]
 
 
 def read(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
-    """Read the encoder of a run, which has to be this one to the last array.
+    """Read the encoder of a run, whose arrays must all fit this encoder.
 
     Args:
         path: The run's folder, or its name.
@@ -64,7 +64,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 def _encoder_of(tree: Tree) -> dict[str, Any]:
     """Return the encoder's arrays by their paths.
 
-    One that never trained is saved whole; one that did, with the model it was part of.
+    A frozen encoder is saved by itself, and a trained one with the model that it is part of.
     """
     parts = [
         *({"params": tree.get(part, {}).get("encoder", {})} for part in ("fixed", "trained")),
