@@ -164,8 +164,8 @@ class Forecast(NamedTuple):
 def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | None:
     """Estimate size and time of what the store lacks, from one batch.
 
-    The time is as though decoding and encoding took turns: on a processor they share its cores, a
-    GPU is up to twice as fast.
+    The estimate assumes that decoding and encoding alternate. On a CPU they share its cores; with a
+    GPU it is up to twice as fast.
 
     Returns:
         The forecast; None where nothing is to be extracted, or no clip could be tried.
@@ -231,7 +231,7 @@ def load(
 
 
 def damaged(store: Store, keys: Mapping[int, str]) -> list[int]:
-    """Read the features of clips; return those of which none is there as it was written."""
+    """Read the features of clips; return the clips whose features are missing or damaged."""
     whole = map_ahead(lambda clip: store.get(keys[clip]) is not None, keys)
     return [clip for clip, is_whole in zip(keys, whole, strict=True) if not is_whole]
 
@@ -273,8 +273,8 @@ def frames_a_batch(size: int, encoder: object = None) -> int:
 
     An encoder may say better, by `batch` of its `defaults`.
 
-    Of large frames a processor takes 8: their maps stay near its cores, and SqueezeNet is a third
-    faster. Small ones gain nothing by it.
+    For large frames a CPU takes 8: their maps fit into its cache, and SqueezeNet is a third faster.
+    Small ones gain nothing by it.
     """
     if batch := getattr(encoder, "defaults", {}).get("batch"):
         return batch

@@ -1,7 +1,7 @@
 """Features that stay on disk because memory cannot hold them: checked once, then read in part.
 
-They give the same numbers as features in memory, to the bit, and offer what `ragged.Features` does
-of a single clip.
+They give exactly the same numbers as features in memory, and have the methods of `ragged.Features`
+for a single clip.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How quickly frames are encoded, for people who wait."""
+"""Measure how fast frames are encoded, for progress messages."""
 
 import time
 from typing import NamedTuple

@@ -8,8 +8,8 @@ checksum of the line, then JSON with its key, place, shape, type, SHA-256 and a 
 An array is written before its line: one that a kill cut short has no line and does not exist. Files
 only grow, nothing in them is changed or removed, so any number of processes read while others
 write. A writer has a shard to itself by a lock; the next one on the same machine continues it.
-Damage is what a checksum says, and costs the arrays that it hit: they count as missing, and are
-appended again. Whatever the system refuses (too many open files, an I/O error) is raised.
+Checksums find damaged arrays. They count as missing, and are appended again. Errors of the system
+(too many open files, an I/O error) are raised.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ SUM_DIGITS = 16  # of the checksum before a line
 
 
 class Entry(NamedTuple):
-    """Where an array lies, and what it should be."""
+    """The place of an array in its file, and its shape, type and checksum."""
 
     file: Path
     start: int

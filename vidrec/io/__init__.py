@@ -1,1 +1,1 @@
-"""Read and write files whole: JSON, arrays, checkpoints, and what a run's folder holds."""
+"""Read and write complete files: JSON, arrays, checkpoints, and the files of a run's folder."""

@@ -1,9 +1,9 @@
 """Save trees of arrays through orbax, whole or not at all.
 
-Orbax writes each tree into a folder of its own; around it stand three rules that it lacks. A folder
-gets its final name only when it is complete. Every file's SHA-256 is written beside, so a flipped
-byte is noticed (orbax restores it as a wrong value) and the save before it is used. Shapes and
-types must match exactly (orbax casts in silence).
+Orbax writes each tree into a folder of its own. This module adds three rules. A folder gets its
+final name only when it is complete. Every file's SHA-256 is written beside, so a flipped byte is
+noticed (orbax restores it as a wrong value) and the save before it is used. Shapes and types must
+match exactly (orbax casts in silence).
 """
 
 import contextlib
@@ -119,7 +119,7 @@ class Checkpoints:
         self._pending: Future | None = None
 
     def save(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
-        """Save a tree of host arrays that nobody changes; an earlier failure is raised here."""
+        """Save a tree of host arrays, which must not change; an earlier failure is raised here."""
         self.wait()
         self._pending = self._writer.submit(self._write, step, tree, meta)
 
@@ -223,7 +223,7 @@ def _orbax() -> Any:
 def _quiet() -> Iterator[None]:
     """Orbax warns of what is done on purpose here (arrays without sharding).
 
-    Of what fails it logs the traceback, too; the error itself is raised, and told in a line.
+    It also logs the traceback of a failure; the error itself is raised, and reported in one line.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
     levels = [logger.level for logger in loggers]

@@ -1,8 +1,8 @@
 """Make text that people gave safe for each place that shows it.
 
 Names of classes, rows, files and folders, and the messages of libraries, may hold anything: tags,
-formulas, commands to a terminal. Whatever is written for a page, a figure, a terminal, a table or a
-shell passes the function of that place, and nothing else escapes.
+formulas, commands to a terminal. All text for a page, a figure, a terminal, a table or a shell
+passes the function for that place, and no other code escapes text.
 """
 
 import html as _html
@@ -20,7 +20,7 @@ LONGEST = 60  # letters of a name in a figure: more would leave no room for what
 
 
 def visible(text: Any, keep: str = "") -> str:
-    r"""Write characters that are obeyed instead of shown as escapes such as \x1b and \n.
+    r"""Write control characters as escapes such as \x1b and \n.
 
     Args:
         text: any.
@@ -66,7 +66,7 @@ def terminal(text: Any, lines: bool = False) -> str:
 
 
 def cell(value: str) -> str:
-    """Escape a cell of a csv file, so that a spreadsheet takes it for no formula.
+    """Escape a cell of a csv file, so that a spreadsheet does not read it as a formula.
 
     An apostrophe stands before a text that begins like a formula; numbers stay as they are.
     `uncell` takes it away.
@@ -83,8 +83,8 @@ def uncell(text: str) -> str:
 def csv(lines: Iterable[Sequence[str]]) -> str:
     """Return the text of a csv file.
 
-    A cell is quoted for a semicolon or tab too: where a comma is the decimal sign, spreadsheets
-    part cells there.
+    A cell with a semicolon or a tab is quoted too: where a comma is the decimal sign, spreadsheets
+    split cells at these.
     """
     return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
 

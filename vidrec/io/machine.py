@@ -1,4 +1,4 @@
-"""Tell what this machine offers a process: cores, a cache folder, versions of libraries."""
+"""Return what this machine offers a process: cores, a cache folder, versions of libraries."""
 
 import contextlib
 import math

@@ -1,7 +1,7 @@
-"""Find the runs of a workdir by name and their trials by id, wherever their folders have gone.
+"""Find the runs of a workdir by name and their trials by id, even if their folders were renamed.
 
-A run is a folder `NAME-ID8`, or whatever it was renamed to: what it is stands in its files. A trial
-lies in a run's folder or, of a table, in `trials/ID` below it.
+A run is a folder `NAME-ID8`, or whatever it was renamed to: its files say what it is. A trial lies
+in a run's folder or, of a table, in `trials/ID` below it.
 """
 
 import difflib

@@ -5,8 +5,8 @@ Parameters here are those of a `scanners.Recurrent`: a dictionary of "layer_0_fo
 imported: PyTorch's side is a state dict of arrays or tensors, Keras' what `get_weights()` gives.
 
 Gate orders: LSTM i, f, g, o everywhere; GRU z, r, n here and in Keras, r, z, n in PyTorch. PyTorch
-has two bias vectors a gate where Keras has one (its GRU with `reset_after` has two): two vectors
-are summed into one if they act as one, and one becomes itself and a vector of zeros.
+has two bias vectors a gate where Keras has one (its GRU with `reset_after` has two). Two vectors
+are summed into one if they act as one. One vector becomes itself and a vector of zeros.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Tables of settings that answer a question: rows, seeds, and figures that others published."""
+"""Define tables of settings that answer a question: rows, seeds, and published figures."""
 
 import contextlib
 import difflib
@@ -42,10 +42,10 @@ class Row:
         published: Figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
         doubtful: Columns whose published figure is marked and gets no difference.
         name: What the table calls it; empty: its overrides.
-        base: The row's own base, as rows of joined tables have; None: the table's.
+        base: The row's own base, for rows of joined tables; None: the table's.
         on_memory: The row's own, as of the table; None: the table's.
         on_motion: The row's own, as of the table; None: the table's.
-        typed: Settings that were typed, not the table's: they fit the data as they are.
+        typed: Names of settings from the command line, which are not scaled to the data.
         budget: Parameters that the model should train: its width follows; 0: as the settings say.
     """
 
@@ -71,15 +71,15 @@ class Ablation:
         question: What the table is to answer.
         control: Index of the row that the others are compared with.
         seeds: Seeds 0 … seeds-1 for every row.
-        read: Columns of table.csv that answer the question; the report shows them all.
+        read: Columns of table.csv that answer the question; the report shows all of them.
         citation: Where published figures come from.
         on_memory: With `--on motion`, run on motion/memory with the published lengths.
         on_motion: The rule of `vidrec.sweeps.embedded` by which it runs with `--on motion`; "": the
             general one.
         folds: Train each row on every fold: `official`, `recordings`, a number of parts; "": on
             the split of its settings.
-        tune: Values by dotted setting. Each row is first trained with one seed at every value, and
-            the table at the one that is best on validation clips.
+        tune: Values by dotted setting. Each row is first trained with one seed at every value. The
+            table then uses the value that is best on validation clips.
     """
 
     name: str
@@ -116,8 +116,8 @@ class Trial:
         published: Figures of the row, see `Row`.
         doubtful: Columns whose published figure is marked.
         name: The row's name.
-        moved: What the move to a folder of ready-made features changed; None: it was not moved.
-        on_motion: The rule by which it was put on the embedded data; "": the general one, or none.
+        moved: What changed because the data are ready-made features; None: they are not.
+        on_motion: The rule by which it runs on the generated data; "": the general one, or none.
         fold: The fold that it is tested on, counted from 1; 0: its table has none.
     """
 
@@ -318,7 +318,7 @@ def _on_folds(table: Sequence[Trial], how: str) -> list[Trial]:
 
 
 class _Settings(NamedTuple):
-    """A row's settings, what the table shows of them, and the move to ready-made features."""
+    """A row's settings, what the table shows of them, and the changes for ready-made features."""
 
     config: Config
     shown: dict[str, Any]
@@ -333,7 +333,7 @@ def _settings_of_row(
     onto_motion: Callable[[Config], Config] | None,
     folders: Folders,
 ) -> _Settings:
-    """Return a row's settings, on whatever data its table runs.
+    """Return a row's settings for the data of its table.
 
     Args:
         row: The row.
@@ -368,13 +368,13 @@ def _settings_of_row(
 
 
 def _label(row: Row) -> str:
-    """Return a row's name, or what it sets."""
+    """Return a row's name, or else its settings."""
     settings = (f"{name.rpartition('.')[2]}={value}" for name, value in row.overrides.items())
     return row.name or ", ".join(settings) or "base"
 
 
 def _distinct_moves(ablation: Ablation, table: Sequence[Trial]) -> list[Trial]:
-    """Return trials, of those on ready-made features the ones that stay."""
+    """Return the trials; on ready-made features, without those that cannot run or are equal."""
     if not any(trial.moved for trial in table):
         return list(table)
     names = [_label(row) for row in rows(ablation)]
@@ -400,7 +400,7 @@ def with_code(table: Sequence[Trial]) -> list[Trial]:
 
 
 def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
-    """Return the trials with users' files read and encoders' weights found, as they get their ids.
+    """Return the trials with users' files read and encoders' weights found, for their ids.
 
     Args:
         table: The trials.
@@ -429,7 +429,7 @@ def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
 
 
 def _shown(value: Any) -> Any:
-    """Return a path as seen from the current folder, where it lies below that."""
+    """Return a path, relative to the current folder if it is below that."""
     if isinstance(value, str) and os.path.isabs(value):
         with contextlib.suppress(ValueError):
             return str(Path(value).relative_to(Path.cwd()))
@@ -437,7 +437,7 @@ def _shown(value: Any) -> Any:
 
 
 def _call(module: Any, function: str, file: Path) -> Any:
-    """Return what a file's function returns; an error in it becomes one line."""
+    """Return the result of a file's function; an error in it becomes one line."""
     try:
         return getattr(module, function)()
     except UserError:

@@ -1,4 +1,4 @@
-"""Training clips before and after augmentation, for the report."""
+"""Show training clips before and after augmentation, for the report."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -16,10 +16,11 @@ WEIGHTLESS = ("none", "mean")
 def widths(cfg: Config, parameters: int, row: str = "") -> dict[str, Any]:
     """Return the setting of the width that brings a model nearest to a number of parameters.
 
-    The width is `scanner.units`; of a scanner without weights, a linear layer before it.
+    The width is `scanner.units`; for a scanner without weights it is that of a linear layer before
+    it.
 
     Args:
-        cfg: The trial's settings, as it would train but for its width.
+        cfg: The trial's settings; only the width is still to be chosen.
         parameters: How many it should train.
         row: The row's name, for the message.
 
@@ -27,7 +28,7 @@ def widths(cfg: Config, parameters: int, row: str = "") -> dict[str, Any]:
         UserError: No width comes within 5 %, or the scanner does not take such features; names the
             row.
     """
-    # What has no part in the count is left out, so that rows share what was counted.
+    # Settings that do not affect the number are left out, so that rows share the result.
     plain = replace(cfg, seed=0, optim=Optim(), train=Train(), frames=Frames(cfg.frames.length))
     try:
         return dict([_nearest(plain, parameters)])

@@ -56,7 +56,7 @@ def check(cfg: Config) -> int:
 
 
 def stand_in(cfg: Config, train: int, val: int, frames: int) -> StandIn:
-    """Return a trial on so many training and validation clips, and frames in all."""
+    """Return a trial on these numbers of training clips, validation clips and frames."""
     made = prepare.abstract(cfg)
     spec = TrialSpec(cfg, made.model, cfg.frames.length, train)
     hyper = jax.eval_shape(lambda: step.hyperparameters(cfg))

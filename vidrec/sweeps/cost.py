@@ -56,14 +56,14 @@ def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
 
 
 def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:
-    """Return the seconds of a group at so many operations a second, of so many epochs in all."""
+    """Return the seconds of a group, by its operations and epochs and the operations a second."""
     return COMPILE + REST * epochs * (cost.small / small + cost.large / large)
 
 
 def measured_rates(cfg: Config) -> tuple[float, float]:
     """Measure operations a second in products of the recurrence's size, and in large ones.
 
-    An epoch of small products is bound by other things than arithmetic.
+    The time of an epoch of small products does not depend on arithmetic alone.
     """
     units = cfg.scanner.units
     return _rate(cfg.train.batch_size, units, 4 * units), _rate(512, 512, 512)
@@ -92,7 +92,8 @@ def _rate(rows: int, units: int, width: int, times: int = 16) -> float:
 def operations(jaxpr: Any, up_to: float = math.inf) -> float:
     """Count multiplications and additions of a program's matrix products and convolutions.
 
-    A scan counts once a step, a condition as its dearest branch, an open loop once.
+    A scan counts once for each step, a condition as its most expensive branch, a loop of unknown
+    length once.
 
     Args:
         jaxpr: of the program.

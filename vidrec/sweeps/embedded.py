@@ -1,4 +1,4 @@
-"""Put a table's trials on the embedded data (`--on motion`): the rule, in one place."""
+"""Run a table's trials on the generated data (`--on motion`)."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -12,15 +12,15 @@ from vidrec.evaluation import tasks
 
 @dataclass(frozen=True)
 class Rule:
-    """How a table runs on the embedded data.
+    """How a table runs on the generated data.
 
     Attributes:
         clips: Which clips are generated, as `data.tfds` names them; "": those of the task.
         size: Height and width of a frame.
         divide: What units are divided by, those of linear layers too.
-        epochs: Of the table's base, at most; other rows keep their proportion to it.
-        batch: Clips of a batch of the table's base, the same way.
-        settings: Others that every row has in place of the published ones.
+        epochs: The largest number of the table's base; other rows keep their ratio to it.
+        batch: Clips of a batch, limited in the same way.
+        settings: Other settings that replace the published ones in every row.
         says: What the table shows on these clips, or why it shows nothing; printed with it.
     """
 
@@ -179,7 +179,7 @@ def rule_of(name: str, memory: bool = False) -> Rule:
 def on_motion(
     cfg: Config, memory: bool = False, base: Config | None = None, rule: str = ""
 ) -> Config:
-    """Return the same trial on the embedded data, where it takes minutes (`--on motion`).
+    """Return the same trial on the generated data, which takes minutes (`--on motion`).
 
     Data, encoder and classes are replaced; folds are kept. The units of recurrences and linear
     layers are divided by 4, those of maps (8x8 here) by 16. Epochs are at most 10 and batches at
@@ -187,8 +187,8 @@ def on_motion(
     `cfg` is a row that differs from its table's `base` in epochs or batch, the ratio is kept.
 
     Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
-    first third, batches of at most 16, and forget gates that begin open, at 5. Each table of report
-    D has a rule of its own, under which it shows what it is about (`RULES`).
+    first third, batches of at most 16, and forget biases that start at 5. Each table of report D
+    has a rule of its own, with which it shows an effect (`RULES`).
 
     Args:
         cfg: The trial's settings.
@@ -241,10 +241,10 @@ def _in_words(of_table: Rule) -> str:
 
 
 def _data(data: Data, clips: str) -> Data:
-    """Return the embedded data, split as the published ones."""
+    """Return the generated data, split like the published data."""
     # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
     folds = data.folds or (25 if data.kind == "ucf11" else 3)
-    # Sizes of parts, and classes by name, are kept where the embedded data are the table's own.
+    # Sizes of parts and classes by name are kept if the table's own data are generated.
     own = data.kind == "tfds" and data.tfds.partition("/")[0] == clips.partition("/")[0]
     if data.per_class and not own and not data.per_class.isdecimal():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Train each row of a table on every fold: each clip is scored by a model that never saw it.
+"""Train each row of a table on every fold: no clip is scored by a model that trained on it.
 
 Folds are the official lists of UCF-101, each recording left out in turn, or k parts of the
 recordings.

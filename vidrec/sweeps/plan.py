@@ -1,9 +1,9 @@
-"""Plan what trains together: from a table to trials, from trials to groups, from groups to parts.
+"""Plan what trains together: divide a table into trials, trials into groups, groups into parts.
 
 The plan is written to files before anything trains, so that a run that continues does the same.
-Trials share a group where they share a signature and data. A group is trained in parts where the
-platform is faster that way, or where the compiled program needs more memory than there is. A group
-is *held* once its group.json lists its trials: from then on they are fixed.
+Trials share a group if they have the same signature and data. A group is trained in parts if this
+is faster, or if the compiled program needs more memory than there is. A group is *held* once its
+group.json lists its trials: from then on they are fixed.
 """
 
 import os
@@ -131,7 +131,7 @@ def plan_table(
 
 
 def _another_task(trial: tables.Trial) -> dict[str, str]:
-    """Return why published figures are of another task than a trial; nothing where they are not."""
+    """Return why published figures are for another task than a trial's; empty if they are not."""
     reasons = [
         trial.moved.task if trial.moved else "",
         "clips out of every fold" * bool(trial.fold),
@@ -204,7 +204,7 @@ def _groups_of_begun(folder: Path) -> dict[str, str]:
 
 
 def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
-    """Copy trials that are finished elsewhere in the workdir, except into groups that are begun."""
+    """Copy trials that are finished elsewhere in the workdir, except into groups that began."""
 
     def take_over() -> None:
         missing = {
@@ -291,7 +291,7 @@ def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
 
 
 def _split(trials: Sequence[TrialRun], count: int) -> list[list[TrialRun]]:
-    """Split trials into equal parts, in order; those that differ in scoring only stay together."""
+    """Split trials into equal parts, in order; trials that differ only in scoring stay together."""
     trained = list(dict.fromkeys(training_id(trial.config) for trial in trials))
     share = -(-len(trained) // count)
     return [
@@ -388,7 +388,7 @@ def _describe(
     on: str,
     notes: Sequence[str],
 ) -> None:
-    """Write ablation.json: the question and the plan, all that a report needs except results.
+    """Write ablation.json: the question, the plan, and all that a report needs except results.
 
     Args:
         ablation: the table.

@@ -1,4 +1,4 @@
-"""Which data the trials of a table are of: fingerprints, and what has changed since."""
+"""Record the data of a table's trials: fingerprints, and what has changed since."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from vidrec.training.results import TrialRun, is_finished
 
 
 class DataChanged(UserError):
-    """The data are no more those that a trial was planned on."""
+    """The data have changed since a trial was planned."""
 
 
 class _Known(NamedTuple):
@@ -67,7 +67,7 @@ class PlannedData:
         return ids
 
     def write_facts(self, folder: Path, trials: Sequence[TrialRun]) -> None:
-        """Write what unfinished trials are of, so that a later difference can be named."""
+        """Describe the data of unfinished trials in a file, so that later changes can be named."""
         wanted = {trial.data for trial in trials if not is_finished([trial])}
         for fingerprint, dataset, cfg in self._known.values():
             file = _facts_file(folder, fingerprint)
@@ -82,7 +82,7 @@ def _code(cfg: Config) -> str:
 
 
 def check_unchanged(trials: Sequence[TrialRun], top: Path, data: prepare.Prepared) -> None:
-    """Refuse to train trials on other data than they were planned on, which their ids say.
+    """Refuse to train trials on other data than those in their ids.
 
     Raises:
         DataChanged: says what is different.

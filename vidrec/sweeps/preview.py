@@ -1,4 +1,4 @@
-"""What a table would train, and what it would cost: nothing is trained, no clip is read."""
+"""Preview what a table trains and what it costs: nothing is trained, no clip is read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,7 +47,7 @@ def dry_run(
 def estimates(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
-    """Return for each group its trials, and the bytes and seconds that it should take here.
+    """Return for each group its trials, and estimates of its bytes and seconds on this machine.
 
     Without the data set these are None. Bytes are those of trials and data; what a step needs for
     its gradient comes on top, and a group for which that is too much is split before it trains.

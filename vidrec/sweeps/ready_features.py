@@ -1,7 +1,7 @@
-"""Put trials of UCF-101 and UCF-11 on a folder of ready-made features, in one place.
+"""Run trials of UCF-101 and UCF-11 on a folder of ready-made features.
 
-Such a folder has fewer classes, or shorter clips, than an experiment asks for: what follows from
-that is decided here, and said in the table.
+Such a folder may have fewer classes, or shorter clips, than an experiment assumes. This module
+changes the settings accordingly, and the table says how.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -75,7 +75,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Moved:
-    """What the move to a folder of features changed of a trial.
+    """What changed in a trial because its data are a folder of features.
 
     Attributes:
         folder: the folder.
@@ -84,7 +84,7 @@ class Moved:
         scaled: settings in frames, before and after.
         task: why published figures are of another task; "" where they are not.
         drawn: what became of the split, in words.
-        merged: names of the rows that fell together with the trial's.
+        merged: names of the rows that became equal to the trial's.
         left_out: names of the table's rows that cannot run on these features.
     """
 
@@ -167,8 +167,8 @@ def _open(cfg: Config) -> Folder | None:
 def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]) -> Moved:
     """Return a trial on a folder of features.
 
-    Encoder and classes follow from what is there; lengths are scaled where clips are shorter than
-    the experiment asks.
+    Encoder and classes follow from the folder; lengths are scaled if clips are shorter than the
+    experiment assumes.
 
     Args:
         folder: the folder.
@@ -177,7 +177,7 @@ def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, An
         typed: settings that were typed, which stay as they are.
 
     Raises:
-        UserError: what was typed does not fit the folder.
+        UserError: a setting that was typed does not fit the folder.
     """
     _refuse(folder, typed)
     classes = _classes(folder, cfg, typed)
@@ -202,7 +202,7 @@ def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, An
 
 
 def _refuse(folder: Folder, typed: Mapping[str, Any]) -> None:
-    """Refuse typed settings that the folder has no use for."""
+    """Refuse typed settings that have no effect with such a folder."""
     where = "data.root holds features made elsewhere"
     for name in ("encoder.weights", "encoder.kind", "encoder.trainable"):
         if typed.get(name, "none") not in ("none", "random", "auto"):
@@ -284,7 +284,7 @@ def lacks_maps(moved: Moved) -> bool:
 
 
 class OfRow(NamedTuple):
-    """A trial's row and seed, and what its move changed; None: it was not moved."""
+    """A trial's row and seed, and what changed for the features; None: nothing."""
 
     row: int
     seed: int
@@ -294,7 +294,7 @@ class OfRow(NamedTuple):
 def distinct(
     trials: Sequence[OfRow], names: Sequence[str], control: int
 ) -> dict[int, Moved | None]:
-    """Return the trials that stay, by index: no two equal, and none that cannot run.
+    """Return the trials to keep, by index: no two equal, and none that cannot run.
 
     Of equal rows the control stays, else the first; it names the others.
 
@@ -323,7 +323,7 @@ def distinct(
 
 
 def notes(all_moved: Sequence[Moved]) -> list[str]:
-    """Return what a table on a folder of features must say of its trials."""
+    """Return the notes of a table on a folder of features."""
     if not all_moved:
         return []
     first = all_moved[0]

@@ -167,7 +167,7 @@ def train_group(
     screen: Reporter | None = None,
     track: Sequence[str | tracking.Tracker] = (),
 ) -> None:
-    """Train one held group of a table, or continue it; what goes wrong is recorded."""
+    """Train one held group of a table, or continue it; failures are recorded."""
     runtime.use_cores()
     with tracking.following(folder, track) as told:
         work = Work(folder, screen or Quiet(), record=True, told=told)
@@ -226,8 +226,8 @@ class Work:
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
 
-        Errors of the system are raised even where failures are recorded: they say nothing about the
-        trials, and the same command continues them.
+        Errors of the system are always raised and not recorded: they say nothing about the trials,
+        and the same command continues them.
         """
         todo = [
             part for group in groups for part in plan.parts(group) if not is_finished(part.trials)
@@ -394,7 +394,7 @@ def _refuse_tolerated_clips(trials: Sequence[TrialRun]) -> None:
         result = files.read_result(trial.folder)
         if result["unreadable"]:
             clip = result["unreadable"][0]
-            # Its name, where that was kept: the path may be that of a copy which lay elsewhere.
+            # Its name, if it was kept: the path may be that of a copy in another place.
             names = result.get("unreadable_names") or [clip["path"]]
             raise UserError(
                 f"{names[0]}: {clip['reason']} (data.strict is set, and {trial.folder} was trained "

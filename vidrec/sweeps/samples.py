@@ -35,7 +35,7 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
         except UnreadableClip:
             continue
         names.append(data.dataset.names[clip])
-    # An empty file says that none can be read, and that they were looked at.
+    # An empty file means that the clips were tried and none can be read.
     empty = np.zeros((0, FRAMES, size, size, 3), np.uint8)
     arrays = {"frames": np.stack(frames) if frames else empty}
     arrays |= {"names": np.array(names, str)} | augmented.shown(trials, data, size)

@@ -41,7 +41,7 @@ def chosen(
     """Return the table with each row at its best value.
 
     The best is by what the row's training watches (`train.monitor`), on validation clips; of equal
-    ones the first. Nothing of the test clips is looked at.
+    ones the first. Test clips are not used.
 
     Args:
         ablation: The table.
@@ -55,7 +55,7 @@ def chosen(
         value = _goodness(trial, monitor)
         if row not in best or value > best[row][0]:
             best[row] = (value, point)
-    # A row without trials of its own fell together with another one.
+    # A row without trials of its own became equal to another one.
     indices = [best.get(row, (0.0, 0))[1] for row in range(len(rows(ablation)))]
     table = [_at(row, points[index]) for row, index in zip(rows(ablation), indices, strict=True)]
     return replace(ablation, rows=table, tune={})
@@ -82,7 +82,7 @@ def _named(row: Row, tune: Mapping[str, Any]) -> Row:
 
 
 def _goodness(trial: Mapping[str, Any], monitor: str) -> float:
-    """Return what is larger for a better trial; one that failed or diverged is worse than all."""
+    """Return a number that is larger for a better trial; failed and diverged trials are worst."""
     split, _, figure = monitor.partition("_")
     value = trial.get("metrics", {}).get(split, {}).get(figure)
     if trial["status"] != "done" or value is None or not math.isfinite(value):

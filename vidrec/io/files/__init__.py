@@ -1,4 +1,4 @@
-"""Write files that are whole or not there, and read them back: what is wrong is one line.
+"""Write files that are complete or absent, and read them back; errors are one line.
 
 `atomic` writes files and folders, `content` reads and writes JSON and arrays with their checksums,
 `schemas` says what the files of a run hold.

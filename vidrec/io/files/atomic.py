@@ -31,9 +31,9 @@ PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
 def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name when the block has ended without an error.
 
-    Until then the old file is what stands. Entered before the work, it finds out beforehand that
-    the file cannot be written. Folders above it are made; permissions are as umask says. A device
-    or a pipe is written to directly.
+    Until then the old file stays. If the block is entered before the work, an error that the file
+    cannot be written comes before the work too. Folders above it are made; permissions are as umask
+    says. A device or a pipe is written to directly.
 
     Args:
         file: to be written.
@@ -70,7 +70,7 @@ def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Binary
 
 
 def write_whole(file: Path, content: str | bytes, *, durable: bool = True) -> Path:
-    """Write a file and the folders above it; until it is complete the old one is what stands.
+    """Write a file and the folders above it; the old file stays until the new one is complete.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there stays.
@@ -205,7 +205,8 @@ def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterat
 
     Args:
         file: that is written.
-        partial: what the block writes to; errors of other files, which it reads, stay themselves.
+        partial: the file that the block writes; errors of other files, which it reads, are not
+            changed.
     """
     try:
         yield

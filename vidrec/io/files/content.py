@@ -1,4 +1,4 @@
-"""Read and write JSON and arrays with checksums: what is wrong with a file is one line."""
+"""Read and write JSON and arrays with checksums; an error in a file is one line."""
 
 import contextlib
 import hashlib
@@ -151,7 +151,7 @@ def read_json(
 def reading_runs(
     folders: Iterable[Path], tell: Callable[[str], None] = lambda line: None
 ) -> Iterator[None]:
-    """Say of runs that a newer vidrec wrote them: in what goes wrong, else to `tell`."""
+    """Say that a newer vidrec wrote the runs: in the error if there is one, else through `tell`."""
     told = "; ".join(filter(None, map(newer, folders)))
     try:
         yield
@@ -188,7 +188,7 @@ def _version_in(file: Path) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return what versions are ordered by: 0.10.1 is (0, 10, 1)."""
+    """Return a key that orders versions: 0.10.1 is (0, 10, 1)."""
     return tuple(int(number) for number in re.findall(r"\d{1,9}", version)[:3])
 
 
@@ -285,7 +285,7 @@ def _arrays(content: bytes, keys: Sequence[str], file: str | os.PathLike) -> dic
 
 @contextlib.contextmanager
 def _advised(file: Path) -> Iterator[None]:
-    """Say of a damaged file how to get on."""
+    """Say how to continue with a damaged file."""
     try:
         yield
     except Damaged as error:

@@ -119,13 +119,14 @@ def submit(
 
 
 def status(folder: str | Path) -> dict[str, Any]:
-    """Return how a table fills, from its files and its jobs; write the report of a full one.
+    """Return the state of a table, from its files and its jobs; write the report of a finished one.
 
     Returns:
         {"dir", "finished", "trials", "report", "note", "data", "groups": [{"group", "trials",
-        "finished", "failed", "alive", "epoch", "epochs", "best", "job", "state", "log", "why"}]}.
-        A state is "done", "not started", or the job's in SLURM's words, lower case; "lost": the
-        queue has forgotten it and there is no result. "note": why the queue could not be asked.
+        "finished", "failed", "alive", "epoch", "epochs", "best", "job", "state", "log", "why"}]}. A
+        state is "done", "not started", or the job's in SLURM's words, lower case. "lost" means that
+        the queue does not know the job any more and that there is no result. "note": why the queue
+        could not be asked.
 
     Raises:
         UserError: The folder holds no table.
@@ -157,7 +158,7 @@ def status(folder: str | Path) -> dict[str, Any]:
 
 
 def cancel(folder: str | Path) -> list[str]:
-    """End a table's own jobs that wait or run, and return their ids."""
+    """Cancel a table's own jobs that wait or run, and return their ids."""
     folder = Path(folder).absolute()
     folders.trials(folder)  # refuses a folder without a table
     alive = _alive(folder)

@@ -1,4 +1,4 @@
-"""Read from a table's folder how its groups and their jobs are doing."""
+"""Read the state of a table's groups and their jobs from its folder."""
 
 import contextlib
 import os
@@ -149,7 +149,7 @@ def last_line(log: str) -> str:
 def group_line(
     folder: Path, name: str, ids: Sequence[str], job: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what `status` says of a group.
+    """Return what `status` shows for a group.
 
     Args:
         folder: The table's folder.

@@ -1,4 +1,4 @@
-"""What a job does: make the data or train a group, save when it is to end, ask to be requeued."""
+"""Run a job: make the data or train a group, save when it has to end, ask to be requeued."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
 from vidrec.training import loop, prepare, results, runtime
 
-GRACE_SECONDS = 75  # for the epoch that runs when asked to stop; then it is given up
+GRACE_SECONDS = 75  # for the running epoch, when asked to stop; after that it is abandoned
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
 FRUITLESS = 3  # starts in a row without a finished epoch, after which a job gives up
 LOG_SECONDS = 15.0  # at least, between two lines about progress
@@ -34,7 +34,7 @@ class Job:
     Attributes:
         folder: The table's folder.
         group: The group to train; DATA makes the data of all unfinished groups.
-        fruitless: Starts in a row that ended before an epoch did.
+        fruitless: Consecutive starts that ended before an epoch was finished.
     """
 
     folder: str
@@ -166,11 +166,11 @@ class _GroupLog(loop.Silent):
 
 
 def _run_until_signal(work: Callable[[], None], stop: threading.Event) -> None:
-    """Run `work` in a thread, since Python handles no signal in one that computes for minutes.
+    """Run `work` in a thread, since Python handles no signals while a thread computes for minutes.
 
     USR2 (before a time-out, or preempted): save, then what submitit had registered, which requeues.
-    TERM: save, then wait for the kill. Whoever sent it (scancel, a preemption that requeues by
-    itself) decides what becomes of the job, and leaving early would count as its failure.
+    TERM: save, then wait for the kill. The sender (scancel, or a preemption that requeues by
+    itself) decides what happens to the job, and ending early would count as a failure.
     """
     received: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What jobs ask a cluster for, and what an engine that starts jobs must do."""
+"""Define what jobs request from a cluster, and the interface of an engine that starts jobs."""
 
 import dataclasses
 import difflib
@@ -19,7 +19,7 @@ TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict, "track": list}  # 
 
 @dataclass(frozen=True)
 class Options:
-    """What a job asks for; empty or zero leaves it to the cluster.
+    """What a job requests; empty or zero means the cluster's default.
 
     Attributes:
         engine: The name of an engine in `cluster.ENGINES`.
@@ -87,7 +87,7 @@ class Engine(Protocol):
     """Where jobs run. To add one, put it into `cluster.ENGINES`."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
-        """Return what the user should know before jobs are started.
+        """Return warnings for the user before jobs are started.
 
         Raises:
             UserError: They cannot be started.
@@ -102,7 +102,7 @@ class Engine(Protocol):
             folder: The table's folder.
             groups: Names of the groups to train.
             options: What the jobs ask for.
-            note: Is told of each job once it has an id, so that it is never lost.
+            note: Is called with each job as soon as it has an id, so that no job is lost.
         """
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Engines of this machine: a pool with one job a device, and jobs that run where they are asked."""
+"""Engines of this machine: a pool with one job a device, and one that runs jobs in this process."""
 
 import contextlib
 import os
@@ -92,7 +92,7 @@ class Pool:
                     running[device] = start(waiting.popleft(), device, len(devices))
                     handles.append(running[device].handle)
             for device, (handle, process) in list(running.items()):
-                if self.stopping:  # asked once they save first, asked again they end at once
+                if self.stopping:  # asked once, jobs save first; asked again, they end at once
                     process.send_signal(signal.SIGTERM if self.stopping == 1 else signal.SIGKILL)
                 if process.poll() is None:
                     continue
@@ -148,7 +148,7 @@ class Pool:
 
 
 class Inline:
-    """Runs jobs in this process, one after another: to find out what is wrong with one."""
+    """Runs jobs in this process, one after another, for debugging."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
         """Return nothing: jobs can always run here; see `Engine.check`."""
@@ -176,7 +176,7 @@ class Inline:
 def _start_ticks(pid: int) -> str:
     """Return when a process started, in the kernel's ticks; "" for one that is gone.
 
-    The number of a process is soon used again, its number and start together are not.
+    A process' number is soon used again, but not together with the same start.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

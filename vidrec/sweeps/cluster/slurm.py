@@ -95,7 +95,7 @@ class Slurm:
     ) -> list[Handle]:
         library = submitit()
         try:
-            # submitit repeats what sbatch says, which is told here in one line.
+            # submitit repeats the message of sbatch, which is reported here in one line.
             with contextlib.redirect_stderr(io.StringIO()):
                 executor = library.SlurmExecutor(folder=logs, max_num_timeout=10**6)
                 executor.update_parameters(**parameters)
@@ -113,7 +113,7 @@ class Slurm:
 
     def _array(self, folder: Path, options: Options, after: str) -> dict[str, Any]:
         parameters = self._parameters(folder.name, options)
-        # An array that waits for a job that failed would otherwise wait for ever.
+        # An array that waits for a failed job would otherwise wait without end.
         parameters["additional_parameters"] |= {
             "dependency": f"afterok:{after}",
             "kill_on_invalid_dep": "yes",
@@ -187,7 +187,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
     """Return the states of the jobs that the controller remembers.
 
     Raises:
-        UserError: It does not answer, so that nothing is known of any job.
+        UserError: It does not answer, so the state of the jobs is unknown.
     """
     if not shutil.which("squeue"):
         raise UserError("squeue is not on this machine's PATH: what the jobs do is not known")

@@ -1,7 +1,7 @@
-"""Search settings: Optuna proposes them, rounds of them train together, the worse part stops.
+"""Search settings: Optuna proposes rounds of them, a round trains together, its worse part stops.
 
-A search sees training and validation clips alone. What it chooses is trained again with seeds that
-it has not used, as an ordinary table, and scored on the test clips once.
+A search uses training and validation clips only. The chosen setting is trained again with new
+seeds, as an ordinary table, and scored on the test clips once.
 """
 
 import contextlib
@@ -56,8 +56,8 @@ class Found:
             clips with its interval, over the fresh seeds.
         table: the table of the chosen setting with its fresh seeds.
         importance: share of each setting.
-        epochs: that all trials together were trained for.
-        of_epochs: that they would have been trained for with no trial stopped at a rung.
+        epochs: the number that all trials together were trained for.
+        of_epochs: the number if no trial had been stopped at a rung.
     """
 
     folder: Path
@@ -92,7 +92,7 @@ def search(
         workdir: where its folder lies.
         name: of the search.
         trials: how many.
-        halving: after each rung one in so many of a round trains on; 0: all do.
+        halving: after each rung one trial in so many of a round continues; 0: all do.
         rungs: epochs after which trials are compared; none: train.epochs divided by `halving`
             twice, and once.
         at_once: trials of a round, which are asked for and trained together.
@@ -204,7 +204,7 @@ class _Search:
     # ------------------------------------------------------------------ the search
 
     def run(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
-        """Search what is not searched yet, and train the chosen setting again."""
+        """Run the rounds that are missing, and train the chosen setting again."""
         self.records.read()
         with tracking.following(self.folder, track) as told:
             for number in {trial.round for trial in self.records.finished}:
@@ -240,7 +240,7 @@ class _Search:
             trainer.close()
 
     def _ask(self) -> None:
-        """Ask for the trials of a round, and write them down before any is trained."""
+        """Get the trials of a round from the engine, and record them before any is trained."""
         known, how = self.records.trials, self.how
         number = known[-1].round + 1 if known else 0
         engine = Engine(self.name, how.space, known, f"{self.cfg.seed} {number}")
@@ -304,7 +304,7 @@ class _Search:
                 trial.why = f"not among the {count} best of its round after {trial.epochs} epochs"
 
     def _copy_repeated(self) -> None:
-        """Give trials that were asked for before the result that they had."""
+        """Give repeated trials the result of the earlier one."""
         for trial in self.records.running:
             assert trial.same_as is not None
             same = self.records.trials[trial.same_as]
@@ -312,7 +312,7 @@ class _Search:
             trial.rungs, trial.why = list(same.rungs), f"has the settings of trial {same.number}"
 
     def _refuse_failures(self) -> None:
-        """Raise the first reason where no trial at all could be trained."""
+        """Raise the first failure if no trial could be trained."""
         trials = self.records.trials
         if all(trial.state in (FAILED, DIVERGED) for trial in trials):
             raise UserError(

@@ -1,7 +1,8 @@
-"""What to try next: Optuna proposes settings, knowing all that was found before.
+"""Choose what to try next: Optuna proposes settings from all results so far.
 
 The study in memory is made again from the search's own records before each round, and its sampler
-is seeded by the search and the round. So a search that was killed asks what it would have asked.
+is seeded by the search and the round. So a search that was killed and continued proposes the same
+settings.
 """
 
 import tempfile
@@ -62,8 +63,7 @@ class Engine:
     def ask(self, count: int, first: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return settings of the next trials.
 
-        Those that were asked for and are not told yet count as bad ones, so that a round's trials
-        are not all alike.
+        Trials without a result count as bad ones, so that a round's trials are not all alike.
 
         Args:
             count: how many.
@@ -80,11 +80,11 @@ class Engine:
         ]
 
     def importance(self, rung: int | None) -> dict[str, float]:
-        """Return each setting's share of the importance; empty where that cannot be told.
+        """Return each setting's share of the importance; empty if it cannot be computed.
 
         Args:
-            rung: trials are compared by what they reached at this rung, at which all were measured
-                (counted from 0); None: at their ends.
+            rung: trials are compared at this rung, which all of them reached (counted from 0);
+                None: at their ends.
         """
         optuna, told = self._optuna, []
         for trial in self.study.get_trials(deepcopy=False):

@@ -1,4 +1,4 @@
-"""Successive halving: after a few epochs only the better part of a round trains on."""
+"""Successive halving: after a few epochs only the better part of a round continues."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Standing(NamedTuple):
 
     @property
     def order(self) -> tuple[float, float]:
-        """Return what trials are sorted by, the better the less; not-a-numbers come last."""
+        """Return a sort key for trials, best first; NaN comes last."""
         accuracy = -math.inf if math.isnan(self.accuracy) else self.accuracy
         return -accuracy, math.inf if math.isnan(self.loss) else self.loss
 
@@ -32,7 +32,7 @@ def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...
 
     Args:
         epochs: of a trial that is never stopped.
-        factor: one in so many trains on; 0: all do.
+        factor: one trial in so many continues; 0: all do.
         given: the rungs; none: `epochs` divided by `factor` once, and twice.
 
     Raises:
@@ -57,7 +57,7 @@ def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...
 
 
 def kept(trials: int, factor: int, rung: int) -> int:
-    """Return how many of a round's trials train on after a rung, counted from 0; at least one."""
+    """Return how many of a round's trials continue after a rung, counted from 0; at least one."""
     return max(1, math.floor(trials / factor ** (rung + 1) + 0.5))
 
 

@@ -1,4 +1,4 @@
-"""What a search keeps in its folder: search.json, which is all that it continues from."""
+"""Keep a search's records in its folder: search.json has all that is needed to continue."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ class Records:
 
     Attributes:
         folder: of the search.
-        plan: what is searched and how; the same for as long as the search lives.
+        plan: what is searched and how; it never changes.
         trials: all that were asked for.
         more: facts found while it ran, by name.
     """
@@ -111,7 +111,7 @@ class Records:
         return [trial for trial in self.trials if trial.state != RUNNING]
 
     def of_round(self, number: int) -> list[Trial]:
-        """Return the trials of a round that were really trained."""
+        """Return the trials of a round that were trained and not copied."""
         return [
             trial
             for trial in self.trials

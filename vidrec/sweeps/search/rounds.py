@@ -90,7 +90,7 @@ class Trainer:
         self._groups = plan.grouped(trials, lambda name: top / f"{number}-{name}")
 
     def end(self) -> None:
-        """Leave the round: its saves are not needed any more."""
+        """End the round: its saves are not needed any more."""
         self.close()
         for group in self._groups:
             for folder in group.folder.parent.glob(f"{group.folder.name}*/checkpoints"):
@@ -98,7 +98,7 @@ class Trainer:
         self._groups = []
 
     def close(self) -> None:
-        """Leave the folders to others; what is saved stays."""
+        """Unlock the folders; the saves stay."""
         for run in self._runs.values():
             run.close()
         self._runs.clear()
@@ -107,11 +107,11 @@ class Trainer:
         """Train until an epoch, or until they end before.
 
         Args:
-            live: ids of the trials that are still in; the others of the round cost nothing.
+            live: ids of the trials that continue; the others of the round take no time.
             epoch: until which.
 
         Returns:
-            What each of the live ones has reached.
+            The validation figures of the live trials.
         """
         groups = [group for group in self._groups if any(t.id in live for t in group.trials)]
         by_data: dict[str, list[GroupPlan]] = {}
@@ -199,9 +199,8 @@ class Trainer:
 def _roomy(trials: int, spread: devices.Spread) -> Placement:
     """Return how a group uses the devices, with room for more trials than it has.
 
-    So groups of similar sizes share programs. A place that is left costs memory only where trials
-    are taken one after another; where they are batched it would cost as much as a trial, so there
-    is none.
+    So groups of similar sizes share programs. If trials are trained one after another, an empty
+    place only costs memory. If they are batched it would cost as much as a trial, so there is none.
     """
     usual = devices.over(trials, spread)
     if isinstance(usual, devices.DataParallel) or usual.how == "vmap":
@@ -211,7 +210,9 @@ def _roomy(trials: int, spread: devices.Spread) -> Placement:
 
 
 def figure_of(cfg: Config) -> str:
-    """Return what a search raises: what `train.monitor` watches, or for a loss the headline."""
+    """Return the figure that a search maximises: `train.monitor`, or the headline if that is a
+    loss.
+    """
     task = tasks.of(cfg)
     watched = cfg.train.monitor.removeprefix("val_")
     known = task.epoch_figures
@@ -221,7 +222,7 @@ def figure_of(cfg: Config) -> str:
 
 
 def _reached(group: TrialGroup, ids: Sequence[str], which: np.ndarray) -> dict[str, Reached]:
-    """Return what trials have reached, scored on the validation clips by their best weights."""
+    """Return the validation figures of trials with their best weights."""
     validated, name = group.validate(which=which), figure_of(group.cfg)
     assert validated is not None
     found = {}

@@ -1,4 +1,4 @@
-"""Show runs in trackers while they train: TensorBoard, MLflow, Weights & Biases, or one's own.
+"""Send runs to trackers while they train: TensorBoard, MLflow, Weights & Biases, or a user's own.
 
 Nothing here is a setting: what is tracked, and where, does not enter a trial's id.
 """
@@ -29,7 +29,7 @@ FINISHED_SECONDS, STOPPED_SECONDS = 600.0, 10.0  # to wait for trackers that sti
 
 
 class Tracking:
-    """Tells trackers what happens to the trials of one run or table; without any, nothing.
+    """Sends events of one run or table to trackers; without any it does nothing.
 
     Attributes:
         top: folder of the run or table.
@@ -54,14 +54,14 @@ class Tracking:
         return _Callback(self._followers, self._subjects(members), folder, shown)
 
     def finished(self, trials: Sequence[TrialRun]) -> None:
-        """Tell what finished trials of a table left; a run on its own is told with its report."""
+        """Send the results of a table's finished trials; a single run is sent with its report."""
         for trial in trials:
             subject = base.of_trial(trial, self.top)
             for follower in self._followers if not subject.alone and is_finished([trial]) else ():
                 follower.finished(subject)
 
     def searched(self, trials: Sequence[TrialRun], curves: Iterable[Path]) -> None:
-        """Tell what finished trials of a search left: it keeps no folder of any.
+        """Send the results of a search's finished trials, which have no folders.
 
         Args:
             trials: the trials.
@@ -82,11 +82,11 @@ class Tracking:
                 follower.finished(subject)
 
     def report(self, trials: Sequence[TrialRun] = ()) -> None:
-        """Tell what a finished run, table or search left, after its report is written.
+        """Send a finished run, table or search, after its report is written.
 
         Args:
-            trials: its trials; those of a table that were not told before are told, too. A
-                search's are told by `searched`.
+            trials: its trials; those of a table that were not sent before are sent too. A search's
+                are told by `searched`.
         """
         self.finished(trials)
         for follower in self._followers:
@@ -97,7 +97,7 @@ class Tracking:
                 follower.finished(subject)
 
     def close(self, seconds: float) -> None:
-        """Wait until all is told, so long at most."""
+        """Wait until everything is sent, at most this long."""
         for follower in self._followers:
             follower.close(seconds)
 
@@ -111,7 +111,7 @@ class Tracking:
 
 
 class _Callback:
-    """The callback of a group whose epochs trackers are told."""
+    """The callback of a group that sends its epochs to trackers."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Callback:
         self._metrics = folder / METRICS
 
     def compiled(self, seconds: float) -> None:
-        """Tell the epochs that were trained before, as far as they were not told; then show it."""
+        """Send the epochs that were trained before and not sent yet; then show the group."""
         with contextlib.suppress(UserError, OSError):
             before, _ = files.sound_lines(self._metrics, files.LINE_HOLDS, whole=False)
             for id_ in self._subjects:
@@ -138,7 +138,7 @@ class _Callback:
         self._shown.epoch(number, records)
 
     def should_stop(self) -> bool:
-        """Return whether what shows the group asks to stop."""
+        """Return whether the group's display asks to stop."""
         return self._shown.should_stop()
 
     def _tell(self, id_: str, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -149,12 +149,12 @@ class _Callback:
 
 @contextlib.contextmanager
 def following(top: Path, wanted: Sequence[str | Tracker] = ()) -> Iterator[Tracking]:
-    """Tell trackers what happens in a folder as long as the block lasts.
+    """Send the events of a folder to trackers as long as the block lasts.
 
     Args:
         top: folder of a run or a table.
-        wanted: names of trackers, or trackers of one's own. Of several processes that train
-            together the first one tells them.
+        wanted: names of trackers, or trackers of one's own. If several processes train together,
+            only the first one sends.
     """
     tracking = Tracking(top, wanted if devices.is_main() else ())
     seconds = STOPPED_SECONDS
@@ -181,7 +181,7 @@ def of_launcher() -> tuple[str, ...]:
 
 
 def environment(wanted: Sequence[str]) -> dict[str, str]:
-    """Return the variables by which jobs track what was asked of their launcher."""
+    """Return the environment variables that pass the trackers on to jobs."""
     if not wanted:
         return {}
     where = _module("mlflow").environment() if "mlflow" in wanted else {}

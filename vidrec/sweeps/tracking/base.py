@@ -1,4 +1,4 @@
-"""What a tracker is told, and what one must do."""
+"""Define the interface of a tracker, and what is sent to it."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ CURVES = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Subject:
-    """What a tracker has a run of: a trial, or a table or a search as a whole.
+    """Something that a tracker has a run for: a trial, or a table or a search as a whole.
 
     Attributes:
         key: the trial's id, or TABLE.
@@ -80,8 +80,8 @@ class Outcome:
 class Tracker(Protocol):
     """A service that shows runs. To add one, see docs/how-to/extending.md.
 
-    All methods are called in one thread, which is not the one that trains. What they raise is told
-    in a line and never ends a training.
+    All methods are called in one thread, which is not the one that trains. An exception in them is
+    reported in one line and never ends a training.
 
     Attributes:
         name: what the user calls it.
@@ -244,7 +244,7 @@ def curves(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
+    """Return whether a value is a finite number and not a bool."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 

@@ -1,8 +1,8 @@
-"""Tell one tracker what training does, in a thread of its own: nothing waits for a tracker.
+"""Send the events of training to one tracker, in a thread of its own: nothing waits for it.
 
-What was told is noted in `TOP/tracking/TRACKER/KEY.json`, so that a training that continues, here
-or in another job, continues in the same run of the tracker, and each epoch is told once. A finished
-trial is told from its own files; what a tracker missed while it did not answer is added then.
+`TOP/tracking/TRACKER/KEY.json` records what was sent. So a training that is continued, here or in
+another job, continues the same run of the tracker, and each epoch is sent once. A finished trial is
+sent from its own files, which adds what the tracker missed while it did not answer.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Note(NamedTuple):
-    """What a tracker was told of a subject.
+    """What was sent to a tracker about a subject.
 
     Attributes:
         run: the tracker's name of it; "" for none yet.
@@ -43,7 +43,7 @@ class Note(NamedTuple):
 
 
 class Follower:
-    """Tells a tracker what happens to the trials of a run or a table.
+    """Sends the events of a run's or a table's trials to a tracker.
 
     Args:
         name: of the tracker.
@@ -67,17 +67,17 @@ class Follower:
     # --- Called by what trains; none of these waits or raises ---
 
     def epochs(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Tell lines of metrics.jsonl, in order; those that were told before are left out."""
+        """Send lines of metrics.jsonl, in order; those that were sent before are left out."""
         with self._lock:
             self._lines.setdefault(subject.key, (subject, []))[1].extend(lines)
         self._queue.put(self._tell_lines)
 
     def finished(self, subject: Subject) -> None:
-        """Tell what a finished trial or table left in its folder."""
+        """Send the results in the folder of a finished trial or table."""
         self._queue.put(lambda: self._tell_outcome(subject))
 
     def close(self, seconds: float) -> None:
-        """Wait until all is told, so long at most, and leave the runs that are not finished."""
+        """Wait until everything is sent, at most this long, and leave the unfinished runs."""
         self._queue.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -99,7 +99,7 @@ class Follower:
         return self._made
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Do a step unless the tracker has just failed; tell in one line that it fails."""
+        """Do a step unless the tracker has just failed; report a failure in one line."""
         if time.monotonic() < self._retry_at:
             return
         try:
@@ -125,7 +125,7 @@ class Follower:
             self._write_note(key)
 
     def _tell_lines(self) -> None:
-        """Tell all lines that wait; they stay waiting where the tracker fails."""
+        """Send all waiting lines; they keep waiting if the tracker fails."""
         for key in list(self._lines):
             with self._lock:
                 subject, lines = self._lines[key]
@@ -148,7 +148,7 @@ class Follower:
             self._write_note(subject.key)
 
     def _tell_outcome(self, subject: Subject) -> None:
-        """Tell an outcome, and before it the epochs that the tracker has not."""
+        """Send an outcome, and before it the epochs that the tracker does not have."""
         outcome = base.outcome(subject)
         if self._note(subject.key).mark == outcome.mark and subject.key not in self._open:
             return
@@ -197,7 +197,7 @@ class Follower:
         return self._notes[key]
 
     def _read_note(self, key: str) -> Note:
-        """Return what the tracker was told before; of a damaged note nothing is known."""
+        """Return what was sent before; a damaged record counts as empty."""
         with contextlib.suppress(UserError):
             content = files.read_json(self._folder / f"{key}.json", NOTE_HOLDS)
             return Note(content["run"], content["epoch"], content["mark"])

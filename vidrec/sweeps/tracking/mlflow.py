@@ -1,7 +1,7 @@
 """Runs in MLflow: one a trial, below one of the table, in the experiment of the table's name.
 
-Where they go is MLflow's own affair: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and the others of
-its variables hold as everywhere. vidrec's own variables ask only that nothing is sent elsewhere.
+MLflow decides where they go: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and its other variables
+work as usual. vidrec's own variables ask only that nothing is sent elsewhere.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Runs in Weights & Biases: one a trial, in the group of its table, and one of the table's report.
 
-Where they go is its own affair: WANDB_PROJECT, WANDB_MODE, WANDB_DIR and the others of its
-variables hold as everywhere. Without a project it is the name of the run or table.
+Weights & Biases decides where they go: WANDB_PROJECT, WANDB_MODE, WANDB_DIR and its other variables
+work as usual. Without a project it is the name of the run or table.
 """
 
 import netrc
