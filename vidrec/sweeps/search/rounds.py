@@ -210,9 +210,7 @@ def _roomy(trials: int, spread: devices.Spread) -> Placement:
 
 
 def figure_of(cfg: Config) -> str:
-    """Return the figure that a search maximises: `train.monitor`, or the headline if that is a
-    loss.
-    """
+    """Return the figure that a search maximises: what `train.monitor` names, or the headline."""
     task = tasks.of(cfg)
     watched = cfg.train.monitor.removeprefix("val_")
     known = task.epoch_figures
