@@ -55,9 +55,10 @@ def _line(section: str, field: ast.AnnAssign, text: str) -> str:
     choices += ["`path.py:Name`"] * ("UserFile" in kind)
     taken = ", ".join(choices) or WORDS[kind]
     lines = text.splitlines()
-    _, _, comment = lines[field.end_lineno - 1].partition("  # ")
-    above = lines[field.lineno - 2].strip()
-    comment = comment or (above.removeprefix("# ") if above.startswith("# ") else "")
+    comment, above = lines[field.end_lineno - 1].partition("  # ")[2], field.lineno - 2
+    while lines[above].strip().startswith("# "):
+        comment = f"{lines[above].strip().removeprefix('# ')} {comment}".strip()
+        above -= 1
     return (
         f"| `{section}.{ast.unparse(field.target)}` | {taken} "
         f"| {default and f'`{default}`'} | {comment} |"

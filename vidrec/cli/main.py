@@ -40,7 +40,7 @@ COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 OVERVIEW = (
     "Which recurrent video classifier is better, and by how much. "
-    "Without a command: the table of scanners on the embedded data, to a report. "
+    "Without a command: a table of scanners on generated data is trained, and a report written. "
     "Tab completion: source <(vidrec --tyro-print-completion bash)."
 )
 

@@ -169,7 +169,7 @@ def changes(codes: Iterable[str]) -> list[str]:
             file = Path(source.file).parent / name
             now = _hash_now(file)
             if now and now != kept:
-                lines[file] = f"{file} is another file by now (SHA-256 {now}): the kept source "
+                lines[file] = f"{file} has changed since (SHA-256 {now} now): the kept source "
                 lines[file] += f"runs (SHA-256 {kept})"
     return [lines[file] for file in sorted(lines)]
 
@@ -199,7 +199,7 @@ def _kept(
             )
         if not _is_sound(spec, record):
             raise UserError(
-                f"{run}: what it says of its code {spec} is damaged, so it does not run"
+                f"{run}: the record of its code {spec} is damaged, so the code does not run"
             )
         codes[name] = UserCode(spec, _read_kept(folder, record))
     return codes
@@ -280,7 +280,7 @@ def _source(spec: str) -> Source:
         return collect(_path(spec))
     if spec.source is None:
         raise UserError(
-            f"{spec} was read from a run's folder, where nothing says whose code it is: name it "
-            f"yourself, or load the run with {HOW}"
+            f"{spec} was read from a run's folder, which does not show who wrote the code: name "
+            f"the file yourself, or load the run with {HOW}"
         )
     return spec.source

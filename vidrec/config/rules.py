@@ -208,7 +208,7 @@ def _of_data(cfg: Config) -> Iterator[Rule]:
     )
     yield Rule(
         data.split == "random" and max(data.fold, data.folds) > 0,
-        "data.split = 'random' draws clips and knows no folds: set data.fold and data.folds to 0 "
+        "data.split = 'random' draws clips and has no folds: set data.fold and data.folds to 0 "
         "(another draw is another data.split_seed)",
     )
     yield Rule(
@@ -279,7 +279,7 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
     )
     yield Rule(
         encoder.trainable != "none" and cfg.data.kind == "features",
-        f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' brings features made "
+        f"encoder.trainable = {encoder.trainable!r}: data.kind = 'features' has features made "
         "elsewhere, so no encoder trains",
     )
     in_file = is_onnx(encoder.kind)
@@ -294,8 +294,8 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
     )
     yield Rule(
         in_file and encoder.trainable != "none",
-        f"encoder.trainable = {encoder.trainable!r}: what an ONNX file holds is run, not trained; "
-        "it should be none",
+        f"encoder.trainable = {encoder.trainable!r}: a network in an ONNX file cannot be "
+        "trained; it should be none",
     )
     yield Rule(
         encoder.trainable != "none" and encoder.kind == "none",
@@ -409,7 +409,7 @@ def _of_optimiser(cfg: Config) -> Iterator[Rule]:
     )
     yield Rule(
         optim.decoupled and plugins.is_code(optim.kind),
-        f"optim.decoupled = True: optim.kind = {optim.kind!r} has to bring its own decay",
+        f"optim.decoupled = True: optim.kind = {optim.kind!r} has to include its own decay",
     )
     for name, kind in DECAYS.items():
         yield Rule(

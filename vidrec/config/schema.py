@@ -77,52 +77,56 @@ class Data:
     """Where clips come from and how they are split."""
 
     kind: Literal["tfds", "ucf101", "ucf11", "videos", "images", "features"] | UserFile = "tfds"
-    root: str = ""  # folder of the data (for tfds: its data_dir); never part of a trial's id
+    root: str = ""  # folder of the data (for tfds: its data_dir); not part of a trial's id
     tfds: str = ""  # TFDS name, for example motion, motion/memory or ucf101
-    classes: tuple[str, ...] = ()  # keep only these; none named: all
-    split: Literal["given", "group", "random"] = "group"  # random leaks siblings: a control
+    classes: tuple[str, ...] = ()  # use only these classes; empty: all
+    # group: by recording; given: the data set's own; random: by clip, which leaks
+    split: Literal["given", "group", "random"] = "group"
     fold: NonNegativeInt = (
         0  # official list, left-out group or fold, counted from 1; 0: the fixed split
     )
     folds: NonNegativeInt = 0  # group k-fold: this many folds, of which `fold` is tested
-    split_seed: Seed = 0
-    test: NonNegative = 0.2  # share of clips (below 1) or number of clips (1 and above)
-    val: NonNegative = 0.2  # carved from training, the same way
-    val_by: Literal["group", "clip"] = "group"  # by clip leaks into validation: a control
+    split_seed: Seed = 0  # decides the split, together with the names of recordings
+    # test part: a share of the clips (below 1) or a number of clips (1 and above)
+    test: NonNegative = 0.2
+    val: NonNegative = 0.2  # validation part, taken from training clips in the same way
+    val_by: Literal["group", "clip"] = "group"  # by recording, or by clip, which leaks
     swapped: bool = False  # train on the test list and test on the training list (report A)
     groups: str = ""  # regex whose first bracket names the recording of a clip
     fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
-    # of each class at most so many clips are trained on: N, or NAME=N,NAME=N; "": all
+    # train on at most this many clips of each class: N, or NAME=N,NAME=N; "": all
     per_class: str = ""
-    strict: bool = False  # an unreadable clip stops the run instead of being listed
+    strict: bool = False  # stop at an unreadable clip instead of listing it
 
 
 @dataclass(frozen=True)
 class Task:
     """What a label means: it decides the loss, the metrics and the predictions."""
 
-    # clip: one label a clip; multilabel: several, or none; segmentation: one a frame
+    # clip: one label for each clip; multilabel: several or none; segmentation: one for each frame
     kind: TaskKind = "clip"
-    # of segmentation: classes in which nothing happens, whose segments do not count in F1 and edit
+    # segmentation: classes in which nothing happens; F1 and edit score leave out their segments
     background: tuple[str, ...] = ("background",)
-    # of segmentation: what frames are that no line of segments.csv covers: left out, or background
+    # segmentation: frames that no line of segments.csv covers are left out, or are background
     unlabelled: Literal["ignore", "background"] = "ignore"
-    ignore: tuple[str, ...] = ()  # of segmentation: labels of frames that are left out
+    ignore: tuple[str, ...] = ()  # segmentation: labels whose frames are left out
 
 
 @dataclass(frozen=True)
 class Frames:
     """Which frames of a clip a model sees."""
 
-    length: PositiveInt = 30
-    # segment_mean_length: a segment as long as training clips are on average
+    length: PositiveInt = 30  # number of frames that the model sees of a clip
+    # segment: consecutive frames; uniform: spread over the clip; segment_mean_length: a segment of
+    # the training clips' mean length; whole: all frames
     rule: Literal["segment", "uniform", "segment_mean_length", "whole"] = "segment"
-    order: Literal["kept", "shuffled", "single"] = "kept"  # the last two are controls
+    # shuffled and single (one frame for all) are controls
+    order: Literal["kept", "shuffled", "single"] = "kept"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frame (or a clip, for c3d) to features."""
+    """The network from a frame (for c3d: a clip) to features."""
 
     kind: (
         Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"]
@@ -132,22 +136,26 @@ class Encoder:
         | OnnxFile
         | UserFile
     ) = "cnn"
-    # auto (what an extra or the cache has), random, imagenet, a file, or a finished run
+    # auto (from an extra or the cache), random, imagenet, a file, or a finished run
     weights: str = "auto"
+    # which part of the encoder trains
     trainable: Literal["none", "head", "last_block", "last_two_blocks", "all"] = "none"
-    # statistics by which trained blocks normalize: the batch's, or the ones that they began with
+    # statistics by which trained blocks normalize: the batch's (trained), or those of the weights
+    # (frozen)
     batch_norm: Literal["trained", "frozen"] = "trained"
-    pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"  # by kind
-    width: PositiveInt = 1024  # of dense pooling
-    size: NonNegativeInt = 0  # height and width that frames are resized to; 0: as suits the kind
-    # auto: as the weights ask; own: as a network's makers do, of keras:NAME and FILE.onnx
+    # how maps become features; auto: as usual for the kind
+    pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"
+    width: PositiveInt = 1024  # outputs of dense pooling
+    # height and width that frames are resized to; 0: as usual for the kind
+    size: NonNegativeInt = 0
+    # auto: as the weights require; own: as the makers of a keras:NAME or FILE.onnx do
     normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed", "own"] = "auto"
-    seed: Seed = 0  # of random weights; a frozen encoder is shared by all seeds of a table
-    init: Literal["own", "normal"] = "own"  # of random weights: the encoder's, or normal(0, 0.1)
+    seed: Seed = 0  # seed of random weights; all seeds of a table share a frozen encoder
+    init: Literal["own", "normal"] = "own"  # random weights: the encoder's own, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics
-    pca: NonNegativeInt = 0  # then keep this many principal components; 0: all
-    store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of features in the store
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
+    pca: NonNegativeInt = 0  # then keep this many principal components; 0: no reduction
+    store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # type of stored features
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay float32
     remat: bool = False  # recompute activations in the backward pass
     args: Args = Args()  # fields of the encoder's class that no other setting fills
 
@@ -161,46 +169,50 @@ class Scanner:
         | Literal["lru", "attention", "tcn", "transformer"]
         | UserFile
     ) = "lstm"
-    units: PositiveInt = 64
-    layers: PositiveInt = 1
-    bidirectional: Literal["no", "concat", "sum"] = "no"  # of a recurrence
-    # of tcn and transformer: a frame sees those before it alone; False: those after it too
+    units: PositiveInt = 64  # width of the state
+    layers: PositiveInt = 1  # number of stacked layers
+    # how a recurrence joins both directions; no: forwards only
+    bidirectional: Literal["no", "concat", "sum"] = "no"
+    # tcn and transformer: a frame sees only those before it; False: also those after it
     causal: bool = True
-    dense: tuple[PositiveInt, ...] = ()  # linear layers before the recurrence
-    kernel: PositiveInt = 3  # of convlstm, convgru and tcn
-    bias: Literal["single", "double"] = "single"  # Keras has one bias vector a gate, PyTorch two
+    dense: tuple[PositiveInt, ...] = ()  # widths of linear layers before the recurrence
+    kernel: PositiveInt = 3  # width of the kernel of convlstm, convgru and tcn
+    # bias vectors of a gate: one as in Keras, or two as in PyTorch
+    bias: Literal["single", "double"] = "single"
     reset_after: bool = True  # GRU: the reset gate acts after the recurrent product
-    init: Literal["keras", "torch", "normal"] = "keras"
-    forget_bias: float | None = None  # LSTM's at the start; None: 1 as Keras has it, else 0
-    batch_norm: bool = False  # after every layer, the last included
-    dropout: Fraction = 0.0  # share dropped after every layer, the last included
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; weights stay float32
+    init: Literal["keras", "torch", "normal"] = "keras"  # convention of the initial weights
+    # LSTM: the initial forget bias; None: 1 with init keras, else 0
+    forget_bias: float | None = None
+    batch_norm: bool = False  # batch normalization after every layer
+    dropout: Fraction = 0.0  # share of units dropped after every layer
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay float32
     args: Args = Args()  # fields of the cell's or module's class that no other setting fills
 
 
 @dataclass(frozen=True)
 class Head:
-    """From states to class scores."""
+    """The layer from states to class scores."""
 
+    # what the head reads: last state, mean of states, each frame, or all states side by side
     kind: Literal["last", "mean", "per_frame", "flatten"] = "last"
-    dense: tuple[PositiveInt, ...] = ()  # hidden layers before the output
+    dense: tuple[PositiveInt, ...] = ()  # widths of hidden layers before the output
     activation: Literal["softmax", "relu"] = "softmax"
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised."""
+    """The loss that training minimises."""
 
     kind: Literal["cross_entropy", "keras_cross_entropy", "double_softmax"] = "cross_entropy"
-    # of frame j of L, where head.kind is per_frame: linear is (j+1)/L, uniform is 1
+    # weight of frame j of L if head.kind is per_frame: (j+1)/L if linear, 1 if uniform
     frame_weights: Literal["linear", "uniform"] = "linear"
-    # of a clip's loss by its class: balanced is clips / (classes * clips of the class), over the
-    # training split; or NAME=WEIGHT,NAME=WEIGHT, where the others weigh 1
+    # weight of a clip's loss by its class: none, balanced (clips / (classes * clips of the class)
+    # over the training split), or NAME=WEIGHT,NAME=WEIGHT, where other classes have 1
     class_weights: str = "none"
     label_smoothing: Fraction = 0.0  # share of the target that is spread evenly over all classes
-    # of segmentation: weight of squared changes of log-probabilities between frames (MS-TCN: 0.15)
+    # segmentation: weight of the squared change of log-probabilities between frames (MS-TCN: 0.15)
     smoothness: NonNegative = 0.0
-    smoothness_limit: NonNegative = 4.0  # of a change that smoothness counts
+    smoothness_limit: NonNegative = 4.0  # segmentation: larger changes count as this one
 
 
 @dataclass(frozen=True)
@@ -218,17 +230,18 @@ class Optim:
 
     kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"
     learning_rate: NonNegative = 1e-3
-    momentum: Fraction = 0.9  # of kind momentum
+    momentum: Fraction = 0.9  # for kind momentum
     b1: Fraction = 0.9  # Adam's decay of the mean gradient
     b2: Fraction = 0.999  # Adam's decay of the mean square
-    weight_decay: NonNegative = 0.0
-    decoupled: bool = False  # decay after the optimiser instead of L2 added to the gradient
-    clip_norm: NonNegative = 0.0  # L2 norm of a batch's mean gradient, or as clip_mode says; 0: off
-    # preactivation: clip_norm bounds each derivative of one clip's loss (nats) at a gate's input
+    weight_decay: NonNegative = 0.0  # L2 penalty, or decoupled decay
+    decoupled: bool = False  # decay after the optimiser instead of L2 in the gradient
+    # largest L2 norm of a batch's mean gradient, or see clip_mode; 0: no clipping
+    clip_norm: NonNegative = 0.0
+    # preactivation: clip_norm limits each derivative of a clip's loss (nats) at a gate's input
     clip_mode: Literal["gradient", "preactivation"] = "gradient"
-    schedule: Literal["constant", "cosine", "step"] = "constant"  # of the learning rate
+    schedule: Literal["constant", "cosine", "step"] = "constant"  # schedule of the learning rate
     warmup_epochs: NonNegativeInt = 0  # epochs of linear warm-up
-    rms_decay: Fraction = 0.99  # of RMSProp's mean square
+    rms_decay: Fraction = 0.99  # RMSProp's decay of the mean square
     epsilon: NonNegative = 1e-8
 
 
@@ -239,21 +252,24 @@ class Augment:
     Changes of pixels need an encoder that trains; noise and time_mask need a frozen one.
     """
 
-    flip: Fraction = 0.0  # share of clips that are mirrored, left to right
-    # classes that a flip exchanges, for which it is refused: auto (left or right in the name),
-    # none, or names
+    flip: Fraction = 0.0  # share of the clips that are mirrored, left to right
+    # classes that a flip turns into each other, so that a flip is refused: auto (left or right in
+    # the name), none, or names
     flip_exchanges: tuple[str, ...] = ("auto",)
-    crop: AreaShare = 1.0  # a part of the frame, at least this share of its area, fills all of it
-    brightness: Fraction = 0.0  # pixels are multiplied by 1 - this to 1 + this
-    contrast: Fraction = 0.0  # so is their distance from the clip's mean grey
-    color: Fraction = 0.0  # and their distance from the pixel's own grey
-    rotation: Degrees = 0.0  # at most so many degrees either way; edges are repeated
-    speed: NonNegative = 0.0  # up to 1 + this times as fast or as slow
-    jitter: NonNegativeInt = 0  # each frame is taken up to so many frames earlier or later
-    drop: Fraction = 0.0  # share of frames that are lost: the frame before is seen once more
-    noise: NonNegative = 0.0  # added to features: its deviation, in deviations of the clip's own
-    time_mask: Fraction = 0.0  # a stretch, at most this share of the frames, becomes their mean
-    # two clips and their labels are mixed, in shares drawn from Beta(mixup, mixup); 0: none are
+    # crop to at least this share of the area, resized to the whole frame; 1: no crop
+    crop: AreaShare = 1.0
+    brightness: Fraction = 0.0  # multiply pixels by a factor from 1 - this to 1 + this
+    contrast: Fraction = 0.0  # the same for their distance from the clip's mean grey
+    color: Fraction = 0.0  # the same for their distance from the pixel's own grey
+    rotation: Degrees = 0.0  # rotate by at most this many degrees; edges are repeated
+    speed: NonNegative = 0.0  # play up to 1 + this times as fast or as slow
+    jitter: NonNegativeInt = 0  # take each frame up to this many frames earlier or later
+    drop: Fraction = 0.0  # drop this share of the frames and repeat the frame before
+    # add noise to features, with this share of the deviation of the clip's features
+    noise: NonNegative = 0.0
+    # replace a stretch of at most this share of the frames by the clip's mean
+    time_mask: Fraction = 0.0
+    # mix two clips and their labels, in shares drawn from Beta(mixup, mixup); 0: no mixing
     mixup: NonNegative = 0.0
 
 
@@ -261,41 +277,41 @@ class Augment:
 class Train:
     """How long to train, in which batches, and when to stop."""
 
-    epochs: PositiveInt = 30
-    batch_size: PositiveInt = 32
-    batches_per_epoch: NonNegativeInt = 0  # 0: a pass over the training clips
-    # shuffled: each clip once a pass; balanced: each class equally often in every batch
+    epochs: PositiveInt = 30  # largest number of epochs
+    batch_size: PositiveInt = 32  # clips of a batch, over all devices
+    batches_per_epoch: NonNegativeInt = 0  # 0: as many as all training clips need
+    # shuffled: each clip once in an epoch; balanced: each class equally often in every batch
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    # truncated back-propagation: frames from one update to the next, 0: all of the clip; and
-    # frames that the gradient reaches back, at least as many, 0: as many
+    # truncated back-propagation: frames from one update to the next; 0: the whole clip
     tbptt_every: NonNegativeInt = 0
+    # frames that its gradient reaches back, at least tbptt_every; 0: as many
     tbptt_length: NonNegativeInt = 0
-    # what training minimises, or a figure of the task: val_accuracy, val_balanced_accuracy; val_map
+    # what chooses the best epoch: val_loss, or val_ and a figure such as val_accuracy or val_map
     monitor: ValFigure = "val_loss"
-    patience: NonNegativeInt = 0  # epochs without improvement before it stops; 0: never
-    min_delta: NonNegative = 0.0
-    # stop when the headline figure of the task (accuracy of clips) reaches this on validation
+    patience: NonNegativeInt = 0  # stop after this many epochs without improvement; 0: never
+    min_delta: NonNegative = 0.0  # smaller changes do not count as improvement
+    # stop when the task's main figure (accuracy of clips) reaches this on validation; 0: never
     target: Fraction = 0.0
-    # folder of a finished run: its weights and optimiser are continued (train --more-epochs)
-    continues: str = ""
-    grad_accum: PositiveInt = 1  # parts of a batch whose gradients are summed one after another
-    parallel: Literal["auto", "trials", "batch"] = "auto"  # what several devices share
-    memory_gb: NonNegative = 0.0  # that a group may take of a device; 0: what the device has
-    save_seconds: NonNegative = 20.0  # at least this long between two saves
+    continues: str = ""  # folder of a finished run that this one continues (train --more-epochs)
+    grad_accum: PositiveInt = 1  # compute a batch in this many parts, one after another
+    # what several devices share: the trials of a group, or the batches of one trial
+    parallel: Literal["auto", "trials", "batch"] = "auto"
+    memory_gb: NonNegative = 0.0  # memory that a group may take on a device; 0: all of it
+    save_seconds: NonNegative = 20.0  # least time between two saves
 
 
 @dataclass(frozen=True)
 class Eval:
-    """How a video is decided."""
+    """How clips are scored."""
 
     # single: one pass over the clip; average, vote: over windows of it
     inference: Literal["single", "average", "vote"] = "single"
-    window: PositiveInt = 60  # frames
+    window: PositiveInt = 60  # frames of a window
     stride: PositiveInt = 30  # frames from one window to the next
-    # of the frames, whose probabilities are averaged: as they are; and mirrored; five crops of 7/8
-    # of height and width; these and their mirror images
+    # average over views of the frames: one; flip: also mirrored; five_crops: of 7/8 of height and
+    # width; ten_crops: also mirrored
     views: Literal["one", "flip", "five_crops", "ten_crops"] = "one"
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = 64  # clips that are scored at once
 
 
 @dataclass(frozen=True)

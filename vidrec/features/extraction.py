@@ -76,7 +76,7 @@ def fill(
         except DamagedFeatures as error:
             if attempt:
                 raise
-            log.warning("%s; they are extracted anew", error)
+            log.warning("%s; they are extracted again", error)
     raise AssertionError("two attempts return or raise")
 
 

@@ -131,7 +131,7 @@ def refuse_search(folder: Path) -> None:
             f"goes on, and trains its choice in a folder {search['name']}-chosen-ID"
         )
     raise UserError(
-        f"{folder} is a search, and what it chose was trained anew: name that folder: "
+        f"{folder} is a search, and its choice was trained again: name that folder: "
         f"{folder.parent / chosen['table']}"
     )
 

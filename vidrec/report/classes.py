@@ -278,7 +278,7 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
     )
     text = (
         f"{within} of {within + across} confused clips were taken for a class of the same "
-        "action type, which is easily understood; the others across types."
+        "action type, the others for a class of another type."
     )
     return [Paragraph(text)]
 

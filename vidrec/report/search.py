@@ -114,7 +114,7 @@ def render(search: Search, pictures: Path) -> str:
     draw = Drawer(pictures)
     page = blocks.Page(
         title=f"Search: {search.meta['name']}",
-        question="Which of these settings are best on validation clips, and what are they worth?",
+        question="Which of these settings is best on validation clips, and how good on test clips?",
         warnings=_warnings(search),
         answer=answer(search),
         facts=Definitions(_facts(search)),
@@ -232,8 +232,8 @@ def _importance(search: Search, draw: Drawer) -> Section:
     at = search.meta["rungs"][:1]
     when = f"after epoch {at[0]}, which all trials reached" if at else "at the trials' ends"
     caption = (
-        "Share of each setting in what told good trials from others (PED-ANOVA, by Optuna), "
-        f"{when}."
+        "Importance of each setting: how much it separates good trials from others (PED-ANOVA, by "
+        f"Optuna), {when}."
     )
     alt = caption + " " + ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
     figure = draw("importance", alt, caption, search_figures.importance, shares)

@@ -343,7 +343,7 @@ def notes(results: Run | AblationResult) -> list[str]:
     if _other_task(rows):
         tasks = dict.fromkeys(row.another_task for row in rows if row.another_task)
         lines.append(
-            f"Published figures are of another task, so no difference is taken: ours are of "
+            f"Published figures are for another task, so no difference is shown: ours are for "
             f"{'; '.join(tasks)}."
         )
     lines += _of_folds(results, rows)

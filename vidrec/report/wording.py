@@ -37,8 +37,8 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
         return []
     whose = "" if len(single) == len(known) else f" ({', '.join(single)})"
     return [
-        f"One seed{whose}: the interval is about other test clips alone. It leaves out what "
-        "another seed would change; `ablate` with --seeds 3 shows that."
+        f"One seed{whose}: the interval is about other test clips alone. It does not "
+        "include what another seed would change; `ablate` with --seeds 3 shows that."
     ]
 
 

@@ -52,8 +52,8 @@ RULES: Mapping[str, Rule] = {
     "learning_rate": replace(
         LONG,
         epochs=5,
-        says="Nearly every gradient is longer than 5 and is clipped, so the rate alone says how "
-        "far the weights get in five epochs: 3e-4 is too small.",
+        says="Nearly every gradient is longer than 5 and is clipped, so the rate alone "
+        "decides how far the weights move in five epochs: 3e-4 is too small.",
     ),
     "optimizer": replace(
         LONG,

@@ -59,7 +59,7 @@ def _optimiser(
     """Gradient to update, sign and learning rate included."""
     if ".py:" in cfg.kind:
         if cfg.decoupled:
-            raise UserError(f"optim.decoupled: {cfg.kind} has to bring its own decay")
+            raise UserError(f"optim.decoupled: {cfg.kind} has to include its own decay")
         return config.load_user(cfg.kind)(cfg, hyper)
     rule = {
         "sgd": optax.identity,

@@ -19,7 +19,7 @@ class Status(Command):
     Example: vidrec status runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of an ablation, or its name
+    folder: Positional[Path]  # folder of an ablation, or its name
 
     def run(self, settings: dict[str, Any]) -> int:
         """Show the state of the groups; see `Command.run`."""
@@ -35,7 +35,7 @@ class Cancel(Command):
     Example: vidrec cancel runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of an ablation, or its name
+    folder: Positional[Path]  # folder of an ablation, or its name
 
     def run(self, settings: dict[str, Any]) -> int:
         """End the jobs that wait or run; see `Command.run`."""

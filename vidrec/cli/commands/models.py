@@ -29,14 +29,15 @@ class Predict(Command):
     Example: vidrec predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
-    folder: Positional[Path]  # of a run or an ablation, or its name
+    folder: Positional[Path]  # folder of a run or an ablation, or its name
     videos: Positional[tuple[str, ...]]  # files or folders
-    stream: Flag = False  # an answer a frame, the recurrent state kept
-    windows: Flag = False  # of several files: each window's answer too, also in the csv
+    stream: Flag = False  # classify frame by frame, keeping the recurrent state
+    windows: Flag = False  # for several files: show the windows of each too, also in the csv
     every: NonNegative = 0.0  # seconds between windows; 0: half a window
-    overlay: Path | None = None  # write the video with the answer drawn on it
-    csv: Path | None = None  # write a row a file; a folder writes predictions.csv anyway
-    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+    overlay: Path | None = None  # write a copy of the video with the answer drawn on it
+    # write a table with a row for each file; for a folder, predictions.csv is the default
+    csv: Path | None = None
+    trust_code: Flag = False  # run the code files that the run keeps, if there are any
 
     def run(self, settings: dict[str, Any]) -> int:
         """Print a line for each file; for one file, and with --json, its windows first.
@@ -127,10 +128,10 @@ class Demo(Command):
     Example: vidrec demo runs/my_videos-1a2b3c4d
     """
 
-    folder: Positional[Path]  # of a run or an ablation, or its name
-    port: Annotated[int, config.Range(0, 65535)] = 8008  # of 127.0.0.1; 0: any that is free
-    limit: Annotated[float, config.Range(0.001, 1e6)] = 500.0  # megabytes of a video at most
-    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+    folder: Positional[Path]  # folder of a run or an ablation, or its name
+    port: Annotated[int, config.Range(0, 65535)] = 8008  # port on 127.0.0.1; 0: any free one
+    limit: Annotated[float, config.Range(0.001, 1e6)] = 500.0  # largest video in megabytes
+    trust_code: Flag = False  # run the code files that the run keeps, if there are any
 
     def run(self, settings: dict[str, Any]) -> int:
         """Serve the page until asked to end; with --json the first line is the address.
@@ -169,10 +170,10 @@ class Evaluate(Command):
     Example: vidrec evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
-    folder: Positional[Path]  # of a run or an ablation, or its name
+    folder: Positional[Path]  # folder of a run or an ablation, or its name
     part: Literal["test", "val", "train", "all"] = "test"  # of the split
     force: Flag = False  # score clips that the model was trained on too
-    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+    trust_code: Flag = False  # run the code files that the run keeps, if there are any
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -213,9 +214,9 @@ class Export(Command):
     Example: vidrec export runs/my_videos-1a2b3c4d exported
     """
 
-    folder: Positional[Path]  # of a run or an ablation, or its name
+    folder: Positional[Path]  # folder of a run or an ablation, or its name
     out: Positional[Path]  # a new folder
-    trust_code: Flag = False  # run the users' files that the run keeps, if it names any
+    trust_code: Flag = False  # run the code files that the run keeps, if there are any
 
     def run(self, settings: dict[str, Any]) -> int:
         """Write the export; see `Command.run`."""
@@ -253,7 +254,7 @@ class Encoders(Command):
         console.print(Columns(heads, lines, "encoder.kind", less))
         missing = [each for each in entries if not each.weights]
         if missing:
-            console.tell("how to get the weights that are not here:")
+            console.tell("how to get the missing weights:")
         for each in missing:
             console.tell(f"{each.kind}: {each.get}")
         for line in catalogue.of_others():

@@ -24,7 +24,9 @@ class Runs(Command):
     Example: vidrec runs runs
     """
 
-    folder: Positional[Path | None] = None  # whose runs are listed; none: that of --workdir
+    folder: Positional[Path | None] = (
+        None  # folder whose runs are listed; by default that of --workdir
+    )
 
     def with_run_folders(self) -> Self:
         """Return the command: the folder that it names is not a run."""
@@ -78,7 +80,7 @@ class Report(Command):
     Example: vidrec report runs/scanners-1a2b3c4d --tensorboard
     """
 
-    folders: Positional[tuple[Path, ...]] = ()  # of runs and ablations, or their names
+    folders: Positional[tuple[Path, ...]] = ()  # folders of runs and ablations, or their names
     tensorboard: Flag = False  # write the curves as TensorBoard events, too
 
     def with_run_folders(self) -> Self:
@@ -115,7 +117,7 @@ class Compare(Command):
     Example: vidrec compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """
 
-    first: Positional[Path]  # folder or name of a run or an ablation: the one before
+    first: Positional[Path]  # folder or name of a run or an ablation: the earlier one
     second: Positional[Path]  # and the one after
 
     def run(self, settings: dict[str, Any]) -> int:

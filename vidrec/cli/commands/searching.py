@@ -45,7 +45,7 @@ class Search(Command):
     rungs: str = ""
     round: PositiveInt = 16  # settings that are proposed at once and train together
     seeds: PositiveInt = 3  # new seeds with which the best setting is trained again
-    name: str = ""  # of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
+    name: str = ""  # name of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
     # show the trials in a tracker while they train, and those of the chosen setting; several by
     # repeating. Each is an extra (pip install 'vidrec[mlflow]')
     track: Trackers = ()

@@ -53,8 +53,8 @@ class Train(SharedCommand):
 
     experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
     more_epochs: NonNegativeInt = 0  # train this finished run for this many more epochs
-    trust_code: Flag = False  # with --more-epochs: run the users' files that the run keeps
-    name: str = ""  # of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
+    trust_code: Flag = False  # with --more-epochs: run the code files that the run keeps
+    name: str = ""  # name of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
     # show the run in a tracker while it trains; several by repeating. Each is an extra
     # (pip install 'vidrec[mlflow]') and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
     track: Trackers = ()
@@ -112,10 +112,12 @@ class Ablate(SharedCommand):
     """
 
     files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
-    name: str = ""  # of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
-    seeds: Annotated[int, config.Range(0, 10_000)] = 0  # seeds a row; 0: as the file says
-    dry_run: Flag = False  # list the trials, train nothing
-    on: Literal["", "motion"] = ""  # run on the embedded data instead
+    name: str = ""  # name of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
+    seeds: Annotated[int, config.Range(0, 10_000)] = (
+        0  # number of seeds of each row; 0: as the file says
+    )
+    dry_run: Flag = False  # list the trials and train nothing
+    on: Literal["", "motion"] = ""  # run on generated data instead
     # score every clip out of fold: official (UCF-101's three lists), recordings (each left out in
     # turn), or a number of parts
     folds: str = ""
@@ -131,14 +133,16 @@ class Ablate(SharedCommand):
     # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
     track: Trackers = ()
     launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
-    partition: str | None = None  # of SLURM; this and the following replace the site's
+    partition: str | None = None  # of SLURM; this and the following options replace those of --site
     minutes: int | None = None  # time limit of a job; one that needs more continues in another
     gpus: int | None = None  # of a job
     cpus: int | None = None  # of a job
     mem: str | None = None  # of a job: 16G
     sbatch: UseAppendAction[tuple[str, ...]] = ()  # further options: account=vision, exclusive
     site: Path | None = None  # TOML file of defaults: partition, minutes, gpus, sbatch, setup …
-    devices: tuple[str, ...] | None = None  # of the pool, as CUDA_VISIBLE_DEVICES names them
+    devices: tuple[str, ...] | None = (
+        None  # devices of the pool, as CUDA_VISIBLE_DEVICES names them
+    )
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -209,7 +213,7 @@ class Ablate(SharedCommand):
         if table.tune:
             names = " and ".join(table.tune)
             console.tell(
-                f"these choose {names}; then every row trains at its best, {_seeds(table)}"
+                f"these choose {names}; then every row trains with its best value, {_seeds(table)}"
             )
         return 0
 

@@ -279,7 +279,7 @@ def _mapping(file: Path) -> list[str]:
             raise UserError(f"{file}, line {number}: {line!r} should be a number and a name")
         place, name = int(parts[1]), parts[2].strip()
         if place in names or name in names.values():
-            raise UserError(f"{file}, line {number}: {line!r} stands there twice")
+            raise UserError(f"{file}, line {number}: {line!r} is there twice")
         names[place] = name
     if sorted(names) != list(range(len(names))):
         raise UserError(f"{file}: numbers should be 0 to {len(names) - 1}, each once")

@@ -309,7 +309,7 @@ def _check_sums(builder: Any) -> None:
         if expected.get(name) != actual.get(name):
             state = "missing" if name not in actual else "changed since it was written"
             raise files.Damaged(
-                f"{folder / name} is {state}: remove {folder}, and the set is prepared anew"
+                f"{folder / name} is {state}: remove {folder}, and the set is prepared again"
             )
 
 

@@ -85,7 +85,7 @@ def example_of(builder: Any, split: str, clips: Any, index: int) -> dict[str, An
             raise TransientError.of(builder.data_path, error) from error
         raise UserError(
             f"{builder.data_path} is damaged: clip {index} of {split} cannot be read "
-            f"({first_line(error)}); remove that folder, and the set is prepared anew"
+            f"({first_line(error)}); remove that folder, and the set is prepared again"
         ) from error
 
 

@@ -40,8 +40,8 @@ class Slurm:
         notes = [] if options.gpus else ["the jobs ask for no GPU (--gpus 1 would)"]
         if _sacct([]) is None:
             notes.append(
-                "sacct does not answer: of a job that was killed, only the queue and its missing "
-                "result tell, and 'status' calls it lost once the queue has forgotten it"
+                "sacct does not answer: 'status' shows a killed job as lost once the queue has "
+                "forgotten it"
             )
         return notes
 
@@ -190,7 +190,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
         UserError: It does not answer, so the state of the jobs is unknown.
     """
     if not shutil.which("squeue"):
-        raise UserError("squeue is not on this machine's PATH: what the jobs do is not known")
+        raise UserError("squeue is not on this machine's PATH: the state of the jobs is unknown")
     wanted = ",".join(dict.fromkeys(job.partition("_")[0] for job in ids))
     command = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", wanted]
     ran = subprocess.run(command, capture_output=True, text=True)

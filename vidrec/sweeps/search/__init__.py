@@ -372,7 +372,7 @@ class _Search:
             f"{self.name}-chosen",
             override(self.cfg, {"seed": first}),
             [Row(chosen.params)],
-            question=f"What is the setting worth that {self.folder.name} chose on validation?",
+            question=f"How good is the setting that {self.folder.name} chose on validation?",
             seeds=self.how.seeds,
         )
 

@@ -40,7 +40,9 @@ def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...
     """
     if not factor:
         if given:
-            raise UserError("--rungs needs --halving, which says what part of the trials trains on")
+            raise UserError(
+                "--rungs needs --halving, which says which part of the trials continues"
+            )
         return ()
     if given:
         if list(given) != sorted(set(given)) or given[0] < 1 or given[-1] >= epochs:

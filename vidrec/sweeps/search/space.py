@@ -169,7 +169,7 @@ def _refusal(name: str, halving: bool) -> str:
     if name.partition(".")[0] in _FIXED:
         return "all trials of a search are trained and scored on the same clips in the same way"
     if name == "seed":
-        return "all trials of a search have the experiment's seed; --seeds trains the chosen anew"
+        return "all trials have the experiment's seed; --seeds is for the chosen setting"
     if name in NOT_IDENTITY:
         return "changes no result, so there is nothing to search"
     if name == "train.epochs" and halving:
