@@ -1,4 +1,4 @@
-"""Does augmentation help where clips are few?
+"""Does augmentation help if there are few clips?
 
     vidrec ablate ablations/augmentation.py
 
@@ -42,7 +42,7 @@ def base() -> Config:
 def ablation() -> Ablation:
     return Ablation(
         name="augmentation",
-        question="Does augmentation help where clips are few?",
+        question="Does augmentation help if there are few clips?",
         base=base(),
         rows=[
             Row({"data.per_class": few} | changes, name=f"{few} clips a class{words}")

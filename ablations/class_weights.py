@@ -1,11 +1,11 @@
-"""Do class weights help where classes are unequal, at 1:20?
+"""Do class weights help if classes are unequal, at 1:20?
 
     vidrec ablate ablations/class_weights.py
 
-Of each pair of motions one class keeps 80 training clips and its time reversal 4; validation and
-test clips stay as they are, equally many of each class, so accuracy is the mean over classes.
-Beside the plain loss stand balanced weights and balanced batches, and the same model on all clips.
-No report did this.
+In each pair of motions one class has 80 training clips and its time reversal 4. Validation and test
+clips are equally many of each class, so accuracy is the mean over classes. The plain loss is
+compared with balanced weights, with balanced batches, and with the same model on all clips. No
+report did this.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row
@@ -19,7 +19,7 @@ def ablation() -> Ablation:
     unequal = {"data.per_class": UNEQUAL, "data.val": 100.0}
     return Ablation(
         name="class_weights",
-        question="Do class weights help where classes are unequal, at 1:20?",
+        question="Do class weights help if classes are unequal, at 1:20?",
         base="experiments/motion.py",
         rows=[
             Row(unequal, name="plain"),

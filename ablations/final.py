@@ -1,4 +1,4 @@
-"""Report D: what do its best settings make together?
+"""Report D: how good are its best settings together?
 
 150 frames, windows of 50, momentum SGD with weight decay, 50 epochs, decided from clips. The report
 reaches 0.668, less than 150 frames alone (0.672). The row after it, ours, is its baseline.

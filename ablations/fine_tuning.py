@@ -1,4 +1,4 @@
-"""Does augmentation help where a pretrained encoder is tuned on few clips?
+"""Does augmentation help if a pretrained encoder is tuned on few clips?
 
     vidrec ablate fine_tuning --data.root FOLDER --folds 5
 
@@ -37,7 +37,7 @@ def base() -> Config:
 def ablation() -> Ablation:
     return Ablation(
         name="fine_tuning",
-        question="Does augmentation help where a pretrained encoder is tuned on few clips?",
+        question="Does augmentation help if a pretrained encoder is tuned on few clips?",
         base=base(),
         rows=[
             Row({"data.per_class": few} | changes, name=f"{few} clips a class{words}")

@@ -1,4 +1,4 @@
-"""How much does report D's baseline move between UCF-101's three official splits?
+"""How much does report D's baseline change between UCF-101's three official splits?
 
 No report did this: all use one split. Any other table takes the axis too: `--axis data.fold=1,2,3`.
 """

@@ -1,4 +1,4 @@
-"""How much does report B's LSTM move when each of UCF-11's 25 groups is left out in turn?
+"""How much does report B's LSTM change if each of UCF-11's 25 groups is left out in turn?
 
 No report did this. Any other table of UCF-11 takes the same axis: `--axis data.fold=1,2,…,25`.
 """

@@ -1,10 +1,10 @@
 """Report D: how should a video be decided from its frames?
 
 Clips of 60 frames at stride 30, the carry reset for each: their step log-probabilities, weighted
-(j+1)/60, are averaged (clips), or each clip votes (vote). Its listing leaves the last step out and
-does not cut a video that is longer than 60 frames but shorter than the clip's end; both are slips,
-and not repeated here. A row of ours: one pass over the clip, as all other tables do. One training
-serves the three.
+(j+1)/60, are averaged (clips), or each clip votes (vote). Its listing leaves out the last step, and
+does not cut a video that is longer than 60 frames but shorter than the clip's end. Both are
+mistakes, and are not repeated here. A row of ours: one pass over the clip, as all other tables do.
+One training serves the three.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row, published

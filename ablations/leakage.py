@@ -1,8 +1,9 @@
 """What is a leaking split worth?
 
-The same model on a split by group and on a random one, in which siblings of a test clip (cut from
-the same video) are trained on: in UCF-101, of 99.4 % of test clips. The random row is marked as
-leaked wherever it is printed. No report did this; reports B and C do not say how they split.
+The same model is trained on a split by group and on a random one. In the random one, clips of the
+same video as a test clip are trained on: in UCF-101, for 99.4 % of the test clips. The random row
+is marked as leaked wherever it is printed. No report did this; reports B and C do not say how they
+split.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,6 +1,6 @@
 """Report D: which learning rate for momentum SGD in 25 epochs?
 
-The best is the largest tried, so the table does not show where it ends. The baseline's top-10 is
+The best rate is the largest that was tried, so a larger one may be better. The baseline's top-10 is
 0.933 in most of its other tables, so 0.9435 is marked.
 """
 

@@ -1,6 +1,7 @@
 """Report D: how many linear layers before the LSTM?
 
-A conclusion without figures: none "loses on expressivity", two overfit, one is best.
+The report gives a conclusion without figures: none "loses on expressivity", two overfit, one is
+best.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

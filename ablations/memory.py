@@ -1,9 +1,9 @@
-"""How long must a sequence, and its gradient, be for a model to answer from what it saw long ago?
+"""How long must clips and windows be for a model to remember what it saw long ago?
 
-Clips of 120 to 180 frames show a motion of 20 frames somewhere in their first third, then nothing
-that would tell it. A model that sees the clip's middle 30 frames stands at chance; from the length
-on that has the cue inside, it can answer if its state carries so far. Windows of truncated
-back-propagation that are shorter than the cue should make that harder, although they update more
+Clips of 120 to 180 frames show a motion of 20 frames somewhere in their first third, and nothing
+that reveals it afterwards. A model that sees the clip's middle 30 frames is at chance. If the
+frames include the motion, it can answer if its state lasts long enough. Windows of truncated
+back-propagation that are shorter than the motion should make that harder, although they update more
 often.
 
 The same GRU and optimiser throughout. Report D asks both questions of its LSTM on UCF-101

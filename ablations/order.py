@@ -1,10 +1,10 @@
-"""How much of what a recurrence knows is order?
+"""How much of a recurrence's accuracy comes from the order of frames?
 
 The same LSTM with frames as they are, with frames shuffled (in training and scoring), and with one
-frame repeated in every place; the mean over frames, which cannot see order, stands beside. On the
-embedded data all three controls should stand at chance within a pair of motions. No report did
-this; `vidrec ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks
-the same of another model.
+frame repeated in every place; the mean over frames, which ignores order, is beside them. On the
+generated data all three controls should be at chance within a pair of motions. No report did this;
+`vidrec ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks the same of
+another model.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row
@@ -13,7 +13,7 @@ from vidrec.sweeps.ablation import Ablation, Row
 def ablation() -> Ablation:
     return Ablation(
         name="order",
-        question="How much of what a recurrence knows is order?",
+        question="How much of a recurrence's accuracy comes from the order of frames?",
         base="experiments/motion.py",
         rows=(
             *(Row({"frames.order": order}) for order in ("kept", "shuffled", "single")),

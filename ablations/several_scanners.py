@@ -1,8 +1,8 @@
-"""Which scanner sees two motions at once, and is it order that it sees?
+"""Which scanner recognises two motions at once, and does it need the order of frames?
 
-On `motion/several` all frames in any order tell which two things change, and not which way: a mean
-over frames, and a GRU whose frames are shuffled, should have an average precision near one half.
-No report did this.
+On `motion/several` the frames without their order tell which two things change, but not in which
+direction: a mean over frames, and a GRU whose frames are shuffled, should have an average precision
+near one half. No report did this.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row
@@ -14,7 +14,7 @@ def ablation() -> Ablation:
     rows.append(Row({"scanner.kind": "gru", "frames.order": "shuffled"}))
     return Ablation(
         name="several_scanners",
-        question="Which scanner sees two motions at once, and is it order that it sees?",
+        question="Which scanner recognises two motions at once, and does it need the order of frames?",
         base="experiments/several.py",
         rows=rows,
         seeds=3,

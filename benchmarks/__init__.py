@@ -1,1 +1,1 @@
-"""Ours beside the alternative, in one run each: `python -m benchmarks` runs those that fit."""
+"""Compare vidrec with alternatives, both in one run: `python -m benchmarks` runs those that fit."""

@@ -6,14 +6,14 @@
     python -m benchmarks --json            a list of results with everything they printed
     python -m benchmarks --before FOLDER   beside each, ours of an earlier commit's worktree
 
-A ratio says how many times as long as ours the other side takes: above 1 ours is quicker. Wanted is
-the least ratio that this project asks of itself. With --before each command is given in that
-worktree, too, right after ours; a row "ours before" says how many times as long it took.
+A ratio is the time of the other side divided by vidrec's: above 1, vidrec is faster. "Wanted" is
+the least ratio that this project aims for. With --before each command also runs in that worktree,
+right after ours. A row "ours before" has the ratio of its time to ours.
 
 One that fails, or lacks an extra (pip install vidrec[parity,test]), is shown with its reason, and
-the others go on. Not among them: growth.py, of which nothing stands beside, default_job.py, which
-wants an earlier commit, larger_than_memory.py, which writes 5 GB, and those that need a folder of
-videos, weights or an hour.
+the others go on. These are not among them: growth.py, which compares with nothing, default_job.py,
+which needs an earlier commit, larger_than_memory.py, which writes 5 GB, and those that need a
+folder of videos, weights or an hour.
 """
 
 import argparse

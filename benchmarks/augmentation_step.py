@@ -1,4 +1,4 @@
-"""What augmentation costs beside a training step from pixels, in processor seconds.
+"""Measure the CPU time of augmentation beside a training step from pixels.
 
     python benchmarks/augmentation_step.py                     64x64, 16 clips of 30 frames
     python benchmarks/augmentation_step.py --size 16 --frames 4 --batch 2 --rounds 1

@@ -1,4 +1,4 @@
-"""One training step of a ConvLSTM: ours beside a plain one in PyTorch and Keras' ConvLSTM2D on JAX.
+"""Time a training step of a ConvLSTM: vidrec's, a plain one in PyTorch, and Keras' on JAX.
 
     python benchmarks/convlstm_step.py                   16 clips of 30 maps, 7x7x512, to 64 units
     python benchmarks/convlstm_step.py --units 256       report B's best model

@@ -1,4 +1,4 @@
-"""How often vidrec's intervals are right, on generated results with a known truth.
+"""Measure how often vidrec's intervals are right, on generated results with a known truth.
 
     python benchmarks/coverage.py                docs/explanation/statistics.md (8 minutes of CPU)
     python benchmarks/coverage.py --draws 100    a first look

@@ -1,4 +1,4 @@
-"""How often intervals of mean average precision are right, on generated scores.
+"""Measure how often intervals of mean average precision are right, on generated scores.
 
     python benchmarks/coverage_of_ranking.py               table of docs/explanation/statistics.md
     python benchmarks/coverage_of_ranking.py --draws 50     a first look

@@ -1,4 +1,4 @@
-"""How often intervals of F1@50 are right, on generated segments.
+"""Measure how often intervals of F1@50 are right, on generated segments.
 
     python benchmarks/coverage_of_segments.py              table of docs/explanation/statistics.md
     python benchmarks/coverage_of_segments.py --draws 20     a first look

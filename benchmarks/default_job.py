@@ -1,13 +1,13 @@
-"""The default job beside that of an earlier commit: from nothing, in a new workdir, finished.
+"""Time the default job and that of an earlier commit: from nothing, in a new workdir, finished.
 
     git worktree add ../before c587364
     python benchmarks/default_job.py --before ../before
     python benchmarks/default_job.py --before ../before --rounds 3 --job train experiments/motion.py
 
 Every run is a process of its own. The first of three has no cache and no workdir, the second has
-the first one's cache and a new workdir, the third finds everything finished. Told are seconds of
-the clock, seconds of processors (of use where other work shares them), and seconds that threads
-spent tracing, lowering and compiling, as JAX tells them.
+the first one's cache and a new workdir, the third finds everything finished. It prints wall-clock
+seconds, CPU seconds (useful if other work shares the machine), and the seconds that threads spent
+tracing, lowering and compiling, as JAX reports them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Features of frames, frames a second: an encoder beside the same network in PyTorch.
+"""Measure frames a second of an encoder, and of the same network in PyTorch.
 
     python benchmarks/encoders.py                        EfficientNet-Lite0, 224x224
     python benchmarks/encoders.py --kind resnet50        or squeezenet, or vgg16
@@ -8,9 +8,9 @@
 Frames lie in memory as bytes; what is timed takes them `--batch` at a time and gives a row of
 features a frame, in memory again. Ours is the extractor that fills the feature store. PyTorch's is
 written out here layer by layer, channels last, in evaluation mode, with random weights that ours
-reads from a `.pth`; both take all cores. Features are compared before anything is timed. Where
-others use the machine, threads that wait for each other tell more of them than of the work: --busy
-gives PyTorch one thread and counts the seconds of all of a side's threads.
+reads from a `.pth`; both take all cores. Features are compared before anything is timed. If others
+use the machine, threads that wait for each other distort the times. --busy gives PyTorch one thread
+and counts the CPU seconds of all of a side's threads.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""What bounds extraction: frames a second end to end, beside decoding alone and the encoder alone.
+"""Measure frames a second of extraction, of decoding alone and of the encoder alone.
 
     python benchmarks/extraction.py FOLDER WEIGHTS.h5 [--clips 40] [--rounds 3] [--json]
 

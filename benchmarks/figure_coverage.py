@@ -1,4 +1,4 @@
-"""Measure how often intervals are right, of a figure that is no mean over clips.
+"""Measure how often intervals are right for a figure that is not a mean over clips.
 
 Such a figure has two truths: that of new data of the same size, which an interval is about, and
 that of endless data. `coverage_of_ranking.py` and `coverage_of_segments.py` draw the experiments.
@@ -23,7 +23,8 @@ class Truth(NamedTuple):
 
 
 def covered(experiments: Iterable[tuple[Any, Any]], truth: Truth) -> Line:
-    """Return how often intervals held the truths, and their width beside the best possible.
+    """Return how often intervals contained the truths, and their width relative to the best
+    possible.
 
     Args:
         experiments: the interval of the first row and that of the difference, of each one.

@@ -1,15 +1,15 @@
-"""How cost grows: an epoch's seconds against trials in a group, frames, units, and clips.
+"""Measure how the seconds of an epoch grow with trials in a group, frames, units, and clips.
 
     python benchmarks/growth.py                                     three points on each axis
     python benchmarks/growth.py --most 256 --points 5 --figure docs/images/growth.png    all of them
     python benchmarks/growth.py --axes units --rounds 2              one of the four
 
 One LSTM over made-up features; each axis grows alone from one trial, 30 frames, 64 units and 128
-clips in batches of 32. Beside each epoch stands the least it could take: the operations of its
-matrix products over what one large product reaches on the same machine (`of_limit` is the share).
-What grows slower than its axis pays a fixed cost at first; what grows faster has left a cache.
-Each point compiles a program of its own; the first epoch is left out. --most cuts the trials in a
-group, --points every axis.
+clips in batches of 32. Each epoch is compared with the least time that it could take: the
+operations of its matrix products over what one large product reaches on the same machine
+(`of_limit` is the share). What grows slower than its axis pays a fixed cost at first; what grows
+faster has left a cache. Each point compiles a program of its own; the first epoch is left out.
+--most cuts the trials in a group, --points every axis.
 """
 
 import contextlib

@@ -154,7 +154,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look again and again; anonymous and file-backed MB by the second."""
+        """Poll the process; record anonymous and file-backed MB by the second."""
         while sizes := self._sizes():
             self.seen.append((time.perf_counter() - self.began, *sizes))
             time.sleep(TICK)

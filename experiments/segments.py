@@ -1,15 +1,16 @@
-"""The embedded data with a label a frame: motions one after another, with background between them.
+"""Generated data with a label for each frame: motions one after another, with background between
+them.
 
     vidrec train experiments/segments.py
     vidrec ablate segment_scanners        the comparison of scanners over it
 
-No report did this. A frame shows where a shape is, not how it moves, and each clip stands there
-backwards too: what sees one frame alone cannot tell a motion from its reversal, nor from rest. A
-recurrence that only looks back labels each frame as it comes, so a motion is named some frames
-after it began; segments count as found if they overlap the true ones by half.
+No report did this. A frame shows where a shape is, not how it moves, and each clip is also there
+played backwards. So a model that sees a single frame cannot tell a motion from its reversal or from
+rest. A recurrence that only looks back labels each frame as it comes, so a motion is named some
+frames after it began; segments count as found if they overlap the true ones by half.
 
-Data set and settings were chosen while looking at test clips; docs/how-to/labels.md has the
-figures on clips that were drawn afterwards (motion/segments/seed=1).
+Data set and settings were chosen by looking at test clips; docs/how-to/labels.md has the figures on
+clips that were drawn afterwards (motion/segments/seed=1).
 """
 
 from vidrec.config import (
