@@ -1,4 +1,4 @@
-"""Which scanner recognises two motions at once, and does it need the order of frames?
+"""Which scanner recognises two motions at once, and does frame order matter?
 
 On `motion/several` the frames without their order tell which two things change, but not in which
 direction: a mean over frames, and a GRU whose frames are shuffled, should have an average precision
@@ -14,7 +14,7 @@ def ablation() -> Ablation:
     rows.append(Row({"scanner.kind": "gru", "frames.order": "shuffled"}))
     return Ablation(
         name="several_scanners",
-        question="Which scanner recognises two motions at once, and does it need the order of frames?",
+        question="Which scanner recognises two motions at once, and does frame order matter?",
         base="experiments/several.py",
         rows=rows,
         seeds=3,

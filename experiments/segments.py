@@ -1,5 +1,4 @@
-"""Generated data with a label for each frame: motions one after another, with background between
-them.
+"""Generated data with a label for each frame: motions with background between them.
 
     vidrec train experiments/segments.py
     vidrec ablate segment_scanners        the comparison of scanners over it
