@@ -1,8 +1,9 @@
-"""The decision on a clip or a video: the only place where a model's scores become an answer.
+"""Decide the class of a clip or video from a model's scores; no other module does this.
 
 A model gives a clip one vector of class scores, or one a frame (`head.kind = per_frame`). With
 `eval.inference` average or vote it scores windows of the clip, which decide together. Training,
-evaluation, prediction and streams call these functions, so they give one answer to one clip.
+evaluation, prediction and streams call these functions, so they give the same answer for the same
+clip.
 
 Dimension letters: n clips or videos, M windows, B clips of a batch, L frames that a model sees of a
 clip, T frames that are scored, K classes.
@@ -26,7 +27,7 @@ from vidrec.evaluation.task import Task
 from vidrec.models import losses
 from vidrec.models.cells import floats
 
-# Logarithms of the probabilities that scores (n, K) of these weights mean; a task's.
+# A task's function from scores (n, K) and their weights to logarithms of probabilities.
 LogProbabilities = Callable[[np.ndarray, np.ndarray | float], np.ndarray]
 
 
@@ -161,8 +162,8 @@ def weight_sum(valid: np.ndarray | int, length: int) -> np.ndarray:
 def updated_mean(mean: jax.Array, logits: jax.Array, count: jax.Array) -> jax.Array:
     """Return the weighted mean of log-probabilities after one more frame.
 
-    Frame j of n weighs j + 1, as in `weighted_log_probs`, so the last one is 2 / (n + 1) of all. A
-    mean is kept instead of a sum, which over hours would outgrow float32.
+    Frame j of n weighs j + 1, as in `weighted_log_probs`, so the last one is 2 / (n + 1) of all. It
+    is a mean and not a sum, since a sum over hours would exceed the precision of float32.
 
     Args:
         mean: the mean before this frame.
@@ -175,7 +176,7 @@ def updated_mean(mean: jax.Array, logits: jax.Array, count: jax.Array) -> jax.Ar
 def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return whether each of the logits (…, K) is largest at its label (…).
 
-    It never is where one is NaN: argmax takes the first NaN for the largest, so that a diverged
+    It never is if one of them is NaN: argmax treats the first NaN as the largest, so a diverged
     model would look right.
     """
     return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
@@ -238,7 +239,7 @@ def decide_videos(
 
 
 def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.ndarray) -> Decision:
-    """Decide by the number of windows that chose a class, ties by summed log-probabilities.
+    """Decide by the number of windows that chose a class; summed log-probabilities break ties.
 
     The whole part of a score is the number of votes, and the fraction orders equal votes, so the
     five largest scores are the top five. A window whose scores are NaN makes its video's NaN.
@@ -255,7 +256,7 @@ def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.n
 
 
 class WindowSums:
-    """Sums over the windows of one video that are over; a stream's number of them has no bound."""
+    """Sums over the finished windows of one video; a stream may have any number of them."""
 
     def __init__(
         self,
@@ -268,7 +269,7 @@ class WindowSums:
         self.votes_K, self.total_K = np.zeros(num_classes), np.zeros(num_classes)
 
     def add(self, scores_K: np.ndarray) -> None:
-        """Count a window that is over, by its scores of weight 1."""
+        """Count a finished window, by its scores of weight 1."""
         self.count += 1
         self.total_K = self.total_K + scores_K
         self.votes_K[scores_K.argmax()] += 1
@@ -372,7 +373,7 @@ def clip_weights(cfg: Config, lengths_n: np.ndarray, num_frames: int) -> np.ndar
 
 
 def _spread(clips: np.ndarray, count: int, values: np.ndarray) -> np.ndarray:
-    """Put the lines of some clips where they stand among `count` clips."""
+    """Put the lines of some clips at their places among `count` clips."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[clips] = values
     return whole

@@ -1,4 +1,4 @@
-"""Count how good class scores are, on the host, from saved scores."""
+"""Compute figures such as accuracy and F1 on the host, from saved scores."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ LEAST = 1e-7
 
 
 def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """Return logarithms (n, K) of the probabilities that scores mean, in float64.
+    """Return logarithms (n, K) of the probabilities of scores, in float64.
 
     Args:
         scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
@@ -44,7 +44,7 @@ def predictions(logits: np.ndarray) -> np.ndarray:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count clips of true class (row) taken for class (column); -1 is in no column."""
+    """Count clips of true class (row) predicted as class (column); -1 is in no column."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     seen = predicted >= 0
     cells = labels[seen].astype(np.int64) * num_classes + predicted[seen]
@@ -135,7 +135,7 @@ def _check(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> No
 
 
 def _f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
-    # 2tp / (true + predicted); 0 for a class that was neither found nor named.
+    # 2tp / (true + predicted); 0 for a class without true and predicted clips.
     total = support + counts.sum(axis=0)
     return 2 * np.diag(counts) / np.maximum(total, 1)
 
@@ -195,7 +195,7 @@ def most_confused(
     clips: PredictedClips | None = None,
     top: int = 10,
 ) -> list[dict[str, Any]]:
-    """Return pairs of classes by how often the first was taken for the second.
+    """Return pairs of classes by how often the first was predicted as the second.
 
     Args:
         counts_KK: of `confusion`.

@@ -1,4 +1,4 @@
-"""What a task tells reports: its headline, its columns, and tables and matrices as plain data."""
+"""Define what a task gives to reports: its headline, columns, tables and matrices as plain data."""
 
 import colorsys
 from collections.abc import Collection, Sequence
@@ -71,7 +71,7 @@ class Baseline(NamedTuple):
 
 
 class ClassTable(NamedTuple):
-    """What is measured of each class, for the report of one row.
+    """The figures of each class, for the report of one row.
 
     Attributes:
         heads: of the columns after the class.

@@ -16,7 +16,7 @@ class _Ranked(NamedTuple):
     Attributes:
         order_n: places of the clips.
         positive_n: whether each has the class.
-        last_P: of each clip that has it, the place of the last one with the same score.
+        last_P: for each clip that has the class, the place of the last clip with the same score.
     """
 
     order_n: np.ndarray
@@ -114,8 +114,8 @@ def _precisions_without(ranked: _Ranked, number_n: np.ndarray, groups: int) -> n
 def best_thresholds(probabilities_nK: np.ndarray, labels_nK: np.ndarray) -> np.ndarray:
     """Return the threshold of each class with the highest F1, (K,); 0.5 for one that no clip has.
 
-    A threshold lies halfway between the two probabilities that it parts. Of equally good ones it
-    is the highest.
+    A threshold lies halfway between the two probabilities that it separates. Of equally good ones
+    it is the highest.
     """
     pairs = zip(np.asarray(probabilities_nK, np.float64).T, np.asarray(labels_nK).T, strict=True)
     return np.array([_best_threshold(*column) for column in pairs])

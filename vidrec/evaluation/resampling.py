@@ -74,7 +74,7 @@ def values(figure: Figure, seeds: int, groups: np.ndarray) -> Values:
 
 @dataclass(frozen=True)
 class Spread:
-    """What another experiment would change a mean over seeds by; see `variances.Variances`.
+    """The variance of a mean over seeds between experiments; see `variances.Variances`.
 
     Attributes:
         mean: over seeds.
@@ -101,7 +101,7 @@ class Spread:
         return not self.variance and self.mean != 0
 
     def hidden_by_groups(self, alpha: float) -> float:
-        """Return the half width that so few recordings may hide where all moved alike."""
+        """Return the half width that so few recordings may hide if all changed alike."""
         return 1 - (alpha / 2) ** (1 / self.design.groups)
 
     def df(self, seeds: int | np.ndarray | None = None) -> np.ndarray:
@@ -128,7 +128,7 @@ class Spread:
 
 
 def spread(of: Values, clips: int) -> Spread:
-    """Estimate what seeds and recordings change the mean over seeds by."""
+    """Estimate the variance of the mean over seeds by seeds and by recordings."""
     seeds, groups = of.without_SG.shape
     design = Design(seeds, clips, groups)
     moved_SG = of.whole_S[:, None] - of.without_SG

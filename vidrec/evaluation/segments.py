@@ -1,8 +1,8 @@
-"""Count how good labels of frames are: by frames, by the order of segments, by their overlap.
+"""Score labels of frames: by frames, by the order of segments, and by their overlap.
 
 A segment is a run of frames of one label. Edit score and F1 at an overlap are those of MS-TCN (Abu
 Farha and Gall 2019); segments of background are not counted in them. A frame of label -1 is not
-labelled: it counts nowhere, and a segment ends before it, predicted or true.
+labelled: no figure counts it, and predicted and true segments end before it.
 
 Dimension letters: T frames, S segments, K classes, n clips.
 """
@@ -72,10 +72,10 @@ def segments_of(labels_T: np.ndarray, left_out: Collection[int] = ()) -> Segment
 
 
 def edit_score(predicted: Segments, true: Segments) -> float:
-    """Return how alike the labels of segments are in their order, from 0 to 1.
+    """Return how similar the order of the segments' labels is, from 0 to 1.
 
-    It is 1 less the edit distance of the two lists of labels, divided by the longer one's length;
-    1 where both are empty.
+    It is 1 minus the edit distance of the two lists of labels divided by the longer one's length; 1
+    if both are empty.
     """
     most = max(len(predicted.labels_S), len(true.labels_S))
     return 1 - _edit_distance(predicted.labels_S, true.labels_S) / most if most else 1.0
@@ -153,7 +153,7 @@ def count(
 
 
 def f1(matches: Matches) -> float:
-    """Return F1 of matches of all classes together; 1 where there is nothing to find or found."""
+    """Return F1 of matches of all classes together; 1 if there are no segments at all."""
     right, extra, missed = (float(np.sum(each)) for each in matches)
     return 2 * right / total if (total := 2 * right + extra + missed) else 1.0
 

@@ -1,7 +1,7 @@
 """Intervals of accuracies and of paired differences, over new seeds and new groups of clips.
 
-docs/explanation/statistics.md says in plain words what they mean and how often they were right
-on generated results; `variances` computes what they rest on. Plain NumPy on the host.
+docs/explanation/statistics.md says what they mean and how often they are right on generated
+results. `variances` computes the variances. Plain NumPy on the host.
 
 Dimension letters: S seeds, n clips, G groups of clips (recordings).
 """
@@ -42,7 +42,7 @@ class Interval:
         low: lower end.
         high: upper end.
         sd_seeds: standard deviation of the seeds' accuracies; None for one seed.
-        df: degrees of freedom of the whole variance: how much the width rests on.
+        df: degrees of freedom of the whole variance.
         note: what the interval leaves out, in words.
         worst_coverage: share of experiments in which such an interval contained the accuracy in the
             worst simulated case; None for one seed.
@@ -124,8 +124,8 @@ class Difference:
         high: upper end.
         p: level at which the interval just touches 0.
         within_noise: True where p is above 0.05.
-        seeds_needed: seeds in all that would settle the difference if it stays as it is; None
-            where no number would.
+        seeds_needed: total number of seeds that would make the difference clear if it stays the
+            same; None if no number would.
         note: what the interval leaves out, in words.
         variances: what it was computed from.
     """
@@ -148,8 +148,8 @@ class Difference:
 def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Difference:
     """Return the accuracy of a minus that of b, over the same seeds and clips.
 
-    One seed with one clip a group is judged by McNemar's exact test, which is right only there: it
-    takes clips for independent.
+    One seed with one clip a group is judged by McNemar's exact test. It treats clips as
+    independent, so it is valid in this case only.
 
     Args:
         correct_a: (S, n) bool, whether each seed was right about each clip.
@@ -244,7 +244,7 @@ def _p_value(parts: Variances | Spread) -> float:
 
 
 def _seeds_needed(parts: Variances | Spread, alpha: float) -> int | None:
-    """Return the fewest seeds, more than now, whose interval would leave 0 out; None: no number."""
+    """Return the least number of seeds, above today's, whose interval leaves out 0, or None."""
     if parts.design.seeds == 1 or parts.mean == 0:
         return None
     seeds = np.arange(parts.design.seeds + 1, MOST_SEEDS + 1)

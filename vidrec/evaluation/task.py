@@ -1,8 +1,8 @@
-"""What a task is: what a label says, what is minimised, measured, printed and answered.
+"""Define the interface of a task: the meaning of labels, the loss, figures and predictions.
 
 Each module of `vidrec/evaluation/tasks/` defines one, `TASK`, under the name that `task.kind` has.
-Everything else asks the task and knows none by name. Reports read tasks too, so what needs JAX or a
-data set is imported inside the methods that use it.
+All other modules use this interface, and none knows a task by name. Reports read tasks too, so what
+needs JAX or a data set is imported inside the methods that use it.
 
 Dimension letters: n clips, B clips of a batch, T frames, K classes, S seeds, M windows.
 """
@@ -62,7 +62,7 @@ class LossOptions(NamedTuple):
 
 
 class ChosenFrames(NamedTuple):
-    """The frames of a batch, to find their labels by.
+    """The frames of a batch, by which their labels are found.
 
     Attributes:
         clips_B: clips.
@@ -120,7 +120,7 @@ class Task(ABC):
         shown: columns for people beside the headline.
         brief: the one of them that a terminal shows, under a short head.
         compared: those that stand beside each other where two runs are compared.
-        asked: further columns for people, where the author of a table asks for them.
+        asked: more columns for people, if the author of a table asks for them.
         baseline: what the headline is measured against; None: nothing.
         epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
         sections: of a report that fit it: classes (figures of each class), confusions, matrices
@@ -131,8 +131,8 @@ class Task(ABC):
         framewise: True where labels of a batch have an axis of frames (B, T).
         embedded: the embedded data with such labels, which `--on motion` takes.
         form: how labels are read, see `data.datasets.load`.
-        exact_probabilities: True where clips are ranked by probabilities, so that rounded ones
-            would not do: their logarithms are saved too.
+        exact_probabilities: True if clips are ranked by probabilities. Rounded ones are not exact
+            enough for this, so their logarithms are saved too.
     """
 
     kind: ClassVar[str]
@@ -194,7 +194,7 @@ class Task(ABC):
 
         if self.form == "one":
             return self.labelled(datasets.load(cfg.data))
-        # Texts of several labels are classes only once they are parted.
+        # Texts of several labels have to be split into classes first.
         every = replace(cfg.data, classes=())
         return self.labelled(datasets.load(every, self.form)).keep_classes(cfg.data.classes)
 
@@ -228,7 +228,7 @@ class Task(ABC):
 
     @abstractmethod
     def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return the weights (K,) by which unequal classes weigh alike, from training labels."""
+        """Return the weights (K,) that balance unequal classes, from training labels."""
 
     # --- Loss ---
 
@@ -272,7 +272,7 @@ class Task(ABC):
         """Return which frames of outputs (B, T, K) are right, (B, T)."""
 
     def averaged(self, outputs: "Array", loss_kind: str) -> "Array":
-        """Return outputs that mean the mean of the probabilities of several views.
+        """Return outputs whose probabilities are the mean over several views.
 
         Args:
             outputs: (V, B, K), or (V, B, T, K) of every frame.
@@ -291,7 +291,7 @@ class Task(ABC):
 
     @abstractmethod
     def log_probabilities(self, scores: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-        """Return logarithms of the probabilities that scores (n, K) mean, in float64.
+        """Return logarithms of the probabilities of scores (n, K), in float64.
 
         Args:
             scores: of `scores`.
@@ -300,7 +300,7 @@ class Task(ABC):
 
     @abstractmethod
     def evidence(self, probabilities_K: np.ndarray) -> np.ndarray:
-        """Return the scores of weight 1 that mean these probabilities."""
+        """Return the scores of weight 1 that give these probabilities."""
 
     def fit(self, part: ScoredPart) -> Fitted:
         """Return what decisions take from validation clips; empty: nothing."""
@@ -339,7 +339,7 @@ class Task(ABC):
 
     @abstractmethod
     def said(self, part: ScoredPart) -> np.ndarray:
-        """Return what statistics need of the answers to n clips, (n, …)."""
+        """Return what statistics need from the answers for n clips, (n, …)."""
 
     @abstractmethod
     def interval(
@@ -396,7 +396,7 @@ class Task(ABC):
         """Return an answer for JSON; `class` is its text and `confidence` how sure that is."""
 
     def exported(self, fitted: Fitted, classes: int) -> dict[str, Any]:
-        """Return what the loader of an export needs to answer as prediction does.
+        """Return what the loader of an export needs to predict in the same way.
 
         Raises:
             UserError: an export cannot answer so.

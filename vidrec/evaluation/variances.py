@@ -1,4 +1,4 @@
-"""Variance of a mean over seeds and clips, by what it comes from, and score intervals from it.
+"""Estimate the variance of a mean over seeds and clips, by its sources, and score intervals.
 
 docs/explanation/statistics.md derives each step. Every function takes answers of one experiment
 or, with leading axes, of many simulated ones (benchmarks/coverage.py).
@@ -30,7 +30,7 @@ ICC_STEPS = 40
 
 @dataclass(frozen=True)
 class Prior:
-    """What is taken for likely before any answer is seen.
+    """The prior: what is assumed before any answer is seen.
 
     Attributes:
         agreement: correlation of two seeds' answers to one clip; weighs as much as one mistake.
@@ -44,7 +44,7 @@ class Prior:
 
 
 ACCURACY_PRIOR = Prior(0.15, 0.8, 12)
-# Rows share what makes a recording hard, so that clips of one are less alike in differences.
+# Rows share a recording's difficulty, so clips of a recording are less alike in differences.
 DIFFERENCE_PRIOR = Prior(0.1, 1.3, 30)
 
 
@@ -58,7 +58,7 @@ class Design(NamedTuple):
 
 @dataclass(frozen=True)
 class Variances:
-    """Mean over seeds and clips, and what another experiment would change it by.
+    """The mean over seeds and clips, and its variance over experiments.
 
     Attributes:
         mean: the mean answer.
@@ -129,7 +129,7 @@ class Variances:
         return self.seeds_alone / (self.seeds_alone + clip_part)
 
     def hidden_by_groups(self, alpha: float) -> float:
-        """Return the half width that so few groups may hide where all moved alike."""
+        """Return the half width that so few groups may hide if all changed by the same amount."""
         return 1 - (alpha / 2) ** (1 / self.design.groups)
 
     @property
@@ -223,7 +223,7 @@ def _seed_group_variance(own_SG: np.ndarray, weight_G: np.ndarray) -> np.ndarray
 
 
 def _information(variance: np.ndarray, answers: float) -> np.ndarray:
-    """Return how much the spread of sums of so many answers tells, to that of normal ones.
+    """Return how much the spread of such sums tells, relative to normal ones.
 
     The variance of a variance grows with the kurtosis, and sums with few mistakes have a large one.
     """

@@ -1,7 +1,7 @@
-"""A page on this machine to try a trained model: videos that are dropped on it, and the camera.
+"""Serve a page on this machine to try a trained model, with videos or the camera.
 
-It answers on the loopback address only, to its own page only. Nothing leaves the machine, and a
-video is removed as soon as it is answered.
+It answers only on the loopback address, and only to its own page. Nothing leaves the machine, and a
+video is removed as soon as it is classified.
 """
 
 import socket
@@ -33,7 +33,7 @@ def serve(
         name: what the page calls it.
         port: to listen on; 0: any that is free.
         limit: megabytes of an upload.
-        tell: is told the address once it answers.
+        tell: is called with the address once the server is ready.
 
     Raises:
         UserError: the model reads no frames, the port is taken, or a library is missing.

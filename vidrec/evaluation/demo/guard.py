@@ -1,8 +1,8 @@
-"""Refuse whoever is not the page itself: other hosts' names, and pages of other origins.
+"""Refuse requests that do not come from the page itself: other host names, other origins.
 
-A site in the same browser can send requests to this machine, and can make a name of its own stand
-for 127.0.0.1. So the name that was asked for must be this machine's own, and what changes or reads
-anything must come from the page that was loaded from it.
+A site in the same browser can send requests to this machine, and can make its own host name resolve
+to 127.0.0.1. So the host name of a request must be this machine's own, and requests that change or
+read anything must come from the page that was loaded from it.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping

@@ -14,12 +14,12 @@ from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.evaluation.predict.streams import Stream
 
 PICTURE_BYTES, LONGEST_SIDE = 2_000_000, 1920  # of a frame
-STREAMS = 4  # at once; the one that was used longest ago gives way
+STREAMS = 4  # at once; the one that was used longest ago is closed
 QUICKEST = 30.0  # frames a second that a page is asked for
 
 
 class Gone(UserError):
-    """A stream that was closed, or gave way to others."""
+    """A stream that was closed, or replaced by newer ones."""
 
 
 class Live:

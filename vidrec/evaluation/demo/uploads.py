@@ -1,4 +1,4 @@
-"""A video that was uploaded: kept while it is answered, and its overlay for a while after that."""
+"""Keep an uploaded video while it is classified, and its overlay for a while after that."""
 
 import re
 import secrets

@@ -48,8 +48,9 @@ def export(
 ) -> dict[str, Any]:
     """Write a model, or that of a run's or an ablation's folder, as files that need no vidrec.
 
-    Batch and number of frames stay open; only a model that reads whole clips (a flatten head, an
-    encoder of clips) fixes the frames. The export itself holds no code of Python but its loader.
+    The number of clips and frames may vary; only a model that reads whole clips (a flatten head, an
+    encoder of clips) needs a fixed number of frames. The loader is the only Python code in the
+    export.
 
     Args:
         model: a model, or the folder that it is loaded from.

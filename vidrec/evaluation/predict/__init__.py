@@ -1,4 +1,4 @@
-"""What a trained model is worth on the next video: files, streams, overlays, other data sets.
+"""Apply a trained model to new videos: files, streams, overlays, other data sets.
 
 model = vidrec.Classifier.load("runs/my_videos-1a2b3c4d")
 answer = model.predict("new.mp4")

@@ -31,7 +31,7 @@ def lines(
     """Yield a line a window, then one a file.
 
     A window's is {"path", "start", "end", "class", "confidence", "topk"}; a file's has no "start".
-    Where it cannot be read, its class is None and "error" says why.
+    If it cannot be read, its class is None and "error" says why.
 
     Args:
         model: a trained model.
@@ -40,8 +40,8 @@ def lines(
         every: as of `Classifier.predict`; a stream has no windows.
 
     Raises:
-        UserError: nothing there, or what does not fit the model; one of several files that does
-            not fit gets a line.
+        UserError: there is no file, or it does not fit the model. If there are several files, one
+            that does not fit gets a line instead.
     """
     wanted = listed(paths, model)
     for path in wanted:
@@ -60,7 +60,7 @@ def lines(
         except clips.UnfitClip as error:
             if len(wanted) == 1:
                 raise
-            # The others' answers are not lost for it.
+            # The answers for the other files are kept.
             yield _unanswered(path, str(error).removeprefix(f"{spelled(path)}: "))
 
 
@@ -69,7 +69,7 @@ def _unanswered(path: Path, reason: str) -> Line:
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
-    """Return the files that are meant, folders gone through.
+    """Return the files, with those of folders.
 
     Raises:
         UserError: nothing there.

@@ -1,4 +1,4 @@
-"""Which trained model a folder stands for."""
+"""Choose the trained model of a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from vidrec.io import files, runs
 
 
 class Choice(NamedTuple):
-    """The folder with the model to take, and why it is that one where there was a choice."""
+    """The folder of the chosen model, and the reason if there was a choice."""
 
     folder: Path
     reason: str = ""
@@ -51,7 +51,7 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
             f"folder, such as {folder / 'trials' / (trials[0]['id'] if trials else 'ID')}"
         )
     means = {row: float(np.mean([score for score, _ in seeds])) for row, seeds in rows.items()}
-    # Of equals the earliest row, and the earliest seed.
+    # If several are equal, the first row and seed.
     row = max(means, key=lambda name: means[name])
     score, trial = max(rows[row], key=lambda scored: (scored[0], -scored[1]["seed"]))
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())

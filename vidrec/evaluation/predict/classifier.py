@@ -1,4 +1,4 @@
-"""A trained model, and what it says of a clip: as a whole, and over time."""
+"""Define `Classifier`: a trained model that classifies clips, as a whole and over time."""
 
 import copy
 import os
@@ -29,7 +29,7 @@ from vidrec.features.projection import Projection
 from vidrec.io import checkpoint, files, runs
 from vidrec.models import encoders
 
-# Rates of 29.97 and 30 frames a second are one: a window's frames are not picked again for that.
+# Rates of 29.97 and 30 frames a second count as equal: windows are not resampled for that.
 SAME_RATE = 0.01
 
 
@@ -101,7 +101,7 @@ class Classifier:
         cfg: its settings.
         fitted: what its decisions take from validation clips, see `Task.fit`.
         classes: names by class number.
-        notes: what to know of its code; mostly empty.
+        notes: warnings about its code; mostly empty.
     """
 
     def __init__(
@@ -131,8 +131,8 @@ class Classifier:
             trust_code: run the users' files that the run names, from the source that it keeps.
 
         Raises:
-            UserError: the folder holds no trained model, or a damaged one; or it names code and
-                nobody trusts it.
+            UserError: the folder has no trained model, or a damaged one; or it contains code that
+                is not trusted.
         """
         with files.reading_runs([Path(folder)]):
             trial, chosen = choose(Path(folder))
@@ -153,15 +153,15 @@ class Classifier:
     ) -> Prediction:
         """Return class and confidence of a clip, however long, and of windows along it.
 
-        The whole clip's answer is evaluation's: of its centre segment, of frames spread over it,
-        or of all windows together, as the model was trained and scored.
+        The answer for the whole clip is the same as in evaluation: from its centre segment, from
+        frames spread over it, or from all windows together, as the model was trained and scored.
 
         Args:
             clip: a file, frames uint8 (T, H, W, 3), or features where the model was trained on such
                 (an array, a .npy or .safetensors file).
             every: seconds from one window to the next; 0: half a window (with inference by
                 windows, eval.stride).
-            fps: frames a second of an array; None: as many as training clips had.
+            fps: frames a second of an array; None: the rate of the training clips.
 
         Raises:
             UserError: it does not fit the model.
@@ -344,11 +344,11 @@ class Classifier:
     def stream(self, fps: float | None = None) -> Stream:
         """Return a stream, which takes frames one by one and keeps the recurrent carry.
 
-        Frames are seen at the rate at which training clips were: all of them by default; of a model
-        whose `frames.rule` is uniform, as many a second as were spread over training clips.
+        By default the model sees all frames. If its `frames.rule` is uniform, it sees as many
+        frames a second as were spread over training clips.
 
         Args:
-            fps: frames a second that will be pushed; None: as many as training clips had.
+            fps: frames a second that will be pushed; None: the rate of the training clips.
 
         Raises:
             UserError: the model needs the whole clip at once; says why.
@@ -364,7 +364,7 @@ class Classifier:
         return Stream(self.network, self.classes, pushed, seen, self.features_like)
 
     def _rate(self, fps: float | None) -> float:
-        """Return frames a second, said or those of the training clips; 25 if it is unknown."""
+        """Return frames a second, as given or of the training clips; 25 if both are unknown."""
         if fps is not None and not (0 < fps < float("inf")):
             raise UserError(f"fps = {fps:g}: frames a second should be above 0")
         return fps or self.meta.get("fps") or 25.0
@@ -384,7 +384,7 @@ class Classifier:
         return clips.of_feature_file(clip, fps, self.features_like, kind)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Return what the model scans of frames (n, size, size, 3), as in training.
+        """Return the scanner's inputs for frames (n, size, size, 3), as in training.
 
         It is (n, D…), or with several views (`eval.views`) (n, V, D…).
         """
@@ -400,7 +400,7 @@ class Classifier:
 
     @cached_property
     def extract(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Return what makes frames features as they are stored; what needs no encoder passes."""
+        """Return the function from frames to stored features; without an encoder the identity."""
         encoder = self.network.encoder
         if encoder is None:
             return np.asarray
@@ -410,7 +410,7 @@ class Classifier:
 
     @cached_property
     def project(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Return what makes stored features what the model scans: standardised where trained so."""
+        """Return the function from stored features to the scanner's inputs."""
         fitted = self.network.variables["projection"]
         if not fitted:
             return np.asarray

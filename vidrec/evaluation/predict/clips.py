@@ -1,4 +1,4 @@
-"""What can be predicted, behind one interface: files of video, pictures and arrays."""
+"""Define one interface for everything that can be classified: videos, pictures and arrays."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ CHUNK = 64  # frames in memory at once
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames, or features, that can be gone through and looked up.
+    """Frames, or features, that can be read in order or by index.
 
     Attributes:
         path: what answers call it.
@@ -28,7 +28,7 @@ class Clip:
         chunks: the whole clip in order, arrays of at most 64 frames; raises UnreadableClip.
         read: frames by their indices.
         notes: what was found lacking while it was read.
-        clock: the frames' own seconds, as far as `chunks` has come; None: `fps` says it all.
+        clock: the frames' own seconds, as far as `chunks` has been read; None: `fps` is exact.
     """
 
     path: str
@@ -92,7 +92,7 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
 
 
 class UnfitClip(UserError):
-    """A file that can be read, but is none that the model takes."""
+    """A file that can be read, but does not fit the model."""
 
 
 def of_feature_file(

@@ -1,4 +1,4 @@
-"""A video with the prediction drawn on it."""
+"""Draw predictions on a video."""
 
 import functools
 import os
@@ -34,9 +34,9 @@ def overlay(
 ) -> Line:
     """Write `out`: the video with class and confidence on every frame.
 
-    A frame shows the window whose middle is nearest, or with `stream` what was known by then. Where
-    frames are labelled it shows its own segment, and all of them along a coloured line of time. The
-    sound is left out. No more than a few frames are in memory at once.
+    A frame shows the window whose middle is nearest, or with `stream` the answer so far. If frames
+    are labelled, it shows its segment, and all segments along a coloured time line. The sound is
+    left out. No more than a few frames are in memory at once.
 
     Args:
         model: a trained model of frames.
@@ -46,7 +46,7 @@ def overlay(
         every: see `Classifier.predict`.
 
     Returns:
-        The file's line. Of a file that cannot be decoded it says why, and nothing is written.
+        The file's line. If a file cannot be decoded, the error says why, and nothing is written.
 
     Raises:
         UserError: `out` is the video itself, or cannot be written; or `path` is not a video file.
@@ -99,7 +99,7 @@ def draw(
 
 
 def check_name(out: str | os.PathLike) -> None:
-    """Raise a UserError for a name that tells no container that can be written."""
+    """Raise a UserError for a name without the ending of a container that can be written."""
     if Path(out).suffix.lower() not in ENDINGS:
         raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
 
@@ -170,7 +170,7 @@ def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarr
 
 @functools.lru_cache(maxsize=128)
 def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
-    """Return uint8 (height, width, 4): colours and how much they hide."""
+    """Return uint8 (height, width, 4): colours and their opacity."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))

@@ -1,4 +1,4 @@
-"""A label for every frame of a clip, however long: the recurrent carry is kept between chunks."""
+"""Label every frame of a clip of any length: the recurrent carry is kept between chunks."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ class _Seen(NamedTuple):
     """What a model sees of a chunk of a clip.
 
     Attributes:
-        inputs: (n, D…), a frame as often as it is seen.
+        inputs: (n, D…); a frame that is seen several times is repeated.
         steps_T: how many steps are made after each frame of the chunk, from the clip's first on.
     """
 
@@ -80,7 +80,7 @@ def _probabilities(model: "Classifier", clip: Clip) -> np.ndarray:
         frames, steps = frames + len(inputs), int(seen.steps_T[-1])
         steps_T.append(seen.steps_T)
     said += labeller.end()
-    if not steps:  # so short that no frame counts: it is labelled by its first one
+    if not steps:  # too short for the frame rate: it is labelled by its first frame
         first = model.encode(next(iter(clip.chunks())))[:1]
         labeller = _AtOnce(model)
         labeller.add(first)
@@ -98,7 +98,7 @@ def _seen(
         inputs: of the chunk's frames.
         rate: frames a second that the model sees; None: all.
         before: frames and steps before the chunk.
-        most: how often one frame is seen at most.
+        most: the largest number of times that one frame is seen.
     """
     frames, steps = before
     if rate is None:

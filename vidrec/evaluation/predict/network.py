@@ -1,7 +1,7 @@
-"""A trained model as pure functions of its weights: what files, streams and exports all compute.
+"""Define a trained model as pure functions of its weights, for files, streams and exports.
 
-Nothing trains any more, so an encoder of frames that was trained with the scanner is split off
-again: each frame is encoded once, however many windows see it.
+Here nothing trains, so an encoder of frames that was trained with the scanner is applied
+separately: each frame is encoded once, even if several windows see it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ class Network:
         constants = tree.get("constants", {})
         saved = constants | {
             "params": encoders.merge(tree.get("fixed", {}), tree.get("trained", {})),
-            # What training left stands over what it began from.
+            # Trained values replace initial ones.
             "batch_stats": encoders.merge(constants.get("batch_stats", {}), tree.get("stats", {})),
         }
         own = {name: part["encoder"] for name, part in saved.items() if "encoder" in part}
@@ -84,7 +84,7 @@ class Network:
 
     @property
     def precision(self) -> str:
-        """Return the type of a frame's features: stored ones were rounded, trained ones never."""
+        """Return the type of a frame's features; stored ones are rounded, trained ones not."""
         return self.cfg.encoder.store_dtype if self.cfg.encoder.trainable == "none" else "float32"
 
     @property
@@ -93,7 +93,7 @@ class Network:
         return self.model.encoder is not None or self.cfg.head.kind == "flatten"
 
     def encode(self, variables: Tree, frames: Array) -> Array:
-        """Return what the model scans, (N, D…), of frames (N, H, W, C) or features."""
+        """Return the scanner's inputs, (N, D…), for frames (N, H, W, C) or features."""
         x: Any = frames
         if self.encoder is not None:
             x = self.encoder.apply(variables["encoder"], x)
@@ -114,7 +114,7 @@ class Network:
         return encode
 
     def _projected(self, variables: Tree, x: Any) -> Array:
-        """Return features as the model scans them: standardised where trained so."""
+        """Return features as the scanner's inputs: standardised if the model was trained so."""
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -205,7 +205,7 @@ class Network:
         frame = inputs[:, None]
         logits, scanner, taps = self._apply(variables, frame, carry=carry["scanner"])
         mean, count = carry["mean"], carry["count"] + 1
-        # Running means: sums over hours would outgrow float32.
+        # Running means, since sums over hours would exceed the precision of float32.
         if self.cfg.head.kind == "mean":
             mean = mean + (taps["head_read"] - mean) / count
             head = {"params": variables["model"]["params"]["head"]}

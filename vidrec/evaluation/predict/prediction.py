@@ -1,4 +1,4 @@
-"""Hold what a model says of a clip and of windows along it."""
+"""Hold the predictions for a clip and for windows along it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +57,7 @@ class Window(Answer):
     Attributes:
         start: seconds at which it begins.
         end: seconds at which it ends.
-        frames: its first frame and the one after its last; None where seconds are what counts.
+        frames: its first frame and the one after its last; None if it is counted in seconds.
     """
 
     start: float
@@ -74,7 +74,7 @@ class Prediction(Answer):
         windows: answers over time.
         frames: number of frames that were read.
         seconds: how long they last.
-        notes: what is wrong with the file, a line each.
+        notes: problems of the file, one line each.
     """
 
     path: str

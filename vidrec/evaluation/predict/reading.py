@@ -1,4 +1,4 @@
-"""What a model scans of a data set's clips: stored features where training kept them."""
+"""Read the scanner's inputs for a data set's clips: stored features if training kept them."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ from vidrec.models.encoders.weights import digest as weights_digest
 
 
 class ClipInputs(NamedTuple):
-    """A clip's index, and what the model scans of all its frames, or why there is none."""
+    """A clip's index, and the scanner's inputs for all its frames, or why there are none."""
 
     clip: int
     inputs: np.ndarray | UnreadableClip
@@ -27,7 +27,7 @@ class ClipInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads a data set's clips as a model scans them.
+    """Reads a data set's clips as the inputs of a model's scanner.
 
     Attributes:
         model: the model.
@@ -40,7 +40,7 @@ class ClipReader:
     dataset: Dataset
 
     def read(self, clips: list[int], progress: Progress) -> Iterator[ClipInputs]:
-        """Yield clips in order; `progress` is told how many were encoded.
+        """Yield clips in order; `progress` is called with the number that was encoded.
 
         Raises:
             UserError: the data set has features and the model takes frames, or the reverse.

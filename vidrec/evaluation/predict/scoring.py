@@ -1,4 +1,4 @@
-"""A trained run scored on another split or data set; the run itself stays as it is."""
+"""Score a trained run on another split or data set; the run itself is not changed."""
 
 import os
 from collections import Counter
@@ -28,7 +28,7 @@ from vidrec.evaluation.task import Matched, ScoredPart
 from vidrec.features.extraction import Progress
 from vidrec.io import files, machine
 
-# What the figures mean, part of an evaluation's id: one made before a change is not read for it.
+# The definition of the figures is part of an evaluation's id, so that older ones are not reused.
 FIGURES = "loss and calibration of probabilities"
 Part = Literal["test", "val", "train", "all"]
 
@@ -40,7 +40,7 @@ class _Selection(NamedTuple):
         clips: their indices in the data set.
         split: id of the split that they are a part of.
         left_out: number of clips of each class that the model does not know.
-        overlap: what a result says of how they meet the training clips.
+        overlap: the result's description of clips that are also training clips.
     """
 
     clips: np.ndarray
@@ -54,7 +54,7 @@ class _Scores(NamedTuple):
 
     Attributes:
         clips: (n,) indices of the clips that could be read.
-        evaluations: what the model says of each.
+        evaluations: the model's answer for each.
         unreadable: (clip, path, reason) of the others.
     """
 
@@ -76,8 +76,8 @@ def score(
 ) -> dict[str, Any]:
     """Score a trained run on the clips that the settings name; classes are matched by name.
 
-    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID; what was scored
-    before is only read.
+    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID. If this was
+    scored before, the result is only read.
 
     Args:
         folder: of a run, a trial or an ablation.
@@ -86,7 +86,7 @@ def score(
         force: score clips that the model was trained on; the result says how many.
         trust_code: see `Classifier.load`.
         tell: is given lines for people.
-        progress: is told how many clips are done, of how many.
+        progress: is called with the numbers of clips that are done and of all clips.
         dataset: clips from Python instead of those that the settings name.
 
     Returns:
@@ -227,7 +227,7 @@ def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
         )
     moved = {"data.kind", "data.tfds", "data.root"} & set(overrides)
     if moved and "data.classes" not in overrides and model.cfg.data.classes:
-        # Which classes to keep was said of the old data; here, those that the model knows.
+        # `data.classes` was for the old data; here the classes are those that the model knows.
         overrides = {**overrides, "data.classes": ()}
     return override(model.cfg, overrides)
 
@@ -254,9 +254,9 @@ def _known(
 
 
 def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool) -> dict[str, Any]:
-    """Return how these clips and those of the training meet; refuse those of the training itself.
+    """Return which clips are also training clips; refuse them unless forced.
 
-    Clips are the same where their content is, whatever they are called.
+    Clips are the same if their content is the same, whatever their names.
     """
     meta = model.meta
     comparable = meta.get("hashed") == dataset.hashed
@@ -330,7 +330,7 @@ def _stacked(scores: Sequence[np.ndarray]) -> np.ndarray:
 def _figures(
     model: Classifier, evaluations: Sequence[Evaluation], labels: np.ndarray
 ) -> dict[str, Any]:
-    """Return the figures that training gives of these clips, by the same definitions."""
+    """Return the figures of these clips, with the same definitions as in training."""
     scores_nK = _stacked([one.scores_K for one in evaluations])
     log_probs_nK = np.stack([one.log_probs_K for one in evaluations])
     task = tasks.of(model.cfg)

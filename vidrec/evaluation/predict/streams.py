@@ -1,4 +1,4 @@
-"""Frames one by one: the recurrent carry is kept, so each costs one step."""
+"""Classify frames one by one: the recurrent carry is kept, so each frame costs one step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +47,8 @@ class Stream:
 
     After n frames it says what the model says of a clip of these n frames. If a model was trained
     on frames spread over its clips, its stream takes frames at the same average rate. So when the
-    stream lasts as long as a training clip, its answer equals that of `predict`. Nothing is
-    forgotten by itself: `reset` where something new begins.
+    stream lasts as long as a training clip, its answer equals that of `predict`. Call `reset` when
+    something new begins; otherwise all frames so far count.
 
     Attributes:
         classes: their names, in the order of the probabilities.
@@ -112,7 +112,7 @@ class Stream:
         return self._said
 
     def encode(self, frame: np.ndarray) -> jax.Array:
-        """Return what the recurrence takes of a frame, (1, D…)."""
+        """Return the recurrence's input for a frame, (1, D…)."""
         self._check(frame)
         if self._network.takes_features:
             return self._encode(self._variables, np.asarray(frame, np.float32)[None])
@@ -135,7 +135,7 @@ class Stream:
         return np.asarray(self._scores_K)
 
     def _in_windows(self, inputs: jax.Array) -> np.ndarray:
-        """Return the answer of windows: those that are over decide with the one that is not.
+        """Return the answer of all windows, the unfinished one included.
 
         So it is for files, where the last window is continued past the end.
         """
@@ -155,7 +155,7 @@ class Stream:
         return np.exp(decided.log_probs_nK[0])
 
     def unlike_prediction(self) -> list[str]:
-        """Return why this answer is not what prediction says of the clip that was pushed."""
+        """Return why this answer differs from the prediction for the clip that was pushed."""
         cfg = self._network.cfg
         if self._network.task.framewise:
             return []  # a frame's label is its own

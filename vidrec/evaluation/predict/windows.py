@@ -1,4 +1,4 @@
-"""Windows along a clip, scored while it goes by: no more than one of them is in memory."""
+"""Cut windows from a clip while it is read: at most one of them is in memory."""
 
 import bisect
 from collections.abc import Callable, Iterator
@@ -55,8 +55,8 @@ class WindowGrid:
     def seen(self, start: int, times: np.ndarray) -> SeenFrames:
         """Return the frames that the model sees of a window that is counted in seconds.
 
-        The model sees what a training clip that lasted as long would have shown: the frame on
-        screen in the middle of each of its frames' times.
+        The model sees the same moments as of a training clip of this duration: the frame on screen
+        in the middle of each of its frames' times.
 
         Args:
             start: first frame of the window.

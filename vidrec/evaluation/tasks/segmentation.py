@@ -344,7 +344,7 @@ class Segmentation(ClipTask):
 
 
 def _until_the_end(scores_T: np.ndarray, labels_T: np.ndarray) -> np.ndarray:
-    """Return whole numbers; what stands after a clip's end has no label, so it does not count."""
+    """Return whole numbers; places after a clip's end have no label, so they do not count."""
     return np.where(labels_T >= 0, scores_T, UNLABELLED).astype(np.int64)
 
 
