@@ -1,4 +1,4 @@
-"""Gather the clips of a batch: their frames, chosen by (seed, epoch, clip) alone.
+"""Gather the clips of a batch; their frames depend only on (seed, epoch, clip).
 
 Dimension letters: B clips, T frames.
 """
@@ -148,7 +148,8 @@ def _augmented(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
     inputs = _inputs(data, clips_B, indices_BT, inputs)
     if epoch is not None and cfg.augment != Augment():
         augment_B = augment.keys_of(sampling.seed, epoch, clips_B)
-        # Apart from what is around, so that a trial gets the same bits in a group and alone.
+        # Kept apart from the code around it, so that a trial gets the same numbers in a group and
+        # alone.
         inputs = lax.optimization_barrier(inputs)
         inputs = augment.changed(inputs, mask_BT, cfg.augment, augment_B)
         inputs = lax.optimization_barrier(inputs)

@@ -1,4 +1,4 @@
-"""How much a clip's loss counts, by its class."""
+"""Compute the weight of a clip's loss by its class."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Go on from the state that a finished run ended with, as a new run (`train.continues`)."""
+"""Continue from the last state of a finished run, as a new run (`train.continues`)."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ Tree = Any
 
 
 def more_epochs(run: str | Path, epochs: int, *, trust_code: bool = False) -> Config:
-    """Return the settings by which a finished run is trained on, as a new run.
+    """Return the settings of a new run that continues a finished one.
 
     Args:
         run: its folder, or that of a trial.
@@ -42,7 +42,7 @@ def more_epochs(run: str | Path, epochs: int, *, trust_code: bool = False) -> Co
 
 
 def parent(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Return what a result says of the run that it continues; nothing where it continues none."""
+    """Return what a result says about the run that it continues; empty if there is none."""
     if not cfg.train.continues:
         return {}
     folder = Path(cfg.train.continues)
@@ -90,7 +90,7 @@ def begin(group: TrialGroup) -> None:
 
 
 def _progress(group: TrialGroup, place: int, result: dict[str, Any]) -> Progress:
-    """Return how far a trial has come in the run that it continues."""
+    """Return a trial's progress at the end of the run that it continues."""
     before = group.progress[place]
     epoch, best = int(result["epochs"]), int(result["best_epoch"])
     score = before.best_score
@@ -107,7 +107,7 @@ def _progress(group: TrialGroup, place: int, result: dict[str, Any]) -> Progress
 
 
 def _check_data(folder: Path, about: dict[str, Any], data: Prepared) -> None:
-    """Refuse other training clips: what it learned from may be scored here."""
+    """Refuse other training clips: clips that it was trained on may be test clips here."""
     clips = data.clips("train")
     contents = [data.dataset.keys[clip] for clip in clips]
     now = (about["classes"], about["split"]["id"], about["train_contents"])

@@ -34,8 +34,8 @@ ALIGNED = 64
 def default_how() -> How:
     """Return "vmap" on an accelerator, and "map", one trial after another, on a CPU.
 
-    A core gains nothing from batching trials, and `lax.map` gives each trial the bits that it has
-    alone and skips the stopped ones.
+    A core gains nothing from batching trials, and `lax.map` gives each trial the same numbers as
+    alone and skips stopped trials.
     """
     return "map" if runtime.is_cpu() else "vmap"
 
@@ -71,7 +71,7 @@ def any_process(mine: bool) -> bool:
 
 
 def _from_all(rows: np.ndarray) -> np.ndarray:
-    """Return the rows of all processes; each brings one for every device of its own."""
+    """Return the rows of all processes; each process gives one row for each of its devices."""
     if runtime.processes() == 1:
         return rows
     gathered = jax.pmap(lambda row: lax.all_gather(row, AXIS), axis_name=AXIS)(rows)
@@ -88,10 +88,10 @@ def memory_needed(compiled: Any) -> float:
 
 
 def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
-    """Return how a group uses the devices: batches of one trial are cut, several trials shared out.
+    """Return how a group uses the devices: the batches of one trial are divided, or the trials.
 
-    Where a CPU's cores are the devices, a single trial takes the first one, as its large products
-    use all cores anyway; with `spread` "batch" its batches are cut among them.
+    If a CPU's cores are the devices, a single trial uses the first one, since its large products
+    use all cores anyway. With `spread` "batch" its batches are divided among the cores.
     """
     if (
         spread == "auto"
@@ -179,12 +179,12 @@ def compiled(program: Any, *arguments: Tree, level: int = LEVEL) -> Callable:
 
 
 class TrialParallel(_Devices):
-    """Carry functions of one trial over a group of trials, spread over the devices.
+    """Apply functions of one trial to a group of trials, spread over the devices.
 
     Trees of the group have leading axes (devices, trials a device); `shard` makes them from a
-    single axis of trials, and `fetch` makes that again. Where the group does not divide evenly,
-    places that are left hold copies of the last trial, which do not train. There are at least
-    `places` places: groups with as many can share compiled programs.
+    single axis of trials, and `fetch` makes that again. If the group does not divide evenly, the
+    remaining places hold copies of the last trial, which do not train. There are at least `places`
+    places: groups with as many can share compiled programs.
     """
 
     axis_name = None
@@ -211,7 +211,7 @@ class TrialParallel(_Devices):
 
     @property
     def layout(self) -> tuple:
-        """Return what a compiled program depends on besides the functions of a trial."""
+        """Return what a compiled program depends on, apart from the functions of a trial."""
         return (self.how, self.share, *(device.id for device in self.everyone))
 
     def shard_active(self, active_N: np.ndarray) -> jax.Array:
@@ -219,7 +219,7 @@ class TrialParallel(_Devices):
         return self._split((active_N[self.places] & self._own)[self._mine])
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
-        """Return the group's trees, dealt again where stopped trials left devices unequal work."""
+        """Return the group's trees, dealt again if stopped trials left devices unequal work."""
         busiest = active_N[self.places].sum(1).max()
         even = busiest <= -(-active_N.sum() // len(self.everyone))
         if self.how == "vmap" or active_N.all() or even:
@@ -332,11 +332,12 @@ class TrialParallel(_Devices):
 
 
 class DataParallel(_Devices):
-    """Carry functions of one trial whose batches are cut into shares, one a device.
+    """Apply functions of one trial whose batches are divided into shares, one for each device.
 
-    Where there are several devices, functions add up over the axis `axis_name` what belongs to the
-    whole batch, and so return the same on each. Trees of the trial are whole on every device. They
-    have no axis of trials; host arrays that `shard` takes and `fetch` returns have one of length 1.
+    If there are several devices, functions sum the values of the whole batch over the axis
+    `axis_name`, and so return the same on each device. Trees of the trial are whole on every
+    device. They have no axis of trials; host arrays that `shard` takes and `fetch` returns have one
+    of length 1.
     """
 
     def __init__(self, devices: list | None = None):
@@ -463,8 +464,8 @@ def _apply_to(fn: Callable, shared: Tree, trial: tuple) -> Tree:
 def _loop_over(fn: Callable, trials: tuple, before: Tree) -> Tree:
     """Do what `lax.map(fn, trials)` does, in a loop whose length the compiler does not know.
 
-    It would remove a loop of known length 1 and compile the body differently, so that a trial alone
-    would get other bits than in a group.
+    It would remove a loop of known length 1 and compile the body differently. A trial alone would
+    then get slightly different numbers than in a group.
     """
     active = trials[0]
     # Always len(active), but the compiler cannot know that.

@@ -1,4 +1,4 @@
-"""What a run keeps of each clip of its data, so that a later difference can be named."""
+"""Describe each clip of a run's data, so that a later difference can be named."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of 
 
 
 def of(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
-    """Return what a run keeps of each clip by name, so that a later difference can be named."""
+    """Return the description of each clip by its name."""
     parts = np.full(len(dataset), "none", object)
     with contextlib.suppress(UserError):
         split = splits.make(dataset, cfg.data)

@@ -1,8 +1,8 @@
-"""Where the frames of clips come from while trials train: from the devices, or from the host.
+"""Feed the frames of clips to training, from the devices or from the host.
 
-Both give the same figures to the bit. A stream reads frames or features ahead in threads, in the
-order that (seed, epoch) alone says, as bytes or as the disk has them, and hands them over in chunks
-of batches.
+Both give exactly the same figures. A stream reads frames or features ahead in threads. The order
+depends only on (seed, epoch). It passes them on as bytes or as stored on disk, in chunks of
+batches.
 
 Dimension letters: N trials, S batches, B clips, T frames.
 """
@@ -198,8 +198,7 @@ def of(spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]) -
 def by_step(cfg: Config, data: Prepared, over: Placement) -> bool:
     """Return True for one trial that trains from pixels on a processor.
 
-    No loop stands around its step then: XLA's convolutions on a processor use one core inside of a
-    loop.
+    Its step is then not in a loop: XLA's convolutions on a CPU use only one core inside a loop.
     """
     several = isinstance(over, devices.TrialParallel)
     loops = cfg.train.tbptt_every or cfg.train.grad_accum > 1 or several

@@ -40,7 +40,7 @@ SUMS = ("loss", "gradient_norm", "updates", "not_finite", "clips")
 
 
 class Snapshot(NamedTuple):
-    """A group between two epochs, or inside one, on the host: what a save holds.
+    """The state of a group between two epochs, or inside one, on the host: the content of a save.
 
     Attributes:
         state, best: of all trials, (N, …).
@@ -139,7 +139,7 @@ class TrialGroup:
 
     @property
     def active(self) -> np.ndarray:
-        """True for trials that still train, (N,)."""
+        """Return True for trials that still train, (N,)."""
         return np.array([each.active for each in self.progress]) & ~self._left_out
 
     @property
@@ -171,7 +171,7 @@ class TrialGroup:
         return Snapshot(state, best, progress)
 
     def restore(self, saved: Snapshot) -> None:
-        """Go on from a snapshot, whatever the number of devices it was taken on."""
+        """Continue from a snapshot, which may come from another number of devices."""
         whole = packed.pack_like((saved.state, saved.best), (self.state, self.best), leading=1)
         self.state, self.best = self.over.shard(whole)
         self.progress = [_progress(line) for line in saved.progress.tolist()]
@@ -233,7 +233,7 @@ class TrialGroup:
         self._rebalance()
 
     def _rebalance(self) -> None:
-        """Deal the trials to the devices again where stopped ones left unequal work."""
+        """Deal the trials to the devices again if stopped ones left unequal work."""
         trees = (self.state, self.best, self.hyper)
         self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
 

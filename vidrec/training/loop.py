@@ -1,4 +1,4 @@
-"""`fit`: train a group of trials. The loop orders effects: an epoch, its figures, a save.
+"""`fit` trains a group of trials: the loop over epochs, their figures and saves.
 
 What is computed is in `group` and `step`; what a finished trial leaves is written by `results`.
 """
@@ -48,10 +48,10 @@ class FolderLocked(UserError):
 
 
 class Callback(Protocol):
-    """Is told how a group continues, for display; it may ask to stop."""
+    """Receives the progress of a group, for display; it may ask to stop."""
 
     def compiled(self, seconds: float) -> None:
-        """Take notice that the group's programs are ready."""
+        """Note that the group's programs are ready."""
         ...
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -174,7 +174,7 @@ class GroupRun:
             )
 
     def run(self, callback: Callback | None = None) -> list[dict[str, Any]]:
-        """Train, score and write what `fit` says."""
+        """Train, score and write results; see `fit`."""
         if not self._is_ready:
             self.ready()
         try:
@@ -250,7 +250,7 @@ class GroupRun:
         *,
         wanted: bool = False,
     ) -> None:
-        """Save where it is time to; raise Interrupted where the callback asks to stop.
+        """Save if it is time to; raise Interrupted if the callback asks to stop.
 
         Args:
             callback: may ask to stop.
@@ -319,7 +319,7 @@ def check_watched(members: Sequence[TrialRun], data: Prepared) -> None:
 def truncate_metrics(file: Path, epoch: int) -> None:
     """Drop lines of epochs that will be trained again, and what a kill or damage left of others.
 
-    A line is a figure to look at: losing one must not stop the training.
+    A line is only for people to look at, so losing one must not stop the training.
     """
     if not (file.exists() and devices.is_main()):
         return

@@ -25,8 +25,8 @@ def build(
 ) -> optax.GradientTransformation:
     """Return the gradient transformation of one trial; call it inside the traced step.
 
-    L2 joins the gradient before the clip, so a clipped update bounds the decay too; decoupled decay
-    follows the optimiser, scaled by the learning rate alone. What the state holds depends on `cfg`
+    L2 is added to the gradient before clipping, so clipping limits the decay too. Decoupled decay
+    follows the optimiser, scaled by the learning rate only. What the state holds depends on `cfg`
     only, never on a number.
 
     Args:

@@ -1,4 +1,4 @@
-"""In which order the training clips are seen: decided on the host, before an epoch starts.
+"""Order the training clips of an epoch, on the host and before the epoch starts.
 
 An epoch of `batches_per_epoch` = 0 is one pass over the training clips, its last batch padded.
 Otherwise batches run through one pass after another, each shuffled again, so that an epoch may
@@ -78,8 +78,8 @@ def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order
 def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarray:
     """Return `total` places in which the classes take turns, (total,) int32.
 
-    The turns are drawn again each epoch and kept throughout it, so that in any batch no class is
-    seen more than once more often than another.
+    The turns are drawn for each epoch and kept during it. So in any batch the numbers of clips of
+    two classes differ by at most one.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = -(-total // len(members))

@@ -1,8 +1,8 @@
-"""Hold a tree of arrays as one vector a type: a program then has one array to handle, not dozens.
+"""Hold a tree of arrays as one vector for each type, so that a program handles few arrays.
 
-A compiled program costs some fifteen milliseconds for each kernel, and a trial of small layers has
-more kernels that carry, scale and update its many arrays than kernels that compute. Packed, an
-optimiser's update of all of them is that of one vector.
+Compiling takes some fifteen milliseconds for each kernel of a program. A trial of small layers has
+more kernels that copy, scale and update its many arrays than kernels that compute. If the arrays
+are packed, an optimiser updates one vector.
 """
 
 import math

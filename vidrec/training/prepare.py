@@ -1,7 +1,7 @@
 """Prepare the clips of a data set: split, encoded or decoded, as arrays for a device.
 
-What is prepared depends on the data, the encoder and the frames' rule only, so all trials of a
-table that agree in these share it.
+The result depends only on the data, the encoder and the frames' rule, so all trials of a table with
+the same of these share it.
 """
 
 import math
@@ -49,7 +49,7 @@ class Prepared:
         lengths: (n,) int32 frames; 0 for an unreadable clip.
         unreadable: those clips.
         length: frames of a clip that enter the model.
-        streams: there are more than memory holds, and `values` has only their shape and type.
+        streams: True if they do not fit into memory; `values` then has only their shape and type.
         on_disk: features that stream; None where they are in memory, or frames stream.
         encoder: the module that is trained with the scanner; None after a frozen one.
         frozen: variables of `encoder` that no trial trains, and values that trials begin from.
@@ -188,7 +188,7 @@ def prepare(
 
 
 def _announced(data: Prepared, room: float, tell: Callable[[str], None]) -> Prepared:
-    """Return what is prepared; say where its features stay on disk."""
+    """Return the prepared data; print a line if its features stay on disk."""
     if data.on_disk:
         tell(
             f"features take {data.on_disk.nbytes / 1e9:.3g} GB and memory has {room / 1e9:.3g} for "
@@ -296,7 +296,7 @@ def _input_shape(cfg: Config, module: nn.Module, length: int) -> tuple[int, ...]
 
 
 def _frozen(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> Frozen:
-    """Divide the variables of an encoder that trains into what stays and where trials begin."""
+    """Divide the variables of an encoder that trains into frozen ones and initial values."""
     encoders.check_batch_norm(cfg.encoder, variables)
     trained = {"params": cfg.encoder.trainable, "batch_stats": cfg.encoder.trainable}
     if cfg.encoder.batch_norm == "frozen":
@@ -312,7 +312,7 @@ def _frozen(cfg: Config, module: nn.Module, variables: Mapping[str, Any]) -> Fro
     }
     if stats:
         collections["batch_stats"] = stats
-    # Random weights are drawn again for each seed; those of a file are where all begin.
+    # Random weights differ for each seed; weights of a file are the same for all.
     if cfg.encoder.weights == "random":
         init_params, init_stats = {}, {}
     return Frozen(params, collections, init_params, init_stats)
@@ -423,7 +423,7 @@ def data_fingerprint(cfg: Config, make: bool = True) -> str:
 
 
 def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
-    """Return a hash of all in the data that a result rests on, the split included."""
+    """Return a hash of everything in the data that a result depends on, including the split."""
     try:
         split = splits.make(dataset, cfg.data).id
     except UserError:
@@ -441,8 +441,8 @@ def trial_id(cfg: Config, fingerprint: str) -> str:
 def abstract(cfg: Config) -> Abstract:
     """Return model and data of a trial as shapes and types alone.
 
-    It needs no data set and computes nothing. Where only the data would tell (classes of a user's
-    folder, clips in a split), small numbers stand in.
+    It needs no data set and computes nothing. If only the data show a number (classes of a user's
+    folder, clips in a split), a small number is used.
     """
     from vidrec.models import model
 

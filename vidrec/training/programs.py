@@ -1,6 +1,6 @@
-"""What runs on a device at once: a trial's first state, its batches, and the scores of clips.
+"""Define the functions that run on a device: a trial's first state, batches, scores of clips.
 
-Each function is of one trial; `devices` carries it over a group's trials or over shares of a batch.
+Each function is for one trial; `devices` applies it to a group's trials or to shares of a batch.
 
 Dimension letters: S batches, B clips, T frames, K classes.
 """
@@ -97,7 +97,7 @@ def train_batches(
         return state, packed.pack(sums)
 
     rows = (inputs.clips_SB, inputs.valid_SB, inputs.frames)
-    if len(inputs.clips_SB) == 1:  # no loop around the step, not even one of a single round
+    if len(inputs.clips_SB) == 1:  # no loop around the step, not even one with a single round
         state, sums = one_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
         sums = jax.tree.map(lambda leaf: leaf[None], sums)
     else:

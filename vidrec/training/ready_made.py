@@ -1,4 +1,4 @@
-"""Features made elsewhere: read once for all rows of a table, and projected once a training set."""
+"""Read features made elsewhere once for a table, and project them once a training set."""
 
 import contextlib
 import math
@@ -61,7 +61,7 @@ def project(
 class Kept:
     """The features that were read last, and what they were projected to.
 
-    Rows that differ in their frames, split or scanner alone take them from here.
+    Rows that differ only in their frames, split or scanner reuse them.
     """
 
     def __init__(self) -> None:

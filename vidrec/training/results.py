@@ -1,4 +1,4 @@
-"""What a finished trial leaves in its folder: scores, figures, weights and result.json."""
+"""Write the results of a finished trial: scores, figures, weights and result.json."""
 
 import contextlib
 import logging
@@ -223,7 +223,7 @@ class _Writer:
         return self.data.task.fit(self._part(decided, "val", {}))
 
     def _add_windows(self, figures: dict[str, Any], scored: decisions.ScoredClips) -> None:
-        """Add what windows tell of the clips that they decided."""
+        """Add the figures of windows for the clips that they decided."""
         for part in figures:
             clips = self.data.clips(part)
             figures[part] |= scored.of_windows(clips, self.data.labels(clips))
@@ -355,7 +355,7 @@ def _split(data: Prepared) -> dict[str, Any]:
 
 
 def _trained_on(data: Prepared) -> dict[str, Any]:
-    """Describe the training clips, so that others can be told from them whatever their names."""
+    """Describe the training clips by their content, so that other clips can be recognised."""
     dataset, clips = data.dataset, data.clips("train")
     groups = sorted(set(dataset.groups[clips].tolist())) if dataset.groups_known else []
     return {

@@ -10,7 +10,7 @@ import jax
 from vidrec.errors import UserError
 from vidrec.io.machine import cache_dir, cores, group_memory
 
-# Seconds after which a process that says nothing counts as dead, and the others end.
+# Seconds after which a silent process counts as dead, and the others end.
 HEARTBEAT = 30
 # Of a processor's memory for each core that becomes a device.
 CORE_BYTES = 4e9
@@ -27,11 +27,11 @@ def configure() -> None:
 
 
 def keep_memory() -> None:
-    """Let the C library keep what is freed, for the next step to take again.
+    """Let the C library keep freed memory for the next step.
 
-    On a processor a step's temporary arrays are hundreds of megabytes. Handed back to the system
-    after every call, each page of them is cleared again, which took up to half of the time of
-    convolutions. The process then stays as large as it was at most. For glibc, and before JAX
+    On a CPU a step's temporary arrays take hundreds of megabytes. If they go back to the system
+    after every call, each of their pages is cleared again, which took up to half of the time of
+    convolutions. The process then keeps its largest size. For glibc, and before JAX
     starts its threads; elsewhere it does nothing.
     """
     try:
@@ -78,8 +78,8 @@ def check_devices() -> None:
 def use_cores() -> None:
     """Make every core a device where devices are processors, before JAX starts.
 
-    A table's trials then train side by side, as many as there are cores: products of a recurrence
-    are too small for all of them at once. A trial alone stays on the first (see `over`), and one of
+    Then as many trials of a table train side by side as there are cores: products of a recurrence
+    are too small to use all cores. A trial alone stays on the first (see `over`), and one of
     several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
     """
     if _simulated() or are_cores() or jax.distributed.is_initialized():

@@ -1,9 +1,8 @@
 """Compute one training step and one evaluation step of one trial, as pure functions.
 
 Nothing here knows files or other trials. Of devices it knows only the axis over which sums are
-added up. What the trials of a group share is in a `TrialSpec`, which is static, and in the data on
-the device. What may differ between them is in `hyper`: traced numbers by the names of their
-settings.
+added up. Trials of a group share a `TrialSpec`, which is static, and the data on the device.
+Numbers that may differ between them are in `hyper`, traced, by the names of their settings.
 
 Dimension letters: B clips, T frames, K classes.
 """
@@ -78,7 +77,7 @@ class TrialSpec:
 
 
 class Weights(NamedTuple):
-    """What a trial has learned: trained parameters and running statistics."""
+    """The trained part of a trial: trained parameters and running statistics."""
 
     params: Tree
     batch_stats: Tree
@@ -164,7 +163,7 @@ class Gradients(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a model says of a batch of clips, or on the host of many clips.
+    """A model's outputs for a batch of clips, or on the host for many clips.
 
     Attributes:
         scores_BK: class scores of each clip.
@@ -248,8 +247,8 @@ def _applied(
 
     operands = gradient, clips, state.opt_state, state.params
     if packs and runtime.is_cpu():
-        # Always true, but the compiler cannot know that. It would fuse the update with what stands
-        # around it, and round otherwise where that differs.
+        # Always true, but the compiler cannot know that. It would fuse the update with the code
+        # around it, and the rounding would depend on that code.
         return lax.cond(clips > 0, apply, skip, *operands)
     return apply(*operands)
 
@@ -413,7 +412,7 @@ def _update_by_windows(
 
 
 def _window(spec: TrialSpec, padded: Batch, index: Array | int) -> Window:
-    """Cut window `index` from a batch that was padded on the left by what it reaches back."""
+    """Cut window `index` from a batch that was padded on the left by its reach."""
     every = spec.cfg.train.tbptt_every
     reach = spec.cfg.train.tbptt_length or every
 

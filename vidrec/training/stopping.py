@@ -1,4 +1,4 @@
-"""What is decided about a trial between two epochs: best weights, early stopping, divergence."""
+"""Decide about a trial between two epochs: best weights, early stopping, divergence."""
 
 import math
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Progress(NamedTuple):
 
     Attributes:
         epoch: epochs trained.
-        best_score: the monitored figure of the best epoch, the less the better.
+        best_score: the monitored figure of the best epoch; lower is better.
         best_epoch: the epoch whose weights are kept, from 1; 0: the untrained ones.
         untrained_loss: mean loss of the untrained model, by which divergence is judged.
     """
@@ -118,7 +118,7 @@ def after_epoch(cfg: Config, before: Progress, figures: Figures) -> Progress:
 
 
 def monitored(cfg: Config, figures: Figures, epoch: int) -> float:
-    """Return the figure that decides which weights are best, the less the better."""
+    """Return the figure that decides which weights are best; lower is better."""
     if figures.val_loss is None:
         return -float(epoch)
     name = cfg.train.monitor.removeprefix("val_")
