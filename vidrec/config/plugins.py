@@ -98,7 +98,7 @@ def load_module(path: str) -> types.ModuleType:
 
 
 def records(codes: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a run's description says of its code, by `path.py:Name`, as JSON."""
+    """Return what a run's description says about its code, by `path.py:Name`, as JSON."""
     return {str(spec): _source(spec).record() for spec in codes.values()}
 
 
@@ -117,7 +117,7 @@ def trusted(
         run: The run, for messages.
         folder: Where it keeps sources.
         named: Settings that name code, as its configuration has them.
-        description: What it says of them, see `records`.
+        description: What it says about them, see `records`.
         trust: Whether a person said that the code may run.
 
     Raises:
@@ -145,7 +145,7 @@ def inherited(
         run: The run, for messages.
         folder: Where it keeps sources.
         named: Settings that name code, as its configuration has them.
-        description: What it says of them, see `records`.
+        description: What it says about them, see `records`.
 
     Raises:
         UserError: They did not name it.
@@ -258,7 +258,7 @@ def _describe(codes: Mapping[str, str]) -> list[str]:
 
 
 def _hash_now(file: Path) -> str | None:
-    """Return the hash of an original file; None where there is no ordinary file to look at.
+    """Return the hash of an original file; None if there is no ordinary file to look at.
 
     The path may come from a stranger's folder, so devices and huge files are not opened.
     """

@@ -47,7 +47,7 @@ class Source:
         return combined_hash(self.hashes)
 
     def record(self) -> dict[str, Any]:
-        """Return what a run's description says of the source, as JSON."""
+        """Return what a run's description says about the source, as JSON."""
         return {"file": self.file, "sha256": self.sha256, "files": self.hashes}
 
     def files_to_keep(self) -> dict[str, bytes]:

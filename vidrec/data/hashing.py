@@ -111,7 +111,7 @@ def _hashes(
 
 
 def _load_index(file: Path) -> dict[str, str] | None:
-    """Add what the cache knows of files; return it as written, None where it should stay so."""
+    """Add what the cache knows of files; return it as written, None if it should stay so."""
     try:
         kept = read_json(file, {"files": dict})["files"]
     except (Missing, Damaged):

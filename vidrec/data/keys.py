@@ -19,7 +19,7 @@ def fold_key(seed: jax.Array | int, *path: jax.Array | int) -> jax.Array:
 def scoring_order() -> jax.Array:
     """Return the key by which scoring shuffles frames.
 
-    It is the same for every seed and every clip, so that a prediction is what evaluation says of
+    It is the same for every seed and every clip, so that a prediction is what evaluation says about
     that clip.
     """
     return fold_key(0, SHUFFLE, 0)

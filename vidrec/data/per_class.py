@@ -14,7 +14,7 @@ def most(text: str, classes: Sequence[str]) -> dict[str, int]:
 
     Args:
         text: of the setting.
-        classes: that the data have.
+        classes: the classes of the data.
 
     Raises:
         UserError: it is neither N nor NAME=N,NAME=N, or a name is not a class.

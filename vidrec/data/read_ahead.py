@@ -27,7 +27,7 @@ RESULTS_HELD = 2  # of one item, before its thread waits for the consumer
 
 
 def decoders() -> int:
-    """Return how many threads decode whole clips: one a core, up to four."""
+    """Return how many threads decode whole clips: one for each core, up to four."""
     return min(DECODERS, cores())
 
 
@@ -47,7 +47,7 @@ def stream_ahead(
     Args:
         stream: gives the results of an item one after another; runs in a thread.
         items: drawn as they are needed.
-        threads: how many; by default one a core.
+        threads: how many; by default one for each core.
         ahead: items that are started before the current one is used up; by default two a thread.
         name: what to call an item in the notes of an exception.
 
@@ -112,7 +112,7 @@ def stream_clips(
         dataset: holds the clips.
         clips: indices, in the order in which they are yielded.
         size: height and width of frames.
-        threads: that decode; by default `decoders()`.
+        threads: the number of threads that decode; by default `decoders()`.
 
     Yields:
         The clip's index and its frames in chunks, uint8 (t, size, size, 3).

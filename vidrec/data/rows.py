@@ -21,7 +21,7 @@ class Place(NamedTuple):
     """An array in a file: native numbers, in C order.
 
     Attributes:
-        file: that holds it.
+        file: the file that contains it.
         start: its first byte.
         shape: (T, D…).
         dtype: of its numbers.

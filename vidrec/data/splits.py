@@ -271,7 +271,7 @@ class _Draw(NamedTuple):
 
     Attributes:
         dataset: the clips.
-        part: that is drawn.
+        part: the part that is drawn.
         order: names of the recordings, shuffled.
         counts: clips of each class, by recording.
         spare: recordings of each class that must be left.

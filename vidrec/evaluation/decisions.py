@@ -1,9 +1,9 @@
 """Decide the class of a clip or video from a model's scores; no other module does this.
 
-A model gives a clip one vector of class scores, or one a frame (`head.kind = per_frame`). With
-`eval.inference` average or vote it scores windows of the clip, which decide together. Training,
-evaluation, prediction and streams call these functions, so they give the same answer for the same
-clip.
+A model gives a clip one vector of class scores, or one for each frame (`head.kind = per_frame`).
+With `eval.inference` average or vote it scores windows of the clip, which decide together.
+Training, evaluation, prediction and streams call these functions, so they give the same answer for
+the same clip.
 
 Dimension letters: n clips or videos, M windows, B clips of a batch, L frames that a model sees of a
 clip, T frames that are scored, K classes.

@@ -245,7 +245,7 @@ def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def step_accuracy(correct_nL: np.ndarray, mask_nL: np.ndarray | None = None) -> np.ndarray:
-    """Return accuracy at each frame (L,), over the clips that reach it; NaN where none does."""
+    """Return accuracy at each frame (L,), over the clips that reach it; NaN if none does."""
     correct_nL = np.asarray(correct_nL, bool)
     mask_nL = np.ones_like(correct_nL) if mask_nL is None else np.asarray(mask_nL, bool)
     reached_L = mask_nL.sum(axis=0)

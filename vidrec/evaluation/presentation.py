@@ -75,8 +75,8 @@ class ClassTable(NamedTuple):
 
     Attributes:
         heads: of the columns after the class.
-        rows: a line a class: its name, then numbers (shown with three decimals, or as they are
-            where they are whole) or None.
+        rows: a line for each class: its name, then numbers (shown with three decimals, or as they
+            are where they are whole) or None.
     """
 
     heads: Sequence[str]

@@ -64,7 +64,7 @@ def mean_average_precision(scores_nK: np.ndarray, labels_nK: np.ndarray) -> floa
 
 
 def mean_of_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return means along an axis over what is a number; NaN where nothing is."""
+    """Return means along an axis over what is a number; NaN if nothing is."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis)
     count = known.sum(axis)

@@ -115,7 +115,7 @@ class Task(ABC):
 
     Attributes:
         kind: its name, `task.kind`.
-        headline: by which rows are compared.
+        headline: the figure by which rows are compared.
         columns: of table.csv, that are measured.
         shown: columns for people beside the headline.
         brief: the one of them that a terminal shows, under a short head.
@@ -239,7 +239,7 @@ class Task(ABC):
         """Return the loss of each clip (B,), of outputs (B, K) or (B, T, K).
 
         Args:
-            outputs: of the head, one a clip or one a frame.
+            outputs: of the head, one a clip or one for each frame.
             labels: of `gather`.
             mask_BT: False on frames that do not count; None: all count.
             how: everything else.
@@ -381,7 +381,7 @@ class Task(ABC):
 
     @abstractmethod
     def shot(self, part: ScoredPart, clip: int) -> Shot:
-        """Return what the report says of the clip of this index."""
+        """Return what the report says about the clip of this index."""
 
     # --- Predictions ---
 

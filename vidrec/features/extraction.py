@@ -146,7 +146,7 @@ class Forecast(NamedTuple):
         clips: to be extracted.
         frames: of them, as declared.
         bytes: to be written.
-        seconds: that it will take.
+        seconds: the time that it will take.
     """
 
     clips: int
@@ -168,7 +168,7 @@ def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | N
     GPU it is up to twice as fast.
 
     Returns:
-        The forecast; None where nothing is to be extracted, or no clip could be tried.
+        The forecast; None if nothing is to be extracted, or no clip could be tried.
     """
     dataset, _, encode, size, batch = extraction
     clips = extraction.store.missing(dataset)
@@ -198,7 +198,7 @@ def load(
 
     Args:
         dataset: the clips.
-        store: that holds features of all others than `unreadable`.
+        store: has features of all clips except `unreadable`.
         unreadable: clips that have none.
         room: bytes that they may take in memory.
 

@@ -89,7 +89,7 @@ class ReadyFeatures(OnDisk):
     """Features made elsewhere, read where the data set has them.
 
     Attributes:
-        dataset: that has them.
+        dataset: the data set that has them.
     """
 
     dataset: Dataset

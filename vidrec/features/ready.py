@@ -27,7 +27,7 @@ class _Seen(NamedTuple):
     """What reading a clip told.
 
     Attributes:
-        frames: that it has; 0 where it cannot be read.
+        frames: the number of its frames; 0 if it cannot be read.
         reason: why it cannot be read.
         shape: of one frame's features.
         dtype: of its numbers in the file.

@@ -70,14 +70,14 @@ class Shards:
             return {key for key in self._entries if self._whole(key)}
 
     def entry(self, key: str) -> Entry | None:
-        """Return where an array lies; None where there is none."""
+        """Return where an array lies; None if there is none."""
         with self._lock:
             if not self._whole(key):
                 self._refresh()
             return next(iter(self._whole(key)), None)
 
     def get(self, key: str, out: np.ndarray | None = None) -> np.ndarray | None:
-        """Read an array, into `out` where given; None where there is none that is whole.
+        """Read an array, into `out` where given; None if there is none that is whole.
 
         Raises:
             TransientError: the system refuses to read it now.
@@ -274,7 +274,7 @@ def dtype_of(name: str) -> np.dtype:
 
 
 def _read(entry: Entry, out: np.ndarray | None) -> np.ndarray | None:
-    """Read an array as it was written; None where its file is gone or the checksum is another."""
+    """Read an array as it was written; None if its file is gone or the checksum is another."""
     try:
         array = np.empty(entry.shape, dtype_of(entry.dtype)) if out is None else out
         content = array.reshape(-1).view(np.uint8).data

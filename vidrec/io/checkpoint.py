@@ -140,7 +140,7 @@ class Checkpoints:
         """Read the latest whole save; damaged ones are passed over.
 
         Returns:
-            Its number, tree and description; None where there is none.
+            Its number, tree and description; None if there is none.
         """
         for step in sorted(self.steps(), reverse=True):
             try:

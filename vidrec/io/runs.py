@@ -156,7 +156,7 @@ def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[s
     Args:
         trial: its folder.
         folder: of the copy.
-        about: what the result says of the trial's place: its run's name and its row.
+        about: what the result says about the trial's place: its run's name and its row.
         config: its settings, with the places that they name now.
 
     Raises:
@@ -245,7 +245,7 @@ def _is_whole(trial: Path, id_: str) -> bool:
 
 
 def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
-    """Read a JSON object; empty where there is none that can be read.
+    """Read a JSON object; empty if there is none that can be read.
 
     Raises:
         TransientError: the system refuses to read it now: it may be the run that is looked for.

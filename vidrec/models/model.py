@@ -77,7 +77,7 @@ class Head(nn.Module):
 
 
 class ModelOutput(NamedTuple):
-    """What a model says of clips.
+    """What a model says about clips.
 
     Attributes:
         logits: (B, K), or (B, T, K) where the head scores every frame.

@@ -83,9 +83,9 @@ class Recurrent(Scanner):
     """A cell over time: layers, one or both directions, batch norm and dropout between.
 
     Batch norm and then dropout follow each layer, including the last one before the head. The carry
-    is a tuple with one entry a layer, in both directions a pair. The backward direction begins at a
-    clip's last valid frame. With `final_states`, the last layer puts both directions' final states
-    on a clip's last valid frame, for a head that reads one frame.
+    is a tuple with one entry for each layer, in both directions a pair. The backward direction
+    begins at a clip's last valid frame. With `final_states`, the last layer puts both directions'
+    final states on a clip's last valid frame, for a head that reads one frame.
 
     >>> scanner = Recurrent(cells.LSTM(units=8), layers=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))

@@ -40,7 +40,7 @@ def build(folder: str | Path) -> Path:
 
 
 def load_ahead() -> None:
-    """Import what a report is drawn with, in a thread, while something else is waited for."""
+    """Import the libraries that draw a report in a thread, while the main thread waits."""
 
     def load() -> None:
         with contextlib.suppress(ImportError):  # told when it is drawn
@@ -54,12 +54,12 @@ def load_ahead() -> None:
 
 
 def table(folder: str | Path) -> tables.Trials:
-    """Return columns and rows of table.csv: a row a trial, values as numbers."""
+    """Return columns and rows of table.csv: a row for each trial, values as numbers."""
     return tables.trials(read(folder))
 
 
 def folds(folder: str | Path) -> list[dict[str, Any]]:
-    """Return a dictionary a row with its figures out of fold; empty for a table without folds."""
+    """Return a dictionary of out-of-fold figures for each row; empty for a table without folds."""
     return tables.folds(read(folder))
 
 

@@ -11,7 +11,7 @@ from vidrec.report.run import Run
 
 
 class Answers(NamedTuple):
-    """What S seeds said of the n clips that all of them scored, in the order of their names.
+    """Answers of S seeds to the n clips that all of them scored, in the order of their names.
 
     Attributes:
         predicted_Sn: predicted classes, or what the task's statistics need of an answer.
@@ -36,7 +36,7 @@ class Answers(NamedTuple):
 
 
 def answers(runs: Sequence[Run]) -> Answers | None:
-    """Return the answers of runs to the test split; None where none was saved.
+    """Return the answers of runs to the test split; None if none was saved.
 
     The folds of a seed are one line of answers. A clip that several folds test is answered by each:
     it is a clip for each of them, of the same recording.

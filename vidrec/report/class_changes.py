@@ -20,7 +20,7 @@ class ClassChange:
         correct_before: correct answers to them in the first run, over all seeds.
         correct_after: the same of the second run.
         seeds: seeds of each run.
-        difference: after minus before, paired; None where no recordings were given.
+        difference: after minus before, paired; None if no recordings were given.
     """
 
     name: str

@@ -137,7 +137,7 @@ def _figure(width: float, height: float) -> Any:
 def colours(
     rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None
 ) -> dict[RowResult, str]:
-    """Return a colour a row; of a long table only the best and the control stand out."""
+    """Return a colour for each row; of a long table only the best and the control stand out."""
     if len(rows) <= MANY_ROWS:
         return {row: PALETTE[i % len(PALETTE)] for i, row in enumerate(rows)}
     marked = {control: PALETTE[1], best: PALETTE[0]}
@@ -180,7 +180,7 @@ def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
 
 
 def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
-    """Draw losses and the headline figure over epochs, a line a trial, its kept epoch a dot."""
+    """Draw losses and the headline figure over epochs, a line for each trial."""
     figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:

@@ -25,9 +25,9 @@ class Entry(NamedTuple):
         dir: its folder.
         kind: run, ablation or search.
         status: done, diverged or failed; training where a process has it; else what is missing.
-        figure: that its task is compared by: accuracy, or another.
+        figure: the main figure of its task, such as accuracy.
         value: of the test clips: of an ablation the best row's on validation, of a search what its
-            chosen setting is worth; None where there is none.
+            chosen setting is worth; None if there is none.
         trials: how many it has.
         finished: how many of them have a result.
         when: it was last written to, in seconds of the epoch.
@@ -67,7 +67,7 @@ def listing(workdir: Path) -> list[Entry]:
 
 
 def _entry(folder: Path) -> Entry | None:
-    """Return what a folder is; None where it is nothing of the kind."""
+    """Return what a folder is; None if it is nothing of the kind."""
     for file, read in (
         (runs.SEARCH, _search),
         (runs.TABLE, _table),

@@ -23,7 +23,7 @@ class OutOfFold(NamedTuple):
     Attributes:
         folds: how many there are results of.
         answers: answers that each seed gave out of fold.
-        recordings: that their clips were cut from.
+        recordings: the number of recordings that their clips come from.
         untested: clips that no fold tests.
         means: mean headline figure over seeds of each fold, by its number.
     """
@@ -51,8 +51,8 @@ class RowResult:
         runs: those of which there is a result.
         published: published figures by column of table.csv.
         doubtful: columns whose published figure its own report contradicts.
-        interval: of the headline figure, such as test accuracy, over all folds; None where
-            nothing was scored.
+        interval: of the headline figure, such as test accuracy, over all folds; None if nothing was
+            scored.
         difference: to the control, judged after Holm's correction; None of the control.
         another_task: why published figures are of another task; "" where they are of the same.
         out_of_fold: what it was scored on over all folds; None without folds.
@@ -92,7 +92,7 @@ class RowResult:
         return self.mean(self.task.headline.test)
 
     def mean(self, column: str) -> float:
-        """Return the mean over the seeds that have the figure; NaN where none has.
+        """Return the mean over the seeds that have the figure; NaN if none has.
 
         Over folds the headline figure, such as test accuracy, is that of the answers out of fold,
         and other columns are means of the folds.
@@ -291,7 +291,7 @@ def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
 
 
 def difference(row: RowResult, control: RowResult) -> statistics.Difference | None:
-    """Return the difference in the headline figure; None where they scored nothing in common."""
+    """Return the difference in the headline figure; None if they scored nothing in common."""
     both = shared(row, control)
     if both is None:
         return None

@@ -30,8 +30,8 @@ class Predictions(NamedTuple):
         labels_B: true classes.
         names_B: of the clips.
         groups_B: recordings of the clips.
-        steps_BT: of each frame 1 right, 0 wrong, -1 after the clip's end; None where the head does
-            not score frames.
+        steps_BT: of each frame 1 right, 0 wrong, -1 after the clip's end; None if the head does not
+            score frames.
         probabilities_BK: as prediction prints them; None for runs that did not save them, for which
             they are the softmax of the scores.
         log_probabilities_BK: their logarithms as they were computed, where the task saves them.
@@ -70,7 +70,7 @@ class Samples(NamedTuple):
     Attributes:
         frames: of test clips.
         names: of these clips.
-        augmented: of training clips; None where none was augmented so that it can be seen.
+        augmented: of training clips; None if none was augmented so that it can be seen.
     """
 
     frames: np.ndarray
@@ -139,7 +139,7 @@ class Run:
         return self.result.get("split", {}).get("copied_tests", 0)
 
     def metric(self, column: str) -> float:
-        """Return a figure by its column of table.csv; NaN where there is none."""
+        """Return a figure by its column of table.csv; NaN if there is none."""
         split, _, name = column.partition("_")
         if split in SPLITS:
             value = self.result.get("metrics", {}).get(split, {}).get(name)
@@ -161,7 +161,7 @@ class Run:
         return lines
 
     def curve(self, name: str) -> np.ndarray:
-        """Return one figure over epochs; NaN where it was not finite or not measured."""
+        """Return one figure over epochs; NaN if it was not finite or not measured."""
         values = [line.get(name) for line in self.epochs]
         return np.array([math.nan if v is None else v for v in values], float)
 
@@ -172,13 +172,13 @@ class Run:
         return None if best is None else int(best)
 
     def predictions(self, split: str = "test") -> Predictions | None:
-        """Return the saved scores of a split, read once; None where there are none."""
+        """Return the saved scores of a split, read once; None if there are none."""
         if split not in self._read:
             self._read[split] = self._predictions(split)
         return self._read[split]
 
     def part(self, split: str = "test") -> ScoredPart | None:
-        """Return the decided clips of a split; None where there are none."""
+        """Return the decided clips of a split; None if there are none."""
         saved = self.predictions(split)
         if saved is None:
             return None
@@ -195,7 +195,7 @@ class Run:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        """Return predictions.npz, read once; empty where there is none."""
+        """Return predictions.npz, read once; empty if there is none."""
         file = self.folder / "predictions.npz"
         return files.read_arrays(file) if file.exists() else {}
 
@@ -213,7 +213,7 @@ class Run:
 
     @functools.cached_property
     def samples(self) -> Samples | None:
-        """Return the frames that were kept for the report; None where there are none."""
+        """Return the frames that were kept for the report; None if there are none."""
         file = self.folder / "samples.npz"
         if not file.is_file():
             return None
@@ -225,13 +225,13 @@ class Run:
 
     @functools.cached_property
     def layers(self) -> list[dict[str, Any]]:
-        """Return the layers of the model; empty where they were not saved."""
+        """Return the layers of the model; empty if they were not saved."""
         file = self.folder / "model.json"
         return files.read_json(file, files.MODEL_HOLDS)["layers"] if file.is_file() else []
 
 
 def _augmented(file: Path, arrays: Mapping[str, np.ndarray]) -> Augmented | None:
-    """Return the augmented clips among kept frames; None where there are none."""
+    """Return the augmented clips among kept frames; None if there are none."""
     if "after" not in arrays:
         return None
     found = Augmented(*(arrays.get(name, np.zeros(0)) for name in ("before", "after", "clips")))

@@ -50,7 +50,7 @@ def importance(shares: Mapping[str, float]) -> Any:
 
 
 def parallel(trials: Trials, space: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Draw a line a trial through its settings to its validation figure."""
+    """Draw a line for each trial through its settings to its validation figure."""
     figure = _figure(max(5.0, 1.9 * (len(space) + 1)), 4.2)
     axes = figure.add_subplot()
     ordered = sorted(trials, key=lambda trial: (trial["state"] == "done", trial["end"][0]))

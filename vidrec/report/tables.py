@@ -1,4 +1,4 @@
-"""The tables of a folder: a row a trial for table.csv, a row a setting for people."""
+"""The tables of a folder: a row for each trial for table.csv, a row for each setting for people."""
 
 import json
 import math
@@ -19,7 +19,7 @@ DAGGER = "†"
 COVERAGE_AS_SAID = 0.93  # an interval of 95 % that covered less in simulation is said to
 NOISE = "≈"
 
-# --- table.csv: a row a trial ---------------------------------------------------------------------
+# --- table.csv: a row for each trial --------------------------------------------------------------
 
 
 class Trials(NamedTuple):
@@ -82,7 +82,7 @@ def _csv_cell(value: Any) -> str:
     return str(value)
 
 
-# --- For people: a row a setting ------------------------------------------------------------------
+# --- For people: a row for each setting -----------------------------------------------------------
 
 
 class Column(NamedTuple):
@@ -152,7 +152,7 @@ def _published(column: str) -> Column:
 
 
 def summary_table(results: Run | AblationResult) -> Table:
-    """Return the table for people: a row a setting, means over seeds."""
+    """Return the table for people: a row for each setting, means over seeds."""
     rows, _ = rows_and_control(results)
     columns = summary_columns(results)
     body = [[column.cell(row) for column in columns] for row in rows]

@@ -69,7 +69,7 @@ def confusions_by_type(
         classes: names by class number.
 
     Returns:
-        The keys "within" and "across"; None where a class is not UCF-101's.
+        The keys "within" and "across"; None if a class is not UCF-101's.
     """
     types = [type_of(name) for name in classes]
     if None in types:

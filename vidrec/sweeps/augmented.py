@@ -24,12 +24,12 @@ def shown(trials: Sequence[TrialRun], data: prepare.Prepared, size: int) -> dict
 
     Args:
         trials: the first one that changes pixels or time is shown.
-        data: that they train on.
+        data: the data that they train on.
         size: height and width of the frames, in pixels.
 
     Returns:
         Arrays "before" and "after", uint8 (n, FRAMES, size, size, 3), and "clips", their names;
-        nothing where no trial changes what can be seen.
+        nothing if no trial changes what can be seen.
     """
     changed = [trial.config for trial in trials if _can_be_seen(trial.config)]
     train = data.clips("train")

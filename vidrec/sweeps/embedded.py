@@ -212,7 +212,7 @@ def on_motion(
 
 
 def notes(names: Iterable[str], typed: bool = False) -> list[str]:
-    """Return what a table must say of the rules that its rows have.
+    """Return what a table must say about the rules that its rows have.
 
     Args:
         names: Of the rules, "" where a row has none of its own.

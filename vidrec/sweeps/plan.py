@@ -37,7 +37,7 @@ from vidrec.training import continuing, devices, feeds, prepare, results
 from vidrec.training.results import TrialRun, is_finished
 from vidrec.training.step import training_id
 
-# What result.json and ablation.json say of a trial's row.
+# What result.json and ablation.json say about a trial's row.
 ROW_FIELDS = ("row", "row_name", "overrides", "published", "doubtful")
 OF_SOME = ("another_task", "fold")  # of some trials only
 
@@ -395,7 +395,7 @@ def _describe(
         trials: of the table.
         folder: of the table.
         on: the embedded data that it runs on; "": its own.
-        notes: what its report must say of the data.
+        notes: what its report must say about the data.
     """
     results.make_folder(folder)
     file = folder / "ablation.json"

@@ -19,7 +19,7 @@ class DataChanged(UserError):
 
 
 class _Known(NamedTuple):
-    """A data set that was loaded; None where it cannot be read here.
+    """A data set that was loaded; None if it cannot be read here.
 
     Attributes:
         fingerprint: of it and its split; "absent" of none.

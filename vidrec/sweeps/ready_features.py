@@ -111,7 +111,7 @@ class Folders:
         of_row: Mapping[str, Any],
         typed: Mapping[str, Any],
     ) -> Moved | None:
-        """Return a trial on the folder of features that its data are; None where it needs no move.
+        """Return a trial on the folder of features that its data are; None if it needs no move.
 
         Args:
             cfg: the trial's settings.
@@ -130,7 +130,7 @@ class Folders:
         return moved
 
     def of(self, cfg: Config, typed: Collection[str]) -> Folder | None:
-        """Return the folder of features that a trial's data are; None where they are others.
+        """Return the folder of features that a trial's data are; None if they are others.
 
         Features named as UCF-101's are of UCF-101 under an experiment of UCF-11 too, unless its
         kind was typed.

@@ -14,13 +14,13 @@ from vidrec.evaluation.task import Task
 def of(
     setting: str, classes: Sequence[str], labels: np.ndarray, task: Task | None = None
 ) -> tuple[float, ...]:
-    """Return the weight of each class in the loss; empty where `setting` is none.
+    """Return the weight of each class in the loss; empty if `setting` is none.
 
     Args:
         setting: `loss.class_weights`.
         classes: names by class number.
         labels: of the training clips.
-        task: that says what balanced weights are; None: one label a clip.
+        task: defines balanced weights; None: one label for each clip.
 
     Raises:
         UserError: A name is not a class.

@@ -44,7 +44,7 @@ class Snapshot(NamedTuple):
 
     Attributes:
         state, best: of all trials, (N, …).
-        progress: a line a trial, the fields of its `Progress`, float64 (N, 6).
+        progress: a line for each trial, the fields of its `Progress`, float64 (N, 6).
     """
 
     state: TrainState
@@ -347,7 +347,7 @@ class TrialGroup:
     def validate(
         self, weights: Tree | None = None, which: np.ndarray | None = None
     ) -> "Validated | None":
-        """Score validation clips; return None where there are none.
+        """Score validation clips; return None if there are none.
 
         Args:
             weights: as for `score`.
@@ -388,7 +388,7 @@ class TrialGroup:
             cfg: of a trial that is scored in its own way; None: frames as they are.
 
         Returns:
-            Host arrays (N, n, …), a line a clip.
+            Host arrays (N, n, …), a line for each clip.
         """
         if weights is None:
             weights, which = self.best, self._all if which is None else which

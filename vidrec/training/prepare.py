@@ -50,12 +50,12 @@ class Prepared:
         unreadable: those clips.
         length: frames of a clip that enter the model.
         streams: True if they do not fit into memory; `values` then has only their shape and type.
-        on_disk: features that stream; None where they are in memory, or frames stream.
+        on_disk: features that stream; None if they are in memory, or frames stream.
         encoder: the module that is trained with the scanner; None after a frozen one.
         frozen: variables of `encoder` that no trial trains, and values that trials begin from.
         saved: what predicting needs besides the trained model: arrays, saved with it.
         on_devices: the arrays on devices, by their number: groups share them.
-        task: that labels are of.
+        task: the task of the labels.
     """
 
     dataset: Dataset
@@ -398,7 +398,7 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
 
 
 def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
-    """Return the data set of a trial; None where it cannot be had.
+    """Return the data set of a trial; None if it cannot be had.
 
     Args:
         cfg: the settings.

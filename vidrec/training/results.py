@@ -309,7 +309,7 @@ def kept_code(members: Sequence[TrialRun]) -> dict[str, bytes]:
 def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Exception) -> None:
     """Write results of trials that could not be trained: the reason, and no figures.
 
-    `data` is None where not even that could be prepared.
+    `data` is None if not even that could be prepared.
     """
     known = {}
     if data:
@@ -344,7 +344,7 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
 
 
 def _split(data: Prepared) -> dict[str, Any]:
-    """Return what a result says of its split; of many copies the first ones."""
+    """Return what a result says about its split; of many copies the first ones."""
     split = data.split
     return {
         "id": split.id,

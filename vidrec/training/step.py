@@ -71,7 +71,7 @@ class TrialSpec:
 
     @property
     def updates_per_epoch(self) -> int:
-        """Parameter updates of an epoch: one a batch, or one a window of it."""
+        """Parameter updates of an epoch: one for each batch, or one for each window of it."""
         every = self.cfg.train.tbptt_every or self.length
         return self.steps_per_epoch * -(-self.length // every)
 

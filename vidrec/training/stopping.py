@@ -24,7 +24,7 @@ class Status(IntEnum):
 
     @property
     def word(self) -> str:
-        """What result.json says of it."""
+        """What result.json says about it."""
         return {Status.RUNNING: "running", Status.DIVERGED: "diverged"}.get(self, "done")
 
     @property
@@ -50,7 +50,7 @@ class Figures(NamedTuple):
         train_loss: mean over the epoch's clips.
         gradient_norm: mean over its updates.
         finite: False where a loss, a gradient or a parameter is not finite.
-        val_loss: of the validation clips; None where there are none.
+        val_loss: of the validation clips; None if there are none.
         val: the task's figures of the validation clips, by name.
     """
 

@@ -132,7 +132,7 @@ class Ablate(SharedCommand):
     # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
     # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
     track: Trackers = ()
-    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job a device, here
+    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job for each device, here
     partition: str | None = None  # of SLURM; this and the following options replace those of --site
     minutes: int | None = None  # time limit of a job; one that needs more continues in another
     gpus: int | None = None  # of a job

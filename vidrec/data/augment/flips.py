@@ -23,7 +23,7 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
 
     Args:
         cfg: the settings.
-        classes: that the data have.
+        classes: the classes of the data.
 
     Raises:
         UserError: there is such a class, or a name that is not a class.

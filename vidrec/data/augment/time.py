@@ -39,7 +39,7 @@ class Places(NamedTuple):
 
 
 def drawn(settings: Augment, key: Array, L: int) -> Pace | None:
-    """Return a clip's pace; None where the settings change none.
+    """Return a clip's pace; None if the settings change none.
 
     Args:
         settings: how far it may change.

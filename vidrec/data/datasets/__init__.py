@@ -32,8 +32,8 @@ def load(data: Data, form: Form = "one") -> Dataset:
     Args:
         data: the settings.
         form: how labels of a folder are read: one label a clip; or several, where a label may be
-            empty and a labels.csv may have a column a class. The name of a class is then the text
-            of the label, such as "run|jump": a task parts it.
+            empty and a labels.csv may have a column for each class. The name of a class is then the
+            text of the label, such as "run|jump": a task splits it.
 
     Raises:
         UserError: it is not there, or not as it should be; says what to do.
@@ -49,7 +49,7 @@ def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> D
         open_it: opens it; None: `load` does.
 
     Returns:
-        The data set; None where it would have to be made, or is not there.
+        The data set; None if it would have to be made, or is not there.
 
     Raises:
         TransientError: the system refuses to read it now.

@@ -28,7 +28,7 @@ REMEMBERED = 500  # with at least so many files their declared lengths are kept 
 class Dataset(ABC):
     """The clips of one data set, with the same interface for all kinds of storage.
 
-    A clip is an index from 0 to n - 1; per-clip fields have one entry a clip.
+    A clip is an index from 0 to n - 1; per-clip fields have one entry for each clip.
 
     A subclass is a dataclass (`@dataclass(eq=False)`) that must define:
 
@@ -53,14 +53,14 @@ class Dataset(ABC):
         labels: (n,) int32; or (n, K) 0 and 1, of clips that may have several labels or none.
         groups: (n,) str, the recording a clip was cut from; where unknown, the clip's own name.
         groups_known: False where groups are only names of clips.
-        given: the data set's own split, part to indices; None where it has none.
+        given: the data set's own split, part to indices; None if it has none.
         blocks: (n,) str, what leave-one-out leaves out; None: the recordings.
         about: whatever else a result should state, JSON-able.
         notes: lines that a user should read before work starts.
         warnings: clip name to what its file lacks, found while it was read.
         is_features: True where clips are arrays made elsewhere (`features`), not frames.
-        frame_labels: the labels of each clip's frames; empty where a clip has one label. `labels`
-            are then the classes that last longest.
+        frame_labels: the labels of each clip's frames; empty if a clip has one label. `labels` are
+            then the classes that last longest.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Dataset(ABC):
 
     @property
     def fps(self) -> np.ndarray | None:
-        """Return (n,) float32 frames a second; None where clips have no rate."""
+        """Return (n,) float32 frames a second; None if clips have no rate."""
         return None
 
     @abstractmethod
@@ -281,7 +281,7 @@ class Dataset(ABC):
 
 
 def per_clip() -> Any:
-    """Declare a field that holds a tuple with one entry a clip."""
+    """Declare a field that holds a tuple with one entry for each clip."""
     return field(default=(), metadata={"per_clip": True})
 
 

@@ -84,7 +84,7 @@ def build(
         data: the settings.
         wanted: True for a file that is a clip.
         what: clips are called in messages.
-        several: a labels.csv may leave labels empty, or have a column a class.
+        several: a labels.csv may leave labels empty, or have a column for each class.
         extra: further fields of the class.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Draw `motion/segments`: motions one after another, a label a frame.
+"""Draw `motion/segments`: motions one after another, a label for each frame.
 
 The shape rests, then changes one thing (its place, size or opacity), rests or changes another, and
 keeps what it has become. So a frame does not show which of these is changing. `clip(seed, True)` is

@@ -39,7 +39,7 @@ class LabelledClips:
         groups: recording of each clip; "" where unknown.
         parts: of a split, for each clip; "" for none.
         notes: what a user should read.
-        files: that hold the labels of each clip, for messages.
+        files: the file with the labels of each clip, for messages.
     """
 
     classes: tuple[str, ...]
@@ -177,7 +177,7 @@ def _in_order(
 
 
 def truth_folder(root: Path) -> Path | None:
-    """Return the folder of label files below a root; None where there is none."""
+    """Return the folder of label files below a root; None if there is none."""
     folders = (each for each in sorted(root.iterdir()) if each.is_dir())
     return next((each for each in folders if each.name.lower() in TRUTH), None)
 

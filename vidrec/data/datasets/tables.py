@@ -28,7 +28,7 @@ class Table:
     """Rows with their line numbers.
 
     Attributes:
-        file: that was read.
+        file: the file that was read.
         rows: line number, and cells by column.
         unused: columns that nobody asked for.
         heading: names of the columns in small letters, and as they are spelled.
@@ -41,7 +41,7 @@ class Table:
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Find the file of this name in a folder, in any case of letters; None where there is none.
+    """Find the file of this name in a folder, in any case of letters; None if there is none.
 
     Raises:
         UserError: there are two.
@@ -57,7 +57,7 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
 
     Args:
         file: to be read.
-        columns: that must be there, and filled in every line.
+        columns: required columns, filled in every line.
         optional: columns that may be there.
 
     Raises:

@@ -325,7 +325,7 @@ def _sum(file: Path) -> str:
 
 
 def _file_format(builder: Any) -> str | None:
-    """Only array_record can be read clip by clip; a set that chose it keeps its choice."""
+    """Return array_record, the only format that can be read clip by clip; None: it is the default."""
     return None if builder.info.file_format.value == "array_record" else "array_record"
 
 

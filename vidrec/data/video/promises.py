@@ -18,10 +18,10 @@ class Promised(NamedTuple):
     Attributes:
         frames: to be shown.
         packets: with those that are not to be shown.
-        seconds: that it lasts.
+        seconds: its duration.
         odd_clock: timestamps that cannot be true, so they hide what should be shown.
         reach: a frame at this time or later belongs to the end of the clip, however many frames
-            were counted. An AVI stores nothing where it repeats a picture.
+            were counted. An AVI stores nothing if it repeats a picture.
         slack: seconds by which it may end before those declared.
         is_cut: by its structure: its last part is longer than the file.
     """

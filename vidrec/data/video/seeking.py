@@ -110,7 +110,7 @@ def _ranked(
 
 
 def timestamps(path: str | os.PathLike) -> Timestamps | None:
-    """Return the timestamps of a file's frames; None where seeking by them would not be exact.
+    """Return the timestamps of a file's frames; None if seeking by them would not be exact.
 
     That is so where a frame has none, two have the same, or any is damaged or hidden.
     """

@@ -65,7 +65,7 @@ class Uploads:
         return TooLarge(f"the file has more than {self._limit / 1e6:g} MB: --limit allows more")
 
     def answer(self, file: Path) -> dict[str, Any]:
-        """Return what the model says of a file, which is removed.
+        """Return what the model says about a file, which is removed.
 
         Returns:
             {"whole": the file's line, "along": lines of its windows, "overlay": token or None}.

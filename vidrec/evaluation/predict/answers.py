@@ -28,7 +28,7 @@ def lines(
     stream: bool = False,
     every: float = 0.0,
 ) -> Iterator[Line]:
-    """Yield a line a window, then one a file.
+    """Yield a line for each window, then one for each file.
 
     A window's is {"path", "start", "end", "class", "confidence", "topk"}; a file's has no "start".
     If it cannot be read, its class is None and "error" says why.
@@ -36,7 +36,8 @@ def lines(
     Args:
         model: a trained model.
         paths: files, or folders (all videos and pictures below).
-        stream: a line a frame, the recurrent carry kept; the file's line is its last frame's.
+        stream: a line for each frame, the recurrent carry kept; the file's line is its last
+            frame's.
         every: as of `Classifier.predict`; a stream has no windows.
 
     Raises:
@@ -106,10 +107,11 @@ def write_csv(
         answered: lines of files and of their windows.
         file: what is written to.
         task: None: of one label a clip.
-        windows: a row a window, with its seconds, instead of a row a file.
+        windows: a row for each window, with its seconds, instead of a row for each file.
     """
     task, lines = task or tasks.named("clip"), list(answered)
-    of_windows = windows and "start" not in task.csv([])[0]  # others have a row a segment anyway
+    # other tables have a row for each segment anyway
+    of_windows = windows and "start" not in task.csv([])[0]
     file.write(escape.csv(_of_windows(task, lines) if of_windows else task.csv(lines)))
 
 

@@ -59,7 +59,7 @@ class Evaluation(NamedTuple):
         scores_K: scores that rank the classes.
         log_probs_K: logarithms of the probabilities that they mean.
         objective: the loss that training minimised.
-        windows_MK: scores of the windows that decided; None where there are none.
+        windows_MK: scores of the windows that decided; None if there are none.
     """
 
     scores_K: np.ndarray
@@ -271,7 +271,7 @@ class Classifier:
         return decisions.frames_of_clip(cfg, length)
 
     def _score(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
-        """Return what the model says of the frames that it sees."""
+        """Return what the model says about the frames that it sees."""
         return self._decided(self._apply(self._score_program, inputs, mask_L))
 
     def _apply(self, program: Any, inputs: np.ndarray, mask_L: np.ndarray, *more: Any) -> Any:

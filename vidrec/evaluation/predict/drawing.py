@@ -80,7 +80,7 @@ def draw(
         path: a video file.
         out: the video to write.
         along: lines of windows or frames, as `answers.lines` gives them; at least one.
-        stream: whether the lines are a stream's, one a frame.
+        stream: whether the lines are a stream's, one for each frame.
 
     Raises:
         UserError: `out` cannot be written, or the video cannot be read to its end.
@@ -136,7 +136,7 @@ def timeline(
     now: float,
     known: int | None = None,
 ) -> np.ndarray:
-    """Return a line of time, uint8 (LINE, width, 3): a colour a class, and a mark where it is now.
+    """Return a time line, uint8 (LINE, width, 3): a colour for each class, and a mark for now.
 
     Args:
         along: segments, or frames, with `start`, `end` and `class`.

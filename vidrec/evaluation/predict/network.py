@@ -29,7 +29,7 @@ class Network:
 
     Attributes:
         cfg: settings, with frames.length as trained (two rules take it from the data).
-        encoder: frame to features; None where the data brings features, or the model's own encoder
+        encoder: frame to features; None if the data brings features, or the model's own encoder
             reads whole clips.
         model: from features, or from clips of frames, to scores.
         class_weights: factors of clips' losses by class, as in training; empty: 1.

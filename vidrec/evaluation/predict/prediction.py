@@ -20,7 +20,7 @@ class Answer:
             over frames or windows, these come from the mean instead, so that a long clip is not
             more certain than a short one only for its length. Where windows vote, these are shares
             of votes. A result's `loss` is the negative logarithm of that of the true class.
-        task: that it is an answer of.
+        task: the task of the answer.
         fitted: what decisions take from validation clips, see `Task.fit`.
     """
 

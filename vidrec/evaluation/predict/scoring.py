@@ -167,7 +167,7 @@ def _earlier(out: Path, dataset: Dataset, cfg: Config) -> dict[str, Any]:
 def _outcome(
     dataset: Dataset, selection: _Selection, scores: _Scores, part: Part
 ) -> dict[str, Any]:
-    """Return what a result says of the clips."""
+    """Return what a result says about the clips."""
     unreadable = scores.unreadable
     count = {
         "expected": len(selection.clips),

@@ -45,10 +45,10 @@ class Stream:
     >>> for frame in camera:
     ...     probabilities_K = stream.push(frame)
 
-    After n frames it says what the model says of a clip of these n frames. If a model was trained
-    on frames spread over its clips, its stream takes frames at the same average rate. So when the
-    stream lasts as long as a training clip, its answer equals that of `predict`. Call `reset` when
-    something new begins; otherwise all frames so far count.
+    After n frames it gives the model's answer for a clip of these n frames. If a model was
+    trained on frames spread over its clips, its stream takes frames at the same average rate. So
+    when the stream lasts as long as a training clip, its answer equals that of `predict`. Call
+    `reset` when something new begins; otherwise all frames so far count.
 
     Attributes:
         classes: their names, in the order of the probabilities.
@@ -105,7 +105,7 @@ class Stream:
             for _ in range(due):
                 self._said = np.asarray(self.step(inputs))
         elif not self.seen:
-            # Before the first frame that counts: what the model says of this one alone.
+            # Before the first frame that counts: what the model says about this one alone.
             inputs = self.encode(frame)
             _, said_K = self._step(self._variables, self._begin(inputs), inputs)
             self._said = self._scores_K = np.asarray(said_K)

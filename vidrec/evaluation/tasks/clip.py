@@ -197,7 +197,7 @@ class ClipTask(Task):
         return f"{line['class']} {line['confidence']:.0%}  ({', '.join(best[1:3])})"
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """Return a row a file with its class and the second best."""
+        """Return a row for each file with its class and the second best."""
         table: list[list[Any]] = [
             ["path", "class", "confidence", "second", "second_confidence", "error"]
         ]

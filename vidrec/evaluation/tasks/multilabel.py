@@ -363,7 +363,7 @@ class Multilabel(Task):
         return ", ".join(each["class"] for each in line["labels"]) or NONE
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """Return a row a file: its labels as labels.csv has them, and each class's probability."""
+        """Return a row for each file: labels as in labels.csv, and each class's probability."""
         answered = [line for line in lines if line["class"] is not None]
         classes = list(answered[0]["probabilities"]) if answered else []
         table: list[list[Any]] = [["path", "label", *classes, "error"]]
@@ -429,7 +429,7 @@ def _loss(log_probs_nK: np.ndarray, labels_nK: np.ndarray) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """Return a figure for JSON; None where there is none."""
+    """Return a figure for JSON; None if there is none."""
     return None if np.isnan(value) else float(value)
 
 

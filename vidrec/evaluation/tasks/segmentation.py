@@ -1,4 +1,4 @@
-"""A label a frame: cross-entropy of frames, F1 of segments by their overlap, edit score."""
+"""A label for each frame: cross-entropy of frames, F1 of segments by their overlap, edit score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ FOLDERS = ("videos", "features")  # kinds of data with files of labels
 
 @dataclass(frozen=True)
 class Segmentation(ClipTask):
-    """One label a frame.
+    """One label for each frame.
 
     A clip's scores are the classes of its frames, (n, T); -1 where an output is not a number.
     Labels are (n, T), too, -1 where a frame is not labelled.
@@ -325,7 +325,7 @@ class Segmentation(ClipTask):
         )
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """Return a row a segment, as a segments.csv has them; of a stream a row a frame."""
+        """Return a row for each segment as in segments.csv; for a stream one for each frame."""
         table: list[list[Any]] = [["path", "start", "end", "label", "unit", "confidence", "error"]]
         for line in lines:
             if line["class"] is None:

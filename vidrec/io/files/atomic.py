@@ -204,7 +204,7 @@ def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterat
     """Say an error of the system in one line.
 
     Args:
-        file: that is written.
+        file: the file that is written.
         partial: the file that the block writes; errors of other files, which it reads, are not
             changed.
     """

@@ -134,9 +134,9 @@ def read_json(
 
     Args:
         file: to be read.
-        keys: that an object must have; of a mapping, what each holds: a type, several, a list of
-            one (what every item is), or a mapping again. A key that ends in ? may be missing; *
-            stands for all that are not named.
+        keys: keys that an object must have; as a mapping, also the type of each: a type, several
+            types, a list of one type (of its items), or a mapping again. A key that ends in ? may
+            be missing; * stands for all other keys.
         kind: what the file holds: dict or list.
 
     Raises:
@@ -209,7 +209,7 @@ def read_lines(
 
     Args:
         file: to be read.
-        keys: that each object must have, as for `read_json`.
+        keys: keys that each object must have, as for `read_json`.
         whole: False for a file that is being written: a last line without its end is left out.
 
     Raises:

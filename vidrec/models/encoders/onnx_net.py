@@ -288,7 +288,7 @@ def _input(session: Any, name: str, layout: str = "auto") -> Input:
 
 
 def _metadata(session: Any, name: str) -> dict[str, list[float]]:
-    """Return the numbers that a file says of its pictures: image_size, image_mean, image_std."""
+    """Return the numbers that a file says about its pictures: image_size, image_mean, image_std."""
     said = session.get_modelmeta().custom_metadata_map
     numbers: dict[str, list[float]] = {}
     for key in ("image_size", "image_mean", "image_std"):

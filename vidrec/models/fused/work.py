@@ -127,7 +127,7 @@ class Derivatives(NamedTuple):
 
 
 def processors() -> int:
-    """Return how many multiprocessors the first device has; 1 where none is told."""
+    """Return how many multiprocessors the first device has; 1 if it is unknown."""
     return int(getattr(jax.local_devices()[0], "core_count", 1))
 
 

@@ -1,4 +1,4 @@
-"""Engines of this machine: a pool with one job a device, and one that runs jobs in this process."""
+"""Run jobs on this machine: a pool with one job for each device, or jobs in this process."""
 
 import contextlib
 import os
@@ -82,7 +82,7 @@ class Pool:
                 os.kill(int(handle.job.split("@")[0]), signal.SIGTERM)
 
     def _run(self, groups: Sequence[str], devices: Sequence[str], start: Any) -> list[Handle]:
-        """Run a job for each group, one a device at a time, until all have ended."""
+        """Run a job for each group, one for each device at a time, until all have ended."""
         waiting, running = deque(groups), dict[str, _Running]()
         handles: list[Handle] = []
         failed: list[Handle] = []

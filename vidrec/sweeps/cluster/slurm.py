@@ -205,7 +205,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
-    """Return the states of ended jobs; None where the cluster keeps no accounts."""
+    """Return the states of ended jobs; None if the cluster keeps no accounts."""
     if not shutil.which("sacct"):
         return None
     command = ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(ids) or "1"]

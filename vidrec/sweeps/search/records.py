@@ -34,14 +34,14 @@ class Trial:
 
     Attributes:
         number: counted from 0.
-        round: that it was asked for in, counted from 0.
+        round: the round in which it was proposed, counted from 0.
         params: its settings, as far as they are searched.
         id: as of a run's trial, but of the clips that the search sees.
         state: running, done, stopped (at a rung), diverged or failed.
         why: it is what it is.
-        epochs: that it was trained for.
+        epochs: the number of epochs that it was trained for.
         rungs: how it stood at those that it reached.
-        end: how it stood at last; None where it was never validated.
+        end: how it stood at last; None if it was never validated.
         same_as: number of an earlier trial with the same settings, whose result it has.
     """
 

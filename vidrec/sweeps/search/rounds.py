@@ -44,10 +44,10 @@ class Reached(NamedTuple):
     """What a trial has reached.
 
     Attributes:
-        epochs: that it was trained for.
+        epochs: the number of epochs that it was trained for.
         state: running, done, diverged or failed.
         why: it ended.
-        standing: by its best weights; None where it has none that can be scored.
+        standing: by its best weights; None if it has none that can be scored.
     """
 
     epochs: int

@@ -193,7 +193,7 @@ def _check_axis(name: str, axis: Axis) -> None:
 
 
 def own_values(cfg: Config, space: Space) -> dict[str, Any] | None:
-    """Return the experiment's own setting as a point of the space; None where it lies outside."""
+    """Return the experiment's own setting as a point of the space; None if it lies outside."""
     values = {name: config.get(cfg, name) for name in space}
     return values if all(space[name].holds(value) for name, value in values.items()) else None
 

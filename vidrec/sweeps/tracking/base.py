@@ -56,14 +56,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished trial or table leaves.
+    """The results of a finished trial or table.
 
     Attributes:
         status: "done", "diverged" or "failed".
         why: why it is not done.
         figures: by the names that they have in table.csv.
-        rows: of table.csv, a dictionary a row.
-        model: folder of the trained model; None where there is none.
+        rows: of table.csv, a dictionary for each row.
+        model: folder of the trained model; None if there is none.
         files: files and folders of its report.
         mark: changes when the result does.
     """
@@ -185,7 +185,7 @@ def _of_table(subject: Subject) -> Outcome:
 
 
 def _of_search(subject: Subject) -> Outcome:
-    """Return what search.json says of a trial, or of the search as a whole.
+    """Return what search.json says about a trial, or of the search as a whole.
 
     A trial that was stopped at a rung is done, with the reason.
     """

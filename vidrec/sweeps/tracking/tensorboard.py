@@ -1,4 +1,4 @@
-"""Curves for TensorBoard while training continues, in TOP/tensorboard: a folder a trial of a table.
+"""Write curves for TensorBoard while training: a folder for each trial in TOP/tensorboard.
 
 When a run or a table has ended they are written again as a whole, as `report --tensorboard` does.
 """

@@ -103,7 +103,7 @@ def original(file: File) -> Path | None:
 
 
 def in_package(package: Package) -> Path | None:
-    """Return the file of weights of an installed package; None where it is not installed.
+    """Return the file of weights of an installed package; None if it is not installed.
 
     A package of one such file is not imported, so that none of its code runs.
 

@@ -95,7 +95,7 @@ class PretrainedNet:
         url: Folder of the original weights; "" where they are not known.
         files: The original weights.
         in_keras: Name of the network in keras.applications.
-        package: The Python package that brings weights; None where there is none.
+        package: The Python package that brings weights; None if there is none.
     """
 
     layers: tuple[Layer, ...]

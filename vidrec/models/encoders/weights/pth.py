@@ -385,7 +385,7 @@ def _ordered(pairs: Sequence[Any] = ()) -> OrderedDict:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Stand for _rebuild_tensor and _rebuild_tensor_v2, which says of gradients and hooks too."""
+    """Stand for _rebuild_tensor and _rebuild_tensor_v2, which also has gradients and hooks."""
     shapely = type(shape) is tuple and type(strides) is tuple and len(shape) == len(strides)
     if type(storage) is not Storage or not shapely:
         raise Refused("a tensor has no storage or shape")
