@@ -325,7 +325,7 @@ def _sum(file: Path) -> str:
 
 
 def _file_format(builder: Any) -> str | None:
-    """Return array_record, the only format that can be read clip by clip; None: it is the default."""
+    """Return array_record, the only format that is read clip by clip; None: it is the default."""
     return None if builder.info.file_format.value == "array_record" else "array_record"
 
 
