@@ -44,11 +44,13 @@ def load_ahead() -> None:
 
     def load() -> None:
         with contextlib.suppress(ImportError):  # told when it is drawn
+            import scipy.special
+            from matplotlib import figure
             from matplotlib.backends import backend_agg, backend_svg
 
             from vidrec.report import page
 
-            del backend_agg, backend_svg, page
+            del scipy, figure, backend_agg, backend_svg, page
 
     threading.Thread(target=load, daemon=True, name="report").start()
 

@@ -81,6 +81,9 @@ def use_cores() -> None:
     Then as many trials of a table train side by side as there are cores: products of a recurrence
     are too small to use all cores. A trial alone stays on the first (see `over`), and one of
     several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
+
+    Every command that computes calls this: a compiled program in the cache fits a process with as
+    many devices only, so `predict` finds the encoder's that `train` or `ablate` compiled.
     """
     if _simulated() or are_cores() or jax.distributed.is_initialized():
         return

@@ -28,6 +28,7 @@ class Extract(Command):
         from vidrec.training import prepare, runtime
 
         runtime.configure()
+        runtime.use_cores()
         if cfg.encoder.trainable != "none":
             raise UserError(
                 "encoder.trainable should be none: a trained encoder has no features yet"

@@ -50,6 +50,7 @@ class Predict(Command):
             from vidrec.training import runtime
 
         runtime.configure()
+        runtime.use_cores()
         model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
         console = self.console()
         for note in model.notes:
@@ -144,6 +145,7 @@ class Demo(Command):
 
         demo.check_installed()
         runtime.configure()
+        runtime.use_cores()
         model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
         for note in model.notes:
             warn(note)
@@ -184,6 +186,7 @@ class Evaluate(Command):
             from vidrec.training import runtime
 
         runtime.configure()
+        runtime.use_cores()
 
         def work(progress: Any) -> dict[str, Any]:
             return score(
