@@ -1,4 +1,4 @@
-"""What trials answered to test clips: of each seed, over all folds that it was trained on."""
+"""Collect the answers of trials to test clips: for each seed, over all of its folds."""
 
 import functools
 from collections import Counter
@@ -14,7 +14,7 @@ class Answers(NamedTuple):
     """Answers of S seeds to the n clips that all of them scored, in the order of their names.
 
     Attributes:
-        predicted_Sn: predicted classes, or what the task's statistics need of an answer.
+        predicted_Sn: predicted classes, or what the task's statistics need from an answer.
         labels: true classes, as the task has them.
         groups: recordings.
         names: of the clips.
@@ -38,8 +38,8 @@ class Answers(NamedTuple):
 def answers(runs: Sequence[Run]) -> Answers | None:
     """Return the answers of runs to the test split; None if none was saved.
 
-    The folds of a seed are one line of answers. A clip that several folds test is answered by each:
-    it is a clip for each of them, of the same recording.
+    The folds of a seed together give one line of answers. A clip that several folds test counts
+    once for each of them, as clips of the same recording.
     """
     scored = _by_seed(runs)
     if not scored:

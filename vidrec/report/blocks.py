@@ -1,4 +1,4 @@
-"""What a page is made of, as plain data; `templates/` says how each piece looks.
+"""Define the parts of a page as plain data; `templates/` says how each part looks.
 
 `piece` names the macro of templates/blocks.html that shows a block. Only drawings are markup; all
 other text is escaped by the templates.
@@ -15,7 +15,7 @@ from vidrec.report.table_model import Table
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text, in a style class."""
+    """A paragraph of text with a style class."""
 
     piece: ClassVar[str] = "paragraph"
 
@@ -52,7 +52,7 @@ class Definition(NamedTuple):
 
 @dataclass(frozen=True)
 class Definitions:
-    """Names and what they are, below each other."""
+    """A list of names and their meanings."""
 
     piece: ClassVar[str] = "definitions"
 
@@ -132,7 +132,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Details:
-    """A table that is folded away until it is asked for."""
+    """A table that is folded until a reader opens it."""
 
     piece: ClassVar[str] = "details"
 
@@ -155,7 +155,7 @@ Block = Paragraph | Figure | Definitions | Strips | Pictures | Layers | Details 
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of a page; one without blocks is left out."""
+    """A part of a page with a heading; a part without blocks is left out."""
 
     title: str
     id: str
@@ -169,9 +169,9 @@ class Page:
     Attributes:
         title: of the page.
         question: what was asked; may be empty.
-        warnings: what must be known before anything else.
+        warnings: shown before anything else.
         answer: what was found.
-        facts: what was compared, on which data.
+        facts: the rows that were compared, and the data.
         sections: parts of the page.
         rebuild: the command that makes the page again; empty for one that has tables of its own no
             files.

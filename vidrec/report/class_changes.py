@@ -1,4 +1,4 @@
-"""Classes that improved or worsened from one run to another."""
+"""Find the classes that improved or worsened from one run to another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What happened to each class: F1, confusions, and the clips themselves."""
+"""Write the sections on classes: F1, confusions, and the clips themselves."""
 
 import base64
 import io
@@ -208,7 +208,7 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
 
 
 def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
-    """Return the section on which classes were taken for which."""
+    """Return the section on confusions between classes."""
     counts_KK = _confusion(run) if run else None
     fits = run is not None and "confusions" in run.task.sections
     if row is None or run is None or counts_KK is None or not fits:
@@ -249,7 +249,7 @@ def _matrix(
 
 
 def _largest(run: Run, counts_KK: np.ndarray) -> list[Block]:
-    """Return the largest confusions with the surest of their clips."""
+    """Return the largest confusions, each with its clip of highest confidence."""
     saved, clips, confidence_of = run.predictions(), None, {}
     if saved is not None:
         clips = metrics.PredictedClips(saved.names_B, saved.labels_B, saved.predicted_B)
@@ -284,7 +284,7 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
 
 
 def clips(folder: Path, run: Run | None) -> Section:
-    """Return film strips with what was predicted, the wrong ones first."""
+    """Return film strips with the predictions, wrong ones first."""
     samples = (run.samples or Run(folder, {}).samples) if run else None
     saved, part = (run.predictions(), run.part()) if run else (None, None)
     if run is None or samples is None or saved is None or part is None:
@@ -312,7 +312,7 @@ def _shot(said: presentation.Shot, name: str, frames: np.ndarray) -> Shot:
 
 
 def augmented(folder: Path, run: Run | None) -> Section:
-    """Return training clips as they are and as training saw them."""
+    """Return training clips before and after augmentation."""
     samples = (run.samples or Run(folder, {}).samples) if run else None
     if samples is None or samples.augmented is None:
         return Section("Augmented clips", "augmented", [])

@@ -1,4 +1,4 @@
-"""Two runs set side by side: what the difference is worth, and which classes it comes from."""
+"""Compare two runs: their difference with its interval, and the classes that it comes from."""
 
 import itertools
 import math
@@ -46,7 +46,7 @@ def pair(dir_a: str | Path, dir_b: str | Path) -> tuple[RowResult, RowResult]:
 
 
 def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
-    """Return the page for B against A.
+    """Return the page that compares B with A.
 
     Raises:
         UserError: nothing scored there, or different classes.
@@ -74,7 +74,7 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
 
 
 def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
-    """Return a line where clips of the same name are not said to be the same by both runs."""
+    """Return a warning if clips of the same name differ between the two runs."""
     if both is None:
         return []
     a, b = both
@@ -172,7 +172,7 @@ def _figures_of_classes(a: RowResult, b: RowResult) -> list[Block]:
 def _drawn_changes(
     a: RowResult, b: RowResult, changes: list[ClassChange], draw: page.Drawer
 ) -> blocks.Figure:
-    """Return the changes drawn: of many classes those that moved most, in either direction."""
+    """Return the changes to draw: for many classes those that changed most, in either direction."""
     most = changes if len(changes) <= 2 * ENDS else changes[:ENDS] + changes[-ENDS:]
     caption = f"From {a.name} (open) to {b.name} (filled)"
     caption += "." if len(most) == len(changes) else f": the first and last {ENDS} of the table."
@@ -224,7 +224,7 @@ def _confusions(a: RowResult, b: RowResult) -> Section:
 
 
 def _moves(a_KK: np.ndarray, b_KK: np.ndarray, classes: Sequence[str]) -> list[list[Any]]:
-    """Return the rows of the confusions that moved most between two mean matrices."""
+    """Return the rows of the confusions that changed most between two mean matrices."""
     moved_KK = b_KK - a_KK
     cells = sorted(np.argwhere(moved_KK), key=lambda at: -abs(moved_KK[tuple(at)]))[:MOVED]
     rows = []

@@ -1,4 +1,4 @@
-"""Draw figures; one drawing serves the page (both themes), SVG and PNG files."""
+"""Draw figures; each drawing is used for the page (both themes) and for SVG and PNG files."""
 
 import io
 import math
@@ -101,7 +101,7 @@ def inline(svg: str, name: str, alt: str, width: float) -> Markup:
     Args:
         svg: the drawing.
         name: of the figure, which its ids begin with.
-        alt: description for those who hear the page.
+        alt: description for screen readers.
         width: natural width in CSS pixels; the page never draws it wider.
     """
     text = svg[svg.index("<svg") :]
@@ -264,7 +264,7 @@ def _names(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> N
 def confusion(
     counts_KK: np.ndarray, classes: Sequence[str], shares: bool, of_K: np.ndarray | None = None
 ) -> str:
-    """Return SVG of confusions: row the clip's class, column what it was taken for.
+    """Return SVG of confusions: a row is the true class, a column the predicted one.
 
     Written by hand: a hundred classes make thousands of texts, which matplotlib lays out in
     half a minute.
@@ -353,7 +353,7 @@ def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult 
 
 
 def timelines(lines: presentation.Timelines, names: Sequence[str], classes: Sequence[str]) -> Any:
-    """Draw clips along their time: above the true segments, below the predicted ones.
+    """Draw the segments of clips over time: true ones above, predicted ones below.
 
     Args:
         lines: the clips.
@@ -439,7 +439,7 @@ def _amounts_axis(axes: Any, amounts: Sequence[float]) -> None:
 
 
 def _name_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Name points in a column to the right, with a line from each name to its point."""
+    """Write the names of points in a column to the right, each with a line to its point."""
     low, high = axes.get_ylim()
     points = sorted(points, key=lambda point: point[1])
     wanted = [(y - low) / (high - low) for _, y, _ in points]

@@ -1,4 +1,4 @@
-"""Figures as text for people; a dash stands for what is not there."""
+"""Format figures as text for people; a dash stands for a missing figure."""
 
 import math
 from collections.abc import Callable

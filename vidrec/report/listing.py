@@ -1,4 +1,4 @@
-"""What is in a workdir: its runs, ablations and searches, each from its own files."""
+"""List the runs, ablations and searches of a workdir, each from its own files."""
 
 import fcntl
 import math
@@ -26,8 +26,8 @@ class Entry(NamedTuple):
         kind: run, ablation or search.
         status: done, diverged or failed; training where a process has it; else what is missing.
         figure: the main figure of its task, such as accuracy.
-        value: of the test clips: of an ablation the best row's on validation, of a search what its
-            chosen setting is worth; None if there is none.
+        value: the figure of the test clips. For an ablation it is that of the best row on
+            validation, for a search that of the chosen setting. None if there is none.
         trials: how many it has.
         finished: how many of them have a result.
         when: it was last written to, in seconds of the epoch.
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 def listing(workdir: Path) -> list[Entry]:
-    """Return what is in a workdir, the latest first.
+    """Return the entries of a workdir, the latest first.
 
     Raises:
         UserError: there is no such folder.
@@ -67,7 +67,7 @@ def listing(workdir: Path) -> list[Entry]:
 
 
 def _entry(folder: Path) -> Entry | None:
-    """Return what a folder is; None if it is nothing of the kind."""
+    """Return the entry of a folder; None if it is not a run, an ablation or a search."""
     for file, read in (
         (runs.SEARCH, _search),
         (runs.TABLE, _table),
@@ -126,7 +126,7 @@ def _table(folder: Path) -> Entry:
 
 
 def _status(folder: Path, found: list[str], planned: int) -> str:
-    """Return how a table stands, from the states of its finished trials."""
+    """Return the status of a table, from the states of its finished trials."""
     bad = {word: found.count(word) for word in ("diverged", "failed") if word in found}
     words = [f"{count} {word}" for word, count in bad.items()]
     if len(found) < planned:

@@ -10,7 +10,7 @@ from vidrec.report.blocks import Page
 
 
 def _visible(value: Any) -> Any:
-    """Return what a template shows: markup as it is, text without characters that are obeyed."""
+    """Return the value for a template: markup unchanged, text without control characters."""
     if hasattr(value, "__html__"):
         return value
     return "" if value is None else escape.visible(value, keep="\n\t")
@@ -30,6 +30,6 @@ def _templates() -> jinja2.Environment:
 
 
 def render(page: Page) -> str:
-    """Return the page as one HTML file that asks no other host for anything."""
+    """Return the page as one HTML file that loads nothing from other hosts."""
     sections = [section for section in page.sections if section.blocks]
     return _templates().get_template("page.html").render(page=page, sections=sections)

@@ -18,7 +18,7 @@ from vidrec.report.run import Run, label_of, read_run
 
 
 class OutOfFold(NamedTuple):
-    """What a row was scored on where it was trained on several folds.
+    """The clips that a row was scored on if it was trained on several folds.
 
     Attributes:
         folds: how many there are results of.
@@ -42,7 +42,7 @@ class OutOfFold(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowResult:
-    """One setting with all its seeds, and what its difference to the control is worth.
+    """One setting with all its seeds, and its difference to the control.
 
     Attributes:
         key: number or name of the row in its table.
@@ -54,7 +54,7 @@ class RowResult:
         interval: of the headline figure, such as test accuracy, over all folds; None if nothing was
             scored.
         difference: to the control, judged after Holm's correction; None of the control.
-        another_task: why published figures are of another task; "" where they are of the same.
+        another_task: why published figures are for another task; "" if they are for the same.
         out_of_fold: what it was scored on over all folds; None without folds.
     """
 
@@ -144,7 +144,7 @@ class AblationResult:
 
     @property
     def best(self) -> RowResult | None:
-        """Return the best row on validation: choosing by the test split would flatter it."""
+        """Return the best row on validation; a choice by the test split would be too optimistic."""
         return best_of(self.scored)
 
 
@@ -243,7 +243,7 @@ def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
 
 
 def _control(rows: list[RowResult], control: Any) -> RowResult | None:
-    """Return the row that is named, or counted from 0."""
+    """Return a row by its name, or by its number from 0."""
     for i, row in enumerate(rows):
         if control in (row.key, row.name) or (control == i and not isinstance(control, bool)):
             return row

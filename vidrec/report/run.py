@@ -265,7 +265,7 @@ def read_run(folder: Path) -> Run:
 
 
 def label_of(trial: Mapping[str, Any]) -> str:
-    """Return what the table calls a row: its own name, else what it sets."""
+    """Return a row's name in the table: its own name, else its settings."""
     if trial.get("row_name"):
         return trial["row_name"]
     if isinstance(trial.get("row"), str) and trial["row"]:

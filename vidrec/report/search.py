@@ -1,4 +1,4 @@
-"""The report of a search: what was tried, what mattered, what was chosen and what it is worth."""
+"""Write the report of a search: all trials, the importance of settings, and the chosen one."""
 
 import math
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ class Search:
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """Return all trials, in the order in which they were asked for."""
+        """Return all trials, in the order in which they were proposed."""
         return self.meta["found"]
 
     @property
     def ranked(self) -> list[dict[str, Any]]:
-        """Return the trials, those that came furthest first, of these the best."""
+        """Return the trials by their number of epochs, and then the best first."""
 
         def order(trial: dict[str, Any]) -> tuple:
             accuracy, loss = trial["end"] or (-1.0, None)
@@ -67,7 +67,7 @@ class Search:
 
     @property
     def figure(self) -> str:
-        """Return what the search raises, in words."""
+        """Return the name of the figure that the search maximises."""
         return self.meta.get("figure", "accuracy").replace("_", " ")
 
     @property
@@ -131,7 +131,7 @@ def render(search: Search, pictures: Path) -> str:
 
 
 def answer(search: Search) -> str:
-    """Return what was found, in a sentence or two."""
+    """Return the result in one or two sentences."""
     chosen = search.chosen
     if chosen is None:
         return "The search is not finished: the same command goes on."
@@ -256,7 +256,7 @@ def _parallel(search: Search, draw: Drawer) -> Section:
 
 
 def trials_table(search: Search) -> Table:
-    """Return the trials for people, those that came furthest first."""
+    """Return the trials for people, those with the most epochs first."""
     names = [name.rpartition(".")[2] for name in search.space]
     chosen = search.chosen["number"] if search.chosen else None
     body = []
@@ -275,7 +275,7 @@ def trials_table(search: Search) -> Table:
 
 
 def csv_table(search: Search) -> Table:
-    """Return the trials as table.csv has them: numbers in full, in the order of asking."""
+    """Return the trials for table.csv: numbers in full, in the order of proposal."""
     rungs = search.meta["rungs"]
     heads = [
         "number",

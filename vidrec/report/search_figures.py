@@ -82,7 +82,7 @@ def parallel(trials: Trials, space: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def _height(axis: Mapping[str, Any], value: Any) -> float:
-    """Return where a value stands on its axis, from 0 to 1."""
+    """Return the position of a value on its axis, from 0 to 1."""
     if "choices" in axis:
         place = next(i for i, each in enumerate(axis["choices"]) if each == value)
         return (place + 0.5) / len(axis["choices"])

@@ -11,7 +11,7 @@ from vidrec.io import escape
 
 
 class Badge(NamedTuple):
-    """A word that is set off after a cell's text, and its style class."""
+    """A badge after a cell's text, and its style class."""
 
     text: str
     style: str = ""
@@ -27,7 +27,7 @@ class Cell:
         heat: 0 … 1, depth of the background colour; None: none.
         bar: 0 … 1, length of a bar; None: none.
         code: True for a name that is written as code.
-        badges: words set off after the text.
+        badges: badges after the text.
     """
 
     text: Any = ""
@@ -52,8 +52,8 @@ class Table:
     Attributes:
         columns: heads of the columns.
         rows: a sequence of cells each, as many as there are columns; the first one names the row.
-        caption: stands above it on a page.
-        notes: what must be known to read it.
+        caption: shown above it on a page.
+        notes: explanations below it.
         style: style class of the table on a page.
         tall: True where the page should scroll it downwards too.
         marked: index of the row to set off; None: none.

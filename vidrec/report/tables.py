@@ -100,7 +100,7 @@ class Column(NamedTuple):
 
 
 def summary_columns(results: Run | AblationResult) -> list[Column]:
-    """Return the columns of the table for people that have anything to say."""
+    """Return the columns of the table for people that have values."""
     rows, control = rows_and_control(results)
     task = task_of(rows)
     headline = task.headline
@@ -256,7 +256,7 @@ def folds_csv(results: Run | AblationResult) -> Table:
 
 
 def verdict(row: RowResult) -> str:
-    """Return what the difference to the control is worth, in words."""
+    """Return whether the difference to the control is more than noise, in words."""
     if row.difference is None:
         return ""
     if row.difference.within_noise:
@@ -334,7 +334,7 @@ def trained_on(results: Run | AblationResult) -> str:
 
 
 def notes(results: Run | AblationResult) -> list[str]:
-    """Return what a reader of the bare table must know."""
+    """Return the notes below the table."""
     rows, _ = rows_and_control(results)
     lines = []
     if any(row.published for row in rows) and isinstance(results, AblationResult):
@@ -359,7 +359,7 @@ def notes(results: Run | AblationResult) -> list[str]:
 
 
 def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
-    """Return what answering without a look would reach, and who does not beat it."""
+    """Return the accuracy of a baseline without a model, and the rows that are not better."""
     task = task_of(rows)
     if task.baseline is None:
         return []
@@ -376,7 +376,7 @@ def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _of_folds(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[str]:
-    """Return how rows were scored that were trained on several folds."""
+    """Return how rows that were trained on several folds were scored."""
     scored = next((row.out_of_fold for row in rows if row.out_of_fold), None)
     if scored is None or not isinstance(results, AblationResult):
         return []
@@ -392,7 +392,7 @@ def _of_folds(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[
 
 
 def _part(run: Run) -> list[str]:
-    """Return of which classes a run alone is, where it is of a part of a known data set."""
+    """Return the classes of a single run, if it has a part of a known data set's classes."""
     share = run.result.get("data", {}).get("classes")
     return [f"Data: {share} ({', '.join(run.classes)})."] if share else []
 
@@ -416,7 +416,7 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
 
 
 class Terminal:
-    """The table at the end of a run, and what must be known to read it."""
+    """The table at the end of a run, and the notes to it."""
 
     def __init__(
         self, rows: Sequence[RowResult], control: RowResult | None, notes: Sequence[str] = ()

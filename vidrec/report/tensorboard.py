@@ -1,4 +1,4 @@
-"""The curves of a run or an ablation as TensorBoard events, for those who live there."""
+"""Write the curves of a run or an ablation as TensorBoard events."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FOLDER = "tensorboard"  # of a run or a table
 
 
 class Curve(NamedTuple):
-    """Whose curves a folder of events holds: a row's name, a seed, and the id of the trial."""
+    """The owner of a folder of events: a row's name, a seed, and the id of the trial."""
 
     row: str
     seed: Any

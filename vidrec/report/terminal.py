@@ -1,4 +1,4 @@
-"""Tables for a terminal: ruled and coloured there, plain where the output is none."""
+"""Print tables: with lines and colours on a terminal, plain elsewhere."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ WORDY = ("group", "job", "state", "log", "why", "name", "kind", "status")
 class Columns:
     """A table that fits the terminal's width.
 
-    A narrow terminal shows the columns that are always shown, their cells whole, and of the others
-    as many as there is room for.
+    A narrow terminal shows the fixed columns with whole cells, and as many of the others as there
+    is room for.
 
     Args:
         heads: heads of the columns.

@@ -10,7 +10,7 @@ from vidrec.report.results import RowResult, best_of, difference
 
 
 def warnings(rows: Sequence[RowResult]) -> list[str]:
-    """Return what must be known before a figure is read."""
+    """Return the warnings above the figures."""
     runs = [run for row in rows for run in row.runs]
     lines = []
     lines += copies(rows)
@@ -55,7 +55,7 @@ def copies(rows: Sequence[RowResult]) -> list[str]:
 
 
 def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:
-    """Return what the table says, in a sentence or two."""
+    """Return the result of the table in one or two sentences."""
     if best is None:
         return "No trial has finished yet, so there is no answer."
     number = best.seeds
@@ -107,7 +107,7 @@ def _note(gap: Difference) -> str:
 
 
 def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -> str:
-    """Return whether the winner can be told from the second on validation."""
+    """Return whether the best row is clearly better than the second on validation."""
     second = best_of([row for row in rows if row is not best and row.done])
     if second is None or second is control:
         return ""
@@ -120,7 +120,7 @@ def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -
 
 
 def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
-    """Return which row the test split would have chosen, where it is another one."""
+    """Return the row that is best on test, if it is another one."""
     scored = [row for row in rows if not math.isnan(row.headline)]
     top = max(scored, key=lambda row: row.headline, default=best)
     if top is best or top.headline <= best.headline:
