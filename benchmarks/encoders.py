@@ -202,6 +202,12 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str, Any]] = {
 }
 
 
+def pixels_of(kind: str) -> Any:
+    """Mean and deviation of pixels, which reach from 0 to 255, of red, green and blue."""
+    pixels = NETS[kind][2]
+    return pixels or [[255 * each for each in values] for values in (TORCH_MEAN, TORCH_STD)]
+
+
 def drawn(network: nn.Module) -> nn.Module:
     """Weights that keep the size of what flows, in evaluation mode, channels last."""
     torch.manual_seed(0)
@@ -237,9 +243,8 @@ def main() -> None:
     if given.busy:
         torch.set_num_threads(1)
         clock = time.process_time
-    make, prefix, pixels = NETS[given.kind]
-    if pixels is None:
-        pixels = [[255 * each for each in values] for values in (TORCH_MEAN, TORCH_STD)]
+    make, prefix, _ = NETS[given.kind]
+    pixels = pixels_of(given.kind)
     network = drawn(make())
     count = -(-given.frames // given.batch) * given.batch
     frames = np.random.default_rng(0).integers(0, 256, (count, given.size, given.size, 3), np.uint8)

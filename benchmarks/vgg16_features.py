@@ -110,6 +110,7 @@ def main() -> None:
         pooling="average",
         size=given.size,
         normalize="torch",
+        weights="random",
         dtype=given.compute,
     )
     module = encoders.build(settings)

@@ -135,6 +135,16 @@ def test_ratios_are_of_the_same_work_precision_and_trials(gpu):
     assert "1.50" in main.table([row, {**row, "side": "torch", "seconds": 3.0}])
 
 
+def test_the_gpus_table_says_frames_a_second_and_the_share_of_the_peak(gpu):
+    main = importlib.import_module("benchmarks.gpu.__main__")
+    peak = {"work": "bfloat16 product", "side": "vidrec", "teraflops": 400.0, "seconds": 1.0}
+    row = {"work": "features", "side": "vidrec", "precision": "bfloat16", "seconds": 0.5}
+    row |= {"frames": 256, "operations_a_frame": 3e11}
+    found = main.pace(row, [peak, row])
+    assert found == {"frames a second": 512.0, "share of the bfloat16 product": 0.384}
+    assert "share of the bfloat16 product 0.384" in main.table([peak, row])
+
+
 def test_a_section_that_dies_or_hangs_leaves_its_rows_and_a_reason(gpu, tmp_path, monkeypatch):
     main = importlib.import_module("benchmarks.gpu.__main__")
     section = main.Section("nothing", 1, "")

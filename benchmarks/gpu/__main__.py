@@ -76,13 +76,18 @@ SECTIONS = (
         ("truth", "group", "stopped", "resume", "accuracy"),
     ),
     Section("compiling", 0.6, "what compiling takes of a first run, with XLA's choices"),
-    Section("features", 0.4, "frames a second of frozen encoders", ("",)),
+    Section(
+        "features",
+        0.6,
+        "frames a second of frozen encoders",
+        ("vgg16", "resnet50", "efficientnet_lite0", "squeezenet"),
+    ),
     Section("pixels", 0.5, "an epoch of CNN+LSTM and C3D from pixels", ("cnn3", "c3d")),
     Section("jobs", 1.0, "report A's sixty trainings, and python launch.py"),
     Section("recurrent.candidates", 0.4, "the kernel's work cut in several ways"),
     Section("memory", 0.3, "memory of a group, told and used"),
     Section("table.check", 0.3, "losses beside PyTorch's from the same weights"),
-    Section("features.compiled", 0.4, "PyTorch compiled: VGG16"),
+    Section("features.compiled", 0.4, "PyTorch compiled: encoders"),
     Section("recurrent.compiled", 0.5, "PyTorch compiled: LSTM and GRU"),
 )
 # What a process needs to start: interpreters and libraries, before its own clock begins.
@@ -199,7 +204,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ratio = over.get(id_of(row))
         shown = {
             name: f"{value:.4g}" if isinstance(value, float) else value
-            for name, value in row.items()
+            for name, value in (row | pace(row, rows)).items()
             if name not in HIDDEN and value not in (None, "")
         }
         if "seconds" not in row and set(shown) == {"off"}:
@@ -218,6 +223,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             about = " ".join(str(row.get(name, "")) for name in ("work", "side", "precision"))
             lines.append(f"\nfailed: {about}: {row['failed']}")
     return "\n".join(lines)
+
+
+def pace(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return frames a second of an encoder, and the share of the bfloat16 product's speed."""
+    if "operations_a_frame" not in row or "seconds" not in row:
+        return {}
+    found = {"frames a second": row["frames"] / row["seconds"]}
+    peaks = [each["teraflops"] for each in rows if each["work"] == "bfloat16 product"]
+    if peaks:
+        reached = found["frames a second"] * row["operations_a_frame"] / 1e12
+        found["share of the bfloat16 product"] = reached / peaks[0]
+    return found
 
 
 HIDDEN = ("section", "work", "side", "precision", "trials", "seconds", "runs", "calls", "low",

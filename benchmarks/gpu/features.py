@@ -1,6 +1,14 @@
-"""Frames a second of frozen encoders at 224x224, frames already on the device."""
+"""Frames a second of frozen encoders at 224x224, frames already on the device.
 
-from typing import Any
+Both sides have PyTorch's random weights: ours reads them from a `.pth`, as users do. Where PyTorch
+is missing, ours has random weights of its own and no side to be compared with.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,118 +17,136 @@ import numpy as np
 from benchmarks.gpu import harness
 from benchmarks.gpu.harness import OURS, Record, Side
 from vidrec import config
-from vidrec.errors import UserError
 from vidrec.models import encoders
 from vidrec.sweeps import cost
 
 BATCH = 256
-NOT_BUILT = ("resnet50", "efficientnet_lite0")
+COMPARED = 8  # frames whose features are compared
+# Each encoder's name in the table, and how its weights want pixels.
+KINDS = {
+    "vgg16": ("VGG16", "torch"),
+    "resnet50": ("ResNet-50", "torch"),
+    "efficientnet_lite0": ("EfficientNet-Lite0", "signed"),
+    "squeezenet": ("SqueezeNet", "torch"),
+}
+PRECISIONS = {"bfloat16": "bfloat16", "tf32": "float32"}  # what arrays are stored as
+
+
+class Weights(NamedTuple):
+    """The same random weights for both sides.
+
+    Attributes:
+        network: PyTorch's; None where it is missing.
+        file: that ours reads; "random" where PyTorch is missing.
+    """
+
+    network: Any
+    file: str
 
 
 def run(record: Record) -> None:
-    """Time VGG16 beside PyTorch, channels last; what is not built yet says so."""
-    size, batch = (32, 2) if record.tiny else (224, BATCH)
-    for precision in ("bfloat16", "tf32"):
-        with record.part("VGG16 features", precision=precision):
-            vgg(record, precision, size, batch)
-    with record.part("SqueezeNet features"):
-        squeeze(record, 64 if record.tiny else size, batch)
-    for kind in NOT_BUILT:
-        try:
-            encoders.build(config.Encoder(kind=kind, pooling="average"))
-            note = "built, but without a section yet"
-        except UserError:
-            note = "not built yet"
-        record.row(f"{kind} features", note=note)
+    """Time each encoder beside PyTorch's, channels last."""
+    size, batch = sizes(record)
+    for kind, (name, _) in KINDS.items():
+        if record.wants(kind):
+            with record.part(f"{name} features"), random_weights(kind) as weights:
+                for precision in PRECISIONS:
+                    if record.left() > 0:
+                        measure(record, kind, weights, precision, frames_of(size, batch))
 
 
-def module_of(kind: str, low: str, size: int) -> tuple[Any, Any]:
-    """Return an encoder with random weights."""
-    settings = config.Encoder(kind=kind, pooling="average", size=size, normalize="torch", dtype=low)
+def compiled(record: Record) -> None:
+    """Time PyTorch's compiled encoders."""
+    size, batch = sizes(record)
+    # Compiling takes PyTorch some minutes on a CPU.
+    kinds = ("vgg16",) if record.tiny else KINDS
+    for kind in kinds:
+        work = f"{KINDS[kind][0]} features"
+        if not harness.has_torch():
+            record.row(work, "torch compiled", note="no PyTorch here")
+        elif record.left() > 0:
+            with record.part(work, "torch compiled"), random_weights(kind) as weights:
+                frames = frames_of(size, batch)
+                side = torch_side(kind, weights.network, frames, "bfloat16", compiled=True)
+                about = {"precision": "bfloat16", "frames": batch}
+                harness.timed(record, work, {"torch compiled": side}, **about)
+
+
+def measure(record: Record, kind: str, weights: Weights, precision: str, frames: list) -> None:
+    """Compare the sides with float32 and time those that are right."""
+    work, low = f"{KINDS[kind][0]} features", PRECISIONS[precision]
+    exact, variables = built(kind, weights, frames, "float32")
+    with harness.precision_of("float32"):
+        out = jax.jit(exact.apply)(variables, jnp.asarray(frames[0][:COMPARED]))
+    truth = {"features": np.asarray(out, np.float32)}
+    module, variables = built(kind, weights, frames, low)
+    with harness.precision_of(precision):
+        sides = {OURS: our_side(module, variables, frames)}
+        if weights.network is not None:
+            sides["torch"] = torch_side(kind, weights.network, frames, low)
+        right = harness.compare(record, work, precision, sides, truth)
+        each = operations(exact, variables, frames)
+        about = {"precision": precision, "frames": len(frames[0]), "operations_a_frame": each}
+        if right:
+            harness.timed(record, work, right, **about)
+
+
+@contextmanager
+def random_weights(kind: str) -> Iterator[Weights]:
+    """Give both sides the same random weights."""
+    if not harness.has_torch():
+        yield Weights(None, "random")
+        return
+    import torch
+
+    from benchmarks import encoders as networks
+
+    make, prefix, _ = networks.NETS[kind]
+    network = networks.drawn(make())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save({prefix + name: each for name, each in network.state_dict().items()}, file)
+        yield Weights(network, str(file))
+
+
+def built(kind: str, weights: Weights, frames: list, low: str) -> tuple[Any, Any]:
+    """Return our encoder and its weights."""
+    settings = config.Encoder(
+        kind=kind,
+        pooling="average",
+        size=frames[0].shape[1],
+        normalize=KINDS[kind][1],
+        weights=weights.file,
+        dtype=low,
+    )
+    settings = encoders.resolved(settings)
     module = encoders.build(settings)
     return module, encoders.init(module, settings)
-
-
-def frames_of(size: int, batch: int) -> list[np.ndarray]:
-    """Return two batches of random pixels."""
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (batch, size, size, 3), np.uint8) for _ in range(2)]
-
-
-def operations(module: Any, variables: Any, size: int) -> float:
-    """Return a frame's floating-point operations."""
-    frame = jnp.zeros((1, size, size, 3), jnp.uint8)
-    return float(cost.operations(jax.make_jaxpr(module.apply)(variables, frame).jaxpr))
 
 
 def our_side(module: Any, variables: Any, frames: list) -> Side:
     """Return our encoder, compiled."""
     forward = jax.jit(module.apply)
     given = [jnp.asarray(each) for each in frames]
-    return harness.jax_side(
-        lambda i: forward(variables, given[i % 2]), lambda out: {"features": np.asarray(out)}
-    )
+    return harness.jax_side(lambda i: forward(variables, given[i % 2]), compared)
 
 
-def vgg(record: Record, precision: str, size: int, batch: int) -> None:
-    """Compare and time VGG16."""
-    low = "bfloat16" if precision == "bfloat16" else "float32"
-    frames = frames_of(size, batch)
-    exact, variables = module_of("vgg16", "float32", size)
-    with harness.precision_of("float32"):
-        out = jax.jit(exact.apply)(variables, jnp.asarray(frames[0]))
-    truth = {"features": np.asarray(out)}
-    module, _ = module_of("vgg16", low, size)
-    with harness.precision_of(precision):
-        sides = {OURS: our_side(module, variables, frames)}
-        if harness.has_torch():
-            sides["torch"] = vgg_torch(variables, frames, low)
-        right = harness.compare(record, "VGG16 features", precision, sides, truth)
-        each = operations(module, variables, size)
-        about = {"precision": precision, "frames": batch, "operations_a_frame": each}
-        if right:
-            harness.timed(record, "VGG16 features", right, **about)
+def torch_side(kind: str, network: Any, frames: list, low: str, *, compiled: bool = False) -> Side:
+    """Return PyTorch's encoder, channels last."""
+    import copy
 
-
-def squeeze(record: Record, size: int, batch: int) -> None:
-    """Time SqueezeNet."""
-    module, variables = module_of("squeezenet", "bfloat16", size)
-    side = our_side(module, variables, frames_of(size, batch))
-    side.wait(side.run(0))
-    each = operations(module, variables, size)
-    about = {"precision": "bfloat16", "frames": batch, "operations_a_frame": each}
-    harness.timed(record, "SqueezeNet features", {OURS: side}, **about)
-
-
-def vgg_torch(variables: Any, frames: list, low: str, *, compiled: bool = False) -> Side:
-    """Return torchvision's layers with our weights, channels last."""
     import torch
     import turns
-    import vgg16_features
 
-    from vidrec.models.encoders import preprocess
+    from benchmarks import encoders as networks
 
     device, dtype = turns.torch_device(), getattr(torch, low)
-    layers: list[Any] = []
-    before, kernels = 3, iter(vgg16_features.weights_of(variables))
-    module, _ = module_of("vgg16", low, frames[0].shape[1])
-    for block in module.channels:
-        for width in block:
-            conv = torch.nn.Conv2d(before, width, 3, padding=1)
-            kernel, bias = next(kernels)
-            conv.weight.data, conv.bias.data = torch.tensor(kernel), torch.tensor(bias)
-            layers += [conv, torch.nn.ReLU(inplace=True)]
-            before = width
-        layers.append(torch.nn.MaxPool2d(2, 2))
-    net = torch.nn.Sequential(*layers).eval()
-    net = net.to(device, dtype, memory_format=torch.channels_last)
-    mean, std = (
-        torch.tensor(each, device=device)[:, None, None]
-        for each in (preprocess.TORCH_MEAN_RGB, preprocess.TORCH_STD_RGB)
-    )
+    net = copy.deepcopy(network).to(device, dtype, memory_format=torch.channels_last)
+    pixels = networks.pixels_of(kind)
+    mean, std = (torch.tensor(each, device=device)[:, None, None] for each in pixels)
 
     def forward(x: Any) -> Any:
-        x = (x.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = (x.permute(0, 3, 1, 2).float() - mean) / std
         return net(x.to(dtype)).float().mean((2, 3))
 
     work = torch.compile(forward) if compiled else forward
@@ -130,24 +156,26 @@ def vgg_torch(variables: Any, frames: list, low: str, *, compiled: bool = False)
         with torch.inference_mode():
             return work(given[index % 2])
 
-    return harness.torch_side(call, lambda out: {"features": out.float().cpu().numpy()})
+    return harness.torch_side(call, lambda out: compared(out.float().cpu().numpy()))
 
 
-def compiled(record: Record) -> None:
-    """Time PyTorch's compiled VGG16."""
-    if not harness.has_torch():
-        record.row("VGG16 features", "torch compiled", note="no PyTorch here")
-        return
-    size, batch = (32, 2) if record.tiny else (224, BATCH)
-    frames = frames_of(size, batch)
-    _, variables = module_of("vgg16", "float32", size)
-    with record.part("VGG16 features", "torch compiled"), harness.precision_of("bfloat16"):
-        side = vgg_torch(variables, frames, "bfloat16", compiled=True)
-        side.wait(side.run(0))
-        harness.timed(
-            record,
-            "VGG16 features",
-            {"torch compiled": side},
-            precision="bfloat16",
-            frames=batch,
-        )
+def compared(features: Any) -> dict[str, np.ndarray]:
+    """Return the features that are compared with float32's."""
+    return {"features": np.asarray(features, np.float32)[:COMPARED]}
+
+
+def sizes(record: Record) -> tuple[int, int]:
+    """Return a frame's height and width, and how many frames a call takes."""
+    return (64, 2) if record.tiny else (224, BATCH)
+
+
+def frames_of(size: int, batch: int) -> list[np.ndarray]:
+    """Return two batches of random pixels."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (batch, size, size, 3), np.uint8) for _ in range(2)]
+
+
+def operations(module: Any, variables: Any, frames: list) -> float:
+    """Return a frame's floating-point operations."""
+    frame = jax.ShapeDtypeStruct((1, *frames[0].shape[1:]), jnp.uint8)
+    return float(cost.operations(jax.make_jaxpr(module.apply)(variables, frame).jaxpr))
