@@ -204,19 +204,19 @@ class Folder:
             UnreadableClip: none can.
         """
         broken: list[str] = []
-        held: tuple[np.ndarray, float] | None = None
+        previous: tuple[np.ndarray, float] | None = None
         for file, start in zip(self.files, self.starts, strict=False):
             try:
                 pixels = np.asarray(picture(file))
             except UnreadableClip as error:
                 broken.append(f"{file.name} ({error.reason})")
                 continue
-            if held:
-                yield Still(*held, start)
-            held = (pixels, start if held else 0.0)
-        if held is None:
+            if previous:
+                yield Still(*previous, start)
+            previous = (pixels, start if previous else 0.0)
+        if previous is None:
             raise UnreadableClip(self.path, _listed("no frame can be read", broken))
-        yield Still(*held, self.starts[-1])
+        yield Still(*previous, self.starts[-1])
         if broken:
             self.notes.append(_listed("broken frames skipped", broken))
 

@@ -145,15 +145,15 @@ def _weights(
         name = f"layer_{layer}_{direction}"
         if name not in params:
             raise UserError(f"{name}: missing; found {', '.join(sorted(params))}")
-        held = {key: np.asarray(value) for key, value in params[name].items()}
+        arrays = {key: np.asarray(value) for key, value in params[name].items()}
         if features is None:
-            kernel = held.get("input_kernel", np.zeros(0))
+            kernel = arrays.get("input_kernel", np.zeros(0))
             features = kernel.shape[-2] if kernel.ndim > 1 else 0
         wanted = {key: shape for key, (_, shape) in scanner.cell.weights(features).items()}
         yield (
             layer,
             direction,
-            {key: _take(held, key, shape, name) for key, shape in wanted.items()},
+            {key: _take(arrays, key, shape, name) for key, shape in wanted.items()},
         )
 
 

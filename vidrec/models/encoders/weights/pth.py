@@ -144,8 +144,8 @@ def _state_dict(saved: Any) -> dict[str, Tensor]:
     """Return the tensors of what was saved, or of the first wrapper's that holds some."""
     if not isinstance(saved, dict):
         raise Foreign("holds no dictionary of tensors: save a model's state_dict()")
-    for held in (saved, *(saved.get(name) for name in WRAPPERS)):
-        found = held if isinstance(held, dict) else {}
+    for candidate in (saved, *(saved.get(name) for name in WRAPPERS)):
+        found = candidate if isinstance(candidate, dict) else {}
         tensors = {name: each for name, each in found.items() if isinstance(each, Tensor)}
         if tensors:
             return {str(name): each for name, each in tensors.items()}
@@ -208,11 +208,11 @@ def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
     saved, storages = _followed(io.BytesIO(_stored(content, entries[found[0]])))
     order = entries.get(f"{folder}byteorder")
     swapped = order is not None and bytes(_stored(content, order)) == b"big"
-    numbers, held = {}, 0
+    numbers, total = {}, 0
     for key, storage in storages.items():
         part = _stored(content, entries[f"{folder}data/{key}"])
-        held += len(part)
-        if held > len(content):
+        total += len(part)
+        if total > len(content):
             raise Refused("storages lie over one another")
         if len(part) != storage.size * storage.dtype.itemsize:
             raise Refused(
