@@ -30,7 +30,7 @@ def parse(name: str, *words: str) -> Any:
     Args:
         name: Dotted name of the setting.
         words: One word may hold a list, with commas between its values; a value with a comma then
-            stands in quotes. Of several words each is a value of a list of texts, commas included.
+            needs quotes. Of several words each is a value of a list of texts, commas included.
 
     Raises:
         UserError: There is no such setting, or the value is out of type or range.

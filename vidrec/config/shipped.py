@@ -17,7 +17,7 @@ _READING: ContextVar[Path | None] = ContextVar("reading", default=None)
 
 
 class Shipped(str):
-    """The name of a file that came with vidrec, whatever lies in the current folder."""
+    """The name of a file that comes with vidrec, even if the current folder has the same."""
 
 
 def is_shipped(folder: Path) -> bool:

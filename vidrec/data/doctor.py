@@ -42,8 +42,8 @@ def examine(
     Returns:
         JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
         `frames` (declared, decoded, shortest, median, longest), `unreadable` and `damaged` (path
-        and reason), `duplicates` (names with the same content, and the parts they stand in),
-        `split` (counts, id, leaked, groups in two parts; or the error), `notes`.
+        and reason), `duplicates` (names with the same content, and their parts), `split` (counts,
+        id, leaked, groups in two parts; or the error), `notes`.
     """
     checked = list(_checked(dataset, progress, workers))
     part_of, split = _split(dataset, data)

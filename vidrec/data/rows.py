@@ -1,4 +1,4 @@
-"""Read chosen rows of an array that lies in a file, and nothing else of it.
+"""Read chosen rows of an array in a file, and nothing else of it.
 
 Rows are read, not memory-mapped: if a file is cut short meanwhile, reading raises an error, whereas
 a mapped page would end the process.

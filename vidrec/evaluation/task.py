@@ -119,7 +119,7 @@ class Task(ABC):
         columns: of table.csv, that are measured.
         shown: columns for people beside the headline.
         brief: the one of them that a terminal shows, under a short head.
-        compared: those that stand beside each other where two runs are compared.
+        compared: the columns that are shown side by side if two runs are compared.
         asked: more columns for people, if the author of a table asks for them.
         baseline: what the headline is measured against; None: nothing.
         epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
@@ -219,7 +219,7 @@ class Task(ABC):
         return labels[frames.clips_B]
 
     def label_shape(self, clips: int, frames: int, classes: int) -> tuple[int, ...]:
-        """Return the shape of what `resident` gives of so many clips with so many frames in all."""
+        """Return the shape of `resident` for these numbers of clips and frames."""
         return (clips,)
 
     @abstractmethod

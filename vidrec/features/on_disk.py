@@ -115,7 +115,7 @@ def stored(
 def read_batches(
     features: OnDisk, clips_P: np.ndarray, indices_PT: np.ndarray, rows: int
 ) -> Iterator[np.ndarray]:
-    """Yield the frames (rows, T, D…) of so many clips after another, the next ones read ahead.
+    """Yield the frames (rows, T, D…) of groups of `rows` clips; the next ones are read ahead.
 
     Args:
         features: of all clips.

@@ -27,14 +27,14 @@ class Pace(NamedTuple):
 
 
 class Stopwatch:
-    """Measures the pace of an extraction of so many frames."""
+    """Measures the pace of an extraction with a given number of frames."""
 
     def __init__(self, frames: int):
         self.frames = frames
         self.began = time.perf_counter()
 
     def pace(self, encoded: int, size_bytes: int) -> Pace:
-        """Return the pace after so many frames, whose features take so many bytes."""
+        """Return the pace after a number of frames, and the bytes of their features."""
         seconds = max(time.perf_counter() - self.began, 1e-9)
         left = max(self.frames - encoded, 0) * seconds / encoded if encoded else 0.0
         return Pace(encoded / seconds, size_bytes, left)

@@ -61,7 +61,7 @@ def check_inputs(x_BTD: Array, mask_BT: Array | None, keys_B: Array | None) -> N
 
 
 def lengths_to_mask(lengths_B: Array, frames: int) -> Array:
-    """Return mask_BT that is True on the first `lengths_B[b]` of so many frames."""
+    """Return mask_BT that is True on the first `lengths_B[b]` frames of clip b."""
     expect("lengths_B", lengths_B, "B")
     return jnp.arange(frames)[None] < lengths_B[:, None]
 

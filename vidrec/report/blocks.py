@@ -98,7 +98,7 @@ class Strips:
 
 
 class Captioned(NamedTuple):
-    """A picture and what stands below it."""
+    """A picture and the text below it."""
 
     picture: Picture
     caption: str

@@ -312,7 +312,7 @@ def confusion(
 
 
 def shares_of(counts_KK: np.ndarray, of_K: np.ndarray | None = None) -> np.ndarray:
-    """Return counts as shares of so many clips a row; None: of those in the row."""
+    """Return counts as shares of a number of clips in each row; None: of those in the row."""
     of_K = counts_KK.sum(1) if of_K is None else of_K
     return counts_KK / np.maximum(of_K, 1)[:, None]
 

@@ -23,7 +23,7 @@ class Cell:
 
     Attributes:
         text: content.
-        style: style class; cells of "text" and "wrap" stand on the left.
+        style: style class; cells of "text" and "wrap" are aligned left.
         heat: 0 … 1, depth of the background colour; None: none.
         bar: 0 … 1, length of a bar; None: none.
         code: True for a name that is written as code.
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def heads(self) -> list[tuple[str, bool]]:
-        """Return each column's head, and whether it stands on the left as its cells do."""
+        """Return each column's head, and whether it is aligned left like its cells."""
         return [(head, self._of_words(i)) for i, head in enumerate(self.columns)]
 
     def _of_words(self, column: int) -> bool:

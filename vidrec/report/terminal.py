@@ -6,7 +6,7 @@ from typing import Any
 from vidrec.io import escape
 
 GAP = 2  # blanks between two columns
-# Columns of words stand on the left.
+# Columns of words are aligned left.
 WORDY = ("group", "job", "state", "log", "why", "name", "kind", "status")
 
 
@@ -23,7 +23,7 @@ class Columns:
         rare: columns shown where there is room, the first before the others; those of one entry
             are shown together.
         narrow: of these, the columns shown where there is room for none.
-        title: stands above.
+        title: shown above.
     """
 
     LEAST = 8  # letters of the folded column, however narrow the terminal
@@ -44,7 +44,7 @@ class Columns:
         self.lines = [list(map(_as_text, line)) for line in lines]
 
     def fitting(self, width: int) -> list[str]:
-        """Return the heads of the columns that are shown in so many letters."""
+        """Return the heads of the columns that fit into this width."""
         shown = set(self.heads) - {head for heads in self.rare for head in heads}
         always = len(shown)
         for heads in self.rare:

@@ -42,7 +42,7 @@ class Cost:
 
 
 def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
-    """Return the cost of a trial on so many training and validation clips, and frames in all."""
+    """Return the cost of a trial for these numbers of training and validation clips and frames."""
     trial = check.stand_in(cfg, train, val, frames)
     state, spec, data = trial.state(), trial.spec, trial.data
     run = partial(programs.train_batches, spec)

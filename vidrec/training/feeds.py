@@ -52,7 +52,7 @@ class Feed(Protocol):
         ...
 
     def rows_at_once(self, rows: int) -> int:
-        """Return how many batches of so many a program scores at once."""
+        """Return how many of the batches a program scores at once."""
         ...
 
     def training(
@@ -75,7 +75,7 @@ class Feed(Protocol):
 
 
 class ResidentFeed:
-    """All clips lie on the devices, so there are no frames to hand over.
+    """All clips are on the devices, so there are no frames to pass on.
 
     Args:
         by_step: one call of a program a batch, see `by_step`.

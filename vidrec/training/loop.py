@@ -195,7 +195,7 @@ class GroupRun:
             self.close()
 
     def train_to(self, epoch: int, callback: Callback | None = None) -> None:
-        """Train until the active trials have completed so many epochs, and save."""
+        """Train until the active trials have completed this number of epochs, and save."""
         if not self._is_ready:
             self.ready()
         with os_errors_as_user_errors(self.folder):

@@ -29,7 +29,7 @@ from vidrec.training.stopping import Progress
 Tree = Any
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-COPIES = 10  # that a result names of the clips that stand in two parts
+COPIES = 10  # number of clips in two parts that a result names
 log = logging.getLogger(__name__)
 
 

@@ -93,7 +93,7 @@ def use_cores() -> None:
 
 
 def share_of_cores(processes: int) -> dict[str, str]:
-    """Return the environment of one of so many processes of this machine that train at once."""
+    """Return the environment of one of several processes that train at once on this machine."""
     if _simulated() or are_cores():
         return {}
     return {"JAX_NUM_CPU_DEVICES": str(max(1, _devices_of_cores() // processes))}

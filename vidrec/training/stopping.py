@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vidrec.config import Config
 from vidrec.evaluation import tasks
 
-# An epoch's loss above so many times that of the untrained model counts as divergence.
+# A trial diverges if an epoch's loss exceeds this multiple of the untrained model's.
 DIVERGED_LOSS = 10.0
 
 

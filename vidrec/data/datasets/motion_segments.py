@@ -122,7 +122,7 @@ def _add(path: dict[str, np.ndarray], values: dict[str, Any], frame: int, frames
 def _motion(
     rng: np.random.Generator, name: str, start: float, frames: int
 ) -> tuple[np.ndarray, str]:
-    """Draw how one thing changes over so many frames, and what that is called."""
+    """Draw how one thing changes over a number of frames, and return the name of the motion."""
     low, high = RANGES[name]
     least = LEAST * (high - low)
     below, above = max(start - least - low, 0.0), max(high - start - least, 0.0)

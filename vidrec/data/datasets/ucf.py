@@ -226,7 +226,7 @@ def _by_key(paths: Sequence[Path], classes: tuple[str, ...]) -> dict[tuple[str, 
     """Return the file of each clip.
 
     Raises:
-        UserError: a clip has features in two files; which of them are meant cannot be known.
+        UserError: a clip has features in two files; it is unknown which ones are right.
     """
     found: dict[tuple[str, int, int], Path] = {}
     for path in paths:

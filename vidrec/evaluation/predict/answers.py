@@ -87,7 +87,7 @@ def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
 
 
 def _inside(folder: Path, model: Classifier) -> list[Path]:
-    """Return what lies below a folder; or the folder itself, if it is the frames of a clip."""
+    """Return the files below a folder; or the folder itself, if it is the frames of a clip."""
     files = list(finding.walk(folder))
     if model.network.takes_features:
         return [path for path in files if path.suffix.lower() in feature_files.EXTENSIONS]

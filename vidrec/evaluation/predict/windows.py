@@ -125,7 +125,7 @@ class Slider:
         return 0 if self._last < 0 else self._after(self._last, self.grid.stride)
 
     def _after(self, start: int, frames: int) -> int | None:
-        """Return the first frame that begins so many frames' time after another; None: not read."""
+        """Return the first frame that begins `frames` after another; None: not read yet."""
         if self.grid.in_frames:
             return start + frames if start + frames <= self.total else None
         due = (frames - NEAR) / self.grid.fps

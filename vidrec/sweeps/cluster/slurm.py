@@ -63,7 +63,7 @@ class Slurm:
         return handles + array
 
     def scripts(self, folder: Path, count: int, options: Options) -> list[str]:
-        """Return the scripts that sbatch gets for the data, and for so many groups."""
+        """Return the scripts that sbatch gets for the data and for the groups."""
         _check_path(folder)
         make = submitit().slurm.slurm._make_sbatch_string
         jobs = folder / "jobs"

@@ -10,7 +10,7 @@ LEGS = 2  # rungs of a search that names none
 
 
 class Standing(NamedTuple):
-    """How a trial stands on the validation clips, by the best weights that it has had.
+    """A trial's figures on the validation clips, with its best weights so far.
 
     Attributes:
         accuracy: the figure that the search raises.

@@ -85,8 +85,8 @@ class Tracker(Protocol):
 
     Attributes:
         name: what the user calls it.
-        nests: whether runs of a table's trials stand below a run of the table, which is then opened
-            first.
+        nests: whether runs of a table's trials are nested below a run of the table, which is then
+            opened first.
     """
 
     name: str

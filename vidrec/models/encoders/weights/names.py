@@ -29,7 +29,7 @@ class Layer(NamedTuple):
     Attributes:
         path: Where its arrays are in the encoder's variables.
         keras: Its name in Keras; "" where no Keras file has it.
-        torch: Its name in a PyTorch state dict, in as many ways as there are.
+        torch: Its names in PyTorch state dicts; files may use different ones.
         kind: conv, dense or norm (`nn.BatchNorm`): which arrays it has, and how they are laid out.
         top: True for layers after the features, which an encoder may lack.
         maps: Channels of the maps that a dense layer reads laid out flat: Keras lays them out
