@@ -216,7 +216,7 @@ def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
 
 
 def _for_help(name: str, words: list[str]) -> Any:
-    """Return the commands as --help shows them: their examples as this program was started.
+    """Return the commands for --help, with examples for the way in which this program was started.
 
     Of a command that names an experiment, the settings have that experiment's values.
     """

@@ -248,7 +248,7 @@ def _by_recording(
 class _Recordings(NamedTuple):
     """By name of the recording: its clips, and how many of each class.
 
-    Where clips may have no label, those without any are counted after the classes.
+    If clips may have no label, those without one are counted after the classes.
     """
 
     clips: dict[str, list[int]]
@@ -285,7 +285,7 @@ class _Draw(NamedTuple):
 
 
 def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
-    """Change what was drawn so that each class has a recording drawn and `spare` left."""
+    """Change the draw so that each class has a recording drawn and `spare` recordings left."""
     counts, spare, classes = draw.counts, draw.spare, draw.dataset.classes
     having = [{name for name in draw.order if counts[name][k]} for k in range(len(classes))]
     unit = "recordings" if draw.dataset.groups_known else "clips"

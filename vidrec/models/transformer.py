@@ -217,7 +217,7 @@ def attend(
         queries_BTHE: Not rotated by position yet.
         keys_BSHE: The last T are of the frames with queries.
         values_BSHE: Of the same.
-        sight: Which of them a frame sees.
+        sight: Which of the keys a query sees.
         dtype: Of products.
 
     Returns:

@@ -65,7 +65,7 @@ def confusions_by_type(
     Within a type a confusion is easily understood; across types it is not.
 
     Args:
-        counts_KK: clips of true class (row) taken for class (column).
+        counts_KK: clips of true class (row) predicted as class (column).
         classes: names by class number.
 
     Returns:

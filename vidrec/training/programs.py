@@ -63,7 +63,7 @@ class ScoredBatches(NamedTuple):
 def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
     """Return an untrained trial: weights drawn from its seed, pretrained ones in their places.
 
-    An optimiser sees parameters packed where they are many and small. A user's does not, as it may
+    Parameters are packed for the optimiser if they are many and small. A user's does not, as it may
     treat them by their names.
     """
     frozen = data.frozen

@@ -157,7 +157,7 @@ def placed(rng: np.random.Generator, path: dict[str, np.ndarray], settings: Sett
     """Return a path in pixels, with what shakes it.
 
     Args:
-        rng: where numbers come from.
+        rng: the random generator.
         path: of the shape, in shares of the frame's size; see `Pose`.
         settings: of the data set.
     """

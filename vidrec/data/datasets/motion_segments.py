@@ -86,7 +86,7 @@ def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarra
     """Draw what changes when.
 
     Args:
-        rng: where numbers come from.
+        rng: the random generator.
         length: frames of the clip.
 
     Returns:

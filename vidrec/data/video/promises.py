@@ -17,7 +17,7 @@ class Promised(NamedTuple):
 
     Attributes:
         frames: to be shown.
-        packets: with those that are not to be shown.
+        packets: their number, including those that are not shown.
         seconds: its duration.
         odd_clock: timestamps that cannot be true, so they hide what should be shown.
         reach: a frame at this time or later belongs to the end of the clip, however many frames

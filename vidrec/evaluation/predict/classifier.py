@@ -128,7 +128,7 @@ class Classifier:
 
         Args:
             folder: of a run, a trial or an ablation.
-            trust_code: run the users' files that the run names, from the source that it keeps.
+            trust_code: run the code files that the run uses, from the source that it keeps.
 
         Raises:
             UserError: the folder has no trained model, or a damaged one; or it contains code that

@@ -79,7 +79,7 @@ class Slider:
     """Takes a clip's inputs in order and gives its windows, each as soon as it is complete.
 
     Args:
-        grid: how the windows lie.
+        grid: length and distance of the windows.
         at: seconds at which a frame that was added begins; after the last one, when that ends.
             None: as the grid's rate says.
     """

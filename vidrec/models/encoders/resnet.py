@@ -71,7 +71,7 @@ class Block(Part):
     """A residual block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
     Attributes:
-        bottleneck: Which of them.
+        bottleneck: True for a bottleneck.
         stride: Of the first 3x3 convolution.
     """
 
