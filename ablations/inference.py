@@ -3,7 +3,7 @@
 Clips of 60 frames at stride 30, the carry reset for each: their step log-probabilities, weighted
 (j+1)/60, are averaged (clips), or each clip votes (vote). Its listing leaves out the last step, and
 does not cut a video that is longer than 60 frames but shorter than the clip's end. Both are
-mistakes, and are not repeated here. A row of ours: one pass over the clip, as all other tables do.
+mistakes, and are not repeated here. We added a row: one pass over the clip, as in all other tables.
 One training serves the three.
 """
 

@@ -196,7 +196,7 @@ def run(work: Work, folder: Path = HERE, environment: Any = None) -> dict[str, A
 
 
 def rows(work: Work, found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Work, beside, measured and wanted of each ratio."""
+    """A table of all ratios: work, compared with, measured, wanted."""
     lines = []
     for name in found["ratios"] or work.beside:
         ratio, wanted = found["ratios"].get(name), work.wanted.get(name)

@@ -4,8 +4,8 @@
 
 The three are measured in turns, round after round, over the same clips, and the medians compared:
 the share says how much of the slower of the two alone is left when both run at once. Decoding alone
-is what the extraction reads from, its threads and all; the encoder alone takes frames that already
-lie in memory. Every round fills a store of its own.
+is the same code as in the extraction, with its threads. The encoder alone takes frames that are
+already in memory. Every round fills a store of its own.
 """
 
 import argparse

@@ -75,7 +75,7 @@ def in_torch(cell: str, x_BTD: np.ndarray, units: int, tensors: dict, compiled: 
 
 
 def in_flax(cell: str, x_BTD: np.ndarray, units: int) -> Step:
-    """flax's nn.RNN; weights of its own, since its gates are other parameters."""
+    """flax's nn.RNN; it has its own weights, since its gates have other parameters."""
     kind = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
     layer = nn.RNN(kind(units))
     given = jnp.asarray(x_BTD)

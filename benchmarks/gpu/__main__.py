@@ -1,15 +1,15 @@
-"""Measures this project on a GPU: one command, every figure, beside PyTorch, flax and cuDNN.
+"""Measure vidrec on a GPU and compare it with PyTorch, flax and cuDNN.
 
     python -m benchmarks.gpu --json gpu.json          everything, in 8 minutes at most
     python -m benchmarks.gpu --only recurrent right   some sections
     python -m benchmarks.gpu --tiny                   a first look: small sizes, on a CPU, too
     python -m benchmarks.gpu --list                   the sections
 
-Each section is a process of its own with its own share of the time: one that fails, hangs or runs
-out of memory is told with its reason, and the others go on. Programs are compiled ahead, side by
+Each section is a process of its own with its own share of the time. If one fails, hangs or runs out
+of memory, the output has the reason, and the others continue. Programs are compiled ahead, side by
 side. Rows are written one by one, so that what was measured is kept whatever happens after it.
-Results are compared before anything is timed. A ratio says how many times as long as ours the other
-side takes: above 1 ours is quicker. Both sides compute at the same precision: float32 exactly,
+Results are compared before anything is timed. A ratio is the time of the other side divided by
+vidrec's: above 1, vidrec is faster. Both sides compute at the same precision: float32 exactly,
 TF32, or bfloat16.
 """
 

@@ -1,7 +1,7 @@
 """Frames a second of frozen encoders at 224x224, frames already on the device.
 
-Both sides have PyTorch's random weights: ours reads them from a `.pth`, as users do. Where PyTorch
-is missing, ours has random weights of its own and no side to be compared with.
+Both sides have PyTorch's random weights: ours reads them from a `.pth`, as users do. Without
+PyTorch, the encoder has its own random weights, and its results are not compared.
 """
 
 import tempfile

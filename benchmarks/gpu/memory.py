@@ -1,4 +1,4 @@
-"""Memory of a group: what the compiled program tells, against what the device reports."""
+"""Compare the memory of a group as the compiled program reports it with that of the device."""
 
 import tempfile
 from pathlib import Path

@@ -186,7 +186,7 @@ def in_flax(kind: str, precision: str, weights: Any, inputs: list) -> Side:
 
 
 class _First:
-    """A flax module of one cell, whose outputs stand where a scanner of ours has them."""
+    """A flax module of one cell, with the outputs of vidrec's scanners."""
 
     def __init__(self, module: Any, name: str):
         self.module, self.name = module, name

@@ -143,7 +143,7 @@ class ResNet(Encoder):
     """Stem and four stages of residual blocks.
 
     Attributes:
-        channels: Of the stages; the stem has the first one's.
+        channels: Channels of each stage; the stem has those of the first.
         top: "fc": the network's own dense layer on the average, as logits of `classes`.
         classes: How many.
         depths: Residual blocks of each stage.

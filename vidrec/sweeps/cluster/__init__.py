@@ -55,7 +55,7 @@ def launch(
         overrides: Dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
         retry: "failed" trains failed and diverged trials again.
-        tell: Is told what happens, line by line.
+        tell: Called with messages, line by line.
 
     Returns:
         The table's folder.
@@ -107,7 +107,7 @@ def submit(
         folder: The table's folder.
         groups: Names of groups whose group.json is written.
         options: What the jobs ask for.
-        tell: Is told what happens, line by line.
+        tell: Called with messages, line by line.
     """
 
     def note(handles: Sequence[Handle]) -> None:
