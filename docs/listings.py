@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ROOT / "vidrec" / "cli" / "commands"
 SHARED = ROOT / "vidrec" / "cli" / "command.py"
 HIDDEN = ("settings",)  # they have a page of their own
-HEADS = "| option | default | |\n|---|---|---|\n"
+HEADS = "| option | default | meaning |\n|---|---|---|\n"
 
 
 def commands() -> str:
@@ -81,7 +81,7 @@ def experiments() -> str:
         lines = [
             f"| `{file.stem}` | {_first(file)} |" for file in sorted((ROOT / folder).glob("*.py"))
         ]
-        parts.append(f"## {words}\n\n| name | |\n|---|---|\n" + "\n".join(lines))
+        parts.append(f"## {words}\n\n| name | question or purpose |\n|---|---|\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 

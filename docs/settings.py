@@ -26,7 +26,7 @@ WORDS = {
     "tuple[str, ...]": "texts",
     "tuple[PositiveInt, ...]": "whole numbers from 1",
 }
-COLUMNS = "| setting | takes | default | |\n|---|---|---|---|\n"
+COLUMNS = "| setting | takes | default | meaning |\n|---|---|---|---|\n"
 
 
 def tables() -> str:
