@@ -81,7 +81,7 @@ def experiments() -> str:
         lines = [
             f"| `{file.stem}` | {_first(file)} |" for file in sorted((ROOT / folder).glob("*.py"))
         ]
-        parts.append(f"## {words}\n\n| name | question or purpose |\n|---|---|\n" + "\n".join(lines))
+        parts.append(f"## {words}\n\n| name | what it asks |\n|---|---|\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
