@@ -14,10 +14,11 @@ import pytest
 from helpers.command_line import ROOT, fails, launch
 from rich.console import Console
 
-from vidrec.cli import experiments, main
+from vidrec.cli import experiments, main, progress
 from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
 from vidrec.errors import STOPPED
+from vidrec.features.pace import Pace
 from vidrec.training import runtime
 from vidrec.training.loop import Interrupted
 
@@ -160,6 +161,20 @@ def test_ctrl_c_ends_an_extraction_after_its_clip_and_the_second_one_at_once():
         screen.extracting(3, 9)
     with pytest.raises(KeyboardInterrupt):
         screen.stop()
+
+
+def test_before_the_first_frame_is_encoded_no_time_is_promised(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0)
+    out = io.StringIO()
+    screen = Reporter(Console(file=out, width=120))
+    screen.pace(Pace(0.0, 0, 0.0))
+    screen.extracting(1, 9)
+    screen.pace(Pace(20.0, 4_000_000, 60.0))
+    screen.extracting(2, 9)
+    assert out.getvalue().splitlines() == [
+        "clips: 1 of 9",
+        "clips: 2 of 9 (20 frames/s, 4.0 MB of features, 60 s left)",
+    ]
 
 
 @pytest.mark.slow

@@ -49,6 +49,18 @@ def test_a_sound_set_is_healthy(tmp_path, capfd):
     assert seen == [(i, 16) for i in range(1, 17)]
     assert capfd.readouterr() == ("", "")
     assert doctor.lines(findings)[-1] == "healthy"
+    assert not any("warning" in line or "to mend" in line for line in doctor.lines(findings))
+
+
+def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
+    how = planted(tmp_path)
+    for path in sorted(tmp_path.glob("*/*.mp4")):
+        path.rename(path.with_name(path.name.replace("_g", "x")))
+    findings = examine(how)
+    *_, before, last = doctor.lines(findings)
+    assert "name no recording" in before
+    assert "groups.csv" in before
+    assert last == "healthy"
 
 
 def test_everything_planted_is_found(tmp_path):
@@ -76,6 +88,9 @@ def test_everything_planted_is_found(tmp_path):
     assert len(same["parts"]) > 1
     text = "\n".join(doctor.lines(findings))
     for part in (
+        "to mend: replace the unreadable files",
+        "to mend: replace the damaged files",
+        "to mend: of clips with the same content in two splits keep one",
         f"unreadable: {broken}",
         f"damaged: {cut}",
         "same content in two splits",
@@ -115,6 +130,7 @@ def test_groups_in_two_parts_are_named(tmp_path):
     assert shared
     assert all(len(parts) > 1 for parts in shared.values())
     assert any(line.startswith("recording in two splits: v_") for line in doctor.lines(findings))
+    assert any("--data.split group" in line for line in doctor.lines(findings))
 
 
 def test_a_set_that_cannot_be_split_is_still_examined(tmp_path):

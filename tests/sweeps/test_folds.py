@@ -91,6 +91,51 @@ def test_what_contradicts_folds_is_refused(folder, folds, rows, typed, line):
         tables.trials(table(folds, rows), {"data.root": str(folder), **typed})
 
 
+@pytest.mark.parametrize(
+    ("folds", "groups", "line"),
+    [
+        ("9", 2, "--folds 9: data.folds = 9, but .* has only 8 recordings: take no more folds"),
+        ("2", 2, "--folds 2: class 'Archery' .* has 1 recording, too few to split off val"),
+    ],
+)
+def test_folds_that_cannot_be_had_are_one_line_before_anything_trains(
+    tmp_path, folds, groups, line
+):
+    root = write_ucf101(tmp_path / "features")
+    for path in root.glob("*/*.npy"):
+        if int(path.stem.split("_g")[1][:2]) > groups:
+            path.unlink()
+    said = []
+    screen = runner.Quiet()
+    screen.say = said.append
+    more = {"data.kind": "features", "data.root": str(root)}
+    with pytest.raises(UserError, match=line):
+        runner.ablate(table(folds), tmp_path / "runs", overrides=more, screen=screen)
+    assert not said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_table_whose_rows_can_all_not_be_split_is_one_line_too(tmp_path):
+    root = write_ucf101(tmp_path / "features")
+    for path in root.glob("Archery/*_g0[3-9]_*.npy"):
+        path.unlink()
+    rows = [{"data.split_seed": seed} for seed in (0, 1)]
+    more = {**SMALL, "data.kind": "features", "data.root": str(root), "data.split": "group"}
+    few = Ablation("few", vidrec.load("ucf101_lstm"), rows, seeds=1)
+    with pytest.raises(UserError, match=r"^class 'Archery' of features has 1 recording, too few"):
+        runner.ablate(few, tmp_path / "runs", overrides=more)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_row_that_cannot_be_split_leaves_the_others_to_train(tmp_path):
+    root = write_ucf101(tmp_path / "features")
+    more = {**SMALL, "data.kind": "features", "data.root": str(root), "data.split": "group"}
+    base = override(vidrec.load("ucf101_lstm"), more)
+    rows = [{"data.folds": folds, "data.fold": 1} for folds in (4, 400)]
+    made = runner.ablate(Ablation("some", base, rows, seeds=1), tmp_path / "runs")
+    assert [trial["status"] for trial in made.trials] == ["done", "failed"]
+
+
 def test_other_data_have_no_official_lists():
     with pytest.raises(UserError, match="UCF-101 has three lists"):
         tables.trials(Ablation("t", Config(), ROWS, folds="official"))

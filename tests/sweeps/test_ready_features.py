@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.ucf_features import NAMES, STEPS, write_ucf11, write_ucf101
+from helpers.ucf_features import NAMES, STEPS, WIDTH, write_ucf11, write_ucf101
 
 import vidrec
 from vidrec.errors import UserError
@@ -255,8 +255,15 @@ def test_components_of_wide_features_are_kept_by_content(tmp_path, monkeypatch):
     )
     root = write_ucf101(tmp_path / "features")
     cfg = on(root, "learning_rate", encoder__pca=3)[0].config
-    first, again = prepare.prepare(cfg), prepare.prepare(cfg)
+    said = []
+    first, again = prepare.prepare(cfg, tell=said.append), prepare.prepare(cfg, tell=said.append)
     assert len(fitted) == 1
+    frames = STEPS * len(first.split.train)
+    waits = [line for line in said if line.startswith("fitting 3 principal components to ")]
+    assert waits == [
+        f"fitting 3 principal components to {frames:,} training frames of {WIDTH} numbers, "
+        "once for all commands"
+    ]
     np.testing.assert_array_equal(first.values, again.values)
     [kept] = (tmp_path / "cache" / "projections").iterdir()
     content = kept.read_bytes()

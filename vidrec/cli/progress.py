@@ -58,7 +58,7 @@ class Reporter:
 
     def pace(self, pace: Pace) -> None:
         """Note how quickly frames are encoded, to be shown with the next clip."""
-        self._pace = pace
+        self._pace = pace if pace.frames_per_second else None  # none before the first batch
 
     def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
         """Return the callback that shows the training of a group of trials."""

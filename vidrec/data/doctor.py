@@ -176,7 +176,29 @@ def lines(findings: dict[str, Any]) -> list[str]:
         text.append(f"split {split['how']}: {counts}; leaked: {str(split['leaked']).lower()}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
         text += _listed("recording in two splits", shared)
+        if split["leaked"] == "unknown":
+            text.append(splits.unnamed(findings["name"]))
+    text += [f"to mend: {step}" for step in _steps(findings)]
     return text + findings["notes"] + ["healthy" if findings["healthy"] else "needs mending"]
+
+
+def _steps(findings: dict[str, Any]) -> list[str]:
+    """Return what to do about each kind of finding, and what training does until then."""
+    steps = []
+    if findings["unreadable"]:
+        steps.append("replace the unreadable files; until then training leaves them out")
+    if findings["damaged"]:
+        steps.append("replace the damaged files; until then training uses what can be decoded")
+    if any(len(twins["parts"]) > 1 for twins in findings["duplicates"]):
+        steps.append(
+            "of clips with the same content in two splits keep one, or name one recording for "
+            "all; until then training goes on, and says that the split leaks"
+        )
+    if findings["split"].get("shared"):
+        steps.append(
+            "--data.split group and --data.val_by group keep the clips of a recording together"
+        )
+    return steps
 
 
 def _and(finding: dict[str, list[str]]) -> str:

@@ -332,7 +332,8 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
     unit = "recordings" if dataset.groups_known else "files"
     if len(clips) < data.folds:
         raise UserError(
-            f"data.folds = {data.folds}, but {dataset.name} has only {len(clips)} {unit}"
+            f"data.folds = {data.folds}, but {dataset.name} has only {len(clips)} {unit}: "
+            "take no more folds than that"
         )
     order = _shuffled(clips, data.split_seed, "fold")
     order.sort(key=lambda name: -counts[name].sum())
@@ -387,14 +388,19 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
         much = f", by {copied} of {len(split.test)} test clips at most" if copied else ""
         lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high{much}")
     elif split.leaked == "unknown":
-        lines.append(
-            f"warning: the clips of {dataset.name} name no recording, so siblings may stand in two "
-            "splits: name recordings in groups.csv or by data.groups"
-        )
+        lines.append(unnamed(dataset.name))
     unused = len(dataset) - sum(len(getattr(split, part)) for part in PARTS)
     if unused:
         lines.append(f"{unused} clips stand in no list and are not used")
     return lines + dataset.notes
+
+
+def unnamed(name: str) -> str:
+    """Return the warning for a data set whose clips name no recording."""
+    return (
+        f"warning: the clips of {name} name no recording, so siblings may stand in two "
+        "splits: name recordings in groups.csv or by data.groups"
+    )
 
 
 def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:

@@ -91,6 +91,7 @@ def plan_table(
         tasks.of(cfg).check(cfg)
         model.check_user_classes(cfg)
     ids = devices.main_process_first(lambda: data.trial_ids(configs))
+    data.check_splits(configs, ablation.folds)
     folder = runs.place_of_table(workdir, name, digest(ids), ids)
     known = _groups_of_begun(folder)
     planned = [

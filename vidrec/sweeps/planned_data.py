@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vidrec.config import Config, canonical
+from vidrec.data import splits
 from vidrec.data.augment import flips
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
@@ -65,6 +66,37 @@ class PlannedData:
             if dataset := self._known[_code(cfg)].dataset:
                 flips.check(cfg, dataset.classes)
         return ids
+
+    def check_splits(self, configs: Sequence[Config], folds: str = "") -> None:
+        """Refuse a table that cannot train for want of a split, before anything trains.
+
+        With folds every clip should be scored, so each fold has to have a split. Without them, a
+        row whose data cannot be split is recorded as failed, unless that holds of all rows.
+
+        Args:
+            configs: the settings of the trials.
+            folds: as `Ablation.folds`; "" for none.
+
+        Raises:
+            UserError: says why the data cannot be split so.
+        """
+        refusals = [self._refusal(code) for code in dict.fromkeys(map(_code, configs))]
+        refused = [error for error in refusals if error]
+        if folds and refused:
+            raise UserError(f"--folds {folds}: {refused[0]}")
+        if refused and len(refused) == len(refusals):
+            raise refused[0]
+
+    def _refusal(self, code: str) -> UserError | None:
+        """Return why known data cannot be split; None if they can, or are not at hand."""
+        known = self._known[code]
+        if known.dataset is None:
+            return None
+        try:
+            splits.make(known.dataset, known.cfg.data)
+        except UserError as error:
+            return error
+        return None
 
     def write_facts(self, folder: Path, trials: Sequence[TrialRun]) -> None:
         """Describe the data of unfinished trials in a file, so that later changes can be named."""

@@ -162,7 +162,7 @@ def prepare(
     if dataset.is_features:
         kept = kept or ready_made.Kept()
         features = kept.features(dataset, cfg.data.strict, room)
-        done = _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept)
+        done = _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept, tell=tell)
         return _announced(done, room, tell)
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
@@ -183,7 +183,8 @@ def prepare(
     features = extraction.fill(
         work, strict=cfg.data.strict, progress=progress, pace=pace, room=room
     )
-    done = _finished(cfg, dataset, split, features, about=about, saved={"encoder": variables})
+    saved = {"encoder": variables}
+    done = _finished(cfg, dataset, split, features, about=about, saved=saved, tell=tell)
     return _announced(done, room, tell)
 
 
@@ -220,12 +221,13 @@ def _finished(
     about: Any,
     saved: Mapping[str, Tree] | None = None,
     kept: ready_made.Kept | None = None,
+    tell: Callable[[str], None],
 ) -> Prepared:
     """Standardise features by the training split, where asked; `about`: what they depend on."""
     saved = dict(saved or {})
     train = _to_train(dataset, split, features)
     if cfg.encoder.standardize or cfg.encoder.pca:
-        target = ready_made.Target(dataset.keys, about, runtime.room(cfg.train.memory_gb))
+        target = ready_made.Target(dataset.keys, about, runtime.room(cfg.train.memory_gb), tell)
         project = kept.projected if kept else ready_made.project
         projection, features = project(features, train, cfg.encoder.pca, target)
         saved["projection"] = projection._asdict()

@@ -36,11 +36,13 @@ class Target(NamedTuple):
         keys: of all clips, by their content.
         about: what the features depend on besides, JSON-able.
         room: bytes that they may take in memory; more go to a store.
+        tell: called with a line before a fit that takes long.
     """
 
     keys: Sequence[str]
     about: Any
     room: float
+    tell: Callable[[str], None] = lambda line: None
 
 
 def project(
@@ -54,8 +56,24 @@ def project(
         components: how many stay; 0: features are only standardised.
         target: where they go.
     """
+    if components and features.values.shape[-1] > WIDE:
+        target.tell(_before_fit(features, train, components))
     projection = fit_projection(features, train, components)
-    return Projected(projection, project_all(projection, features, *target))
+    return _under(projection, features, target)
+
+
+def _under(projection: Projection, features: Features | OnDisk, target: Target) -> Projected:
+    made = project_all(projection, features, target.keys, target.about, target.room)
+    return Projected(projection, made)
+
+
+def _before_fit(features: Features | OnDisk, train: np.ndarray, components: int) -> str:
+    """Return a line on a fit that takes long."""
+    frames = int(features.lengths[train].sum(dtype=np.int64))
+    return (
+        f"fitting {components} principal components to {frames:,} training frames of "
+        f"{features.values.shape[-1]:,} numbers"
+    )
 
 
 class Kept:
@@ -97,8 +115,9 @@ class Kept:
         if features is not self._features:
             return project(features, train, components, target)
         if key not in self._projected:
-            projection = _fitted(features, train, components, [self._keys[i] for i in train])
-            made = Projected(projection, project_all(projection, features, *target))
+            keys = [self._keys[i] for i in train]
+            projection = _fitted(features, train, components, keys, target.tell)
+            made = _under(projection, features, target)
             held = sum(each.features.values.nbytes for each in self._projected.values())
             while self._projected and held + made.features.values.nbytes > MOST_KEPT:
                 held -= self._projected.pop(next(iter(self._projected))).features.values.nbytes
@@ -107,7 +126,11 @@ class Kept:
 
 
 def _fitted(
-    features: Features | OnDisk, train: np.ndarray, components: int, keys: list[str]
+    features: Features | OnDisk,
+    train: np.ndarray,
+    components: int,
+    keys: list[str],
+    tell: Callable[[str], None],
 ) -> Projection:
     """Return the projection of training clips; that of wide features is kept in the cache.
 
@@ -116,12 +139,14 @@ def _fitted(
         train: indices of the training clips.
         components: how many stay.
         keys: of the training clips, by their content.
+        tell: called with a line before a fit that takes long.
     """
     if not components or features.values.shape[-1] <= WIDE:
         return fit_projection(features, train, components)
     file = cache_dir() / "projections" / f"{digest('2', keys, components, length=32)}.npz"
     with contextlib.suppress(UserError):  # damaged, or not there yet
         return Projection(**files.read_arrays(file, Projection._fields))
+    tell(f"{_before_fit(features, train, components)}, once for all commands")
     projection = fit_projection(features, train, components)
     with contextlib.suppress(UserError):  # a cache that cannot be written costs time alone
         files.write_arrays(file, projection._asdict(), durable=False)
