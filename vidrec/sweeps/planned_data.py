@@ -68,7 +68,7 @@ class PlannedData:
         return ids
 
     def check_splits(self, configs: Sequence[Config], folds: str = "") -> None:
-        """Refuse a table that cannot train for want of a split, before anything trains.
+        """Refuse a table whose data cannot be split, before anything trains.
 
         With folds every clip should be scored, so each fold has to have a split. Without them, a
         row whose data cannot be split is recorded as failed, unless that holds of all rows.
@@ -88,7 +88,7 @@ class PlannedData:
             raise refused[0]
 
     def _refusal(self, code: str) -> UserError | None:
-        """Return why known data cannot be split; None if they can, or are not at hand."""
+        """Return why known data cannot be split; None if they can, or are not available."""
         known = self._known[code]
         if known.dataset is None:
             return None
