@@ -23,7 +23,7 @@ from vidrec.evaluation import tasks, views
 from vidrec.evaluation.task import LossOptions, Task
 from vidrec.models import encoders
 from vidrec.models.cells import floats
-from vidrec.training import optim, packed, runtime
+from vidrec.training import optim, packed
 from vidrec.training.batches import Batch
 from vidrec.training.order import steps_per_epoch
 
@@ -231,26 +231,13 @@ def _applied(
         gradient: of the sum over clips.
         clips: how many there are.
     """
-    packs = packed.holds_packed(state.opt_state)
-
-    def apply(gradient: Tree, clips: Array, opt_state: Tree, params: Tree) -> tuple:
-        before = params
-        if packs:
-            gradient, params = packed.pack(gradient), packed.pack(params)
-        gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
-        norm = optax.tree.norm(gradient)
-        changes, opt_state = optimizer(spec, hyper).update(gradient, opt_state, params)
-        return optax.apply_updates(before, packed.unpack(changes)), opt_state, norm
-
-    def skip(gradient: Tree, clips: Array, opt_state: Tree, params: Tree) -> tuple:
-        return params, opt_state, jnp.zeros_like(optax.tree.norm(gradient))
-
-    operands = gradient, clips, state.opt_state, state.params
-    if packs and runtime.is_cpu():
-        # Always true, but the compiler cannot know that. It would fuse the update with the code
-        # around it, and the rounding would depend on that code.
-        return lax.cond(clips > 0, apply, skip, *operands)
-    return apply(*operands)
+    params = state.params
+    if packed.holds_packed(state.opt_state):
+        gradient, params = packed.pack(gradient), packed.pack(params)
+    gradient = jax.tree.map(lambda g: g / clips.astype(g.dtype), gradient)
+    norm = optax.tree.norm(gradient)
+    changes, opt_state = optimizer(spec, hyper).update(gradient, state.opt_state, params)
+    return optax.apply_updates(state.params, packed.unpack(changes)), opt_state, norm
 
 
 def gradients(
