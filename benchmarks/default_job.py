@@ -47,23 +47,21 @@ def inside(told: str, words: list[str]) -> None:
     runpy.run_path("launch.py", run_name="__main__")
 
 
-def run(side: Path, folder: Path, job: list[str]) -> dict[str, float]:
+def run(side: Path, folder: Path, job: list[str], listen: bool) -> dict[str, float]:
     """Run a job of one checkout; return its seconds by what they measure."""
     told = folder / "compiling.json"
     environment = os.environ | {"PYTHONPATH": str(side), "VIDREC_CACHE": str(folder / "cache")}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    command = [sys.executable, __file__, "--inside", str(told), "--job", *job]
+    listening = [__file__, "--inside", str(told), "--job"] if listen else ["launch.py"]
+    command = [sys.executable, *listening, *job]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=side, env=environment, capture_output=True, text=True)
     clock, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{side}: {done.stderr.strip().splitlines()[-1]}")
     processors = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "clock": clock,
-        "processors": processors,
-        "compiling": json.loads(told.read_text()),
-    }
+    compiling = {"compiling": json.loads(told.read_text())} if listen else {}
+    return {"clock": clock, "processors": processors, **compiling}
 
 
 def stages(side: Path, job: list[str]) -> dict[str, dict[str, float]]:
@@ -73,7 +71,8 @@ def stages(side: Path, job: list[str]) -> dict[str, dict[str, float]]:
         folder = Path(place)
         for stage in STAGES:
             workdir = folder / ("first" if stage == STAGES[0] else "second")
-            found[stage] = run(side, folder, [*job, "--workdir", str(workdir)])
+            words = [*job, "--workdir", str(workdir)]
+            found[stage] = run(side, folder, words, listen=stage != STAGES[-1])
     return found
 
 
@@ -98,9 +97,7 @@ def main() -> None:
             for stage, seconds in stages(sides[name], given.job).items():
                 for kind, value in seconds.items():
                     spent.setdefault(f"{stage}, {kind}", {}).setdefault(name, []).append(value)
-    # What is finished compiles nothing, on either side.
-    some = {what: each for what, each in spent.items() if all(map(all, each.values()))}
-    figures = {what: turns.figures(each) for what, each in some.items()}
+    figures = {what: turns.figures(each) for what, each in spent.items()}
     if given.json:
         print(json.dumps({"job": given.job, "stages": figures}))
         return None

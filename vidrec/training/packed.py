@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 Tree = Any
-MOST = 2**20  # numbers; of larger trees the copies cost more than the kernels
+MOST = 2**20  # numbers; of a larger tree, training takes far longer than compiling
 
 
 @jax.tree_util.register_pytree_node_class
