@@ -111,10 +111,10 @@ RULES: Mapping[str, Rule] = {
     ),
     "weight_decay": replace(
         LONG,
-        epochs=3,
+        epochs=8,
         batch=16,
         says="None: at a rate of 5e-4 and a momentum of 0.9 a decay of 5e-4 takes 2.5e-6 off a "
-        "weight in an update, 0.1 % in these 480; report D's 7,500 updates would take 2 %.",
+        "weight in an update, 0.3 % in these 1,280; report D's 7,500 updates would take 2 %.",
     ),
     "truncation": replace(
         LONG,
