@@ -294,8 +294,8 @@ def _of_model(cfg: Config) -> Iterator[Rule]:
     )
     yield Rule(
         in_file and encoder.trainable != "none",
-        f"encoder.trainable = {encoder.trainable!r}: a network in an ONNX file cannot be "
-        "trained; it should be none",
+        f"encoder.trainable = {encoder.trainable!r}: a network in an ONNX file is run, "
+        "not trained; it should be none",
     )
     yield Rule(
         encoder.trainable != "none" and encoder.kind == "none",

@@ -143,7 +143,8 @@ def run(
     """Train one configuration, or return the result of the finished run; see `ablate`."""
     tracking.check(track)
     runtime.keep_memory()
-    runtime.use_cores()
+    if cfg.train.parallel == "batch":
+        runtime.use_cores()
     planned = plan.plan_run(cfg, Path(workdir), name, dataset)
     trial, folder = planned.trial, planned.trial.folder
     if devices.is_main() and not is_finished([trial]):

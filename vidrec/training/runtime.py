@@ -82,8 +82,9 @@ def use_cores() -> None:
     are too small to use all cores. A trial alone stays on the first (see `over`), and one of
     several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
 
-    Every command that computes calls this: a compiled program in the cache fits a process with as
-    many devices only, so `predict` finds the encoder's that `train` or `ablate` compiled.
+    A run alone does without, unless it divides its batches. A compiled program in the cache fits a
+    process with as many devices only: `predict` calls this, so it finds the encoder's program that
+    `ablate` compiled.
     """
     if _simulated() or are_cores() or jax.distributed.is_initialized():
         return
