@@ -217,6 +217,14 @@ def drawn(network: nn.Module) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
+def saved(kind: str, folder: str) -> tuple[nn.Module, str]:
+    """A network with random weights, and the `.pth` in the folder that ours reads them from."""
+    make, prefix, _ = NETS[kind]
+    network, file = drawn(make()), str(Path(folder) / "weights.pth")
+    torch.save({prefix + name: each for name, each in network.state_dict().items()}, file)
+    return network, file
+
+
 def extractor(network: nn.Module, pixels: Any, frames: np.ndarray, batch: int) -> turns.Side:
     """PyTorch's side."""
     mean, std = (torch.tensor(each)[:, None, None] for each in pixels)
@@ -243,17 +251,12 @@ def main() -> None:
     if given.busy:
         torch.set_num_threads(1)
         clock = time.process_time
-    make, prefix, _ = NETS[given.kind]
     pixels = pixels_of(given.kind)
-    network = drawn(make())
     count = -(-given.frames // given.batch) * given.batch
     frames = np.random.default_rng(0).integers(0, 256, (count, given.size, given.size, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "weights.pth"
-        torch.save({prefix + name: each for name, each in network.state_dict().items()}, file)
-        settings = config.Encoder(
-            kind=given.kind, pooling="average", size=given.size, weights=str(file)
-        )
+        network, file = saved(given.kind, folder)
+        settings = config.Encoder(kind=given.kind, pooling="average", size=given.size, weights=file)
         settings = encoders.resolved(settings)
         module = encoders.build(settings)
         extract = encoders.extractor(module, encoders.init(module, settings), given.batch)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,18 @@ def sentences_of(file: Path) -> list[str]:
     return [sentence for paragraph in found for sentence in prose.sentences(paragraph)]
 
 
+def named_sentences(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each sentence of the files, with its file's path in the checkout."""
+    for file in files:
+        for sentence in sentences_of(file):
+            yield file.relative_to(ROOT), sentence
+
+
 @pytest.mark.parametrize("files", [PAGES, MODULES], ids=["pages", "docstrings"])
 def test_no_sentence_is_long(files):
     long = [
-        f"{file.relative_to(ROOT)}: {prose.length(sentence)} words: {sentence}"
-        for file in files
-        for sentence in sentences_of(file)
+        f"{name}: {prose.length(sentence)} words: {sentence}"
+        for name, sentence in named_sentences(files)
         if prose.length(sentence) > LONGEST
     ]
     assert not long, "\n".join(long)
@@ -44,9 +51,8 @@ def test_no_sentence_is_long(files):
 @pytest.mark.parametrize("files", [PAGES, MODULES], ids=["pages", "docstrings"])
 def test_no_word_is_written_twice(files):
     twice = [
-        f"{file.relative_to(ROOT)}: {sentence}"
-        for file in files
-        for sentence in sentences_of(file)
+        f"{name}: {sentence}"
+        for name, sentence in named_sentences(files)
         if re.search(r"(?<![\w`/.-])([a-z]{2,}) \1(?![\w`/.-])", sentence)
         and not sentence.startswith("Example: ")
     ]

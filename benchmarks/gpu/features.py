@@ -7,7 +7,6 @@ PyTorch, the encoder has its own random weights, and its results are not compare
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,9 +49,10 @@ def run(record: Record) -> None:
     for kind, (name, _) in KINDS.items():
         if record.wants(kind):
             with record.part(f"{name} features"), random_weights(kind) as weights:
+                given = prepared(kind, weights, frames_of(size, batch))
                 for precision in PRECISIONS:
                     if record.left() > 0:
-                        measure(record, kind, weights, precision, frames_of(size, batch))
+                        measure(record, kind, weights, precision, given)
 
 
 def compiled(record: Record) -> None:
@@ -72,21 +72,40 @@ def compiled(record: Record) -> None:
                 harness.timed(record, work, {"torch compiled": side}, **about)
 
 
-def measure(record: Record, kind: str, weights: Weights, precision: str, frames: list) -> None:
+class Given(NamedTuple):
+    """What both sides get and are compared with.
+
+    Attributes:
+        frames: two batches of pixels.
+        features: of the first frames, in float32.
+        operations: floating-point operations of a frame.
+    """
+
+    frames: list[np.ndarray]
+    features: dict[str, np.ndarray]
+    operations: float
+
+
+def prepared(kind: str, weights: Weights, frames: list[np.ndarray]) -> Given:
+    """Return the frames with their features in float32, and a frame's operations."""
+    module, variables = built(kind, weights, frames, "float32")
+    with harness.precision_of("float32"):
+        out = jax.jit(module.apply)(variables, jnp.asarray(frames[0][:COMPARED]))
+    return Given(frames, compared(out), operations(module, variables, frames))
+
+
+def measure(record: Record, kind: str, weights: Weights, precision: str, given: Given) -> None:
     """Compare the sides with float32 and time those that are right."""
     work, low = f"{KINDS[kind][0]} features", PRECISIONS[precision]
-    exact, variables = built(kind, weights, frames, "float32")
-    with harness.precision_of("float32"):
-        out = jax.jit(exact.apply)(variables, jnp.asarray(frames[0][:COMPARED]))
-    truth = {"features": np.asarray(out, np.float32)}
+    frames = given.frames
     module, variables = built(kind, weights, frames, low)
     with harness.precision_of(precision):
         sides = {OURS: our_side(module, variables, frames)}
         if weights.network is not None:
             sides["torch"] = torch_side(kind, weights.network, frames, low)
-        right = harness.compare(record, work, precision, sides, truth)
-        each = operations(exact, variables, frames)
-        about = {"precision": precision, "frames": len(frames[0]), "operations_a_frame": each}
+        right = harness.compare(record, work, precision, sides, given.features)
+        about = {"precision": precision, "frames": len(frames[0])}
+        about |= {"operations_a_frame": given.operations}
         if right:
             harness.timed(record, work, right, **about)
 
@@ -97,16 +116,10 @@ def random_weights(kind: str) -> Iterator[Weights]:
     if not harness.has_torch():
         yield Weights(None, "random")
         return
-    import torch
-
     from benchmarks import encoders as networks
 
-    make, prefix, _ = networks.NETS[kind]
-    network = networks.drawn(make())
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "weights.pth"
-        torch.save({prefix + name: each for name, each in network.state_dict().items()}, file)
-        yield Weights(network, str(file))
+        yield Weights(*networks.saved(kind, folder))
 
 
 def built(kind: str, weights: Weights, frames: list, low: str) -> tuple[Any, Any]:
