@@ -192,6 +192,11 @@ def test_what_came_with_vidrec_is_not_looked_for_in_the_current_folder(tmp_path,
         ablation.load("experiments/motion.py")
 
 
+def test_a_folder_in_place_of_an_experiment_is_told_where_it_belongs(tmp_path):
+    with pytest.raises(UserError, match=rf"{tmp_path}: it is a folder; .*--data.root {tmp_path}`"):
+        shipped.find(tmp_path)
+
+
 def test_code_read_from_a_folder_does_not_run(tmp_path):
     write(tmp_path, mine="size = 1\n")
     cfg = override(Config(), {"scanner.kind": f"{tmp_path}/mine.py:size"})

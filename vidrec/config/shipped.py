@@ -63,6 +63,8 @@ def find(path: str | Path) -> Path:
     )
     near = difflib.get_close_matches(str(path), shipped, 1, 0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ""
+    if path.is_dir():
+        guess = f": it is a folder; to use its clips, write `my_videos --data.root {path}` instead"
     raise UserError(f"no file {path}{guess}")
 
 
