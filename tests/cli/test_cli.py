@@ -52,7 +52,7 @@ from vidrec.training.loop import Interrupted
         (["ablate", "scanners", "--minutes", "5x"], "Error parsing --minutes"),
         (["ablate", "scanners", "--launcher", "slrum"], "invalid choice 'slrum'"),
         (["ablate", "scanners", "--seeds"], "Missing value for argument '--seeds'"),
-        (["predict"], "Missing from launch.py predict: PATH"),
+        (["predict"], "Missing from launch.py predict: FOLDER"),
         (["predict", "x", "y", "--every", "-1"], "--every = -1.0 should be at least 0"),
         (["train", "motion", "--seed", "4294967296"], "should be between 0 and 4294967295"),
         (["train", "my_videos", "--data.root", "/nowhere", "--json"], "/nowhere"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import tyro
-from tyro.conf import FlagConversionOff
+from tyro.conf import FlagConversionOff, Positional
 
 from vidrec.cli.output import Terminal, keep_stdout_for_json, print_json, warn
 from vidrec.config import Config
@@ -19,6 +19,11 @@ from vidrec.errors import STOPPED
 # Shown by --help; `main.parse` takes the settings out of the command line before tyro sees it.
 Settings = Annotated[Config, tyro.conf.arg(name=""), FlagConversionOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+# Arguments that are given by position, under the names that --help shows.
+Experiment = Annotated[str, Positional, tyro.conf.arg(metavar="EXPERIMENT")]
+Files = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[FILE ...]")]
+Folder = Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")]
+Folders = Annotated[tuple[Path, ...], Positional, tyro.conf.arg(metavar="[FOLDER ...]")]
 # Fields that hold the folder of a run, or its name.
 RUN_FIELDS = ("folder", "first", "second")
 Result = TypeVar("Result")

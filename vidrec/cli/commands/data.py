@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tyro.conf import Positional
-
-from vidrec.cli.command import Command, Settings, importing, run_until_stopped
+from vidrec.cli.command import Command, Experiment, Files, Settings, importing, run_until_stopped
 from vidrec.cli.experiments import read_ablation, read_experiment
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
@@ -19,7 +17,7 @@ class Extract(Command):
     Example: vidrec extract experiments/ucf101_lstm.py --data.root UCF-101
     """
 
-    experiment: Positional[str]  # a file with config(), or its bare name
+    experiment: Experiment  # a file with config(), or its bare name
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -58,7 +56,7 @@ class Doctor(Command):
     Example: vidrec doctor experiments/my_videos.py --data.root FOLDER
     """
 
-    experiment: Positional[str]  # a file with config(), or its bare name
+    experiment: Experiment  # a file with config(), or its bare name
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -88,7 +86,7 @@ class Check(Command):
     Example: vidrec check experiments/*.py ablations/*.py
     """
 
-    files: Positional[tuple[str, ...]] = ()
+    files: Files = ()  # experiments or ablations
 
     def run(self, settings: dict[str, Any]) -> int:
         """Build and trace each different program once; see `Command.run`."""

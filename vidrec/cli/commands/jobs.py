@@ -1,12 +1,9 @@
 """The commands for a table's jobs on a cluster: `status` shows them, `cancel` ends them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
-
-from vidrec.cli.command import Command
+from vidrec.cli.command import Command, Folder
 
 HEADS = ("group", "trials", "epoch", "best", "job", "state", "log", "why")
 LESS = [["epoch"], ["job"], ["why"], ["log"]]  # left out first on a narrow terminal
@@ -19,7 +16,7 @@ class Status(Command):
     Example: vidrec status runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # folder of an ablation, or its name
+    folder: Folder  # folder of an ablation, or its name
 
     def run(self, settings: dict[str, Any]) -> int:
         """Show the state of the groups; see `Command.run`."""
@@ -35,7 +32,7 @@ class Cancel(Command):
     Example: vidrec cancel runs/learning_rate-1a2b3c4d
     """
 
-    folder: Positional[Path]  # folder of an ablation, or its name
+    folder: Folder  # folder of an ablation, or its name
 
     def run(self, settings: dict[str, Any]) -> int:
         """End the jobs that wait or run; see `Command.run`."""

@@ -6,21 +6,47 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from vidrec import config
-from vidrec.cli.command import Command, Flag, Settings, importing, run_until_stopped
+from vidrec.cli.command import Command, Flag, Folder, Settings, importing, run_until_stopped
 from vidrec.cli.output import print_json, short_path, warn
 from vidrec.config import Config
 from vidrec.config.schema import NonNegative
 from vidrec.errors import STOPPED, UserError
 from vidrec.io import files
 
+if TYPE_CHECKING:
+    from vidrec.evaluation.predict import Classifier
+
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Command):
+class ModelCommand(Command):
+    """Common to the commands that use a trained model."""
+
+    folder: Folder  # folder of a run or an ablation, or its name
+    trust_code: Flag = False  # run the code files that the run keeps, if there are any
+
+    def load_classifier(self) -> "Classifier":
+        """Start JAX, load the model, and print what its user should know about it."""
+        with importing():
+            from vidrec.evaluation import predict
+            from vidrec.training import runtime
+
+        runtime.configure()
+        runtime.use_cores()
+        model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
+        for note in model.notes:
+            warn(note)
+        if model.chosen:
+            self.console().tell(model.chosen)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(ModelCommand):
     """Classify videos or folders of videos with a trained model.
 
     FOLDER is that of a run, or of an ablation, whose best row on validation is then used. The
@@ -29,15 +55,13 @@ class Predict(Command):
     Example: vidrec predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
-    folder: Positional[Path]  # folder of a run or an ablation, or its name
-    videos: Positional[tuple[str, ...]]  # files or folders
+    videos: Annotated[tuple[str, ...], Positional, arg(metavar="VIDEO ...")]  # files or folders
     stream: Flag = False  # classify frame by frame, keeping the recurrent state
     windows: Flag = False  # for several files: show the windows of each too, also in the csv
     every: NonNegative = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write a copy of the video with the answer drawn on it
     # write a table with a row for each file; for a folder, predictions.csv is the default
     csv: Path | None = None
-    trust_code: Flag = False  # run the code files that the run keeps, if there are any
 
     def run(self, settings: dict[str, Any]) -> int:
         """Print a line for each file; for one file, and with --json, its windows first.
@@ -45,18 +69,9 @@ class Predict(Command):
         Exit status 1 if a file could not be read. See `Command.run`.
         """
         table = self._checked_table()
-        with importing():
-            from vidrec.evaluation import predict
-            from vidrec.training import runtime
+        model, console = self.load_classifier(), self.console()
+        from vidrec.evaluation import predict
 
-        runtime.configure()
-        runtime.use_cores()
-        model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
-        console = self.console()
-        for note in model.notes:
-            warn(note)
-        if model.chosen:
-            console.tell(model.chosen)
         task, answered, unreadable = model.network.task, [], False
         windows = self.windows or self.stream or not self._several()
         for line in self._lines(model):
@@ -118,7 +133,7 @@ class Predict(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Command):
+class Demo(ModelCommand):
     """Open a page in the browser to try a trained model with a video or the camera.
 
     It shows the label over time, the most likely classes and the video with the answer drawn on it;
@@ -129,10 +144,8 @@ class Demo(Command):
     Example: vidrec demo runs/my_videos-1a2b3c4d
     """
 
-    folder: Positional[Path]  # folder of a run or an ablation, or its name
     port: Annotated[int, config.Range(0, 65535)] = 8008  # port on 127.0.0.1; 0: any free one
     limit: Annotated[float, config.Range(0.001, 1e6)] = 500.0  # largest video in megabytes
-    trust_code: Flag = False  # run the code files that the run keeps, if there are any
 
     def run(self, settings: dict[str, Any]) -> int:
         """Serve the page until asked to end; with --json the first line is the address.
@@ -140,18 +153,10 @@ class Demo(Command):
         Raises:
             UserError: the model cannot be tried so, or a library is missing.
         """
-        from vidrec.evaluation import demo, predict
-        from vidrec.training import runtime
+        from vidrec.evaluation import demo
 
         demo.check_installed()
-        runtime.configure()
-        runtime.use_cores()
-        model = predict.Classifier.load(self.folder, trust_code=self.trust_code)
-        for note in model.notes:
-            warn(note)
-        console = self.console()
-        if model.chosen:
-            console.tell(model.chosen)
+        model, console = self.load_classifier(), self.console()
 
         def tell(address: str) -> None:
             self.answer({"address": address})
@@ -164,7 +169,7 @@ class Demo(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(ModelCommand):
     """Score a trained run on another split or data set; the run itself is not changed.
 
     Only settings of data and eval can be given; the others belong to the model.
@@ -172,10 +177,8 @@ class Evaluate(Command):
     Example: vidrec evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
-    folder: Positional[Path]  # folder of a run or an ablation, or its name
     part: Literal["test", "val", "train", "all"] = "test"  # of the split
     force: Flag = False  # score clips that the model was trained on too
-    trust_code: Flag = False  # run the code files that the run keeps, if there are any
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -211,15 +214,13 @@ class Evaluate(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Command):
+class Export(ModelCommand):
     """Write a trained model as StableHLO with a loader that needs only JAX, NumPy and flatbuffers.
 
     Example: vidrec export runs/my_videos-1a2b3c4d exported
     """
 
-    folder: Positional[Path]  # folder of a run or an ablation, or its name
-    out: Positional[Path]  # a new folder
-    trust_code: Flag = False  # run the code files that the run keeps, if there are any
+    out: Annotated[Path, Positional, arg(metavar="OUT")]  # a new folder
 
     def run(self, settings: dict[str, Any]) -> int:
         """Write the export; see `Command.run`."""

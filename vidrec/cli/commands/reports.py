@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from vidrec.cli.command import Command, Flag
+from vidrec.cli.command import Command, Flag, Folders
 from vidrec.errors import UserError
 from vidrec.io import escape
 
@@ -24,9 +24,8 @@ class Runs(Command):
     Example: vidrec runs runs
     """
 
-    folder: Positional[Path | None] = (
-        None  # folder whose runs are listed; by default that of --workdir
-    )
+    # folder whose runs are listed; by default that of --workdir
+    folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None
 
     def with_run_folders(self) -> Self:
         """Return the command: the folder that it names is not a run."""
@@ -80,7 +79,7 @@ class Report(Command):
     Example: vidrec report runs/scanners-1a2b3c4d --tensorboard
     """
 
-    folders: Positional[tuple[Path, ...]] = ()  # folders of runs and ablations, or their names
+    folders: Folders = ()  # folders of runs and ablations, or their names
     tensorboard: Flag = False  # write the curves as TensorBoard events, too
 
     def with_run_folders(self) -> Self:
@@ -117,8 +116,10 @@ class Compare(Command):
     Example: vidrec compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """
 
-    first: Positional[Path]  # folder or name of a run or an ablation: the earlier one
-    second: Positional[Path]  # and the one after
+    # folder or name of a run or an ablation: the earlier one
+    first: Annotated[Path, Positional, arg(metavar="FIRST")]
+    # folder or name of a run or an ablation: the later one
+    second: Annotated[Path, Positional, arg(metavar="SECOND")]
 
     def run(self, settings: dict[str, Any]) -> int:
         """Write and show the comparison; see `Command.run`."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import UseAppendAction
 
 from vidrec import config
-from vidrec.cli.command import Command, Settings, run_until_stopped
+from vidrec.cli.command import Command, Experiment, Settings, run_until_stopped
 from vidrec.cli.commands.training import Trackers
 from vidrec.cli.experiments import find_weights, read_experiment
 from vidrec.config import Config
@@ -33,7 +33,7 @@ class Search(Command):
     Example: vidrec search motion --space optim.learning_rate=log:1e-4:1e-2 --halving 3
     """
 
-    experiment: Positional[str]  # a file with config(), or its bare name
+    experiment: Experiment  # a file with config(), or its bare name
     # what is tried: optim.learning_rate=log:1e-4:1e-2, scanner.units=32,64, scanner.dropout=0:0.6
     space: UseAppendAction[tuple[str, ...]] = ()
     trials: PositiveInt = 64  # settings that are tried

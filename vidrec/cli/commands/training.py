@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import UseAppendAction
 
 from vidrec import config
 from vidrec.cli.command import (
+    Experiment,
+    Files,
     Flag,
     Settings,
     SharedCommand,
@@ -51,7 +53,7 @@ class Train(SharedCommand):
     Example: vidrec train experiments/motion.py --scanner.kind gru --seed 1
     """
 
-    experiment: Positional[str] = EXPERIMENT  # a file with config(), or its bare name
+    experiment: Experiment = EXPERIMENT  # a file with config(), or its bare name
     more_epochs: NonNegativeInt = 0  # train this finished run for this many more epochs
     trust_code: Flag = False  # with --more-epochs: run the code files that the run keeps
     name: str = ""  # name of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
@@ -111,7 +113,7 @@ class Ablate(SharedCommand):
     Example: vidrec ablate ablations/learning_rate.py --on motion --seeds 5
     """
 
-    files: Positional[tuple[str, ...]] = TABLES  # ablations or experiments
+    files: Files = TABLES  # ablations or experiments
     name: str = ""  # name of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
     seeds: Annotated[int, config.Range(0, 10_000)] = (
         0  # number of seeds of each row; 0: as the file says
