@@ -189,6 +189,39 @@ def test_a_cells_own_setting_changes_it_and_mistakes_are_one_line(files):
         scanners.build(config.Scanner(kind="lstm", args=config.Args(peepholes=True)))
 
 
+BARE = """
+from dataclasses import dataclass
+from vidrec.models.cells import Cell
+
+@dataclass(frozen=True)
+class Gateless(Cell):
+    def step(self, weights, carry, inputs, ops):
+        return carry
+
+class Bare(Cell):
+    gates = 1
+    slow: float = 0.5
+
+    def step(self, weights, carry, inputs, ops):
+        return carry
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "words"),
+    [
+        ("bare.py:Gateless", {}, "Gateless should say .* in a line `gates = N`"),
+        ("bare.py:Bare", {"slow": 0.2}, "no field 'slow'; write @dataclass.* above the class"),
+        ("newer", {}, "scanner.kind newer: no class has this name, in CELLS or in OWN"),
+    ],
+)
+def test_what_a_cell_lacks_is_one_line(tmp_path, kind, args, words):
+    (tmp_path / "bare.py").write_text(BARE)
+    where = f"{tmp_path}/{kind}" if ":" in kind else kind
+    with pytest.raises(UserError, match=words):
+        scanners.build(config.Scanner(kind=where, args=config.Args(args)))
+
+
 def test_a_cell_trains_and_predicts_by_its_own_settings(files, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_write_report", lambda *_: None)
     changes = {"scanner.kind": f"{files}/{CELLS['peephole']}", "scanner.args": {"peepholes": False}}

@@ -13,7 +13,7 @@ from vidrec.errors import UserError
 from vidrec.models import cells
 from vidrec.models.inputs import ends
 from vidrec.models.lru import LRU
-from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
+from vidrec.models.scanners import CELLS, Identity, MeanPool, Recurrent, lengths_to_mask
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -25,6 +25,7 @@ MADE = {
     "bigru": Recurrent(cells.GRU(U), bidirectional="concat"),
     "convlstm": Recurrent(cells.ConvLSTM(U)),
     "convgru": Recurrent(cells.ConvGRU(U)),
+    "mingru": Recurrent(cells.MinGRU(U), dropout=0.5),
     "minlstm": Recurrent(cells.MinLSTM(U), dropout=0.5),
     "lru": Recurrent(LRU(U), dropout=0.5),
     "mean": MeanPool(dropout=0.5),
@@ -91,12 +92,17 @@ def test_shapes_are_known_without_data(name):
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
+SLOW = ("bigru", "convlstm")
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_every_cell_is_made_here(kind):
+    made = [type(scanner.cell) for scanner in MADE.values() if isinstance(scanner, Recurrent)]
+    assert CELLS[kind] in made, f"a line in MADE for {kind}"
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("lstm", "mean", "minlstm", "lru", "convgru"),
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bigru", "convlstm")),
-    ],
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in MADE]
 )
 def test_transformations_compose(name):
     """pmap of vmap of grad of jit equals the plain gradient of each trial."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidrec.models import cells
+from vidrec.models import cells, scanners
 from vidrec.models.lru import LRU
 from vidrec.models.scanners import MeanPool, Recurrent
 
@@ -179,6 +179,56 @@ def test_equals_a_loop_in_numpy(name, bidirectional, seed):
             states = states[1::2]
         for one, other in zip(ours, states, strict=True):
             np.testing.assert_allclose(one, other, atol=3e-6)
+
+
+def plainly(cell, weights, x_BTD, mask_BT):
+    """States by a Python loop over frames, which JAX differentiates by itself."""
+    ops = cells.StepOps(partial(cell.recurrent_matmul, weights), lambda z: z)
+    inputs = cell.project(weights, x_BTD)
+    carry = cell.initialize_carry((B, *x_BTD.shape[2:-1]), x_BTD.dtype)
+    states = []
+    for t in range(T):
+        new = cell.step(weights, carry, jax.tree.map(lambda leaf: leaf[:, t], inputs), ops)  # noqa: B023
+        keep = jnp.asarray(mask_BT[:, t])
+
+        def chosen(a, b, keep=keep):
+            return jnp.where(keep.reshape(B, *[1] * (a.ndim - 1)), a, b)
+
+        carry = jax.tree.map(chosen, new, carry)
+        output = cell.output(carry)
+        states.append(chosen(output, jnp.zeros_like(output)))
+    return cell.readout(weights, jnp.stack(states, 1), x_BTD)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "x" in n else []) for n in TRUTHS]
+)
+def test_gradients_are_those_of_a_loop_that_jax_differentiates(name):
+    """Ours come from one product for all frames; here every frame adds its own."""
+    cell, _, _, frame = TRUTHS[name]
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(B, T, *frame)).astype(np.float32)
+    mask_BT = rng.random((B, T)) < 0.7
+    scanner = Recurrent(cell)
+    shapes = jax.eval_shape(scanner.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
+    of_each = rng.normal(size=(B, T, *frame[:-1], U)) * mask_BT.reshape(B, T, *[1] * len(frame))
+
+    def ours(params, x):
+        return (scanner.apply({"params": params}, x, mask_BT)[0] * of_each).sum()
+
+    def plain(params, x):
+        return (plainly(cell, params["layer_0_forward"], x, mask_BT) * of_each).sum()
+
+    found, truth = (jit(jax.grad(loss, argnums=(0, 1)))(params, x) for loss in (ours, plain))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, truth)
+
+
+@pytest.mark.parametrize("kind", scanners.CELLS)
+def test_every_cell_has_a_truth(kind):
+    assert any(type(cell) is scanners.CELLS[kind] for cell, *_ in TRUTHS.values()), (
+        f"a NumPy step in TRUTHS for {kind}"
+    )
 
 
 def test_mean_equals_a_loop_in_numpy():

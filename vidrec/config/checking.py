@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
 import re
 import types
@@ -136,10 +137,19 @@ def _guess_choice(value: Any, choices: Collection[Any]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
+def _joined(options: tuple[Any, ...]) -> list[Any]:
+    """Return the options of a union, with all its choices as one; a long line is split in two."""
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    if not literals:
+        return list(options)
+    choices = tuple(choice for option in literals for choice in typing.get_args(option))
+    return [Literal[choices], *(option for option in options if option not in literals)]
+
+
 def describe(hint: Any) -> str:
     """Return a declared type in words for people: `a whole number`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return ", or ".join(describe(option) for option in typing.get_args(hint))
+        return ", or ".join(describe(option) for option in _joined(typing.get_args(hint)))
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is Annotated:
@@ -172,6 +182,8 @@ def check_args(
             near = difflib.get_close_matches(key, own, 1, 0.6)
             known = f"it has {', '.join(own)}" if own else "it has none of its own"
             guess = f"did you mean '{near[0]}'?" if near else known
+            if key in inspect.get_annotations(cls):
+                guess = "write @dataclass(frozen=True) above the class"
             raise UserError(f"{name}: {cls.__name__} has no field '{key}'; {guess}")
         try:
             values[key] = check(f"{name}.{key}", value, hints[key])

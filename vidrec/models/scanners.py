@@ -338,6 +338,8 @@ def build(
     """
     kind, args = settings.kind, settings.args
     common: dict[str, Any] = {"axis_name": axis_name, "final_states": final_states}
+    if ":" not in kind and kind not in OWN | CELLS:
+        raise UserError(f"scanner.kind {kind}: no class has this name, in CELLS or in OWN")
     if kind in OWN:
         return cells.fill(OWN[kind], settings, args, **common, initialiser=settings.init)
     cls = CELLS.get(kind) or load_user(kind)
@@ -345,6 +347,11 @@ def build(
         return _module(cls, settings, common | {"length": length})
     if not (isinstance(cls, type) and issubclass(cls, cells.Cell)):
         raise UserError(f"scanner.kind {kind}: neither a vidrec Cell nor a Flax module")
+    if cls.weights is cells.Cell.weights and not hasattr(cls, "gates"):
+        raise UserError(
+            f"scanner.kind {kind}: {cls.__name__} should say how many blocks of columns its "
+            "kernels have, in a line `gates = N`"
+        )
     return cells.fill(Recurrent, settings, cell=cells.fill(cls, settings, args), **common)
 
 

@@ -66,7 +66,7 @@ def check_devices() -> None:
         jax.devices()
     except Exception as error:
         said = (str(error).splitlines() or ["none is found"])[0]
-        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined,unused-ignore]
         if not wanted:
             raise UserError(f"JAX cannot start a device: {said}") from None
         raise UserError(
@@ -110,7 +110,7 @@ def _simulated() -> bool:
 
 def are_cores() -> bool:
     """Return True where devices, if they are processors, are the cores of one."""
-    return jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
+    return jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined,unused-ignore]
 
 
 def machine_bytes() -> float:

@@ -133,5 +133,5 @@ def processors() -> int:
 
 def is_exact() -> bool:
     """Return True where float32 products are asked for in float32, not in TF32."""
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined,unused-ignore]
     return precision in ("highest", "float32")
