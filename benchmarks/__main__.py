@@ -19,6 +19,7 @@ folder of videos, weights or an hour.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -28,12 +29,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-Read = Callable[[dict[str, Any]], float]
+Read = Callable[[dict[str, Any]], Sequence[float]]
 
 
-def median(side: str) -> Read:
-    """The middle of a side's ratios, of files that print `sides` with `times_ours`."""
-    return lambda printed: printed["sides"][side]["times_ours"][1]
+def turns(side: str) -> Read:
+    """The quartiles of a side's ratios, of files that print `sides` with `times_ours`."""
+    return lambda printed: printed["sides"][side]["times_ours"]
+
+
+def one(ratio: str) -> Read:
+    """The inverse of a single ratio, ours over the other's."""
+    return lambda printed: [1 / printed[ratio]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Work:
     """One command, and which of its figures the table shows.
 
     Attributes:
-        beside: what stands beside ours, and how its ratio is read from the printed JSON.
+        beside: what stands beside ours, and how its ratio, or the quartiles of its ratios, are read
+            from the printed JSON.
         wanted: the least ratio, by `beside`; where none is named, none is asked for.
         minutes: about how long it takes on two cores.
     """
@@ -54,9 +61,9 @@ class Work:
 
 
 LAYERS = {
-    "PyTorch": median("torch"),
-    "flax": median("flax nn.RNN"),
-    "Keras": median("keras on jax"),
+    "PyTorch": turns("torch"),
+    "flax": turns("flax nn.RNN"),
+    "Keras": turns("keras on jax"),
 }
 WORKS = (
     Work(
@@ -76,70 +83,70 @@ WORKS = (
     Work(
         "ConvLSTM step, 16 x 30 x 7x7x512 to 64",
         ("convlstm_step.py", "--json"),
-        {"PyTorch": median("torch"), "Keras": median("keras on jax")},
+        {"PyTorch": turns("torch"), "Keras": turns("keras on jax")},
         {"PyTorch": 1, "Keras": 1},
         4,
     ),
     Work(
         "report A's table, compiling included",
         ("units_table.py", "--json"),
-        {"PyTorch": median("torch"), "Keras": median("keras on jax")},
+        {"PyTorch": turns("torch"), "Keras": turns("keras on jax")},
         {"PyTorch": 1, "Keras": 1},
         6,
     ),
     Work(
         "report D's tables, a trial's epoch",
         ("trials_table.py", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {"PyTorch": 1},
         4,
     ),
     Work(
         "VGG16 features at 224x224",
         ("vgg16_features.py", "--json"),
-        {"PyTorch": median("torch"), "PyTorch compiled": median("torch compiled")},
+        {"PyTorch": turns("torch"), "PyTorch compiled": turns("torch compiled")},
         {"PyTorch": 0.9, "PyTorch compiled": 0.9},
         3,
     ),
     Work(
         "EfficientNet-Lite0 features at 224x224",
         ("encoders.py", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {"PyTorch": 0.75},
         1,
     ),
     Work(
         "ResNet-50 features at 224x224",
         ("encoders.py", "--kind", "resnet50", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {"PyTorch": 0.85},
         2,
     ),
     Work(
         "SqueezeNet features at 224x224",
         ("encoders.py", "--kind", "squeezenet", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {},
         1,
     ),
     Work(
         "CNN+LSTM from pixels, decoding included",
         ("pixels_training.py", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {"PyTorch": 1},
         4,
     ),
     Work(
         "C3D from pixels, decoding included",
         ("pixels_training.py", "--kind", "c3d", "--json"),
-        {"PyTorch": median("torch")},
+        {"PyTorch": turns("torch")},
         {"PyTorch": 1},
         4,
     ),
     Work(
         "CNN+LSTM from pixels in memory, an epoch",
         ("pixels_epoch.py", "--json"),
-        {"a loop of jitted steps": lambda printed: 1 / printed["ratio"]},
+        {"a loop of jitted steps": one("ratio")},
         {"a loop of jitted steps": 1 / 1.2},
         2,
     ),
@@ -147,8 +154,8 @@ WORKS = (
         "5 trials as a table on motion, 10 epochs",
         ("groups.py", "--seeds", "1", "--processes", "1", "--rounds", "0"),
         {
-            "fit, one after another": lambda printed: 1 / printed["table_to_one_after_another"],
-            "a process each": lambda printed: 1 / printed["table_to_separate_processes"],
+            "fit, one after another": one("table_to_one_after_another"),
+            "a process each": one("table_to_separate_processes"),
         },
         {"fit, one after another": 1, "a process each": 1 / 0.6},
         5,
@@ -181,6 +188,7 @@ def run(work: Work, folder: Path = HERE, environment: Any = None) -> dict[str, A
         "command": " ".join(work.command),
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "ratios": {},
+        "quartiles": {},
         "reason": "",
     }
     if done.returncode:
@@ -189,7 +197,8 @@ def run(work: Work, folder: Path = HERE, environment: Any = None) -> dict[str, A
     printed = json.loads(done.stdout)
     for name, read in work.beside.items():
         try:
-            found["ratios"][name] = round(read(printed), 2)
+            found["quartiles"][name] = [round(ratio, 2) for ratio in read(printed)]
+            found["ratios"][name] = statistics.median(found["quartiles"][name])
         except KeyError:  # a side that could not be measured here
             found["ratios"][name] = None
     return found | {"printed": printed}
@@ -201,6 +210,9 @@ def rows(work: Work, found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for name in found["ratios"] or work.beside:
         ratio, wanted = found["ratios"].get(name), work.wanted.get(name)
         measured = "not measured here" if ratio is None else f"{ratio:.2f}"
+        low, *_, high = found["quartiles"].get(name, [0, 0])
+        if low < high:
+            measured += f" ({low:.2f} – {high:.2f})"
         least = "" if wanted is None else f"at least {wanted:.2f}"
         missed = wanted is not None and ratio is not None and ratio < wanted
         lines.append((work.name, name, measured, f"{least} (missed)" if missed else least))
@@ -245,6 +257,8 @@ def main() -> int:
             printed, checkout = results[-1]["printed"], given.before.resolve()
             results[-1]["ratios"]["ours before"] = ours_before(work, printed, checkout)
         lines += rows(work, results[-1])
+        for _, *line in rows(work, results[-1]):
+            print("  " + "  ".join(line), file=sys.stderr, flush=True)
         if results[-1]["reason"]:
             print(f"  {results[-1]['reason']}", file=sys.stderr, flush=True)
     if given.json:

@@ -38,7 +38,7 @@ def test_the_list_names_files_that_are_there():
 
 def test_one_that_fails_is_shown_with_its_reason(tmp_path):
     (tmp_path / "bad.py").write_text("raise SystemExit('no torch here')")
-    work = benchmarks.Work("bad", ("bad.py",), {"PyTorch": lambda printed: 1.0}, {}, 1)
+    work = benchmarks.Work("bad", ("bad.py",), {"PyTorch": lambda printed: [1.0]}, {}, 1)
     found = benchmarks.run(work, tmp_path)
     assert (found["reason"], found["ratios"]) == ("no torch here", {})
     assert benchmarks.rows(work, found) == [("bad", "PyTorch", "not measured here", "")]
@@ -47,11 +47,14 @@ def test_one_that_fails_is_shown_with_its_reason(tmp_path):
 def test_ratios_are_read_and_a_missed_one_is_marked(tmp_path):
     printed = {"sides": {"torch": {"times_ours": [0.5, 0.8, 0.9]}}}
     (tmp_path / "good.py").write_text(f"print({json.dumps(json.dumps(printed))})")
-    beside = {"PyTorch": benchmarks.median("torch"), "Keras": benchmarks.median("keras")}
+    beside = {"PyTorch": benchmarks.turns("torch"), "Keras": benchmarks.turns("keras")}
     work = benchmarks.Work("good", ("good.py",), beside, {"PyTorch": 1.0}, 1)
     found = benchmarks.run(work, tmp_path)
     assert found["ratios"] == {"PyTorch": 0.8, "Keras": None}
-    assert benchmarks.rows(work, found)[0] == ("good", "PyTorch", "0.80", "at least 1.00 (missed)")
+    assert benchmarks.rows(work, found)[0] == (
+        *("good", "PyTorch"),
+        *("0.80 (0.50 – 0.90)", "at least 1.00 (missed)"),
+    )
 
 
 def test_sides_that_compute_something_else_are_refused():
