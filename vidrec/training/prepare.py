@@ -33,6 +33,7 @@ from vidrec.training import devices, ready_made, runtime
 from vidrec.training.step import Frozen
 
 Tree = Any
+ASSUMED_CLASSES = 10  # of a data set that would have to be downloaded to see them
 NOTHING_FROZEN = Frozen({}, {}, {}, {})
 
 
@@ -471,15 +472,12 @@ def feature_shape(cfg: Config) -> tuple[int, ...]:
 
 def class_count(cfg: Config) -> int:
     """Return how many classes the data have: as named, as published, or as found."""
-    if cfg.data.classes:
-        return len(cfg.data.classes)
-    known = {"ucf101": 101, "ucf11": 11}
-    if cfg.data.kind in known and not ready_made.are_features(cfg):
-        return known[cfg.data.kind]
-    if cfg.data.tfds.startswith("motion/segments"):
-        return len(datasets.motion_segments.CLASSES)
+    if cfg.data.classes or not ready_made.are_features(cfg):
+        known = datasets.known_class_count(cfg.data)
+        if known is not None:
+            return known
     if cfg.data.kind == "tfds":
-        return {"motion": 10, "ucf101": 101, "ucf11": 11}.get(cfg.data.tfds.split("/")[0], 10)
+        return ASSUMED_CLASSES
     try:
         return len(tasks.of(cfg).load(cfg).classes)
     except TransientError:

@@ -14,6 +14,7 @@ from vidrec.errors import TransientError, UserError
 __all__ = [
     "Dataset",
     "UnreadableClip",
+    "known_class_count",
     "load",
     "load_if_there",
     "motion",
@@ -39,6 +40,17 @@ def load(data: Data, form: Form = "one") -> Dataset:
         UserError: it is not there, or not as it should be; says what to do.
     """
     return _load(data, form).keep_classes(data.classes)
+
+
+def known_class_count(data: Data) -> int | None:
+    """Return how many classes data of this kind have, or None if only the data show it."""
+    if data.classes:
+        return len(data.classes)
+    name, _, variant = (data.tfds if data.kind == "tfds" else data.kind).partition("/")
+    if name == "motion":
+        segmented = variant.startswith("segments")
+        return len(motion_segments.CLASSES if segmented else motion.CLASSES)
+    return ucf.ARCHIVES[name].classes if name in ucf.ARCHIVES else None
 
 
 def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> Dataset | None:
