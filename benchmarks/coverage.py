@@ -3,6 +3,7 @@
     python benchmarks/coverage.py                docs/explanation/statistics.md (8 minutes of CPU)
     python benchmarks/coverage.py --draws 100    a first look
     python benchmarks/coverage.py --json         every case, for machines
+    python benchmarks/coverage.py --single       one seed, a clip a recording: exact sums, seconds
 
 Seed s is right about clip c of recording g with probability expit(m + a_s + b_g + d_c + e_sg): a,
 b, d and e are normal with the case's spreads, and m makes the accuracy what the case says. The
@@ -48,6 +49,8 @@ WIDEST = 1.5  # spread of seeds: one of accuracies 0.9 ± 1.5 logits reaches fro
 PAIRS = ((0.9, 0.99), (0.9, 0.9), (0.99, 0.99), (0.95, 0.97), (0.5, 0.6), (0.2, 0.6))
 SHARED = {"apart": (0.0, 0.0), "alike": (1.0, 1.5)}  # spreads of recordings, clips in both rows
 SEED_SPREADS = (0.0, 0.1, 0.3, 0.6, 1.0)
+CLIPS = (7, 20, 50, 100)  # of recordings of their own, scored by one seed
+CHANGED = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # shares of clips that only one of two rows gets right
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -366,6 +369,42 @@ def one_seed_table(shares: dict[float, dict[int, float]]) -> str:
     return "\n".join(lines)
 
 
+def of_single_clips(clips: int) -> dict[tuple[float, float], float]:
+    """Exact coverage of differences of one seed, every clip from a recording of its own.
+
+    Args:
+        clips: how many there are.
+
+    Returns:
+        Coverage by the shares of clips that only the first row, and only the second, gets right.
+    """
+    counts = [(i, j, clips - i - j) for i in range(clips + 1) for j in range(clips + 1 - i)]
+    ends = []
+    for more, less, _ in counts:
+        place = np.arange(clips)[None]
+        a, b = place < more, (more <= place) & (place < more + less)
+        found = statistics.paired(a, b, range(clips))
+        ends.append((found.low - 1e-12, found.high + 1e-12))
+    low, high = np.array(ends).T
+    count, log_factorial = np.array(counts), special.gammaln(np.arange(clips + 1) + 1)
+    ways = log_factorial[clips] - log_factorial[count].sum(axis=1)
+    coverage = {}
+    for more, less in itertools.combinations_with_replacement(CHANGED, 2):
+        share = np.exp(ways + special.xlogy(count, (more, less, 1 - more - less)).sum(axis=1))
+        inside = (low <= more - less) & (more - less <= high)
+        coverage[more, less] = float(share[inside].sum())
+    return coverage
+
+
+def single_clips_table() -> str:
+    """Coverage with one seed and single clips, a line for each number of clips."""
+    lines = ["| clips | least coverage | mean coverage |", "|---|---|---|"]
+    for clips in CLIPS:
+        found = list(of_single_clips(clips).values())
+        lines.append(f"| {clips} | {100 * min(found):.1f} % | {100 * np.mean(found):.1f} % |")
+    return "\n".join(lines)
+
+
 def measured(some: Sequence[Case], draws: int, seed: int) -> Results:
     """Every case, with progress on stderr; a quarter of the draws with 707 recordings."""
     results = []
@@ -383,7 +422,11 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=2000, help="experiments of each case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="every case, on stdout")
+    parser.add_argument("--single", action="store_true", help="one seed and single clips only")
     args = parser.parse_args()
+    if args.single:
+        print(single_clips_table())
+        return 0
     of_one = measured(list(cases()), args.draws, args.seed)
     of_two = measured(list(pairs()), args.draws, args.seed + 1)
     alone = one_seed(args.draws, args.seed)

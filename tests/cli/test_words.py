@@ -86,7 +86,7 @@ class Row:
 
 def test_one_seed_says_what_its_interval_leaves_out():
     [line] = wording.one_seed([Row("a", True), Row("b", True)])
-    assert line.startswith("One seed: the interval is about other test clips alone.")
+    assert line.startswith("One seed: the interval covers only the choice of test clips.")
     [line] = wording.one_seed([Row("a", True), Row("b", False)])
     assert line.startswith("One seed (a):")
     assert wording.one_seed([Row("a", False)]) == []

@@ -49,6 +49,7 @@ def test_a_sound_set_is_healthy(tmp_path, capfd):
     assert seen == [(i, 16) for i in range(1, 17)]
     assert capfd.readouterr() == ("", "")
     assert doctor.lines(findings)[-1] == "healthy"
+    assert findings["split"]["may_share_recordings"] is False
     assert not any("warning" in line or "to mend" in line for line in doctor.lines(findings))
 
 
@@ -61,6 +62,21 @@ def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
     assert "name no recording" in before
     assert "groups.csv" in before
     assert last == "healthy"
+
+
+def test_a_copy_does_not_hide_that_clips_name_no_recording(tmp_path):
+    how = planted(tmp_path)
+    for path in sorted(tmp_path.glob("*/*.mp4")):
+        path.rename(path.with_name(path.name.replace("_g", "x")))
+    first = sorted(tmp_path.glob("a/*.mp4"))[0]
+    for number in range(9):  # some of them go to another part
+        (tmp_path / "a" / f"copy{number}.mp4").write_bytes(first.read_bytes())
+    findings = examine(how)
+    assert findings["split"]["leaked"] is True
+    assert findings["split"]["may_share_recordings"] is True
+    text = "\n".join(doctor.lines(findings))
+    assert "same content in two splits" in text
+    assert text.count("name no recording") == 1
 
 
 def test_everything_planted_is_found(tmp_path):

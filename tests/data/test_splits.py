@@ -274,6 +274,45 @@ def test_a_warning_where_sources_are_unknown():
     assert not any("warning" in line for line in known)
 
 
+def copied(dataset: Names, of: dict[int, int]) -> Names:
+    """The same clips, some with the content of another."""
+    keys = {i: dataset.names[of.get(i, i)] for i in range(len(dataset))}
+    dataset.key = keys.__getitem__
+    return dataset
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_copied_file_does_not_hide_that_recordings_are_unknown(part):
+    plain = source([k for k in range(3) for _ in range(20)])
+    before = splits.make(plain, Data())
+    twin = {int(getattr(before, part)[0]): int(before.train[0])}
+    data = copied(source(plain.labels.tolist()), twin)
+    split = splits.make(data, Data())
+    assert split.leaked is True
+    assert splits.copied_tests(split) == (part == "test")
+    assert splits.leaks_into_test(split) is (part == "test")
+    _, _, leak, unknown = splits.describe(data, split)
+    which = "validation figures" if part == "val" else "figures"
+    assert f"the same content in two parts: {data.names[split.train[0]]} (train) = " in leak
+    assert f"): its {which} are too high" in leak
+    assert "name no recording" in unknown
+    known = replace(data, groups_known=True)
+    known.key = data.key
+    assert splits.describe(known, splits.make(known, Data()))[2:] == [leak]
+
+
+def test_a_split_by_clip_is_called_leaked_alone():
+    """Nothing is left to doubt, and copies are not all that leaks."""
+    data = copied(source([k for k in range(3) for _ in range(20)]), dict.fromkeys(range(20), 0))
+    for more in ({}, {"per_class": "4"}):
+        split = splits.make(data, Data(split="random", **more))
+        assert splits.leaks_into_test(split)
+        assert splits.copied_tests(split) == 0
+        told = splits.describe(data, split)
+        assert sum("leaks" in line for line in told) == 1
+        assert not any("name no recording" in line for line in told)
+
+
 def test_copies_of_test_clips_are_counted_where_recordings_do_not_leak():
     groups = [f"g{i // 2}" for i in range(24)]
     lists = {"train": np.arange(12), "val": np.arange(12, 16), "test": np.arange(16, 24)}

@@ -323,6 +323,63 @@ def test_mcnemar_only_for_one_seed_and_one_clip_a_group(better, worse):
     assert "McNemar" not in statistics.paired(np.tile(a, (2, 1)), np.tile(b, (2, 1)), range(n)).note
 
 
+def tango(better: int, worse: int, n: int) -> tuple[float, float]:
+    """T. Tango's interval (1998) by its definition: all D that the score test does not reject.
+
+    The share that only the second row gets right is the likeliest one given D, found by search.
+    """
+
+    def excess(d: float) -> float:
+        def unlikely(q: float) -> float:
+            terms = ((better, q + d), (worse, q), (n - better - worse, 1 - 2 * q - d))
+            return -sum(count * math.log(max(p, 1e-300)) for count, p in terms if count)
+
+        ends = max(0.0, -d), (1 - d) / 2
+        found = optimize.minimize_scalar(
+            unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}
+        )
+        q = min(*ends, found.x, key=unlikely)
+        variance = n * max(2 * q + d - d * d, 1e-300)
+        return (better - worse - n * d) ** 2 / variance - stats.chi2.ppf(0.95, 1)
+
+    mean, least = (better - worse) / n, 1e-9
+    low = -1.0 if excess(least - 1) < 0 else optimize.brentq(excess, least - 1, mean - least)
+    high = 1.0 if excess(1 - least) < 0 else optimize.brentq(excess, mean + least, 1 - least)
+    return low, high
+
+
+def of_one_seed(better: int, worse: int, n: int) -> statistics.Difference:
+    """The difference where so many of n clips were right in one row only."""
+    a, b = np.zeros((2, 1, n), bool)
+    a[0, :better] = True
+    b[0, better : better + worse] = True
+    return statistics.paired(a, b, range(n))
+
+
+def test_one_seed_has_tangos_interval():
+    """One clip of twenty that differs says little: -23.6 to +11.9 points, not -5.0 to +4.8."""
+    got = of_one_seed(0, 1, 20)
+    assert [got.low, got.high] == pytest.approx([-0.2361, 0.1192], abs=1e-4)
+    rng = np.random.default_rng(11)
+    for n in (7, 20, 33, 60):
+        for _ in range(6):
+            better, worse, _ = rng.multinomial(n, rng.dirichlet((0.5, 0.5, 1.5)))
+            if not better + worse > 0 or abs(better - worse) == n:
+                continue  # bounded by the number of clips instead
+            got, (low, high) = of_one_seed(better, worse, n), tango(better, worse, n)
+            if got.within_noise:  # by the exact test, which is stricter
+                low, high = min(low, 0), max(high, 0)
+            assert [got.low, got.high] == pytest.approx([low, high], abs=1e-6), (better, worse, n)
+
+
+@pytest.mark.parametrize("n", [7, 20])
+def test_intervals_of_one_seed_cover_by_exact_sums(n):
+    """And an interval leaves 0 out exactly where McNemar's test is clear."""
+    assert min(load_coverage().of_single_clips(n).values()) > 0.94
+    found = [of_one_seed(i, j, n) for i in range(n + 1) for j in range(n + 1 - i)]
+    assert all(one.within_noise == (one.low <= 0 <= one.high) for one in found)
+
+
 def test_a_difference_far_below_what_seeds_differ_by_has_a_p_of_one():
     """Two seeds gain ten clips, two lose about as many: no level's interval leaves 0 out."""
     a, b = (np.arange(40) < np.array(counts)[:, None] for counts in ([30, 30, 10, 11], [20] * 4))

@@ -43,7 +43,8 @@ def examine(
         JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
         `frames` (declared, decoded, shortest, median, longest), `unreadable` and `damaged` (path
         and reason), `duplicates` (names with the same content, and their parts), `split` (counts,
-        id, leaked, groups in two parts; or the error), `notes`.
+        id, leaked, groups in two parts, whether parts may share unnamed ones; or the error),
+        `notes`.
     """
     checked = list(_checked(dataset, progress, workers))
     part_of, split = _split(dataset, data)
@@ -113,6 +114,7 @@ def _split(dataset: Dataset, data: Data) -> tuple[dict[int, str], dict[str, Any]
         "leaked": split.leaked,
         "counts": {part: len(getattr(split, part)) for part in PARTS},
         "shared": dict(sorted(shared.items())),
+        "may_share_recordings": splits.may_share_recordings(dataset, split),
     }
 
 
@@ -176,7 +178,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
         text.append(f"split {split['how']}: {counts}; leaked: {str(split['leaked']).lower()}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
         text += _listed("recording in two splits", shared)
-        if split["leaked"] == "unknown":
+        if split["may_share_recordings"]:
             text.append(splits.unnamed(findings["name"]))
     text += [f"to mend: {step}" for step in _steps(findings)]
     return text + findings["notes"] + ["healthy" if findings["healthy"] else "needs mending"]

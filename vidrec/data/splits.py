@@ -17,6 +17,7 @@ from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 
 BY_CLIP = "at random by clip"
+WARNING = "warning: "  # begins a line that a user should not miss
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,8 +387,9 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
     lines.append(f"split {split.how}: {counted} (id {split.id})")
     if split.leaked is True:
         much = f", by {copied} of {len(split.test)} test clips at most" if copied else ""
-        lines.append(f"warning: this split leaks ({_why(split)}): its figures are too high{much}")
-    elif split.leaked == "unknown":
+        which = "figures" if leaks_into_test(split) else "validation figures"
+        lines.append(f"{WARNING}this split leaks ({_why(split)}): its {which} are too high{much}")
+    if may_share_recordings(dataset, split):
         lines.append(unnamed(dataset.name))
     unused = len(dataset) - sum(len(getattr(split, part)) for part in PARTS)
     if unused:
@@ -395,11 +397,20 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
     return lines + dataset.notes
 
 
+def may_share_recordings(dataset: Dataset, split: Split) -> bool:
+    """Return whether parts may share a recording unseen, since no clip names its own.
+
+    False where clips were drawn by clip on purpose, which counts as leaked anyway.
+    """
+    return not dataset.groups_known and not split.how.startswith(BY_CLIP)
+
+
 def unnamed(name: str) -> str:
     """Return the warning for a data set whose clips name no recording."""
     return (
-        f"warning: the clips of {name} name no recording, so siblings may stand in two "
-        "splits: name recordings in groups.csv or by data.groups"
+        f"{WARNING}the clips of {name} name no recording: clips cut from one recording may be "
+        "both in training and in test, so the accuracy may be too high. Say which belong together "
+        "in groups.csv or by --data.groups"
     )
 
 
@@ -427,9 +438,18 @@ def copied_tests(split: Split) -> int:
 
     Few copies raise a figure by little, a split without regard to recordings by much.
     """
-    if split.leaked is not True or split.shared or split.how == BY_CLIP:
+    if split.leaked is not True or split.shared or split.how.startswith(BY_CLIP):
         return 0
     return sum(part == "test" for clips in split.copies for part in clips.values())
+
+
+def leaks_into_test(split: Split) -> bool:
+    """Return whether a test clip, or its recording, is known to be in another part too."""
+    if split.leaked is not True:
+        return False
+    by_clip = split.how.startswith(BY_CLIP)
+    copied = any("test" in clips.values() for clips in split.copies)
+    return by_clip or copied or any("test" in pair for pair in split.shared)
 
 
 def _why(split: Split) -> str:

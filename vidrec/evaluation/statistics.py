@@ -149,7 +149,7 @@ def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Diff
     """Return the accuracy of a minus that of b, over the same seeds and clips.
 
     One seed with one clip a group is judged by McNemar's exact test. It treats clips as
-    independent, so it is valid in this case only.
+    independent, so it is valid in this case only. The interval is Tango's, as elsewhere.
 
     Args:
         correct_a: (S, n) bool, whether each seed was right about each clip.
@@ -196,7 +196,10 @@ def _judged(difference: Difference, p: float, alpha: float) -> Difference:
 
 
 def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
-    """Return the exact test of the clips that only one got right, and its interval."""
+    """Return the exact test of the clips that only one got right, and Tango's interval.
+
+    The exact test is stricter than the interval, which contains 0 wherever the test says noise.
+    """
     from scipy import special  # slow to import; scipy.stats takes three times as long
 
     better, changed = int(np.sum(difference_G > 0)), int(np.count_nonzero(difference_G))
@@ -204,14 +207,12 @@ def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
     if not changed:
         half = parts.hidden_by_groups(ALPHA)
         return Difference(0.0, -half, half, 1.0, True, None, f"{note}; {NO_SPREAD}", parts)
-    worse = changed - better
     # Both are equally likely where the rows are alike, so that both tails are.
-    p = min(1.0, 2 * float(special.bdtr(min(better, worse), changed, 0.5)))
-    # The share of changed clips that got better, by C. J. Clopper and E. S. Pearson (1934).
-    low = special.betaincinv(better, worse + 1, ALPHA / 2) if better else 0.0
-    high = special.betaincinv(better + 1, worse, 1 - ALPHA / 2) if worse else 1.0
-    low, high = ((2 * float(end) - 1) * changed / len(difference_G) for end in (low, high))
+    p = min(1.0, 2 * float(special.bdtr(min(better, changed - better), changed, 0.5)))
+    low, high = map(float, variances.difference_bounds(parts))
     noise = p > ALPHA
+    if noise:
+        low, high = min(low, 0.0), max(high, 0.0)
     needed = None if noise else 1
     return Difference(float(parts.mean), low, high, p, noise, needed, note, parts)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vidrec.io import runs
 from vidrec.io.files import check_writable, write_whole
-from vidrec.report import table_model, tables
+from vidrec.report import table_model, tables, wording
 from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 
 
@@ -76,11 +76,15 @@ def terminal(folder: str | Path) -> Any:
 
 
 def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
-    """Return the same of two runs that are compared: the first is the control."""
+    """Return the same of two runs that are compared: the first is the control.
+
+    The first note is the difference with its interval.
+    """
     from vidrec.report import comparison
 
     a, b = comparison.pair(dir_a, dir_b)
-    return tables.Terminal([a, b], a)
+    said = [wording.answer_of_two(a, b), *comparison.notes_of_two(a, b)]
+    return tables.Terminal([a, b], a, said)
 
 
 def events(folder: str | Path) -> Path:

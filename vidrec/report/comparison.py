@@ -99,17 +99,19 @@ def _differing(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def _results(a: RowResult, b: RowResult) -> Section:
-    body = []
     headline = a.task.headline
+    figures_of_two = percent(a.headline), percent(b.headline)
+    body: list[list[Any]] = [
+        [f"test {headline.words}", *figures_of_two, tables.versus_control(b, a)]
+    ]
     for name, column in (
-        (f"test {headline.words}", headline.test),
         *((shown.head, shown.column) for shown in a.task.compared),
         (f"validation {headline.words}", headline.val),
         (f"training {headline.words}", headline.train),
     ):
         before, after = a.mean(column), b.mean(column)
-        gap = points(after - before) if after == after and before == before else DASH
-        body.append([name, percent(before), percent(after), gap])
+        change = points(after - before) if after == after and before == before else DASH
+        body.append([name, percent(before), percent(after), change])
     name = f"95 % interval of the test {headline.words}"
     body.append([name, tables.interval(a), tables.interval(b), ""])
     for name, column in (
@@ -121,7 +123,13 @@ def _results(a: RowResult, b: RowResult) -> Section:
         body.append([name, style(a.mean(column)), style(b.mean(column)), ""])
     body.append(["seeds", tables.seeds(a), tables.seeds(b), ""])
     columns = ["figure", a.name, b.name, "difference, points"]
-    return Section("Results", "results", [Table(columns, body, "Means over seeds")])
+    notes = [Paragraph(note, "small soft") for note in notes_of_two(a, b)]
+    return Section("Results", "results", [Table(columns, body, "Means over seeds"), *notes])
+
+
+def notes_of_two(a: RowResult, b: RowResult) -> list[str]:
+    """Return the notes below the figures of two rows: what is wrong with them, or left out."""
+    return [*wording.leaks([a, b]), *wording.one_seed([a, b])]
 
 
 def _classes(

@@ -12,18 +12,21 @@ from vidrec.report.results import AblationResult, RowResult, rows_and_control, t
 from vidrec.report.run import SPLITS, Run, setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 
-LEAKS = {
-    "True": "leaked: one recording in training and in test",
-    "False": "no recording in two splits",
-    "unknown": "recordings unknown",
-}
-
 
 def _leak(run: Run) -> str:
     """Return whether a run's split leaks, in words."""
+    if run.shares_recordings:
+        return "leaked: one recording in training and in test"
+    words = []
+    if run.leaked == "unknown" or run.recordings_known is False:
+        words.append("recordings unknown")
+    elif run.leaked is False or (run.copied_tests and run.recordings_known):
+        words.append("no recording in two splits")
     if run.copied_tests:
-        return f"no recording in two splits but for copies of {run.copied_tests} test clips"
-    return LEAKS.get(str(run.leaked), str(run.leaked))
+        words.append(f"copies of {run.copied_tests} test clips in another")
+    elif run.leaked is True:
+        words.append("training and validation have clips or recordings in common")
+    return ", ".join(words)
 
 
 WITHIN_NOISE = (

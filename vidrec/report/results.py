@@ -23,7 +23,8 @@ class OutOfFold(NamedTuple):
     Attributes:
         folds: how many there are results of.
         answers: answers that each seed gave out of fold.
-        recordings: the number of recordings that their clips come from.
+        recordings: the number of recordings that their clips come from; of files where clips name
+            no recording.
         untested: clips that no fold tests.
         means: mean headline figure over seeds of each fold, by its number.
     """
@@ -102,6 +103,12 @@ class RowResult:
         values = [run.metric(column) for run in self.done or self.runs]
         values = [value for value in values if not math.isnan(value)]
         return float(np.mean(values)) if values else math.nan
+
+    @property
+    def recordings_known(self) -> bool | None:
+        """Return whether its clips name their recordings; None if its results do not say."""
+        said = {run.recordings_known for run in self.runs}
+        return False if False in said else said == {True} or None
 
     @property
     def within_noise(self) -> bool | None:

@@ -138,6 +138,31 @@ class Run:
         """Return how many test clips have a copy elsewhere, where nothing else leaks; else 0."""
         return self.result.get("split", {}).get("copied_tests", 0)
 
+    @property
+    def shares_recordings(self) -> bool:
+        """Return whether test clips are known to share recordings with clips of other parts.
+
+        Results of earlier versions do not say which parts leak, and are taken for such.
+        """
+        into_test = self.result.get("split", {}).get("leaks_into_test", True)
+        return self.leaked is True and into_test and not self.copied_tests
+
+    @property
+    def recordings_known(self) -> bool | None:
+        """Return whether clips name their recordings; None if the result does not say."""
+        return recordings_known(self.result)
+
+    @property
+    def may_share_recordings(self) -> bool:
+        """Return whether a test clip's recording may unseen be in training, too."""
+        return self.recordings_known is False and not self.shares_recordings
+
+    @property
+    def place(self) -> str:
+        """Return which of its row it is: its seed, and its fold where there are several."""
+        fold = f", fold {self.fold}" if self.fold else ""
+        return f"seed {self.result.get('seed', 0)}{fold}"
+
     def metric(self, column: str) -> float:
         """Return a figure by its column of table.csv; NaN if there is none."""
         split, _, name = column.partition("_")
@@ -262,6 +287,14 @@ def read_run(folder: Path) -> Run:
                     f"{count} lines of {count} numbers"
                 )
     return Run(folder, result, **optional)
+
+
+def recordings_known(result: Mapping[str, Any]) -> bool | None:
+    """Return whether the clips of a result name their recordings; None if it does not say."""
+    split = result.get("split", {})
+    if split.get("id") and split.get("leaked") == "unknown":  # as earlier versions say it
+        return False
+    return split.get("recordings_known")
 
 
 def label_of(trial: Mapping[str, Any]) -> str:

@@ -234,6 +234,7 @@ def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
         "folds": scored.folds,
         "answers": scored.answers,
         "recordings": scored.recordings,
+        "recordings_known": row.recordings_known,
         "untested": scored.untested,
         row.task.headline.figure: row.headline,
         "low": ends.low if ends else None,
@@ -346,13 +347,12 @@ def notes(results: Run | AblationResult) -> list[str]:
             f"Published figures are for another task, so no difference is shown: ours are for "
             f"{'; '.join(tasks)}."
         )
-    lines += _of_folds(results, rows)
+    if isinstance(results, AblationResult):
+        lines += wording.out_of_fold(rows, str(results.meta.get("folds")))
     lines += (
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
-    lines += wording.copies(rows)
-    if any(run.leaked is True and not run.copied_tests for row in rows for run in row.runs):
-        lines.append("Leaked: clips of one recording stand in training and in test.")
+    lines += wording.leaks(rows)
     if any(row.doubtful for row in rows):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
     return lines + _beside_the_baseline(rows) + wording.one_seed(rows) + _low_coverage(rows)
@@ -373,22 +373,6 @@ def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
     if worse:
         lines.append(task.baseline.worse.format(", ".join(worse)))
     return lines
-
-
-def _of_folds(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[str]:
-    """Return how rows that were trained on several folds were scored."""
-    scored = next((row.out_of_fold for row in rows if row.out_of_fold), None)
-    if scored is None or not isinstance(results, AblationResult):
-        return []
-    text = (
-        f"Out of fold: each row was trained on every fold ({results.meta.get('folds')}). Accuracy, "
-        f"interval and differences are over {formats.count(scored.answers)} answers of a seed, on "
-        f"{formats.count(scored.recordings)} recordings, each by a model that saw no clip of that "
-        "recording; other columns are means of the folds."
-    )
-    if scored.untested:
-        text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
-    return [text]
 
 
 def _part(run: Run) -> list[str]:

@@ -8,25 +8,60 @@ from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
 
+UNKNOWN = "Recordings unknown: this figure may be too high and its interval too narrow."
+UNKNOWN_OF_ROWS = (
+    "Recordings unknown: these figures may be too high and their intervals too narrow."
+)
+
 
 def warnings(rows: Sequence[RowResult]) -> list[str]:
     """Return the warnings above the figures."""
     runs = [run for row in rows for run in row.runs]
     lines = []
     lines += copies(rows)
-    if any(run.leaked is True and not run.copied_tests for run in runs):
+    if any(run.shares_recordings for run in runs):
         lines.append(
             "Leaked: clips cut from one recording stand in training and in test, so these figures "
             "are too high for new videos and cannot be set beside those of a split by recording."
         )
-    elif any(run.leaked == "unknown" for run in runs):
+    if any(run.may_share_recordings for run in runs):
         lines.append(
-            "The recordings of the clips are unknown: siblings may stand in training and in test."
+            "The recordings of the clips are unknown. Clips cut from one recording may be both in "
+            "training and in test, so accuracies may be too high and intervals too narrow."
         )
     splits = {(run.fold, run.result.get("split", {}).get("id")) for run in runs if run.done}
     if len(splits) > len({fold for fold, _ in splits}):
         lines.append("Trials were scored on different splits: differences are over shared clips.")
     return lines
+
+
+def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
+    """Return how rows that were trained on several folds were scored.
+
+    Args:
+        rows: of the table.
+        folds: what its folds are, in words.
+    """
+    scored = next((row.out_of_fold for row in rows if row.out_of_fold), None)
+    if scored is None:
+        return []
+    count = formats.count(scored.recordings)
+    if any(row.recordings_known is False for row in rows):
+        folds = folds.replace("recordings", "files")  # earlier versions call files so
+        of_what = (
+            f"{count} files. Their recordings are unknown, so a model may have seen clips of the "
+            "same recording: the figures may be too high. Other"
+        )
+    else:
+        of_what = f"{count} recordings, each by a model that saw no clip of that recording; other"
+    text = (
+        f"Out of fold: each row was trained on every fold ({folds}). Accuracy, interval and "
+        f"differences are over {formats.count(scored.answers)} answers of a seed, on {of_what} "
+        "columns are means of the folds."
+    )
+    if scored.untested:
+        text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
+    return [text]
 
 
 def one_seed(rows: Sequence[RowResult]) -> list[str]:
@@ -37,21 +72,49 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
         return []
     whose = "" if len(single) == len(known) else f" ({', '.join(single)})"
     return [
-        f"One seed{whose}: the interval is about other test clips alone. It does not "
+        f"One seed{whose}: the interval covers only the choice of test clips. It does not "
         "include what another seed would change; `ablate` with --seeds 3 shows that."
     ]
 
 
+def leaks(rows: Sequence[RowResult]) -> list[str]:
+    """Return what is wrong with the figures below a table where a split leaks, or may leak."""
+    runs = [run for row in rows for run in row.runs]
+    lines = copies(rows)
+    if any(run.shares_recordings for run in runs):
+        lines.append("Leaked: clips of one recording stand in training and in test.")
+    if any(run.may_share_recordings for run in runs):
+        lines.append(UNKNOWN if len(rows) == 1 else UNKNOWN_OF_ROWS)
+    return lines
+
+
 def copies(rows: Sequence[RowResult]) -> list[str]:
-    """Return how many test clips have a copy in another part, where no recording leaks."""
-    counts = {run.copied_tests for row in rows for run in row.runs if run.copied_tests}
-    if not counts:
-        return []
-    some = "1 test clip has a copy" if counts == {1} else f"{max(counts)} test clips have copies"
-    return [
-        f"Leaked: {some} in another part of the split, and no recording stands in two: figures are "
-        "too high by so many clips at most."
-    ]
+    """Return how many clips have a copy in another part of the split, where no recording leaks."""
+    runs = [run for row in rows for run in row.runs]
+    lines = []
+    if most := max(map(_copied_tests, rows), default=0):
+        some = "1 test clip has a copy" if most == 1 else f"{most} test clips have copies"
+        known = all(run.recordings_known for run in runs if run.copied_tests)
+        apart = ", and no recording stands in two" if known else ""
+        clips = "that clip" if most == 1 else "so many clips"
+        lines.append(
+            f"Leaked: {some} in another part of the split{apart}. "
+            f"This makes figures too high by {clips} at most."
+        )
+    if any(run.leaked is True and not (run.shares_recordings or run.copied_tests) for run in runs):
+        lines.append(
+            "Leaked: training and validation have clips or recordings in common, so validation "
+            "figures are too high."
+        )
+    return lines
+
+
+def _copied_tests(row: RowResult) -> int:
+    """Return how many test clips of a row have a copy elsewhere, over all of its folds."""
+    of_fold: dict[int, int] = {}
+    for run in row.runs:
+        of_fold[run.fold] = max(run.copied_tests, of_fold.get(run.fold, 0))
+    return sum(of_fold.values())
 
 
 def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:

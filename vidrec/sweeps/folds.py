@@ -73,10 +73,10 @@ def _recordings(cfg: Config) -> int:
     return len(splits.blocks(tasks.of(cfg).load(cfg)))
 
 
-def words(how: str, count: int) -> str:
+def words(how: str, count: int, *, recordings_known: bool = True) -> str:
     """Return what the folds of a table are."""
     if how == OFFICIAL:
         return f"the {count} official lists"
     if how == RECORDINGS:
         return f"each of {count} recordings left out in turn"
-    return f"{count} parts of the recordings"
+    return f"{count} parts of the {'recordings' if recordings_known else 'files'}"

@@ -122,7 +122,8 @@ def plan_table(
     devices.barrier()  # every process has read what the files say
     notes = ready_features.notes([trial.moved for trial in trials if trial.moved])
     notes += embedded.notes((trial.on_motion for trial in trials), typed=bool(overrides))
-    _describe(ablation, planned, folder, on, notes)
+    how = _folds(ablation.folds, planned, data) if ablation.folds else ""
+    _describe(ablation, planned, folder, on, notes, folds=how)
     for trial in failed:
         (trial.folder / results.RESULT).unlink(missing_ok=True)
     if devices.is_main():
@@ -377,9 +378,10 @@ def belongs_to_others(folder: Path) -> UserError:
     )
 
 
-def _folds(how: str, trials: Sequence[TrialRun]) -> str:
+def _folds(how: str, trials: Sequence[TrialRun], data: PlannedData) -> str:
     """Return what the folds of a table are, in words."""
-    return folds.words(how, max(trial.about["fold"] for trial in trials))
+    count = max(trial.about["fold"] for trial in trials)
+    return folds.words(how, count, recordings_known=data.recordings_known)
 
 
 def _describe(
@@ -388,6 +390,8 @@ def _describe(
     folder: Path,
     on: str,
     notes: Sequence[str],
+    *,
+    folds: str,
 ) -> None:
     """Write ablation.json: the question, the plan, and all that a report needs except results.
 
@@ -397,6 +401,7 @@ def _describe(
         folder: of the table.
         on: the embedded data that it runs on; "": its own.
         notes: what its report must say about the data.
+        folds: what its folds are, in words; "": none.
     """
     results.make_folder(folder)
     file = folder / "ablation.json"
@@ -420,7 +425,7 @@ def _describe(
             for trial in trials
         ],
         **({"notes": list(notes)} if notes else {}),
-        **({"folds": _folds(ablation.folds, trials)} if ablation.folds else {}),
+        **({"folds": folds} if folds else {}),
     }
     if canonical({name: known.get(name) for name in described}) == canonical(described):
         return  # a finished table may be looked at where nothing can be written

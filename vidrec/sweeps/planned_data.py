@@ -55,6 +55,11 @@ class PlannedData:
             self._known[code] = _Known(fingerprint, dataset, cfg)
         return self._known[code].fingerprint
 
+    @property
+    def recordings_known(self) -> bool:
+        """Return whether clips name their recordings, of all data sets that could be read here."""
+        return all(known.dataset.groups_known for known in self._known.values() if known.dataset)
+
     def trial_ids(self, configs: Sequence[Config]) -> list[str]:
         """Return the ids of trials: what they are, on which data.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidrec.config import Config
+from vidrec.data import splits
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError, is_transient
 from vidrec.evaluation import tasks
@@ -221,6 +222,7 @@ class Work:
     begin: Callable[[], None] = lambda: None
     told: tracking.Tracking = field(default_factory=tracking.Tracking)
     _records: bool = field(default=False, init=False)
+    _warned: set[str] = field(default_factory=set, init=False)
     _kept: ready_made.Kept | None = field(default=None, init=False)
 
     def train(self, groups: Iterable[GroupPlan]) -> bool:
@@ -268,12 +270,20 @@ class Work:
     def _prepare(self, cfg: Config, dataset: Dataset | None = None) -> prepare.Prepared:
         return prepare.prepare(
             cfg,
-            tell=self.screen.say,
+            tell=self._tell,
             progress=self.screen.extracting,
             pace=getattr(self.screen, "pace", None),
             dataset=dataset or self.dataset,
             kept=self._kept,
         )
+
+    def _tell(self, line: str) -> None:
+        """Print a line; a warning that several folds or rows of the table share only once."""
+        if line in self._warned:
+            return
+        if line.startswith(splits.WARNING):
+            self._warned.add(line)
+        self.screen.say(line)
 
     def _train_parts(self, groups: Sequence[GroupPlan], data: prepare.Prepared) -> None:
         """Train groups one after another, while the next ones compile.

@@ -351,6 +351,8 @@ def _split(data: Prepared) -> dict[str, Any]:
         "leaked": split.leaked,
         "copies": list(split.copies[:COPIES]),
         "copied_tests": splits.copied_tests(split),
+        "leaks_into_test": splits.leaks_into_test(split),
+        "recordings_known": bool(data.dataset.groups_known),
     }
 
 

@@ -22,7 +22,10 @@ RESULT_HOLDS = {
     "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
     **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
     **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}},
-    "split?": {"id?": str, "copied_tests?": int},
+    "split?": {
+        **{"id?": str, "copied_tests?": int},
+        **{"leaks_into_test?": bool, "recordings_known?": bool},
+    },
     **{"another_task?": str, "fold?": int, "fitted?": dict, "task?": str},
     "parent?": {"dir": str, "epochs": int},
     **{"classes?": [str], "data?": dict, "versions?": dict, "dir?": str},
