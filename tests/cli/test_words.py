@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers import trained_runs
@@ -12,6 +13,8 @@ from vidrec.cli import main
 from vidrec.cli.progress import Reporter
 from vidrec.config import Config, override
 from vidrec.report import classes, wording
+from vidrec.report.results import RowResult
+from vidrec.report.run import Run
 from vidrec.training.results import TrialRun
 
 
@@ -93,11 +96,40 @@ def test_one_seed_says_what_its_interval_leaves_out():
 
 
 def test_claims_about_classes_say_on_how_many_clips_they_rest():
-    result = {"seed": 3, "metrics": {"test": {"confusion": [[2, 0], [1, 0]]}}}
-    run = type("Run", (), {"result": result, "classes": ("up", "down"), "name": "one"})()
-    [said] = classes._extremes(run)
+    [said] = classes._extremes(row_of((3, 0, [[2, 0], [1, 0]])))
     text = "Of one on 1 to 2 test clips of a class, seed 3. Always right: up. Never right: down."
     assert said.text == text
+
+
+def row_of(*counted):
+    """A row of runs: seed, fold, and confusions of two classes."""
+    runs = [
+        Run(
+            Path(),
+            {
+                **{"seed": seed, "fold": fold, "classes": ["up", "down"]},
+                "metrics": {"test": {"confusion": counts_KK}},
+            },
+        )
+        for seed, fold, counts_KK in counted
+    ]
+    return RowResult("one", "one", (), tuple(runs), {}, ())
+
+
+def test_claims_about_classes_are_of_all_seeds_and_folds_and_count_answers_apart_from_clips():
+    ups, mixed = [[2, 0], [1, 1]], [[3, 0], [2, 2]]
+    seeds = [(0, 0, ups), (1, 0, [[2, 0], [0, 2]]), (2, 0, ups)]
+    [said] = classes._extremes(row_of(*seeds))
+    assert said.text.startswith(
+        "Of one on 6 answers to 2 test clips of a class, 3 seeds. Always right: up. Never right: no"
+    )
+    folds = [(seed, fold, ups if fold == 1 else mixed) for seed in (0, 1) for fold in (1, 2)]
+    [said] = classes._extremes(row_of(*folds))
+    assert said.text.startswith(
+        "Of one on 10 to 12 answers to 5 to 6 test clips of a class, 2 seeds on 2 folds. "
+    )
+    [said] = classes._extremes(row_of(*folds[:2]))
+    assert said.text.startswith("Of one on 5 to 6 test clips of a class, seed 0 on 2 folds. ")
 
 
 @pytest.fixture(scope="session")

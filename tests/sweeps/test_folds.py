@@ -10,6 +10,7 @@ from helpers.ucf_features import CLIPS, GROUPS, NAMES, write_ucf101
 import vidrec
 from vidrec import report
 from vidrec.config import Config, override
+from vidrec.data import splits
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
 from vidrec.report.answers import answers
@@ -249,3 +250,16 @@ def test_a_clip_of_two_folds_is_answered_by_each():
     assert said.names.tolist() == ["g1_a", "g2_a (fold 1)", "g2_a (fold 2)", "g3_a"]
     assert said.groups.tolist() == ["g1", "g2", "g2", "g3"]
     assert said.correct_Sn.tolist() == [[True, False, True, True], [False, False, True, False]]
+
+
+def test_a_warning_that_all_folds_share_is_printed_once(tmp_path):
+    said = []
+    screen = runner.Quiet()
+    screen.say = said.append
+    work = runner.Work(tmp_path, screen)
+    for fold in (1, 2, 3):
+        work._tell(f"split fold {fold} of 3 by files")
+        work._tell(splits.unnamed("clips"))
+        work._tell("fits principal components")  # announces work: each time
+    assert said.count(splits.unnamed("clips")) == 1
+    assert len(said) == 3 + 1 + 3

@@ -45,8 +45,10 @@ def scores(rows: Sequence[RowResult], run: Run | None, pictures: Path) -> Sectio
     if run is None or not scored or "classes" not in run.task.sections:
         return Section("Classes", "classes", [])
     name, _ = run.task.class_figure
-    figures.save(figures.draw(figures.by_class, run), pictures / name)
-    parts: list[Block] = _extremes(run)
+    shown = next((row for row in scored if run in row.done), scored[0])
+    drawing = figures.draw(figures.by_class, by_class(shown), run.task.class_figure[1])
+    figures.save(drawing, pictures / name)
+    parts: list[Block] = _extremes(shown)
     own = run.task.class_table(run.result["metrics"].get("test", {}))
     if len(scored) > 1:
         parts.append(_of_rows(scored, run.classes))
@@ -62,7 +64,7 @@ def _own_table(run: Run, own: presentation.ClassTable) -> Table:
     weakest = heads.index(words)
     ordered = sorted(own.rows, key=lambda row: math.inf if row[weakest] is None else row[weakest])
     body = [[row[0], *map(_number, row[1:])] for row in ordered]
-    caption = f"Each class on the test split, the weakest first; {run.name}"
+    caption = f"Each class on the test split, the weakest first; {run.name}, {run.place}"
     return Table(heads, body, caption, tall=len(body) > TALL)
 
 
@@ -74,7 +76,7 @@ def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     """Return the section of the matrices that the task has instead of confusions."""
     if row is None or run is None or "matrices" not in run.task.sections:
         return Section("", "matrices", [])
-    of_run = f", {row.name}, seed {run.result.get('seed', 0)}"
+    of_run = f", {row.name}, {run.place}"
     few = len(run.classes) <= figures.NUMBERED
     drawn: list[Block] = []
     for matrix in run.task.matrices(run.result["metrics"].get("test", {})):
@@ -106,7 +108,7 @@ def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
         f"{name} {percent(line.right, 0)}" for name, line in zip(names, lines.shown, strict=True)
     )
     caption = (
-        f"Test clips of {row.name}, seed {run.result.get('seed', 0)}, from the one with the fewest "
+        f"Test clips of {row.name}, {run.place}, from the one with the fewest "
         "right frames to the one with the most: above what is true, below what was predicted. "
         "Background is grey; frames without a label are left out."
     )
@@ -115,25 +117,59 @@ def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     return Section("Timelines", "timelines", [figure])
 
 
-def _extremes(run: Run) -> list[Block]:
-    """Return the classes of which every clip was right, and those of which none was."""
-    counts_KK = _confusion(run)
-    if counts_KK is None:
+def _extremes(row: RowResult) -> list[Block]:
+    """Return the classes of which every answer was right, and those of which none was."""
+    by_seed = list(_by_seed(row).values())
+    if not by_seed:
         return []
-    always = ", ".join(metrics.always_right(counts_KK, run.classes)) or "no class"
-    never = ", ".join(metrics.never_right(counts_KK, run.classes)) or "no class"
-    clips_K = counts_KK.sum(axis=1)
-    clips = _span(clips_K[clips_K > 0])
-    whose = f"Of {run.name} on {clips} of a class, seed {run.result.get('seed', 0)}."
-    return [Paragraph(f"{whose} Always right: {always}. Never right: {never}.")]
+    counts_KK, classes = np.sum(by_seed, axis=0), row.done[0].classes
+    always = ", ".join(metrics.always_right(counts_KK, classes)) or "no class"
+    never = ", ".join(metrics.never_right(counts_KK, classes)) or "no class"
+    clips_K = _clips(row)
+    there_K = clips_K > 0
+    clips = _span(clips_K[there_K], "test clip")
+    if len(by_seed) > 1:
+        clips = f"{_span(counts_KK.sum(axis=1)[there_K], 'answer')} to {clips}"
+    text = f"Of {row.name} on {clips} of a class, {_whose(row)}. "
+    text += f"Always right: {always}. Never right: {never}."
+    if len(by_seed) > 1:
+        text += " Always right means that no answer missed the class (recall 1)."
+    return [Paragraph(text)]
 
 
-def _span(clips_K: np.ndarray) -> str:
-    """Return how many clips a class has, in words."""
-    low, high = (int(clips_K.min()), int(clips_K.max())) if clips_K.size else (0, 0)
+def _span(number_K: np.ndarray, what: str) -> str:
+    """Return how many clips or answers a class has, in words."""
+    low, high = (int(number_K.min()), int(number_K.max())) if number_K.size else (0, 0)
     if low == high:
-        return f"{low} test clip{'s' * (low != 1)}"
-    return f"{low} to {high} test clips"
+        return f"{low} {what}{'s' * (low != 1)}"
+    return f"{low} to {high} {what}s"
+
+
+def _whose(row: RowResult) -> str:
+    """Return whose answers are counted: of which seed, or how many, and over how many folds."""
+    scored = [run for run in row.done if _confusion(run) is not None]
+    seeds = sorted({run.result.get("seed", 0) for run in scored})
+    folds = sorted({run.fold for run in scored})
+    if not any(folds):
+        return f"seed {seeds[0]}" if len(scored) == 1 else f"{len(scored)} seeds"
+    whose = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    return f"{whose}, fold {folds[0]}" if len(folds) == 1 else f"{whose} on {len(folds)} folds"
+
+
+def _by_seed(row: RowResult) -> dict[Any, np.ndarray]:
+    """Return counts (K, K) of each seed, over its folds; runs without folds are a seed each."""
+    found: dict[Any, np.ndarray] = {}
+    for place, run in enumerate(row.done):
+        counts_KK = _confusion(run)
+        if counts_KK is not None:
+            seed = ("seed", run.result.get("seed", 0)) if run.fold else ("run", place)
+            found[seed] = found[seed] + counts_KK if seed in found else counts_KK
+    return found
+
+
+def _clips(row: RowResult) -> np.ndarray:
+    """Return how many test clips each class has, (K,): those that a seed answered, at most."""
+    return np.max([counts_KK.sum(axis=1) for counts_KK in _by_seed(row).values()], axis=0)
 
 
 def _confusion(run: Run) -> np.ndarray | None:
@@ -149,11 +185,24 @@ def confusion(row: RowResult) -> np.ndarray:
 
 
 def by_class(row: RowResult) -> dict[str, float]:
-    """Return the figure of each class, such as F1, mean over seeds."""
+    """Return the figure of each class, such as F1, mean over seeds.
+
+    F1 over folds is that of a seed's answers on all folds together; other figures of a class are
+    means over the folds, too.
+    """
     figure, _ = row.task.class_figure
+    if row.out_of_fold and figure == "f1" and (of_seeds := _by_seed(row)):
+        f1_SK = np.stack([_f1(counts_KK) for counts_KK in of_seeds.values()])
+        return dict(zip(row.done[0].classes, f1_SK.mean(axis=0).tolist(), strict=True))
     by_seed = [run.result["metrics"].get("test", {}).get(figure) or {} for run in row.done]
     values = {name: [of[name] for of in by_seed if of.get(name) is not None] for name in by_seed[0]}
     return {name: float(np.mean(v)) if v else math.nan for name, v in values.items()}
+
+
+def _f1(counts_KK: np.ndarray) -> np.ndarray:
+    """Return the F1 of each class, (K,); NaN for a class without clips."""
+    hits_K, clips_K, named_K = counts_KK.diagonal(), counts_KK.sum(axis=1), counts_KK.sum(axis=0)
+    return np.where(clips_K > 0, 2 * hits_K / np.maximum(clips_K + named_K, 1), math.nan)
 
 
 def _published_f1(row: RowResult) -> dict[str, str]:
@@ -167,16 +216,19 @@ def _published_f1(row: RowResult) -> dict[str, str]:
 
 def _of_one_row(row: RowResult) -> Table:
     counts_KK, theirs = confusion(row), _published_f1(row)
+    several = len(_by_seed(row)) > 1
+    clips_K = _clips(row) if several else counts_KK.sum(axis=1)
     body: list[list[Any]] = []
     for k, (name, score) in enumerate(by_class(row).items()):
-        hits, clips, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
-        line: list[Any] = [name, f"{clips}", _ratio(hits, named), _ratio(hits, clips)]
-        line += [decimals(score), Cell(bar=None if math.isnan(score) else score)]
+        hits, answers, named = counts_KK[k, k], counts_KK[k].sum(), counts_KK[:, k].sum()
+        line: list[Any] = [name, *[f"{answers}"] * several, f"{clips_K[k]}"]
+        line += [_ratio(hits, named), _ratio(hits, answers), decimals(score)]
+        line.append(Cell(bar=None if math.isnan(score) else score))
         body.append(line + [theirs.get(name, DASH)] * bool(theirs))
-    body.sort(key=lambda line: line[4])
-    columns = ["class", "clips", "precision", "recall", "F1", "F1 as a bar"]
+    body.sort(key=lambda line: line[4 + several])
+    columns = ["class", *["answers"] * several, "clips", "precision", "recall", "F1", "F1 as a bar"]
     columns += ["published F1" + ", of another task" * bool(row.another_task)] * bool(theirs)
-    caption = "Each class on the test split, the weakest first"
+    caption = f"Each class on the test split, the weakest first; {_whose(row)}"
     return Table(columns, body, caption, tall=len(body) > TALL)
 
 
@@ -209,22 +261,22 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
 
 def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     """Return the section on confusions between classes."""
-    counts_KK = _confusion(run) if run else None
     fits = run is not None and "confusions" in run.task.sections
-    if row is None or run is None or counts_KK is None or not fits:
+    if row is None or run is None or not fits or not _by_seed(row):
         return Section("Confusions", "confusions", [])
+    counts_KK, counted = confusion(row), "clips" if len(_by_seed(row)) == 1 else "answers"
     few = len(run.classes) <= figures.NUMBERED
     matrices: list[Block] = []
     for shares in (False, True):
         name = "confusion_shares" if shares else "confusion_counts"
-        what = "share of the class in %" if shares else "number of clips"
-        whose = f"{row.name}, seed {run.result.get('seed', 0)}"
+        what = "share of the class in %" if shares else f"number of {counted}"
+        whose = f"{row.name}, {_whose(row)}"
         caption = f"Confusions of {whose}: {what}; a row is a class, a column what it was taken for"
         alt = f"Confusion matrix as {what}; the largest confusions are listed in a table below."
         picture = draw(name, alt, caption, figures.confusion, counts_KK, run.classes, shares)
         matrices.append(_matrix(caption, counts_KK, run.classes, shares) if few else picture)
     both = Group(matrices, "pair" if few else "stack")
-    return Section("Confusions", "confusions", [both, *_largest(run, counts_KK)])
+    return Section("Confusions", "confusions", [both, *_largest(row, counts_KK, counted)])
 
 
 def _matrix(
@@ -248,27 +300,40 @@ def _matrix(
     return Table(["class", *classes], body, caption, style="matrix")
 
 
-def _largest(run: Run, counts_KK: np.ndarray) -> list[Block]:
-    """Return the largest confusions, each with its clip of highest confidence."""
-    saved, clips, confidence_of = run.predictions(), None, {}
-    if saved is not None:
-        clips = metrics.PredictedClips(saved.names_B, saved.labels_B, saved.predicted_B)
-        confidence_of = dict(zip(saved.names_B.tolist(), saved.confidence_B, strict=True))
-    confused = metrics.most_confused(counts_KK, run.classes, clips, top=WORST)
+def _largest(row: RowResult, counts_KK: np.ndarray, counted: str) -> list[Block]:
+    """Return the largest confusions, each with its clips of highest confidence."""
+    classes = row.done[0].classes
+    saved = [each for each in (run.predictions() for run in row.done) if each is not None]
+    clips = None
+    surest_of: dict[tuple[str, str], float] = {}  # by clip and the class it was taken for
+    if saved:
+        clips = metrics.PredictedClips(
+            *(
+                np.concatenate([getattr(each, name) for each in saved])
+                for name in ("names_B", "labels_B", "predicted_B")
+            )
+        )
+        for each in saved:
+            said = zip(each.names_B.tolist(), each.predicted_B, each.confidence_B, strict=True)
+            for name, predicted, confidence in said:
+                at = (name, classes[predicted] if predicted >= 0 else "")
+                surest_of[at] = max(float(confidence), surest_of.get(at, 0.0))
+    confused = metrics.most_confused(counts_KK, classes, clips, top=WORST)
     if not confused:
         return [Paragraph("No clip of the test split was confused.")]
     body = []
     for pair in confused:
-        surest = sorted(pair["clips"], key=lambda name: -confidence_of[name])[:3]
-        named = ", ".join(f"{name} ({percent(confidence_of[name], 0)})" for name in surest)
+        sure = {name: surest_of[name, pair["predicted"]] for name in pair["clips"]}
+        surest = sorted(sure, key=lambda name: -sure[name])[:3]
+        named = ", ".join(f"{name} ({percent(sure[name], 0)})" for name in surest)
         share = f"{100 * pair['share']:.0f} %"
         taken = Cell(pair["predicted"], "text")
         body.append([pair["true"], taken, pair["count"], share, Cell(named, "wrap")])
-    columns = ["class", "taken for", "clips", "of the class", "surest of them (confidence)"]
-    return [Table(columns, body, "Largest confusions"), *_types(counts_KK, run.classes)]
+    columns = ["class", "taken for", counted, "of the class", "surest clips (confidence)"]
+    return [Table(columns, body, "Largest confusions"), *_types(counts_KK, classes, counted)]
 
 
-def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
+def _types(counts_KK: np.ndarray, classes: Sequence[str], counted: str) -> list[Block]:
     """Return how many confusions stay within one action type, of UCF-101's classes."""
     confused = ucf101.confusions_by_type(counts_KK, classes)
     if confused is None:
@@ -277,7 +342,7 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str]) -> list[Block]:
         sum(pair["count"] for pair in confused[kind]) for kind in ("within", "across")
     )
     text = (
-        f"{within} of {within + across} confused clips were taken for a class of the same "
+        f"{within} of {within + across} confused {counted} were taken for a class of the same "
         "action type, the others for a class of another type."
     )
     return [Paragraph(text)]
@@ -300,7 +365,7 @@ def clips(folder: Path, run: Run | None) -> Section:
     shots = [
         _shot(run.task.shot(part, i), str(saved.names_B[i]), frames) for i, frames in known[:STRIPS]
     ]
-    what = "Frames in order, with the predicted class and its confidence."
+    what = f"Frames in order, with the class predicted by {run.place} and its confidence."
     parts: list[Block] = [Paragraph(what, "small soft"), Strips(shots)] if shots else []
     return Section("Clips", "clips", parts)
 

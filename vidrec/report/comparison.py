@@ -212,7 +212,7 @@ def _confusions(a: RowResult, b: RowResult) -> Section:
     if "confusions" not in a.task.sections:
         return Section("Confusions", "confusions", [])
     classes = a.done[0].classes
-    mean_a_KK, mean_b_KK = (confusion(row) / len(row.done) for row in (a, b))
+    mean_a_KK, mean_b_KK = (confusion(row) / row.seeds for row in (a, b))
     off_KK = 1 - np.eye(len(classes))
     types = np.array([ucf101.type_of(name) or "" for name in classes])
     within_KK = off_KK * (types[:, None] == types)

@@ -4,7 +4,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -317,11 +317,9 @@ def shares_of(counts_KK: np.ndarray, of_K: np.ndarray | None = None) -> np.ndarr
     return counts_KK / np.maximum(of_K, 1)[:, None]
 
 
-def by_class(run: Run) -> Any:
-    """Draw the figure of each class, such as F1, as bars, best on top."""
-    figure_name, words = run.task.class_figure
-    measured = run.result["metrics"]["test"][figure_name]
-    scores = {name: score for name, score in measured.items() if score is not None}
+def by_class(measured: Mapping[str, float], words: str) -> Any:
+    """Draw the figure of each class (NaN without clips), such as F1, as bars, best on top."""
+    scores = {name: score for name, score in measured.items() if not math.isnan(score)}
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
     axes = figure.add_subplot()

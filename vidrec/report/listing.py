@@ -2,7 +2,7 @@
 
 import fcntl
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ from vidrec.errors import UserError, raise_if_transient
 from vidrec.evaluation import tasks
 from vidrec.evaluation.presentation import Headline
 from vidrec.io import files, runs
+from vidrec.report.results import row_of_table
+from vidrec.report.run import recordings_known
 
 WRITTEN = (runs.RESULT, runs.TABLE, runs.SEARCH, runs.GROUP, "metrics.jsonl")
 
@@ -31,6 +33,7 @@ class Entry(NamedTuple):
         trials: how many it has.
         finished: how many of them have a result.
         when: it was last written to, in seconds of the epoch.
+        recordings_known: whether its clips name their recordings; None if its results do not say.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Entry(NamedTuple):
     trials: int
     finished: int
     when: float
+    recordings_known: bool | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the entry as JSON holds it: its value under the name of its figure.
@@ -64,6 +68,17 @@ def listing(workdir: Path) -> list[Entry]:
         raise UserError(f"there is no folder {workdir}: runs are kept in runs/, or in --workdir")
     entries = filter(None, map(_entry, runs.folders(workdir)))
     return sorted(entries, key=lambda entry: (-entry.when, entry.name))
+
+
+def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
+    """Return a line below the list that names the figures of clips that name no recording."""
+    unknown = [e for e in entries if e.recordings_known is False and e.value is not None]
+    if not unknown:
+        return []
+    named = ", ".join(dict.fromkeys(entry.name for entry in unknown))
+    return [
+        f"Recordings unknown ({named}): such a figure may be too high and its interval too narrow."
+    ]
 
 
 def _entry(folder: Path) -> Entry | None:
@@ -90,7 +105,10 @@ def _run(folder: Path) -> Entry:
     headline = _headline(folder)
     value = _figure(result, "test", headline)
     name = result.get("name") or folder.name
-    return Entry(name, folder, "run", result["status"], headline.figure, value, 1, 1, _when(folder))
+    return Entry(
+        *(name, folder, "run", result["status"], headline.figure, value, 1, 1, _when(folder)),
+        recordings_known(result),
+    )
 
 
 def _begun(folder: Path) -> Entry:
@@ -112,16 +130,18 @@ def _table(folder: Path) -> Entry:
     for trial in meta["trials"]:
         if trial["id"] in results:
             rows.setdefault(trial["row"], []).append(results[trial["id"]])
+    known = {recordings_known(result) for result in results.values()}
     return Entry(
         meta.get("name") or folder.name,
         folder,
         "ablation",
         _status(folder, [result["status"] for result in results.values()], len(places)),
         headline.figure,
-        _of_best(list(rows.values()), headline),
+        _of_table(folder, meta["trials"], rows, headline),
         len(places),
         len(done),
         _when(folder),
+        False if False in known else known == {True} or None,
     )
 
 
@@ -151,17 +171,43 @@ def _search(folder: Path) -> Entry:
     )
 
 
-def _of_best(rows: list[list[Mapping[str, Any]]], headline: Headline) -> float | None:
-    """Return the mean test figure of the row whose mean validation figure is the best."""
+def _of_table(
+    folder: Path,
+    trials: Sequence[dict[str, Any]],
+    rows: Mapping[Any, list[Mapping[str, Any]]],
+    headline: Headline,
+) -> float | None:
+    """Return the test figure, as the table shows it, of the row that is best on validation."""
+    best = _best(rows, headline)
+    if best is None:
+        return None
+    value = best.test
+    of_best = [trial for trial in trials if trial["row"] == best.row]
+    if any("fold" in trial for trial in of_best):  # over the answers, whatever folds have how many
+        value = row_of_table(folder, of_best).headline
+    return None if math.isnan(value) else value
+
+
+class _Best(NamedTuple):
+    """A row of a table, and its mean test figure."""
+
+    row: Any
+    test: float
+
+
+def _best(rows: Mapping[Any, list[Mapping[str, Any]]], headline: Headline) -> _Best | None:
+    """Return the row whose mean validation figure is the best; None if nothing is scored."""
     scored = []
-    for results in rows:
-        means = [_mean([_figure(r, part, headline) for r in results]) for part in ("val", "test")]
-        scored.append(means)
-    for place in (0, 1):  # without validation clips by test clips, as the report does
-        known = [means for means in scored if not math.isnan(means[place])]
+    for row, results in rows.items():
+        val, test = (
+            _mean([_figure(r, part, headline) for r in results]) for part in ("val", "test")
+        )
+        scored.append((row, val, test))
+    for place in (1, 2):  # without validation clips by test clips, as the report does
+        known = [each for each in scored if not math.isnan(each[place])]
         if known:
-            value = max(known, key=lambda means: means[place])[1]
-            return None if math.isnan(value) else value
+            row, _, test = max(known, key=lambda each: each[place])
+            return _Best(row, test)
     return None
 
 

@@ -325,7 +325,7 @@ def _settings(results: Run | AblationResult, run: Run | None) -> Section:
     whose = "of this run"
     command = run.environment.get("command")
     if isinstance(results, AblationResult):
-        whose = f"of {run.name}, seed {run.result.get('seed')}"
+        whose = f"of {run.name}, {run.place}"
         command = results.meta.get("command") or command
     parts: list[Block] = [Definitions(_environment(run, command))]
     if settings := flat_settings(run.config):

@@ -229,12 +229,13 @@ def _ablation(folder: Path) -> AblationResult:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for trial in meta.get("trials", ()):
         grouped.setdefault(json.dumps(trial["row"]), []).append(trial)
-    rows = [_row(folder, trials) for trials in grouped.values()]
+    rows = [row_of_table(folder, trials) for trials in grouped.values()]
     control = _control(rows, meta.get("control"))
     return AblationResult(folder, meta, tuple(_with_differences(rows, control)), control)
 
 
-def _row(folder: Path, trials: list[dict[str, Any]]) -> RowResult:
+def row_of_table(folder: Path, trials: Sequence[dict[str, Any]]) -> RowResult:
+    """Return the row of a table that these planned trials are, without its difference."""
     folders = [folder / "trials" / str(trial["id"]) for trial in trials]
     first = trials[0]
     row = RowResult(

@@ -38,7 +38,7 @@ class Runs(Command):
     def run(self, settings: dict[str, Any]) -> int:
         """List them; see `Command.run`."""
         from vidrec.io import files
-        from vidrec.report.listing import listing
+        from vidrec.report.listing import listing, unknown_recordings
 
         folder = files.expanded(self.folder or self.workdir)
         entries = listing(folder)
@@ -48,6 +48,8 @@ class Runs(Command):
         console = self.console()
         if entries:
             console.print(_shown(entries))
+            for line in unknown_recordings(entries):
+                console.tell(line)
         else:
             console.tell(f"{folder} holds no run, no ablation and no search")
         return 0

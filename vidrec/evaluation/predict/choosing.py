@@ -55,12 +55,24 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
     row = max(means, key=lambda name: means[name])
     score, trial = max(rows[row], key=lambda scored: (scored[0], -scored[1]["seed"]))
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
+    of_fold = f", fold {trial['fold']}" if trial.get("fold") else ""
     reason = (
         f"row {row} of {len({trial['row'] for trial in trials})} ({settings or 'as the base'}), "
-        f"the best by mean validation {words} ({means[row]:.4f} over {len(rows[row])} seeds); "
-        f"of it seed {trial['seed']} ({score:.4f})"
+        f"the best by mean validation {words} ({means[row]:.4f} over "
+        f"{_counted([trial for _, trial in rows[row]])}); "
+        f"of it seed {trial['seed']}{of_fold} ({score:.4f})"
     )
     return Choice(folder / "trials" / trial["id"], reason)
+
+
+def _counted(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many seeds trials are, or how many of how many folds, in words."""
+    seeds, folds = (len({trial.get(name, 0) for trial in trials}) for name in ("seed", "fold"))
+    text = f"{seeds} seed{'s' * (seeds != 1)}"
+    if not any(trial.get("fold") for trial in trials):
+        return text
+    whole = "" if seeds * folds == len(trials) else f", {len(trials)} trials"
+    return f"{text} on {folds} fold{'s' * (folds != 1)}{whole}"
 
 
 class _Validated(NamedTuple):
