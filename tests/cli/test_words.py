@@ -2,16 +2,23 @@
 
 import csv
 import io
+import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from helpers import trained_runs
+from helpers.command_line import fails
 from rich.console import Console
 
+import vidrec
+from vidrec import config
 from vidrec.cli import main
+from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
 from vidrec.config import Config, override
+from vidrec.errors import UserError
 from vidrec.report import classes, wording
 from vidrec.report.results import RowResult
 from vidrec.report.run import Run
@@ -52,6 +59,91 @@ def test_mistakes_name_the_program_that_was_started(capsys, monkeypatch, program
     with pytest.raises(SystemExit):
         main.main(["train", "ablations/scanners.py"])
     assert f"use `{named} ablate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train motion --epochs 5", "'--train.epochs'?"),
+        ("train motion --epoch 5", "'--train.epochs'?"),
+        ("train motion --units=5", "'--scanner.units'?"),
+        ("search motion --learning-rate 5", "'--optim.learning_rate'?"),
+        ("ablate motion --batch_size 5", "'--train.batch_size' or '--eval.batch_size'?"),
+        ("train motion --kind 5", "'--encoder.kind', '--scanner.kind', '--optim.kind' or one of 4"),
+        ("train motion --more-epoch 5", "'--more-epochs'?"),
+        ("train motion --train.units 5", "'scanner.units'?"),
+    ],
+)
+def test_of_a_setting_the_last_word_is_enough_to_be_found(capsys, typed, meant):
+    assert f"did you mean {meant}" in fails(capsys, *typed.split())
+
+
+def test_a_command_without_settings_is_not_told_of_any(capsys):
+    assert "did you mean" not in fails(capsys, "predict", "run", "film.mp4", "--epochs", "3")
+
+
+def test_the_last_word_of_every_setting_finds_it():
+    names = [name for name, _, _ in config.fields()]
+    for name in names:
+        leaf = name.rpartition(".")[2]
+        same = [full for full in names if full.rpartition(".")[2] == leaf]
+        assert sorted(config.by_last_word()[leaf]) == sorted(same)
+        with pytest.raises(UserError) as raised:
+            config.override(config.Config(), {f"nowhere.{leaf}": 1})
+        assert re.search("did you mean '(.*)'", str(raised.value))[1] in same
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_help_text_of_its_own(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        main.main([command, "--help"])
+    assert ended.value.code == 0
+    options = help_texts(capsys.readouterr().out)
+    assert len(options) > 2
+    for name, text in options:
+        assert text, name
+    for (name, text), (following, its_text) in pairwise(options):
+        assert text != its_text, f"{name} and {following}: {text}"
+
+
+def help_texts(printed: str) -> list[tuple[str, str]]:
+    """Each option and its text, without its default."""
+    options: list[list[str]] = []
+    for line in printed.replace("│", " ").splitlines():
+        if re.match(r"  (-?-\w|\[?[A-Z]{2,}\b)", line):
+            name, *text = re.split(" {2,}", line.strip(), maxsplit=1)  # beside it, or below
+            options.append([name, *(text or [""])])
+        elif options and line.startswith(" " * 8):
+            options[-1][1] += f" {line.strip()}"
+        elif re.match(" ?[^ ]", line):
+            options.append(["", "between sections"])
+    end = re.compile(r"\((default|repeatable|required).*")
+    return [(name, end.sub("", text).strip()) for name, text in options if name]
+
+
+def test_help_shows_what_a_kind_may_be(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["train", "motion", "--help"])
+    printed = capsys.readouterr().out
+    assert "|STR" not in printed
+    assert "|keras:NAME|FILE.onnx|path.py:Name" in printed
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_says_that_a_command_is_optional(capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        main.main([word])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "(required)" not in printed
+    assert "(default: ablate)" in printed
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"vidrec {vidrec.__version__}\n"
 
 
 def test_progress_says_how_trials_ended():

@@ -1,6 +1,7 @@
 """The doctor finds what was planted, and nothing in a sound data set."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
     *_, before, last = doctor.lines(findings)
     assert "name no recording" in before
     assert "groups.csv" in before
-    assert last == "healthy"
+    assert last == "all files can be read; see the warning above"
 
 
 def test_a_copy_does_not_hide_that_clips_name_no_recording(tmp_path):
@@ -184,6 +185,29 @@ def test_real_clips(real_data):
     assert findings["unreadable"] == findings["damaged"] == []
     assert findings["frames"]["declared"] == findings["frames"]["decoded"]
     assert findings["split"]["leaked"] == "unknown"
+
+
+def test_frames_are_counted_as_filmed_whatever_the_settings_take(tmp_path):
+    how = planted(tmp_path)
+    filmed = examine(how)
+    slower = replace(how, fps=7)
+    findings = examine(slower)
+    assert findings["frames"] == filmed["frames"]
+    assert findings["rates"] == {"lowest": 25, "highest": 25, "taken": 7}
+    first, second, *_ = doctor.lines(findings)
+    assert first.endswith("a clip has 9 to 10 frames, half have up to 9, filmed at 25 a second")
+    assert second == "of these, 7 frames a second are used (data.fps)"
+    assert not any("data.fps" in line for line in doctor.lines(filmed))
+
+
+def test_a_folder_without_clips_is_a_warning_and_no_fault(tmp_path):
+    how = planted(tmp_path)
+    (tmp_path / "jump").mkdir()
+    findings = examine(how)
+    assert findings["healthy"] is True
+    *_, warning, last = doctor.lines(findings)
+    assert warning == "warning: folder jump has no videos"
+    assert last == "all files can be read; see the warning above"
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -417,7 +417,7 @@ def test_a_table_of_labels(tmp_path, one_clip):
         ("path,label\na.mp4,\n", "line 2: path, label should not be empty"),
         ("path,label\na.mp4,x\na.mp4,x\n", "lists a.mp4 twice"),
         ("path,label,split\na.mp4,x,trian\n", "line 2: split 'trian' should be train, val or test"),
-        ("path,label,group\na.mp4,x,g\nb.mp4,y,\n", "1 lines have no group"),
+        ("path,label,group\na.mp4,x,g\nb.mp4,y,\n", "1 line without a group"),
         ("path,label\na.mp4,x\nb.mp4,y, z\n", "line 3 has more cells than the heading .3, 2."),
         ("path,label,group\na.mp4,x, y,g1\n", "line 2 has more cells than the heading .4, 3."),
         ("path,label,\na.mp4,x,y\n", "line 2 has more cells"),
@@ -440,6 +440,59 @@ def test_tables_that_say_too_little(tmp_path, table, line):
     (tmp_path / "labels.csv").write_bytes(table.encode())
     with pytest.raises(UserError, match=line):
         datasets.load(videos(tmp_path))
+
+
+def test_a_groups_csv_that_names_another_clip_is_told_the_line(tmp_path, one_clip):
+    names = [f"{kind}/{kind}_{i}.mp4" for kind in "ab" for i in range(3)]
+    root = lay(tmp_path, one_clip, names)
+    rows = [f"{name},g{i}" for i, name in enumerate(names)]
+    file = root / "groups.csv"
+    file.write_text("\n".join(["path,group", *rows[:3], "b/b_00.mp4,g9", *rows[4:]]))
+    with pytest.raises(UserError) as raised:
+        datasets.load(videos(root))
+    assert str(raised.value) == (
+        f"{file}, line 5: no clip is called 'b/b_00.mp4' (did you mean 'b/b_0.mp4'?); "
+        "the file names no group for 1 clip, such as b/b_0.mp4"
+    )
+    file.write_text("\n".join(["path,group", *rows[:-2]]))
+    with pytest.raises(UserError, match=r"groups.csv names no group for 2 clips, such as b/b_1"):
+        datasets.load(videos(root))
+    file.write_text("\n".join(["path,group", *rows, "zzz,g1", "yyy,g2"]))
+    [note] = datasets.load(videos(root)).notes
+    line = "line 8: no clip is called 'zzz', and 1 other line names none"
+    assert note == f"warning: {file}, {line}"
+
+
+def test_class_folders_without_a_clip_are_told(tmp_path, one_clip):
+    root = lay(tmp_path / "plain", one_clip, ["a/1.mp4", "b/deep/2.mp4"])
+    for folder in ("c", ".hidden", "b/empty"):
+        (root / folder).mkdir()
+    assert datasets.load(videos(root)).notes == ["warning: folder c has no videos"]
+    (root / "d").mkdir()
+    (root / "d" / "notes.txt").write_text("none yet")
+    assert datasets.load(videos(root)).notes == [
+        "1 file is not taken for videos: d/notes.txt",
+        "warning: folders c, d have no videos",
+    ]
+    parts = [f"{part}/{kind}/{i}.mp4" for i, part in enumerate(("train", "test")) for kind in "ab"]
+    root = lay(tmp_path / "parts", one_clip, parts)
+    (root / "test" / "c").mkdir()
+    assert "warning: folder test/c has no videos" in datasets.load(videos(root)).notes
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        (r"s\d+", r"data.groups = 's\d+': the expression has no bracket (group); the first one"),
+        (r"(s\d+)_", r"data.groups = '(s\d+)_' does not name the recording of a/1.mp4: its first"),
+        (r"(s\d+", r"data.groups = '(s\d+' is no regular expression: missing )"),
+    ],
+)
+def test_a_rule_for_recordings_is_refused_as_it_was_typed(tmp_path, one_clip, rule, line):
+    root = lay(tmp_path, one_clip, ["a/1.mp4", "b/2.mp4"])
+    with pytest.raises(UserError) as raised:
+        datasets.load(Data(kind="videos", root=str(root), groups=rule))
+    assert str(raised.value).startswith(line)
 
 
 def test_semicolons_and_backslashes(tmp_path, one_clip):
@@ -512,7 +565,7 @@ def test_groups_by_rule_table_or_name(tmp_path, one_clip):
     by_windows = datasets.load(videos(root))
     assert list(by_windows.groups) == list(by_table.groups)
     (root / "groups.csv").write_text("path,group\n" + "\n".join(rows[1:]))
-    with pytest.raises(UserError, match=f"no group for 1 clips, such as {names[0]}"):
+    with pytest.raises(UserError, match=f"no group for 1 clip, such as {names[0]}"):
         datasets.load(videos(root))
 
 
@@ -534,7 +587,7 @@ def test_folders_that_hold_nothing(tmp_path, one_clip):
     )
     (tmp_path / "texts" / "a").mkdir(parents=True)
     (tmp_path / "texts" / "a" / "x.txt").write_text("x")
-    cases.append((videos(tmp_path / "texts"), "no videos among the 1 files"))
+    cases.append((videos(tmp_path / "texts"), "no videos among 1 file in"))
     for data, line in cases:
         with pytest.raises(UserError, match=line) as caught:
             datasets.load(data)
@@ -796,9 +849,7 @@ def test_sets_that_need_tensorflow_say_so():
     try:
         import tensorflow  # noqa: F401
     except ModuleNotFoundError:
-        with pytest.raises(
-            UserError, match=r"needs tensorflow: pip install 'vidrec\[tensorflow\]'"
-        ):
+        with pytest.raises(UserError, match=r"needs tensorflow: pip install -e '.*\[tensorflow\]'"):
             datasets.load(Data(kind="tfds", tfds="ucf101"))
     else:
         pytest.skip("TensorFlow is installed")

@@ -245,7 +245,8 @@ def test_what_cannot_be_split_says_what_is_needed():
         splits.make(source([0] * 9), Data())
     two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
     with pytest.raises(
-        UserError, match=r"'class0' of toy has 2 recordings.*needs at least 3 recordings"
+        UserError,
+        match=r"'class0' of toy has 2 recordings.*needs at least 3 recordings; film more.*data.split random",
     ):
         splits.make(two, Data())
     assert splits.make(two, Data(val=0)).leaked is False

@@ -138,8 +138,8 @@ def test_listed_clips_that_are_missing_stay_expected(ucf101, tmp_path):
     assert i in split.test
     with pytest.raises(UnreadableClip, match="no such file"):
         data.read(i, [0], 16)
-    assert data.notes[0].startswith("1 clips of the official lists are not in")
-    assert data.notes[1] == "1 clips stand in no official list: v_Diving_g26_c01.avi …"
+    assert data.notes[0].startswith("1 clip of the official lists is not in")
+    assert data.notes[1] == "1 clip stands in no official list: v_Diving_g26_c01.avi …"
     # Fewer classes are another task, so they have to be named.
     with pytest.raises(UserError, match=r"97 of 101 classes have no clips.*--data\.classes"):
         datasets.load(official(root))
@@ -334,7 +334,7 @@ def test_ucf11_as_a_tfds_set(tmp_path):
     assert len(data) == 6
     assert data.classes == ucf.CLASSES_11
     assert data.notes == [
-        f"1 clips could not be read when ucf11 was prepared: {lost['path']}: {lost['reason']}"
+        f"1 clip could not be read when ucf11 was prepared: {lost['path']}: {lost['reason']}"
     ]
     assert not (root / "ucf11").exists()
 

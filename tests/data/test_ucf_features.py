@@ -104,7 +104,7 @@ def test_safetensors_and_two_files_of_a_clip(folder, tmp_path):
     path.with_suffix(".safetensors").unlink()
     data = datasets.load(official(root))
     assert data.lengths[0] == 0  # a clip of the lists stays expected
-    assert "1 clips of the official lists are not in" in data.notes[0]
+    assert "1 clip of the official lists is not in" in data.notes[0]
 
 
 def test_features_beside_videos_are_not_taken(tmp_path):

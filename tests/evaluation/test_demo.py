@@ -28,6 +28,7 @@ from vidrec.evaluation.demo.guard import HEADERS, refusal
 from vidrec.evaluation.demo.live import STREAMS, Live
 from vidrec.evaluation.demo.uploads import OVERLAYS
 from vidrec.io import files
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps import runner
 
 ROOT = Path(__file__).parents[2]
@@ -421,7 +422,7 @@ def test_a_model_of_features_and_a_taken_port_are_one_line():
 def test_what_is_not_installed_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     (tmp_path / "result.json").write_text("{}")
-    assert "pip install 'vidrec[demo]'" in fails(capsys, "demo", str(tmp_path))
+    assert how_to_install("demo") in fails(capsys, "demo", str(tmp_path))
 
 
 def test_a_folder_that_a_killed_process_left_is_removed(tmp_path):

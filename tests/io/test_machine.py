@@ -1,9 +1,13 @@
 """What a machine gives a process: the limits of control groups, in both versions."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
+import vidrec
+from vidrec.io import machine
 from vidrec.io.machine import group_memory
 from vidrec.training import runtime
 
@@ -57,3 +61,24 @@ def test_a_machine_is_as_large_as_its_group(monkeypatch):
     assert runtime.machine_bytes() == 3e9
     monkeypatch.setattr(runtime, "group_memory", lambda: math.inf)
     assert 1e8 < runtime.machine_bytes() < math.inf
+
+
+def test_an_extra_is_installed_as_vidrec_itself_is(tmp_path, monkeypatch):
+    installed = tmp_path / "site-packages" / "vidrec" / "io" / "machine.py"
+    monkeypatch.setattr(machine, "__file__", str(installed))
+    assert machine.how_to_install("demo") == "pip install 'vidrec[demo]'"
+    checkout = tmp_path / "my code"
+    checkout.mkdir()
+    (checkout / "pyproject.toml").touch()
+    (checkout / "launch.py").touch()
+    monkeypatch.setattr(machine, "__file__", str(checkout / "vidrec" / "io" / "machine.py"))
+    assert machine.how_to_install("demo") == f"pip install -e '{checkout}[demo]'"
+    monkeypatch.chdir(checkout)
+    assert machine.how_to_install("demo") == "pip install -e '.[demo]'"
+
+
+def test_messages_name_no_way_to_install_of_their_own():
+    root = Path(vidrec.__file__).parent
+    texts = {file: file.read_text() for file in root.rglob("*.py")}
+    named = [file.name for file, text in texts.items() if re.search(r"vidrec\[\w+\]", text)]
+    assert named == []

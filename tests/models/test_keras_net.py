@@ -278,7 +278,7 @@ def test_keras_set_up_in_another_way_is_one_line(monkeypatch):
     assert "should be 'channels_last'" in said_of(monkeypatch, image_data_format="channels_first")
     assert "should be 'float32'" in said_of(monkeypatch, floatx="float16")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'vidrec\[keras\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.*\[keras\]'"):
         keras_net.imported()
 
 

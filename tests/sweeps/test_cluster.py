@@ -384,7 +384,7 @@ def test_without_slurm_one_line_says_where_to_go(monkeypatch, tmp_path):
 
 def test_without_submitit_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install 'vidrec\[cluster\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.*\[cluster\]'"):
         cluster.Slurm().check(cluster.Options())
 
 

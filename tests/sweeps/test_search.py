@@ -21,6 +21,7 @@ from vidrec.data import splits
 from vidrec.errors import UserError
 from vidrec.evaluation import metrics
 from vidrec.io import files
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps import runner
 from vidrec.sweeps.search import halving, space
 from vidrec.training import devices, loop, prepare
@@ -148,7 +149,7 @@ def test_of_a_round_a_third_then_a_ninth_and_at_least_one_trains_on():
 def test_without_optuna_the_message_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     line = fails(capsys, "search", "motion", "--space", "scanner.units=8,16")
-    assert "pip install 'vidrec[search]'" in line
+    assert how_to_install("search") in line
 
 
 USES = {

@@ -16,6 +16,7 @@ from helpers.trackers import Stopper
 
 from vidrec.config import override
 from vidrec.io import files
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps import cluster, runner, tracking
 from vidrec.sweeps.ablation import Ablation, product
 from vidrec.training import loop
@@ -356,9 +357,9 @@ def test_the_command_line_takes_several_and_says_what_to_install(tmp_path):
 @pytest.mark.parametrize(
     ("name", "missing", "hint"),
     [
-        ("mlflow", "mlflow", "pip install 'vidrec[mlflow]'"),
-        ("wandb", "wandb", "pip install 'vidrec[wandb]'"),
-        ("tensorboard", "tensorboardX", "pip install 'vidrec[tensorboard]'"),
+        ("mlflow", "mlflow", how_to_install("mlflow")),
+        ("wandb", "wandb", how_to_install("wandb")),
+        ("tensorboard", "tensorboardX", how_to_install("tensorboard")),
     ],
 )
 def test_what_is_not_installed_is_said_before_the_work(name, missing, hint, monkeypatch):

@@ -14,49 +14,29 @@ import contextlib
 import difflib
 import io
 import itertools
-import json
 import os
 import signal
 import sys
 import typing
-from collections.abc import Iterable
-from dataclasses import field, fields, make_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Union
 
 import tyro
 
-from vidrec import config
-from vidrec.cli.command import Command, Settings
+from vidrec import __version__, config
+from vidrec.cli import help as help_text
+from vidrec.cli.command import Command
 from vidrec.cli.commands import COMMANDS
 from vidrec.cli.output import program, warn
 from vidrec.errors import UserError, refusal
 from vidrec.io import files
-from vidrec.sweeps.ablation import load
 
 # A union made from a table of commands has no other spelling.
 _SUBCOMMANDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
 _ANY_COMMAND: Any = Union[tuple(_SUBCOMMANDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-OVERVIEW = (
-    "Which recurrent video classifier is better, and by how much. "
-    "Without a command: a table of scanners on generated data is trained, and a report written. "
-    "Tab completion: source <(vidrec --tyro-print-completion bash)."
-)
-
-
-@_REGISTRY.primitive_rule
-def _json_arguments(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Show a dictionary in the help as JSON; its value is read with the other settings."""
-    if info.type is not config.Args:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=lambda words: words[0],
-        is_instance=lambda value: isinstance(value, config.Args),
-        str_from_instance=lambda value: [json.dumps(value)],
-    )
+ABOUT = ("--help", "-h", "--version", *COMPLETION)  # words that ask about the program
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -154,11 +134,15 @@ def parse(argv: list[str]) -> tuple[Command, dict[str, Any]]:
 
     Raises:
         UserError: A command, option, setting or value is wrong.
-        SystemExit: The words ask for help or for a completion script, which has been printed.
+        SystemExit: The words ask for help, the version or a completion script, which has been
+            printed.
     """
-    if not argv or (argv[0].startswith("--") and argv[0] not in ("--help", *COMPLETION)):
+    if not argv or (argv[0].startswith("-") and argv[0] not in ABOUT):
         argv = ["ablate", *argv]  # the default command
     name = argv[0]
+    if name == "--version":
+        print(f"vidrec {__version__}")
+        raise SystemExit(0)
     if name not in COMMANDS and not name.startswith("-"):
         guess = _guess(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'{guess}")
@@ -166,11 +150,9 @@ def parse(argv: list[str]) -> tuple[Command, dict[str, Any]]:
     takes_settings = name not in COMMANDS or "settings" in _options(COMMANDS[name])
     if settings and not takes_settings:
         raise UserError(f"'{program()} {name}' takes no settings such as {next(iter(settings))}")
-    command, unknown = _parse_options(name, words)
+    command, unknown = _parse_options(name, words, settings)
     if unknown:
-        options = [f"--{option.replace('_', '-')}" for option in _options(type(command))]
-        guess = _guess(unknown[0], options) or f"; see '{program()} {name} --help'"
-        raise UserError(f"unknown option '{unknown[0]}'{guess}")
+        raise _unknown_option(name, unknown[0], type(command))
     for option, hint in typing.get_type_hints(type(command), include_extras=True).items():
         if any(isinstance(bound, config.Range) for bound in typing.get_args(hint)):
             config.check(f"--{option}", getattr(command, option), hint)
@@ -186,24 +168,55 @@ def _guess(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
+def _unknown_option(name: str, option: str, kind: type[Command]) -> UserError:
+    """Return the error for an option that a command lacks, with the nearest that it has.
+
+    Of a setting the last word is enough to be found: --epochs is near --train.epochs.
+    """
+    word = option.partition("=")[0].lstrip("-").replace("-", "_")
+    options = _options(kind)
+    leaves = config.by_last_word() if "settings" in options else {}
+    near = difflib.get_close_matches(word, [*leaves, *options], 1)
+    if not near:
+        guess = f"; see '{program()} {name} --help'"
+    elif near[0] in leaves:
+        guess = f"; {config.did_you_mean([f'--{full}' for full in leaves[near[0]]])}"
+    else:
+        guess = f"; did you mean '--{near[0].replace('_', '-')}'?"
+    return UserError(f"unknown option '{option}'{guess}")
+
+
+def _hint(reason: str, name: str, settings: Mapping[str, Any]) -> str:
+    """Return what to write if the experiment is missing, but the folder of videos is named."""
+    if "EXPERIMENT" not in reason or "data.root" not in settings:
+        return ""
+    return f"; for a folder of videos: '{program()} {name} my_videos --data.root FOLDER'"
+
+
+def _parse_options(
+    name: str, words: list[str], settings: Mapping[str, Any]
+) -> tuple[Command, list[str]]:
     """Return the command of these words, and the options that it does not know.
 
     tyro prints a mistake as a box of lines on stderr; here it becomes one line.
     """
     printed, known, named = io.StringIO(), COMMANDS.get(name, _ANY_COMMAND), program()
-    if "--help" in words:
-        known, words = _for_help(name, words), list(dict.fromkeys([name, "--help"]))
+    more: dict[str, Any] = {}
+    if {"--help", "-h"} & set(words):
+        known, words = help_text.commands(name, words), [name, "--help"]
+        if name.startswith("-"):  # a command is optional: without one it is ablate
+            words, more = ["--help"], {"default": help_text.default(known)}
     elif name in COMMANDS:  # it alone: to read the options of all of them takes longer
         named, words = f"{named} {name}", words[1:]
     try:
-        with contextlib.redirect_stderr(printed), _REGISTRY:
+        with contextlib.redirect_stderr(printed), help_text.REGISTRY:
             return tyro.cli(
                 known,
                 args=words,
                 prog=named,
-                description=OVERVIEW,
+                description=help_text.OVERVIEW,
                 return_unknown_args=True,
+                **more,
             )
     except SystemExit as end:
         lines = [line.strip("│ ") for line in printed.getvalue().splitlines()]
@@ -212,44 +225,8 @@ def _parse_options(name: str, words: list[str]) -> tuple[Command, list[str]]:
         ends = ("───", "Got errors")
         inside = itertools.takewhile(lambda line: not line.startswith(ends), lines[1:])
         reason = " ".join(filter(None, inside))
-        raise UserError(f"{reason.rstrip('.')}; see '{program()} {name} --help'") from None
-
-
-def _for_help(name: str, words: list[str]) -> Any:
-    """Return the commands for --help, with examples for the way in which this program was started.
-
-    Of a command that names an experiment, the settings have that experiment's values.
-    """
-    kinds = dict(COMMANDS)
-    if name in kinds and "experiment" in _options(kinds[name]):
-        for word in words[1:]:
-            with contextlib.suppress(UserError):
-                values = load(word)
-                if isinstance(values, config.Config):
-                    kinds[name] = _shown(kinds[name], values)
-                    break
-    if program() != "vidrec":
-        kinds = {each: _shown(kind) for each, kind in kinds.items()}
-    shown = [Annotated[kind, tyro.conf.subcommand(each)] for each, kind in kinds.items()]
-    return Union[tuple(shown)]  # noqa: UP007
-
-
-def _shown(kind: type[Command], values: config.Config | None = None) -> type[Command]:
-    """Return a command with other defaults of its settings, or with examples of launch.py."""
-    said = kind.__doc__ or ""
-    if program() != "vidrec":
-        said = said.replace("Example: vidrec ", f"Example: python {program()} ")
-    # By these names tyro finds the source, and in it what the fields mean.
-    source = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    settings: Any = ("settings", Settings, field(default_factory=lambda: values))
-    return make_dataclass(
-        kind.__name__,
-        [settings] if values else [],
-        bases=(kind,),
-        namespace={"__doc__": said, **source},
-        frozen=True,
-        kw_only=True,
-    )
+        hint = _hint(reason, name, settings) or f"; see '{program()} {name} --help'"
+        raise UserError(f"{reason.rstrip('.')}{hint}") from None
 
 
 def _split_settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from vidrec.io import escape
+from vidrec.errors import UserError
+from vidrec.io import escape, files
 
 
 class Terminal(Console):
@@ -40,6 +41,24 @@ def program() -> str:
 def warn(text: object) -> None:
     """Print a line for people on stderr, so that it does not mix with an answer."""
     print(escape.terminal(text), file=sys.stderr, flush=True)
+
+
+def check_parent(option: str, path: Path | None) -> None:
+    """Refuse to write into a folder that does not exist: its name may be mistyped.
+
+    Args:
+        option: That names the path, for the message.
+        path: A file or folder to be written; None for none.
+
+    Raises:
+        UserError: The folder above it does not exist.
+    """
+    if path is None:
+        return
+    folder = files.expanded(path).absolute().parent
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{option} {path}: the folder {folder} {state}; make it, or name another")
 
 
 def print_json(content: Any) -> None:

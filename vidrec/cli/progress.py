@@ -2,14 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vidrec.cli.output import warn
 from vidrec.evaluation import tasks
-from vidrec.features.pace import Pace
+from vidrec.features.pace import Pace, duration
 from vidrec.io import escape
 from vidrec.training import loop, results
 
@@ -110,6 +111,27 @@ class Reporter:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
         except BrokenPipeError:
             self.stopping = self.unread = self.console.quiet = True
+
+
+def with_pace(lines: Iterable[dict[str, Any]], files: int) -> Iterator[dict[str, Any]]:
+    """Yield the lines of predictions; of several files tell on stderr how quickly they are done.
+
+    Args:
+        lines: As `predict.lines` yields them; the line that ends a file has no start.
+        files: How many there are.
+    """
+    done, began = 0, time.monotonic()
+    last = began
+    if files > 1:
+        warn(f"{files} files are to be classified")
+    for line in lines:
+        yield line
+        done += "start" not in line
+        now = time.monotonic()
+        if done and done < files and now - last >= PLAIN_EVERY_SECONDS:
+            last, rate = now, done / (now - began)
+            left = duration((files - done) / rate)
+            warn(f"files: {done} of {files} ({rate:.2g} files/s, {left} left)")
 
 
 class GroupProgress(loop.Silent):

@@ -1,7 +1,7 @@
 """Define the settings of a run: schema, rules, parsing, identity, and users' own code."""
 
 from vidrec.config.arguments import Args
-from vidrec.config.checking import check
+from vidrec.config.checking import by_last_word, check, did_you_mean
 from vidrec.config.checking import check_args as checked_args
 from vidrec.config.identity import canonical, digest, file_hash, identifying_settings, signature
 from vidrec.config.overrides import (
@@ -62,10 +62,12 @@ __all__ = [
     "Scanner",
     "Task",
     "Train",
+    "by_last_word",
     "canonical",
     "check",
     "checked_args",
     "cleared",
+    "did_you_mean",
     "digest",
     "fields",
     "file_hash",

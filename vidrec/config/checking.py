@@ -7,11 +7,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from vidrec.config import arguments
-from vidrec.config.schema import Config, Pattern
+from vidrec.config.schema import Config, Pattern, fields
 from vidrec.errors import UserError
 
 # Earlier names of settings, and of their values: refused with the name of today.
@@ -41,6 +41,8 @@ RENAMED_VALUES = {
     ("eval.inference", "once"): "single",
     ("eval.inference", "clips"): "average",
 }
+# Sections whose settings are given most often.
+OFTEN = ("encoder", "scanner", "optim", "train")
 _DESCRIPTIONS: dict[Any, str] = {
     type(None): "None",
     int: "a whole number",
@@ -52,15 +54,47 @@ _DESCRIPTIONS: dict[Any, str] = {
 
 
 def unknown_setting(name: str, known: Collection[str]) -> UserError:
-    """Return the error for a setting that does not exist, with the nearest name that does."""
+    """Return the error for a setting that does not exist, with the nearest names that do."""
     if name in RENAMED:
         return UserError(f"'{name}' is called '{RENAMED[name]}' now")
-    by_leaf = {full.rpartition(".")[2]: full for full in known}
-    near = difflib.get_close_matches(name, known, 1, 0.6)
-    near = near or [by_leaf[leaf] for leaf in difflib.get_close_matches(name, by_leaf, 1, 0.7)]
+    near = _nearest(name, known)
     sections = ", ".join(entry.name for entry in dataclasses.fields(Config))
-    guess = f"did you mean '{near[0]}'?" if near else f"sections are {sections}"
+    guess = did_you_mean(near) if near else f"sections are {sections}"
     return UserError(f"unknown setting '{name}'; {guess}")
+
+
+def _nearest(name: str, known: Collection[str]) -> list[str]:
+    """Return the settings whose last word is that of `name`; else the one that is most alike."""
+    section, _, leaf = name.rpartition(".")
+    leaves = by_last_word(known)
+    if same := leaves.get(leaf, []):
+        return difflib.get_close_matches(name, same, 1, 0.0) if section else same
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return near or [
+        full for word in difflib.get_close_matches(leaf, leaves, 1, 0.7) for full in leaves[word]
+    ]
+
+
+def by_last_word(known: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return the names of settings by their last word, those of the model and training first.
+
+    Args:
+        known: The settings; empty: all.
+    """
+    leaves: dict[str, list[str]] = {}
+    names = known or [name for name, _, _ in fields(Config)]
+    for full in sorted(names, key=lambda full: full.partition(".")[0] not in OFTEN):
+        leaves.setdefault(full.rpartition(".")[2], []).append(full)
+    return leaves
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Return a question that names what may be meant, of many the first three."""
+    first = [f"'{name}'" for name in names[:3]]
+    if len(names) > 3:
+        return f"did you mean {', '.join(first)} or one of {len(names) - 3} more?"
+    *most, last = first
+    return f"did you mean {', '.join(most)} or {last}?" if most else f"did you mean {last}?"
 
 
 def check(name: str, value: Any, hint: Any) -> Any:

@@ -76,15 +76,15 @@ ValFigure = Annotated[str, Pattern(r"val_[a-z0-9_]+", "val_loss, or val_ and a f
 class Data:
     """Where clips come from and how they are split."""
 
+    # where clips come from: generated or downloaded (tfds), UCF's folders, or files of your own
     kind: Literal["tfds", "ucf101", "ucf11", "videos", "images", "features"] | UserFile = "tfds"
     root: str = ""  # folder of the data (for tfds: its data_dir); not part of a trial's id
     tfds: str = ""  # TFDS name, for example motion, motion/memory or ucf101
     classes: tuple[str, ...] = ()  # use only these classes; empty: all
     # group: by recording; given: the data set's own; random: by clip, which leaks
     split: Literal["given", "group", "random"] = "group"
-    fold: NonNegativeInt = (
-        0  # official list, left-out group or fold, counted from 1; 0: the fixed split
-    )
+    # official list, left-out group or fold, counted from 1; 0: the fixed split
+    fold: NonNegativeInt = 0
     folds: NonNegativeInt = 0  # group k-fold: this many folds, of which `fold` is tested
     split_seed: Seed = 0  # decides the split, together with the names of recordings
     # test part: a share of the clips (below 1) or a number of clips (1 and above)
@@ -128,6 +128,7 @@ class Frames:
 class Encoder:
     """The network from a frame (for c3d: a clip) to features."""
 
+    # the network: a built-in one, one of Keras, an ONNX file, or a class of your own
     kind: (
         Literal["none", "cnn", "cnn3", "vgg9", "vgg16", "squeezenet", "c3d"]
         | Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -164,6 +165,7 @@ class Encoder:
 class Scanner:
     """A recurrence over the frames' features."""
 
+    # the recurrence; none: the frames as they are; mean: their running mean, a control
     kind: (
         Literal["none", "mean", "lstm", "gru", "mingru", "minlstm", "convlstm", "convgru"]
         | Literal["lru", "attention", "tcn", "transformer"]
@@ -196,13 +198,15 @@ class Head:
     # what the head reads: last state, mean of states, each frame, or all states side by side
     kind: Literal["last", "mean", "per_frame", "flatten"] = "last"
     dense: tuple[PositiveInt, ...] = ()  # widths of hidden layers before the output
-    activation: Literal["softmax", "relu"] = "softmax"
+    activation: Literal["softmax", "relu"] = "softmax"  # of the output layer
 
 
 @dataclass(frozen=True)
 class Loss:
     """The loss that training minimises."""
 
+    # keras_cross_entropy: outputs divided by their sum are the probabilities; double_softmax: a
+    # softmax of the softmax
     kind: Literal["cross_entropy", "keras_cross_entropy", "double_softmax"] = "cross_entropy"
     # weight of frame j of L if head.kind is per_frame: (j+1)/L if linear, 1 if uniform
     frame_weights: Literal["linear", "uniform"] = "linear"
@@ -228,8 +232,8 @@ class Optim:
       derivative of the batch's mean loss there gets the same with clip_norm / train.batch_size.
     """
 
-    kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"
-    learning_rate: NonNegative = 1e-3
+    kind: Literal["sgd", "momentum", "adam", "rmsprop"] | UserFile = "adam"  # the optimiser
+    learning_rate: NonNegative = 1e-3  # at its highest, after the warm-up
     momentum: Fraction = 0.9  # for kind momentum
     b1: Fraction = 0.9  # Adam's decay of the mean gradient
     b2: Fraction = 0.999  # Adam's decay of the mean square
@@ -242,7 +246,7 @@ class Optim:
     schedule: Literal["constant", "cosine", "step"] = "constant"  # schedule of the learning rate
     warmup_epochs: NonNegativeInt = 0  # epochs of linear warm-up
     rms_decay: Fraction = 0.99  # RMSProp's decay of the mean square
-    epsilon: NonNegative = 1e-8
+    epsilon: NonNegative = 1e-8  # of Adam and RMSProp: keeps a division from being by zero
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,7 @@ class Train:
 
     epochs: PositiveInt = 30  # largest number of epochs
     batch_size: PositiveInt = 32  # clips of a batch, over all devices
-    batches_per_epoch: NonNegativeInt = 0  # 0: as many as all training clips need
+    batches_per_epoch: NonNegativeInt = 0  # 0: as many as hold every training clip once
     # shuffled: each clip once in an epoch; balanced: each class equally often in every batch
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     # truncated back-propagation: frames from one update to the next; 0: the whole clip
@@ -329,7 +333,7 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
-    seed: Seed = 0
+    seed: Seed = 0  # of the initial weights, the order of clips and all other random draws
 
 
 # Settings that are inputs of a compiled program: trials that differ only in them train together.

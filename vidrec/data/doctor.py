@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from vidrec.config import Data
 from vidrec.data import splits
-from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
+from vidrec.data.datasets.base import PARTS, Dataset, Files, UnreadableClip
 from vidrec.data.hashing import new_hash
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
+from vidrec.io.words import counted
 
 SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
 LISTED = 10  # of a kind of finding that `lines` names one by one
@@ -31,7 +33,7 @@ class _Checked(NamedTuple):
 def examine(
     dataset: Dataset, data: Data, progress: Progress | None = None, workers: int = 4
 ) -> dict[str, Any]:
-    """Decode every frame of every clip.
+    """Decode every frame of every clip, as filmed: also those that `data.fps` leaves out.
 
     Args:
         dataset: the clips.
@@ -41,13 +43,16 @@ def examine(
 
     Returns:
         JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
-        `frames` (declared, decoded, shortest, median, longest), `unreadable` and `damaged` (path
-        and reason), `duplicates` (names with the same content, and their parts), `split` (counts,
-        id, leaked, groups in two parts, whether parts may share unnamed ones; or the error),
-        `notes`.
+        `frames` (declared, decoded, shortest, median, longest, as filmed), `unreadable` and
+        `damaged` (path and reason), `duplicates` (names with the same content, and their parts),
+        `notes`. `rates` has the lowest and the highest number of frames a second, and that which
+        the settings take (0: all); it is empty where clips have none. `split` has counts, id,
+        leaked, groups in two parts, whether parts may share unnamed ones; or the error.
     """
-    checked = list(_checked(dataset, progress, workers))
     part_of, split = _split(dataset, data)
+    if isinstance(dataset, Files):
+        dataset = replace(dataset, rate=0)
+    checked = list(_checked(dataset, progress, workers))
     frames = np.array([clip.frames for clip in checked], np.int64)
     unreadable = [
         {"path": dataset.path(clip), "reason": result.reason}
@@ -68,6 +73,7 @@ def examine(
         "clips": len(dataset),
         "classes": _per_class(dataset),
         "frames": _frame_counts(dataset, frames),
+        "rates": _rates(dataset, data),
         "unreadable": unreadable,
         "damaged": damaged,
         "duplicates": duplicates,
@@ -155,14 +161,17 @@ def _frame_counts(dataset: Dataset, frames: np.ndarray) -> dict[str, int]:
     }
 
 
+def _rates(dataset: Dataset, data: Data) -> dict[str, float]:
+    known = [] if dataset.fps is None else dataset.fps[dataset.fps > 0].tolist()
+    if not known:
+        return {}
+    return {"lowest": min(known), "highest": max(known), "taken": data.fps}
+
+
 def lines(findings: dict[str, Any]) -> list[str]:
     """Return the findings as lines for people."""
-    frames, split = findings["frames"], findings["split"]
-    text = [
-        f"{findings['name']}: {len(findings['classes'])} classes, {findings['clips']} clips, "
-        f"{frames['decoded']} frames decoded of {frames['declared']} declared; a clip has "
-        f"{frames['shortest']} to {frames['longest']}, half have up to {frames['median']}"
-    ]
+    split = findings["split"]
+    text = _frame_lines(findings)
     text += _listed("unreadable", [f"{e['path']}: {e['reason']}" for e in findings["unreadable"]])
     text += _listed("damaged", [f"{e['path']}: {e['reason']}" for e in findings["damaged"]])
     torn = [e for e in findings["duplicates"] if len(e["parts"]) > 1]
@@ -181,7 +190,40 @@ def lines(findings: dict[str, Any]) -> list[str]:
         if split["may_share_recordings"]:
             text.append(splits.unnamed(findings["name"]))
     text += [f"to mend: {step}" for step in _steps(findings)]
-    return text + findings["notes"] + ["healthy" if findings["healthy"] else "needs mending"]
+    text += findings["notes"]
+    return [*text, _verdict(findings["healthy"], text)]
+
+
+def _frame_lines(findings: dict[str, Any]) -> list[str]:
+    """Return lines on the clips and their frames; what the settings take of them is another one."""
+    frames, rates = findings["frames"], findings["rates"]
+    text = [
+        f"{findings['name']}: {counted(len(findings['classes']), 'class')}, "
+        f"{counted(findings['clips'], 'clip')}, {counted(frames['decoded'], 'frame')} decoded of "
+        f"{frames['declared']:,} declared; a clip has {frames['shortest']} to {frames['longest']} "
+        f"frames, half have up to {frames['median']}{_at(rates)}"
+    ]
+    if rates.get("taken"):
+        text.append(f"of these, {rates['taken']:g} frames a second are used (data.fps)")
+    return text
+
+
+def _at(rates: dict[str, float]) -> str:
+    """Say at which rate frames were filmed."""
+    if not rates:
+        return ""
+    low, high = (f"{rates[name]:.4g}" for name in ("lowest", "highest"))
+    return f", filmed at {low if low == high else f'{low} to {high}'} a second"
+
+
+def _verdict(healthy: bool, text: list[str]) -> str:
+    """Return the last line; `text`: the lines above it."""
+    if not healthy:
+        return "needs mending"
+    warnings = sum(line.startswith("warning: ") for line in text)
+    if not warnings:
+        return "healthy"
+    return f"all files can be read; see the warning{'s' * (warnings > 1)} above"
 
 
 def _steps(findings: dict[str, Any]) -> list[str]:

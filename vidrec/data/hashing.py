@@ -15,6 +15,7 @@ from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError, raise_if_transient
 from vidrec.io.files import Damaged, Missing, read_json, write_json
 from vidrec.io.machine import cache_dir
+from vidrec.io.words import counted
 
 # A file that changed this many seconds ago may change again without a trace in size and times: the
 # clocks of file systems tick in up to two seconds. Its hash is not kept.
@@ -105,7 +106,9 @@ def _hashes(
 ) -> Iterator[tuple[int, str]]:
     size = sum(stamps[index].size for index in indices)
     if size > ANNOUNCED_BYTES:
-        print(f"hashing {len(indices)} clips, {size / 1e9:.1f} GB, once", file=sys.stderr)
+        print(
+            f"hashing {counted(len(indices), 'clip')}, {size / 1e9:.1f} GB, once", file=sys.stderr
+        )
     hashes = map_ahead(hash_path, (paths[index] for index in indices))
     yield from zip(indices, hashes, strict=True)
 

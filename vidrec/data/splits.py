@@ -15,6 +15,7 @@ from vidrec.config import Data, digest
 from vidrec.data import per_class
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
+from vidrec.io.words import counted
 
 BY_CLIP = "at random by clip"
 WARNING = "warning: "  # begins a line that a user should not miss
@@ -226,7 +227,7 @@ def _by_recording(
     if share == 0:
         return _Carved(pool, np.zeros(0, int))
     if _wanted(share, len(pool)) >= len(pool):
-        raise UserError(f"data.{part} = {share:g} asks for all {len(pool)} clips")
+        raise UserError(f"data.{part} = {share:g} asks for all of {counted(len(pool), 'clip')}")
     recordings = _recordings(dataset, pool)
     counts = recordings.counts
     order = _shuffled(counts, data.split_seed, f"group {part}")
@@ -318,10 +319,12 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
 def _too_few(
     dataset: Dataset, label: int, part: str, *, has: int, needs: int, unit: str
 ) -> UserError:
-    count = f"{has} {unit if has != 1 else unit[:-1]}"
+    advice = "film more of it, or leave the class out by data.classes"
+    if unit == "recordings":
+        advice += "; data.split random does without recordings, and its figures are too high"
     return UserError(
-        f"class {dataset.classes[label]!r} of {dataset.name} has {count}, too few to split off "
-        f"{part}: it needs at least {needs} {unit}"
+        f"class {dataset.classes[label]!r} of {dataset.name} has {counted(has, unit[:-1])}, too "
+        f"few to split off {part}: it needs at least {needs} {unit}; {advice}"
     )
 
 
@@ -368,7 +371,9 @@ def _leave_one_out(dataset: Dataset, data: Data) -> _Parts:
             "name no recording: give groups.csv or data.groups, or data.folds for folds by file"
         )
     if data.fold > len(names):
-        raise UserError(f"data.fold = {data.fold}: {dataset.name} has {len(names)} recordings")
+        raise UserError(
+            f"data.fold = {data.fold}: {dataset.name} has {counted(len(names), 'recording')}"
+        )
     left_out = names[data.fold - 1]
     test = np.flatnonzero(_block_of_clip(dataset) == left_out)
     return _Parts(_rest(dataset, test), None, test, f"recording {left_out} left out")
@@ -383,8 +388,8 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
     lines = [_overview(dataset)]
     copied = copied_tests(split)
     parts = (getattr(split, part) for part in PARTS)
-    counted = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
-    lines.append(f"split {split.how}: {counted} (id {split.id})")
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
+    lines.append(f"split {split.how}: {sizes} (id {split.id})")
     if split.leaked is True:
         much = f", by {copied} of {len(split.test)} test clips at most" if copied else ""
         which = "figures" if leaks_into_test(split) else "validation figures"
@@ -393,7 +398,8 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
         lines.append(unnamed(dataset.name))
     unused = len(dataset) - sum(len(getattr(split, part)) for part in PARTS)
     if unused:
-        lines.append(f"{unused} clips stand in no list and are not used")
+        stand = "stands in no list and is" if unused == 1 else "stand in no list and are"
+        lines.append(f"{counted(unused, 'clip')} {stand} not used")
     return lines + dataset.notes
 
 

@@ -419,3 +419,14 @@ class Task(ABC):
             lines: of files and of windows along them, which have a `start`; `class` is None for a
                 file that could not be read, and `error` says why.
         """
+
+
+def beside(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first two of the classes that were not answered, without those of 0 %.
+
+    Args:
+        answers: Each with its class and its confidence, the likeliest first.
+    """
+    shares = [(each["class"], f"{each['confidence']:.0%}") for each in answers[:2]]
+    words = [f"{name} {share}" for name, share in shares if share != "0%"]
+    return f"  ({', '.join(words)})" if words else ""

@@ -24,6 +24,7 @@ from vidrec.features.ragged import (
 )
 from vidrec.features.shards import LINE_BYTES, dtype_of
 from vidrec.features.store import Store
+from vidrec.io.words import are, counted, some
 
 Progress = Callable[[int, int], None]
 TellPace = Callable[[Pace], None]
@@ -156,7 +157,8 @@ class Forecast(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"features of {self.clips} clips are to be extracted: {self.frames:,} frames, "
+            f"features of {counted(self.clips, 'clip')} are to be extracted: "
+            f"{counted(self.frames, 'frame')}, "
             f"about {self.bytes / 1e6:,.1f} MB and {duration(self.seconds)}"
         )
 
@@ -189,6 +191,17 @@ def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | N
         seconds = frames * max(decode_seconds, encode_seconds)
         return Forecast(len(clips), frames, size_bytes, seconds)
     return None
+
+
+def ahead(extraction: Extraction) -> str:
+    """Return a line on what an extraction will do; "" if nothing."""
+    if expected := forecast(extraction):
+        return str(expected)
+    missing = extraction.store.missing(extraction.dataset)
+    if not missing:
+        return ""
+    names = some(map(extraction.dataset.path, missing))
+    return f"{counted(len(missing), 'clip')} without features {are(len(missing))} tried: {names}"
 
 
 def load(

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import platform
+import shlex
 import stat
 import tempfile
 from importlib import metadata
@@ -93,6 +94,19 @@ def _temporary_cache() -> Path:
             f"{folder}: name one by VIDREC_CACHE"
         )
     return folder
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra of vidrec: of this checkout, or of the package.
+
+    Args:
+        extra: Such as `demo`.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / "pyproject.toml").is_file() or not (root / "launch.py").is_file():
+        return f"pip install 'vidrec[{extra}]'"
+    folder = "." if root == Path.cwd() else str(root)
+    return f"pip install -e {shlex.quote(f'{folder}[{extra}]')}"
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vidrec.errors import UserError
 from vidrec.io import files
+from vidrec.io.machine import how_to_install
 from vidrec.report.results import AblationResult, read
 from vidrec.report.run import Run
 
@@ -76,7 +77,7 @@ def writer_class() -> Any:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
         raise UserError(
-            "TensorBoard events need tensorboardX: pip install 'vidrec[tensorboard]'"
+            f"TensorBoard events need tensorboardX: {how_to_install('tensorboard')}"
         ) from None
     return SummaryWriter
 

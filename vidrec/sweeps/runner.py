@@ -125,6 +125,11 @@ def ablate(
     with tracking.following(table.folder, track) as told:
         work = Work(table.folder, screen or Quiet(), dataset, told=told)
         trained = work.train(table.groups)
+        if not trained:
+            work.screen.say(
+                f"all trials of {table.folder} were trained before: nothing is trained, "
+                "their result follows"
+            )
         _refuse_tolerated_clips(table.trials)
         drawn = work.restore_samples(table.trials)
         filled = collect(table.folder, trained or drawn)
@@ -154,6 +159,8 @@ def run(
     with tracking.following(folder, track) as told:
         work = Work(folder, screen or Quiet(), dataset, begin=begin, told=told)
         trained = work.train([planned.group])
+        if not trained:
+            work.screen.say(f"{folder} was trained before: nothing is trained, its result follows")
         result = _own_result(folder, trial.id)
         _refuse_tolerated_clips([trial])
         drawn = work.restore_samples([trial])

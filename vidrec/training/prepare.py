@@ -30,6 +30,7 @@ from vidrec.features.store import Store, dependencies
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import digest as weights_digest
 from vidrec.training import devices, ready_made, runtime
+from vidrec.training.announcing import announced
 from vidrec.training.step import Frozen
 
 Tree = Any
@@ -164,13 +165,13 @@ def prepare(
         kept = kept or ready_made.Kept()
         features = kept.features(dataset, cfg.data.strict, room)
         done = _finished(cfg, dataset, split, features, about=dataset.hashed, kept=kept, tell=tell)
-        return _announced(done, room, tell)
+        return announced(done, room, tell)
     cfg = encoders.concrete(cfg)
     module = encoders.build(cfg.encoder)
     for line in encoders.described(cfg):
         tell(line)
     if cfg.encoder.trainable != "none":
-        return _with_pixels(cfg, dataset, split, module, progress)
+        return announced(_with_pixels(cfg, dataset, split, module, progress), room, tell)
     _check_frozen(cfg, module)
     variables = encoders.init(module, cfg.encoder)
     about = dependencies(cfg, weights_digest(variables), module)
@@ -179,24 +180,14 @@ def prepare(
     encode = encoders.extractor(module, variables, batch)
     encode = extraction.cast_features(encode, cfg.encoder.store_dtype)
     work = extraction.Extraction(dataset, store, encode, cfg.encoder.size, batch)
-    if expected := extraction.forecast(work):
-        tell(str(expected))
+    if line := extraction.ahead(work):
+        tell(line)
     features = extraction.fill(
         work, strict=cfg.data.strict, progress=progress, pace=pace, room=room
     )
     saved = {"encoder": variables}
     done = _finished(cfg, dataset, split, features, about=about, saved=saved, tell=tell)
-    return _announced(done, room, tell)
-
-
-def _announced(data: Prepared, room: float, tell: Callable[[str], None]) -> Prepared:
-    """Return the prepared data; print a line if its features stay on disk."""
-    if data.on_disk:
-        tell(
-            f"features take {data.on_disk.nbytes / 1e9:.3g} GB and memory has {room / 1e9:.3g} for "
-            "them: they are read from disk while training"
-        )
-    return data
+    return announced(done, room, tell)
 
 
 def _check_frozen(cfg: Config, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from vidrec.errors import UserError
-from vidrec.io.machine import cache_dir, cores, group_memory
+from vidrec.io.machine import cache_dir, cores, group_memory, how_to_install
 
 # Seconds after which a silent process counts as dead, and the others end.
 HEARTBEAT = 30
@@ -71,7 +71,7 @@ def check_devices() -> None:
             raise UserError(f"JAX cannot start a device: {said}") from None
         raise UserError(
             f"JAX_PLATFORMS = {wanted!r}, but JAX has no such device here ({said}): unset it, or "
-            "install JAX for that device, such as pip install 'vidrec[cuda]'"
+            f"install JAX for that device, such as {how_to_install('cuda')}"
         ) from None
 
 

@@ -12,7 +12,8 @@ from tyro.conf import Positional, arg
 
 from vidrec import config
 from vidrec.cli.command import Command, Flag, Folder, Settings, importing, run_until_stopped
-from vidrec.cli.output import print_json, short_path, warn
+from vidrec.cli.output import check_parent, print_json, short_path, warn
+from vidrec.cli.progress import with_pace
 from vidrec.config import Config
 from vidrec.config.schema import NonNegative
 from vidrec.errors import STOPPED, UserError
@@ -86,7 +87,7 @@ class Predict(ModelCommand):
             text = io.StringIO()
             predict.write_csv(answered, text, task, windows=self.windows)
             files.write_whole(table, text.getvalue())
-            console.tell(table)
+            console.tell(self.csv or table.absolute())
         if self.overlay and not unreadable:
             console.tell(self.overlay)
         return int(unreadable)
@@ -99,7 +100,9 @@ class Predict(ModelCommand):
         from vidrec.evaluation import predict
 
         if not self.overlay:
-            return predict.lines(model, self.videos, stream=self.stream, every=self.every)
+            found = predict.listed(self.videos, model)
+            lines = predict.lines(model, found, stream=self.stream, every=self.every)
+            return with_pace(lines, len(found))
         [video] = self.videos
         return [predict.overlay(model, video, self.overlay, stream=self.stream, every=self.every)]
 
@@ -122,6 +125,8 @@ class Predict(ModelCommand):
             from vidrec.evaluation.predict.drawing import check_name
 
             check_name(self.overlay)
+        check_parent("--csv", self.csv)
+        check_parent("--overlay", self.overlay)
         for target in filter(None, (table, self.overlay)):
             files.check_writable(target)
             for video in map(Path, self.videos):
@@ -226,6 +231,7 @@ class Export(ModelCommand):
         """Write the export; see `Command.run`."""
         from vidrec.evaluation.export import export
 
+        check_parent("OUT", self.out)
         self.answer(export(self.folder, self.out, trust_code=self.trust_code))
         self.console().tell(self.out)
         return 0

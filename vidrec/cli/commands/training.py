@@ -57,8 +57,8 @@ class Train(SharedCommand):
     more_epochs: NonNegativeInt = 0  # train this finished run for this many more epochs
     trust_code: Flag = False  # with --more-epochs: run the code files that the run keeps
     name: str = ""  # name of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
-    # show the run in a tracker while it trains; several by repeating. Each is an extra
-    # (pip install 'vidrec[mlflow]') and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
+    # show the run in a tracker while it trains; several by repeating. Each is an extra to install
+    # and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
     track: Trackers = ()
     settings: Settings = field(default_factory=Config)
 
@@ -115,9 +115,8 @@ class Ablate(SharedCommand):
 
     files: Files = TABLES  # ablations or experiments
     name: str = ""  # name of the table, whose folder is WORKDIR/NAME-ID; empty: the file's
-    seeds: Annotated[int, config.Range(0, 10_000)] = (
-        0  # number of seeds of each row; 0: as the file says
-    )
+    # number of seeds of each row; 0: as the file says
+    seeds: Annotated[int, config.Range(0, 10_000)] = 0
     dry_run: Flag = False  # list the trials and train nothing
     on: Literal["", "motion"] = ""  # run on generated data instead
     # score every clip out of fold: official (UCF-101's three lists), recordings (each left out in
@@ -132,19 +131,18 @@ class Ablate(SharedCommand):
     tune: UseAppendAction[tuple[str, ...]] = ()
     retry: Literal["", "failed"] = ""  # train failed trials again
     # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
-    # is an extra (pip install 'vidrec[mlflow]') with variables of its own (MLFLOW_TRACKING_URI)
+    # is an extra to install, with variables of its own (MLFLOW_TRACKING_URI)
     track: Trackers = ()
     launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job for each device, here
     partition: str | None = None  # of SLURM; this and the following options replace those of --site
     minutes: int | None = None  # time limit of a job; one that needs more continues in another
-    gpus: int | None = None  # of a job
-    cpus: int | None = None  # of a job
-    mem: str | None = None  # of a job: 16G
+    gpus: int | None = None  # number of GPUs of a job
+    cpus: int | None = None  # number of CPU cores of a job
+    mem: str | None = None  # memory of a job: 16G
     sbatch: UseAppendAction[tuple[str, ...]] = ()  # further options: account=vision, exclusive
     site: Path | None = None  # TOML file of defaults: partition, minutes, gpus, sbatch, setup …
-    devices: tuple[str, ...] | None = (
-        None  # devices of the pool, as CUDA_VISIBLE_DEVICES names them
-    )
+    # devices of the pool, as CUDA_VISIBLE_DEVICES names them
+    devices: tuple[str, ...] | None = None
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:

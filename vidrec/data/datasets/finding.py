@@ -33,13 +33,14 @@ def walk(root: Path) -> Iterator[Path]:
     seen = set()
     for folder, inner, files in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
-        inner[:] = [] if real in seen else sorted(n for n in inner if not _hidden(n))
+        inner[:] = [] if real in seen else sorted(n for n in inner if not is_hidden(n))
         if real not in seen:
-            yield from (Path(folder) / name for name in sorted(files) if not _hidden(name))
+            yield from (Path(folder) / name for name in sorted(files) if not is_hidden(name))
         seen.add(real)
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Return True for a file or folder that is no part of a data set, by its name."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -135,6 +136,6 @@ def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
 
 
 def _is_empty(folder: Path) -> bool:
-    if _hidden(folder.name) or not folder.is_dir():
+    if is_hidden(folder.name) or not folder.is_dir():
         return False
-    return all(_hidden(each.name) for each in folder.iterdir())
+    return all(is_hidden(each.name) for each in folder.iterdir())

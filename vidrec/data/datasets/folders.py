@@ -8,7 +8,7 @@ clip is a file, or a folder of numbered frames below the folder of its class.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +18,13 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import pictures
 from vidrec.data.datasets import tables
-from vidrec.data.datasets.base import Files
+from vidrec.data.datasets.base import Files, nearest
 from vidrec.data.datasets.finding import (
     TEXTS,
     clip_name,
     clips_among,
     frame_folders,
+    is_hidden,
     is_image,
     is_video,
     walk,
@@ -31,6 +32,7 @@ from vidrec.data.datasets.finding import (
 from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
 from vidrec.errors import UserError, spelled, unspelled
 from vidrec.io.files import expanded
+from vidrec.io.words import counted, some
 
 Kind = TypeVar("Kind", bound=Files)
 Wanted = Callable[[Path], bool]
@@ -115,10 +117,8 @@ def _framed_note(found: Listing, root: Path) -> list[str]:
     inside = sum(path.parent in folders for path in found.paths)
     if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
         return []
-    return [
-        f"warning: pictures lie as numbered frames in {len(folders)} folders: --data.kind videos "
-        "takes each folder for a clip"
-    ]
+    lie = f"pictures lie as numbered frames in {counted(len(folders), 'folder')}"
+    return [f"warning: {lie}: --data.kind videos takes each folder for a clip"]
 
 
 def folder_of(data: Data, what: str) -> Path:
@@ -170,6 +170,7 @@ def listing(root: Path, wanted: Wanted, what: str, several: bool = False) -> Lis
     taken = set(clips)
     rest = (path for path in files if path not in taken and path.parent not in framed)
     _tell(found, root, [*ignored, *rest], what)
+    _tell_empty(found, root, part_by_folder, what)
     _tell_parts(found, root, tops - set(part_by_folder) if part_by_folder else set(), what)
     return _unique(found)
 
@@ -207,11 +208,11 @@ def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> Use
     if what == "videos" and any(map(is_image, files)):
         hint = "; pictures are read by --data.kind images, or as CLASS/CLIP/0001.jpg, …"
     if loose:
-        return UserError(
-            f"{len(loose)} {what} lie outside of class folders: needed is {layout}{hint}"
-        )
+        lie = f"{counted(len(loose), what[:-1])} {'lies' if len(loose) == 1 else 'lie'}"
+        return UserError(f"{lie} outside of class folders: needed is {layout}{hint}")
     if files:
-        return UserError(f"no {what} among the {len(files)} files: needed is {layout}{hint}")
+        among = f"among {counted(len(files), 'file')}"
+        return UserError(f"no {what} {among} in {root}: needed is {layout}{hint}")
     return UserError(f"no {what}, the folder is empty: needed is {layout}")
 
 
@@ -220,9 +221,25 @@ def _tell(found: Listing, root: Path, ignored: list[Path], what: str) -> None:
     ignored = [p for p in ignored if p.parent != root or p.suffix.lower() not in TEXTS]
     ignored = [p for p in ignored if p.name not in ("LICENSE", "groups.csv")]
     if ignored:
-        some = ", ".join(clip_name(path, root) for path in ignored[:3])
-        more = ", …" if len(ignored) > 3 else ""
-        found.notes.append(f"{len(ignored)} files are not taken for {what}: {some}{more}")
+        left_out = f"{counted(len(ignored), 'file')} {'is' if len(ignored) == 1 else 'are'}"
+        names = some(clip_name(path, root) for path in ignored)
+        found.notes.append(f"{left_out} not taken for {what}: {names}")
+
+
+def _tell_empty(found: Listing, root: Path, part_by_folder: Mapping[str, str], what: str) -> None:
+    """Warn of folders in the place of a class that hold no clip."""
+    tops = [root / part for part in part_by_folder] or [root]
+    used = {parent for path in found.paths for parent in path.parents}
+    empty = sorted(
+        folder
+        for top in tops
+        for folder in top.iterdir()
+        if folder.is_dir() and not is_hidden(folder.name) and folder not in used
+    )
+    if empty:
+        folders, have = ("folder", "has") if len(empty) == 1 else ("folders", "have")
+        names = some(clip_name(folder, root) for folder in empty)
+        found.notes.append(f"warning: {folders} {names} {have} no {what}")
 
 
 def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None:
@@ -265,7 +282,8 @@ def _from_csv(root: Path, file: Path, several: bool) -> Listing:
         raise UserError(f"{file} lists no clips: give lines of path,label")
     grouped = [bool(row.get("group")) for _, row in rows]
     if any(grouped) and not all(grouped):
-        raise UserError(f"{file}: {grouped.count(False)} lines have no group; give all or none")
+        lines = counted(grouped.count(False), "line")
+        raise UserError(f"{file}: {lines} without a group; give all or none")
     for number, row in rows:
         part = row.get("split", "")
         if part and not part_of(part):
@@ -290,22 +308,41 @@ def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
         return Recordings(found.groups, True)
     file = None if rule else tables.find(root, "groups.csv")
     if file:
-        group_of = _groups_from(file)
+        group_of, unknown = _groups_from(file, found.names)
         lacking = [name for name in found.names if name not in group_of]
         if lacking:
-            raise UserError(f"{file} names no group for {len(lacking)} clips, such as {lacking[0]}")
+            without = f"no group for {counted(len(lacking), 'clip')}, such as {lacking[0]}"
+            before = f"{unknown}; the file" if unknown else file
+            raise UserError(f"{before} names {without}")
+        if unknown:
+            found.notes.append(f"warning: {unknown}")
         return Recordings([group_of[name] for name in found.names], True)
     return recordings_of(found.names, rule)
 
 
-def _groups_from(file: Path) -> dict[str, str]:
-    """Clip to group; a name that is not UTF-8 may be spelled as it is shown."""
+def _groups_from(file: Path, names: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Read a groups.csv; a name that is not UTF-8 may be spelled as it is shown.
+
+    Returns:
+        Clip to group, and what to say of the lines that name none of the clips; "" without any.
+    """
     group_of: dict[str, str] = {}
+    known, unknown = set(names), []
     for number, row in tables.read(file, ("path", "group")).rows:
-        for name in {tables.plain(row["path"]), unicodedata.normalize("NFC", row["path"])}:
+        spellings = {tables.plain(row["path"]), unicodedata.normalize("NFC", row["path"])}
+        for name in spellings:
             if group_of.setdefault(name, row["group"]) != row["group"]:
                 raise UserError(f"{file}, line {number}: {name} has two groups")
-    return group_of
+        if not spellings & known:
+            unknown.append((number, row["path"]))
+    if not unknown:
+        return group_of, ""
+    number, path = unknown[0]
+    others = len(unknown) - 1
+    names_none = "names none" if others == 1 else "name none"
+    more = f", and {counted(others, 'other line')} {names_none}" if others else ""
+    guess = nearest(path, names).replace("; did", " (did").replace("?", "?)")
+    return group_of, f"{file}, line {number}: no clip is called '{path}'{guess}{more}"
 
 
 @dataclass(eq=False)

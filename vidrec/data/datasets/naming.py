@@ -73,12 +73,18 @@ def _recording(name: str) -> str:
 
 def _by_rule(name: str, rule: str) -> str:
     try:
-        match = re.search(rule, name)
+        pattern = re.compile(rule)
     except re.error as error:
-        raise UserError(f"data.groups = {rule!r} is no regular expression: {error}") from None
-    if match is None or not match.groups() or match.group(1) is None:
+        raise UserError(f"data.groups = '{rule}' is no regular expression: {error}") from None
+    if not pattern.groups:
         raise UserError(
-            f"data.groups = {rule!r} does not name the recording of {name}: its first bracket "
-            "should"
+            f"data.groups = '{rule}': the expression has no bracket (group); the first one should "
+            r"be the recording in a clip's name, as in '(session\d+)_'"
+        )
+    match = pattern.search(name)
+    if match is None or match.group(1) is None:
+        raise UserError(
+            f"data.groups = '{rule}' does not name the recording of {name}: its first bracket "
+            "should match a part of each clip's name"
         )
     return match.group(1)

@@ -22,6 +22,7 @@ from vidrec.data.datasets.frame_labels import UNLABELLED, FrameLabels, LabelRule
 from vidrec.data.datasets.naming import part_of
 from vidrec.errors import UserError
 from vidrec.io.files import Damaged, read_text
+from vidrec.io.words import counted
 
 TRUTH = ("groundtruth", "ground_truth")  # folders of label files, in any case of letters
 UNITS: tuple[Unit, ...] = ("seconds", "frames")
@@ -88,7 +89,9 @@ def from_csv(root: Path, file: Path, rules: LabelRules, unit: Unit) -> LabelledC
         segments[name].append(_segment(file, number, row, unit))
     grouped = [bool(group) for _, group, _ in clips.values()]
     if any(grouped) and not all(grouped):
-        raise UserError(f"{file}: {grouped.count(False)} clips have no group; give all or none")
+        raise UserError(
+            f"{file}: {counted(grouped.count(False), 'clip')} without a group; give all or none"
+        )
     named = {each.label for own in segments.values() for each in own} - set(rules.ignore)
     classes = tuple(sorted(named | set(_fill(rules))))
     found = LabelledClips(classes)

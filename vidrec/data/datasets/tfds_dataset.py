@@ -36,7 +36,8 @@ from vidrec.data.remembered import remembered
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
-from vidrec.io.machine import cache_dir
+from vidrec.io.machine import cache_dir, how_to_install
+from vidrec.io.words import counted
 
 # Endings of files that users keep clips in; TFDS has none of them.
 CLIPS = (".npy", ".safetensors", ".avi", ".mp4", ".mov", ".mkv", ".mpg", ".webm", ".jpg", ".png")
@@ -332,8 +333,8 @@ def _file_format(builder: Any) -> str | None:
 def _needs_tensorflow(name: str, error: Exception) -> UserError:
     module = re.search(r"No module named '([\w.]+)'", str(error))
     return UserError(
-        f"data.tfds = {name!r} needs {module[1] if module else 'tensorflow'}: pip install "
-        "'vidrec[tensorflow]'; `vidrec ablate ABLATION --on motion` runs without"
+        f"data.tfds = {name!r} needs {module[1] if module else 'tensorflow'}: "
+        f"{how_to_install('tensorflow')}; `vidrec ablate ABLATION --on motion` runs without"
     )
 
 
@@ -399,7 +400,9 @@ def _unreadable_line(builder: Any) -> list[str]:
     if not lost:
         return []
     first = f"{lost[0]['path']}: {lost[0]['reason']}"
-    return [f"{len(lost)} clips could not be read when {builder.name} was prepared: {first}"]
+    return [
+        f"{counted(len(lost), 'clip')} could not be read when {builder.name} was prepared: {first}"
+    ]
 
 
 def _skipped_line(builder: Any) -> list[str]:

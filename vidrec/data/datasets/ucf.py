@@ -26,6 +26,7 @@ from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
+from vidrec.io.words import are, counted
 
 LISTS = "ucfTrainTestlist"
 CLIP_101 = re.compile(r"v_([A-Za-z]+)_g(\d+)_c(\d+)(\.\w+)?$")
@@ -291,9 +292,11 @@ def _list_notes(listed: dict, on_disk: dict, wanted: Sequence[str], root: Path) 
     notes = []
     if absent:
         example = listed[absent[0]][0]
-        notes.append(f"{len(absent)} clips of the official lists are not in {root}: {example} …")
+        lacking = f"{counted(len(absent), 'clip')} of the official lists {are(len(absent))}"
+        notes.append(f"{lacking} not in {root}: {example} …")
     if extra:
-        notes.append(f"{len(extra)} clips stand in no official list: {on_disk[extra[0]].name} …")
+        stand = f"{counted(len(extra), 'clip')} {'stands' if len(extra) == 1 else 'stand'}"
+        notes.append(f"{stand} in no official list: {on_disk[extra[0]].name} …")
     return notes
 
 

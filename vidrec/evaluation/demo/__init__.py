@@ -12,7 +12,7 @@ from typing import Any
 from vidrec.errors import UserError
 from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.io import files
-from vidrec.io.machine import cache_dir
+from vidrec.io.machine import cache_dir, how_to_install
 
 HOST = "127.0.0.1"
 CONNECTIONS = 32  # at once; a page uses a handful
@@ -80,9 +80,7 @@ def check_installed() -> Any:
         import starlette  # noqa: F401
         import uvicorn
     except ImportError:
-        raise UserError(
-            "the demo needs Starlette and uvicorn: pip install 'vidrec[demo]'"
-        ) from None
+        raise UserError(f"the demo needs Starlette and uvicorn: {how_to_install('demo')}") from None
     return uvicorn
 
 

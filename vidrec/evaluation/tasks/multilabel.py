@@ -12,7 +12,7 @@ from vidrec.evaluation import ranking, resampling, statistics
 from vidrec.evaluation.metrics import LEAST
 from vidrec.evaluation.presentation import Baseline, ClassTable, Headline, Matrix, Shot, Shown
 from vidrec.evaluation.resampling import Values
-from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task
+from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task, beside
 
 if TYPE_CHECKING:
     from jax import Array
@@ -350,13 +350,8 @@ class Multilabel(Task):
         """Return the labels with their probabilities, and what is next."""
         given = [f"{each['class']} {each['confidence']:.0%}" for each in line["labels"]]
         named = {each["class"] for each in line["labels"]}
-        rest = [
-            f"{each['class']} {each['confidence']:.0%}"
-            for each in line["topk"]
-            if each["class"] not in named
-        ]
-        beside = f"  ({', '.join(rest[:2])})" if rest else ""
-        return f"{', '.join(given) or NONE}{beside}"
+        rest = [each for each in line["topk"] if each["class"] not in named]
+        return f"{', '.join(given) or NONE}{beside(rest)}"
 
     def caption(self, line: Mapping[str, Any]) -> str:
         """Return the labels."""

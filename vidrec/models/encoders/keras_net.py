@@ -27,11 +27,11 @@ import numpy as np
 from jax import Array
 
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.models.encoders.base import pool
 from vidrec.models.encoders.keras_table import NETWORKS
 from vidrec.models.encoders.weights.names import PretrainedNet
 
-HOW = "pip install 'vidrec[keras]'"
 # Arrays of a batch normalization: what Keras calls them, and where Flax has them.
 NORM = {
     "gamma": ("params", "scale"),
@@ -361,7 +361,8 @@ def imported() -> types.ModuleType:
         UserError: It is not installed, or set up so that its networks cannot be used.
     """
     if importlib.util.find_spec("keras") is None:
-        raise UserError(f"encoder.kind = keras:…: Keras is not installed: {HOW}")
+        how = how_to_install("keras")
+        raise UserError(f"encoder.kind = keras:…: Keras is not installed: {how}")
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
@@ -374,7 +375,7 @@ def imported() -> types.ModuleType:
         backend = os.environ.get("KERAS_BACKEND")
         raise UserError(
             f"Keras cannot be imported ({reason}); KERAS_BACKEND is {backend!r}, should be 'jax', "
-            f"and Keras 3.5 or newer: {HOW}"
+            f"and Keras 3.5 or newer: {how_to_install('keras')}"
         ) from None
     wanted = ("jax", "channels_last", "float32")
     if found != wanted:

@@ -18,6 +18,7 @@ import numpy as np
 from vidrec import config
 from vidrec.errors import UserError
 from vidrec.io import files
+from vidrec.io.machine import how_to_install
 from vidrec.models.encoders import onnx_file
 from vidrec.models.encoders.host import Encode, HostEncoder
 from vidrec.models.encoders.preprocess import CAFFE_MEAN_BGR, TORCH_MEAN_RGB, TORCH_STD_RGB
@@ -28,7 +29,6 @@ TYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
-HOW = "pip install 'vidrec[onnx]'"
 
 
 class Input(NamedTuple):
@@ -234,7 +234,8 @@ class _Content:
 @functools.lru_cache(maxsize=4)
 def _session(sha256: str, content: _Content, name: str) -> Any:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError(f"encoder.kind = {name}: ONNX Runtime is not installed: {HOW}")
+        how = how_to_install("onnx")
+        raise UserError(f"encoder.kind = {name}: ONNX Runtime is not installed: {how}")
     onnx_file.check(content.content, name)
     import onnxruntime
 

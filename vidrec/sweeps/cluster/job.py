@@ -16,6 +16,7 @@ from vidrec.errors import STOPPED, UserError
 from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace
 from vidrec.io import escape
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps import plan, runner, tracking
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
@@ -246,5 +247,6 @@ def submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError("--launcher slurm needs submitit: pip install 'vidrec[cluster]'") from None
+        how = how_to_install("cluster")
+        raise UserError(f"--launcher slurm needs submitit: {how}") from None
     return submitit

@@ -13,6 +13,7 @@ from typing import Any
 
 from vidrec.config import canonical, digest
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps.search.records import Trial
 from vidrec.sweeps.search.space import Axis, Choices, Space
 
@@ -29,7 +30,7 @@ def load() -> Any:
         import optuna
     except ImportError:
         raise UserError(
-            "a search needs Optuna, which is not installed: pip install 'vidrec[search]'"
+            f"a search needs Optuna, which is not installed: {how_to_install('search')}"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

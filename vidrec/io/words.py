@@ -1,0 +1,31 @@
+"""Put numbers and lists of things into the words of a message."""
+
+from collections.abc import Iterable
+
+NAMED = 3  # things of a list that a message names
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural.
+
+    >>> counted(1, "file"), counted(2, "class")
+    ('1 file', '2 classes')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def are(number: int) -> str:
+    """Return the verb after a number of things."""
+    return "is" if number == 1 else "are"
+
+
+def some(names: Iterable[str], most: int = NAMED) -> str:
+    """Return the first names of a list; an ellipsis stands for the others.
+
+    >>> some("abcd")
+    'a, b, c, …'
+    """
+    names = list(names)
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
