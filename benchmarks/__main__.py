@@ -210,9 +210,9 @@ def rows(work: Work, found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for name in found["ratios"] or work.beside:
         ratio, wanted = found["ratios"].get(name), work.wanted.get(name)
         measured = "not measured here" if ratio is None else f"{ratio:.2f}"
-        low, *_, high = found["quartiles"].get(name, [0, 0])
-        if low < high:
-            measured += f" ({low:.2f} – {high:.2f})"
+        quartiles = found["quartiles"].get(name, [])
+        if len(quartiles) > 1:
+            measured += f" ({quartiles[0]:.2f} – {quartiles[-1]:.2f})"
         least = "" if wanted is None else f"at least {wanted:.2f}"
         missed = wanted is not None and ratio is not None and ratio < wanted
         lines.append((work.name, name, measured, f"{least} (missed)" if missed else least))

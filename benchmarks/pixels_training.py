@@ -29,6 +29,7 @@ import turns
 import vidrec
 from vidrec.data import splits, video
 from vidrec.data.datasets import motion
+from vidrec.data.video import scaling
 from vidrec.models import interop, scanners
 from vidrec.training import loop, runtime
 
@@ -107,7 +108,7 @@ class Clips:
                         self.size,
                         self.size,
                         "rgb24",
-                        interpolation=video.SCALING,
+                        interpolation=scaling.SCALING,
                         threads=self.threads,
                     )
                     found[place] = small.to_ndarray()

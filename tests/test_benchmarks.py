@@ -1,7 +1,9 @@
 """Benchmarks are run by hand; what is tested here is that they are found, and what they refuse."""
 
+import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -34,6 +36,40 @@ def test_the_list_names_files_that_are_there():
     files = [line.split("benchmarks/")[1].split()[0] for line in listed.splitlines()]
     assert len(files) == len(benchmarks.WORKS)
     assert all((ROOT / "benchmarks" / file).is_file() for file in files)
+
+
+def names_of_vidrec(file):
+    """Each `module.name` that a file uses of vidrec's modules, with the module."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vidrec"):
+            parent = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(parent, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                if inspect.ismodule(getattr(parent, alias.name)):
+                    modules[alias.asname or alias.name] = getattr(parent, alias.name)
+    shadowed = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    } | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            if name in modules and name not in shadowed:
+                yield modules[name], node.attr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda f: f.stem)
+def test_what_benchmarks_use_of_vidrec_is_there(file):
+    missing = {
+        f"{module.__name__}.{name}"
+        for module, name in names_of_vidrec(file)
+        if not hasattr(module, name) and not importlib.util.find_spec(f"{module.__name__}.{name}")
+    }
+    assert not missing
 
 
 def test_one_that_fails_is_shown_with_its_reason(tmp_path):
