@@ -229,6 +229,7 @@ def _of_one_row(row: RowResult) -> Table:
     columns = ["class", *["answers"] * several, "clips", "precision", "recall", "F1", "F1 as a bar"]
     columns += ["published F1" + ", of another task" * bool(row.another_task)] * bool(theirs)
     caption = f"Each class on the test split, the weakest first; {_whose(row)}"
+    caption += ": precision and recall of all answers, F1 mean over seeds" * several
     return Table(columns, body, caption, tall=len(body) > TALL)
 
 
