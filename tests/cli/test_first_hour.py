@@ -1,0 +1,86 @@
+"""What a first run says: files left out, a run trained before, pace, folders that do not exist."""
+
+import json
+
+import pytest
+from helpers.command_line import fails, launch
+from helpers.video_files import clip
+
+from vidrec.cli import progress
+from vidrec.evaluation import tasks
+
+SMALL = ("--encoder.kind", "cnn", "--encoder.weights", "random", "--encoder.size", "32")
+
+
+def test_runners_up_that_round_to_nothing_are_left_out():
+    def text(*shares):
+        names = [
+            {"class": name, "confidence": share} for name, share in zip("abc", shares, strict=True)
+        ]
+        return tasks.named("clip").text({"class": "a", "confidence": shares[0], "topk": names})
+
+    assert text(0.7, 0.2, 0.1) == "a 70%  (b 20%, c 10%)"
+    assert text(0.99, 0.006, 0.004) == "a 99%  (b 1%)"
+    assert text(0.996, 0.003, 0.001) == "a 100%"
+
+
+def test_of_several_files_the_number_and_the_pace_are_told(capsys, monkeypatch):
+    times = iter([0.0, *(10.0 * i for i in range(1, 9))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    lines = [{"path": str(i // 2), **({"start": 0.0} if i % 2 == 0 else {})} for i in range(8)]
+    assert list(progress.with_pace(lines, 4)) == lines
+    assert capsys.readouterr().err.splitlines() == [
+        "4 files are to be classified",
+        "files: 1 of 4 (0.05 files/s, 60 s left)",
+        "files: 2 of 4 (0.05 files/s, 40 s left)",
+        "files: 3 of 4 (0.05 files/s, 20 s left)",
+    ]
+    monkeypatch.undo()
+    assert list(progress.with_pace(lines[:2], 1)) == lines[:2]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["predict", ".", "a.mp4", "--csv"], ["predict", ".", "a.mp4", "--overlay"]]
+)
+def test_a_file_in_a_folder_that_is_missing_is_refused(capsys, tmp_path, words):
+    target = tmp_path / "none" / "a.mp4"
+    line = fails(capsys, *words, str(target))
+    assert f"{words[-1]} {target}: the folder {tmp_path / 'none'} does not exist" in line
+    assert not target.parent.exists()
+
+
+def test_an_export_into_a_folder_that_is_missing_is_refused(capsys, tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    line = fails(capsys, "export", str(tmp_path), str(tmp_path / "none" / "out"))
+    assert f"the folder {tmp_path / 'none'} does not exist" in line
+
+
+def test_doctor_without_an_experiment_is_told_of_my_videos(capsys):
+    assert "doctor my_videos --data.root FOLDER" in fails(capsys, "doctor", "--data.root", "x")
+    assert "my_videos" not in fails(capsys, "doctor")
+
+
+@pytest.mark.slow
+def test_unreadable_files_are_named_and_a_second_run_says_so(tmp_path):
+    for kind in "ab":
+        (tmp_path / "v" / kind).mkdir(parents=True)
+        for i in range(6):
+            clip(f"{kind}{i}.mp4", 5 + i)(tmp_path / "v" / kind)
+    for name in ("a/bad1.mp4", "b/bad2.mp4"):
+        (tmp_path / "v" / name).write_bytes(name.encode())
+    data = ("--data.root", tmp_path / "v", *SMALL, "--data.split", "random")
+    words = ("train", "my_videos", *data, "--train.epochs", "1", "--workdir", tmp_path / "runs")
+    first = launch(*words)
+    assert first.returncode == 0, first.stderr
+    [line] = [each for each in first.stdout.splitlines() if "left out" in each]
+    assert line.startswith("2 of 14 clips cannot be read and are left out: ")
+    assert "bad1.mp4 (damaged, or not a video)" in line
+    counts = json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())["counts"]
+    used = ", ".join(f"{counts[part]['scored']} {part}" for part in ("train", "val", "test"))
+    assert line.endswith(f"; used are {used}")
+    second = launch(*words, "--json")
+    assert "was trained before: nothing is trained" in second.stderr
+    assert json.loads(second.stdout)["status"] == "done"
+    again = launch("extract", "my_videos", *data)
+    assert "2 clips without features are tried: " in again.stdout
