@@ -89,7 +89,7 @@ def check(line: str) -> None:
     words = shlex.split(re.sub(r"^srun -n\d ", "", line))
     words = words[1 if words[0] == "vidrec" else 2 :]
     if "--help" in words or (len(words) == 1 and line.startswith("vidrec")):
-        assert words[0] in COMMANDS, words[0]
+        assert words[0] in (*COMMANDS, *main.ABOUT), words[0]
         return
     command, settings = main.parse(words)
     if isinstance(command, Train) and command.more_epochs:

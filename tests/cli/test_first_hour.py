@@ -6,8 +6,8 @@ import pytest
 from helpers.command_line import fails, launch
 from helpers.video_files import clip
 
-from vidrec.cli import progress
-from vidrec.evaluation import tasks
+from vidrec.cli import main, progress
+from vidrec.evaluation import predict, tasks
 
 SMALL = ("--encoder.kind", "cnn", "--encoder.weights", "random", "--encoder.size", "32")
 
@@ -38,6 +38,36 @@ def test_of_several_files_the_number_and_the_pace_are_told(capsys, monkeypatch):
     monkeypatch.undo()
     assert list(progress.with_pace(lines[:2], 1)) == lines[:2]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ({"leaked": True, "recordings_known": True}, "the figure is too high"),
+        ({"leaked": "unknown", "recordings_known": True}, "the figure may be too high"),
+        ({"leaked": False, "recordings_known": False}, "the figure may be too high"),
+        ({"leaked": False, "recordings_known": True}, ""),
+        ({"leaked": False}, ""),  # of an earlier version
+    ],
+)
+def test_evaluate_says_what_is_known_of_recordings(capsys, tmp_path, monkeypatch, split, says):
+    (tmp_path / "result.json").write_text("{}")
+    names = ("accuracy", "balanced_accuracy", "majority", "avg_f1")
+    figures = {"metrics": {"test": dict.fromkeys(names, 0.5)}}
+    counts = {"counts": {"test": {"scored": 3, "expected": 3}}}
+    answer = {**figures, **counts, "split": split, "dir": str(tmp_path)}
+    monkeypatch.setattr(predict, "score", lambda *_, **__: answer)
+    with pytest.raises(SystemExit, match="^0$"):
+        main.main(["evaluate", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert says in said
+    assert ("too high" in said) == bool(says)
+
+
+def test_an_option_of_another_command_is_told(capsys):
+    line = fails(capsys, "train", "motion", "--seeds", "3")
+    assert "unknown option '--seeds': it is an option of ablate and search, not of train" in line
+    assert "did you mean '--train.epochs'" in fails(capsys, "train", "motion", "--epochs", "3")
 
 
 @pytest.mark.parametrize(

@@ -760,9 +760,11 @@ def test_clips_of_the_training_are_known_by_content_whatever_their_names(runs, t
     assert (forced["split"]["leaked"], forced["split"]["trained_on"]) == (True, len(trained))
     result = predict.score(runs["single"], {"data.root": str(fresh)}, part="all")
     assert (result["split"]["leaked"], result["split"]["trained_on"]) == (False, 0)
+    assert result["split"]["recordings_known"] is False
     # The same recordings' names in another data set tell nothing.
     named = {"data.root": str(fresh), "data.groups": r"(\d+)\.mp4"}
-    assert predict.score(runs["single"], named, part="all")["split"]["leaked"] is False
+    apart = predict.score(runs["single"], named, part="all")["split"]
+    assert (apart["leaked"], apart["recordings_known"]) == (False, True)
     own = {"data.root": str(runs["videos"]), "data.split_seed": 0}
     assert predict.score(runs["single"], own)["split"]["leaked"] == "unknown"
 

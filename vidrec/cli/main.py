@@ -177,7 +177,10 @@ def _unknown_option(name: str, option: str, kind: type[Command]) -> UserError:
     options = _options(kind)
     leaves = config.by_last_word() if "settings" in options else {}
     near = difflib.get_close_matches(word, [*leaves, *options], 1)
-    if not near:
+    others = [each for each, other in COMMANDS.items() if word in _options(other)]
+    if others and near[:1] != [word]:
+        guess = f": it is an option of {' and '.join(others)}, not of {name}"
+    elif not near:
         guess = f"; see '{program()} {name} --help'"
     elif near[0] in leaves:
         guess = f"; {config.did_you_mean([f'--{full}' for full in leaves[near[0]]])}"

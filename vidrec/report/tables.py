@@ -340,7 +340,8 @@ def notes(results: Run | AblationResult) -> list[str]:
     lines = []
     if any(row.published for row in rows) and isinstance(results, AblationResult):
         source = results.meta.get("source") or "as the table's file says"
-        lines.append(f"Published: {source}. Ours: run on {trained_on(results)}.")
+        ran = trained_on(results)
+        lines.append(f"Published: {source}." + (f" Ours: run on {ran}." if ran else ""))
     if _other_task(rows):
         tasks = dict.fromkeys(row.another_task for row in rows if row.another_task)
         lines.append(
@@ -353,7 +354,7 @@ def notes(results: Run | AblationResult) -> list[str]:
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
     lines += wording.leaks(rows)
-    if any(row.doubtful for row in rows):
+    if any(DAGGER in published(row, column) for row in rows for column in row.doubtful):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
     return lines + _beside_the_baseline(rows) + wording.one_seed(rows) + _low_coverage(rows)
 

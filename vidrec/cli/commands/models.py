@@ -13,11 +13,17 @@ from tyro.conf import Positional, arg
 from vidrec import config
 from vidrec.cli.command import Command, Flag, Folder, Settings, importing, run_until_stopped
 from vidrec.cli.output import check_parent, print_json, short_path, warn
-from vidrec.cli.progress import with_pace
 from vidrec.config import Config
 from vidrec.config.schema import NonNegative
 from vidrec.errors import STOPPED, UserError
 from vidrec.io import files
+
+# What `evaluate` says of clips whose recordings were, or may have been, trained on.
+SHARED = "Some of these clips are of recordings that were trained on: the figure is too high."
+PERHAPS_SHARED = (
+    "It is not known whether clips of the same recordings were trained on: the figure may be too "
+    "high."
+)
 
 if TYPE_CHECKING:
     from vidrec.evaluation.predict import Classifier
@@ -100,9 +106,12 @@ class Predict(ModelCommand):
         from vidrec.evaluation import predict
 
         if not self.overlay:
-            found = predict.listed(self.videos, model)
-            lines = predict.lines(model, found, stream=self.stream, every=self.every)
-            return with_pace(lines, len(found))
+            lines = predict.lines(model, self.videos, stream=self.stream, every=self.every)
+            if not self._several():
+                return lines
+            from vidrec.cli.progress import with_pace
+
+            return with_pace(lines, len(predict.listed(self.videos, model)))
         [video] = self.videos
         return [predict.overlay(model, video, self.overlay, stream=self.stream, every=self.every)]
 
@@ -214,6 +223,11 @@ class Evaluate(ModelCommand):
         figures, counts = result["metrics"][self.part], result["counts"][self.part]
         console, task = self.console(), tasks.named(result.get("task", "clip"))
         console.tell(task.line(figures, counts))
+        split = result["split"]
+        if split["leaked"] is True:
+            console.tell(SHARED)
+        elif split["leaked"] or not split.get("recordings_known", True):
+            console.tell(PERHAPS_SHARED)
         console.tell(short_path(result["dir"]))
         return 0
 

@@ -174,13 +174,14 @@ def _outcome(
         "scored": len(scores.clips),
         "unreadable": len(unreadable),
     }
+    split = {"id": selection.split, "part": part, "recordings_known": bool(dataset.groups_known)}
     return {
         "counts": {part: count},
         "unreadable": [{"path": path, "reason": reason} for _, path, reason in unreadable],
         "unreadable_names": [dataset.names[clip] for clip, _, _ in unreadable],
         "damaged": dict(dataset.warnings),
         "left_out": selection.left_out,
-        "split": {"id": selection.split, "part": part, **selection.overlap},
+        "split": split | selection.overlap,
         "data": {"name": dataset.name, "about": dataset.about},
     }
 
