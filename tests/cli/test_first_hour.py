@@ -57,7 +57,7 @@ def test_evaluate_says_what_is_known_of_recordings(capsys, tmp_path, monkeypatch
     counts = {"counts": {"test": {"scored": 3, "expected": 3}}}
     answer = {**figures, **counts, "split": split, "dir": str(tmp_path)}
     monkeypatch.setattr(predict, "score", lambda *_, **__: answer)
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main.main(["evaluate", str(tmp_path)])
     said = capsys.readouterr().out
     assert says in said
