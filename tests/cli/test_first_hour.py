@@ -64,6 +64,13 @@ def test_evaluate_says_what_is_known_of_recordings(capsys, tmp_path, monkeypatch
     assert ("too high" in said) == bool(says)
 
 
+def test_a_dry_run_says_that_the_folder_is_missing(capsys, tmp_path):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main.main(["ablate", "layers", "--data.root", str(tmp_path / "none"), "--dry-run"])
+    said = capsys.readouterr().err.splitlines()
+    assert f"data.root: there is no {tmp_path}/none here" in said[0]
+
+
 def test_an_option_of_another_command_is_told(capsys):
     line = fails(capsys, "train", "motion", "--seeds", "3")
     assert "unknown option '--seeds': it is an option of ablate and search, not of train" in line

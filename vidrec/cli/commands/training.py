@@ -26,7 +26,7 @@ from vidrec.cli.experiments import (
     read_table,
     warn_of_settings,
 )
-from vidrec.cli.output import short_path
+from vidrec.cli.output import short_path, warn
 from vidrec.config import Config
 from vidrec.config.schema import NonNegativeInt
 from vidrec.config.shipped import Shipped
@@ -189,9 +189,13 @@ class Ablate(SharedCommand):
         return int(any(trial["status"] == "failed" for trial in filled.trials))
 
     def _list_trials(self, table: Ablation, overrides: Mapping[str, Any]) -> int:
+        from vidrec.io import files
         from vidrec.report.terminal import Columns
         from vidrec.sweeps import preview
 
+        root = overrides.get("data.root")
+        if root and not files.expanded(root).exists():
+            warn(f"data.root: there is no {root} here; the list is of the published data set")
         trials = preview.dry_run(table, overrides, self.on)
         self.answer(trials)
         if self.json:
