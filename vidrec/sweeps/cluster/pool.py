@@ -176,7 +176,7 @@ class Inline:
 def _start_ticks(pid: int) -> str:
     """Return when a process started, in the kernel's ticks; "" for one that is gone.
 
-    A process' number is soon used again, but not together with the same start.
+    A process id is soon used again, but not with the same start time.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
