@@ -88,7 +88,7 @@ def summary(
     predicted = predictions(logits)
     counts = confusion(labels, predicted, len(classes))
     support = np.bincount(labels, minlength=len(classes))
-    f1 = _f1(counts, support)
+    f1 = class_f1(counts, support)
     rank = ranks(logits, labels)
     tops = {f"top{k}": float(np.mean(rank < k)) for k in (1, *TOP) if k < len(classes) or k == 1}
     return {
@@ -134,8 +134,13 @@ def _check(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> No
         )
 
 
-def _f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
-    # 2tp / (true + predicted); 0 for a class without true and predicted clips.
+def class_f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """Return the F1 of each class, (K,); 0 for a class without true and predicted clips.
+
+    Args:
+        counts: confusions (K, K), a row for each class.
+        support: clips of each class, (K,).
+    """
     total = support + counts.sum(axis=0)
     return 2 * np.diag(counts) / np.maximum(total, 1)
 

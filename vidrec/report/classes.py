@@ -119,10 +119,10 @@ def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
 
 def _extremes(row: RowResult) -> list[Block]:
     """Return the classes of which every answer was right, and those of which none was."""
-    by_seed = list(_by_seed(row).values())
+    by_seed = _by_seed(row)
     if not by_seed:
         return []
-    counts_KK, classes = np.sum(by_seed, axis=0), row.done[0].classes
+    counts_KK, classes = confusion(row), row.done[0].classes
     always = ", ".join(metrics.always_right(counts_KK, classes)) or "no class"
     never = ", ".join(metrics.never_right(counts_KK, classes)) or "no class"
     clips_K = _clips(row)
@@ -201,8 +201,8 @@ def by_class(row: RowResult) -> dict[str, float]:
 
 def _f1(counts_KK: np.ndarray) -> np.ndarray:
     """Return the F1 of each class, (K,); NaN for a class without clips."""
-    hits_K, clips_K, named_K = counts_KK.diagonal(), counts_KK.sum(axis=1), counts_KK.sum(axis=0)
-    return np.where(clips_K > 0, 2 * hits_K / np.maximum(clips_K + named_K, 1), math.nan)
+    clips_K = counts_KK.sum(axis=1)
+    return np.where(clips_K > 0, metrics.class_f1(counts_KK, clips_K), math.nan)
 
 
 def _published_f1(row: RowResult) -> dict[str, str]:
@@ -263,9 +263,10 @@ def _of_rows(rows: Sequence[RowResult], classes: Sequence[str]) -> Table:
 def confusions(row: RowResult | None, run: Run | None, draw: Any) -> Section:
     """Return the section on confusions between classes."""
     fits = run is not None and "confusions" in run.task.sections
-    if row is None or run is None or not fits or not _by_seed(row):
+    seeds = len(_by_seed(row)) if row is not None and fits else 0
+    if row is None or run is None or not seeds:
         return Section("Confusions", "confusions", [])
-    counts_KK, counted = confusion(row), "clips" if len(_by_seed(row)) == 1 else "answers"
+    counts_KK, counted = confusion(row), "clips" if seeds == 1 else "answers"
     few = len(run.classes) <= figures.NUMBERED
     matrices: list[Block] = []
     for shares in (False, True):

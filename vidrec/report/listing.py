@@ -14,7 +14,7 @@ from vidrec.evaluation import tasks
 from vidrec.evaluation.presentation import Headline
 from vidrec.io import files, runs
 from vidrec.report.results import row_of_table
-from vidrec.report.run import recordings_known
+from vidrec.report.run import all_recordings_known, recordings_known
 
 WRITTEN = (runs.RESULT, runs.TABLE, runs.SEARCH, runs.GROUP, "metrics.jsonl")
 
@@ -130,7 +130,6 @@ def _table(folder: Path) -> Entry:
     for trial in meta["trials"]:
         if trial["id"] in results:
             rows.setdefault(trial["row"], []).append(results[trial["id"]])
-    known = {recordings_known(result) for result in results.values()}
     return Entry(
         meta.get("name") or folder.name,
         folder,
@@ -141,7 +140,7 @@ def _table(folder: Path) -> Entry:
         len(places),
         len(done),
         _when(folder),
-        False if False in known else known == {True} or None,
+        all_recordings_known(results.values()),
     )
 
 

@@ -14,7 +14,7 @@ from vidrec.evaluation import statistics, tasks
 from vidrec.evaluation.task import Task
 from vidrec.io import files, runs
 from vidrec.report.answers import Answers, answers
-from vidrec.report.run import Run, label_of, read_run
+from vidrec.report.run import Run, all_recordings_known, label_of, read_run
 
 
 class OutOfFold(NamedTuple):
@@ -107,8 +107,7 @@ class RowResult:
     @property
     def recordings_known(self) -> bool | None:
         """Return whether its clips name their recordings; None if its results do not say."""
-        said = {run.recordings_known for run in self.runs}
-        return False if False in said else said == {True} or None
+        return all_recordings_known(run.result for run in self.runs)
 
     @property
     def within_noise(self) -> bool | None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -295,6 +295,12 @@ def recordings_known(result: Mapping[str, Any]) -> bool | None:
     if split.get("id") and split.get("leaked") == "unknown":  # as earlier versions say it
         return False
     return split.get("recordings_known")
+
+
+def all_recordings_known(results: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Return whether the clips of all results name their recordings; None if they do not say."""
+    said = {recordings_known(result) for result in results}
+    return False if False in said else said == {True} or None
 
 
 def label_of(trial: Mapping[str, Any]) -> str:

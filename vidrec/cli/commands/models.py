@@ -18,15 +18,15 @@ from vidrec.config.schema import NonNegative
 from vidrec.errors import STOPPED, UserError
 from vidrec.io import files
 
+if TYPE_CHECKING:
+    from vidrec.evaluation.predict import Classifier
+
 # What `evaluate` says of clips whose recordings were, or may have been, trained on.
 SHARED = "Some of these clips are of recordings that were trained on: the figure is too high."
 PERHAPS_SHARED = (
     "It is not known whether clips of the same recordings were trained on: the figure may be too "
     "high."
 )
-
-if TYPE_CHECKING:
-    from vidrec.evaluation.predict import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +106,13 @@ class Predict(ModelCommand):
         from vidrec.evaluation import predict
 
         if not self.overlay:
-            lines = predict.lines(model, self.videos, stream=self.stream, every=self.every)
             if not self._several():
-                return lines
+                return predict.lines(model, self.videos, stream=self.stream, every=self.every)
             from vidrec.cli.progress import with_pace
 
-            return with_pace(lines, len(predict.listed(self.videos, model)))
+            found = predict.listed(self.videos, model)
+            lines = predict.lines(model, found, stream=self.stream, every=self.every)
+            return with_pace(lines, len(found))
         [video] = self.videos
         return [predict.overlay(model, video, self.overlay, stream=self.stream, every=self.every)]
 

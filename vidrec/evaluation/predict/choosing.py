@@ -9,6 +9,7 @@ import numpy as np
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
 from vidrec.io import files, runs
+from vidrec.io.words import counted
 
 
 class Choice(NamedTuple):
@@ -59,20 +60,20 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
     reason = (
         f"row {row} of {len({trial['row'] for trial in trials})} ({settings or 'as the base'}), "
         f"the best by mean validation {words} ({means[row]:.4f} over "
-        f"{_counted([trial for _, trial in rows[row]])}); "
+        f"{_seeds_and_folds([trial for _, trial in rows[row]])}); "
         f"of it seed {trial['seed']}{of_fold} ({score:.4f})"
     )
     return Choice(folder / "trials" / trial["id"], reason)
 
 
-def _counted(trials: Sequence[Mapping[str, Any]]) -> str:
+def _seeds_and_folds(trials: Sequence[Mapping[str, Any]]) -> str:
     """Return how many seeds trials are, or how many of how many folds, in words."""
     seeds, folds = (len({trial.get(name, 0) for trial in trials}) for name in ("seed", "fold"))
-    text = f"{seeds} seed{'s' * (seeds != 1)}"
+    text = counted(seeds, "seed")
     if not any(trial.get("fold") for trial in trials):
         return text
     whole = "" if seeds * folds == len(trials) else f", {len(trials)} trials"
-    return f"{text} on {folds} fold{'s' * (folds != 1)}{whole}"
+    return f"{text} on {counted(folds, 'fold')}{whole}"
 
 
 class _Validated(NamedTuple):
