@@ -27,7 +27,7 @@ from vidrec.io import files
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import plan, runner
 from vidrec.sweeps.ablation import Ablation, Row, product
-from vidrec.training import loop, prepare, results
+from vidrec.training import loop, prepare, results, runtime
 from vidrec.training.group import TrialGroup
 
 HERE = Path(__file__).parent
@@ -199,6 +199,23 @@ def test_settings_that_change_the_program_make_groups(tmp_path):
         2
     }
     assert [trial["row"] for trial in filled.trials] == [0, 1, 2, 3]
+
+
+def test_a_grid_of_many_programs_does_not_keep_them_all(tmp_path, monkeypatch):
+    """With too many, the compiler ends the process."""
+    monkeypatch.setattr(runtime, "GROUPS_KEPT", 2)
+    held = []
+
+    class Counter(Reporter):
+        def group(self, name, members):
+            held.append(len(jax.devices()[0].client.live_executables()))
+            return super().group(name, members)
+
+    lstm = settings(**{**FAST, "scanner__kind": "lstm", "train__epochs": 1})
+    grid = Ablation("units", lstm, product({"scanner.units": tuple(range(2, 11))}))
+    runner.ablate(grid, tmp_path, dataset=features(), screen=Counter())
+    assert len(held) == 9
+    assert held[-1] <= max(held[:3])  # each group adds four, and two compile ahead
 
 
 def test_rows_with_data_of_their_own_are_trained_apart():

@@ -24,7 +24,7 @@ from vidrec.io import files
 from vidrec.io.machine import how_to_install
 from vidrec.sweeps import runner
 from vidrec.sweeps.search import halving, space
-from vidrec.training import devices, loop, prepare
+from vidrec.training import devices, loop, prepare, runtime
 
 ROOT = Path(__file__).parents[2]
 SPACE = {
@@ -361,6 +361,15 @@ def test_rounds_share_compiled_programs(tmp_path, monkeypatch):
     with pytest.raises(ChosenError):
         run(tmp_path, trials=28, axes={"optim.learning_rate": "log:1e-3:1"})
     assert len(compiled) == 2  # the programs of the first state and of an epoch, each once
+
+
+@pytest.mark.slow
+def test_a_search_over_many_programs_frees_them_and_finds_the_same(found, tmp_path, monkeypatch):
+    freed = []
+    monkeypatch.setattr(runtime, "GROUPS_KEPT", 1)
+    monkeypatch.setattr(runtime, "free_programs", lambda: freed.append(1))
+    assert facts(run(tmp_path)) == facts(found)
+    assert freed
 
 
 @pytest.mark.slow

@@ -231,6 +231,7 @@ class Work:
     _records: bool = field(default=False, init=False)
     _warned: set[str] = field(default_factory=set, init=False)
     _kept: ready_made.Kept | None = field(default=None, init=False)
+    _compiled: int = field(default=0, init=False)
 
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
@@ -333,6 +334,9 @@ class Work:
         shown = self.screen.group(group.name, group.trials)
         ready.run(self.told.group(group.trials, group.folder, shown))
         self.told.finished(group.trials)
+        self._compiled += 1
+        if self._compiled % runtime.GROUPS_KEPT == 0:
+            runtime.free_programs()
 
     def _recordable(self, error: Exception) -> bool:
         stopped = isinstance(error, loop.Interrupted)

@@ -16,7 +16,7 @@ from vidrec.evaluation import tasks
 from vidrec.sweeps import plan, tracking
 from vidrec.sweeps.plan import GroupPlan
 from vidrec.sweeps.search.halving import Standing
-from vidrec.training import devices, loop, prepare
+from vidrec.training import devices, loop, prepare, runtime
 from vidrec.training.feeds import Placement
 from vidrec.training.group import Programs, TrialGroup
 from vidrec.training.prepare import Prepared
@@ -173,6 +173,10 @@ class Trainer:
     def _ready(self, group: GroupPlan, data: Prepared) -> loop.GroupRun:
         """Return the group, its programs compiled: those of an equal group before it are used."""
         if group.folder not in self._runs:
+            if len(self._programs) >= runtime.GROUPS_KEPT:
+                self.close()  # each continues from its save
+                self._programs.clear()
+                runtime.free_programs()
             run = loop.GroupRun(group.trials, data, group.folder, self._make)
             run.ready()
             self._runs[group.folder] = run
