@@ -14,7 +14,7 @@ from rich.console import Console
 
 import vidrec
 from vidrec import config
-from vidrec.cli import main
+from vidrec.cli import main, progress
 from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
 from vidrec.config import Config, override
@@ -160,7 +160,10 @@ def test_progress_says_how_trials_ended():
     group.epoch(2, {"0": running, "2": done})
     group.epoch(3, {"0": done})
     first, second, third, last = out.getvalue().splitlines()
+    first, left = first.split(", at most ")
     assert first == "epochs, 2 of 4 trials training (1 stopped early, 1 diverged)"
+    assert left == "0 s left"
+    second = second.split(", at most ")[0]
     assert second == "epochs, 1 of 4 trials training (1 stopped early, 1 diverged, 1 finished)"
     assert third.startswith("epochs, 0 of 4 trials training")
     assert "4 trials (1 stopped early, 1 diverged, 2 finished), 3 epochs in" in last
@@ -172,6 +175,19 @@ def test_progress_of_a_group_that_goes_on_counts_those_that_ended_before():
     group = Reporter(Console(file=out, width=200)).group("g", members)
     group.epoch(30, {"2": {"status": "done"}})
     assert "3 trials (1 finished, 2 ended before), 30 epochs" in out.getvalue()
+
+
+def test_progress_counts_groups_and_tells_the_time_left(monkeypatch):
+    members = [TrialRun("0", override(Config(), {"train.epochs": 10}), None)]
+    out, clock = io.StringIO(), iter((0.0, 0.0, 0.0, 60.0))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    screen = Reporter(Console(file=out, width=200))
+    screen.planned(2)
+    first, second, third = (screen.group("g", members) for _ in range(3))
+    assert (first.title, second.title) == ("[1 of 2] g", "[2 of 2] g")
+    assert third.title == "g"  # one of them was split
+    third.epoch(4, {"0": {"status": "running"}})  # it goes on after its third epoch
+    assert "at most 6 min left" in out.getvalue()
 
 
 class Row:

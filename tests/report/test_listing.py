@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from helpers.command_line import fails
@@ -118,6 +119,19 @@ def test_the_command_prints_a_table_or_json(workdir, capfd):
         main.main(["runs", str(workdir / "notes")])
     assert left.value.code == 0
     assert "holds no run" in capfd.readouterr().out
+
+
+def test_entries_of_one_name_are_told_apart_by_their_commands(workdir, capfd):
+    (workdir / "one-00000001" / "environment.json").write_text('{"command": "vidrec train one"}')
+    again = workdir / "one-00000009"
+    shutil.copytree(workdir / "one-00000001", again)
+    (again / "environment.json").write_text('{"command": "vidrec train one --seed 3"}')
+    with pytest.raises(SystemExit):
+        main.main(["runs", str(workdir)])
+    shown = capfd.readouterr().out
+    assert "one-00000001: vidrec train one\n" in shown
+    assert "one-00000009: vidrec train one --seed 3\n" in shown
+    assert "half-00000004: " not in shown
 
 
 def test_a_folder_that_is_not_there_is_a_line(tmp_path, capsys):

@@ -89,6 +89,23 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
     assert wanted <= set(ids)
 
 
+def test_a_line_of_numbers_for_each_row_with_its_intervals(folders):
+    with (folders["scanners"] / "summary.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    results = report.read(folders["scanners"])
+    assert [line["setting"] for line in lines] == [row.name for row in results.rows]
+    assert [line["control"] for line in lines] == [str(r is results.control) for r in results.rows]
+    for row, line in zip(results.rows, lines, strict=True):
+        wanted = {"test_accuracy": row.headline, "val_accuracy": row.mean("val_accuracy")}
+        wanted |= {"low": row.interval.low, "high": row.interval.high, "seeds": row.seeds}
+        if gap := row.difference:
+            wanted |= {"difference": gap.mean, "difference_low": gap.low, "p": gap.p}
+            wanted["difference_high"] = gap.high
+        assert {name: float(line[name]) for name in wanted} == pytest.approx(wanted)
+        assert line["verdict"] == ("" if gap is None else tables.verdict(row))
+    assert report.summary(folders["scanners"])[1]["p"] == results.rows[1].difference.p
+
+
 def test_csv_lists_planned_trials_with_exact_figures(folders):
     lines = list(csv.DictReader((folders["scanners"] / "table.csv").open(encoding="utf-8")))
     head = list(lines[0])
@@ -466,6 +483,21 @@ def test_terminal_is_plain_where_there_is_none(folders):
     assert "\x1b[" in ruled.getvalue()
     assert "learning_rate=0.0005" in plain.getvalue()
     assert "control" in plain.getvalue()
+
+
+def test_terminal_shows_the_difference_with_its_interval_where_there_is_room(folders):
+    from rich.console import Console
+
+    row = report.read(folders["scanners"]).rows[1]
+    gap = row.difference
+    whole = f"{formats.points(gap.mean)} ({formats.points(gap.low, gap.high)})"
+    for width, room in ((80, True), (50, False)):
+        told = io.StringIO()
+        Console(file=told, width=width).print(report.terminal(folders["scanners"]))
+        line = next(line for line in told.getvalue().splitlines() if line.startswith(row.name))
+        assert (whole in line) is room
+        assert formats.points(gap.mean) in line
+        assert "Best on validation: " in told.getvalue()
 
 
 def test_terminal_sets_ours_beside_theirs(folders):

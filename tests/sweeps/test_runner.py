@@ -25,7 +25,7 @@ from vidrec.config import override
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.sweeps import ablation as tables
-from vidrec.sweeps import plan, runner
+from vidrec.sweeps import plan, preview, runner
 from vidrec.sweeps.ablation import Ablation, Row, product
 from vidrec.training import loop, prepare, results, runtime
 from vidrec.training.group import TrialGroup
@@ -191,6 +191,16 @@ def test_what_differs_in_scoring_only_is_trained_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_preview_tells_which_trials_are_trained(tmp_path):
+    rows = product({"optim.learning_rate": [0.01, 0.3]})
+    filled, _ = fill(table(rows), tmp_path)
+    ids = [trial["id"] for trial in filled.trials]
+    assert preview.trained(table(rows), ids, tmp_path) == set(ids)
+    (filled.folder / "trials" / ids[0] / "result.json").unlink()
+    assert preview.trained(table(rows), ids, tmp_path) == {ids[1]}
+    assert preview.trained(table(rows), ids[:1], tmp_path) == set()  # of another table
+
+
 def test_settings_that_change_the_program_make_groups(tmp_path):
     rows = product({"optim.learning_rate": [0.01, 0.3], "train.batch_size": [4, 6]})
     filled, screen = fill(table(rows), tmp_path)

@@ -36,6 +36,7 @@ class Reporter:
         self._bar: Progress | None = None
         self._last = 0.0
         self._pace: Pace | None = None
+        self._planned = self._begun = 0  # groups of trials
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -61,10 +62,18 @@ class Reporter:
         """Note how quickly frames are encoded, to be shown with the next clip."""
         self._pace = pace if pace.frames_per_second else None  # none before the first batch
 
+    def planned(self, groups: int) -> None:
+        """Note how many groups of trials train, one after another."""
+        self._planned, self._begun = groups, 0
+
     def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
         """Return the callback that shows the training of a group of trials."""
         self.close()
-        return GroupProgress(self, _title(name, members), members)
+        self._begun += 1
+        title = _title(name, members)
+        if 1 < self._planned >= self._begun:  # a group that was split for its memory is more
+            title = f"[{self._begun} of {self._planned}] {title}"
+        return GroupProgress(self, title, members)
 
     def stop(self, *_: object) -> None:
         """Handle a signal: ask the work to stop.
@@ -146,6 +155,7 @@ class GroupProgress(loop.Silent):
         self.best: float | None = None
         self.headline = tasks.of(members[0].config).headline
         self.start = time.perf_counter()
+        self._since: int | None = None  # epochs that were completed before
 
     def compiled(self, seconds: float) -> None:
         """Start the clock: the group's program is compiled."""
@@ -168,9 +178,14 @@ class GroupProgress(loop.Silent):
         ends = ", ".join(f"{count} {how}" for how, count in self.ended.items())
         note = f"epochs, {training} of {counted(self.trials)} training"
         note += f" ({ends}){best}" if ends else best
+        seconds = time.perf_counter() - self.start
+        if self._since is None:
+            self._since = number - 1
+        if training and not self.reporter.console.is_terminal:  # whose bar shows it
+            left = seconds / (number - self._since) * (self.epochs - number)
+            note += f", at most {duration(left)} left"
         self.reporter.advance(self.title, number, self.epochs, note)
         if not training:
-            seconds = time.perf_counter() - self.start
             self.reporter.say(
                 f"{self.title}: {counted(self.trials)} ({ends}), {number} epochs in "
                 f"{seconds:.1f} s{best}"

@@ -14,7 +14,7 @@ from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 def build(folder: str | Path) -> Path:
     """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run, table or search.
 
-    A table over folds has a folds.csv too.
+    A table has a summary.csv too, and a table over folds a folds.csv.
 
     Returns:
         The path of report.html.
@@ -34,8 +34,12 @@ def build(folder: str | Path) -> Path:
     write_whole(folder / "table.csv", table_model.as_csv(tables.trials_table(results)))
     write_whole(folder / "table.md", table_model.as_markdown(summary))
     write_whole(folder / "table.tex", table_model.as_tex(summary))
-    if tables.folds(results):
-        write_whole(folder / "folds.csv", table_model.as_csv(tables.folds_csv(results)))
+    by_row = {"folds.csv": tables.folds(results)}
+    if isinstance(results, AblationResult):
+        by_row["summary.csv"] = tables.summary(results)
+    for name, lines in by_row.items():
+        if lines:
+            write_whole(folder / name, table_model.as_csv(tables.numbers_table(lines)))
     return write_whole(folder / "report.html", page.render(results, folder / "figures"))
 
 
@@ -60,6 +64,11 @@ def table(folder: str | Path) -> tables.Trials:
     return tables.trials(read(folder))
 
 
+def summary(folder: str | Path) -> list[dict[str, Any]]:
+    """Return a dictionary for each row of a table: figure, interval, difference to the control."""
+    return tables.summary(read(folder))
+
+
 def folds(folder: str | Path) -> list[dict[str, Any]]:
     """Return a dictionary of out-of-fold figures for each row; empty for a table without folds."""
     return tables.folds(read(folder))
@@ -72,19 +81,25 @@ def terminal(folder: str | Path) -> Any:
 
         return search.Terminal(search.read(Path(folder)))
     results = read(folder)
-    return tables.Terminal(*rows_and_control(results), tables.notes(results))
+    rows, control = rows_and_control(results)
+    notes = tables.notes(results)
+    answer = ""
+    if isinstance(results, AblationResult) and len(results.scored) > 1:
+        answer = wording.answer(rows, control, results.best)
+    return tables.Terminal(rows, control, notes, answer=answer)
 
 
 def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
     """Return the same of two runs that are compared: the first is the control.
 
-    The first note is the difference with its interval.
+    Below it stands the difference with its interval.
     """
     from vidrec.report import comparison
 
     a, b = comparison.pair(dir_a, dir_b)
-    said = [wording.answer_of_two(a, b), *comparison.notes_of_two(a, b)]
-    return tables.Terminal([a, b], a, said)
+    chosen = comparison.rows_of_tables([dir_a, dir_b], [a, b])
+    notes = [*chosen, *comparison.notes_of_two(a, b)]
+    return tables.Terminal([a, b], a, notes, answer=wording.answer_of_two(a, b))
 
 
 def events(folder: str | Path) -> Path:
@@ -122,6 +137,7 @@ __all__ = [
     "folds",
     "read",
     "row_of",
+    "summary",
     "table",
     "terminal",
     "terminal_of_two",

@@ -11,6 +11,7 @@ import numpy as np
 
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
+from vidrec.io import runs
 from vidrec.report import blocks, figures, formats, page, rendering, tables, ucf101, wording
 from vidrec.report.answers import Answers
 from vidrec.report.blocks import Block, Definition, Definitions, Paragraph, Section
@@ -54,8 +55,9 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
     a, b = pair(dir_a, dir_b)
     draw, both = page.Drawer(pictures), shared(a, b)
     facts = [Definition("A", f"{a.name}: {dir_a}"), Definition("B", f"{b.name}: {dir_b}")]
+    chosen = rows_of_tables([dir_a, dir_b], [a, b])
     sections = [
-        _results(a, b),
+        _results(a, b, [*chosen, *notes_of_two(a, b)]),
         _classes(a, b, both, draw),
         _confusions(a, b),
         page.curves([a, b], a, b, draw),
@@ -71,6 +73,15 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
         sections=sections,
     )
     return rendering.render(content)
+
+
+def rows_of_tables(dirs: Sequence[str | Path], rows: Sequence[RowResult]) -> list[str]:
+    """Return which row of each table is compared; nothing of a run."""
+    return [
+        f"{folder} is a table: {row.name}, its best row on validation, is compared."
+        for folder, row in zip(dirs, rows, strict=True)
+        if (Path(folder) / runs.TABLE).is_file()
+    ]
 
 
 def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
@@ -98,7 +109,7 @@ def _differing(a: np.ndarray, b: np.ndarray) -> int:
     return int((a != b).reshape(len(a), -1).any(axis=1).sum())
 
 
-def _results(a: RowResult, b: RowResult) -> Section:
+def _results(a: RowResult, b: RowResult, notes: Sequence[str]) -> Section:
     headline = a.task.headline
     figures_of_two = percent(a.headline), percent(b.headline)
     body: list[list[Any]] = [
@@ -123,8 +134,8 @@ def _results(a: RowResult, b: RowResult) -> Section:
         body.append([name, style(a.mean(column)), style(b.mean(column)), ""])
     body.append(["seeds", tables.seeds(a), tables.seeds(b), ""])
     columns = ["figure", a.name, b.name, "difference, points"]
-    notes = [Paragraph(note, "small soft") for note in notes_of_two(a, b)]
-    return Section("Results", "results", [Table(columns, body, "Means over seeds"), *notes])
+    lines = [Paragraph(note, "small soft") for note in notes]
+    return Section("Results", "results", [Table(columns, body, "Means over seeds"), *lines])
 
 
 def notes_of_two(a: RowResult, b: RowResult) -> list[str]:

@@ -1,7 +1,9 @@
 """List the runs, ablations and searches of a workdir, each from its own files."""
 
+import contextlib
 import fcntl
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from vidrec.errors import UserError, raise_if_transient
 from vidrec.evaluation import tasks
 from vidrec.evaluation.presentation import Headline
-from vidrec.io import files, runs
+from vidrec.io import escape, files, runs
 from vidrec.report.results import row_of_table
 from vidrec.report.run import all_recordings_known, recordings_known
 
@@ -34,6 +36,7 @@ class Entry(NamedTuple):
         finished: how many of them have a result.
         when: it was last written to, in seconds of the epoch.
         recordings_known: whether its clips name their recordings; None if its results do not say.
+        command: that made it; "" if none is written there.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Entry(NamedTuple):
     finished: int
     when: float
     recordings_known: bool | None = None
+    command: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Return the entry as JSON holds it: its value under the name of its figure.
@@ -66,7 +70,8 @@ def listing(workdir: Path) -> list[Entry]:
     """
     if not workdir.is_dir():
         raise UserError(f"there is no folder {workdir}: runs are kept in runs/, or in --workdir")
-    entries = filter(None, map(_entry, runs.folders(workdir)))
+    found = filter(None, map(_entry, runs.folders(workdir)))
+    entries = [entry._replace(command=_command(entry.dir)) for entry in found]
     return sorted(entries, key=lambda entry: (-entry.when, entry.name))
 
 
@@ -79,6 +84,25 @@ def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
     return [
         f"Recordings unknown ({named}): such a figure may be too high and its interval too narrow."
     ]
+
+
+def commands_of_equal_names(entries: Sequence[Entry]) -> list[str]:
+    """Return a line below the list for each entry whose name others have: the command it is of."""
+    names = Counter(entry.name for entry in entries)
+    return [f"{e.dir.name}: {e.command}" for e in entries if names[e.name] > 1 and e.command]
+
+
+def _command(folder: Path) -> str:
+    for file, holds in (
+        (runs.SEARCH, files.SEARCH_HOLDS),
+        (runs.TABLE, files.TABLE_HOLDS),
+        ("environment.json", files.ENVIRONMENT_HOLDS),
+    ):
+        if (folder / file).is_file():
+            with contextlib.suppress(UserError):
+                command = files.read_json(folder / file, holds).get("command", "")
+                return command if isinstance(command, str) else escape.shell(command)
+    return ""
 
 
 def _entry(folder: Path) -> Entry | None:

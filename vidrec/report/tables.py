@@ -218,6 +218,32 @@ def folds_table(rows: Sequence[RowResult]) -> Table:
     return Table(heads, body, "Each fold's test clips, means over seeds")
 
 
+def summary(results: Run | AblationResult) -> list[dict[str, Any]]:
+    """Return the content of summary.csv: each row's figures over its seeds, as numbers."""
+    rows, control = rows_and_control(results)
+    return [_summary_of(row, row is control) for row in rows]
+
+
+def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
+    headline, ends, gap = row.task.headline, row.interval, row.difference
+    return {
+        "row": row.key,
+        "setting": row.name,
+        "seeds": row.seeds,
+        "params": params(row),
+        headline.test: row.headline,
+        "low": ends.low if ends else None,
+        "high": ends.high if ends else None,
+        headline.val: row.mean(headline.val),
+        "control": is_control,
+        "difference": gap.mean if gap else None,
+        "difference_low": gap.low if gap else None,
+        "difference_high": gap.high if gap else None,
+        "p": gap.p if gap else None,
+        "verdict": verdict(row),
+    }
+
+
 def folds(results: Run | AblationResult) -> list[dict[str, Any]]:
     """Return each row's figures out of fold, as numbers; empty without folds."""
     rows, control = rows_and_control(results)
@@ -249,9 +275,8 @@ def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
     }
 
 
-def folds_csv(results: Run | AblationResult) -> Table:
-    """Return folds.csv as texts."""
-    lines = folds(results)
+def numbers_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Return lines of numbers by column as texts, such as those of `summary` and `folds`."""
     columns = list(dict.fromkeys(name for line in lines for name in line))
     return Table(columns, [[_csv_cell(line.get(name)) for name in columns] for line in lines])
 
@@ -401,27 +426,42 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
 
 
 class Terminal:
-    """The table at the end of a run, and the notes to it."""
+    """The table at the end of a run, its result in a sentence, and the notes to it."""
 
     def __init__(
-        self, rows: Sequence[RowResult], control: RowResult | None, notes: Sequence[str] = ()
+        self,
+        rows: Sequence[RowResult],
+        control: RowResult | None,
+        notes: Sequence[str] = (),
+        *,
+        answer: str = "",
     ):
-        self.rows, self.control, self.notes = rows, control, notes
+        self.rows, self.control, self.notes, self.answer = rows, control, notes, answer
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         from rich.text import Text
 
-        columns, rare = _narrow(self.rows)
-        heads = ["setting", *(column.head for column in columns), "to control"]
-        lines = [self._line(row, columns) for row in self.rows]
-        yield Columns(heads, lines, "setting", rare, narrow=["95 % interval"])
+        narrow = _narrow(self.rows)
+        shown = self._columns(narrow, _difference)
+        if not shown.fits(options.max_width, without=narrow.yielding):
+            shown = self._columns(narrow, _short_difference)
+        yield shown
         if any(row.within_noise for row in self.rows):
             yield Text(f"{NOISE} within noise", style="dim")
+        if self.answer:
+            yield Text(escape.terminal(self.answer))
         fewer = [row for row in self.rows if len(row.done) < len(row.planned)]
         for note in [*self.notes, *(f"{row.name}: {seeds(row)} seeds" for row in fewer)]:
             yield Text(escape.terminal(note), style="yellow")
 
-    def _line(self, row: RowResult, columns: Sequence[Column]) -> list[Any]:
+    def _columns(self, narrow: "_Narrow", difference: Callable[[RowResult], str]) -> Columns:
+        heads = ["setting", *(column.head for column in narrow.columns), "to control"]
+        lines = [self._line(row, narrow.columns, difference) for row in self.rows]
+        return Columns(heads, lines, "setting", narrow.rare, narrow=["95 % interval"])
+
+    def _line(
+        self, row: RowResult, columns: Sequence[Column], difference: Callable[[RowResult], str]
+    ) -> list[Any]:
         from rich.text import Text
 
         is_control = row is self.control
@@ -429,7 +469,7 @@ class Terminal:
         return [
             Text(escape.terminal(row.name), style="bold" if is_control else ""),
             *(column.cell(row) for column in columns),
-            Text("control" if is_control else _short_difference(row), style=colour),
+            Text("control" if is_control else difference(row), style=colour),
         ]
 
 
@@ -439,10 +479,12 @@ class _Narrow(NamedTuple):
     Attributes:
         columns: in their order.
         rare: heads that are shown where there is room, see `terminal.Columns`.
+        yielding: heads that are left out before the interval of the difference to the control.
     """
 
     columns: Sequence[Column]
     rare: Sequence[Sequence[str]]
+    yielding: Sequence[str] = ()
 
 
 def _narrow(rows: Sequence[RowResult]) -> _Narrow:
@@ -454,6 +496,7 @@ def _narrow(rows: Sequence[RowResult]) -> _Narrow:
         return _Narrow(
             (_measured(headline.test, "out of fold"), ends, mean, size),
             (("mean of folds",), ("params",)),
+            ("mean of folds", "params"),
         )
     if any(headline.test in row.published for row in rows):
         versus = Column("to published (95 %)", versus_published)
@@ -468,7 +511,13 @@ def _narrow(rows: Sequence[RowResult]) -> _Narrow:
             *(ends, more, size, _measured("seconds_train", "s")),
         ),
         ((more.head,), ("params",), ("s",)),
+        (more.head, "params", "s"),
     )
+
+
+def _difference(row: RowResult) -> str:
+    gap = row.difference
+    return _short_difference(row) + (f" ({points(gap.low, gap.high)})" if gap else "")
 
 
 def _short_difference(row: RowResult) -> str:

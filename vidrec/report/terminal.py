@@ -54,6 +54,10 @@ class Columns:
             shown |= set(self.narrow)
         return [head for head in self.heads if head in shown]
 
+    def fits(self, width: int, *, without: Collection[str] = ()) -> bool:
+        """Return whether all columns fit into this width, apart from some."""
+        return self._width(set(self.heads) - set(without)) <= width
+
     def _width(self, shown: Collection[str]) -> int:
         widths = [self._longest(head) for head in shown if head != self.folded]
         widths.append(min(self._longest(self.folded), self.USUAL))

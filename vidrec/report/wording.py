@@ -73,7 +73,8 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
     whose = "" if len(single) == len(known) else f" ({', '.join(single)})"
     return [
         f"One seed{whose}: the interval covers only the choice of test clips. It does not "
-        "include what another seed would change; `ablate` with --seeds 3 shows that."
+        "include what another seed would change. `vidrec ablate` with the same arguments and "
+        "--seeds 3 shows that."
     ]
 
 
@@ -160,8 +161,8 @@ def worth(gap: Difference) -> str:
     if gap.seeds_needed is None:
         return "which is within noise." + _note(gap)
     return (
-        "which is within noise. "
-        f"About {gap.seeds_needed} seeds a row would settle a difference of this size."
+        "which is within noise. If the difference really is this large, about "
+        f"{gap.seeds_needed} seeds a row would show it."
     )
 
 

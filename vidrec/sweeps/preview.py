@@ -1,9 +1,11 @@
 """Preview what a table trains and what it costs: nothing is trained, no clip is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from vidrec.config import Config
+from vidrec.config import Config, digest
+from vidrec.io import runs
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import cost, tuning
 from vidrec.sweeps.ablation import Ablation
@@ -42,6 +44,13 @@ def dry_run(
             }
         )
     return lines
+
+
+def trained(ablation: Ablation, ids: Sequence[str], workdir: Path) -> set[str]:
+    """Return which of a table's trials have a result in a workdir, from the ids of `dry_run`."""
+    name = tuning.candidates(ablation).name if ablation.tune else ablation.name
+    folder = runs.place_of_table(workdir, name, digest(ids), ids)
+    return {id_ for id_ in ids if (folder / "trials" / id_ / runs.RESULT).is_file()}
 
 
 def estimates(

@@ -75,6 +75,13 @@ class Table:
         return report.table(self.folder)[1]
 
     @property
+    def summary(self) -> list[dict[str, Any]]:
+        """One dictionary a row of the table, with the columns of summary.csv."""
+        from vidrec import report
+
+        return report.summary(self.folder)
+
+    @property
     def folds(self) -> list[dict[str, Any]]:
         """One dictionary a row with its figures out of fold; empty without folds."""
         from vidrec import report
@@ -245,6 +252,7 @@ class Work:
         if todo:
             runtime.check_devices()  # a missing device is not a failure of the trials
         self._records = self.record or len(todo) > 1
+        getattr(self.screen, "planned", lambda _: None)(len(todo))
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
             by_data.setdefault(prepare.data_id(group.trials[0].config), []).append(group)

@@ -38,7 +38,11 @@ class Runs(Command):
     def run(self, settings: dict[str, Any]) -> int:
         """List them; see `Command.run`."""
         from vidrec.io import files
-        from vidrec.report.listing import listing, unknown_recordings
+        from vidrec.report.listing import (
+            commands_of_equal_names,
+            listing,
+            unknown_recordings,
+        )
 
         folder = files.expanded(self.folder or self.workdir)
         entries = listing(folder)
@@ -48,7 +52,7 @@ class Runs(Command):
         console = self.console()
         if entries:
             console.print(_shown(entries))
-            for line in unknown_recordings(entries):
+            for line in commands_of_equal_names(entries) + unknown_recordings(entries):
                 console.tell(line)
         else:
             console.tell(f"{folder} holds no run, no ablation and no search")

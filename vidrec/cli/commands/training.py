@@ -184,6 +184,7 @@ class Ablate(SharedCommand):
         if self.json:
             rows = [dict(row) for row in filled.rows]
             answer = {"dir": str(filled.folder.absolute()), "rows": rows, "trials": filled.trials}
+            answer["summary"] = filled.summary
             self.answer(answer | ({"folds": filled.folds} if table.folds else {}))
         self.show_report(filled.folder)
         return int(any(trial["status"] == "failed" for trial in filled.trials))
@@ -213,7 +214,10 @@ class Ablate(SharedCommand):
         console.print(Columns(heads, lines, "settings", less, title=table.question))
         console.print(_estimates(preview.estimates(table, overrides, self.on)))
         groups = len({trial["group"] for trial in trials})
-        console.tell(f"{len(trials)} trials in {groups} programs")
+        ids = [trial["id"] for trial in trials]
+        done = len(preview.trained(table, ids, self.workdir))
+        left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
+        console.tell(f"{len(trials)} trials in {groups} programs{left}")
         if table.tune:
             names = " and ".join(table.tune)
             console.tell(

@@ -217,8 +217,8 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _reports(folder: Path) -> list[Path]:
-    names = ("report.html", "figures", "table.csv", "table.md", "table.tex", "folds.csv")
-    more = ("result.json", "config.json", "ablation.json", "environment.json", SEARCH)
+    names = ("report.html", "figures", "table.csv", "summary.csv", "table.md", "table.tex")
+    more = ("folds.csv", "result.json", "config.json", "ablation.json", "environment.json", SEARCH)
     return [folder / name for name in (*names, *more) if (folder / name).exists()]
 
 
