@@ -51,7 +51,7 @@ def test_a_sound_set_is_healthy(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     assert doctor.lines(findings)[-1] == "healthy"
     assert findings["split"]["may_share_recordings"] is False
-    assert not any("warning" in line or "to mend" in line for line in doctor.lines(findings))
+    assert not any("warning" in line or "to do" in line for line in doctor.lines(findings))
 
 
 def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
@@ -76,7 +76,7 @@ def test_a_copy_does_not_hide_that_clips_name_no_recording(tmp_path):
     assert findings["split"]["leaked"] is True
     assert findings["split"]["may_share_recordings"] is True
     text = "\n".join(doctor.lines(findings))
-    assert "same content in two splits" in text
+    assert "same content in two parts" in text
     assert text.count("name no recording") == 1
 
 
@@ -105,13 +105,14 @@ def test_everything_planted_is_found(tmp_path):
     assert len(same["parts"]) > 1
     text = "\n".join(doctor.lines(findings))
     for part in (
-        "to mend: replace the unreadable files",
-        "to mend: replace the damaged files",
-        "to mend: of clips with the same content in two splits keep one",
+        "to do: replace the unreadable files",
+        "to do: replace the damaged files",
+        "to do: of clips with the same content in two parts keep one",
         f"unreadable: {broken}",
         f"damaged: {cut}",
-        "same content in two splits",
-        "needs mending",
+        "same content in two parts",
+        'not healthy: see "to do" above',
+        "it leaks",
     ):
         assert part in text
 
@@ -146,7 +147,7 @@ def test_groups_in_two_parts_are_named(tmp_path):
     shared = findings["split"]["shared"]
     assert shared
     assert all(len(parts) > 1 for parts in shared.values())
-    assert any(line.startswith("recording in two splits: v_") for line in doctor.lines(findings))
+    assert any(line.startswith("recording in two parts: v_") for line in doctor.lines(findings))
     assert any("--data.split group" in line for line in doctor.lines(findings))
 
 
@@ -206,7 +207,7 @@ def test_a_folder_without_clips_is_a_warning_and_no_fault(tmp_path):
     findings = examine(how)
     assert findings["healthy"] is True
     *_, warning, last = doctor.lines(findings)
-    assert warning == "warning: folder jump has no videos"
+    assert warning == "warning: folder jump has no videos and is left out"
     assert last == "all files can be read; see the warning above"
 
 

@@ -467,17 +467,19 @@ def test_class_folders_without_a_clip_are_told(tmp_path, one_clip):
     root = lay(tmp_path / "plain", one_clip, ["a/1.mp4", "b/deep/2.mp4"])
     for folder in ("c", ".hidden", "b/empty"):
         (root / folder).mkdir()
-    assert datasets.load(videos(root)).notes == ["warning: folder c has no videos"]
+    assert datasets.load(videos(root)).notes == ["warning: folder c has no videos and is left out"]
     (root / "d").mkdir()
     (root / "d" / "notes.txt").write_text("none yet")
     assert datasets.load(videos(root)).notes == [
         "1 file is not taken for videos: d/notes.txt",
-        "warning: folders c, d have no videos",
+        "warning: folders c, d have no videos and are left out",
     ]
     parts = [f"{part}/{kind}/{i}.mp4" for i, part in enumerate(("train", "test")) for kind in "ab"]
     root = lay(tmp_path / "parts", one_clip, parts)
     (root / "test" / "c").mkdir()
-    assert "warning: folder test/c has no videos" in datasets.load(videos(root)).notes
+    assert (
+        "warning: folder test/c has no videos and is left out" in datasets.load(videos(root)).notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_every_table_says_what_is_known_of_its_recordings(kind, made, tmp_path):
         assert ("The recordings of the clips are unknown." in above) is (UNKNOWN in says)
         [facts] = {page._leak(run) for row in rows for run in row.runs}
         assert ("recordings unknown" in facts) is (UNKNOWN in says or split.get("id") == "")
-        assert ("no recording in two splits" in facts) is (
+        assert ("no recording in two parts" in facts) is (
             split["leaked"] is False or "and no recording" in "".join(says)
         )
 

@@ -16,6 +16,7 @@ from vidrec.training import loop, results
 
 # Between two plain lines, so that a log shows that the work is alive and stays short.
 PLAIN_EVERY_SECONDS = 15.0
+FAR = 20  # times the patience: so many epochs are a limit that is not meant to be reached
 
 
 class Reporter:
@@ -150,6 +151,9 @@ class GroupProgress(loop.Silent):
         self.reporter, self.title = reporter, title
         self.epochs_of = {member.id: member.config.train.epochs for member in members}
         self.epochs = max(self.epochs_of.values())
+        patience = members[0].config.train.patience
+        # A limit that no trial is expected to reach tells nothing about the time left.
+        self._limit_counts = not patience or self.epochs <= FAR * patience
         self.ended: Counter[str] = Counter()
         self.trials = len(members)
         self.best: float | None = None
@@ -181,7 +185,8 @@ class GroupProgress(loop.Silent):
         seconds = time.perf_counter() - self.start
         if self._since is None:
             self._since = number - 1
-        if training and not self.reporter.console.is_terminal:  # whose bar shows it
+        plain = not self.reporter.console.is_terminal  # a terminal's bar shows the time left
+        if training and plain and self._limit_counts:
             left = seconds / (number - self._since) * (self.epochs - number)
             note += f", at most {duration(left)} left"
         self.reporter.advance(self.title, number, self.epochs, note)

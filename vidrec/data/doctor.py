@@ -17,6 +17,12 @@ from vidrec.errors import UserError
 from vidrec.io.words import counted
 
 SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
+# What `leaked` of a split means.
+LEAKS = {
+    True: "it leaks: clips or recordings stand in two parts",
+    False: "no clip and no recording stands in two parts",
+    "unknown": "recordings are unknown, so parts may share some",
+}
 LISTED = 10  # of a kind of finding that `lines` names one by one
 
 Progress = Callable[[int, int], None]
@@ -42,7 +48,7 @@ def examine(
         workers: threads that decode.
 
     Returns:
-        JSON-able findings: `healthy` (nothing needs mending), `clips`, `classes` (clips of each),
+        JSON-able findings: `healthy` (there is nothing to do), `clips`, `classes` (clips of each),
         `frames` (declared, decoded, shortest, median, longest, as filmed), `unreadable` and
         `damaged` (path and reason), `duplicates` (names with the same content, and their parts),
         `notes`. `rates` has the lowest and the highest number of frames a second, and that which
@@ -177,19 +183,19 @@ def lines(findings: dict[str, Any]) -> list[str]:
     torn = [e for e in findings["duplicates"] if len(e["parts"]) > 1]
     twins = [e for e in findings["duplicates"] if len(e["parts"]) <= 1]
     text += _listed(
-        "same content in two splits", [f"{' = '.join(e['names'])} ({_and(e)})" for e in torn]
+        "same content in two parts", [f"{' = '.join(e['names'])} ({_and(e)})" for e in torn]
     )
     text += _listed("same content", [" = ".join(e["names"]) for e in twins])
     if "error" in split:
         text.append(f"cannot be split: {split['error']}")
     else:
-        counts = ", ".join(f"{count} {part}" for part, count in split["counts"].items())
-        text.append(f"split {split['how']}: {counts}; leaked: {str(split['leaked']).lower()}")
+        counts = ", ".join(f"{count:,} {part}" for part, count in split["counts"].items())
+        text.append(f"split {split['how']}: {counts}; {LEAKS[split['leaked']]}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
-        text += _listed("recording in two splits", shared)
+        text += _listed("recording in two parts", shared)
         if split["may_share_recordings"]:
             text.append(splits.unnamed(findings["name"]))
-    text += [f"to mend: {step}" for step in _steps(findings)]
+    text += [f"to do: {step}" for step in _steps(findings)]
     text += findings["notes"]
     return [*text, _verdict(findings["healthy"], text)]
 
@@ -200,12 +206,19 @@ def _frame_lines(findings: dict[str, Any]) -> list[str]:
     text = [
         f"{findings['name']}: {counted(len(findings['classes']), 'class')}, "
         f"{counted(findings['clips'], 'clip')}, {counted(frames['decoded'], 'frame')} decoded of "
-        f"{frames['declared']:,} declared; a clip has {frames['shortest']} to {frames['longest']} "
-        f"frames, half have up to {frames['median']}{_at(rates)}"
+        f"{frames['declared']:,} declared; {_lengths(frames)}{_at(rates)}"
     ]
     if rates.get("taken"):
         text.append(f"of these, {rates['taken']:g} frames a second are used (data.fps)")
     return text
+
+
+def _lengths(frames: dict[str, int]) -> str:
+    """Say how many frames clips have."""
+    least, most = frames["shortest"], frames["longest"]
+    if least == most:
+        return f"every clip has {counted(least, 'frame')}"
+    return f"a clip has {least} to {most} frames, half have up to {frames['median']}"
 
 
 def _at(rates: dict[str, float]) -> str:
@@ -219,7 +232,7 @@ def _at(rates: dict[str, float]) -> str:
 def _verdict(healthy: bool, text: list[str]) -> str:
     """Return the last line; `text`: the lines above it."""
     if not healthy:
-        return "needs mending"
+        return 'not healthy: see "to do" above'
     warnings = sum(line.startswith("warning: ") for line in text)
     if not warnings:
         return "healthy"
@@ -235,7 +248,7 @@ def _steps(findings: dict[str, Any]) -> list[str]:
         steps.append("replace the damaged files; until then training uses what can be decoded")
     if any(len(twins["parts"]) > 1 for twins in findings["duplicates"]):
         steps.append(
-            "of clips with the same content in two splits keep one, or name one recording for "
+            "of clips with the same content in two parts keep one, or name one recording for "
             "all; until then training goes on, and says that the split leaks"
         )
     if findings["split"].get("shared"):

@@ -21,7 +21,7 @@ def _leak(run: Run) -> str:
     if run.leaked == "unknown" or run.recordings_known is False:
         words.append("recordings unknown")
     elif run.leaked is False or (run.copied_tests and run.recordings_known):
-        words.append("no recording in two splits")
+        words.append("no recording in two parts")
     if run.copied_tests:
         words.append(f"copies of {run.copied_tests} test clips in another")
     elif run.leaked is True:

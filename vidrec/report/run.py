@@ -130,7 +130,7 @@ class Run:
 
     @property
     def leaked(self) -> Any:
-        """Return whether a recording is in two splits: True, False or "unknown"."""
+        """Return whether a recording is in two parts: True, False or "unknown"."""
         return self.result.get("split", {}).get("leaked", "unknown")
 
     @property

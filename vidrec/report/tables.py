@@ -455,22 +455,25 @@ class Terminal:
             yield Text(escape.terminal(note), style="yellow")
 
     def _columns(self, narrow: "_Narrow", difference: Callable[[RowResult], str]) -> Columns:
-        heads = ["setting", *(column.head for column in narrow.columns), "to control"]
-        lines = [self._line(row, narrow.columns, difference) for row in self.rows]
+        heads = ["setting", *(column.head for column in narrow.columns)]
+        lines = [self._line(row, narrow.columns) for row in self.rows]
+        if self.control is not None and len(self.rows) > 1:
+            heads.append("to control")
+            for row, line in zip(self.rows, lines, strict=True):
+                line.append(self._to_control(row, difference))
         return Columns(heads, lines, "setting", narrow.rare, narrow=["95 % interval"])
 
-    def _line(
-        self, row: RowResult, columns: Sequence[Column], difference: Callable[[RowResult], str]
-    ) -> list[Any]:
+    def _line(self, row: RowResult, columns: Sequence[Column]) -> list[Any]:
         from rich.text import Text
 
-        is_control = row is self.control
+        name = Text(escape.terminal(row.name), style="bold" if row is self.control else "")
+        return [name, *(column.cell(row) for column in columns)]
+
+    def _to_control(self, row: RowResult, difference: Callable[[RowResult], str]) -> Any:
+        from rich.text import Text
+
         colour = {"better": "green", "worse": "red"}.get(verdict(row), "")
-        return [
-            Text(escape.terminal(row.name), style="bold" if is_control else ""),
-            *(column.cell(row) for column in columns),
-            Text("control" if is_control else difference(row), style=colour),
-        ]
+        return Text("control" if row is self.control else difference(row), style=colour)
 
 
 class _Narrow(NamedTuple):

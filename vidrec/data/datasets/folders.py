@@ -237,9 +237,11 @@ def _tell_empty(found: Listing, root: Path, part_by_folder: Mapping[str, str], w
         if folder.is_dir() and not is_hidden(folder.name) and folder not in used
     )
     if empty:
-        folders, have = ("folder", "has") if len(empty) == 1 else ("folders", "have")
         names = some(clip_name(folder, root) for folder in empty)
-        found.notes.append(f"warning: {folders} {names} {have} no {what}")
+        folders, have, are = ("folder", "has", "is")
+        if len(empty) > 1:
+            folders, have, are = ("folders", "have", "are")
+        found.notes.append(f"warning: {folders} {names} {have} no {what} and {are} left out")
 
 
 def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None:
