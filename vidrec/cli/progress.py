@@ -12,6 +12,7 @@ from vidrec.cli.output import warn
 from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace, duration
 from vidrec.io import escape
+from vidrec.io.words import counted
 from vidrec.training import loop, results
 
 # Between two plain lines, so that a log shows that the work is alive and stays short.
@@ -180,7 +181,7 @@ class GroupProgress(loop.Silent):
         words = self.headline.words
         best = "" if self.best is None else f", best validation {words} {self.best:.3f}"
         ends = ", ".join(f"{count} {how}" for how, count in self.ended.items())
-        note = f"epochs, {training} of {counted(self.trials)} training"
+        note = f"epochs, {training} of {counted(self.trials, 'trial')} training"
         note += f" ({ends}){best}" if ends else best
         seconds = time.perf_counter() - self.start
         if self._since is None:
@@ -192,7 +193,7 @@ class GroupProgress(loop.Silent):
         self.reporter.advance(self.title, number, self.epochs, note)
         if not training:
             self.reporter.say(
-                f"{self.title}: {counted(self.trials)} ({ends}), {number} epochs in "
+                f"{self.title}: {counted(self.trials, 'trial')} ({ends}), {number} epochs in "
                 f"{seconds:.1f} s{best}"
             )
 
@@ -214,11 +215,6 @@ class GroupProgress(loop.Silent):
     def should_stop(self) -> bool:
         """Return whether Ctrl-C or SIGTERM asked to stop."""
         return self.reporter.stopping
-
-
-def counted(trials: int) -> str:
-    """Return a number of trials in words."""
-    return f"{trials} trial{'s' * (trials != 1)}"
 
 
 def _title(name: str, members: Sequence[results.TrialRun]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vidrec.config.columns import F1
 from vidrec.evaluation import metrics, presentation
+from vidrec.io.words import counted
 from vidrec.report import figures, ucf101
 from vidrec.report.blocks import (
     Block,
@@ -141,8 +142,8 @@ def _span(number_K: np.ndarray, what: str) -> str:
     """Return how many clips or answers a class has, in words."""
     low, high = (int(number_K.min()), int(number_K.max())) if number_K.size else (0, 0)
     if low == high:
-        return f"{low} {what}{'s' * (low != 1)}"
-    return f"{low} to {high} {what}s"
+        return counted(low, what)
+    return f"{low:,} to {counted(high, what)}"
 
 
 def _whose(row: RowResult) -> str:

@@ -229,7 +229,7 @@ class TrialParallel(_Devices):
         return self.shard(host)
 
     def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
-        """Carry `fn(state, inputs, shared) -> (state, out)` of one trial over all of them.
+        """Apply `fn(state, inputs, shared) -> (state, out)` of one trial to all of them.
 
         Returns:
             `program(active, state, inputs, shared)`. A trial that is not active keeps its state,
@@ -257,7 +257,7 @@ class TrialParallel(_Devices):
         )
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """Carry `fn(*trial_trees, shared) -> out` of one trial over all of them, stopped or not."""
+        """Apply `fn(*trial_trees, shared) -> out` of one trial to all of them, stopped or not."""
 
         def many(*arguments: Tree) -> Tree:
             *trial_trees, shared = arguments
@@ -268,7 +268,7 @@ class TrialParallel(_Devices):
         return jax.pmap(many, axis_name=AXIS, in_axes=(0,) * trees + (None,), devices=self.everyone)
 
     def scorer(self, fn: Callable) -> Callable:
-        """Carry `fn(*trial_trees, rows, shared) -> out (S, …)` of one trial over all of them.
+        """Apply `fn(*trial_trees, rows, shared) -> out (S, …)` of one trial to all of them.
 
         Returns:
             `program(active, trial_trees, rows, shared)`; rows (S, …) are the same for all trials.
@@ -350,7 +350,7 @@ class DataParallel(_Devices):
         self._places = self._split(np.arange(len(self.devices)))
 
     def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
-        """Carry `fn(state, inputs, shared) -> (state, out)` of a batch's share to every device.
+        """Apply `fn(state, inputs, shared) -> (state, out)` on every device to its share of clips.
 
         Returns:
             `program(active, state, inputs, shared)`, as `TrialParallel.advance` does.
@@ -363,11 +363,11 @@ class DataParallel(_Devices):
         return self._everywhere(everywhere, 4, donate=(1,) if donate else ())
 
     def map(self, fn: Callable, trees: int = 1) -> Callable:
-        """Carry `fn(*trial_trees, shared) -> out` to every device."""
+        """Apply `fn(*trial_trees, shared) -> out` on every device."""
         return self._everywhere(fn, trees + 1)
 
     def scorer(self, fn: Callable) -> Callable:
-        """Carry `fn(*trial_trees, rows, shared) -> out (S, …)`; each device has a share of rows.
+        """Apply `fn(*trial_trees, rows, shared) -> out (S, …)`; each device has a share of rows.
 
         Returns:
             `program(active, trial_trees, rows, shared)`; the method `rows` says how many it takes.

@@ -55,8 +55,8 @@ class WindowGrid:
     def seen(self, start: int, times: np.ndarray) -> SeenFrames:
         """Return the frames that the model sees of a window that is counted in seconds.
 
-        The model sees the same moments as of a training clip of this duration: the frame on screen
-        in the middle of each of its frames' times.
+        A training clip of this duration has frames at equal distances in time. These are the frames
+        that the video shows in the middle of the time of each.
 
         Args:
             start: first frame of the window.
