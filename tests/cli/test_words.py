@@ -19,6 +19,7 @@ from vidrec.cli.commands import COMMANDS
 from vidrec.cli.progress import Reporter
 from vidrec.config import Config, override
 from vidrec.errors import UserError
+from vidrec.evaluation import statistics
 from vidrec.report import classes, wording
 from vidrec.report.results import RowResult
 from vidrec.report.run import Run
@@ -190,9 +191,20 @@ def test_progress_counts_groups_and_tells_the_time_left(monkeypatch):
     assert "at most 6 min left" in out.getvalue()
 
 
+def test_progress_names_the_fold_and_tells_the_end_of_extraction():
+    about = {"overrides": {"scanner.kind": "gru"}, "fold": 2}
+    out = io.StringIO()
+    screen = Reporter(Console(file=out, width=200))
+    assert screen.group("g", [TrialRun("0", Config(), None, about)]).title == "kind gru, fold 2"
+    for done in range(1, 4):
+        screen.extracting(done, 3)
+    assert out.getvalue().splitlines() == ["clips: 1 of 3", "clips: 3 of 3"]
+
+
 class Row:
-    def __init__(self, name, few):
-        self.name, self.interval = name, type("Interval", (), {"too_few_seeds": few})
+    def __init__(self, name, few, note=""):
+        facts = {"too_few_seeds": few, "note": note}
+        self.name, self.interval = name, type("Interval", (), facts)
 
 
 def test_one_seed_says_what_its_interval_leaves_out():
@@ -201,6 +213,12 @@ def test_one_seed_says_what_its_interval_leaves_out():
     [line] = wording.one_seed([Row("a", True), Row("b", False)])
     assert line.startswith("One seed (a):")
     assert wording.one_seed([Row("a", False)]) == []
+
+
+def test_rows_whose_answers_are_all_alike_are_told():
+    rows = [Row("a", True, statistics.NO_SPREAD), Row("b", True), Row("c", False, "no spread")]
+    assert wording.no_spread(rows) == [f"a: {statistics.NO_SPREAD}."]
+    assert wording.no_spread(rows[1:]) == []
 
 
 def test_claims_about_classes_say_on_how_many_clips_they_rest():

@@ -196,7 +196,7 @@ def test_frames_are_counted_as_filmed_whatever_the_settings_take(tmp_path):
     assert findings["frames"] == filmed["frames"]
     assert findings["rates"] == {"lowest": 25, "highest": 25, "taken": 7}
     first, second, *_ = doctor.lines(findings)
-    assert first.endswith("a clip has 9 to 10 frames, half have up to 9, filmed at 25 a second")
+    assert first.endswith("a clip has 9 to 10 frames (median 9), filmed at 25 a second")
     assert second == "of these, 7 frames a second are used (data.fps)"
     assert not any("data.fps" in line for line in doctor.lines(filmed))
 

@@ -230,7 +230,7 @@ def test_nothing_wrong_is_no_proof_of_perfection():
 def test_one_group_says_so():
     correct = np.random.default_rng(4).random((3, 40)) < 0.6
     got = statistics.accuracy_interval(correct, ["g"] * 40)
-    assert "one group of clips" in got.note
+    assert "one recording: " in got.note
     assert 0 < got.low < got.mean < got.high < 1
 
 
@@ -424,7 +424,7 @@ def test_seeds_needed_is_the_first_number_that_a_loop_finds():
                 expected = seeds
                 break
         assert got.seeds_needed == expected
-        assert ("more groups of clips would" in got.note) == (expected is None and got.mean != 0)
+        assert ("more test recordings would" in got.note) == (expected is None and got.mean != 0)
     assert None in numbers
     assert any(n and 3 < n < 1000 for n in numbers)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vidrec.data import splits
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
 from vidrec.report.answers import answers
-from vidrec.report.results import read
+from vidrec.report.results import RowResult, read, with_interval
 from vidrec.report.run import Predictions, Run
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import runner
@@ -237,6 +238,23 @@ def made_up(fold: int, seed: int, names: list[str], right: list[bool]) -> Run:
     scores = Predictions(logits, np.zeros(len(names), int), np.array(names), groups, None)
     result = {"seed": seed, "fold": fold, "metrics": {"test": {}}}
     return Run(None, result, _read={"test": scores})
+
+
+def test_the_most_frequent_class_is_that_of_all_folds():
+    """In each fold another class has two of three clips; together both have half."""
+    runs = []
+    for fold, labels in ((1, [0, 0, 1]), (2, [1, 1, 0])):
+        names = np.array([f"g{fold}_{i}" for i in range(3)])
+        groups = np.full(3, f"g{fold}")
+        scores = Predictions(np.eye(2)[[0, 1, 0]], np.array(labels), names, groups, None)
+        figures = {"accuracy": 0.5, "majority": 2 / 3}
+        result = {"seed": 0, "fold": fold, "status": "done", "metrics": {"test": figures}}
+        runs.append(Run(None, result, _read={"test": scores}))
+    planned = tuple({"overrides": {}} for _ in runs)
+    row = RowResult(0, "a row", planned, tuple(runs), {}, ())
+    assert with_interval(row).baseline == 0.5
+    without = replace(row, runs=(replace(runs[0], result={**runs[0].result, "fold": 0}),))
+    assert with_interval(without).baseline == pytest.approx(2 / 3)
 
 
 def test_a_clip_of_two_folds_is_answered_by_each():

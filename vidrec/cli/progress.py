@@ -54,6 +54,8 @@ class Reporter:
         note = ""
         if self._pace:  # the bar of a terminal has a column of its own for the time left
             note = f"({self._pace}{'' if self.console.is_terminal else f', {self._pace.left}'})"
+        if done == total:
+            self._last = 0.0  # the end is told in any case
         self.advance("clips", done, total, note)
         if self.stopping:
             raise loop.Interrupted(
@@ -223,6 +225,9 @@ def _title(name: str, members: Sequence[results.TrialRun]) -> str:
     shared = {
         key: value for key, value in rows[0].items() if all(row.get(key) == value for row in rows)
     }
-    if not shared:
-        return str(members[0].about.get("name", name))
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in shared.items())
+    words = [f"{key.rpartition('.')[2]} {value}" for key, value in shared.items()]
+    words = words or [str(members[0].about.get("name", name))]
+    folds = {member.about.get("fold") for member in members}
+    if len(folds) == 1 and folds != {None}:
+        words.append(f"fold {folds.pop()}")
+    return ", ".join(words)

@@ -218,7 +218,7 @@ def _lengths(frames: dict[str, int]) -> str:
     least, most = frames["shortest"], frames["longest"]
     if least == most:
         return f"every clip has {counted(least, 'frame')}"
-    return f"a clip has {least} to {most} frames, half have up to {frames['median']}"
+    return f"a clip has {least} to {most} frames (median {frames['median']})"
 
 
 def _at(rates: dict[str, float]) -> str:

@@ -51,6 +51,11 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def majority(labels: np.ndarray) -> float:
+    """Return the share of the most frequent class of (n,) labels."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
 def summary(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -95,7 +100,7 @@ def summary(
         "clips": len(labels),
         "accuracy": tops["top1"],
         "balanced_accuracy": balanced_accuracy(predicted == labels, labels),
-        "majority": float(support.max() / len(labels)),
+        "majority": majority(labels),
         "loss": loss(log_probs, labels),
         "avg_f1": float(np.mean(f1[support > 0])),
         **tops,

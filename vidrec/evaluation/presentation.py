@@ -1,7 +1,7 @@
 """Define what a task gives to reports: its headline, columns, tables and matrices as plain data."""
 
 import colorsys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,11 +63,14 @@ class Baseline(NamedTuple):
         figure: its name among the figures of a part.
         line: "The most frequent class is {} of the test clips."
         worse: "No better than …: {}", with the names of rows.
+        of_labels: it, computed from the labels of clips out of all folds; None: the mean of the
+            folds' figures is as good.
     """
 
     figure: str
     line: str
     worse: str
+    of_labels: Callable[[np.ndarray], float] | None = None
 
 
 class ClassTable(NamedTuple):

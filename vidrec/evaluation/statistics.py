@@ -22,9 +22,9 @@ Groups = Sequence[str] | np.ndarray  # (n,), the recording that each clip was cu
 MOST_SEEDS = 1000
 SMALLEST_P = 1e-30
 ONE_SEED = "one seed: the interval leaves seeds out"
-ONE_GROUP = "one group of clips: the interval leaves new clips out"
-NO_SPREAD = "no spread seen: bounded by the number of clips and groups alone"
-NO_SEEDS_HELP = "more seeds alone would not settle it: more groups of clips would"
+ONE_GROUP = "one recording: the interval leaves new recordings out"
+NO_SPREAD = "no spread seen: the width follows from the numbers of clips and recordings alone"
+NO_SEEDS_HELP = "more seeds alone would not show it: more test recordings would"
 
 # Share of experiments in which the interval contained the accuracy in the worst simulated case, by
 # the number of seeds: where seeds give up to MOSTLY_SEEDS of the variance, and where they give

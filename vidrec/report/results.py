@@ -27,6 +27,7 @@ class OutOfFold(NamedTuple):
             no recording.
         untested: clips that no fold tests.
         means: mean headline figure over seeds of each fold, by its number.
+        baseline: what the task's baseline reaches on these clips; NaN: the mean of the folds'.
     """
 
     folds: int
@@ -34,6 +35,7 @@ class OutOfFold(NamedTuple):
     recordings: int
     untested: int
     means: dict[int, float]
+    baseline: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -91,6 +93,14 @@ class RowResult:
     def headline(self) -> float:
         """Return the mean of the figure by which rows are compared, on test clips."""
         return self.mean(self.task.headline.test)
+
+    @property
+    def baseline(self) -> float:
+        """Return what the task's baseline reaches on its test clips; NaN if that is not known."""
+        if self.out_of_fold and not math.isnan(self.out_of_fold.baseline):
+            return self.out_of_fold.baseline
+        baseline = self.task.baseline
+        return self.mean(f"test_{baseline.figure}") if baseline else math.nan
 
     def mean(self, column: str) -> float:
         """Return the mean over the seeds that have the figure; NaN if none has.
@@ -220,7 +230,7 @@ def row_of_run(run: Run) -> RowResult:
         doubtful=tuple(result.get("doubtful") or ()),
         another_task=result.get("another_task", ""),
     )
-    return _with_interval(row)
+    return with_interval(row)
 
 
 def _ablation(folder: Path) -> AblationResult:
@@ -246,7 +256,7 @@ def row_of_table(folder: Path, trials: Sequence[dict[str, Any]]) -> RowResult:
         doubtful=tuple(first.get("doubtful") or ()),
         another_task=first.get("another_task", ""),
     )
-    return _with_interval(row)
+    return with_interval(row)
 
 
 def _control(rows: list[RowResult], control: Any) -> RowResult | None:
@@ -257,7 +267,8 @@ def _control(rows: list[RowResult], control: Any) -> RowResult | None:
     return None
 
 
-def _with_interval(row: RowResult) -> RowResult:
+def with_interval(row: RowResult) -> RowResult:
+    """Return the row with the interval of its answers, and what it was scored on over folds."""
     said = answers(row.done)
     if said is None or not len(said.names):
         return row
@@ -280,7 +291,11 @@ def _out_of_fold(row: RowResult, said: Answers) -> OutOfFold | None:
     clips = sum(part.get("expected", 0) for part in counts.values())
     tested = {name for run in row.done for name in _test_names(run)}
     recordings = len(np.unique(said.groups))
-    return OutOfFold(len(means), len(said.names), recordings, max(0, clips - len(tested)), means)
+    of_labels = row.task.baseline and row.task.baseline.of_labels
+    return OutOfFold(
+        *(len(means), len(said.names), recordings, max(0, clips - len(tested)), means),
+        of_labels(said.labels) if of_labels else math.nan,
+    )
 
 
 def _test_names(run: Run) -> list[str]:

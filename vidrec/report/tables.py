@@ -381,7 +381,8 @@ def notes(results: Run | AblationResult) -> list[str]:
     lines += wording.leaks(rows)
     if any(DAGGER in published(row, column) for row in rows for column in row.doubtful):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    return lines + _beside_the_baseline(rows) + wording.one_seed(rows) + _low_coverage(rows)
+    lines += _beside_the_baseline(rows) + wording.no_spread(rows)
+    return lines + wording.one_seed(rows) + _low_coverage(rows)
 
 
 def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
@@ -389,13 +390,12 @@ def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
     task = task_of(rows)
     if task.baseline is None:
         return []
-    column = f"test_{task.baseline.figure}"
-    shares = [row.mean(column) for row in rows if not math.isnan(row.mean(column))]
+    shares = [row.baseline for row in rows if not math.isnan(row.baseline)]
     if not shares:
         return []
     low, high = percent(min(shares)), percent(max(shares))
     lines = [task.baseline.line.format(low if low == high else f"{low} to {high}")]
-    worse = [row.name for row in rows if row.headline <= row.mean(column)]
+    worse = [row.name for row in rows if row.headline <= row.baseline]
     if worse:
         lines.append(task.baseline.worse.format(", ".join(worse)))
     return lines

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from vidrec.evaluation.statistics import Difference
+from vidrec.evaluation.statistics import NO_SPREAD, Difference
 from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
@@ -76,6 +76,12 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
         "include what another seed would change. `vidrec ablate` with the same arguments and "
         "--seeds 3 shows that."
     ]
+
+
+def no_spread(rows: Sequence[RowResult]) -> list[str]:
+    """Return which rows' answers are all alike, on what their intervals then rest."""
+    alike = [row.name for row in rows if row.interval and NO_SPREAD in row.interval.note]
+    return [f"{', '.join(alike)}: {NO_SPREAD}."] if alike else []
 
 
 def leaks(rows: Sequence[RowResult]) -> list[str]:
@@ -159,10 +165,10 @@ def worth(gap: Difference) -> str:
     if not gap.within_noise:
         return "more than noise." + _note(gap)
     if gap.seeds_needed is None:
-        return "which is within noise." + _note(gap)
+        return "within noise: neither is shown to be better." + _note(gap)
     return (
-        "which is within noise. If the difference really is this large, about "
-        f"{gap.seeds_needed} seeds a row would show it."
+        "within noise: neither is shown to be better. If the difference really is this large, "
+        f"about {gap.seeds_needed} seeds a row would show it."
     )
 
 

@@ -44,6 +44,7 @@ class ClipTask(Task):
         "majority",
         "The most frequent class is {} of the test clips.",
         "No better than naming the most frequent class always: {}.",
+        metrics.majority,
     )
     sections: ClassVar[tuple[str, ...]] = ("classes", "confusions", "clips", "steps")
     epoch_figures: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy")
