@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vidrec import report
 from vidrec.io import escape, files
-from vidrec.report import tables
+from vidrec.report import numbers, tables
 from vidrec.report.results import read
 
 # What each of the outputs would take for more than text; every one is tried in every field.
@@ -166,7 +166,7 @@ def test_table_csv_is_read_back_and_holds_no_formula(hostile):
     _, folder, _ = hostile
     content = (folder / "table.csv").read_bytes().decode("utf-8")
     heads, *lines = csv.reader(io.StringIO(content, newline=""))
-    columns, values = tables.trials(read(folder))
+    columns, values = numbers.trials(read(folder))
     assert [escape.uncell(head) for head in heads] == [clean(each) for each in columns]
     for line, value in zip(lines, values, strict=True):
         told = dict(zip(columns, line, strict=True))

@@ -17,7 +17,7 @@ from helpers.pages import Page
 from vidrec import report
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
-from vidrec.report import formats, tables, wording
+from vidrec.report import formats, numbers, tables, wording
 from vidrec.report.results import read
 from vidrec.report.table_model import as_csv, as_markdown
 
@@ -167,7 +167,7 @@ def test_only_times_differ_between_repetitions(tmp_path):
             result["seconds"] = {"compile": seconds, "train": seconds}
             file.write_text(json.dumps(result))
         columns, _ = report.table(folder)
-        lines = list(csv.reader(io.StringIO(as_csv(tables.trials_table(read(folder))))))
+        lines = list(csv.reader(io.StringIO(as_csv(numbers.trials_table(read(folder))))))
         timeless = [i for i, c in enumerate(columns) if not c.startswith("seconds_")]
         texts.append([[line[i] for i in timeless] for line in lines])
     assert texts[0] == texts[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from vidrec.io import runs
 from vidrec.io.files import check_writable, write_whole
-from vidrec.report import table_model, tables, wording
+from vidrec.report import numbers, table_model, tables, wording
 from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 
 
@@ -31,15 +31,15 @@ def build(folder: str | Path) -> Path:
         return search.build(folder)
     results = read(folder)
     summary = tables.summary_table(results)
-    write_whole(folder / "table.csv", table_model.as_csv(tables.trials_table(results)))
+    write_whole(folder / "table.csv", table_model.as_csv(numbers.trials_table(results)))
     write_whole(folder / "table.md", table_model.as_markdown(summary))
     write_whole(folder / "table.tex", table_model.as_tex(summary))
-    by_row = {"folds.csv": tables.folds(results)}
+    by_row = {"folds.csv": numbers.folds(results)}
     if isinstance(results, AblationResult):
-        by_row["summary.csv"] = tables.summary(results)
+        by_row["summary.csv"] = numbers.summary(results)
     for name, lines in by_row.items():
         if lines:
-            write_whole(folder / name, table_model.as_csv(tables.numbers_table(lines)))
+            write_whole(folder / name, table_model.as_csv(numbers.numbers_table(lines)))
     return write_whole(folder / "report.html", page.render(results, folder / "figures"))
 
 
@@ -59,19 +59,19 @@ def load_ahead() -> None:
     threading.Thread(target=load, daemon=True, name="report").start()
 
 
-def table(folder: str | Path) -> tables.Trials:
+def table(folder: str | Path) -> numbers.Trials:
     """Return columns and rows of table.csv: a row for each trial, values as numbers."""
-    return tables.trials(read(folder))
+    return numbers.trials(read(folder))
 
 
 def summary(folder: str | Path) -> list[dict[str, Any]]:
     """Return a dictionary for each row of a table: figure, interval, difference to the control."""
-    return tables.summary(read(folder))
+    return numbers.summary(read(folder))
 
 
 def folds(folder: str | Path) -> list[dict[str, Any]]:
     """Return a dictionary of out-of-fold figures for each row; empty for a table without folds."""
-    return tables.folds(read(folder))
+    return numbers.folds(read(folder))
 
 
 def terminal(folder: str | Path) -> Any:

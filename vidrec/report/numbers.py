@@ -1,0 +1,136 @@
+"""The figures of a folder as numbers: a line for each trial, for each row, and for its folds."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
+from vidrec.report.run import Run
+from vidrec.report.table_model import Table
+from vidrec.report.tables import params, verdict
+
+WHOLE = ("params", "epochs", "best_epoch")
+
+
+class Trials(NamedTuple):
+    """Columns of table.csv, and each trial's values by column."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+def trials(results: Run | AblationResult) -> Trials:
+    """Return the content of table.csv, in the table's order."""
+    rows, _ = rows_and_control(results)
+    axes = results.axes if isinstance(results, AblationResult) else []
+    measured = task_of(rows).columns
+    columns = ["id", "row", "seed", "status", *axes, *measured, "leaked"]
+    lines = [_trial(row, trial, axes, measured) for row in rows for trial in row.planned]
+    return Trials(columns, lines)
+
+
+def trials_table(results: Run | AblationResult) -> Table:
+    """Return table.csv as texts."""
+    columns, rows = trials(results)
+    return Table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+
+
+def _trial(
+    row: RowResult, planned: Mapping[str, Any], axes: Sequence[str], columns: Sequence[str]
+) -> dict[str, Any]:
+    run = next((run for run in row.runs if run.result.get("id") == planned.get("id")), None)
+    line = {name: planned.get(name, "") for name in ("id", "row", "seed")}
+    line["status"] = run.result.get("status", "") if run else "missing"
+    line |= {axis: _setting(run, planned, axis) for axis in axes}
+    if run is None:
+        return line | dict.fromkeys((*columns, "leaked"), None) | {"params": planned.get("params")}
+    measured: dict[str, float | None] = {name: run.metric(name) for name in columns}
+    for name in WHOLE:
+        value = run.metric(name)
+        measured[name] = None if math.isnan(value) else int(value)
+    return line | measured | {"leaked": run.leaked}
+
+
+def _setting(run: Run | None, planned: Mapping[str, Any], axis: str) -> Any:
+    """Return what the trial ran with: its override, else the base's value from its config."""
+    if axis in planned["overrides"]:
+        return planned["overrides"][axis]
+    value: Any = run.config if run else {}
+    for part in axis.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def summary(results: Run | AblationResult) -> list[dict[str, Any]]:
+    """Return the content of summary.csv: each row's figures over its seeds, as numbers."""
+    rows, control = rows_and_control(results)
+    return [_summary_of(row, row is control) for row in rows]
+
+
+def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
+    headline, ends, gap = row.task.headline, row.interval, row.difference
+    return {
+        "row": row.key,
+        "setting": row.name,
+        "seeds": row.seeds,
+        "params": params(row),
+        headline.test: row.headline,
+        "low": ends.low if ends else None,
+        "high": ends.high if ends else None,
+        headline.val: row.mean(headline.val),
+        "control": is_control,
+        "difference": gap.mean if gap else None,
+        "difference_low": gap.low if gap else None,
+        "difference_high": gap.high if gap else None,
+        "p": gap.p if gap else None,
+        "verdict": verdict(row),
+    }
+
+
+def folds(results: Run | AblationResult) -> list[dict[str, Any]]:
+    """Return each row's figures out of fold, as numbers; empty without folds."""
+    rows, control = rows_and_control(results)
+    return [_folds_of(row, row is control) for row in rows if row.out_of_fold]
+
+
+def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
+    assert row.out_of_fold is not None
+    scored, ends, gap = row.out_of_fold, row.interval, row.difference
+    return {
+        "row": row.key,
+        "setting": row.name,
+        "seeds": row.seeds,
+        "folds": scored.folds,
+        "answers": scored.answers,
+        "recordings": scored.recordings,
+        "recordings_known": row.recordings_known,
+        "untested": scored.untested,
+        row.task.headline.figure: row.headline,
+        "low": ends.low if ends else None,
+        "high": ends.high if ends else None,
+        "mean_of_folds": scored.mean,
+        "control": is_control,
+        "difference": gap.mean if gap else None,
+        "difference_low": gap.low if gap else None,
+        "difference_high": gap.high if gap else None,
+        "p": gap.p if gap else None,
+        **{f"fold_{fold}": mean for fold, mean in scored.means.items()},
+    }
+
+
+def numbers_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Return lines of numbers by column as texts, such as those of `summary` and `folds`."""
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    return Table(columns, [[_cell(line.get(name)) for name in columns] for line in lines])
+
+
+def _cell(value: Any) -> str:
+    """Return a value of table.csv: floats with 9 significant digits, "" for what is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return format(value, ".9g")
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
+    return str(value)
