@@ -100,6 +100,15 @@ def test_dry_run_lists_trials_without_data(capsys, tmp_path, monkeypatch):
     assert left.value.code == 0
 
 
+def test_dry_run_marks_the_control(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main.main(["ablate", "ablations/learning_rate.py", "--dry-run"])
+    shown = capsys.readouterr().out
+    assert shown.count("(control)") == 1
+    assert "learning_rate=0.0005 (control)" in shown
+
+
 def test_an_experiment_is_a_table_of_its_own_name():
     table = experiments.read_ablation("experiments/motion.py")
     assert (table.name, len(table.rows)) == ("motion", 1)

@@ -299,6 +299,16 @@ def test_status_tells_states_reasons_and_logs(scheduler):
     assert cluster.status(moved)["groups"][1]["log"] == str(moved / log.relative_to(folder))
 
 
+def test_a_group_that_a_command_trains_here_is_running(scheduler):
+    folder = plan.plan_table(absent(2), scheduler / "runs").folder
+    first, second = folders.groups(folder)
+    (folder / "groups" / first).mkdir(parents=True)
+    with loop.claim(folder / "groups" / first):
+        states = {each["group"]: each["state"] for each in cluster.status(folder)["groups"]}
+    assert states == {first: "running", second: "not started"}
+    assert {each["state"] for each in cluster.status(folder)["groups"]} == {"not started"}
+
+
 def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler):
     folder = cluster.launch(absent(2), scheduler / "runs")
     options = cluster.Options(engine="pool", devices=("0",))

@@ -70,6 +70,10 @@ class Reporter:
         """Note how many groups of trials train, one after another."""
         self._planned, self._begun = groups, 0
 
+    def compiling(self, groups: int) -> None:
+        """Tell that the programs of groups are compiled now; the first one trains after its own."""
+        self.say(f"compiling for {counted(groups, 'group')} of trials …")
+
     def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
         """Return the callback that shows the training of a group of trials."""
         self.close()

@@ -5,6 +5,7 @@ in a run's folder or, of a table, in `trials/ID` below it.
 """
 
 import difflib
+import fcntl
 import os
 import re
 import shutil
@@ -281,3 +282,15 @@ def run_folder(path: Path) -> Path:
         if whole
         else f"{folders[0]} is no finished run (result.json is missing): train it to its end first"
     )
+
+
+def is_claimed(folder: Path) -> bool:
+    """Return whether a process trains in a folder."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # never begun, or a file system without locks
+        return False
+    return False

@@ -82,7 +82,7 @@ def terminal(folder: str | Path) -> Any:
         return search.Terminal(search.read(Path(folder)))
     results = read(folder)
     rows, control = rows_and_control(results)
-    notes = tables.notes(results)
+    notes = tables.notes(results, headline_only=True)
     answer = ""
     if isinstance(results, AblationResult) and len(results.scored) > 1:
         answer = wording.answer(rows, control, results.best)

@@ -1,7 +1,6 @@
 """List the runs, ablations and searches of a workdir, each from its own files."""
 
 import contextlib
-import fcntl
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,7 +138,7 @@ def _begun(folder: Path) -> Entry:
     trials = files.read_json(folder / runs.GROUP, files.GROUP_HOLDS)["trials"]
     name = trials[0]["about"].get("name") if trials else ""
     task = tasks.of_settings(trials[0]["config"] if trials else {})
-    status = "training" if _is_claimed(folder) else "unfinished"
+    status = "training" if runs.is_claimed(folder) else "unfinished"
     figure = task.headline.figure
     return Entry(name or folder.name, folder, "run", status, figure, None, 1, 0, _when(folder))
 
@@ -174,7 +173,7 @@ def _status(folder: Path, found: list[str], planned: int) -> str:
     words = [f"{count} {word}" for word, count in bad.items()]
     if len(found) < planned:
         groups = folder / "groups"
-        trains = any(map(_is_claimed, runs.folders(groups)))
+        trains = any(map(runs.is_claimed, runs.folders(groups)))
         state = f"{'training' if trains else 'unfinished'}, {len(found)} of {planned} trials"
         return ", ".join([state, *words])
     return ", ".join(["done", *words])
@@ -184,7 +183,7 @@ def _search(folder: Path) -> Entry:
     meta = files.read_json(folder / runs.SEARCH, files.SEARCH_HOLDS)
     chosen, trials = meta["more"].get("chosen"), meta["found"]
     finished = sum(trial["state"] != "running" for trial in trials)
-    state = "training" if _is_claimed(folder) else "unfinished"
+    state = "training" if runs.is_claimed(folder) else "unfinished"
     status = "done" if chosen else f"{state}, {finished} trials"
     figure = tasks.of_settings(meta["config"]).headline.figure
     value = chosen["test_accuracy"] if chosen else None
@@ -258,15 +257,3 @@ def _written(folder: Path) -> Iterator[Path]:
     for name in WRITTEN:
         yield from (file for file in (folder / name,) if file.is_file())
         yield from folder.glob(f"trials/*/{name}")
-
-
-def _is_claimed(folder: Path) -> bool:
-    """Return whether a process trains in a folder."""
-    try:
-        with (folder / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # never begun, or a file system without locks
-        return False
-    return False

@@ -229,8 +229,13 @@ def trained_on(results: Run | AblationResult) -> str:
     return f"{data.get('name', '')}{' (' + rest + ')' if rest else ''}"
 
 
-def notes(results: Run | AblationResult) -> list[str]:
-    """Return the notes below the table."""
+def notes(results: Run | AblationResult, *, headline_only: bool = False) -> list[str]:
+    """Return the notes below the table.
+
+    Args:
+        results: the rows.
+        headline_only: True if no other published figure is shown.
+    """
     rows, _ = rows_and_control(results)
     lines = []
     if any(row.published for row in rows) and isinstance(results, AblationResult):
@@ -249,7 +254,13 @@ def notes(results: Run | AblationResult) -> list[str]:
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
     lines += wording.leaks(rows)
-    if any(DAGGER in published(row, column) for row in rows for column in row.doubtful):
+    doubtful = [
+        DAGGER in published(row, column)
+        for row in rows
+        for column in row.doubtful
+        if column == row.task.headline.test or not headline_only
+    ]
+    if any(doubtful):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
     lines += _beside_the_baseline(rows) + wording.no_spread(rows)
     return lines + wording.one_seed(rows) + _low_coverage(rows)

@@ -311,6 +311,7 @@ class Work:
         elsewhere: list[tuple[GroupPlan, loop.FolderLocked]] = []
         for group in groups:
             _write_environment(group.folder)
+        getattr(self.screen, "compiling", lambda _: None)(len(groups))
         with _Compiled(groups, data) as compiled:
             for group in groups:
                 try:

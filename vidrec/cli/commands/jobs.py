@@ -79,6 +79,6 @@ def _cells(job: dict[str, Any]) -> list[str]:
     cells = {name: job[name] or "" for name in ("group", "job", "state", "log", "why")}
     if "trials" in job:
         cells["trials"] = f"{job['finished']} of {job['trials']}"
-        cells["epoch"] = f"{job['epoch']} of {job['epochs']}"
+        cells["epoch"] = f"{job['epoch']} of {job['epochs']}" if job["epochs"] else ""
         cells["best"] = "" if job["best"] is None else f"{job['best']:.3f}"
     return [cells.get(name, "") for name in HEADS]

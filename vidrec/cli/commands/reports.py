@@ -17,9 +17,9 @@ from vidrec.io import escape
 class Runs(Command):
     """List the runs, ablations and searches of a folder, the latest first.
 
-    Shown are name, kind, status, test figure, and the time of the last change. The test figure of
-    an ablation is that of the row that is best on validation; that of a search is of the chosen
-    setting.
+    Shown are name, status, test figure and folder, on a wide terminal also the kind and the time of
+    the last change. The test figure of an ablation is that of the row that is best on validation;
+    that of a search is of the chosen setting.
 
     Example: vidrec runs runs
     """

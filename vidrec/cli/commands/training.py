@@ -202,9 +202,13 @@ class Ablate(SharedCommand):
         if self.json:
             return 0
         lines = []
+        rows = list(dict.fromkeys(trial["row"] for trial in trials))
+        has_control = len(rows) > 1 and not table.tune
         for trial in trials:
             words = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
             words += f", fold {trial['fold']}" if "fold" in trial else ""
+            is_control = rows.index(trial["row"]) == table.control
+            words += " (control)" * (has_control and is_control)
             lines.append(
                 (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
             )

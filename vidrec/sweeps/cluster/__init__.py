@@ -124,9 +124,9 @@ def status(folder: str | Path) -> dict[str, Any]:
     Returns:
         {"dir", "finished", "trials", "report", "note", "data", "groups": [{"group", "trials",
         "finished", "failed", "alive", "epoch", "epochs", "best", "job", "state", "log", "why"}]}. A
-        state is "done", "not started", or the job's in SLURM's words, lower case. The state "lost"
-        means that the queue does not know the job any more and that there is no result. "note": why
-        the queue could not be asked.
+        state is "done", "running", "not started", or the job's in SLURM's words, lower case. The
+        state "lost" means that the queue does not know the job any more and that there is no
+        result. "note": why the queue could not be asked.
 
     Raises:
         UserError: The folder holds no table.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from vidrec.errors import UserError
 from vidrec.evaluation import tasks
-from vidrec.io import files
+from vidrec.io import files, runs
 from vidrec.sweeps.cluster.options import Handle
 from vidrec.training.results import METRICS, write_json
 
@@ -159,9 +159,11 @@ def group_line(
     """
     finished = [files.read_result(file.parent) for file in results(folder, ids)]
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
+    group = folder / "groups" / name
     if len(finished) == len(ids):
         shown |= {"state": "done", "why": ""}
-    group = folder / "groups" / name
+    elif not job and any(map(runs.is_claimed, group.parent.glob(f"{name}*"))):
+        shown["state"] = "running"  # a command trains or compiles it here
     if group.exists() and not shown["why"]:
         _, broken = files.sound_lines(group / METRICS, files.LINE_HOLDS, whole=False)
         shown["why"] = next(iter(broken), "")
