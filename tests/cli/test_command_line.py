@@ -25,6 +25,7 @@ from vidrec.evaluation import predict, tasks
 from vidrec.evaluation.predict import drawing
 from vidrec.io import files
 from vidrec.models import encoders
+from vidrec.report import formats
 from vidrec.report.terminal import Columns
 from vidrec.training import runtime
 
@@ -164,15 +165,19 @@ def test_a_narrow_table_keeps_name_accuracy_interval_and_difference(results, wid
     heads = " ".join(" ".join(lines[:2]).split())
     rows = report.read(results / "table").rows
     told = " ".join(lines)
+    said = next(i for i, line in enumerate(lines) if line.startswith("Best on validation"))
     for row in rows:
         percent = f"{100 * row.mean('test_accuracy'):.1f} %"
         interval = f"{100 * row.interval.low:.1f} – {100 * row.interval.high:.1f}"
-        [line] = [line for line in lines if percent in line and interval in line]
+        [line] = [line for line in lines[:said] if percent in line and interval in line]
         assert line.strip().startswith(row.name[:6])
-        assert row.difference is None or f"{100 * row.difference.mean:+.1f}" in line
+        if gap := row.difference:
+            assert f"{100 * gap.mean:+.1f}" in line
+            whole = f"({formats.points(gap.low, gap.high)})".replace("\u00a0", " ")
+            assert (whole in line) == (width >= 80)
         # Folded names lose no letter.
         assert all(word in told for word in row.name.split())
-    assert ("params" in heads) == (width >= 80)
+    assert ("params" in heads) == (width == 200)  # the difference's interval comes first
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
