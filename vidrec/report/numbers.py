@@ -69,21 +69,16 @@ def summary(results: Run | AblationResult) -> list[dict[str, Any]]:
 
 
 def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
-    headline, ends, gap = row.task.headline, row.interval, row.difference
+    headline = row.task.headline
     return {
         "row": row.key,
         "setting": row.name,
         "seeds": row.seeds,
         "params": params(row),
         headline.test: row.headline,
-        "low": ends.low if ends else None,
-        "high": ends.high if ends else None,
+        **_ends(row),
         headline.val: row.mean(headline.val),
-        "control": is_control,
-        "difference": gap.mean if gap else None,
-        "difference_low": gap.low if gap else None,
-        "difference_high": gap.high if gap else None,
-        "p": gap.p if gap else None,
+        **_to_control(row, is_control),
         "verdict": verdict(row),
     }
 
@@ -96,7 +91,7 @@ def folds(results: Run | AblationResult) -> list[dict[str, Any]]:
 
 def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
     assert row.out_of_fold is not None
-    scored, ends, gap = row.out_of_fold, row.interval, row.difference
+    scored = row.out_of_fold
     return {
         "row": row.key,
         "setting": row.name,
@@ -107,15 +102,26 @@ def _folds_of(row: RowResult, is_control: bool) -> dict[str, Any]:
         "recordings_known": row.recordings_known,
         "untested": scored.untested,
         row.task.headline.figure: row.headline,
-        "low": ends.low if ends else None,
-        "high": ends.high if ends else None,
+        **_ends(row),
         "mean_of_folds": scored.mean,
+        **_to_control(row, is_control),
+        **{f"fold_{fold}": mean for fold, mean in scored.means.items()},
+    }
+
+
+def _ends(row: RowResult) -> dict[str, float | None]:
+    ends = row.interval
+    return {"low": ends.low if ends else None, "high": ends.high if ends else None}
+
+
+def _to_control(row: RowResult, is_control: bool) -> dict[str, Any]:
+    gap = row.difference
+    return {
         "control": is_control,
         "difference": gap.mean if gap else None,
         "difference_low": gap.low if gap else None,
         "difference_high": gap.high if gap else None,
         "p": gap.p if gap else None,
-        **{f"fold_{fold}": mean for fold, mean in scored.means.items()},
     }
 
 
