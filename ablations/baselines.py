@@ -33,7 +33,7 @@ SCANNERS: dict[str, dict[str, Any]] = {
         "scanner.layers": 2,
         "scanner.args": {"heads": 1},
     },
-    # Over maps of 4x4, of 8x8 pixels: with maps of 8x8 the table takes more than an hour on two cores.
+    # Over maps of 4x4, of 8x8 pixels: with maps of 8x8 the table takes over an hour on two cores.
     "ConvGRU": {
         "scanner.kind": "convgru",
         "encoder.size": 8,
