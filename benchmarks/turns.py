@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -127,11 +128,14 @@ def shown(given: argparse.Namespace, *left_out: str) -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of what was compared, of the device and of the cores."""
+    """Of what was compared, of the device and of the cores; a side left out may not be there."""
     from vidrec.io import machine
 
-    found = machine.versions() | {name: metadata.version(name) for name in packages}
-    if "torch" in packages:
+    found = machine.versions()
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if "torch" in packages and "torch" in found:
         found["torch_device"] = str(torch_device())
     return found | {"cores": str(len(os.sched_getaffinity(0)))}
 

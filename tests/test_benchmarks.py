@@ -100,6 +100,11 @@ def test_sides_that_compute_something_else_are_refused():
             turns.compare("wrong", wrong, [1.0, 2.0], 1e-3)
 
 
+def test_versions_leave_out_a_side_that_is_not_installed():
+    found = turns.versions("optax", "not-installed")
+    assert "optax" in found and "not-installed" not in found
+
+
 def test_ratios_are_taken_round_by_round():
     figures = turns.figures({"vidrec": [1.0, 2.0, 4.0], "torch": [2.0, 2.0, 2.0]})
     assert figures["torch"]["times_ours"] == [0.75, 1.0, 1.5]
