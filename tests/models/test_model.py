@@ -283,3 +283,12 @@ def test_an_encoder_of_whole_clips_has_one_state_to_read(head):
     with pytest.raises(UserError, match=rf"head\.kind should be last or mean, not '{head}'"):
         model.build(cfg, 3, encoder=C3D())
     assert model.build(override(cfg, {"head.kind": "mean"}), 3, encoder=C3D()).head.kind == "mean"
+
+
+def test_layers_name_a_direction_by_its_cell():
+    built = model.build(config(layers=2, bidirectional="concat"), K)
+    listed = model.layers(built, jax.ShapeDtypeStruct(X_BTD.shape, jnp.float32))
+    kinds = {each["name"]: each["kind"] for each in listed}
+    directions = {"scanner/layer_0_forward", "scanner/layer_1_backward"}
+    assert {kinds[name] for name in directions} == {"GRU"}
+    assert kinds["head/scores"] == "Dense"

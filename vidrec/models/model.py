@@ -300,9 +300,11 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and args:
             array = next(leaf for leaf in jax.tree.leaves(out) if hasattr(leaf, "shape"))
-            entry = {"name": "/".join(context.module.path), "kind": type(context.module).__name__}
+            module = context.module
+            # One direction of a recurrence is named by its cell, such as GRU.
+            kind = type(getattr(module, "cell", module)).__name__
             shapes = {"input": list(args[0].shape[1:]), "output": list(array.shape[1:])}
-            called.append(entry | shapes)
+            called.append({"name": "/".join(module.path), "kind": kind} | shapes)
         return out
 
     with nn.intercept_methods(record):
