@@ -79,7 +79,7 @@ def test_files_are_not_called_recordings(folder):
     report.build(folder)
     for text in (Page(folder / "report.html").text, (folder / "table.md").read_text()):
         assert "(3 parts of the files)" in text
-        assert "48 answers of a seed, on 48 files. Their recordings are unknown" in text
+        assert "48 answers of a seed, on 48 files; other columns are means of the folds." in text
         assert "saw no clip of that recording" not in text
         assert "Recordings unknown: this figure" in text
     assert "recordings_known" in (folder / "folds.csv").read_text()

@@ -48,10 +48,7 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     count = formats.count(scored.recordings)
     if any(row.recordings_known is False for row in rows):
         folds = folds.replace("recordings", "files")  # earlier versions call files so
-        of_what = (
-            f"{count} files. Their recordings are unknown, so a model may have seen clips of the "
-            "same recording: the figures may be too high. Other"
-        )
+        of_what = f"{count} files; other"  # what that means, `leaks` says below
     else:
         of_what = f"{count} recordings, each by a model that saw no clip of that recording; other"
     text = (
