@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Modules are loaded when a name of theirs is first used, so that `import vidrec` is fast.
+# A module is loaded when one of its names is first used, so that `import vidrec` is fast.
 _MODULES = {
     "Config": "config",
     "override": "config",

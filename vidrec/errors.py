@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Iterator
 
-STOPPED = 75  # exit status of work that was asked to stop and has saved: EX_TEMPFAIL
+STOPPED = 75  # exit status of a command that was asked to stop and saved its state: EX_TEMPFAIL
 
-# Errors of the system that may be gone later; they do not mean that a file is damaged.
+# Codes of system errors that may be temporary; they do not mean that a file is damaged.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
@@ -17,7 +17,7 @@ TRANSIENT = frozenset(
     )
     if hasattr(errno, name)
 )
-# Libraries in C++ put the number, or its message, into the text of an error of their own.
+# C++ libraries raise their own errors, whose text has the system's code or message.
 _NUMBER = re.compile(r"\b(?:OS error|errno =|Errno) (\d+)")
 _WORDS = [
     os.strerror(code)
@@ -36,30 +36,30 @@ _WORDS = [
 class UserError(Exception):
     """A user's mistake, in one line that names the file or field and says what would be right.
 
-    The command line prints the line and exits with status 2. A refusal of the system
-    (`TransientError`) ends a command in the same way, so it is a subclass.
+    The command line prints the line and exits with status 2. `TransientError`, a refusal by the
+    operating system, ends a command in the same way, so it is a subclass.
     """
 
 
 def spelled(path: str | os.PathLike) -> str:
-    r"""Return a path as text in UTF-8; bytes that are not UTF-8 become \xe9 and the like."""
+    r"""Return a path as UTF-8 text; a byte that is not UTF-8 becomes an escape such as \xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def unspelled(text: str | os.PathLike) -> str:
-    r"""Return the path that `spelled` wrote as text: \xe9 becomes that byte."""
+    r"""Return the path that `spelled` wrote as text; an escape such as \xe9 becomes a byte."""
     letters = re.compile(rb"\\x([89a-f][0-9a-f])")
     return os.fsdecode(letters.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
 def check_spelling(path: str | os.PathLike, what: str) -> None:
-    """Refuse to write to a folder whose path is not UTF-8, before the work is done.
+    """Refuse an output folder whose path is not UTF-8, before any work is done.
 
-    Several libraries cannot write there, and some fail only at the end.
+    Several libraries cannot write to a path that is not UTF-8, and some fail only at the end.
 
     Args:
         path: The folder.
-        what: What it is, for the message.
+        what: The name of the folder in the error message, such as "the workdir".
 
     Raises:
         UserError: The path is not UTF-8.
@@ -69,11 +69,11 @@ def check_spelling(path: str | os.PathLike, what: str) -> None:
 
 
 class UnreadableClip(Exception):
-    """A clip of which no frame can be read.
+    """No frame of a clip can be read.
 
     Attributes:
-        path: The file, as `spelled`.
-        reason: Why, in plain words.
+        path: The clip's file, as `spelled` returns it.
+        reason: Why no frame can be read, in plain words.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str):
@@ -85,18 +85,18 @@ class UnreadableClip(Exception):
 
 
 class TransientError(UserError):
-    """The system refused something that may succeed later; nothing is known to be damaged."""
+    """The system refused an operation that may succeed later; no file is known to be damaged."""
 
     @classmethod
     def of(cls, what: object, error: BaseException) -> "TransientError":
-        """Return the error to raise if reading `what` raised `error`: why, and what to do."""
+        """Return the error to raise if reading `what` raised `error`; it says what to do."""
         if isinstance(error, cls):
             return error
         return cls(f"cannot read {what} now: {advice(error)}")
 
 
 def advice(error: BaseException) -> str:
-    """Return why the system refused, and what to do, in words for people."""
+    """Return why the system refused an operation, and what the user can do."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     again = "nothing is lost, run the same command again"
     if os.strerror(errno.EMFILE) in reason:
@@ -105,7 +105,7 @@ def advice(error: BaseException) -> str:
 
 
 def refusal(error: BaseException) -> str:
-    """Return what the system refused, and what to do, in a line; "" for any other error."""
+    """Return one line: what the system refused and what to do; "" for any other error."""
     if not is_transient(error) and not isinstance(error, MemoryError):
         return ""
     file = getattr(error, "filename", None)
@@ -113,13 +113,13 @@ def refusal(error: BaseException) -> str:
 
 
 def raise_if_transient(what: object, error: BaseException) -> None:
-    """Raise a TransientError where the system refused to read `what`.
+    """Raise a TransientError if the system refused to read `what`.
 
-    A missing permission is left to the caller, who lists such a clip as unreadable.
+    A missing permission raises nothing here: the caller lists the clip as unreadable.
 
     Args:
         what: The file or folder, for the message.
-        error: What reading it raised.
+        error: The error that reading it raised.
     """
     if is_transient(error) and not any(
         isinstance(cause, PermissionError) for cause in _chain(error)
@@ -128,9 +128,9 @@ def raise_if_transient(what: object, error: BaseException) -> None:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Return whether the system caused the error, and not the content of a file.
+    """Return whether the system, not the content of a file, caused the error.
 
-    An error that was raised from such an error is transient too.
+    An error that was raised from a transient error is transient too.
     """
     return any(_is_refusal(cause) for cause in _chain(error))
 
@@ -149,7 +149,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it was raised from."""
+    """Yield an error and the errors that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

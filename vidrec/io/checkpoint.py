@@ -1,9 +1,9 @@
-"""Save trees of arrays through orbax, whole or not at all.
+"""Save trees of arrays through orbax, completely or not at all.
 
-Orbax writes each tree into a folder of its own. This module adds three rules. A folder gets its
-final name only when it is complete. Every file's SHA-256 is written beside, so a flipped byte is
-noticed (orbax restores it as a wrong value) and the save before it is used. Shapes and types must
-match exactly (orbax casts in silence).
+Orbax writes each tree into a separate folder. This module adds three rules. A folder gets its final
+name only when it is complete. The SHA-256 of every file is saved in the folder. A changed byte is
+therefore noticed (orbax would restore a wrong value), and the save before it is used. Shapes and
+types must match exactly (orbax would cast without a warning).
 """
 
 import contextlib
@@ -37,16 +37,16 @@ class DamagedCheckpoint(UserError):
 def write(
     folder: Path, tree: Tree, meta: Mapping[str, Any], beside: Mapping[str, bytes] | None = None
 ) -> None:
-    """Save a tree of host arrays and its description as `folder`, replacing what was there.
+    """Save a tree of host arrays and its description as `folder`, replacing an old checkpoint.
 
     Args:
-        folder: of the checkpoint.
-        tree: of host arrays.
-        meta: the description, JSON-able.
+        folder: the folder of the checkpoint.
+        tree: the arrays, in host memory.
+        meta: the description, which can be written as JSON.
         beside: contents of further files, by path in the folder.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what was there stays.
+        UserError: the disk is full or the folder cannot be written; the old checkpoint stays.
     """
     folder = Path(folder).absolute()
     try:
@@ -64,14 +64,13 @@ def read(folder: Path, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
     """Read a tree and its description.
 
     Args:
-        folder: of the checkpoint.
-        like: a tree whose structure, shapes and types it should have; without, it is nested
-            dictionaries.
+        folder: the folder of the checkpoint.
+        like: a tree of the expected structure, shapes and types; None to get nested dictionaries.
 
     Raises:
         DamagedCheckpoint: a file is missing or changed.
         TransientError: the system refuses to read it now.
-        UserError: the tree is not `like`; the message names the first array that differs.
+        UserError: the tree does not match `like`; the message names the first different array.
     """
     folder = Path(folder).absolute()
     meta = read_meta(folder)
@@ -110,7 +109,8 @@ class Checkpoints:
     """Numbered saves of one training, written by a thread while training continues.
 
     Attributes:
-        keep: how many of the latest stay.
+        folder: the folder that holds the saves, one folder for each.
+        keep: how many of the latest saves are kept.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -119,7 +119,10 @@ class Checkpoints:
         self._pending: Future | None = None
 
     def save(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
-        """Save a tree of host arrays, which must not change; an earlier failure is raised here."""
+        """Start to save a tree of host arrays, which must not change until `wait` returns.
+
+        If the save before it failed, its error is raised here.
+        """
         self.wait()
         self._pending = self._writer.submit(self._write, step, tree, meta)
 
@@ -137,10 +140,10 @@ class Checkpoints:
             self._writer.shutdown()
 
     def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
-        """Read the latest whole save; damaged ones are passed over.
+        """Read the latest save that is not damaged.
 
         Returns:
-            Its number, tree and description; None if there is none.
+            The number, tree and description of the save; None if there is none.
         """
         for step in sorted(self.steps(), reverse=True):
             try:
@@ -158,7 +161,7 @@ class Checkpoints:
 
     def _write(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
         write(self.folder / str(step), tree, meta)
-        # Later ones were passed over as damaged; this one is not their elder.
+        # Saves with higher numbers are damaged ones that `restore` skipped: they do not count.
         for old in [number for number in self.steps() if number <= step][: -self.keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
@@ -195,7 +198,7 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _plain_path(folder: Path) -> Iterator[Path]:
-    r"""Give a path to a folder for orbax, which takes [ ] for a pattern, and \ for an escape."""
+    r"""Yield a path for orbax without [ ], which it reads as a pattern, or \, as an escape."""
     if re.fullmatch(r"[\w./ +,=@-]*", str(folder), re.ASCII):
         yield folder
         return
@@ -206,7 +209,7 @@ def _plain_path(folder: Path) -> Iterator[Path]:
 
 
 def _orbax() -> Any:
-    """Make what saves and loads in this process; of several, none waits for the others."""
+    """Return an orbax checkpointer for this process, which does not wait for other processes."""
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
@@ -221,9 +224,9 @@ def _orbax() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns of what is done on purpose here (arrays without sharding).
+    """Silence orbax's warnings of arrays without sharding, which are intended here.
 
-    It also logs the traceback of a failure; the error itself is raised, and reported in one line.
+    Orbax also logs the traceback of a failure. The error itself is raised and reported in one line.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
     levels = [logger.level for logger in loggers]
@@ -258,7 +261,7 @@ def _fitted(flat: dict[str, np.ndarray], like: Tree, folder: Path) -> Tree:
 
 
 def _nested(flat: dict[str, np.ndarray]) -> Tree:
-    """Dicts from keys such as ['params']['dense']; other keys stay as they are."""
+    """Return nested dictionaries from keys such as ['params']['dense']; other keys stay."""
     paths = (name.removeprefix("['").removesuffix("']").split("']['") for name in flat)
     return unflatten_dict(dict(zip(map(tuple, paths), flat.values(), strict=True)))
 
@@ -269,7 +272,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
     hashes = {}
     try:
-        # Not by `rglob`, which takes a folder that may not be read for an empty one.
+        # `rglob` would treat a folder without read permission as an empty one.
         for inner, _, names in os.walk(folder, onerror=refuse):
             for file in (Path(inner) / name for name in names if name != SUMS):
                 with file.open("rb") as opened:

@@ -1,8 +1,8 @@
-"""Make text that people gave safe for each place that shows it.
+"""Escape text from users for each place that shows it.
 
-Names of classes, rows, files and folders, and the messages of libraries, may hold anything: tags,
-formulas, commands to a terminal. All text for a page, a figure, a terminal, a table or a shell
-passes the function for that place, and no other code escapes text.
+Names of classes, rows, files and folders, and the messages of libraries, may contain anything:
+tags, formulas, control sequences of a terminal. All text for a page, a figure, a terminal, a table
+or a shell goes through the function for that place. No other code escapes text.
 """
 
 import html as _html
@@ -12,19 +12,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Control characters, line separators, marks that turn the direction of text, lone surrogates.
+# Control characters, line separators, marks that change the direction of text, lone surrogates.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan)", re.ASCII | re.I)
-LONGEST = 60  # letters of a name in a figure: more would leave no room for what is drawn
+LONGEST = 60  # letters of a name in a figure: a longer name would leave no room for the drawing
 
 
 def visible(text: Any, keep: str = "") -> str:
     r"""Write control characters as escapes such as \x1b and \n.
 
     Args:
-        text: any.
-        keep: such characters that stay.
+        text: any value; it is converted to text.
+        keep: the control characters that are not escaped.
     """
 
     def shown(found: re.Match[str]) -> str:
@@ -44,13 +44,13 @@ def html(value: Any) -> str:
 
 
 def short(text: Any) -> str:
-    """Cut a name to what a figure has room for."""
+    """Shorten a name to at most `LONGEST` letters, for a figure."""
     name = visible(text)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def plot(text: Any) -> str:
-    """Escape a name for matplotlib, which takes what stands between two $ for a formula."""
+    """Escape a name for matplotlib, which reads text between two $ as a formula."""
     name = short(text).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name  # legends leave out names with _
 
@@ -59,8 +59,8 @@ def terminal(text: Any, lines: bool = False) -> str:
     """Escape text for a terminal or a log, on one line.
 
     Args:
-        text: any.
-        lines: keep line breaks and tabs, of what is meant to have several lines.
+        text: any value; it is converted to text.
+        lines: True to keep line breaks and tabs, for text of several lines.
     """
     return visible(text, keep="\n\t" if lines else "")
 
@@ -68,15 +68,15 @@ def terminal(text: Any, lines: bool = False) -> str:
 def cell(value: str) -> str:
     """Escape a cell of a csv file, so that a spreadsheet does not read it as a formula.
 
-    An apostrophe stands before a text that begins like a formula; numbers stay as they are.
-    `uncell` takes it away.
+    Text that begins like a formula gets an apostrophe in front, which `uncell` removes. Numbers
+    stay as they are.
     """
     text = visible(value, keep="\t\r\n")
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def uncell(text: str) -> str:
-    """Return what `cell` was given."""
+    """Return the text that was given to `cell`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
@@ -84,7 +84,7 @@ def csv(lines: Iterable[Sequence[str]]) -> str:
     """Return the text of a csv file.
 
     A cell with a semicolon or a tab is quoted too: where a comma is the decimal sign, spreadsheets
-    split cells at these.
+    split cells at these characters.
     """
     return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
 
@@ -97,14 +97,14 @@ def _quoted(value: str) -> str:
 
 
 def markdown(text: Any) -> str:
-    """Escape a cell of a table in Markdown, where an underscore inside a word is one."""
+    """Escape a cell of a Markdown table; an underscore inside a word needs no escape."""
     safe = _html.escape(visible(text), quote=False)
     return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", safe)
 
 
 _TEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # of \\[2pt] and \\*, where a line begins so
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # TeX reads them as arguments of a \\ before them
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -122,7 +122,7 @@ def tex(text: Any) -> str:
 
 
 def shell(words: Iterable[Any]) -> str:
-    """Return a command line that a shell reads as these words."""
+    """Return the words as a command line, quoted for a shell."""
     return shlex.join(map(str, words))
 
 

@@ -25,15 +25,15 @@ def cores() -> int:
 
 
 def group_memory(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> float:
-    """Return the bytes that control groups leave this process; infinity where they set no limit.
+    """Return the memory limit of the process's control groups in bytes; infinity without a limit.
 
     Args:
-        own: a line for each hierarchy that the process is in: number, controllers, path.
-        root: where hierarchies are mounted.
+        own: file with a line for each hierarchy of the process: number, controllers, path.
+        root: folder where the hierarchies are mounted.
     """
     try:
         lines = own.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return math.inf
     limits = [math.inf]
     for _, controllers, inside in (line.split(":", 2) for line in lines if line.count(":") >= 2):
@@ -44,7 +44,7 @@ def group_memory(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) ->
         else:
             continue
         for place in places:
-            # In a container the path is often that of the host, and the limit lies at the top.
+            # In a container the path is often the host's, and the limit is in the top folder.
             group = place / inside.lstrip("/")
             above = [each for each in group.parents if each.is_relative_to(place)]
             limits += [_limit(each / name) for each in (group, *above)]
@@ -53,7 +53,7 @@ def group_memory(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) ->
 
 def _limit(file: Path) -> float:
     try:
-        return float(file.read_text())  # version 2 says "max" where there is none
+        return float(file.read_text())  # version 2 writes "max" for no limit
     except (OSError, ValueError):
         return math.inf
 
@@ -62,8 +62,8 @@ def cache_dir() -> Path:
     """Return the folder where data sets, features and compiled programs are kept between runs.
 
     Raises:
-        UserError: there is no home folder, and the temporary one is somebody else's; or its path is
-            not UTF-8.
+        UserError: there is no home folder, and other users can write to the temporary folder; or
+            the path of the cache is not UTF-8.
     """
     folder = _cache_dir()
     check_spelling(folder, "the cache (VIDREC_CACHE)")
@@ -83,7 +83,7 @@ def _cache_dir() -> Path:
 
 
 def _temporary_cache() -> Path:
-    """Return a folder that nobody else can write, for a user without a home folder."""
+    """Return a folder that no other user can write to, for a user without a home folder."""
     folder = Path(tempfile.gettempdir(), f"vidrec-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -97,10 +97,10 @@ def _temporary_cache() -> Path:
 
 
 def how_to_install(extra: str) -> str:
-    """Return the command that installs an extra of vidrec: of this checkout, or of the package.
+    """Return the command that installs an extra of vidrec, from this checkout or the package.
 
     Args:
-        extra: Such as `demo`.
+        extra: The name of the extra, such as `demo`.
     """
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").is_file() or not (root / "launch.py").is_file():
@@ -110,7 +110,7 @@ def how_to_install(extra: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of everything that figures depend on, and the devices."""
+    """Return the versions of Python and of the libraries that compute results, and the devices."""
     import jax  # starts its devices
 
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -1,7 +1,7 @@
 """Find the runs of a workdir by name and their trials by id, even if their folders were renamed.
 
-A run is a folder `NAME-ID8`, or whatever it was renamed to: its files say what it is. A trial lies
-in a run's folder or, of a table, in `trials/ID` below it.
+A run is a folder `NAME-ID8`. It may be renamed, since its files say which run it is. The trial of a
+single run is in the run's folder; the trials of a table are in `trials/ID` in the table's folder.
 """
 
 import difflib
@@ -16,25 +16,25 @@ from typing import Any
 from vidrec.errors import UserError, check_spelling, raise_if_transient
 from vidrec.io import files
 
-CODE = "code"  # folder of the users' files that a run or a model keeps
-LAST_STATE = "last"  # folder of the state that a trial ended with, to continue from
+CODE = "code"  # folder in which a run or a model keeps copies of the user's code files
+LAST_STATE = "last"  # folder of a trial's final training state, from which training can continue
 
 RESULT, TABLE, GROUP, MODEL = "result.json", "ablation.json", "group.json", "model"
 SEARCH = "search.json"
-# What a run's folder holds beside its trial.
+# Patterns of the files in a run's folder that `adopt` does not copy with a trial.
 NOT_OF_A_TRIAL = (
     *(RESULT, TABLE, GROUP, "lock", "checkpoints", "evaluations", "data", "samples.npz"),
     *("report.html", "figures", "table.*", "tensorboard", "tracking", "wandb", ".*", "*.partial*"),
 )
-LONGEST = 240  # bytes of a name: with the ID a folder may have 255
+LONGEST = 240  # bytes of a run's name; with the ID, a folder's name may have 255
 NAME = re.compile(r"[^\s./\\-][^/\\\x00-\x1f\x7f]*")
 
 
 def check_name(name: str) -> str:
-    """Check the name of a run, which is a part of its folder's.
+    """Check and return the name of a run, which becomes part of its folder's name.
 
     Raises:
-        UserError: it cannot be that.
+        UserError: the name is too long, or has characters that a run's name cannot have.
     """
     if not NAME.fullmatch(name) or len(os.fsencode(name)) > LONGEST:
         raise UserError(
@@ -45,10 +45,10 @@ def check_name(name: str) -> str:
 
 
 def find(given: str | os.PathLike, workdir: Path) -> Path:
-    """Find the folder of a run: a path, a name in the workdir, or the only NAME-ID there.
+    """Find a run's folder by its path, its name in the workdir, or its name without the ID.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is no such run, or there are several.
     """
     path = Path(os.path.expanduser(given))
     if _is_run(path):
@@ -65,7 +65,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
         raise UserError(f"{given} may be {' or '.join(map(str, matches))}: say which")
     for folder in (path, parent / path.name):
         if os.path.exists(folder):  # False for a name that no file can have
-            return folder  # the command says what it lacks
+            return folder  # the command reports what the folder lacks
     there = {name: folder for folder in _runs(parent) for name in (_plain(folder), folder.name)}
     near = difflib.get_close_matches(path.name, there, 1, 0.5)
     guess = f"; did you mean {there[near[0]]}?" if near else ""
@@ -73,16 +73,16 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
 
 
 def named(parent: Path, name: str) -> list[Path]:
-    """Return the folders NAME-ID8 in a folder."""
+    """Return the folders in `parent` that are called NAME-ID8."""
     wanted = re.compile(re.escape(name) + r"-[0-9a-f]{8}")
     return [folder for folder in folders(parent) if wanted.fullmatch(folder.name)]
 
 
 def place_of_run(workdir: Path, name: str, id_: str) -> Path:
-    """Return where a run belongs: NAME-ID8, or the folder that it was renamed to."""
+    """Return the folder of a run, even if it was renamed; NAME-ID8 if there is none yet."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
-    # Any folder may be it: a new name may end like an id, in a date for one.
+    # All folders are checked: a new name may also end like an id, for example in a date.
     for folder in (usual, *folders(workdir)):
         if _members(folder) == ([id_], name):
             return folder
@@ -90,7 +90,7 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
 
 
 def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
-    """Return where a table belongs: NAME-CODE, or the folder that it was renamed to."""
+    """Return the folder of a table, even if it was renamed; NAME-CODE if there is none yet."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
     for folder in (usual, *folders(workdir)):
@@ -101,7 +101,7 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
 
 
 def place_of_search(workdir: Path, name: str, id_: str) -> Path:
-    """Return where a search belongs: NAME-ID8, or the folder that it was renamed to."""
+    """Return the folder of a search, even if it was renamed; NAME-ID8 if there is none yet."""
     check_spelling(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     for folder in (usual, *folders(workdir)):
@@ -120,7 +120,8 @@ def refuse_search(folder: Path) -> None:
     """Refuse the folder of a search, which holds no trained model.
 
     Raises:
-        UserError: it is one; names the folder of the table in which its choice was trained again.
+        UserError: the folder is a search. The message names the folder of the table in which the
+            chosen setting was trained again, if there is one.
     """
     search = _read(folder / SEARCH, files.SEARCH_HOLDS)
     if not search:
@@ -138,7 +139,7 @@ def refuse_search(folder: Path) -> None:
 
 
 def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
-    """Return the folders of trials that are trained to their end, by id; without failed ones."""
+    """Return the folders of trained trials by id; failed and damaged trials are left out."""
     wanted = set(ids)
     by_id: dict[str, Path] = {}
     for folder in folders(workdir) if wanted else ():
@@ -152,13 +153,13 @@ def finished(workdir: Path, ids: Iterable[str]) -> dict[str, Path]:
 
 
 def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Copy a finished trial into another run, as a whole or not at all.
+    """Copy a finished trial into another run, completely or not at all.
 
     Args:
-        trial: its folder.
-        folder: of the copy.
-        about: what the result says about the trial's place: its run's name and its row.
-        config: its settings, with the places that they name now.
+        trial: the folder of the trial.
+        folder: the folder of the copy.
+        about: entries of the copied result.json that depend on its run, such as name and row.
+        config: the settings of the copied trial, with the paths as they are now.
 
     Raises:
         UserError: the folder cannot be written.
@@ -177,12 +178,12 @@ def adopt(trial: Path, folder: Path, about: Mapping[str, Any], config: Mapping[s
 
 
 def top_of(trial: Path) -> Path:
-    """Return the run that a trial's folder belongs to."""
+    """Return the folder of the run or table that a trial's folder belongs to."""
     return trial.parent.parent if trial.parent.name == "trials" else trial
 
 
 def folders(parent: Path) -> Iterator[Path]:
-    """Yield the folders in a folder, in order of names."""
+    """Yield the folders in a folder, sorted by name."""
     try:
         inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
     except OSError as error:
@@ -219,7 +220,7 @@ def _name(folder: Path) -> str | None:
 
 
 def _members(folder: Path) -> tuple[list[str], str] | None:
-    """Ids and name of a run on its own, finished or not."""
+    """Return a single run's trial ids and name, finished or not; None for any other folder."""
     group = _read(folder / GROUP, files.GROUP_HOLDS)
     if group:
         about = group["trials"][0]["about"] if group["trials"] else {}
@@ -229,11 +230,11 @@ def _members(folder: Path) -> tuple[list[str], str] | None:
 
 
 def _is_whole(trial: Path, id_: str) -> bool:
-    """Return True for a trained trial of this id, of which nothing is missing or damaged."""
+    """Return True if a folder holds the trained trial of this id and no file is damaged."""
     result = _read(trial / RESULT, files.RESULT_HOLDS)
     if result.get("id") != id_ or result.get("status") not in ("done", "diverged"):
         return False
-    from vidrec.io import checkpoint  # brings JAX, which finding a run does not need
+    from vidrec.io import checkpoint  # imports JAX, which finding a run does not need
 
     try:
         files.read_arrays(trial / "predictions.npz")
@@ -246,10 +247,10 @@ def _is_whole(trial: Path, id_: str) -> bool:
 
 
 def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
-    """Read a JSON object; empty if there is none that can be read.
+    """Read a JSON object; return an empty one if the file is missing or damaged.
 
     Raises:
-        TransientError: the system refuses to read it now: it may be the run that is looked for.
+        TransientError: the system refuses to read the file now. It may be a file of the wanted run.
     """
     try:
         return files.read_json(file, keys)
@@ -259,10 +260,10 @@ def _read(file: Path, keys: Any = ()) -> dict[str, Any]:
 
 
 def run_folder(path: Path) -> Path:
-    """Find the folder of a finished run: `path` itself, or the only `path-ID` there is.
+    """Find the folder of a finished run: `path` itself, or the only folder `path-ID`.
 
     Raises:
-        UserError: no such run, several, or one that did not finish.
+        UserError: there is no such run, there are several, or the run did not finish.
     """
     named = re.compile(re.escape(path.name) + r"-[0-9a-f]+")
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
@@ -285,12 +286,12 @@ def run_folder(path: Path) -> Path:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Return whether a process trains in a folder."""
+    """Return whether a process is training in a folder."""
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # never begun, or a file system without locks
+    except OSError:  # training never began, or a file system without locks
         return False
     return False

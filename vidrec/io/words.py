@@ -1,8 +1,8 @@
-"""Put numbers and lists of things into the words of a message."""
+"""Write numbers and lists of names as text for messages."""
 
 from collections.abc import Iterable
 
-NAMED = 3  # things of a list that a message names
+NAMED = 3  # number of names of a list that a message shows
 
 
 def counted(number: int, noun: str) -> str:
@@ -17,7 +17,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def are(number: int) -> str:
-    """Return the verb after a number of things."""
+    """Return "is" or "are", the verb that fits a number of things."""
     return "is" if number == 1 else "are"
 
 

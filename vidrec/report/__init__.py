@@ -14,13 +14,13 @@ from vidrec.report.results import AblationResult, read, row_of, rows_and_control
 def build(folder: str | Path) -> Path:
     """Rebuild report.html, table.csv, table.md, table.tex and figures/ of a run, table or search.
 
-    A table has a summary.csv too, and a table over folds a folds.csv.
+    A table also gets summary.csv, and a table over folds also gets folds.csv.
 
     Returns:
         The path of report.html.
 
     Raises:
-        UserError: the folder holds neither.
+        UserError: the folder holds no run, no table and no search.
     """
     from vidrec.report import page
 
@@ -44,10 +44,10 @@ def build(folder: str | Path) -> Path:
 
 
 def load_ahead() -> None:
-    """Import the libraries that draw a report in a thread, while the main thread waits."""
+    """Import the drawing libraries of reports in another thread, while the main thread waits."""
 
     def load() -> None:
-        with contextlib.suppress(ImportError):  # told when it is drawn
+        with contextlib.suppress(ImportError):  # reported when the report is drawn
             import scipy.special
             from matplotlib import figure
             from matplotlib.backends import backend_agg, backend_svg
@@ -77,7 +77,7 @@ def folds(folder: str | Path) -> list[dict[str, Any]]:
 def terminal(folder: str | Path) -> Any:
     """Return a rich renderable of the table, plain where the output is not a terminal."""
     if runs.is_search(Path(folder)):
-        from vidrec.report import search  # imports what pages need, too
+        from vidrec.report import search  # not at the top, as it also loads the libraries of pages
 
         return search.Terminal(search.read(Path(folder)))
     results = read(folder)
@@ -90,9 +90,9 @@ def terminal(folder: str | Path) -> Any:
 
 
 def terminal_of_two(dir_a: str | Path, dir_b: str | Path) -> Any:
-    """Return the same of two runs that are compared: the first is the control.
+    """Return a rich renderable of a table of two runs, the first of which is the control.
 
-    Below it stands the difference with its interval.
+    A sentence below the table gives the difference with its interval.
     """
     from vidrec.report import comparison
 
@@ -114,13 +114,13 @@ def events(folder: str | Path) -> Path:
 
 
 def compare(dir_a: str | Path, dir_b: str | Path, out: str | Path) -> Path:
-    """Write the page that sets two runs side by side; of an ablation, its best row.
+    """Write the page that compares two runs; for an ablation, its best row is taken.
 
     Returns:
         The path of OUT/report.html.
 
     Raises:
-        UserError: a folder holds nothing scored, or their classes differ.
+        UserError: a folder holds nothing scored, or the classes or the tasks differ.
     """
     from vidrec.report import comparison
 

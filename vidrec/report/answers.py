@@ -1,4 +1,4 @@
-"""Collect the answers of trials to test clips: for each seed, over all of its folds."""
+"""Collect the answers (predictions) of trials for test clips, by seed, over all of its folds."""
 
 import functools
 from collections import Counter
@@ -11,13 +11,13 @@ from vidrec.report.run import Run
 
 
 class Answers(NamedTuple):
-    """Answers of S seeds to the n clips that all of them scored, in the order of their names.
+    """Answers of S seeds for the n clips that all seeds scored, sorted by the clips' names.
 
     Attributes:
-        predicted_Sn: predicted classes, or what the task's statistics need from an answer.
-        labels: true classes, as the task has them.
-        groups: recordings.
-        names: of the clips.
+        predicted_Sn: (S, n, …) predicted classes, or what the task's statistics need instead.
+        labels: (n, …) true labels, in the form that the task uses.
+        groups: (n,) the recording of each clip.
+        names: (n,) the name of each clip.
     """
 
     predicted_Sn: np.ndarray
@@ -31,15 +31,15 @@ class Answers(NamedTuple):
         return self.predicted_Sn == self.labels
 
     def only(self, index: np.ndarray) -> "Answers":
-        """Return the answers to the clips at these indices."""
+        """Return the answers for the clips at these indices."""
         return Answers(self.predicted_Sn[:, index], *(values[index] for values in self[1:]))
 
 
 def answers(runs: Sequence[Run]) -> Answers | None:
-    """Return the answers of runs to the test split; None if none was saved.
+    """Return the answers of runs for the test split; None if none was saved.
 
-    The folds of a seed together give one line of answers. A clip that several folds test counts
-    once for each of them, as clips of the same recording.
+    The answers of all folds of a seed form one row. A clip that several folds test counts as one
+    clip for each of these folds, all of the same recording.
     """
     scored = _by_seed(runs)
     if not scored:
@@ -52,7 +52,7 @@ def answers(runs: Sequence[Run]) -> Answers | None:
 
 
 def _by_seed(runs: Sequence[Run]) -> list[Answers]:
-    """Return the answers of each seed; runs without folds are a seed each."""
+    """Return the answers of each seed; each run without folds counts as one seed."""
     folds: dict[tuple[str, int], dict[int, Answers]] = {}
     for place, run in enumerate(runs):
         saved, part = run.predictions(), run.part()
@@ -65,7 +65,7 @@ def _by_seed(runs: Sequence[Run]) -> list[Answers]:
 
 
 def _joined(folds: dict[int, Answers]) -> Answers:
-    """Return the answers of one seed, those of its folds one after another."""
+    """Return the answers of one seed: those of its folds, concatenated."""
     tested = Counter(name for each in folds.values() for name in each.names.tolist())
     names = [
         f"{name} (fold {fold})" if tested[name] > 1 else name

@@ -31,7 +31,7 @@ class Figure:
         svg: the drawing.
         caption: text below it.
         width: natural width in CSS pixels.
-        style: style class of one that is never drawn narrower than that.
+        style: style class of a figure that is never drawn narrower than `width`; else empty.
     """
 
     piece: ClassVar[str] = "figure"
@@ -43,7 +43,7 @@ class Figure:
 
 
 class Definition(NamedTuple):
-    """A name and what it is; `command` where that is a command line."""
+    """A name and its value; `command` is True if the value is a command line."""
 
     name: str
     value: Any
@@ -69,14 +69,14 @@ class Picture(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """Frames of a clip and what was predicted of it.
+    """Frames of a clip and the prediction for it.
 
     Attributes:
         picture: the frames side by side.
         predicted: the predicted class.
         confidence: its probability, as text.
         label: the true class.
-        name: of the clip.
+        name: the name of the clip.
         correct: whether the prediction is right.
     """
 
@@ -132,7 +132,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Details:
-    """A table that is folded until a reader opens it."""
+    """A table that is hidden until a reader opens it; `summary` is always shown."""
 
     piece: ClassVar[str] = "details"
 
@@ -167,14 +167,14 @@ class Page:
     """A whole page.
 
     Attributes:
-        title: of the page.
-        question: what was asked; may be empty.
-        warnings: shown before anything else.
-        answer: what was found.
-        facts: the rows that were compared, and the data.
-        sections: parts of the page.
-        rebuild: the command that makes the page again; empty for one that has tables of its own no
-            files.
+        title: the title of the page.
+        question: the question that was studied; may be empty.
+        warnings: warnings that are shown before anything else.
+        answer: the result, in a few sentences.
+        facts: what was trained, such as the control and the trials, and on which data.
+        sections: the sections of the page.
+        rebuild: the command that makes the page again; empty for a page without files such as
+            table.csv beside it.
     """
 
     title: str

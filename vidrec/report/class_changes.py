@@ -12,14 +12,14 @@ from vidrec.evaluation import statistics
 
 @dataclass(frozen=True)
 class ClassChange:
-    """One class before and after.
+    """One class in the first run (before) and in the second run (after).
 
     Attributes:
-        name: the class.
-        clips: clips of the class.
-        correct_before: correct answers to them in the first run, over all seeds.
-        correct_after: the same of the second run.
-        seeds: seeds of each run.
+        name: the name of the class.
+        clips: number of clips of the class.
+        correct_before: number of correct answers in the first run, summed over clips and seeds.
+        correct_after: the same number for the second run.
+        seeds: number of seeds of each run.
         difference: after minus before, paired; None if no recordings were given.
     """
 
@@ -42,7 +42,7 @@ class ClassChange:
 
 
 class ClassChanges(NamedTuple):
-    """Classes by the direction in which they changed, the largest change first."""
+    """Classes by the direction of their change; in each list the largest change is first."""
 
     improved: list[ClassChange]
     worsened: list[ClassChange]
@@ -59,14 +59,14 @@ def class_changes(
     """Compare the accuracy of each class in two runs.
 
     Args:
-        predicted_a: (n,) or (S, n) predicted classes.
-        predicted_b: the same of b, for the same clips.
+        predicted_a: (n,) or (S, n) predicted classes of the first run.
+        predicted_b: predicted classes of the second run, for the same clips and seeds.
         labels: (n,) true classes.
         classes: names by class number.
-        groups: (n,) recordings; where given, each change carries its paired interval.
+        groups: (n,) the recording of each clip; if given, each change has a paired interval.
 
     Raises:
-        UserError: predictions of other clips or seeds.
+        UserError: the predictions differ in shape or do not fit the labels.
     """
     predicted_a, predicted_b = np.atleast_2d(predicted_a), np.atleast_2d(predicted_b)
     labels = np.asarray(labels)

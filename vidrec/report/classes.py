@@ -32,15 +32,15 @@ from vidrec.report.tables import DAGGER
 
 WORST = 12  # confusions listed
 STRIPS = 12  # film strips shown
-TIMELINES = 8  # clips shown along their time
-TALL = 24  # rows from which a table scrolls downwards
+TIMELINES = 8  # clips shown as timelines
+TALL = 24  # a table with more rows scrolls vertically
 STRIP_HEIGHT = 96  # pixels
 
 
 def scores(rows: Sequence[RowResult], run: Run | None, pictures: Path) -> Section:
-    """Return the section on each class's F1, or what the task measures of a class.
+    """Return the section on each class's F1, or on the figure that the task has instead.
 
-    Those of the run are drawn under `pictures` as well.
+    The figures of the row that `run` belongs to are also drawn, in files under `pictures`.
     """
     scored = [row for row in rows if row.done and by_class(row)]
     if run is None or not scored or "classes" not in run.task.sections:
@@ -95,7 +95,7 @@ def matrices(row: RowResult | None, run: Run | None, draw: Any) -> Section:
 
 
 def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
-    """Return the section of clips along their time, truth beside prediction."""
+    """Return the section of timelines: true and predicted segments of clips."""
     if row is None or run is None or "timelines" not in run.task.sections:
         return Section("Timelines", "timelines", [])
     part, saved = run.part(), run.predictions()
@@ -119,7 +119,7 @@ def timelines(row: RowResult | None, run: Run | None, draw: Any) -> Section:
 
 
 def _extremes(row: RowResult) -> list[Block]:
-    """Return the classes of which every answer was right, and those of which none was."""
+    """Return a paragraph on the classes that were always right and those never right."""
     by_seed = _by_seed(row)
     if not by_seed:
         return []
@@ -147,7 +147,7 @@ def _span(number_K: np.ndarray, what: str) -> str:
 
 
 def _whose(row: RowResult) -> str:
-    """Return whose answers are counted: of which seed, or how many, and over how many folds."""
+    """Return in words which seed, or how many seeds and folds, the counted answers are from."""
     scored = [run for run in row.done if _confusion(run) is not None]
     seeds = sorted({run.result.get("seed", 0) for run in scored})
     folds = sorted({run.fold for run in scored})
@@ -158,7 +158,7 @@ def _whose(row: RowResult) -> str:
 
 
 def _by_seed(row: RowResult) -> dict[Any, np.ndarray]:
-    """Return counts (K, K) of each seed, over its folds; runs without folds are a seed each."""
+    """Return counts (K, K) by seed, summed over folds; a run without folds counts as a seed."""
     found: dict[Any, np.ndarray] = {}
     for place, run in enumerate(row.done):
         counts_KK = _confusion(run)
@@ -169,7 +169,7 @@ def _by_seed(row: RowResult) -> dict[Any, np.ndarray]:
 
 
 def _clips(row: RowResult) -> np.ndarray:
-    """Return how many test clips each class has, (K,): those that a seed answered, at most."""
+    """Return the number of test clips of each class, (K,): the largest number of any seed."""
     return np.max([counts_KK.sum(axis=1) for counts_KK in _by_seed(row).values()], axis=0)
 
 
@@ -179,7 +179,7 @@ def _confusion(run: Run) -> np.ndarray | None:
 
 
 def confusion(row: RowResult) -> np.ndarray:
-    """Return counts (K, K) summed over seeds: row the class, column the prediction."""
+    """Return counts (K, K) summed over seeds; a row is a true, a column a predicted class."""
     counts = [counts_KK for counts_KK in map(_confusion, row.done) if counts_KK is not None]
     none_KK = np.zeros((len(row.runs[0].classes),) * 2, int)
     return np.sum([none_KK, *counts], axis=0)
@@ -188,8 +188,8 @@ def confusion(row: RowResult) -> np.ndarray:
 def by_class(row: RowResult) -> dict[str, float]:
     """Return the figure of each class, such as F1, mean over seeds.
 
-    F1 over folds is that of a seed's answers on all folds together; other figures of a class are
-    means over the folds, too.
+    With folds, the F1 of a seed is computed from its answers on all folds together. Other figures
+    of a class are means over seeds and folds.
     """
     figure, _ = row.task.class_figure
     if row.out_of_fold and figure == "f1" and (of_seeds := _by_seed(row)):
@@ -207,7 +207,7 @@ def _f1(counts_KK: np.ndarray) -> np.ndarray:
 
 
 def _published_f1(row: RowResult) -> dict[str, str]:
-    """Return the published F1 of classes, marked where it is doubtful."""
+    """Return the published F1 of classes as text; doubtful values have a dagger."""
     return {
         column.removeprefix(F1): decimals(value) + f" {DAGGER}" * (column in row.doubtful)
         for column, value in row.published.items()
@@ -289,7 +289,7 @@ def _matrix(
     shares: bool,
     of_K: np.ndarray | None = None,
 ) -> Table:
-    """Return the matrix as a table, which a screen reader can walk; see `figures.confusion`."""
+    """Return the matrix as a table, for screen readers; see `figures.confusion`."""
     shares_KK = figures.shares_of(counts_KK, of_K)
 
     def cell(number: int, share: float) -> Cell | str:
@@ -308,7 +308,7 @@ def _largest(row: RowResult, counts_KK: np.ndarray, counted: str) -> list[Block]
     classes = row.done[0].classes
     saved = [each for each in (run.predictions() for run in row.done) if each is not None]
     clips = None
-    surest_of: dict[tuple[str, str], float] = {}  # by clip and the class it was taken for
+    surest_of: dict[tuple[str, str], float] = {}  # confidence by clip and predicted class
     if saved:
         clips = metrics.PredictedClips(
             *(
@@ -337,7 +337,7 @@ def _largest(row: RowResult, counts_KK: np.ndarray, counted: str) -> list[Block]
 
 
 def _types(counts_KK: np.ndarray, classes: Sequence[str], counted: str) -> list[Block]:
-    """Return how many confusions stay within one action type, of UCF-101's classes."""
+    """Return how many confusions are within an action type; empty for classes not of UCF-101."""
     confused = ucf101.confusions_by_type(counts_KK, classes)
     if confused is None:
         return []
@@ -352,7 +352,7 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str], counted: str) -> list[
 
 
 def clips(folder: Path, run: Run | None) -> Section:
-    """Return film strips with the predictions, wrong ones first."""
+    """Return the section of film strips of test clips, wrong predictions first."""
     samples = (run.samples or Run(folder, {}).samples) if run else None
     saved, part = (run.predictions(), run.part()) if run else (None, None)
     if run is None or samples is None or saved is None or part is None:
@@ -380,7 +380,7 @@ def _shot(said: presentation.Shot, name: str, frames: np.ndarray) -> Shot:
 
 
 def augmented(folder: Path, run: Run | None) -> Section:
-    """Return training clips before and after augmentation."""
+    """Return the section of training clips before and after augmentation."""
     samples = (run.samples or Run(folder, {}).samples) if run else None
     if samples is None or samples.augmented is None:
         return Section("Augmented clips", "augmented", [])
@@ -409,14 +409,14 @@ def _film(frames_THWC: np.ndarray) -> np.ndarray:
 
 
 def _edge(frame: np.ndarray, axis: int) -> np.ndarray:
-    """Return a thin grey edge, which parts frames on any background."""
+    """Return a thin grey line, which separates frames on any background."""
     shape = list(frame.shape)
     shape[axis] = 2
     return np.full(shape, 128, np.uint8)
 
 
 def _picture(film: np.ndarray, most: int, alt: str) -> Picture:
-    """Return a film as a picture of at most so many pixels in height."""
+    """Return a film strip as a JPEG picture, at most `most` pixels high."""
     from PIL import Image
 
     picture = Image.fromarray(film)

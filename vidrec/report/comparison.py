@@ -22,14 +22,14 @@ from vidrec.report.results import RowResult, difference, row_of, shared
 from vidrec.report.table_model import Cell, Table
 
 MOVED = 15  # confusions listed
-ENDS = 20  # classes drawn from either end of a long table
+ENDS = 20  # classes drawn from each end of a long table
 
 
 def pair(dir_a: str | Path, dir_b: str | Path) -> tuple[RowResult, RowResult]:
-    """Return the rows to compare, of different names; the second has its difference to the first.
+    """Return two rows with unequal names; the second row has its difference to the first.
 
     Raises:
-        UserError: nothing scored there, or different classes.
+        UserError: a folder holds nothing scored, or the classes or the tasks differ.
     """
     a, b = row_of(dir_a), row_of(dir_b)
     if a.done[0].classes != b.done[0].classes:
@@ -47,10 +47,10 @@ def pair(dir_a: str | Path, dir_b: str | Path) -> tuple[RowResult, RowResult]:
 
 
 def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
-    """Return the page that compares B with A.
+    """Return the page that compares the run B with the run A.
 
     Raises:
-        UserError: nothing scored there, or different classes.
+        UserError: a folder holds nothing scored, or the classes or the tasks differ.
     """
     a, b = pair(dir_a, dir_b)
     draw, both = page.Drawer(pictures), shared(a, b)
@@ -76,7 +76,7 @@ def render(dir_a: str | Path, dir_b: str | Path, pictures: Path) -> str:
 
 
 def rows_of_tables(dirs: Sequence[str | Path], rows: Sequence[RowResult]) -> list[str]:
-    """Return which row of each table is compared; nothing of a run."""
+    """Return a line for each folder that is a table: which of its rows is compared."""
     return [
         f"{folder} is a table: {row.name}, its best row on validation, is compared."
         for folder, row in zip(dirs, rows, strict=True)
@@ -103,7 +103,7 @@ def _other_data(both: tuple[Answers, Answers] | None) -> list[str]:
 
 
 def _differing(a: np.ndarray, b: np.ndarray) -> int:
-    """Return how many clips have other labels."""
+    """Return how many clips have different labels in the two runs."""
     if a.shape != b.shape:
         return len(a)
     return int((a != b).reshape(len(a), -1).any(axis=1).sum())
@@ -139,7 +139,7 @@ def _results(a: RowResult, b: RowResult, notes: Sequence[str]) -> Section:
 
 
 def notes_of_two(a: RowResult, b: RowResult) -> list[str]:
-    """Return the notes below the figures of two rows: what is wrong with them, or left out."""
+    """Return the notes below the figures of two rows: on leaks, and on rows with one seed."""
     return [*wording.leaks([a, b]), *wording.one_seed([a, b])]
 
 
@@ -172,7 +172,7 @@ def _classes(
 
 
 def _figures_of_classes(a: RowResult, b: RowResult) -> list[Block]:
-    """Return each class's own figure in both, of a task without confusions."""
+    """Return a table of each class's figure in both rows, for a task without confusions."""
     if "classes" not in a.task.sections:
         return []
     before, after = by_class(a), by_class(b)
@@ -191,7 +191,7 @@ def _figures_of_classes(a: RowResult, b: RowResult) -> list[Block]:
 def _drawn_changes(
     a: RowResult, b: RowResult, changes: list[ClassChange], draw: page.Drawer
 ) -> blocks.Figure:
-    """Return the changes to draw: for many classes those that changed most, in either direction."""
+    """Return the drawing of changes; for many classes, the largest ones in each direction."""
     most = changes if len(changes) <= 2 * ENDS else changes[:ENDS] + changes[-ENDS:]
     caption = f"From {a.name} (open) to {b.name} (filled)"
     caption += "." if len(most) == len(changes) else f": the first and last {ENDS} of the table."
@@ -204,7 +204,7 @@ def _drawn_changes(
 def _change(
     change: ClassChange, judged: statistics.Difference, theirs: Mapping[str, Sequence[float]]
 ) -> list[Any]:
-    """Return a class's row, with the published change beside ours where there is one."""
+    """Return the table row of a class, with the published change if there is one."""
     gap = change.after - change.before
     word = "improved" if gap > 0 else "worsened" if gap < 0 else "stayed"
     style = {"improved": "better", "worsened": "worse", "stayed": "noise"}[word]
@@ -219,7 +219,7 @@ def _change(
 
 
 def _confusions(a: RowResult, b: RowResult) -> Section:
-    """Return confusions that became fewer or more; of UCF-101 by its action types."""
+    """Return the section on confusions that changed; those of UCF-101 by action type."""
     if "confusions" not in a.task.sections:
         return Section("Confusions", "confusions", [])
     classes = a.done[0].classes
@@ -256,7 +256,7 @@ def _moves(a_KK: np.ndarray, b_KK: np.ndarray, classes: Sequence[str]) -> list[l
 
 
 def _settings(a: RowResult, b: RowResult) -> Section:
-    """Return only the settings in which the two differ."""
+    """Return the section on the settings that differ between the two rows."""
     first, second = (page.flat_settings(row.done[0].config) for row in (a, b))
     body = [
         [Cell(name, code=True), first.get(name, DASH), second.get(name, DASH)]

@@ -18,7 +18,7 @@ from vidrec.report.formats import percent
 from vidrec.report.results import RowResult, task_of
 from vidrec.report.run import Run
 
-# Mid tones, told apart by colour-blind readers (after Okabe and Ito), 3:1 on white and on black.
+# Colours for colour-blind readers too (after Okabe and Ito), contrast 3:1 on white and on black.
 PALETTE = ("#0b7bc1", "#d55e00", "#009e73", "#c2649a", "#b98200", "#7b6fd0", "#6b8e23")
 INK = "#1b1f24"  # replaced by the page's own text colour
 GREY = "#8a8f98"
@@ -47,13 +47,13 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-MANY_ROWS = 7  # more than this and only the best and the control keep a colour
+MANY_ROWS = 7  # with more rows, only the best and the control have a colour
 NAME_INCHES = 0.17  # height of a name beside the points of a long table
-NUMBERED = 24  # classes up to which a cell has room for its number in a normal size
+NUMBERED = 24  # with more classes, a cell has no room for a number of normal size
 
 
 def draw(paint: Callable[..., Any], *args: Any) -> Any:
-    """Call a painter of this file under the style of reports; no global state is left changed."""
+    """Call a drawing function with the style of reports; the global style stays as it is."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -61,16 +61,16 @@ def draw(paint: Callable[..., Any], *args: Any) -> Any:
 
 
 def width(figure: Any) -> float:
-    """Return the natural width in CSS pixels."""
+    """Return the natural width of a figure in CSS pixels."""
     if isinstance(figure, str):
         return float(re.findall(r'width="([\d.]+)', figure)[0])
     return 96 * figure.get_figwidth()
 
 
 def save(figure: Any, file: Path) -> str:
-    """Write FILE.svg and FILE.png, dark on white; return the SVG, which has no background.
+    """Write FILE.svg and FILE.png on white; return the SVG without a background.
 
-    A figure that is SVG already is written as such alone.
+    A figure that is given as SVG text is written as SVG only.
     """
     svg = figure if isinstance(figure, str) else _save_png(figure, file.with_suffix(".png"))
     white = svg.replace("<svg ", '<svg style="background:white" ', 1)
@@ -83,10 +83,10 @@ def _save_png(figure: Any, file: Path) -> str:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A name in letters that the font lacks is whole in the SVG, and boxes in the PNG.
+        # Letters that the font lacks are shown in the SVG, and are boxes in the PNG.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         svg = _svg(figure)
-        # The places found by the layout stay: finding them is what takes time.
+        # Keep the positions that the layout found: finding them takes most of the time.
         figure.set_layout_engine("none")
         FigureCanvasAgg(figure)
         picture = io.BytesIO()
@@ -96,11 +96,11 @@ def _save_png(figure: Any, file: Path) -> str:
 
 
 def inline(svg: str, name: str, alt: str, width: float) -> Markup:
-    """Return SVG for the page: in the text's colour, with ids of its own, and described.
+    """Return SVG for the page, in the text's colour, with unique ids and a description.
 
     Args:
         svg: the drawing.
-        name: of the figure, which its ids begin with.
+        name: name of the figure; its ids begin with it.
         alt: description for screen readers.
         width: natural width in CSS pixels; the page never draws it wider.
     """
@@ -109,11 +109,11 @@ def inline(svg: str, name: str, alt: str, width: float) -> Markup:
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
     def own_ids(element: re.Match[str]) -> str:
-        # Several figures stand in one page: an id must not repeat.
+        # A page has several figures: their ids must differ.
         own = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", element[0])
         return own.replace(INK, "currentColor")
 
-    # Inside of tags only: between them stand names, which may look like anything.
+    # Inside tags only: the text between them has names, which may look like an id.
     text = re.sub(r"<[^>]*>", own_ids, text)
     described = f'<svg role="img" aria-label="{html(alt)}" style="max-width:{width:.0f}px"'
     return Markup(described + text.removeprefix("<svg"))
@@ -137,7 +137,7 @@ def _figure(width: float, height: float) -> Any:
 def colours(
     rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None
 ) -> dict[RowResult, str]:
-    """Return a colour for each row; of a long table only the best and the control stand out."""
+    """Return each row's colour; in a long table all but the best and the control are grey."""
     if len(rows) <= MANY_ROWS:
         return {row: PALETTE[i % len(PALETTE)] for i, row in enumerate(rows)}
     marked = {control: PALETTE[1], best: PALETTE[0]}
@@ -145,7 +145,7 @@ def colours(
 
 
 def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
-    """Draw rows with their intervals, each seed a tick, published figures as open diamonds."""
+    """Draw rows with intervals, each trial as a tick, published figures as open diamonds."""
     figure = _figure(7.6, 0.9 + 0.34 * len(rows))
     axes = figure.add_subplot()
     hue = colours(rows, control, None)
@@ -218,7 +218,7 @@ def _own_curves(figure: Any, run: Run) -> Any:
 
 
 def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
-    """Draw a curve, its kept epoch as a dot, and a cross where a diverged one ends."""
+    """Draw a curve with a dot at the kept epoch, or a cross at the end of a run without one."""
     values = scale * run.curve(name)
     epochs = np.array([line.get("epoch", i + 1) for i, line in enumerate(run.epochs)])
     axes.plot(epochs, values, **({"linewidth": 1.3, "alpha": 0.9} | style))
@@ -266,14 +266,14 @@ def confusion(
 ) -> str:
     """Return SVG of confusions: a row is the true class, a column the predicted one.
 
-    Written by hand: a hundred classes make thousands of texts, which matplotlib lays out in
-    half a minute.
+    The SVG is written without matplotlib, which takes half a minute for the thousands of texts
+    of a hundred classes.
 
     Args:
-        counts_KK: clips.
+        counts_KK: counts, such as numbers of clips.
         classes: names by class number.
-        shares: write percent instead of clips.
-        of_K: clips that a row's shares are of; None: those of the row.
+        shares: True to write percentages instead of numbers.
+        of_K: for each row, the number that is 100 %; None for the sum of the row.
     """
     num, side = len(classes), 16 if len(classes) > NUMBERED else 26
     font = 7.5 if num > NUMBERED else 11
@@ -287,7 +287,7 @@ def confusion(
         f'width="{size:.0f}" height="{size:.0f}" font-family="sans-serif" fill="{INK}">'
     ]
     for y, x in np.argwhere(counts_KK):
-        # One colour by its opacity is readable on a white page and on a black one.
+        # One colour of varying opacity is readable on a white page and on a black page.
         left, top = edge + side * x, edge + side * y
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{side}" height="{side}" '
@@ -312,13 +312,13 @@ def confusion(
 
 
 def shares_of(counts_KK: np.ndarray, of_K: np.ndarray | None = None) -> np.ndarray:
-    """Return counts as shares of a number of clips in each row; None: of those in the row."""
+    """Return each row of counts divided by its number in `of_K`; None: by the row's sum."""
     of_K = counts_KK.sum(1) if of_K is None else of_K
     return counts_KK / np.maximum(of_K, 1)[:, None]
 
 
 def by_class(measured: Mapping[str, float], words: str) -> Any:
-    """Draw the figure of each class (NaN without clips), such as F1, as bars, best on top."""
+    """Draw each class's figure, such as F1, as a bar, the best on top; NaN is left out."""
     scores = {name: score for name, score in measured.items() if not math.isnan(score)}
     names = sorted(scores, key=lambda name: scores[name])
     figure = _figure(6, 0.8 + 0.19 * len(names))
@@ -354,8 +354,8 @@ def timelines(lines: presentation.Timelines, names: Sequence[str], classes: Sequ
     """Draw the segments of clips over time: true ones above, predicted ones below.
 
     Args:
-        lines: the clips.
-        names: of the clips.
+        lines: the segments of each clip.
+        names: the names of these clips.
         classes: names by class number.
     """
     from matplotlib.patches import Patch
@@ -392,7 +392,7 @@ def _test(run: Run) -> Any:
 
 
 def has_steps(rows: Sequence[RowResult]) -> bool:
-    """Return whether a run scored its clips frame by frame."""
+    """Return whether any run has scores for every frame of its clips."""
     saved = (_test(run) for row in rows for run in row.done)
     return any(p is not None and p.steps_BT is not None for p in saved)
 
@@ -455,7 +455,7 @@ def _name_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def spread(wanted: Sequence[float]) -> list[float]:
-    """Return places from 0 to 1 near the ascending ones wanted, far enough apart for names."""
+    """Return positions from 0 to 1 near the ascending `wanted`, far enough apart for names."""
     gap = 1 / max(len(wanted), 1)
     places: list[float] = []
     for at in wanted:
@@ -468,7 +468,7 @@ def spread(wanted: Sequence[float]) -> list[float]:
 
 
 def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
-    """Draw the recall of each class in two runs, the largest changes on the outside."""
+    """Draw the recall of each class in two runs, from top to bottom as in `names`."""
     figure = _figure(7.6, 0.9 + 0.2 * len(names))
     axes = figure.add_subplot()
     for y, (a, b) in enumerate(zip(100 * np.array(before), 100 * np.array(after), strict=True)):

@@ -20,7 +20,7 @@ def published_percent(share: float) -> str:
 
 
 def points(low: float, high: float | None = None) -> str:
-    """Return a signed difference of shares, or an interval of them, in percentage points."""
+    """Return a signed difference of shares, or an interval of differences, in percentage points."""
     signed = [f"{100 * x:+.1f}".replace("-", "−") for x in (low, high) if x is not None]
     return " to ".join(signed)
 
@@ -33,7 +33,7 @@ def span(low: float, high: float) -> str:
 
 
 def count(value: float) -> str:
-    """Return a whole number with thousands apart by a narrow space."""
+    """Return a whole number with thousands separated by a narrow space."""
     return DASH if math.isnan(value) else f"{value:,.0f}".replace(",", "\u202f")
 
 
@@ -50,7 +50,7 @@ def decimals(value: float | None) -> str:
 
 
 def of_column(column: str) -> Callable[[float], str]:
-    """Return how the figures of a column of table.csv are written."""
+    """Return the function that formats the figures of a column of table.csv."""
     if column.startswith("seconds"):
         return seconds
     if column.endswith(("loss", "objective")):

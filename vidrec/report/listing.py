@@ -24,18 +24,19 @@ class Entry(NamedTuple):
     """A run, an ablation or a search.
 
     Attributes:
-        name: as it was given.
+        name: its name; that of its folder if its files give none.
         dir: its folder.
         kind: run, ablation or search.
-        status: done, diverged or failed; training where a process has it; else what is missing.
-        figure: the main figure of its task, such as accuracy.
+        status: done, diverged or failed; training while a process trains it; else unfinished or
+            damaged. That of an ablation or a search may add numbers of trials.
+        figure: name of the headline figure of its task, such as accuracy.
         value: the figure of the test clips. For an ablation it is that of the best row on
             validation, for a search that of the chosen setting. None if there is none.
-        trials: how many it has.
-        finished: how many of them have a result.
-        when: it was last written to, in seconds of the epoch.
+        trials: number of its trials.
+        finished: number of its trials that have ended.
+        when: time of the last change of its files, in seconds since 1970 (Unix time).
         recordings_known: whether its clips name their recordings; None if its results do not say.
-        command: that made it; "" if none is written there.
+        command: the command that made it; "" if its files do not say.
     """
 
     name: str
@@ -51,9 +52,9 @@ class Entry(NamedTuple):
     command: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """Return the entry as JSON holds it: its value under the name of its figure.
+        """Return the entry for JSON; the key of its value is the name of its figure.
 
-        The time is local, with its zone.
+        The time is local time with its time zone.
         """
         when = datetime.fromtimestamp(self.when).astimezone().isoformat(timespec="seconds")
         facts = {name: value for name, value in self._asdict().items() if name != "value"}
@@ -75,7 +76,7 @@ def listing(workdir: Path) -> list[Entry]:
 
 
 def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
-    """Return a line below the list that names the figures of clips that name no recording."""
+    """Return a note on the entries whose clips do not name their recordings."""
     unknown = [e for e in entries if e.recordings_known is False and e.value is not None]
     if not unknown:
         return []
@@ -86,7 +87,7 @@ def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
 
 
 def commands_of_equal_names(entries: Sequence[Entry]) -> list[str]:
-    """Return a line below the list for each entry whose name others have: the command it is of."""
+    """Return a line with the command of each entry that has the same name as another."""
     names = Counter(entry.name for entry in entries)
     return [f"{e.dir.name}: {e.command}" for e in entries if names[e.name] > 1 and e.command]
 
@@ -205,7 +206,7 @@ def _of_table(
         return None
     value = best.test
     of_best = [trial for trial in trials if trial["row"] == best.row]
-    if any("fold" in trial for trial in of_best):  # over the answers, whatever folds have how many
+    if any("fold" in trial for trial in of_best):  # over all answers, not the mean of the folds
         value = row_of_table(folder, of_best).headline
     return None if math.isnan(value) else value
 
@@ -225,7 +226,7 @@ def _best(rows: Mapping[Any, list[Mapping[str, Any]]], headline: Headline) -> _B
             _mean([_figure(r, part, headline) for r in results]) for part in ("val", "test")
         )
         scored.append((row, val, test))
-    for place in (1, 2):  # without validation clips by test clips, as the report does
+    for place in (1, 2):  # without validation figures by test figures, as in the report
         known = [each for each in scored if not math.isnan(each[place])]
         if known:
             row, _, test = max(known, key=lambda each: each[place])
@@ -243,7 +244,7 @@ def _figure(result: Mapping[str, Any], part: str, headline: Headline) -> float |
 
 
 def _headline(folder: Path) -> Headline:
-    """Return what a trial is compared by, as its config.json says."""
+    """Return the headline of the task that a trial's config.json names."""
     file = folder / "config.json"
     settings = files.read_json(file, files.CONFIG_HOLDS) if file.is_file() else {}
     return tasks.of_settings(settings).headline

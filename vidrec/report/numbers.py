@@ -1,4 +1,4 @@
-"""The figures of a folder as numbers: a line for each trial, for each row, and for its folds."""
+"""Return the figures of a folder as numbers: for each trial, each row, and each row's folds."""
 
 import json
 import math
@@ -21,7 +21,7 @@ class Trials(NamedTuple):
 
 
 def trials(results: Run | AblationResult) -> Trials:
-    """Return the content of table.csv, in the table's order."""
+    """Return the content of table.csv, in the order of the table's rows."""
     rows, _ = rows_and_control(results)
     axes = results.axes if isinstance(results, AblationResult) else []
     measured = task_of(rows).columns
@@ -31,7 +31,7 @@ def trials(results: Run | AblationResult) -> Trials:
 
 
 def trials_table(results: Run | AblationResult) -> Table:
-    """Return table.csv as texts."""
+    """Return the content of table.csv as a table of texts."""
     columns, rows = trials(results)
     return Table(columns, [[_cell(row[column]) for column in columns] for row in rows])
 
@@ -53,7 +53,7 @@ def _trial(
 
 
 def _setting(run: Run | None, planned: Mapping[str, Any], axis: str) -> Any:
-    """Return what the trial ran with: its override, else the base's value from its config."""
+    """Return a trial's value of a setting: its override, else the value in its config."""
     if axis in planned["overrides"]:
         return planned["overrides"][axis]
     value: Any = run.config if run else {}
@@ -84,7 +84,7 @@ def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
 
 
 def folds(results: Run | AblationResult) -> list[dict[str, Any]]:
-    """Return each row's figures out of fold, as numbers; empty without folds."""
+    """Return each row's out-of-fold figures as numbers; empty without folds."""
     rows, control = rows_and_control(results)
     return [_folds_of(row, row is control) for row in rows if row.out_of_fold]
 
@@ -126,7 +126,7 @@ def _to_control(row: RowResult, is_control: bool) -> dict[str, Any]:
 
 
 def numbers_table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """Return lines of numbers by column as texts, such as those of `summary` and `folds`."""
+    """Return lines such as those of `summary` and `folds` as a table of texts."""
     columns = list(dict.fromkeys(name for line in lines for name in line))
     return Table(columns, [[_cell(line.get(name)) for name in columns] for line in lines])
 

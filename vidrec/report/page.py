@@ -1,4 +1,4 @@
-"""The report of a run or of an ablation as one self-contained HTML page."""
+"""Write the report of a run or of an ablation as one self-contained HTML page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -71,13 +71,13 @@ def render(results: Run | AblationResult, pictures: Path) -> str:
 
 
 class Drawer:
-    """Draws a figure once: for the page, and as files in a folder."""
+    """Draws a figure once, both for the page and as files in a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def __call__(self, name: str, alt: str, caption: str, paint: Any, *args: Any) -> Figure:
-        """Return the figure that `paint` draws of `args`, described by `alt` for a reader."""
+        """Return the figure that `paint` draws from `args`; `alt` is for screen readers."""
         figure = figures.draw(paint, *args)
         width = figures.width(figure)
         svg = figures.inline(figures.save(figure, self.folder / name), name, alt, width)
@@ -92,7 +92,7 @@ def _title(results: Run | AblationResult) -> str:
 
 
 def _typical(row: RowResult) -> Run:
-    """Return the seed whose headline figure is the median, neither a lucky nor an unlucky one."""
+    """Return the run whose headline figure is the median (the lower one) of the row's runs."""
     ordered = sorted(row.done, key=lambda run: run.metric(row.task.headline.test))
     return ordered[(len(ordered) - 1) // 2]
 
@@ -152,7 +152,7 @@ def _results(
     columns = tables.summary_columns(results)
     fitted = [columns[0], *(column for column in columns if column.fit)]
     first_fit = columns.index(fitted[1])
-    scored = columns[:first_fit]  # published figures behind have a table of their own
+    scored = columns[:first_fit]  # the published figures after these are in another table
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results)
     if len(rows) > 1:
@@ -246,7 +246,7 @@ def curves(
 def steps(
     rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None, draw: Drawer
 ) -> Section:
-    """Return the section on accuracy at each frame, where a head scores every one."""
+    """Return the section on accuracy at each frame; empty if no run scores every frame."""
     parts = []
     if "steps" in task_of(rows).sections and figures.has_steps(rows):
         caption = "Share of test clips that are right after each step, mean over seeds."
@@ -287,7 +287,7 @@ def _shape(value: Any) -> str:
 
 
 def _counts(rows: Sequence[RowResult]) -> Section:
-    """Return clips expected and scored, worst case over the trials, and unreadable ones."""
+    """Return the section on the clips expected, scored and unreadable, over all trials."""
     runs = [run for row in rows for run in row.runs]
     lines = [_count_line(split, runs) for split in SPLITS]
     body = [line for line in lines if line]

@@ -1,4 +1,4 @@
-"""Pages from their data, by the templates of this package."""
+"""Render a page as HTML from its data, with the templates of this package."""
 
 import functools
 from typing import Any

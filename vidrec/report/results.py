@@ -18,16 +18,16 @@ from vidrec.report.run import Run, all_recordings_known, label_of, read_run
 
 
 class OutOfFold(NamedTuple):
-    """The clips that a row was scored on if it was trained on several folds.
+    """Results of a row that was trained on several folds, each scored on its test clips.
 
     Attributes:
-        folds: how many there are results of.
-        answers: answers that each seed gave out of fold.
-        recordings: the number of recordings that their clips come from; of files where clips name
-            no recording.
-        untested: clips that no fold tests.
-        means: mean headline figure over seeds of each fold, by its number.
-        baseline: what the task's baseline reaches on these clips; NaN: the mean of the folds'.
+        folds: number of folds with results.
+        answers: number of out-of-fold answers of each seed.
+        recordings: number of recordings that the answered clips come from; number of files if clips
+            do not name their recordings.
+        untested: number of clips that no fold tests.
+        means: headline figure of each fold, mean over seeds, by the fold's number.
+        baseline: figure of the task's baseline on these clips; NaN if the mean over folds is used.
     """
 
     folds: int
@@ -39,7 +39,7 @@ class OutOfFold(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Return the mean of the folds, as UCF-101's protocol asks for."""
+        """Return the mean of the folds' headline figures, as in UCF-101's protocol."""
         return float(np.mean(list(self.means.values())))
 
 
@@ -49,16 +49,16 @@ class RowResult:
 
     Attributes:
         key: number or name of the row in its table.
-        name: as the table calls it.
-        planned: its trials as planned.
-        runs: those of which there is a result.
+        name: name of the row in the table, or its settings.
+        planned: the planned trials of the row.
+        runs: the trials that have a result.
         published: published figures by column of table.csv.
-        doubtful: columns whose published figure its own report contradicts.
-        interval: of the headline figure, such as test accuracy, over all folds; None if nothing was
-            scored.
-        difference: to the control, judged after Holm's correction; None of the control.
+        doubtful: columns whose published figure is contradicted elsewhere in its report.
+        interval: 95 % interval of the headline figure, such as test accuracy, over all folds; None
+            if nothing was scored.
+        difference: difference to the control, after Holm's correction; None for the control.
         another_task: why published figures are for another task; "" if they are for the same.
-        out_of_fold: what it was scored on over all folds; None without folds.
+        out_of_fold: results over all folds; None without folds.
     """
 
     key: Any
@@ -86,7 +86,7 @@ class RowResult:
 
     @property
     def task(self) -> Task:
-        """Return what its labels say; one label a clip where it has no run yet."""
+        """Return the task of the row's runs; the task "clip" if the row has no run yet."""
         return self.runs[0].task if self.runs else tasks.named("clip")
 
     @property
@@ -96,7 +96,7 @@ class RowResult:
 
     @property
     def baseline(self) -> float:
-        """Return what the task's baseline reaches on its test clips; NaN if that is not known."""
+        """Return the figure of the task's baseline on the test clips; NaN if it is not known."""
         if self.out_of_fold and not math.isnan(self.out_of_fold.baseline):
             return self.out_of_fold.baseline
         baseline = self.task.baseline
@@ -105,8 +105,8 @@ class RowResult:
     def mean(self, column: str) -> float:
         """Return the mean over the seeds that have the figure; NaN if none has.
 
-        Over folds the headline figure, such as test accuracy, is that of the answers out of fold,
-        and other columns are means of the folds.
+        With folds, the headline figure, such as test accuracy, is computed from all out-of-fold
+        answers. Other columns are means over seeds and folds.
         """
         if column == self.task.headline.test and self.out_of_fold and self.interval:
             return self.interval.mean
@@ -121,7 +121,7 @@ class RowResult:
 
     @property
     def within_noise(self) -> bool | None:
-        """Return the verdict; None for the control and where nothing could be compared."""
+        """Return whether the difference to the control is within noise; None without one."""
         return None if self.difference is None else bool(self.difference.within_noise)
 
 
@@ -130,10 +130,10 @@ class AblationResult:
     """A table of runs, read from its folder.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the table.
         meta: content of ablation.json.
-        rows: its rows.
-        control: the row that others are compared with.
+        rows: the rows of the table.
+        control: the row that the others are compared with; None if the table has no control.
     """
 
     folder: Path
@@ -167,7 +167,7 @@ class AblationResult:
 def rows_and_control(
     results: Run | AblationResult,
 ) -> tuple[list[RowResult], RowResult | None]:
-    """Return the rows of a table and its control; a run alone is a row of its own."""
+    """Return the rows of a table and its control; a single run is one row without a control."""
     if isinstance(results, AblationResult):
         return list(results.rows), results.control
     return [row_of_run(results)], None
@@ -179,7 +179,7 @@ def task_of(rows: Sequence[RowResult]) -> Task:
 
 
 def best_of(rows: list[RowResult]) -> RowResult | None:
-    """Return the row of the highest headline figure on validation; without any, on test."""
+    """Return the row with the highest headline figure on validation, or else on test."""
     headline = task_of(rows).headline
     for column in (headline.val, headline.test):
         measured = [row for row in rows if not math.isnan(row.mean(column))]
@@ -192,7 +192,7 @@ def read(folder: str | Path) -> Run | AblationResult:
     """Read a run or an ablation, by what the folder holds.
 
     Raises:
-        UserError: neither result.json nor ablation.json there, or one that is not JSON.
+        UserError: the folder has neither result.json nor ablation.json, or a file is damaged.
     """
     folder = Path(folder)
     if (folder / "ablation.json").is_file():
@@ -206,10 +206,10 @@ def read(folder: str | Path) -> Run | AblationResult:
 
 
 def row_of(folder: str | Path) -> RowResult:
-    """Return a run as a row of one seed; of an ablation its best row on validation.
+    """Return a run as a row of one seed; for an ablation, its best row on validation.
 
     Raises:
-        UserError: nothing there is scored.
+        UserError: the folder holds nothing that is scored.
     """
     results = read(folder)
     row = results.best if isinstance(results, AblationResult) else row_of_run(results)
@@ -244,7 +244,7 @@ def _ablation(folder: Path) -> AblationResult:
 
 
 def row_of_table(folder: Path, trials: Sequence[dict[str, Any]]) -> RowResult:
-    """Return the row of a table that these planned trials are, without its difference."""
+    """Return the table row of these planned trials, without its difference to the control."""
     folders = [folder / "trials" / str(trial["id"]) for trial in trials]
     first = trials[0]
     row = RowResult(
@@ -260,7 +260,7 @@ def row_of_table(folder: Path, trials: Sequence[dict[str, Any]]) -> RowResult:
 
 
 def _control(rows: list[RowResult], control: Any) -> RowResult | None:
-    """Return a row by its name, or by its number from 0."""
+    """Return the row that `control` gives by its key, its name, or its index from 0."""
     for i, row in enumerate(rows):
         if control in (row.key, row.name) or (control == i and not isinstance(control, bool)):
             return row
@@ -268,7 +268,7 @@ def _control(rows: list[RowResult], control: Any) -> RowResult | None:
 
 
 def with_interval(row: RowResult) -> RowResult:
-    """Return the row with the interval of its answers, and what it was scored on over folds."""
+    """Return the row with the interval of its headline figure and its results over folds."""
     said = answers(row.done)
     if said is None or not len(said.names):
         return row
@@ -277,7 +277,7 @@ def with_interval(row: RowResult) -> RowResult:
 
 
 def _out_of_fold(row: RowResult, said: Answers) -> OutOfFold | None:
-    """Return what a row was scored on over its folds; None without any."""
+    """Return the results of a row over its folds; None without folds."""
     by_fold: dict[int, list[Run]] = {}
     for run in row.done:
         by_fold.setdefault(run.fold, []).append(run)
@@ -304,7 +304,7 @@ def _test_names(run: Run) -> list[str]:
 
 
 def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
-    """Return the answers of both rows to the clips, and of the seeds, that both have."""
+    """Return the answers of both rows, limited to the clips and seeds that both have."""
     of_a, of_b = (answers(runs) for runs in _same_seeds(a.done, b.done))
     if of_a is None or of_b is None:
         return None
@@ -313,7 +313,7 @@ def shared(a: RowResult, b: RowResult) -> tuple[Answers, Answers] | None:
 
 
 def difference(row: RowResult, control: RowResult) -> statistics.Difference | None:
-    """Return the difference in the headline figure; None if they scored nothing in common."""
+    """Return the row's difference to the control; None if they have no scored clip in common."""
     both = shared(row, control)
     if both is None:
         return None
@@ -322,7 +322,7 @@ def difference(row: RowResult, control: RowResult) -> statistics.Difference | No
 
 
 def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
-    """Return the runs of the seeds and folds that both have; without any, as many of each."""
+    """Return the runs of shared seeds and folds; if none is shared, equally many of each."""
     by_seed_a, by_seed_b = (
         {(run.result.get("seed"), run.fold): run for run in runs} for runs in (a, b)
     )
@@ -334,7 +334,7 @@ def _same_seeds(a: Sequence[Run], b: Sequence[Run]) -> tuple[Sequence[Run], Sequ
 
 
 def _with_differences(rows: list[RowResult], control: RowResult | None) -> list[RowResult]:
-    """Return rows with their differences to the control, judged together."""
+    """Return rows with their differences to the control, after Holm's correction."""
     if control is None:
         return rows
     gaps = {row: difference(row, control) for row in rows if row is not control}

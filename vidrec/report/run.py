@@ -14,7 +14,7 @@ from vidrec.evaluation.task import ScoredPart, Task
 from vidrec.io import files
 
 SPLITS = ("train", "val", "test")
-MATRICES = ("confusion", "co_occurrence")  # figures of each pair of classes
+MATRICES = ("confusion", "co_occurrence")  # figures with a value for each pair of classes
 # Files that a run may lack, and what they hold.
 OPTIONAL: dict[str, Mapping[str, Any]] = {
     "config": files.CONFIG_HOLDS,
@@ -28,13 +28,14 @@ class Predictions(NamedTuple):
     Attributes:
         logits_BK: scores that rank the classes.
         labels_B: true classes.
-        names_B: of the clips.
+        names_B: names of the clips.
         groups_B: recordings of the clips.
-        steps_BT: of each frame 1 right, 0 wrong, -1 after the clip's end; None if the head does not
-            score frames.
-        probabilities_BK: as prediction prints them; None for runs that did not save them, for which
-            they are the softmax of the scores.
-        log_probabilities_BK: their logarithms as they were computed, where the task saves them.
+        steps_BT: for each frame, 1 if the prediction is right, 0 if wrong, -1 after the clip's end;
+            None if the head does not score frames.
+        probabilities_BK: probabilities as prediction prints them; None if the run did not save
+            them. They are then computed from the scores.
+        log_probabilities_BK: logarithms of the probabilities, for a task that saves them; else
+            None.
     """
 
     logits_BK: np.ndarray
@@ -52,7 +53,7 @@ class Predictions(NamedTuple):
 
     @property
     def correct_B(self) -> np.ndarray:
-        """Return which clips were right."""
+        """Return which clips were classified correctly."""
         return self.predicted_B == self.labels_B
 
     @property
@@ -65,12 +66,12 @@ class Predictions(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Frames kept for the report, uint8 (n, k, H, W, 3), and the clips they are from.
+    """Frames kept for the report and the names of their clips.
 
     Attributes:
-        frames: of test clips.
-        names: of these clips.
-        augmented: of training clips; None if none was augmented so that it can be seen.
+        frames: uint8 (n, k, H, W, 3), k frames of each of n test clips.
+        names: (n,) names of these test clips.
+        augmented: frames of training clips; None if augmentation does not change what can be seen.
     """
 
     frames: np.ndarray
@@ -79,7 +80,7 @@ class Samples(NamedTuple):
 
 
 class Augmented(NamedTuple):
-    """Frames of training clips, as they are and augmented, uint8 (n, k, H, W, 3), and names."""
+    """Frames of training clips before and after augmentation, uint8 (n, k, H, W, 3), and names."""
 
     before: np.ndarray
     after: np.ndarray
@@ -91,7 +92,7 @@ class Run:
     """One trained trial, read from its folder.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the trial.
         result: content of result.json.
         config: content of config.json.
         environment: content of environment.json.
@@ -110,12 +111,12 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """Return what its labels say."""
+        """Return the task that the trial's settings name."""
         return tasks.of_settings(self.config)
 
     @property
     def name(self) -> str:
-        """Return the name of its row in a table; alone, its own."""
+        """Return the name of its row in a table; outside a table, the name of the run."""
         return label_of(self.result) or self.result.get("name") or self.folder.name
 
     @property
@@ -130,19 +131,19 @@ class Run:
 
     @property
     def leaked(self) -> Any:
-        """Return whether a recording is in two parts: True, False or "unknown"."""
+        """Return whether a recording or equal clips are in two parts: True, False or "unknown"."""
         return self.result.get("split", {}).get("leaked", "unknown")
 
     @property
     def copied_tests(self) -> int:
-        """Return how many test clips have a copy elsewhere, where nothing else leaks; else 0."""
+        """Return how many test clips have a copy in another part; 0 if recordings leak too."""
         return self.result.get("split", {}).get("copied_tests", 0)
 
     @property
     def shares_recordings(self) -> bool:
         """Return whether test clips are known to share recordings with clips of other parts.
 
-        Results of earlier versions do not say which parts leak, and are taken for such.
+        Results of earlier versions do not say whether a leak concerns test clips; this is assumed.
         """
         into_test = self.result.get("split", {}).get("leaks_into_test", True)
         return self.leaked is True and into_test and not self.copied_tests
@@ -154,12 +155,12 @@ class Run:
 
     @property
     def may_share_recordings(self) -> bool:
-        """Return whether a test clip's recording may unseen be in training, too."""
+        """Return whether test clips may share unknown recordings with training clips."""
         return self.recordings_known is False and not self.shares_recordings
 
     @property
     def place(self) -> str:
-        """Return which of its row it is: its seed, and its fold where there are several."""
+        """Return the trial's seed and, if the table has folds, its fold, in words."""
         fold = f", fold {self.fold}" if self.fold else ""
         return f"seed {self.result.get('seed', 0)}{fold}"
 
@@ -176,7 +177,7 @@ class Run:
 
     @functools.cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, one an epoch."""
+        """Return the lines of metrics.jsonl, one for each epoch."""
         file = self.folder / "metrics.jsonl"
         if not file.is_file():
             return []
@@ -192,7 +193,7 @@ class Run:
 
     @property
     def best_epoch(self) -> int | None:
-        """Return the epoch whose weights were kept, counted as metrics.jsonl counts."""
+        """Return the epoch whose weights were kept, numbered as in metrics.jsonl."""
         best = self.result.get("best_epoch")
         return None if best is None else int(best)
 
@@ -203,7 +204,7 @@ class Run:
         return self._read[split]
 
     def part(self, split: str = "test") -> ScoredPart | None:
-        """Return the decided clips of a split; None if there are none."""
+        """Return scores, log probabilities and labels of a split; None if none were saved."""
         saved = self.predictions(split)
         if saved is None:
             return None
@@ -314,7 +315,7 @@ def label_of(trial: Mapping[str, Any]) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """Return a setting as a reader would write it."""
+    """Return the value of a setting as text for readers."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return str(value)
     if isinstance(value, float):

@@ -17,7 +17,7 @@ from vidrec.report.run import setting_text
 from vidrec.report.table_model import Badge, Cell, Table
 from vidrec.report.terminal import Columns
 
-SHOWN = 10  # trials of the table that is printed; the page and table.csv have all
+SHOWN = 10  # trials in the printed table; the page and table.csv have all of them
 STATES = ("done", "stopped", "diverged", "failed", "running")
 
 
@@ -26,7 +26,7 @@ class Search:
     """A search, read from its folder.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the search.
         meta: content of search.json.
     """
 
@@ -40,7 +40,7 @@ class Search:
 
     @property
     def ranked(self) -> list[dict[str, Any]]:
-        """Return the trials by their number of epochs, and then the best first."""
+        """Return the trials sorted by state (`STATES`), then most epochs, then best figure."""
 
         def order(trial: dict[str, Any]) -> tuple:
             accuracy, loss = trial["end"] or (-1.0, None)
@@ -51,12 +51,12 @@ class Search:
 
     @property
     def space(self) -> dict[str, dict[str, Any]]:
-        """Return what was searched, by setting."""
+        """Return the choices or the range of values of each searched setting."""
         return self.meta["space"]
 
     @property
     def chosen(self) -> dict[str, Any] | None:
-        """Return the chosen setting and its figures; None while it is not trained again."""
+        """Return the chosen settings and their figures; None until they were trained again."""
         return self.meta["more"].get("chosen")
 
     @property
@@ -72,12 +72,12 @@ class Search:
 
     @property
     def epochs(self) -> int:
-        """Return how many epochs all trials together were trained for."""
+        """Return the sum of all trials' epochs, without trials that repeat an earlier one."""
         return sum(trial["epochs"] for trial in self.trials if trial["same_as"] is None)
 
     @property
     def of_epochs(self) -> int:
-        """Return how many these would be if each trial were trained to its last epoch."""
+        """Return the sum of epochs if every trial were trained to its last epoch."""
         usual = self.meta["config"].get("train", {}).get("epochs", 0)
         return sum(trial["params"].get("train.epochs", usual) for trial in self.trials)
 
@@ -100,7 +100,7 @@ def build(folder: Path) -> Path:
 
 
 def refuse(folder: Path) -> UserError:
-    """Return the error for what needs a trained model, given a search."""
+    """Return the error for a command that needs a trained model but is given a search."""
     chosen = read(folder).chosen
     where = folder.parent / chosen["table"] if chosen else "not trained yet: search on"
     return UserError(f"{folder} is a search; the table of the setting that it chose is {where}")
@@ -256,7 +256,7 @@ def _parallel(search: Search, draw: Drawer) -> Section:
 
 
 def trials_table(search: Search) -> Table:
-    """Return the trials for people, those with the most epochs first."""
+    """Return the trials as a table for readers, in the order of `Search.ranked`."""
     names = [name.rpartition(".")[2] for name in search.space]
     chosen = search.chosen["number"] if search.chosen else None
     body = []
@@ -275,7 +275,7 @@ def trials_table(search: Search) -> Table:
 
 
 def csv_table(search: Search) -> Table:
-    """Return the trials for table.csv: numbers in full, in the order of proposal."""
+    """Return the trials for table.csv, with unrounded numbers, in the order of proposal."""
     rungs = search.meta["rungs"]
     heads = [
         "number",
@@ -300,7 +300,7 @@ def csv_table(search: Search) -> Table:
 
 
 class Terminal:
-    """The best trials, and what was chosen."""
+    """A rich renderable of the first trials of the table and a sentence on the result."""
 
     def __init__(self, search: Search):
         self.search = search

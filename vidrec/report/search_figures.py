@@ -1,4 +1,4 @@
-"""The figures of a search's report: history, importance and parallel coordinates."""
+"""Draw the figures of a search's report: history, importance and parallel coordinates."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from vidrec.io.escape import plot
 from vidrec.report.figures import GREY, PALETTE, _figure
 from vidrec.report.run import setting_text
 
-BEST = 0.1  # share of the trials whose lines stand out
+BEST = 0.1  # share of the trials whose lines are highlighted
 Trials = Sequence[Mapping[str, Any]]
 
 
@@ -37,7 +37,7 @@ def history(trials: Trials) -> Any:
 
 
 def importance(shares: Mapping[str, float]) -> Any:
-    """Draw each setting's share as a bar, the largest on top."""
+    """Draw each setting's share of the importance as a bar, the first setting on top."""
     names = list(shares)[::-1]
     figure = _figure(6, 0.9 + 0.3 * len(names))
     axes = figure.add_subplot()
@@ -93,7 +93,7 @@ def _height(axis: Mapping[str, Any], value: Any) -> float:
 
 
 def _marks(axis: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """Return the marks of an axis: heights and texts."""
+    """Return the marks of an axis: the position from 0 to 1 and the text of each."""
     if "choices" in axis:
         return [(_height(axis, each), setting_text(each)) for each in axis["choices"]]
     low, high = axis["low"], axis["high"]

@@ -1,6 +1,6 @@
-"""The table model of reports, and its writers for csv, Markdown and LaTeX.
+"""Define the tables of reports, and write them as csv, Markdown and LaTeX.
 
-`terminal.py` writes it for a terminal and `templates/blocks.html` for a page.
+`terminal.py` writes them for a terminal and `templates/blocks.html` for a page.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ class Badge(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is more than plain text on a page; other writers take its text and badges.
+    """A cell with a style on a page; other formats show only its text and its badges.
 
     Attributes:
-        text: content.
+        text: the content.
         style: style class; cells of "text" and "wrap" are aligned left.
-        heat: 0 … 1, depth of the background colour; None: none.
-        bar: 0 … 1, length of a bar; None: none.
+        heat: 0 … 1, intensity of the background colour; None for no colour.
+        bar: 0 … 1, length of a bar; None for no bar.
         code: True for a name that is written as code.
         badges: badges after the text.
     """
@@ -51,12 +51,12 @@ class Table:
 
     Attributes:
         columns: heads of the columns.
-        rows: a sequence of cells each, as many as there are columns; the first one names the row.
-        caption: shown above it on a page.
-        notes: explanations below it.
+        rows: the cells of each row, one for each column; the first cell names the row.
+        caption: text above the table on a page.
+        notes: explanations below the table.
         style: style class of the table on a page.
-        tall: True where the page should scroll it downwards too.
-        marked: index of the row to set off; None: none.
+        tall: True if the page should also scroll the table vertically.
+        marked: index of the row to highlight; None for no row.
     """
 
     piece: ClassVar[str] = "table"

@@ -1,4 +1,4 @@
-"""The tables of a folder for people: a row for each setting."""
+"""Build the tables of a folder for readers: a row for each setting."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,17 +14,17 @@ from vidrec.report.table_model import Badge, Cell, Table
 from vidrec.report.terminal import Columns
 
 DAGGER = "†"
-COVERAGE_AS_SAID = 0.93  # an interval of 95 % that covered less in simulation is said to
+COVERAGE_AS_SAID = 0.93  # a note names 95 % intervals that covered less in simulation
 NOISE = "≈"
 
 
 class Column(NamedTuple):
-    """A column of the table for people.
+    """A column of the table for readers.
 
     Attributes:
-        head: its head.
-        cell: what a row has in it.
-        fit: True of the columns on how well the training set was fitted.
+        head: the head of the column.
+        cell: function that returns the cell of a row.
+        fit: True for the columns on how well the training set was fitted.
     """
 
     head: str
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
 
 def summary_columns(results: Run | AblationResult) -> list[Column]:
-    """Return the columns of the table for people that have values."""
+    """Return the columns of the table for readers, without those that have no values."""
     rows, control = rows_and_control(results)
     task = task_of(rows)
     headline = task.headline
@@ -75,7 +75,7 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
 
 
 def _measured(column: str, head: str = "", *, fit: bool = False) -> Column:
-    """Return the mean over seeds of a column of table.csv."""
+    """Return a column that shows a column of table.csv, as means over seeds."""
     style = formats.of_column(column)
     return Column(head or plain_name(column), lambda row: style(row.mean(column)), fit)
 
@@ -85,7 +85,7 @@ def _published(column: str) -> Column:
 
 
 def summary_table(results: Run | AblationResult) -> Table:
-    """Return the table for people: a row for each setting, means over seeds."""
+    """Return the table for readers: a row for each setting, means over seeds."""
     rows, _ = rows_and_control(results)
     columns = summary_columns(results)
     body = [[column.cell(row) for column in columns] for row in rows]
@@ -93,7 +93,7 @@ def summary_table(results: Run | AblationResult) -> Table:
 
 
 def published_table(rows: Sequence[RowResult]) -> Table:
-    """Return every published figure but the headline's beside ours."""
+    """Return a table of ours and the published figures, without the headline figure."""
     columns = [Column("setting", lambda row: row.name)]
     for name in also_published(rows):
         columns += [_measured(name), _published(name)._replace(head="published")]
@@ -107,14 +107,14 @@ def _other_task(rows: Iterable[RowResult]) -> bool:
 
 
 def also_published(rows: Iterable[RowResult]) -> list[str]:
-    """Return the columns of table.csv, the headline apart, for which a report gave figures."""
+    """Return the columns of table.csv with published figures, without the headline figure."""
     task = task_of(list(rows))
     named = dict.fromkeys(name for row in rows for name in row.published)
     return [name for name in named if name in task.columns and name != task.headline.test]
 
 
 def out_of_fold(task: Task) -> str:
-    """Return what the headline figure is called over folds."""
+    """Return the name of the headline figure for a table over folds."""
     return f"{task.headline.words} out of fold"
 
 
@@ -172,7 +172,7 @@ def versus_control(row: RowResult, control: RowResult | None) -> Cell | str:
 
 
 def published(row: RowResult, column: str = "") -> str:
-    """Return a published figure, with a dagger where its own report contradicts it."""
+    """Return a published figure, with a dagger if its own report contradicts it."""
     column = column or row.task.headline.test
     value = row.published.get(column)
     if value is None:
@@ -183,7 +183,7 @@ def published(row: RowResult, column: str = "") -> str:
 
 
 def versus_published(row: RowResult, column: str = "") -> str:
-    """Return ours less theirs, with our interval about it; none for a doubtful figure."""
+    """Return ours minus the published figure, with its interval; a dash if doubtful."""
     column = column or row.task.headline.test
     theirs, ours = row.published.get(column), row.mean(column)
     if theirs is not None and row.another_task:
@@ -197,7 +197,7 @@ def versus_published(row: RowResult, column: str = "") -> str:
 
 
 def seeds(row: RowResult) -> str:
-    """Return how many seeds were scored, of how many, and what became of the others."""
+    """Return how many of the planned seeds were scored, and the status of the others."""
     lost = [run.result.get("status", "") for run in row.runs if not run.done]
     lost += ["missing"] * (len(row.planned) - len(row.runs))
     if not lost and row.out_of_fold:
@@ -209,14 +209,14 @@ def seeds(row: RowResult) -> str:
 
 
 def params(row: RowResult) -> float:
-    """Return the trained parameters of a row, as planned where no trial has finished."""
+    """Return the number of trained parameters; the planned one if no trial has finished."""
     measured = row.mean("params")
     planned = row.planned[0].get("params") if row.planned else None
     return float(planned) if math.isnan(measured) and planned is not None else measured
 
 
 def trained_on(results: Run | AblationResult) -> str:
-    """Return the data that was really used, with the values that say how difficult it is."""
+    """Return the name of the data set really used and, in brackets, its properties."""
     meta = results.meta if isinstance(results, AblationResult) else results.result
     data = meta.get("data")
     if not data:
@@ -233,8 +233,8 @@ def notes(results: Run | AblationResult, *, headline_only: bool = False) -> list
     """Return the notes below the table.
 
     Args:
-        results: the rows.
-        headline_only: True if no other published figure is shown.
+        results: the run or the table.
+        headline_only: True if the headline is the only published figure that is shown.
     """
     rows, _ = rows_and_control(results)
     lines = []
@@ -267,7 +267,7 @@ def notes(results: Run | AblationResult, *, headline_only: bool = False) -> list
 
 
 def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
-    """Return the accuracy of a baseline without a model, and the rows that are not better."""
+    """Return notes on the task's baseline and on the rows that are not better than it."""
     task = task_of(rows)
     if task.baseline is None:
         return []
@@ -283,13 +283,13 @@ def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _part(run: Run) -> list[str]:
-    """Return the classes of a single run, if it has a part of a known data set's classes."""
+    """Return a note on the classes of a run that uses only some of a data set's classes."""
     share = run.result.get("data", {}).get("classes")
     return [f"Data: {share} ({', '.join(run.classes)})."] if share else []
 
 
 def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
-    """Return which rows' intervals cover less often than they say, and how often they do."""
+    """Return notes on the rows whose 95 % intervals cover less, with the simulated coverage."""
     names: dict[tuple[int, float], list[str]] = {}
     for row in rows:
         coverage = row.interval.worst_coverage if row.interval else None
@@ -307,7 +307,7 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
 
 
 class Terminal:
-    """The table at the end of a run, its result in a sentence, and the notes to it."""
+    """A rich renderable of the table, with its result in a sentence and its notes."""
 
     def __init__(
         self,
@@ -358,11 +358,11 @@ class Terminal:
 
 
 class _Narrow(NamedTuple):
-    """What fits a line of 80 beside the setting and the control; the page has the rest.
+    """Columns that fit a line of 80 letters with setting and control; the page has the rest.
 
     Attributes:
-        columns: in their order.
-        rare: heads that are shown where there is room, see `terminal.Columns`.
+        columns: the columns, from left to right.
+        rare: groups of heads that are shown only if there is room, see `terminal.Columns`.
         yielding: heads that are left out before the interval of the difference to the control.
     """
 

@@ -11,13 +11,13 @@ from vidrec.io.machine import how_to_install
 from vidrec.report.results import AblationResult, read
 from vidrec.report.run import Run
 
-LONGEST = 150  # bytes of a row in the name of a folder, which may have 255
-BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is not a curve
-FOLDER = "tensorboard"  # of a run or a table
+LONGEST = 150  # bytes of a row's name in a folder's name, which may have 255
+BESIDE = ("trial", "epoch", "status")  # keys of a line of metrics.jsonl that are not curves
+FOLDER = "tensorboard"  # name of the folder of events in a run's or a table's folder
 
 
 class Curve(NamedTuple):
-    """The owner of a folder of events: a row's name, a seed, and the id of the trial."""
+    """A trial with a folder of events: the name of its row, its seed and its id."""
 
     row: str
     seed: Any
@@ -25,7 +25,9 @@ class Curve(NamedTuple):
 
 
 def write(folder: str | Path) -> Path:
-    """Write FOLDER/tensorboard again from metrics.jsonl: of an ablation one run a trial.
+    """Write FOLDER/tensorboard from metrics.jsonl, replacing an old one.
+
+    Each trial of an ablation is a run of TensorBoard.
 
     Returns:
         The folder that TensorBoard takes as --logdir.
@@ -52,7 +54,7 @@ def _curves(results: AblationResult) -> list[Curve]:
 
 
 def folder_names(curves: Sequence[Curve]) -> list[str]:
-    """Return a name for each; those that are equal once shortened and cleaned have an id."""
+    """Return a folder name for each trial; names that would be equal get the trial's id."""
     names = [_folder_name(curve.row, curve.seed) for curve in curves]
     return [
         f"{name}, trial {curve.id}" if names.count(name) > 1 else name

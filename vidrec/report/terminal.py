@@ -13,21 +13,21 @@ WORDY = ("group", "job", "state", "log", "why", "name", "kind", "status")
 class Columns:
     """A table that fits the terminal's width.
 
-    A narrow terminal shows the fixed columns with whole cells, and as many of the others as there
-    is room for.
+    A narrow terminal shows the fixed columns with complete cells, and as many of the rare columns
+    as there is room for.
 
     Args:
         heads: heads of the columns.
         lines: cells of each row, texts or rich's Text.
-        folded: the column that takes the room that is left, in several lines.
-        rare: columns shown where there is room, the first before the others; those of one entry
-            are shown together.
-        narrow: of these, the columns shown where there is room for none.
-        title: shown above.
+        folded: head of the column that gets the remaining width; its cells may take several lines.
+        rare: groups of heads of columns that are shown only if there is room. Earlier groups have
+            priority; the columns of a group are shown together.
+        narrow: heads of rare columns that are shown if there is room for no group.
+        title: title above the table.
     """
 
-    LEAST = 8  # letters of the folded column, however narrow the terminal
-    USUAL = 24  # so many before a rare column is shown
+    LEAST = 8  # minimum width of the folded column, in letters
+    USUAL = 24  # width of the folded column, in letters, that rare columns must leave
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Columns:
         return [head for head in self.heads if head in shown]
 
     def fits(self, width: int, *, without: Collection[str] = ()) -> bool:
-        """Return whether all columns fit into this width, apart from some."""
+        """Return whether all columns except those in `without` fit into this width."""
         return self._width(set(self.heads) - set(without)) <= width
 
     def _width(self, shown: Collection[str]) -> int:
@@ -64,13 +64,13 @@ class Columns:
         return sum(widths) + GAP * (len(widths) - 1)
 
     def _longest(self, head: str) -> int:
-        """Return the letters of the widest cell, or of the head's longest word if it is longer."""
+        """Return the width of the widest cell, or of the head's longest word if it is longer."""
         column = self.heads.index(head)
         cells = [line[column].cell_len for line in self.lines]
         return max(cells + [len(word) for word in head.split()])
 
     def _widths(self, shown: Sequence[str], width: int) -> list[int]:
-        """Return the letters of each column; heads stand in one line where all have room."""
+        """Return the width of each column in letters; heads take one line if there is room."""
         letters = {head: max(len(head), self._longest(head)) for head in shown}
         room = width - GAP * (len(shown) - 1)
         if sum(letters.values()) > room:
@@ -85,7 +85,7 @@ class Columns:
 
         ruled = console.is_terminal
         table = Table(
-            box=box.SIMPLE_HEAD if ruled else None,  # whose columns are a blank apart
+            box=box.SIMPLE_HEAD if ruled else None,  # this box separates columns by a blank
             show_edge=False,
             pad_edge=False,
             padding=(0, GAP - ruled, 0, 0),

@@ -1,4 +1,4 @@
-"""What belongs to UCF-101 and report D alone: action types, and published changes of classes.
+"""Define what only UCF-101 needs: action types, and the changes of classes in report D.
 
 The types are those of K. Soomro, A. R. Zamir and M. Shah, "UCF101: A Dataset of 101 Human Actions
 Classes From Videos in The Wild", CRCV-TR-12-01, 2012 (https://arxiv.org/abs/1212.0402).
@@ -12,7 +12,7 @@ import numpy as np
 from vidrec import config
 from vidrec.config import shipped
 
-# Its PUBLISHED holds report D's changes of classes, from the frame CNN to the LSTM.
+# The file describes report D. PUBLISHED in it has the changes of classes from frame CNN to LSTM.
 EXPERIMENT = shipped.Shipped("experiments/ucf101_lstm.py")
 
 TYPES: dict[str, tuple[str, ...]] = {
@@ -48,7 +48,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Archives and file names differ in capitals (HandStandPushups), never in letters.
+# Class names of archives and of files differ only in capitals (HandStandPushups).
 _TYPE = {name.lower(): kind for kind, names in TYPES.items() for name in names}
 
 
@@ -95,9 +95,10 @@ def confusions_by_type(
 def published_changes(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Mapping[str, Sequence[float]]:
-    """Return report D's {class: (accuracy before, after)} for two runs' settings.
+    """Return the changes in report D, {class: (accuracy before, after)}, for two runs' settings.
 
-    It compared a model of single frames with an LSTM, both on UCF-101; other runs get none.
+    Report D compared a model of single frames with an LSTM, both on UCF-101. For any other two runs
+    the result is empty.
     """
     scanners = [settings.get("scanner", {}).get("kind") for settings in (before, after)]
     if scanners != ["none", "lstm"] or not (_of_ucf101(before) and _of_ucf101(after)):

@@ -1,4 +1,4 @@
-"""What a table says, in sentences."""
+"""Write the warnings, the result and the notes of a table as sentences."""
 
 import math
 from collections.abc import Sequence
@@ -36,19 +36,19 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
 
 
 def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
-    """Return how rows that were trained on several folds were scored.
+    """Return a note on how rows that were trained on several folds were scored.
 
     Args:
-        rows: of the table.
-        folds: what its folds are, in words.
+        rows: the rows of the table.
+        folds: what the folds of the table are, in words.
     """
     scored = next((row.out_of_fold for row in rows if row.out_of_fold), None)
     if scored is None:
         return []
     count = formats.count(scored.recordings)
     if any(row.recordings_known is False for row in rows):
-        folds = folds.replace("recordings", "files")  # earlier versions call files so
-        of_what = f"{count} files; other"  # what that means, `leaks` says below
+        folds = folds.replace("recordings", "files")  # earlier versions call files recordings
+        of_what = f"{count} files; other"  # the note of `leaks` says what this means
     else:
         of_what = f"{count} recordings, each by a model that saw no clip of that recording; other"
     text = (
@@ -62,7 +62,7 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
 
 
 def one_seed(rows: Sequence[RowResult]) -> list[str]:
-    """Return what the intervals of rows with one seed leave out, and what would tell it."""
+    """Return a note on what the intervals of rows with one seed do not include."""
     known = [row for row in rows if row.interval is not None]
     single = [row.name for row in known if row.interval and row.interval.too_few_seeds]
     if not single:
@@ -76,13 +76,13 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
 
 
 def no_spread(rows: Sequence[RowResult]) -> list[str]:
-    """Return which rows' answers are all alike, on what their intervals then rest."""
+    """Return a note on rows whose answers show no spread; it says what their intervals use."""
     alike = [row.name for row in rows if row.interval and NO_SPREAD in row.interval.note]
     return [f"{', '.join(alike)}: {NO_SPREAD}."] if alike else []
 
 
 def leaks(rows: Sequence[RowResult]) -> list[str]:
-    """Return what is wrong with the figures below a table where a split leaks, or may leak."""
+    """Return the notes below a table on splits that leak or may leak."""
     runs = [run for row in rows for run in row.runs]
     lines = copies(rows)
     if any(run.shares_recordings for run in runs):
@@ -93,7 +93,7 @@ def leaks(rows: Sequence[RowResult]) -> list[str]:
 
 
 def copies(rows: Sequence[RowResult]) -> list[str]:
-    """Return how many clips have a copy in another part of the split, where no recording leaks."""
+    """Return notes on copies of test clips, and on leaks between training and validation."""
     runs = [run for row in rows for run in row.runs]
     lines = []
     if most := max(map(_copied_tests, rows), default=0):
@@ -114,7 +114,7 @@ def copies(rows: Sequence[RowResult]) -> list[str]:
 
 
 def _copied_tests(row: RowResult) -> int:
-    """Return how many test clips of a row have a copy elsewhere, over all of its folds."""
+    """Return how many test clips of a row have a copy in another part, summed over folds."""
     of_fold: dict[int, int] = {}
     for run in row.runs:
         of_fold[run.fold] = max(run.copied_tests, of_fold.get(run.fold, 0))
@@ -187,7 +187,7 @@ def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -
 
 
 def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
-    """Return the row that is best on test, if it is another one."""
+    """Return a sentence on the row that is best on test; "" if `best` is not below it."""
     scored = [row for row in rows if not math.isnan(row.headline)]
     top = max(scored, key=lambda row: row.headline, default=best)
     if top is best or top.headline <= best.headline:

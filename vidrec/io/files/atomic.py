@@ -1,9 +1,9 @@
-"""Atomic file writes: a file or a folder appears whole or not at all.
+"""Write files and folders atomically: they appear complete or not at all.
 
-Every file that a user or another command may look at is written under a temporary name in its
-folder, then renamed. A process that is killed leaves the old file and at most a temporary one. The
-writer of a temporary file locks it, so a file whose lock is free has no writer any more. The next
-process that writes into the folder removes it.
+Every file that a user or another command may read is written under a temporary name in its folder,
+then renamed. A process that is killed leaves the old file and at most a temporary one. The writer
+of a temporary file locks it, so a temporary file whose lock is free has no writer any more. The
+next process that writes into the folder removes this file.
 """
 
 import contextlib
@@ -22,26 +22,26 @@ from typing import BinaryIO
 
 from vidrec.errors import UserError
 
-SUMS = "checksums.json"  # of a folder: the hash of each of its files
+SUMS = "checksums.json"  # file in a folder with the hash of each other file
 DAY = 24 * 3600
 PARTIAL = re.compile(r"\.vidrec-[0-9a-f]{16}\.partial(\.\w*)?")
 
 
 @contextlib.contextmanager
 def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name when the block has ended without an error.
+    """Open a file for writing; it gets its name when the block ends without an error.
 
-    Until then the old file stays. If the block is entered before the work, an error that the file
-    cannot be written comes before the work too. Folders above it are made; permissions are as umask
-    says. A device or a pipe is written to directly.
+    Until then the old file stays. Enter the block before long work, so that a file that cannot be
+    written raises an error before the work. Missing parent folders are made; permissions follow the
+    umask. A device or a pipe is written to directly.
 
     Args:
-        file: to be written.
-        durable: the content is on disk before the name is; without, a loss of power may leave an
-            empty file.
+        file: the file to write.
+        durable: True to have the content on disk before the file gets its name. If False, a loss of
+            power may leave an empty file.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what was there stays.
+        UserError: the disk is full or the folder cannot be written; the old file stays.
     """
     file = Path(file)
     partial = None
@@ -70,13 +70,13 @@ def writing(file: str | os.PathLike, *, durable: bool = True) -> Iterator[Binary
 
 
 def write_whole(file: Path, content: str | bytes, *, durable: bool = True) -> Path:
-    """Write a file and the folders above it; the old file stays until the new one is complete.
+    """Write a file and missing parent folders; the old file stays until the new one is complete.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what was there stays.
+        UserError: the disk is full or the folder cannot be written; the old file stays.
     """
     with writing(file, durable=durable) as opened:
-        # A name that is not UTF-8 is written as an escape: it must not cost what took hours.
+        # Text that is not UTF-8 is escaped: an error here would lose the result of hours.
         text = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
         opened.write(text)
     return Path(file)
@@ -94,13 +94,13 @@ def append(file: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """Give an empty folder that gets its name when the block has ended without an error.
+    """Yield an empty folder; it gets its name when the block ends without an error.
 
-    A folder of this name is replaced as a whole; an empty one, which may be where a disk is
-    mounted, is filled, the file of checksums last.
+    An existing folder of this name is replaced as a whole. If it is empty, it may be a mount point,
+    so the new files are moved into it, the file of checksums last.
 
     Raises:
-        UserError: it cannot be written; what was there stays.
+        UserError: the folder cannot be written; the old folder stays.
     """
     folder = Path(folder).resolve()
     with _os_errors_as_user_errors(folder):
@@ -121,18 +121,18 @@ def writing_folder(folder: str | os.PathLike) -> Iterator[Path]:
             else:
                 _replace_folder(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # what was there before, or a half one
+        shutil.rmtree(partial, ignore_errors=True)  # the old folder, or an incomplete new one
     _sync_folder(above)
 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Give an empty folder that only this user can read, and that is gone when the block ends.
+    """Yield an empty folder that only this user can read; it is removed when the block ends.
 
-    Those of processes that were killed are removed from `parent` first.
+    Temporary folders of processes that were killed are removed from `parent` first.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     with _os_errors_as_user_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +148,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock, and hold it; the file stays, empty.
+    """Wait for the lock of a file and hold it during the block; the empty file is not removed.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the file cannot be made.
     """
     with _os_errors_as_user_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,10 +165,10 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def check_writable(file: str | os.PathLike) -> None:
-    """Find out before the work whether a file can be written after it; nothing is left behind.
+    """Check before long work that its file can be written; no file is left behind.
 
     Raises:
-        UserError: it cannot.
+        UserError: the file cannot be written.
     """
     file = Path(file)
     with _os_errors_as_user_errors(file):
@@ -185,7 +185,7 @@ def check_writable(file: str | os.PathLike) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders of processes that were killed; others are left alone."""
+    """Remove the temporary files and folders that killed processes left in a folder."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if PARTIAL.fullmatch(entry.name):
@@ -194,23 +194,23 @@ def sweep(folder: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text; its kind where it has none."""
+    """Return the first line of an error's text; the name of its class if it has no text."""
     words = str(error).strip()
     return words.splitlines()[0] if words else type(error).__name__
 
 
 @contextlib.contextmanager
 def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterator[None]:
-    """Say an error of the system in one line.
+    """Raise an error of the system as a UserError of one line.
 
     Args:
-        file: the file that is written.
-        partial: the file that the block writes; errors of other files, which it reads, are not
-            changed.
+        file: the file that is written, which the error names.
+        partial: the temporary file that the block writes. Errors of other files, which the block
+            reads, are not changed.
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads any more: not a mistake
+    except BrokenPipeError:  # the reader closed the pipe: not a mistake
         raise
     except OSError as error:
         other = error.filename and partial and not str(error.filename).startswith(str(partial))
@@ -225,7 +225,7 @@ def _os_errors_as_user_errors(file: Path, partial: Path | None = None) -> Iterat
 
 
 def _is_special(file: Path) -> bool:
-    """Return True for a device or a pipe: it is written to, never replaced."""
+    """Return True for a device or a pipe, which is written to and never replaced."""
     try:
         mode = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -236,7 +236,7 @@ def _is_special(file: Path) -> bool:
 
 
 def _open_special(file: Path) -> BinaryIO:
-    """Open a device or a pipe; a pipe that nobody reads is not waited for."""
+    """Open a device or a pipe; a pipe without a reader is an error, so as not to wait for one."""
     try:
         number = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -248,7 +248,7 @@ def _open_special(file: Path) -> BinaryIO:
 
 
 def _partial_name(suffix: str) -> str:
-    # Not made of the file's name, which may be as long as a name can be.
+    # Does not contain the file's name, which may already have the greatest possible length.
     return f".vidrec-{secrets.token_hex(8)}.partial{suffix}"
 
 
@@ -263,7 +263,7 @@ def _open_partial(file: Path) -> tuple[BinaryIO, Path]:
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
-            if os.fstat(opened.fileno()).st_nlink:  # not swept before it was locked
+            if os.fstat(opened.fileno()).st_nlink:  # not removed before it was locked
                 return opened, partial
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -288,14 +288,14 @@ def _sweep_once(folder: Path) -> None:
 
 
 def _remove_if_left(partial: Path) -> None:
-    """Remove a temporary file or folder that nobody is writing."""
+    """Remove a temporary file or folder that no process is writing."""
     number = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        except OSError:  # a file system without locks: by its age
+        except OSError:  # a file system without locks: decide by age
             if time.time() - os.fstat(number).st_mtime < DAY:
                 return
         if partial.is_dir():
@@ -320,25 +320,25 @@ def _to_disk(number: int) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # no disk behind it
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # not a file on a disk
             raise
 
 
 def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         _sync(folder)
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:
-    """Give a complete folder its name; what had it before is then `partial`, or gone."""
+    """Rename the folder `partial` to `folder`; an old one is now `partial`, or removed."""
     try:
-        os.rename(partial, folder)  # also over an empty folder
+        os.rename(partial, folder)  # also replaces an empty folder
         return
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     if not _exchange(partial, folder):
-        # Not in one step here; the old one has a name that is not swept.
+        # Not possible in one step here. `sweep` does not remove the old folder's new name.
         old = folder.with_name(f"{folder.name}.old-{secrets.token_hex(4)}")
         os.rename(folder, old)
         os.rename(partial, folder)
@@ -346,7 +346,7 @@ def _replace_folder(partial: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system or file system cannot."""
+    """Exchange two paths in one step; return False if the system or file system cannot."""
     import ctypes
 
     try:

@@ -1,4 +1,4 @@
-"""Read and write JSON and arrays with checksums; an error in a file is one line."""
+"""Read and write JSON and arrays with checksums; an error in a file is reported in one line."""
 
 import contextlib
 import hashlib
@@ -18,10 +18,11 @@ from vidrec.io.files import atomic
 from vidrec.io.files.atomic import first_line
 from vidrec.io.files.schemas import RESULT_HOLDS
 
-CHECKSUM = "checksum"  # key of a JSON object: hash of all others
-MARK = b"vidrec "  # begins the comment of an npz, which ends in the hash of all before it
+CHECKSUM = "checksum"  # key of a JSON object: its value is the hash of all other entries
+MARK = b"vidrec "  # begins the comment of an npz; then the hash of all before the comment
 SURROGATE = re.compile("[\ud800-\udfff]")
-# What a damaged file's message says to do: the save is there, and scores are made from it.
+# Files by the advice in the message about a damaged one, see `_advised`: the first are computed
+# again from the trial's checkpoint; the second are written again by the same command.
 OF_A_TRIAL = ("result.json", "predictions.npz", "model.json", "config.json", "metrics.jsonl")
 WRITTEN_AGAIN = ("group.json", "ablation.json", "samples.npz", "environment.json")
 Tree = Any
@@ -36,7 +37,7 @@ class Missing(UserError):
 
 
 def write_json(file: Path, content: Tree, *, durable: bool = True) -> Path:
-    """Write a JSON file; an object gets the key `checksum`, which `read_json` takes off again.
+    """Write a JSON file; an object gets the key `checksum`, which `read_json` removes.
 
     Raises:
         UserError: the file cannot be written.
@@ -45,12 +46,12 @@ def write_json(file: Path, content: Tree, *, durable: bool = True) -> Path:
 
 
 def write_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write JSON objects, a line each, with their checksums."""
+    """Write JSON objects with their checksums, one per line."""
     return atomic.write_whole(file, "".join(_json(each) + "\n" for each in records))
 
 
 def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add JSON objects to a file, a line each, with their checksums.
+    """Add JSON objects with their checksums to a file, one per line.
 
     Raises:
         UserError: the disk is full, or the file cannot be written.
@@ -69,8 +70,8 @@ def write_arrays(file: Path, arrays: Mapping[str, Any], *, durable: bool = True)
 
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
-    # The zip format ends in the length of a comment and the comment. Its own checksums are of the
-    # arrays alone: a changed byte in its list of names would hide some of them.
+    # A zip file ends in the length of a comment and the comment. The checksums of the format cover
+    # only the arrays: a changed byte in the list of their names would hide some of them.
     content = archive.getvalue()[:-2]
     comment = MARK + _hash(content).encode()
     return atomic.write_whole(
@@ -79,10 +80,10 @@ def write_arrays(file: Path, arrays: Mapping[str, Any], *, durable: bool = True)
 
 
 def expanded(path: str | os.PathLike) -> Path:
-    """Give a path with ~ for the home folder.
+    """Return a path with ~ replaced by the home folder.
 
     Raises:
-        UserError: there is no such home.
+        UserError: there is no such home folder.
     """
     try:
         return Path(path).expanduser()
@@ -91,11 +92,11 @@ def expanded(path: str | os.PathLike) -> Path:
 
 
 def read_bytes(file: str | os.PathLike) -> bytes:
-    """Read a regular file; anything else would be waited for.
+    """Read a regular file; a pipe or a device is refused, since reading it may never end.
 
     Raises:
-        Missing: it is not there.
-        UserError: it cannot be read now, which says nothing of its content.
+        Missing: the file does not exist.
+        UserError: it is no regular file or cannot be read now; it need not be damaged.
     """
     file = Path(file)
     try:
@@ -130,17 +131,18 @@ def read_text(file: str | os.PathLike) -> str:
 def read_json(
     file: str | os.PathLike, keys: Mapping[str, Any] | Sequence[str] = (), *, kind: type[Any] = dict
 ) -> Any:
-    """Read a JSON file as it was written by `write_json`.
+    """Read a JSON file that `write_json` wrote.
 
     Args:
-        file: to be read.
-        keys: keys that an object must have; as a mapping, also the type of each: a type, several
-            types, a list of one type (of its items), or a mapping again. A key that ends in ? may
-            be missing; * stands for all other keys.
-        kind: what the file holds: dict or list.
+        file: the file to read.
+        keys: keys that an object must have. A mapping also gives the type of each value: a type, a
+            tuple of types, a list of one type (that of the items), or a mapping for an object. A
+            key that ends in ? may be missing; * stands for all other keys.
+        kind: the type of the file's content: dict or list.
 
     Raises:
-        Damaged: it is not JSON, not of this kind, lacks a key, or was changed.
+        Damaged: it is not JSON or not of this kind, was changed, lacks a key, or has a value of
+            another type.
         UserError: it cannot be read.
     """
     with _advised(Path(file)):
@@ -151,7 +153,7 @@ def read_json(
 def reading_runs(
     folders: Iterable[Path], tell: Callable[[str], None] = lambda line: None
 ) -> Iterator[None]:
-    """Say that a newer vidrec wrote the runs: in the error if there is one, else through `tell`."""
+    """Report runs that a newer vidrec wrote: in an error of the block, else through `tell`."""
     told = "; ".join(filter(None, map(newer, folders)))
     try:
         yield
@@ -164,7 +166,7 @@ def reading_runs(
 
 
 def newer(folder: Path) -> str:
-    """Say that a newer vidrec wrote a run or a table, as far as its files can be read; else ""."""
+    """Return a line if a newer vidrec wrote a run or a table; "" if not, or if no file says so."""
     names = ["ablation.json", "result.json", "environment.json"]
     with contextlib.suppress(OSError, ValueError):
         named = [folder / name for name in names]
@@ -179,7 +181,7 @@ def newer(folder: Path) -> str:
 
 
 def _version_in(file: Path) -> str:
-    """Return the version of vidrec that a JSON file says wrote it, whatever else it holds."""
+    """Return the version of vidrec that wrote a JSON file; "" if the file does not name it."""
     try:
         content = json.loads(read_bytes(file))
         return str((content.get("versions") or {}).get("vidrec", ""))
@@ -193,7 +195,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read result.json of a finished trial; `dir` is where it lies now.
+    """Read result.json of a finished trial; `dir` is set to the present path of the folder.
 
     Raises:
         UserError: it is missing or damaged.
@@ -205,15 +207,17 @@ def read_result(folder: Path) -> dict[str, Any]:
 def read_lines(
     file: str | os.PathLike, keys: Mapping[str, Any] | Sequence[str] = (), *, whole: bool = True
 ) -> list[dict[str, Any]]:
-    """Read a file of JSON objects, a line each.
+    """Read a file of JSON objects, one per line.
 
     Args:
-        file: to be read.
+        file: the file to read.
         keys: keys that each object must have, as for `read_json`.
-        whole: False for a file that is being written: a last line without its end is left out.
+        whole: False for a file that is still being written: it may be missing, and a last line
+            without a line break is left out.
 
     Raises:
-        Damaged: a line is not a JSON object, lacks a key, or was changed.
+        Damaged: the file is missing, or a line is cut short, not a JSON object, lacks a key, or was
+            changed.
         UserError: it cannot be read.
     """
     records, broken = sound_lines(file, keys, whole=whole)
@@ -226,7 +230,7 @@ def read_lines(
 def sound_lines(
     file: str | os.PathLike, keys: Mapping[str, Any] | Sequence[str] = (), *, whole: bool = True
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the lines of a file that are sound, and say what is wrong with the others."""
+    """Return the undamaged lines of a file, and an error message for each other line."""
     try:
         pieces = read_bytes(file).split(b"\n")
     except Missing:
@@ -249,10 +253,10 @@ def sound_lines(
 
 
 def read_arrays(file: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """Read arrays by name from an npz; nothing in it is run.
+    """Read arrays by name from an npz file; no code in the file is run.
 
     Raises:
-        Damaged: it is not such a file, was changed, lacks an array, or holds pickled ones.
+        Damaged: it is no npz file, was changed, lacks an array, or holds pickled objects.
         UserError: it cannot be read.
     """
     with _advised(Path(file)):
@@ -270,7 +274,7 @@ def _arrays(content: bytes, keys: Sequence[str], file: str | os.PathLike) -> dic
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
-                # Read to its end, since only there the checksum is looked at.
+                # The array is read to its end: only there zipfile compares the checksum.
                 array = io.BytesIO(archive.read(name))
                 arrays[name.removesuffix(".npy")] = np.lib.format.read_array(
                     array, allow_pickle=False
@@ -285,7 +289,7 @@ def _arrays(content: bytes, keys: Sequence[str], file: str | os.PathLike) -> dic
 
 @contextlib.contextmanager
 def _advised(file: Path) -> Iterator[None]:
-    """Say how to continue with a damaged file."""
+    """Add to the error about a damaged file how the user can continue."""
     try:
         yield
     except Damaged as error:
@@ -304,7 +308,7 @@ def _advised(file: Path) -> Iterator[None]:
 
 
 def _json(content: Tree, indent: int | None = None) -> str:
-    """Write a JSON value as text, an object with its checksum; names that are not UTF-8 escaped."""
+    """Return JSON text; an object gets its checksum, and bytes that are not UTF-8 are escaped."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     if SURROGATE.search(text):
         text = SURROGATE.sub(_escaped, text)
@@ -317,7 +321,7 @@ def _json(content: Tree, indent: int | None = None) -> str:
 
 
 def _escaped(match: re.Match) -> str:
-    """Spell a byte that is not UTF-8, as Python keeps it in a name, in letters."""
+    """Return the escape of a byte that is not UTF-8, which Python keeps as a surrogate."""
     code = ord(match[0])
     return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "�"
 

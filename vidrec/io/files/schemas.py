@@ -1,4 +1,4 @@
-"""What the files of runs hold, as far as they are read again; see `content.read_json`."""
+"""Define the keys and types of the files of runs, in the form that `content.read_json` checks."""
 
 FIGURE_NAMES = tuple(
     f"{name}?"
