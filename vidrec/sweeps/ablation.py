@@ -164,7 +164,7 @@ def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 
 
 def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return overrides for the axes taken side by side.
+    """Return overrides for each index, with the values of all axes at that index.
 
     Raises:
         UserError: The axes have different numbers of values.
@@ -306,7 +306,7 @@ def trials(
 
 
 def _on_folds(table: Sequence[Trial], how: str) -> list[Trial]:
-    """Return the trials once for each fold of their data."""
+    """Return a copy of each trial for each fold of its data."""
     known: dict[str, list[dict[str, Any]]] = {}
     made = []
     for trial in table:

@@ -20,7 +20,7 @@ EPOCH = 0  # the epoch whose augmentation is shown
 
 
 def shown(trials: Sequence[TrialRun], data: prepare.Prepared, size: int) -> dict[str, np.ndarray]:
-    """Return frames of training clips without and with the augmentation of a first epoch.
+    """Return frames of training clips, without and with the augmentation of a trial's first epoch.
 
     Args:
         trials: the first trial whose augmentation changes pixels or time is shown.

@@ -1,4 +1,4 @@
-"""Which settings a search tries: an interval of numbers or a list of choices for each."""
+"""Define which settings a search tries: an interval of numbers or a list of choices for each."""
 
 import math
 import re
