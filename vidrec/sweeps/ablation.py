@@ -455,7 +455,7 @@ def load(path: str | Path) -> Any:
     relative to the current folder.
 
     Args:
-        path: The file, or its bare name.
+        path: The path of the file, or the bare name of a file that vidrec ships.
 
     Raises:
         UserError: There is no such file, or it has neither `config()` nor `ablation()`.
