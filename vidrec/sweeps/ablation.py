@@ -35,18 +35,19 @@ from vidrec.sweeps.ready_features import Folders, Moved
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a table.
+    """One row of a table: the settings that it changes, and figures published for them.
 
     Attributes:
         overrides: Dotted settings that differ from the base.
-        published: Figures by column of table.csv (`test_accuracy`, …); None: a row of our own.
-        doubtful: Columns whose published figure is marked and gets no difference.
-        name: What the table calls it; empty: its overrides.
-        base: The row's own base, for rows of joined tables; None: the table's.
-        on_memory: The row's own, as of the table; None: the table's.
-        on_motion: The row's own, as of the table; None: the table's.
+        published: Published figures by column of table.csv (`test_accuracy`, …); None: no figures.
+        doubtful: Columns whose published figure is marked as doubtful and gets no difference.
+        name: The row's name in the table; empty: the table shows the overrides.
+        base: The row's base if several tables are joined; None: the table's base.
+        on_memory: Value of `Ablation.on_memory` for this row; None: the table's value.
+        on_motion: Value of `Ablation.on_motion` for this row; None: the table's value.
         typed: Names of settings from the command line, which are not scaled to the data.
-        budget: Parameters that the model should train: its width follows; 0: as the settings say.
+        budget: Number of parameters of the model, reached by choosing its width; 0: the settings
+            fix the width.
     """
 
     overrides: Mapping[str, Any]
@@ -65,19 +66,19 @@ class Ablation:
     """A question, the settings that answer it, and the figures to look at.
 
     Attributes:
-        name: What the folder and the report are called.
+        name: The name of the table's folder and report.
         base: A Config, or the experiment file that defines it.
         rows: The settings to compare; plain overrides are rows without published figures.
-        question: What the table is to answer.
+        question: The question that the table answers.
         control: Index of the row that the others are compared with.
-        seeds: Seeds 0 … seeds-1 for every row.
+        seeds: Number of seeds for every row; the first one is the `seed` of the row's settings.
         read: Columns of table.csv that answer the question; the report shows all of them.
         citation: Where published figures come from.
         on_memory: With `--on motion`, run on motion/memory with the published lengths.
-        on_motion: The rule of `vidrec.sweeps.embedded` by which it runs with `--on motion`; "": the
-            general one.
-        folds: Train each row on every fold: `official`, `recordings`, a number of parts; "": on
-            the split of its settings.
+        on_motion: Name of the rule of `vidrec.sweeps.embedded` that `--on motion` applies; "": the
+            general rule.
+        folds: Folds on which each row is trained: `official`, `recordings`, or a number of parts;
+            "": no folds, only the split of the row's settings.
         tune: Values by dotted setting. Each row is first trained with one seed at every value. The
             table then uses the value that is best on validation clips.
     """
@@ -114,11 +115,11 @@ class Trial:
         config: All settings.
         overrides: What differs between rows, as the table shows it.
         published: Figures of the row, see `Row`.
-        doubtful: Columns whose published figure is marked.
+        doubtful: Columns whose published figure is marked as doubtful.
         name: The row's name.
-        moved: What changed because the data are ready-made features; None: they are not.
-        on_motion: The rule by which it runs on the generated data; "": the general one, or none.
-        fold: The fold that it is tested on, counted from 1; 0: its table has none.
+        moved: What changed because the data are ready-made features; None: the data are others.
+        on_motion: Name of the rule for the generated data; "": the general rule, or other data.
+        fold: The fold that the trial is tested on, counted from 1; 0: the table has no folds.
     """
 
     row: int
@@ -145,7 +146,7 @@ def published(
         setting: Dotted name of the setting.
         columns: Columns of table.csv that the figures belong to.
         figures: A figure for each column, by the setting's value.
-        doubtful: Columns whose figures are marked, by the setting's value.
+        doubtful: Columns whose figures are marked as doubtful, by the setting's value.
     """
     return [
         Row(
@@ -163,10 +164,10 @@ def product(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 
 
 def zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return overrides for the axes taken side by side.
+    """Return overrides for each index, with the values of all axes at that index.
 
     Raises:
-        UserError: They have different numbers of values.
+        UserError: The axes have different numbers of values.
     """
     lengths = {name: len(values) for name, values in axes.items()}
     if len(set(lengths.values())) > 1:
@@ -188,7 +189,7 @@ def cross(ablation: Ablation, more: Mapping[str, Sequence[Any]]) -> Ablation:
     """Return the table with every row at each value of further axes.
 
     Args:
-        ablation: The table; its control stays, at the first values.
+        ablation: The table. Its control at the first value of each axis is the new control.
         more: Values by dotted setting.
     """
     points = product(more)
@@ -209,9 +210,9 @@ def _at(row: Row, point: Mapping[str, Any]) -> Row:
 
 
 def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation:
-    """Return the table without the rows that have all values of one of the points.
+    """Return the table without the rows that match all values of any of the points.
 
-    The control stays the control; if it is left out, the first remaining row is.
+    The control stays the same; if it is excluded, the first remaining row becomes the control.
 
     Raises:
         UserError: No row remains.
@@ -233,7 +234,7 @@ def exclude(ablation: Ablation, points: Sequence[Mapping[str, Any]]) -> Ablation
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as `config.parse` has it: a table's file may have a list for a tuple."""
+    """Return a list as a tuple, as `config.parse` does, and any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -280,7 +281,7 @@ def trials(
 
     Args:
         ablation: The table.
-        overrides: Settings for every trial, from the command line; a row's own win.
+        overrides: Settings for every trial, from the command line; a row's settings override them.
         on: "motion" runs the table on the embedded data (see `on_motion`).
     """
     if ablation.folds:
@@ -305,7 +306,7 @@ def trials(
 
 
 def _on_folds(table: Sequence[Trial], how: str) -> list[Trial]:
-    """Return the trials once for each fold of their data."""
+    """Return a copy of each trial for each fold of its data."""
     known: dict[str, list[dict[str, Any]]] = {}
     made = []
     for trial in table:
@@ -337,15 +338,15 @@ def _settings_of_row(
 
     Args:
         row: The row.
-        base: Its base.
-        overrides: Settings for every trial; the row's own win.
-        onto_motion: Puts the configuration on the embedded data; None leaves it where it is.
-        folders: Of ready-made features.
+        base: The settings of the row's base.
+        overrides: Settings for every trial; the row's settings override them.
+        onto_motion: Changes a configuration to the embedded data; None: the data stay the same.
+        folders: Opens the folders of ready-made features.
     """
     settings = dict(row.overrides)
     config = override(base, settings)
-    # Settings that this row's own put back differ between rows too, so the table shows them; those
-    # that are left to vidrec then are a part of what the row's encoder is.
+    # A row's settings can reset others to their defaults. These differ between rows too, so the
+    # table shows them. It omits those whose default lets vidrec choose by the encoder.
     put_back = {name: get(config, name) for name in cleared(base, settings)}
     settings |= {name: value for name, value in put_back.items() if not is_open(name, value)}
     rest = {name: value for name, value in overrides.items() if name not in settings}
@@ -374,7 +375,7 @@ def _label(row: Row) -> str:
 
 
 def _distinct_moves(ablation: Ablation, table: Sequence[Trial]) -> list[Trial]:
-    """Return the trials; on ready-made features, without those that cannot run or are equal."""
+    """Return the trials; on ready-made features, without duplicates and those that cannot run."""
     if not any(trial.moved for trial in table):
         return list(table)
     names = [_label(row) for row in rows(ablation)]
@@ -384,7 +385,7 @@ def _distinct_moves(ablation: Ablation, table: Sequence[Trial]) -> list[Trial]:
 
 
 def with_code(table: Sequence[Trial]) -> list[Trial]:
-    """Return the trials with the users' files that they name read, each file once.
+    """Return the trials with the source of the users' files that they name; read each file once.
 
     See `config.pin_code`.
     """
@@ -400,11 +401,11 @@ def with_code(table: Sequence[Trial]) -> list[Trial]:
 
 
 def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
-    """Return the trials with users' files read and encoders' weights found, for their ids.
+    """Return the trials with users' files read and encoder weights resolved, as ids require.
 
     Args:
         table: The trials.
-        at_hand: The weights have to be here; False for what computes nothing.
+        at_hand: Whether the weights must be available; False if nothing is computed.
 
     Raises:
         UserError: A file cannot be read, or weights are not available.
@@ -418,7 +419,7 @@ def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
         if key not in found:
             found[key] = encoders.concrete(trial.config, at_hand=at_hand).encoder
         config = replace(trial.config, encoder=found[key])
-        # The table shows what runs where a row's setting left it open.
+        # Where a row lets vidrec choose a setting, the table shows the chosen value.
         shown = {
             name: _shown(get(config, name))
             for name, value in trial.overrides.items()
@@ -429,7 +430,7 @@ def concrete(table: Sequence[Trial], *, at_hand: bool = True) -> list[Trial]:
 
 
 def _shown(value: Any) -> Any:
-    """Return a path, relative to the current folder if it is below that."""
+    """Return a value; an absolute path below the current folder becomes relative to it."""
     if isinstance(value, str) and os.path.isabs(value):
         with contextlib.suppress(ValueError):
             return str(Path(value).relative_to(Path.cwd()))
@@ -437,7 +438,7 @@ def _shown(value: Any) -> Any:
 
 
 def _call(module: Any, function: str, file: Path) -> Any:
-    """Return the result of a file's function; an error in it becomes one line."""
+    """Return the result of a file's function; report an error in the function as one line."""
     try:
         return getattr(module, function)()
     except UserError:
@@ -448,13 +449,13 @@ def _call(module: Any, function: str, file: Path) -> Any:
 
 
 def load(path: str | Path) -> Any:
-    """Return the Config or Ablation of a file.
+    """Return the Config or Ablation that a file defines.
 
-    Relative paths in it are taken from its folder; in files that came with vidrec, from the current
-    folder.
+    Relative paths in the file are relative to its folder. In files that vidrec ships, they are
+    relative to the current folder.
 
     Args:
-        path: The file, or its bare name.
+        path: The path of the file, or the bare name of a file that vidrec ships.
 
     Raises:
         UserError: There is no such file, or it has neither `config()` nor `ablation()`.
@@ -473,7 +474,7 @@ def load(path: str | Path) -> Any:
 
 
 def _resolve_content(content: Config | Ablation, file: Path) -> Config | Ablation:
-    """Return what a file defines with its relative paths taken from the file's folder."""
+    """Return what a file defines, with relative paths resolved against the file's folder."""
     folder = Path(os.path.abspath(file)).parent
     shipped = is_shipped(folder)
     if isinstance(content, Config):

@@ -15,21 +15,21 @@ from vidrec.training.batches import Sampling
 from vidrec.training.results import TrialRun
 
 CLIPS = 6
-FRAMES = 8  # of a clip
-EPOCH = 0  # that is shown
+FRAMES = 8  # of each clip
+EPOCH = 0  # the epoch whose augmentation is shown
 
 
 def shown(trials: Sequence[TrialRun], data: prepare.Prepared, size: int) -> dict[str, np.ndarray]:
-    """Return frames of training clips as scoring and as the first epoch of a trial sees them.
+    """Return frames of training clips, without and with the augmentation of a trial's first epoch.
 
     Args:
-        trials: the first one that changes pixels or time is shown.
-        data: the data that they train on.
+        trials: the first trial whose augmentation changes pixels or time is shown.
+        data: the data that the trials train on.
         size: height and width of the frames, in pixels.
 
     Returns:
-        Arrays "before" and "after", uint8 (n, FRAMES, size, size, 3), and "clips", their names;
-        nothing if no trial changes what can be seen.
+        Arrays "before" and "after", uint8 (n, FRAMES, size, size, 3), and "clips", the names of
+        the n clips; empty if no augmentation is visible or no clip can be read.
     """
     changed = [trial.config for trial in trials if _can_be_seen(trial.config)]
     train = data.clips("train")
@@ -71,7 +71,7 @@ def _can_be_seen(cfg: Config) -> bool:
 
 
 def _indices(cfg: Config, data: prepare.Prepared, clip: int, epoch: int | None) -> np.ndarray:
-    """Return the frames (L,) that a clip shows in an epoch; None: in scoring."""
+    """Return the indices (L,) of a clip's frames in an epoch, or in scoring if `epoch` is None."""
     sampling = Sampling(cfg, data.length, cfg.seed, epoch)
     lengths, clips = jnp.asarray(data.lengths[[clip]]), jnp.array([clip])
     return np.asarray(batches.frame_indices(lengths, clips, sampling).indices_BT[0])

@@ -9,26 +9,26 @@ from vidrec.errors import UserError
 
 OFF_AT_MOST = 0.05
 WIDEST = 2**14
-# Scanners without weights of their own: their width is that of a linear layer before them.
+# Scanners without weights: their width is that of a linear layer before them.
 WEIGHTLESS = ("none", "mean")
 
 
 def widths(cfg: Config, parameters: int, row: str = "") -> dict[str, Any]:
-    """Return the setting of the width that brings a model nearest to a number of parameters.
+    """Return the width setting that brings a model nearest to a number of parameters.
 
     The width is `scanner.units`; for a scanner without weights it is that of a linear layer before
     it.
 
     Args:
         cfg: The trial's settings; only the width is still to be chosen.
-        parameters: How many it should train.
+        parameters: The number of parameters that the model should train.
         row: The row's name, for the message.
 
     Raises:
-        UserError: No width comes within 5 %, or the scanner does not take such features; names the
-            row.
+        UserError: No width comes within 5 % of the number, or the scanner cannot read the
+            features; the message names the row.
     """
-    # Settings that do not affect the number are left out, so that rows share the result.
+    # Settings that do not affect the number are reset, so that rows share the cached result.
     plain = replace(cfg, seed=0, optim=Optim(), train=Train(), frames=Frames(cfg.frames.length))
     try:
         return dict([_nearest(plain, parameters)])
@@ -42,7 +42,7 @@ def widths(cfg: Config, parameters: int, row: str = "") -> dict[str, Any]:
 @functools.cache
 def _nearest(cfg: Config, parameters: int) -> tuple[str, Any]:
     step = _step(cfg)
-    low, high = 0, 1  # in steps: too few parameters, and enough
+    low, high = 0, 1  # widths in steps: `low` gives too few parameters, `high` enough
     while _count(cfg, high * step) < parameters:
         low, high = high, 2 * high
         if high * step > WIDEST:
@@ -61,7 +61,7 @@ def _nearest(cfg: Config, parameters: int) -> tuple[str, Any]:
 
 
 def _step(cfg: Config) -> int:
-    """Return what a scanner's units have to be a multiple of."""
+    """Return the number of which a scanner's units must be a multiple."""
     args = dict(cfg.scanner.args)
     if cfg.scanner.kind == "transformer":
         return 2 * int(args.get("heads", 4))

@@ -1,4 +1,4 @@
-"""Build a configuration and trace one epoch of it: computes nothing and needs no data."""
+"""Check a configuration by tracing one epoch, without computing anything or reading data."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,16 +13,19 @@ from vidrec.training.batches import Resident
 from vidrec.training.programs import ScoredBatches, TrainBatches
 from vidrec.training.step import TrialSpec
 
-# Clips that stand in for a data set: a whole batch of training, a ragged end in validation.
+# Numbers of training and validation clips that stand in for a data set.
 TRAIN, VAL = 8, 3
 
 
 class StandIn(NamedTuple):
-    """A trial as shapes and types alone.
+    """A trial that is described by array shapes and types alone.
 
     Attributes:
-        inputs: the batches of an epoch.
-        scored: the validation clips.
+        spec: the settings and the model, which are fixed before compiling.
+        hyper: the hyperparameters by name.
+        data: the clips.
+        inputs: the training batches of an epoch.
+        scored: the batches of validation clips.
     """
 
     spec: TrialSpec
@@ -32,15 +35,15 @@ class StandIn(NamedTuple):
     scored: ScoredBatches
 
     def state(self) -> Any:
-        """Return the shapes of the first state."""
+        """Return the shapes and types of the initial training state."""
         return jax.eval_shape(partial(programs.initial_state, self.spec), self.hyper, self.data)
 
 
 def check(cfg: Config) -> int:
-    """Trace initialisation, one epoch and scoring of a trial; return its parameters.
+    """Trace initialisation, one epoch and scoring of a trial; return its number of parameters.
 
     Raises:
-        UserError: the settings do not fit each other.
+        UserError: the settings contradict each other.
     """
     tasks.of(cfg).check(cfg)
     trial = stand_in(cfg, TRAIN, VAL, (TRAIN + VAL) * cfg.frames.length)
@@ -56,7 +59,7 @@ def check(cfg: Config) -> int:
 
 
 def stand_in(cfg: Config, train: int, val: int, frames: int) -> StandIn:
-    """Return a trial on these numbers of training clips, validation clips and frames."""
+    """Return the shapes of a trial on these numbers of training clips, validation clips, frames."""
     made = prepare.abstract(cfg)
     spec = TrialSpec(cfg, made.model, cfg.frames.length, train)
     hyper = jax.eval_shape(lambda: step.hyperparameters(cfg))

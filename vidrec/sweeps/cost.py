@@ -1,4 +1,4 @@
-"""Estimate what a group of trials would take, from shapes alone; no clip is read."""
+"""Estimate the memory and time of a group of trials from array shapes alone; no clip is read."""
 
 import math
 import time
@@ -17,22 +17,23 @@ from vidrec.evaluation import tasks
 from vidrec.sweeps import check
 from vidrec.training import programs
 
-# Seconds that compiling a group takes beside its training, on the machines it was measured on.
+# Seconds that compiling a group adds to its training, on the machines where this was measured.
 COMPILE = 10.0
-# What is not a product (gates, masks, dropout, the optimiser) takes about as long again.
+# Total time divided by that of the products: all other operations (gates, masks, dropout, the
+# optimiser) take about as long as the products.
 REST = 2.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one trial and of what trials share.
+    """The memory and the operations of one trial, and the memory of the data that trials share.
 
     Attributes:
-        state: bytes of weights, best weights, optimiser and statistics.
-        data: bytes of the clips and of frozen parts, once a device.
+        state: bytes of weights, best weights, optimiser state and statistics of one trial.
+        data: bytes of the clips and of frozen variables, which each device holds once.
         small, large: floating-point operations of an epoch's matrix products and convolutions,
-            validation included. `small` counts products as small as a recurrence's, `large` the
-            others.
+            validation included. `small` counts products as small as those of one recurrent step,
+            `large` counts the others.
     """
 
     state: int
@@ -56,14 +57,21 @@ def of(cfg: Config, train: int, val: int, frames: int) -> Cost:
 
 
 def seconds(cost: Cost, epochs: int, small: float, large: float) -> float:
-    """Return the seconds of a group, by its operations and epochs and the operations a second."""
+    """Return the estimated seconds of a group of trials.
+
+    Args:
+        cost: the cost of one trial of the group.
+        epochs: the epochs of all its trials together.
+        small: operations per second in small products (see `measured_rates`).
+        large: operations per second in large products.
+    """
     return COMPILE + REST * epochs * (cost.small / small + cost.large / large)
 
 
 def measured_rates(cfg: Config) -> tuple[float, float]:
-    """Measure operations a second in products of the recurrence's size, and in large ones.
+    """Measure operations per second in products of the recurrence's size, and in large products.
 
-    The time of an epoch of small products does not depend on arithmetic alone.
+    Small products are measured separately, since their time does not depend on arithmetic alone.
     """
     units = cfg.scanner.units
     return _rate(cfg.train.batch_size, units, 4 * units), _rate(512, 512, 512)
@@ -92,12 +100,12 @@ def _rate(rows: int, units: int, width: int, times: int = 16) -> float:
 def operations(jaxpr: Any, up_to: float = math.inf) -> float:
     """Count multiplications and additions of a program's matrix products and convolutions.
 
-    A scan counts once for each step, a condition as its most expensive branch, a loop of unknown
-    length once.
+    The body of a scan counts once for each step, that of a loop of unknown length once. A condition
+    counts as its most expensive branch.
 
     Args:
-        jaxpr: of the program.
-        up_to: products of more operations than that are left out.
+        jaxpr: the program's jaxpr.
+        up_to: products with more operations than this are not counted.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -121,7 +129,7 @@ def operations(jaxpr: Any, up_to: float = math.inf) -> float:
 
 
 def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    """Yield the programs that an equation runs."""
+    """Yield the jaxprs that are nested in an equation's parameters."""
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             each = getattr(each, "jaxpr", each)
@@ -138,7 +146,10 @@ def _bytes(tree: Any) -> int:
 
 
 def known_size(cfg: Config) -> tuple[int, int, int] | None:
-    """Return clips to train and to validate on, and frames in all; None without the data set."""
+    """Return the numbers of training clips, validation clips and all frames.
+
+    The result is None if the data set is not available.
+    """
     dataset = datasets.load_if_there(cfg.data, lambda: tasks.of(cfg).load(cfg))
     if dataset is None:
         return None

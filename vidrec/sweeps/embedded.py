@@ -15,13 +15,13 @@ class Rule:
     """How a table runs on the generated data.
 
     Attributes:
-        clips: Which clips are generated, as `data.tfds` names them; "": those of the task.
-        size: Height and width of a frame.
-        divide: What units are divided by, those of linear layers too.
-        epochs: The largest number of the table's base; other rows keep their ratio to it.
-        batch: Clips of a batch, limited in the same way.
+        clips: Which clips are generated, as `data.tfds` names them; "": the clips of the task.
+        size: Height and width of a frame, in pixels.
+        divide: Divisor of the units of recurrences and linear layers.
+        epochs: Maximum number of epochs of the table's base; rows keep their ratio to the base.
+        batch: Maximum batch size of the table's base, in clips; rows keep their ratio to the base.
         settings: Other settings that replace the published ones in every row.
-        says: What the table shows on these clips, or why it shows nothing; printed with it.
+        says: What the table shows on these clips, or why it shows nothing; printed with the table.
     """
 
     clips: str = ""
@@ -34,12 +34,12 @@ class Rule:
 
 
 PLAIN = Rule()
-# Report D's rate, clipped norm and windows of 30 frames move the weights too little in ten epochs
-# for an LSTM to learn that it must remember. With open forget gates what a cell holds fades over
-# about a clip's length.
+# Report D's learning rate, gradient clipping and windows of 30 frames change the weights too little
+# in ten epochs for an LSTM to learn to remember. With a forget bias of 5 the content of a cell
+# decays over about a clip's length.
 MEMORY = Rule("motion/memory/clips=1500", size=32, batch=16, settings={"scanner.forget_bias": 5.0})
-# Report D's 120 frames, all of which show the motion. A forget gate that begins at 3 keeps a state
-# for some 20 frames, so report D's optimiser finds the direction within a few epochs.
+# Report D's 120 frames, all of which show the motion. An initial forget bias of 3 keeps a state for
+# about 20 frames, so report D's optimiser makes progress within a few epochs.
 LONG = Rule(
     "motion/frames=120,size=32,difficulty=1",
     size=32,
@@ -47,7 +47,7 @@ LONG = Rule(
     settings={"scanner.forget_bias": 3.0},
 )
 
-# The tables of report D, by what their `on_motion` says.
+# The rules of report D's tables, by the value of `on_motion`.
 RULES: Mapping[str, Rule] = {
     "learning_rate": replace(
         LONG,
@@ -161,8 +161,8 @@ def rule_of(name: str, memory: bool = False) -> Rule:
     """Return a table's rule.
 
     Args:
-        name: What its `on_motion` says; "": the general rule.
-        memory: Whether it is a table of memory (`on_memory`).
+        name: The table's `on_motion`; "": the general rule.
+        memory: Whether the table is about memory (`on_memory`).
 
     Raises:
         UserError: There is no such rule.
@@ -179,22 +179,23 @@ def rule_of(name: str, memory: bool = False) -> Rule:
 def on_motion(
     cfg: Config, memory: bool = False, base: Config | None = None, rule: str = ""
 ) -> Config:
-    """Return the same trial on the generated data, which takes minutes (`--on motion`).
+    """Return the same trial on the generated data, where it takes minutes (`--on motion`).
 
     Data, encoder and classes are replaced; folds are kept. The units of recurrences and linear
-    layers are divided by 4, those of maps (8x8 here) by 16. Epochs are at most 10 and batches at
-    most 50. All other published values are kept, lengths too (shorter clips are continued). If
-    `cfg` is a row that differs from its table's `base` in epochs or batch, the ratio is kept.
+    layers are divided by 4, those of recurrences over feature maps (8x8 here) by 16. There are at
+    most 10 epochs and 50 clips in a batch. All other published values are kept, including lengths:
+    shorter clips are extended. If a row differs from `base` in epochs or batch size, the ratio is
+    kept.
 
-    Tables of memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
+    Tables about memory (`on_memory`) have 1500 clips of 120 to 180 frames that show a cue in their
     first third, batches of at most 16, and forget biases that start at 5. Each table of report D
-    has a rule of its own, with which it shows an effect (`RULES`).
+    has its own rule in `RULES`.
 
     Args:
         cfg: The trial's settings.
-        memory: Whether its table is one of memory.
-        base: The settings of its table's base; None: those of the trial.
-        rule: Name of the table's rule; "": the general one.
+        memory: Whether the trial's table is about memory (`on_memory`).
+        base: The settings of the table's base; None: the trial's settings.
+        rule: Name of the table's rule; "": the general rule.
     """
     whole, of_table = base or cfg, rule_of(rule, memory)
     clips = of_table.clips or tasks.of(cfg).embedded
@@ -212,11 +213,11 @@ def on_motion(
 
 
 def notes(names: Iterable[str], typed: bool = False) -> list[str]:
-    """Return what a table must say about the rules that its rows have.
+    """Return the lines that a table must print about the rules of its rows.
 
     Args:
-        names: Of the rules, "" where a row has none of its own.
-        typed: Whether settings were typed, which come before a rule's.
+        names: The name of each row's rule; "" for the general rule.
+        typed: Whether the command line gives settings, which override those of a rule.
     """
     named = [name for name in dict.fromkeys(names) if name]
     lines = []
@@ -232,7 +233,7 @@ def notes(names: Iterable[str], typed: bool = False) -> list[str]:
 
 
 def _in_words(of_table: Rule) -> str:
-    """Return what a rule replaces, in words."""
+    """Return a description of the settings that a rule replaces."""
     settings = "".join(f", {name} {value}" for name, value in of_table.settings.items())
     return (
         f"{of_table.clips}: units divided by {of_table.divide}, at most {of_table.epochs} epochs "
@@ -242,9 +243,9 @@ def _in_words(of_table: Rule) -> str:
 
 def _data(data: Data, clips: str) -> Data:
     """Return the generated data, split like the published data."""
-    # A fold of UCF-101 is one of three lists, of UCF-11 one of 25 groups: here, of as many parts.
+    # UCF-101 has three folds (lists) and UCF-11 has 25 (groups): divide the clips into as many.
     folds = data.folds or (25 if data.kind == "ucf11" else 3)
-    # Sizes of parts and classes by name are kept if the table's own data are generated.
+    # Split sizes and named classes are kept only if the table's own data are generated too.
     own = data.kind == "tfds" and data.tfds.partition("/")[0] == clips.partition("/")[0]
     if data.per_class and not own and not data.per_class.isdecimal():
         raise UserError(
@@ -268,7 +269,7 @@ def _data(data: Data, clips: str) -> Data:
 
 
 def _encoder(encoder: Encoder, size: int) -> Encoder:
-    """Return an encoder of small images that needs no file of weights."""
+    """Return an encoder of small images that needs no weights file."""
     if encoder.trainable != "none":
         return replace(encoder, weights="random", size=min(encoder.size or 64, 64))
     if encoder.pooling == "map":

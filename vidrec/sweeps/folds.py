@@ -11,21 +11,21 @@ from vidrec.config import Config
 from vidrec.errors import UserError
 
 OFFICIAL, RECORDINGS = "official", "recordings"
-LISTS = 3  # official ones of UCF-101
-# Settings of a split that folds decide.
+LISTS = 3  # official split lists of UCF-101
+# Settings of the split that folds determine.
 DECIDED = ("data.split", "data.fold", "data.folds", "data.swapped")
 
 
 def check(how: str, of_rows: Iterable[str], typed: Iterable[str]) -> None:
-    """Refuse folds that cannot be had.
+    """Refuse folds that are unknown, or that contradict other settings of the split.
 
     Args:
         how: `official`, `recordings`, or a number of parts.
         of_rows: names of the settings that rows of the table set.
-        typed: names of the settings that were typed.
+        typed: names of the settings that the command line gives.
 
     Raises:
-        UserError: `how` is neither, or the split is set elsewhere too.
+        UserError: `how` has another value, or a row or the command line sets the split too.
     """
     if how not in (OFFICIAL, RECORDINGS) and not (how.isdecimal() and int(how) >= 2):
         raise UserError(
@@ -34,7 +34,7 @@ def check(how: str, of_rows: Iterable[str], typed: Iterable[str]) -> None:
         )
     if own := [name for name in of_rows if name in DECIDED]:
         raise UserError(f"--folds decides the split, and rows of the table set {own[0]}: leave one")
-    # An experiment's official list is often typed as a split: that agrees with official folds.
+    # The command line often selects the official list by data.split, which agrees with the folds.
     allowed = ("data.split",) if how == OFFICIAL else ()
     if own := [name for name in typed if name in DECIDED and name not in allowed]:
         raise UserError(f"--folds decides the split: leave out --{own[0]}")
@@ -48,7 +48,7 @@ def settings(how: str, cfg: Config) -> list[dict[str, Any]]:
         cfg: the trial's settings.
 
     Raises:
-        UserError: its data have no such folds.
+        UserError: the trial's data have no such folds.
     """
     if how == OFFICIAL:
         if cfg.data.kind != "ucf101":
@@ -74,7 +74,13 @@ def _recordings(cfg: Config) -> int:
 
 
 def words(how: str, count: int, *, recordings_known: bool = True) -> str:
-    """Return what the folds of a table are."""
+    """Return a description of a table's folds.
+
+    Args:
+        how: `official`, `recordings`, or a number of parts.
+        count: number of folds.
+        recordings_known: whether the clips name their recordings.
+    """
     if how == OFFICIAL:
         return f"the {count} official lists"
     if how == RECORDINGS:

@@ -1,9 +1,9 @@
 """Plan what trains together: divide a table into trials, trials into groups, groups into parts.
 
-The plan is written to files before anything trains, so that a run that continues does the same.
-Trials share a group if they have the same signature and data. A group is trained in parts if this
-is faster, or if the compiled program needs more memory than there is. A group is *held* once its
-group.json lists its trials: from then on they are fixed.
+The plan is written to files before anything trains, so that a continued run follows the same plan.
+Trials share a group if they have the same data, and settings that one compiled program can train. A
+group is trained in parts if this is faster, or if the compiled program needs more memory than the
+device has. A group is *held* once its group.json lists its trials: from then on they are fixed.
 """
 
 import os
@@ -37,9 +37,9 @@ from vidrec.training import continuing, devices, feeds, prepare, results
 from vidrec.training.results import TrialRun, is_finished
 from vidrec.training.step import training_id
 
-# What result.json and ablation.json say about a trial's row.
+# Fields of result.json and ablation.json that describe a trial's row.
 ROW_FIELDS = ("row", "row_name", "overrides", "published", "doubtful")
-OF_SOME = ("another_task", "fold")  # of some trials only
+OF_SOME = ("another_task", "fold")  # fields that only some trials have
 
 
 class GroupPlan(NamedTuple):
@@ -54,8 +54,8 @@ class TablePlan(NamedTuple):
     """A table that can be trained.
 
     Attributes:
-        folder: where everything lies.
-        trials: in the table's order.
+        folder: the table's folder.
+        trials: the trials, in the table's order.
     """
 
     folder: Path
@@ -133,7 +133,7 @@ def plan_table(
 
 
 def _another_task(trial: tables.Trial) -> dict[str, str]:
-    """Return why published figures are for another task than a trial's; empty if they are not."""
+    """Return a field that says why published figures are for another task; else an empty dict."""
     reasons = [
         trial.moved.task if trial.moved else "",
         "clips out of every fold" * bool(trial.fold),
@@ -143,7 +143,7 @@ def _another_task(trial: tables.Trial) -> dict[str, str]:
 
 
 class RunPlan(NamedTuple):
-    """A run: a table of one trial, whose folder is the run's own."""
+    """A single run: one trial, whose folder is the folder of the run."""
 
     trial: TrialRun
     data: PlannedData
@@ -197,7 +197,7 @@ def group_folder(table: Path, name: str) -> Path:
 
 
 def _groups_of_begun(folder: Path) -> dict[str, str]:
-    """Return the group of each trial in a table's ablation.json, where one was written before."""
+    """Return each trial's group from the table's ablation.json; empty if there is no such file."""
     try:
         trials = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)["trials"]
     except files.Missing:
@@ -206,7 +206,7 @@ def _groups_of_begun(folder: Path) -> dict[str, str]:
 
 
 def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
-    """Copy trials that are finished elsewhere in the workdir, except into groups that began."""
+    """Copy trials that are finished elsewhere in the workdir, except into groups that are held."""
 
     def take_over() -> None:
         missing = {
@@ -226,7 +226,7 @@ def _take_over(workdir: Path, groups: Sequence[GroupPlan], top: Path) -> None:
 
 
 def _regroup_unfinished(table: TablePlan) -> list[TrialRun]:
-    """Move the unfinished trials of a partly finished group to a new one, unless it is begun."""
+    """Move the unfinished trials of partly finished groups to new groups, except in held groups."""
     moved: dict[str, str] = {}
     for group in table.groups:
         rest = [trial.id for trial in group.trials if not is_finished([trial])]
@@ -238,14 +238,14 @@ def _regroup_unfinished(table: TablePlan) -> list[TrialRun]:
 
 
 def _failed(table: TablePlan) -> list[TrialRun]:
-    """Return the trials of finished groups that failed or diverged."""
+    """Return the failed and diverged trials of finished groups."""
     ended = [trial for group in table.groups if is_finished(group.trials) for trial in group.trials]
     bad = ("failed", "diverged")
     return [trial for trial in ended if files.read_result(trial.folder)["status"] in bad]
 
 
 def _regroup_failed(trial: TrialRun, failed: Sequence[TrialRun]) -> TrialRun:
-    """Move a failed trial, with those that failed beside it, to a group of their own."""
+    """Move a failed trial to a new group, which all failed trials of its old group share."""
     ids = [each.id for each in failed if each.about["group"] == trial.about["group"]]
     return _moved(trial, digest(trial.about["group"], *ids)) if trial.id in ids else trial
 
@@ -283,8 +283,8 @@ def split(group: GroupPlan, count: int = 2) -> list[GroupPlan]:
 def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
     """Return the parts in which this platform trains a held group.
 
-    A CPU trains from pixels one trial at a time: its convolutions are fast only outside of a loop
-    over trials. A group that was begun stays as it is.
+    On a CPU, trials that read pixels are trained one at a time: convolutions are fast there only
+    outside of a loop over trials. A group that has a checkpoint is not split any more.
     """
     cfg, count = group.trials[0].config, len({training_id(each.config) for each in group.trials})
     begun = checkpoint.Checkpoints(group.folder / "checkpoints").steps()
@@ -306,9 +306,9 @@ def _split(trials: Sequence[TrialRun], count: int) -> list[list[TrialRun]]:
 
 
 def hold(group: GroupPlan) -> None:
-    """Write a group's trials and their order to its group.json, or check them where it exists.
+    """Write a group's trials and their order to its group.json, or check them if the file exists.
 
-    This comes before the group's first step and on every resume.
+    This is called before the group's first training step and on every resume.
 
     Raises:
         UserError: the folder holds other trials.
@@ -366,7 +366,7 @@ def held(table: Path, name: str) -> GroupPlan:
 
 
 def _with_code(cfg: Config, file: Path, recorded: Any) -> Config:
-    """Return a held trial's settings with its kept code, if this job's launcher named that code."""
+    """Return a held trial's settings with its saved code, if the job's launcher named that code."""
     kept = file.parent / runs.CODE
     return override(cfg, plugins.inherited(file, kept, user_code(cfg), recorded))
 
@@ -379,7 +379,7 @@ def belongs_to_others(folder: Path) -> UserError:
 
 
 def _folds(how: str, trials: Sequence[TrialRun], data: PlannedData) -> str:
-    """Return what the folds of a table are, in words."""
+    """Return a description of a table's folds."""
     count = max(trial.about["fold"] for trial in trials)
     return folds.words(how, count, recordings_known=data.recordings_known)
 
@@ -397,11 +397,11 @@ def _describe(
 
     Args:
         ablation: the table.
-        trials: of the table.
-        folder: of the table.
-        on: the embedded data that it runs on; "": its own.
-        notes: what its report must say about the data.
-        folds: what its folds are, in words; "": none.
+        trials: the table's trials.
+        folder: the table's folder.
+        on: "motion" if the table runs on the embedded data, else "".
+        notes: what the table's report must say about the data, one text for each line.
+        folds: a description of the table's folds; "": no folds.
     """
     results.make_folder(folder)
     file = folder / "ablation.json"
@@ -428,7 +428,7 @@ def _describe(
         **({"folds": folds} if folds else {}),
     }
     if canonical({name: known.get(name) for name in described}) == canonical(described):
-        return  # a finished table may be looked at where nothing can be written
+        return  # a finished table can be opened in a folder that is read-only
     data = {"data": known["data"]} if "data" in known else {}
     about = {"command": escape.this_command(), "versions": {"vidrec": __version__}}
     results.write_json(file, data | described | about)

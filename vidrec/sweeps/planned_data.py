@@ -1,4 +1,4 @@
-"""Record the data of a table's trials: fingerprints, and what has changed since."""
+"""Record the data of a table's trials: fingerprints, and what has changed since planning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ class DataChanged(UserError):
 
 
 class _Known(NamedTuple):
-    """A data set that was loaded; None if it cannot be read here.
+    """A data set that a trial names.
 
     Attributes:
-        fingerprint: of it and its split; "absent" of none.
-        dataset: the clips.
-        cfg: settings that name it.
+        fingerprint: hash of the data set and its split; "absent" if it cannot be read here.
+        dataset: the clips; None if they cannot be read here.
+        cfg: settings of a trial that names the data set.
     """
 
     fingerprint: str
@@ -37,8 +37,8 @@ class PlannedData:
     """The data sets of a table's trials, each loaded and hashed once.
 
     Args:
-        dataset: clips from Python instead of those that settings name.
-        make: generate or download a set that can be, first.
+        dataset: clips passed from Python, used instead of those that the settings name.
+        make: whether to generate or download a missing data set, where that is possible.
     """
 
     def __init__(self, dataset: Dataset | None = None, make: bool = True):
@@ -57,14 +57,14 @@ class PlannedData:
 
     @property
     def recordings_known(self) -> bool:
-        """Return whether clips name their recordings, of all data sets that could be read here."""
+        """Return whether the clips of all data sets that can be read here name their recordings."""
         return all(known.dataset.groups_known for known in self._known.values() if known.dataset)
 
     def trial_ids(self, configs: Sequence[Config]) -> list[str]:
-        """Return the ids of trials: what they are, on which data.
+        """Return the ids of trials, which are hashes of their settings and their data.
 
         Raises:
-            UserError: the classes of the data do not go with a trial's settings.
+            UserError: a trial's settings do not fit the classes of its data.
         """
         ids = [prepare.trial_id(cfg, self.fingerprint_of(cfg)) for cfg in configs]
         for cfg in configs:
@@ -75,15 +75,16 @@ class PlannedData:
     def check_splits(self, configs: Sequence[Config], folds: str = "") -> None:
         """Refuse a table whose data cannot be split, before anything trains.
 
-        With folds every clip should be scored, so each fold has to have a split. Without them, a
-        row whose data cannot be split is recorded as failed, unless that holds of all rows.
+        With folds every clip must be scored, so the data of each fold must have a valid split.
+        Without folds, a row whose data cannot be split is recorded as failed when it is trained.
+        The table is then refused only if no row's data can be split.
 
         Args:
             configs: the settings of the trials.
             folds: as `Ablation.folds`; "" for none.
 
         Raises:
-            UserError: says why the data cannot be split so.
+            UserError: the data cannot be split; the message says why.
         """
         refusals = [self._refusal(code) for code in dict.fromkeys(map(_code, configs))]
         refused = [error for error in refusals if error]
@@ -104,7 +105,7 @@ class PlannedData:
         return None
 
     def write_facts(self, folder: Path, trials: Sequence[TrialRun]) -> None:
-        """Describe the data of unfinished trials in a file, so that later changes can be named."""
+        """Write a description of the data of unfinished trials, so that changes can be named."""
         wanted = {trial.data for trial in trials if not is_finished([trial])}
         for fingerprint, dataset, cfg in self._known.values():
             file = _facts_file(folder, fingerprint)
@@ -114,15 +115,15 @@ class PlannedData:
 
 
 def _code(cfg: Config) -> str:
-    """Return a text that is equal for settings of the same data."""
+    """Return a text that is equal for settings with the same data and task."""
     return canonical({"data": repr(cfg.data), "task": repr(cfg.task)})
 
 
 def check_unchanged(trials: Sequence[TrialRun], top: Path, data: prepare.Prepared) -> None:
-    """Refuse to train trials on other data than those in their ids.
+    """Refuse to train trials on other data than those from which their ids were computed.
 
     Raises:
-        DataChanged: says what is different.
+        DataChanged: the data differ; the message says how.
     """
     now = PlannedData(data.dataset)
     for trial in trials:

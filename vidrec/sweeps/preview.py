@@ -1,4 +1,4 @@
-"""Preview what a table trains and what it costs: nothing is trained, no clip is read."""
+"""Preview what a table trains and what it costs, without training or reading a clip."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ from vidrec.training.step import training_id
 def dry_run(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
-    """Return what `ablate` would train, with each model's parameters; needs no data set.
+    """Return the trials that `ablate` would train and their parameter counts; needs no data set.
 
-    Of a table with `tune`, these are the trials that choose.
+    For a table with `tune`, these are the trials that choose the values.
     """
     ablation = tuning.candidates(ablation) if ablation.tune else ablation
     trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
@@ -47,7 +47,7 @@ def dry_run(
 
 
 def trained(ablation: Ablation, ids: Sequence[str], workdir: Path) -> set[str]:
-    """Return which of a table's trials have a result in a workdir, from the ids of `dry_run`."""
+    """Return those of the trial ids of `dry_run` that have a result in a workdir."""
     name = tuning.candidates(ablation).name if ablation.tune else ablation.name
     folder = runs.place_of_table(workdir, name, digest(ids), ids)
     return {id_ for id_ in ids if (folder / "trials" / id_ / runs.RESULT).is_file()}
@@ -56,10 +56,14 @@ def trained(ablation: Ablation, ids: Sequence[str], workdir: Path) -> set[str]:
 def estimates(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[dict[str, Any]]:
-    """Return for each group its trials, and estimates of its bytes and seconds on this machine.
+    """Estimate the bytes and seconds of each group of trials on this machine.
 
-    Without the data set these are None. Bytes are those of trials and data; what a step needs for
-    its gradient comes on top, and a group for which that is too much is split before it trains.
+    Both are None if the data set is not available. The bytes are those of the trials and the data.
+    A training step needs additional memory for its gradients; a group that does not fit in memory
+    is split before it trains.
+
+    Returns:
+        For each group its name, its number of trials, its bytes and its seconds.
     """
     ablation = tuning.candidates(ablation) if ablation.tune else ablation
     trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)

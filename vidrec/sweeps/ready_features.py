@@ -1,7 +1,7 @@
 """Run trials of UCF-101 and UCF-11 on a folder of ready-made features.
 
 Such a folder may have fewer classes, or shorter clips, than an experiment assumes. This module
-changes the settings accordingly, and the table says how.
+changes the settings accordingly, and the notes of the table list the changes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ LENGTHS = (
 )
 COMPONENTS = 256  # principal components that wide features are reduced to
 OFFICIAL = "the official list in place of a draw by recording"
-LISTED = 20  # classes that a note names
+LISTED = 20  # a note lists the names of at most this many classes
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Folder:
     """A folder of ready-made features.
 
     Attributes:
-        data: all its clips.
-        kind: what its files are named as, `ucf101` or `ucf11`.
-        of_classes: classes of the whole data set, in words.
+        data: all clips of the folder.
+        kind: the data set whose file names the folder uses, `ucf101` or `ucf11`.
+        of_classes: the share of the data set's classes that the folder has, in words; "": all.
     """
 
     data: "ArrayFiles"
@@ -43,17 +43,17 @@ class Folder:
 
     @cached_property
     def steps(self) -> int:
-        """Return the frames of a clip: the median of those that can be read."""
+        """Return the median number of frames of the clips that can be read."""
         return int(sorted(self._lengths)[len(self._lengths) // 2])
 
     @property
     def longest(self) -> int:
-        """Return the frames of the longest clip."""
+        """Return the number of frames of the longest clip."""
         return int(max(self._lengths))
 
     @property
     def has_one_length(self) -> bool:
-        """Return True where all clips are of one length."""
+        """Return whether all clips have the same number of frames."""
         return len(set(self._lengths)) == 1
 
     @cached_property
@@ -62,7 +62,7 @@ class Folder:
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """Return settings of an encoder that fit the features: none, and a projection."""
+        """Return encoder settings for ready-made features: no encoder, and PCA if they are wide."""
         width = self.data.shape[-1]
         frames = sum(self._lengths)
         pca = min(COMPONENTS, frames) if width > COMPONENTS else 0
@@ -79,12 +79,12 @@ class Moved:
 
     Attributes:
         folder: the folder.
-        config: the trial's settings.
-        steps: frames of a given clip and of the experiment's, where lengths are scaled.
-        scaled: settings in frames, before and after.
-        task: why published figures are of another task; "" where they are not.
-        drawn: what became of the split, in words.
-        merged: names of the rows that became equal to the trial's.
+        config: the trial's settings after the changes.
+        steps: frames of a clip in the folder, and in the experiment; None if no length is scaled.
+        scaled: changed settings in frames by name, before and after.
+        task: why published figures are for another task; "" if they are for this one.
+        drawn: the new split in words; "" if the split did not change.
+        merged: texts that name the rows that became equal to the trial's row.
         left_out: names of the table's rows that cannot run on these features.
     """
 
@@ -111,13 +111,13 @@ class Folders:
         of_row: Mapping[str, Any],
         typed: Mapping[str, Any],
     ) -> Moved | None:
-        """Return a trial on the folder of features that its data are; None if it needs no move.
+        """Return a trial adapted to its folder of features; None if its data are not such a folder.
 
         Args:
             cfg: the trial's settings.
             base: the settings of its table's base.
-            of_row: settings of its row.
-            typed: settings that were typed.
+            of_row: the settings that its row changes.
+            typed: settings that the command line gives.
         """
         data = {name: value for name, value in typed.items() if name.startswith("data.")}
         cfg = override(cfg, data, keep=of_row)
@@ -130,14 +130,14 @@ class Folders:
         return moved
 
     def of(self, cfg: Config, typed: Collection[str]) -> Folder | None:
-        """Return the folder of features that a trial's data are; None if they are others.
+        """Return the folder of features that a trial reads; None if its data are not such a folder.
 
-        Features named as UCF-101's are of UCF-101 under an experiment of UCF-11 too, unless its
-        kind was typed.
+        An experiment of UCF-11 can also use features whose files are named like those of UCF-101,
+        unless the command line gives `data.kind`.
 
         Args:
             cfg: the trial's settings.
-            typed: names of the settings that were typed.
+            typed: names of the settings that the command line gives.
         """
         if cfg.data.kind not in KINDS or cfg.encoder.kind == "none":
             return None
@@ -165,19 +165,19 @@ def _open(cfg: Config) -> Folder | None:
 
 
 def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]) -> Moved:
-    """Return a trial on a folder of features.
+    """Return a trial adapted to a folder of features.
 
-    Encoder and classes follow from the folder; lengths are scaled if clips are shorter than the
-    experiment assumes.
+    The folder determines the encoder settings and the classes. Lengths are scaled if clips are
+    shorter than the experiment assumes.
 
     Args:
         folder: the folder.
-        cfg: the trial's settings, data and split as typed.
+        cfg: the trial's settings, with the data settings of the command line.
         base: the settings of its table's base.
-        typed: settings that were typed, which stay as they are.
+        typed: settings that the command line gives, which stay as they are.
 
     Raises:
-        UserError: a setting that was typed does not fit the folder.
+        UserError: a setting of the command line does not fit the folder.
     """
     _refuse(folder, typed)
     classes = _classes(folder, cfg, typed)
@@ -202,7 +202,7 @@ def moved_onto(folder: Folder, cfg: Config, base: Config, typed: Mapping[str, An
 
 
 def _refuse(folder: Folder, typed: Mapping[str, Any]) -> None:
-    """Refuse typed settings that have no effect with such a folder."""
+    """Refuse settings of the command line that do not fit a folder of features."""
     where = "data.root holds features made elsewhere"
     for name in ("encoder.weights", "encoder.kind", "encoder.trainable"):
         if typed.get(name, "none") not in ("none", "random", "auto"):
@@ -220,7 +220,11 @@ def _refuse(folder: Folder, typed: Mapping[str, Any]) -> None:
 
 
 def _classes(folder: Folder, cfg: Config, typed: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes: as named where all are there, else those that are; (): all there are."""
+    """Return the classes to use; () means all classes of the data set.
+
+    They are those of the settings if the command line gives them or the folder has all of them.
+    Otherwise they are those of the folder.
+    """
     there = folder.data.classes
     if "data.classes" in typed or (cfg.data.classes and set(cfg.data.classes) <= {*there}):
         return cfg.data.classes
@@ -238,7 +242,7 @@ def _share(folder: Folder, classes: Sequence[str]) -> str:
 def _scaled(
     folder: Folder, cfg: Config, base: Config, typed: Mapping[str, Any]
 ) -> dict[str, tuple[int, int]]:
-    """Return the settings in frames that change, before and after."""
+    """Return the settings in frames that change, with their values before and after scaling."""
     given, asked = folder.steps, base.frames.length
     if given >= asked:
         return {}
@@ -252,9 +256,10 @@ def _scaled(
 
 
 def with_official_sizes(moved: Moved, typed: Mapping[str, Any]) -> Moved:
-    """Return a row that names its split with the official list in place of a draw by recording.
+    """Return a trial whose row sets the split, with the official list or its sizes.
 
-    A random draw has as many clips as the official parts.
+    A split by recording is replaced by the official list. A random split gets as many test and
+    validation clips as the official list has.
     """
     cfg = moved.config
     if cfg.data.split == "group" and not cfg.data.fold:
@@ -276,7 +281,7 @@ def _official(cfg: Config) -> "Split":
 
 
 def lacks_maps(moved: Moved) -> bool:
-    """Return True for a row that reads maps of features where the given ones are vectors."""
+    """Return whether a trial reads feature maps although the folder has feature vectors."""
     from vidrec.models import cells
 
     cell = cells.CELLS.get(moved.config.scanner.kind)
@@ -284,7 +289,7 @@ def lacks_maps(moved: Moved) -> bool:
 
 
 class OfRow(NamedTuple):
-    """A trial's row and seed, and what changed for the features; None: nothing."""
+    """A trial's row and seed, and what changed for its folder of features; None without one."""
 
     row: int
     seed: int
@@ -294,14 +299,14 @@ class OfRow(NamedTuple):
 def distinct(
     trials: Sequence[OfRow], names: Sequence[str], control: int
 ) -> dict[int, Moved | None]:
-    """Return the trials to keep, by index: no two equal, and none that cannot run.
+    """Return the trials to keep by index, without duplicates and without those that cannot run.
 
-    Of equal rows the control stays, else the first; it names the others.
+    Of equal rows the control is kept, or else the first one. Its `merged` names the removed rows.
 
     Args:
-        trials: of the table, in its order.
-        names: of its rows.
-        control: index of its control.
+        trials: the table's trials, in order.
+        names: the names of the table's rows.
+        control: index of the table's control row.
     """
     out = sorted({trial.row for trial in trials if trial.moved and lacks_maps(trial.moved)})
     stay: dict[str, int] = {}
@@ -323,7 +328,7 @@ def distinct(
 
 
 def notes(all_moved: Sequence[Moved]) -> list[str]:
-    """Return the notes of a table on a folder of features."""
+    """Return the notes of a table that runs on a folder of features."""
     if not all_moved:
         return []
     first = all_moved[0]

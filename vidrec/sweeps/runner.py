@@ -22,11 +22,11 @@ from vidrec.sweeps.planned_data import check_unchanged
 from vidrec.training import devices, loop, prepare, ready_made, results, runtime
 from vidrec.training.results import RESULT, TrialRun, is_finished
 
-AHEAD = 2  # programs compiled while others train
+AHEAD = 2  # programs that compile while another one trains
 
 
 class Reporter(Protocol):
-    """What a command shows while it works; `Quiet` shows nothing."""
+    """Shows the progress of a command; `Quiet` shows nothing."""
 
     def say(self, line: str) -> None:
         """Show a line."""
@@ -60,7 +60,7 @@ class Table:
     """A finished table.
 
     Attributes:
-        folder: where everything lies.
+        folder: the table's folder.
         trials: the result.json of every trial, in the table's order.
     """
 
@@ -69,21 +69,21 @@ class Table:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a trial, with the columns of table.csv."""
+        """One dictionary for each trial, with the columns of table.csv."""
         from vidrec import report
 
         return report.table(self.folder)[1]
 
     @property
     def summary(self) -> list[dict[str, Any]]:
-        """One dictionary a row of the table, with the columns of summary.csv."""
+        """One dictionary for each row of the table, with the columns of summary.csv."""
         from vidrec import report
 
         return report.summary(self.folder)
 
     @property
     def folds(self) -> list[dict[str, Any]]:
-        """One dictionary a row with its figures out of fold; empty without folds."""
+        """One dictionary for each row, with its out-of-fold figures; empty without folds."""
         from vidrec import report
 
         return report.folds(self.folder)
@@ -110,13 +110,14 @@ def ablate(
 
     Args:
         ablation: the table.
-        workdir: where its folder lies.
+        workdir: the folder that contains the table's folder.
         overrides: dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
         retry: "failed" trains failed and diverged trials again.
         screen: shows progress.
-        dataset: clips from Python instead of those that the settings name.
-        track: trackers that show the trials, by name or of one's own: see `tracking`.
+        dataset: clips passed from Python, used instead of those that the settings name.
+        track: trackers that show the trials, as names or as objects of a user's class (see
+            `tracking`).
     """
     tracking.check(track)
     runtime.keep_memory()
@@ -193,8 +194,8 @@ def collect(folder: Path, trained: bool = True) -> Table:
     """Return the results of a table whose trials are finished.
 
     Args:
-        folder: of the table.
-        trained: True writes its report again; else only a missing or older one is written.
+        folder: the table's folder.
+        trained: True writes the report again; False writes it only if it is missing or too old.
     """
     described = files.read_json(folder / "ablation.json", files.TABLE_HOLDS)
     # Rows with equal settings share a trial; each keeps its own name and overrides.
@@ -222,11 +223,11 @@ class Work:
     Attributes:
         top: the folder of the table or run.
         screen: shows progress.
-        dataset: clips from Python instead of those that the settings name.
-        record: record the failure of a group, and continue with the others. `train` sets it where
-            there are several groups; otherwise the failure of the only group is raised.
+        dataset: clips passed from Python, used instead of those that the settings name.
+        record: whether to record the failure of a group and continue. With several groups, failures
+            are always recorded. With one group, False raises its failure.
         begin: called by the main process after all checks, just before training.
-        told: the trackers that are told.
+        told: the trackers that receive the events.
     """
 
     top: Path
@@ -243,8 +244,8 @@ class Work:
     def train(self, groups: Iterable[GroupPlan]) -> bool:
         """Train groups that are not finished; return True if any was.
 
-        Errors of the system are always raised and not recorded: they say nothing about the trials,
-        and the same command continues them.
+        System errors are always raised and never recorded: they say nothing about the trials, and
+        running the same command again continues the training.
         """
         todo = [
             part for group in groups for part in plan.parts(group) if not is_finished(part.trials)
@@ -294,7 +295,7 @@ class Work:
         )
 
     def _tell(self, line: str) -> None:
-        """Print a line; a warning that several folds or rows of the table share only once."""
+        """Show a line; show a warning that several folds or rows share only once."""
         if line in self._warned:
             return
         if line.startswith(splits.WARNING):
@@ -304,9 +305,9 @@ class Work:
     def _train_parts(self, groups: Sequence[GroupPlan], data: prepare.Prepared) -> None:
         """Train groups one after another, while the next ones compile.
 
-        Several processes do one thing at a time, so that all do it in the same order. A group that
-        another command trains is left to that command; it is an error only if the group is not
-        finished when all others are.
+        With several processes, no group compiles during training, so that all processes do the same
+        things in the same order. A group that another command trains is left to that command. This
+        raises an error only if the group is still unfinished after all others.
         """
         elsewhere: list[tuple[GroupPlan, loop.FolderLocked]] = []
         for group in groups:
@@ -333,13 +334,13 @@ class Work:
 
     def _train_one(self, group: GroupPlan, compiled: "_Compiled") -> None:
         ready = compiled.next()
-        if runtime.processes() == 1 and is_finished(group.trials):  # by another command
+        if runtime.processes() == 1 and is_finished(group.trials):  # trained by another command
             ready.close()
             return
         if devices.is_main():
             from vidrec import report
 
-            report.load_ahead()  # a second, while the devices train
+            report.load_ahead()  # takes a second, while the devices train
         shown = self.screen.group(group.name, group.trials)
         ready.run(self.told.group(group.trials, group.folder, shown))
         self.told.finished(group.trials)
@@ -378,7 +379,7 @@ class Work:
 
 
 class _Compiled:
-    """Compiles groups in their order in threads, a few of them ahead of training."""
+    """Compiles groups in order in other threads, a few groups ahead of training."""
 
     def __init__(self, groups: Sequence[GroupPlan], data: prepare.Prepared):
         self._data, self._waiting = data, deque(groups)
@@ -390,14 +391,14 @@ class _Compiled:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Release the folders of groups that were made ready and will not be trained now."""
+        """Unlock the folders of groups that were compiled and will not be trained now."""
         self._pool.shutdown(cancel_futures=True)
         for future in self._coming:
             if not future.cancelled() and not future.exception():
                 future.result().close()
 
     def next(self) -> loop.GroupRun:
-        """Return the next group."""
+        """Return the next group, compiled."""
         while len(self._coming) <= self._ahead and self._waiting:
             self._coming.append(self._pool.submit(self._make_ready, self._waiting.popleft()))
         return self._coming.popleft().result()
@@ -409,7 +410,7 @@ class _Compiled:
 
 
 def _own_result(folder: Path, id_: str) -> dict[str, Any]:
-    """Return a trial's result; refuse that of another trial in the same folder."""
+    """Return a trial's result; raise an error if the folder holds the result of another trial."""
     result = files.read_result(folder)
     if result["id"] != id_:
         raise plan.belongs_to_others(folder)
@@ -417,14 +418,14 @@ def _own_result(folder: Path, id_: str) -> dict[str, Any]:
 
 
 def _refuse_tolerated_clips(trials: Sequence[TrialRun]) -> None:
-    """Refuse results that were trained without an unreadable clip, where data.strict is set."""
+    """Refuse trials that set `data.strict` but were trained without an unreadable clip."""
     for trial in trials:
         if not trial.config.data.strict:
             continue
         result = files.read_result(trial.folder)
         if result["unreadable"]:
             clip = result["unreadable"][0]
-            # Its name, if it was kept: the path may be that of a copy in another place.
+            # Prefer the clip's name if it was kept: the path may be that of a copy elsewhere.
             names = result.get("unreadable_names") or [clip["path"]]
             raise UserError(
                 f"{names[0]}: {clip['reason']} (data.strict is set, and {trial.folder} was trained "
@@ -452,7 +453,7 @@ def _write_report(folder: Path, trained: bool) -> None:
 
 
 def has_report(folder: Path) -> bool:
-    """Return True where the report is newer than all results; a kill may leave an older one."""
+    """Return whether the report is newer than all results; a killed run may leave an older one."""
     pages = [folder / name for name in ("table.csv", "table.md", "table.tex", "report.html")]
     found = [folder / RESULT, *(folder / "trials").glob(f"*/{RESULT}")]
     try:

@@ -1,4 +1,4 @@
-"""Film strips for the report: frames of a few test clips, those that trials got wrong first."""
+"""Save film strips for the report: frames of a few test clips, the most often wrong ones first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from vidrec.training.results import TrialRun
 
 FILE = "samples.npz"
 CLIPS = 12
-FRAMES = 8  # of a clip
-SIZES = (64, 112)  # height and width in pixels: at least, at most
+FRAMES = 8  # of each clip
+SIZES = (64, 112)  # minimum and maximum of a frame's height and width, in pixels
 
 
 def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> None:
-    """Write frames of the test clips that most trials got wrong, and of others."""
+    """Write frames of the test clips that most trials got wrong, and of evenly spaced others."""
     if data.dataset.is_features or are_there(folder) or not devices.is_main():
         return
     clips = data.clips("test")
@@ -35,7 +35,7 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
         except UnreadableClip:
             continue
         names.append(data.dataset.names[clip])
-    # An empty file means that the clips were tried and none can be read.
+    # A file without frames means that none of the clips could be read.
     empty = np.zeros((0, FRAMES, size, size, 3), np.uint8)
     arrays = {"frames": np.stack(frames) if frames else empty}
     arrays |= {"names": np.array(names, str)} | augmented.shown(trials, data, size)
@@ -43,7 +43,7 @@ def write(folder: Path, trials: Sequence[TrialRun], data: prepare.Prepared) -> N
 
 
 def _wrong(trials: Sequence[TrialRun], clips: int, data: prepare.Prepared) -> np.ndarray:
-    """How many of the trials got each test clip wrong."""
+    """Return the number of trials that got each test clip wrong, (clips,)."""
     wrong = np.zeros(clips)
     for trial in trials:
         file = trial.folder / "predictions.npz"
@@ -60,7 +60,7 @@ def _wrong(trials: Sequence[TrialRun], clips: int, data: prepare.Prepared) -> np
 
 
 def are_there(folder: Path) -> bool:
-    """Return True where the film strips are there and whole."""
+    """Return whether the film strips exist and are not damaged."""
     try:
         files.read_arrays(folder / FILE)
     except (files.Missing, files.Damaged):

@@ -10,10 +10,10 @@ from vidrec.sweeps.ablation import Ablation, Row, product, rows, trials
 
 
 def candidates(ablation: Ablation) -> Ablation:
-    """Return the table of every row at every value that is tried, with one seed.
+    """Return the table that trains every row at every value of `tune`, with one seed.
 
     Raises:
-        UserError: A row sets what is to be chosen.
+        UserError: A row sets a setting of `tune`, which is to be chosen.
     """
     for row in rows(ablation):
         if both := [name for name in ablation.tune if name in row.overrides]:
@@ -40,13 +40,13 @@ def chosen(
 ) -> Ablation:
     """Return the table with each row at its best value.
 
-    The best is by what the row's training watches (`train.monitor`), on validation clips; of equal
-    ones the first. Test clips are not used.
+    The best value is the one with the best figure of `train.monitor` on validation clips; of equal
+    values, it is the first. Test clips are not used.
 
     Args:
         ablation: The table.
         tried: The result.json of every trial of `candidates`.
-        watched: The `train.monitor` of each of these.
+        watched: The `train.monitor` of each of these trials.
     """
     points = _points(ablation)
     best: dict[int, tuple[float, int]] = {}
@@ -55,7 +55,7 @@ def chosen(
         value = _goodness(trial, monitor)
         if row not in best or value > best[row][0]:
             best[row] = (value, point)
-    # A row without trials of its own became equal to another one.
+    # A row without trials has become equal to another row.
     indices = [best.get(row, (0.0, 0))[1] for row in range(len(rows(ablation)))]
     table = [_at(row, points[index]) for row, index in zip(rows(ablation), indices, strict=True)]
     return replace(ablation, rows=table, tune={})

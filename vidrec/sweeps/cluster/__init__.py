@@ -2,9 +2,9 @@
 
 A job needs nothing but the table's folder, which all nodes share: `groups/ID/group.json` says what
 it trains, and its results go where `ablate` puts them. A first job makes the data set and the
-features; then an array trains a group in each task. A task that is killed, preempted or out of time
-continues from its last save; the last one to finish writes the report. `jobs.json` lists ids and
-logs.
+features; then a job array trains one group in each task. A task that is killed, preempted or out of
+time continues from its last checkpoint. The last task to finish writes the report. `jobs.json`
+lists ids and logs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,12 +46,12 @@ def launch(
 ) -> Path:
     """Start jobs for the groups of a table that are neither finished nor started.
 
-    SLURM's jobs continue after this returns (see `status`); a local pool's have ended.
+    Jobs of SLURM continue after this returns (see `status`); those of a local pool have ended.
 
     Args:
         ablation: The table.
-        workdir: Where its folder lies.
-        options: What the jobs ask for.
+        workdir: The folder that contains the table's folder.
+        options: What the jobs request.
         overrides: Dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
         retry: "failed" trains failed and diverged trials again.
@@ -62,7 +62,7 @@ def launch(
 
     Raises:
         UserError: Jobs cannot be started here, or the cluster refuses them.
-        Interrupted: A local pool was asked to stop; its jobs have saved.
+        Interrupted: A local pool was asked to stop; its jobs have saved their state.
     """
     options, workdir = options or Options(), Path(workdir).absolute()
     tracking.check(options.track)
@@ -106,7 +106,7 @@ def submit(
     Args:
         folder: The table's folder.
         groups: Names of groups whose group.json is written.
-        options: What the jobs ask for.
+        options: What the jobs request.
         tell: Called with messages, line by line.
     """
 
@@ -119,14 +119,14 @@ def submit(
 
 
 def status(folder: str | Path) -> dict[str, Any]:
-    """Return the state of a table, from its files and its jobs; write the report of a finished one.
+    """Return the state of a table from its files and its jobs; write the report if it is finished.
 
     Returns:
         {"dir", "finished", "trials", "report", "note", "data", "groups": [{"group", "trials",
         "finished", "failed", "alive", "epoch", "epochs", "best", "job", "state", "log", "why"}]}. A
-        state is "done", "running", "not started", or the job's in SLURM's words, lower case. The
-        state "lost" means that the queue does not know the job any more and that there is no
-        result. "note": why the queue could not be asked.
+        state is "done", "running", "not started", or the job's SLURM state in lower case. The state
+        "lost" means that the queue does not know the job any more and that there is no result. The
+        state "unknown" means that the queue could not be queried; "note" says why.
 
     Raises:
         UserError: The folder holds no table.
@@ -138,7 +138,7 @@ def status(folder: str | Path) -> dict[str, Any]:
     note, states = "", {}
     try:
         states = engine(used).states(handles) if handles else {}
-    except UserError as error:  # the files tell what they can
+    except UserError as error:  # the state is then read from the files alone
         note, states = str(error), {handle.job: "unknown" for handle in handles}
     jobs = {handle.group: folders.job_line(handle, states) for handle in handles}
     groups = [
@@ -158,7 +158,7 @@ def status(folder: str | Path) -> dict[str, Any]:
 
 
 def cancel(folder: str | Path) -> list[str]:
-    """Cancel a table's own jobs that wait or run, and return their ids."""
+    """Cancel the jobs of a table that have not ended, and return their ids."""
     folder = Path(folder).absolute()
     folders.trials(folder)  # refuses a folder without a table
     alive = _alive(folder)
@@ -175,12 +175,12 @@ def dry_run(
     overrides: Mapping[str, Any] | None = None,
     on: str = "",
 ) -> list[str]:
-    """Return the scripts that sbatch would get: the data's, then the array's. Write nothing.
+    """Return the sbatch scripts of the data job and the job array; write nothing.
 
     Args:
         ablation: The table.
-        workdir: Where its folder would lie.
-        options: What the jobs would ask for.
+        workdir: The folder that would contain the table's folder.
+        options: What the jobs would request.
         overrides: Dotted settings for every trial.
         on: "motion" runs the table on the embedded data.
     """
@@ -194,7 +194,7 @@ def engine(name: str) -> Engine:
     """Return the engine of this name.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such engine.
     """
     if name not in ENGINES:
         raise UserError(f"engine = {name!r} should be one of {', '.join(ENGINES)}")
@@ -202,14 +202,14 @@ def engine(name: str) -> Engine:
 
 
 def _alive(folder: Path) -> list[Handle]:
-    """Return the jobs that wait or run."""
+    """Return the jobs that have not ended."""
     used, handles = folders.read_jobs(folder)
     states = engine(used).states(handles) if handles else {}
     return [handle for handle in handles if folders.is_alive(states.get(handle.job, ""))]
 
 
 def _ids(handles: Sequence[Handle]) -> str:
-    """Return the ids in one line, the middle of many left out."""
+    """Return the ids in one line; of more than three, only the first and the last."""
     ids = [handle.job for handle in handles]
     return ", ".join(ids) if len(ids) < 4 else f"{ids[0]} … {ids[-1]}"
 

@@ -14,7 +14,7 @@ from vidrec.io import files, runs
 from vidrec.sweeps.cluster.options import Handle
 from vidrec.training.results import METRICS, write_json
 
-DONE = "the job is done"  # the last line of a job that did its work
+DONE = "the job is done"  # the last line in the log of a job that succeeded
 TAIL = 8192  # bytes that are read from the end of a log
 UNSHARED = "--workdir should be on a file system that all nodes share"
 # States of a job that has a node or will get one: its group must not be started a second time.
@@ -63,7 +63,7 @@ def results(folder: Path, ids: Sequence[str]) -> list[Path]:
 
 
 def new_logs(folder: Path) -> Path:
-    """Make a folder for the logs of one submission, since a cluster's ids may start again."""
+    """Make a folder for the logs of one submission, since a cluster may use job ids again."""
     number = 1
     while (folder / "jobs" / str(number)).exists():
         number += 1
@@ -76,7 +76,7 @@ class Jobs(NamedTuple):
     """The jobs of a table.
 
     Attributes:
-        engine: The name of the engine that started them; "" where there were none.
+        engine: The name of the engine that started the jobs; "" if there are no jobs.
         handles: The latest job of each group.
     """
 
@@ -90,7 +90,7 @@ def read_jobs(folder: Path) -> Jobs:
         content = files.read_json(folder / "jobs.json", files.JOBS_HOLDS)
     except files.Missing:
         return Jobs("", [])
-    # Logs lie in the table's folder, wherever that is by now.
+    # Log paths are relative to the table's folder, which may have been moved.
     handles = [
         Handle(job["group"], job["job"], str(folder / job["log"]) if job["log"] else "")
         for job in content["jobs"]
@@ -99,7 +99,7 @@ def read_jobs(folder: Path) -> Jobs:
 
 
 def write_jobs(folder: Path, engine: str, handles: Sequence[Handle]) -> None:
-    """Add jobs to jobs.json; they replace earlier ones of their groups, and another engine's."""
+    """Add jobs to jobs.json; they replace earlier jobs of their groups and of other engines."""
     used, before = read_jobs(folder)
     latest = {handle.group: handle for handle in [*(before if used == engine else []), *handles]}
     inside = [
@@ -131,7 +131,7 @@ def job_line(handle: Handle, states: Mapping[str, str]) -> dict[str, Any]:
 
 
 def last_line(log: str) -> str:
-    """Return the last line that a job wrote, or the scheduler's where it wrote none."""
+    """Return the last line that a job wrote to its log, or else the scheduler's last line."""
     try:
         # O_NONBLOCK: a pipe is opened without waiting for its other end.
         with os.fdopen(os.open(log, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -154,8 +154,8 @@ def group_line(
     Args:
         folder: The table's folder.
         name: The group's name.
-        ids: Its trials.
-        job: Its job as `job_line` describes it; empty for none.
+        ids: The ids of the group's trials.
+        job: The group's job as `job_line` describes it; empty if there is no job.
     """
     finished = [files.read_result(file.parent) for file in results(folder, ids)]
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
@@ -178,7 +178,7 @@ def group_line(
 
 
 def _progress(group: Path) -> dict[str, Any]:
-    """Return epoch, trials that still train, and the best headline figure on validation so far."""
+    """Return the epoch, the number of trials that still train, and the best validation figure."""
     epochs, watched = None, "val/accuracy"
     with contextlib.suppress(files.Missing, KeyError, TypeError, ValueError):
         members = files.read_json(group / "group.json", files.GROUP_HOLDS)["trials"]
@@ -197,5 +197,5 @@ def _progress(group: Path) -> dict[str, Any]:
 
 
 def _records(group: Path) -> list[dict[str, Any]]:
-    """Return the lines of a group's metrics, as far as they are written."""
+    """Return the complete lines of a group's metrics.jsonl."""
     return files.sound_lines(group / METRICS, files.LINE_HOLDS, whole=False)[0]

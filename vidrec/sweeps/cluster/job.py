@@ -1,4 +1,4 @@
-"""Run a job: make the data or train a group, save when it has to end, ask to be requeued."""
+"""Run a job: make the data or train a group; before a time-out, save and ask to be requeued."""
 
 import contextlib
 import os
@@ -22,15 +22,15 @@ from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
 from vidrec.training import loop, prepare, results, runtime
 
-GRACE_SECONDS = 75  # for the running epoch, when asked to stop; after that it is abandoned
+GRACE_SECONDS = 75  # to finish the running epoch after a stop signal, before it is abandoned
 KILL_SECONDS = 600  # how long a job that saved waits for the scheduler's kill
 FRUITLESS = 3  # starts in a row without a finished epoch, after which a job gives up
-LOG_SECONDS = 15.0  # at least, between two lines about progress
+LOG_SECONDS = 15.0  # shortest time between two lines about progress
 
 
 @dataclass
 class Job:
-    """What a job runs. It always continues from what is in the folder, so it may start again.
+    """The work of a job, which continues from the table's folder whenever it is started again.
 
     Attributes:
         folder: The table's folder.
@@ -43,7 +43,7 @@ class Job:
     fruitless: int = 0
 
     def __call__(self) -> None:
-        """Run the job in a process of its own, where SIGUSR2 and SIGTERM end it after a save."""
+        """Run the job in this process, which saves and ends on SIGUSR2 and SIGTERM."""
         self._log = _Log()
         runtime.configure()
         self._log.say(f"{self.group} of {self.folder} on {platform.node()}")
@@ -53,7 +53,7 @@ class Job:
         print(folders.DONE, flush=True)
 
     def work(self) -> None:
-        """Do the work without listening for signals."""
+        """Do the work without handling signals."""
         folder = Path(self.folder)
         log = getattr(self, "_log", None) or _Log()
         if self.group == DATA:
@@ -63,7 +63,7 @@ class Job:
         finish(folder, track)
 
     def checkpoint(self) -> Any:
-        """Return how the job continues; submitit asks this when it requeues the job."""
+        """Return the job that continues this one; submitit calls this when it requeues the job."""
         fruitless = 0 if self._log.advanced else self.fruitless + 1
         if fruitless > FRUITLESS:
             print(f"error: {fruitless} starts and no epoch: --minutes is too short", flush=True)
@@ -90,11 +90,11 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
 
 
 def finish(folder: Path, track: Sequence[str] = ()) -> None:
-    """Write the report of a table whose last trial has finished, unless it is written already.
+    """Write the report of a table whose trials are all finished, unless it is already written.
 
     Args:
-        folder: of the table.
-        track: trackers that are told of the report.
+        folder: The table's folder.
+        track: Names of trackers that receive the report.
     """
     ids = [trial["id"] for trial in folders.trials(folder)]
     if len(folders.results(folder, ids)) < len(ids) or runner.has_report(folder):
@@ -119,9 +119,9 @@ class _Log(runner.Quiet):
     """Progress as plain lines in a job's log.
 
     Attributes:
-        stop: Set when the job is to end.
+        stop: An event that is set when the job has to end.
         advanced: Whether a clip or an epoch was finished.
-        encoding: How quickly frames are encoded.
+        encoding: The speed at which frames are encoded; None before encoding starts.
     """
 
     def __init__(self) -> None:
@@ -167,11 +167,12 @@ class _GroupLog(loop.Silent):
 
 
 def _run_until_signal(work: Callable[[], None], stop: threading.Event) -> None:
-    """Run `work` in a thread, since Python handles no signals while a thread computes for minutes.
+    """Run `work` in a thread, so that the main thread can handle signals while it computes.
 
-    USR2 (before a time-out, or preempted): save, then what submitit had registered, which requeues.
-    TERM: save, then wait for the kill. The sender (scancel, or a preemption that requeues by
-    itself) decides what happens to the job, and ending early would count as a failure.
+    After SIGUSR2 (before a time-out or a preemption): save, then call submitit's handler, which
+    requeues the job. After SIGTERM: save, then wait for the kill. The sender (scancel, or a
+    preemption that requeues by itself) decides what happens to the job, and ending early would
+    count as a failure.
     """
     received: list[int] = []
 
@@ -209,7 +210,7 @@ def _record_outcome(work: Callable[[], None], outcome: list[BaseException | None
 
 
 def _join(thread: threading.Thread, is_asked: Callable[[], bool]) -> None:
-    """Wait until the thread ends, or has not within GRACE_SECONDS of being asked to."""
+    """Wait until the thread ends, at most GRACE_SECONDS after it was asked to stop."""
     left: float = GRACE_SECONDS
     while thread.is_alive() and left > 0:
         thread.join(0.2)
@@ -217,7 +218,10 @@ def _join(thread: threading.Thread, is_asked: Callable[[], bool]) -> None:
 
 
 def _leave(received: list[int], requeue: Callable[[int, Any], Any] | None) -> None:
-    """End a stopped job's process at once: a thread may still compute."""
+    """End a stopped job's process without waiting for its thread.
+
+    Under SLURM, first requeue the job (after SIGUSR2), or wait for the kill (after SIGTERM).
+    """
     code: Any = STOPPED
     until = time.monotonic() + KILL_SECONDS
     while requeue and signal.SIGUSR2 not in received and time.monotonic() < until:
@@ -228,7 +232,7 @@ def _leave(received: list[int], requeue: Callable[[int, Any], Any] | None) -> No
         except SystemExit as end:
             code = end.code
         except Exception as error:
-            # A requeue kills the whole step, sometimes scontrol before it has answered.
+            # A requeue kills the whole job step, sometimes with scontrol before it has answered.
             killed = getattr(error, "returncode", 0) == -signal.SIGTERM
             words = "Requeued job, which ended before scontrol had answered"
             print(words if killed else f"error: not requeued: {error}", flush=True)
@@ -242,7 +246,7 @@ def submitit() -> Any:
     """Return the library that starts and requeues jobs of SLURM.
 
     Raises:
-        UserError: It is not installed.
+        UserError: submitit is not installed.
     """
     try:
         import submitit

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from vidrec.errors import UserError
 from vidrec.io import escape, files
 
-DATA = "data"  # stands for a group's name in the job that makes the data
+DATA = "data"  # used instead of a group's name for the job that makes the data
 Tell = Callable[[str], None]
-TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict, "track": list}  # of a site file
+TOML_TYPES = {"setup": list, "devices": list, "sbatch": dict, "track": list}  # in a site file
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Options:
 
     Attributes:
         engine: The name of an engine in `cluster.ENGINES`.
-        partition: Of SLURM.
-        minutes: Time limit; a job that needs more is requeued and continues.
-        gpus: Of a job.
-        cpus: Of a job.
-        mem: Of a job, as SLURM writes it: 16G.
-        sbatch: Further options of sbatch, `{"account": "vision"}`; True for one without a value.
-        setup: Lines of shell before Python starts, such as `module load cuda`.
-        devices: Of a local pool, by the names that CUDA_VISIBLE_DEVICES has for them.
+        partition: The partition of SLURM.
+        minutes: Time limit of a job; a job that needs more time is requeued and continues.
+        gpus: Number of GPUs of a job.
+        cpus: Number of CPU cores of a job.
+        mem: Memory of a job in SLURM's notation, such as 16G.
+        sbatch: Further options of sbatch, such as `{"account": "vision"}`; True for an option
+            without a value.
+        setup: Shell commands to run before Python starts, such as `module load cuda`.
+        devices: Devices of a local pool, as CUDA_VISIBLE_DEVICES names them.
         track: Names of trackers that show the trials.
     """
 
@@ -55,7 +56,7 @@ class Options:
 
 
 def _check_line(name: str, value: Any) -> None:
-    """Refuse an option that would be more than one line, or another option, of a job's script."""
+    """Refuse an option that would add another line or another option to a job's script."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise UserError(f"--sbatch {escape.terminal(name)}: an option of sbatch is like account")
     if escape.visible(value) != str(value):
@@ -90,7 +91,7 @@ class Engine(Protocol):
         """Return warnings for the user before jobs are started.
 
         Raises:
-            UserError: They cannot be started.
+            UserError: The jobs cannot be started.
         """
 
     def submit(
@@ -101,12 +102,12 @@ class Engine(Protocol):
         Args:
             folder: The table's folder.
             groups: Names of the groups to train.
-            options: What the jobs ask for.
-            note: Is called with each job as soon as it has an id, so that no job is lost.
+            options: What the jobs request.
+            note: Called with new jobs as soon as they have ids, so that no job is lost.
         """
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        """Return the state of each known job by id, in SLURM's words; may end in "(reason)"."""
+        """Return the SLURM state of each known job by id; a state may end in "(reason)"."""
 
     def cancel(self, handles: Sequence[Handle]) -> None:
         """End exactly these jobs."""
@@ -116,11 +117,11 @@ def read_options(site: str | Path | None = None, asked: Mapping[str, Any] | None
     """Return the options of a site's TOML file, replaced by those of the command line.
 
     Args:
-        site: The file.
+        site: The path of the TOML file; None: no file.
         asked: Options of the command line; None for one that was not given.
 
     Raises:
-        UserError: The file cannot be read, or an option is unknown or has another type.
+        UserError: The file cannot be read, or an option is unknown or has the wrong type.
     """
     values: dict[str, Any] = {}
     if site:

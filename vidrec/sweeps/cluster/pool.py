@@ -32,11 +32,12 @@ class _Running(NamedTuple):
 
 
 class Pool:
-    """Gives each job a device of this machine; the next one starts when one ends.
+    """Runs one job at a time on each device of this machine.
 
     Attributes:
-        command: What starts a job; the table's folder and the group's name are appended.
-        stopping: How often the pool was asked to stop.
+        command: The command that starts a job; the table's folder and the group's name are
+            appended.
+        stopping: The number of times that the pool was asked to stop.
     """
 
     # -P: a module of the current folder must not take the place of an installed one.
@@ -56,7 +57,7 @@ class Pool:
         """Run the jobs to their end; see `Engine.submit`.
 
         Raises:
-            Interrupted: The pool was asked to stop; its jobs have saved.
+            Interrupted: The pool was asked to stop; its jobs have saved their state.
             UserError: A job failed; the others ran to their end.
         """
         logs, tracked = folders.new_logs(folder), tracking.environment(options.track)
@@ -82,7 +83,7 @@ class Pool:
                 os.kill(int(handle.job.split("@")[0]), signal.SIGTERM)
 
     def _run(self, groups: Sequence[str], devices: Sequence[str], start: Any) -> list[Handle]:
-        """Run a job for each group, one for each device at a time, until all have ended."""
+        """Run a job for each group, one at a time on each device, until all have ended."""
         waiting, running = deque(groups), dict[str, _Running]()
         handles: list[Handle] = []
         failed: list[Handle] = []
@@ -92,12 +93,12 @@ class Pool:
                     running[device] = start(waiting.popleft(), device, len(devices))
                     handles.append(running[device].handle)
             for device, (handle, process) in list(running.items()):
-                if self.stopping:  # asked once, jobs save first; asked again, they end at once
+                if self.stopping:  # first request: jobs save and end; second: they are killed
                     process.send_signal(signal.SIGTERM if self.stopping == 1 else signal.SIGKILL)
                 if process.poll() is None:
                     continue
                 del running[device]
-                if process.returncode == STOPPED:  # by `cancel`, which means the pool too
+                if process.returncode == STOPPED:  # by `cancel`, which stops the pool too
                     self.stopping = self.stopping or 1
                 elif process.returncode:
                     failed.append(handle)
@@ -130,7 +131,7 @@ class Pool:
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and TERM stop the pool; only a process's main thread can receive them."""
+        """Let SIGINT and SIGTERM stop the pool; has no effect outside the main thread."""
         self.stopping = 0
 
         def stop(*_: Any) -> None:
@@ -151,7 +152,7 @@ class Inline:
     """Runs jobs in this process, one after another, for debugging."""
 
     def check(self, options: Options, workdir: Path = Path()) -> list[str]:
-        """Return nothing: jobs can always run here; see `Engine.check`."""
+        """Return no warnings: jobs can always run here; see `Engine.check`."""
         return []
 
     def submit(
@@ -166,7 +167,7 @@ class Inline:
         return handles
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        """Return nothing: no job runs after `submit`; see `Engine.states`."""
+        """Return no states: no job runs after `submit`; see `Engine.states`."""
         return {}
 
     def cancel(self, handles: Sequence[Handle]) -> None:
@@ -174,9 +175,9 @@ class Inline:
 
 
 def _start_ticks(pid: int) -> str:
-    """Return when a process started, in the kernel's ticks; "" for one that is gone.
+    """Return the start time of a process in the kernel's ticks; "" if the process has ended.
 
-    A process id is soon used again, but not with the same start time.
+    A process id may be used again, but not with the same start time.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -188,5 +189,5 @@ def _is_running(job: str) -> bool:
     pid, host, start = job.split("@")
     try:
         return host == platform.node() and start != "" and _start_ticks(int(pid)) == start
-    except OSError:  # /proc cannot be read now, and a second job of the group would be worse
+    except OSError:  # unknown: assume that it runs, since a second job would be worse
         return True

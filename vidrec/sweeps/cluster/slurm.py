@@ -1,4 +1,4 @@
-"""Jobs of a SLURM cluster: started through submitit, watched through squeue and sacct."""
+"""Start jobs of a SLURM cluster through submitit, and watch them through squeue and sacct."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.job import Job, submitit
 from vidrec.sweeps.cluster.options import DATA, Handle, Note, Options
 
-WARNING_SECONDS = 120  # before the time limit, when SLURM sends USR2
+WARNING_SECONDS = 120  # SLURM sends SIGUSR2 this long before the time limit
 
 
 class Slurm:
@@ -48,7 +48,7 @@ class Slurm:
     def submit(
         self, folder: Path, groups: Sequence[str], options: Options, note: Note
     ) -> list[Handle]:
-        """Submit the data's job and an array that waits for it; see `Engine.submit`."""
+        """Submit the data job and a job array that waits for it; see `Engine.submit`."""
         _check_path(folder)
         logs = folders.new_logs(folder)
         handles = self._start(folder, [DATA], logs, self._data(folder, options), options)
@@ -75,7 +75,7 @@ class Slurm:
         return [make(command=command, folder=jobs, **asked) for asked in (data, array)]
 
     def states(self, handles: Sequence[Handle]) -> dict[str, str]:
-        """Ask the queue, and the accounts for jobs that it has forgotten; see `Engine.states`."""
+        """Query squeue, and sacct for jobs that squeue does not list; see `Engine.states`."""
         ids = _checked([handle.job for handle in handles])
         queued = _squeue(ids)
         forgotten = [job for job in ids if job not in queued]
@@ -137,9 +137,9 @@ class Slurm:
             "wckey": None,
             "setup": [
                 f"export VIDREC_CACHE={shlex.quote(str(cache_dir().absolute()))}",
-                # For a checkout that is not installed; a node starts in no particular folder.
+                # Jobs start in an unknown folder, so they need the path of an uninstalled checkout.
                 f"export PYTHONPATH={shlex.quote(str(home))}${{PYTHONPATH:+:$PYTHONPATH}}",
-                "export PYTHONSAFEPATH=1",  # modules in the current folder are not meant
+                "export PYTHONSAFEPATH=1",  # do not import modules from the current folder
                 *(f"export {name}={hashes}" for name, hashes in plugins.consent().items()),
                 *(
                     f"export {name}={shlex.quote(value)}"
@@ -156,7 +156,7 @@ class Slurm:
 
 
 def _check_path(folder: Path) -> None:
-    """Refuse a folder whose name a job's script, or SLURM in the names of logs, would change."""
+    """Refuse a path that SLURM would change in the names of logs, or that breaks a job's script."""
     text = str(folder)
     if "%" in text or escape.visible(text) != text:
         raise UserError(
@@ -166,7 +166,7 @@ def _check_path(folder: Path) -> None:
 
 
 def _checked(ids: Sequence[str]) -> list[str]:
-    """Return ids that have SLURM's form: any other could be an option of its programs."""
+    """Return the ids if all have SLURM's form; others could be read as options of its programs."""
     for job in ids:
         if not re.fullmatch(r"\d+(_\d+)?", job):
             raise UserError(f"jobs.json: {escape.terminal(job)!r} is no job of SLURM")
@@ -174,7 +174,7 @@ def _checked(ids: Sequence[str]) -> list[str]:
 
 
 def _refused(said: str, options: Options) -> UserError:
-    """Return what sbatch says as one line, with what would be right where that is known."""
+    """Return sbatch's message as an error of one line; list the partitions if one is refused."""
     lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines()]
     line = next((line.strip() for line in lines if line.strip()), "no reason given")
     if "partition" in said and options.partition:
@@ -184,10 +184,10 @@ def _refused(said: str, options: Options) -> UserError:
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, str]:
-    """Return the states of the jobs that the controller remembers.
+    """Return the states of the jobs that squeue still lists.
 
     Raises:
-        UserError: It does not answer, so the state of the jobs is unknown.
+        UserError: squeue does not answer, so the state of the jobs is unknown.
     """
     if not shutil.which("squeue"):
         raise UserError("squeue is not on this machine's PATH: the state of the jobs is unknown")
@@ -205,7 +205,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, str]:
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
-    """Return the states of ended jobs; None if the cluster keeps no accounts."""
+    """Return the states of ended jobs; None if sacct does not answer."""
     if not shutil.which("sacct"):
         return None
     command = ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(ids) or "1"]
@@ -217,7 +217,7 @@ def _sacct(ids: Sequence[str]) -> dict[str, str] | None:
 
 
 def _output_of(command: Sequence[str]) -> str:
-    """Return what a program of SLURM prints; its failure is one line."""
+    """Return the output of a SLURM program; if it fails, raise an error of one line."""
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         raise UserError(f"{command[0]}: {(ran.stderr.splitlines() or ['failed'])[0]}")

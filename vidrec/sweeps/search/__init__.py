@@ -1,4 +1,4 @@
-"""Search settings: Optuna proposes rounds of them, a round trains together, its worse part stops.
+"""Search settings: Optuna proposes trials in rounds; a round trains together, its worse part stops.
 
 A search uses training and validation clips only. The chosen setting is trained again with new
 seeds, as an ordinary table, and scored on the test clips once.
@@ -50,14 +50,14 @@ class Found:
     """A finished search.
 
     Attributes:
-        folder: where everything lies.
-        trials: all trials, as search.json has them.
-        chosen: number, settings and validation accuracy of the best, and its accuracy on the test
-            clips with its interval, over the fresh seeds.
-        table: the table of the chosen setting with its fresh seeds.
-        importance: share of each setting.
-        epochs: the number that all trials together were trained for.
-        of_epochs: the number if no trial had been stopped at a rung.
+        folder: the search's folder.
+        trials: all trials, as entries of search.json.
+        chosen: number, settings and validation accuracy of the best trial, and the test accuracy of
+            its settings with an interval, over new seeds.
+        table: the table that trains the chosen settings with new seeds.
+        importance: each setting's share of the importance, by name.
+        epochs: the total number of epochs that all trials were trained for.
+        of_epochs: the total number of epochs if no trial had been stopped at a rung.
     """
 
     folder: Path
@@ -88,21 +88,22 @@ def search(
 
     Args:
         cfg: the settings that trials share.
-        given: what is searched: by setting a list of values, or a text such as `log:1e-4:1e-2`.
-        workdir: where its folder lies.
-        name: of the search.
-        trials: how many.
-        halving: after each rung one trial in so many of a round continues; 0: all do.
-        rungs: epochs after which trials are compared; none: train.epochs divided by `halving`
-            twice, and once.
-        at_once: trials of a round, which are asked for and trained together.
-        seeds: fresh seeds for the chosen setting.
+        given: for each searched setting a list of values, or a text such as `log:1e-4:1e-2`.
+        workdir: the folder that contains the search's folder.
+        name: the name of the search.
+        trials: the number of trials.
+        halving: at each rung one in `halving` of the trials continues; 0: all trials continue.
+        rungs: epochs after which trials are compared; empty: train.epochs / halving² and
+            train.epochs / halving.
+        at_once: the number of trials in a round, which are proposed and trained together.
+        seeds: the number of new seeds for the chosen settings.
         screen: shows progress.
-        dataset: clips from Python instead of those that the settings name.
-        track: trackers that show the trials, by name or of one's own: see `tracking`.
+        dataset: clips passed from Python, used instead of those that the settings name.
+        track: trackers that show the trials, as names or as objects of a user's class (see
+            `tracking`).
 
     Raises:
-        UserError: the search cannot be done so; says what would be right.
+        UserError: the arguments do not allow a search; the message says what would be right.
     """
     tracking.check(track)
     load()
@@ -127,7 +128,7 @@ def search(
 
 @dataclass(frozen=True)
 class _How:
-    """What a search does; see `search`."""
+    """The arguments of a search; see `search`."""
 
     space: space.Space
     trials: int
@@ -179,10 +180,10 @@ class _Search:
     # ------------------------------------------------------------------ trials
 
     def _trial_config(self, params: Mapping[str, Any]) -> Config:
-        """Return the settings of a trial, with users' files read and weights found.
+        """Return the settings of a trial, with users' files read and encoder weights resolved.
 
         Raises:
-            UserError: they contradict each other.
+            UserError: the settings contradict each other.
         """
         [trial] = tables.concrete(tables.trials(Ablation("one", self.cfg, [Row(params)])))
         model.check_user_classes(trial.config)
@@ -198,13 +199,13 @@ class _Search:
     def _trial_run(self, trial: Trial) -> TrialRun:
         cfg = self._trial_config(trial.params)
         about = {"name": self.name, "overrides": trial.params, "row": trial.number}
-        folder = self.folder / "trials" / trial.id  # never made: only the chosen leaves a model
+        folder = self.folder / "trials" / trial.id  # never made: trials of a search save no model
         return TrialRun(trial.id, cfg, folder, about, self._fingerprint)
 
     # ------------------------------------------------------------------ the search
 
     def run(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
-        """Run the rounds that are missing, and train the chosen setting again."""
+        """Run the remaining rounds, and train the chosen settings again."""
         self.records.read()
         with tracking.following(self.folder, track) as told:
             for number in {trial.round for trial in self.records.finished}:
@@ -218,7 +219,7 @@ class _Search:
         return found
 
     def _tell(self, told: tracking.Tracking, number: int) -> None:
-        """Tell trackers of the finished trials of a round."""
+        """Send the finished trials of a round to the trackers."""
         members = [trial for trial in self.records.of_round(number) if trial.state != RUNNING]
         curves = self.folder.glob(f"groups/{number}-*/{results.METRICS}")
         told.searched([self._trial_run(trial) for trial in members], curves)
@@ -257,7 +258,7 @@ class _Search:
         self.records.write()
 
     def _train(self, trainer: rounds.Trainer, screen: runner.Reporter) -> None:
-        """Train the trials of the round that is begun, rung by rung."""
+        """Train the trials of the current round, rung by rung."""
         own = [trial for trial in self.records.running if trial.same_as is None]
         if own:
             number = own[0].round
@@ -274,7 +275,7 @@ class _Search:
     def _leg(
         self, trainer: rounds.Trainer, members: Sequence[Trial], live: Sequence[Trial]
     ) -> None:
-        """Train to the next rung and stop the worse part there, or to the last epoch."""
+        """Train to the next rung and stop the worse trials there, or train to the last epoch."""
         rung, steps = len(live[0].rungs), self.how.rungs
         last = rung == len(steps)
         epochs = max(self._epochs_of(trial) for trial in live)
@@ -294,7 +295,7 @@ class _Search:
         return trial.params.get("train.epochs", self.cfg.train.epochs)
 
     def _stop_the_worse(self, members: Sequence[Trial], rung: int) -> None:
-        """Stop the trials of a round that are not in its better part at a rung."""
+        """Stop the trials of a round that are not among its best at a rung."""
         still = {t.number: t.end for t in members if t.state in (RUNNING, DONE) and t.end}
         count = halvings.kept(len(members), self.how.halving, rung)
         go_on = halvings.better_part(still, count)
@@ -364,7 +365,7 @@ class _Search:
         )
 
     def _final(self, chosen: Trial) -> Ablation:
-        """Return the table of the chosen setting, with seeds that no trial had."""
+        """Return the table of the chosen settings, with seeds that no trial used."""
         first = self.cfg.seed + 1
         if first + self.how.seeds - 1 > LAST_SEED:
             first = self.cfg.seed - self.how.seeds
@@ -395,7 +396,7 @@ class _Search:
 
 
 def words(params: Mapping[str, Any]) -> str:
-    """Return settings as people read them."""
+    """Return settings in a short form for people, such as `dropout 0.5, units 64`."""
     return ", ".join(
         f"{name.rpartition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
         for name, value in params.items()

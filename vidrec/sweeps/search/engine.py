@@ -17,14 +17,14 @@ from vidrec.io.machine import how_to_install
 from vidrec.sweeps.search.records import Trial
 from vidrec.sweeps.search.space import Axis, Choices, Space
 
-STARTUP = 10  # trials that are drawn at random before Optuna models what was found
+STARTUP = 10  # trials that are drawn at random before Optuna models the results
 
 
 def load() -> Any:
-    """Return Optuna, which prints warnings only.
+    """Import and return Optuna, set to print only warnings.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Optuna is not installed.
     """
     try:
         import optuna
@@ -40,10 +40,10 @@ class Engine:
     """An Optuna study of what a search has found so far.
 
     Args:
-        name: of the study.
-        space: what is searched.
-        trials: those that are finished.
-        seed: of what is drawn next.
+        name: the name of the study.
+        space: the searched settings.
+        trials: the trials so far, all finished.
+        seed: a text that seeds the next proposals.
     """
 
     def __init__(self, name: str, space: Space, trials: Iterable[Trial], seed: str = ""):
@@ -62,13 +62,13 @@ class Engine:
         self.study.add_trials([self._frozen(trial) for trial in trials])
 
     def ask(self, count: int, first: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return settings of the next trials.
+        """Return the settings of the next trials.
 
         Trials without a result count as bad ones, so that a round's trials are not all alike.
 
         Args:
-            count: how many.
-            first: settings that are tried before all others.
+            count: the number of trials.
+            first: settings that are proposed before all others in an empty study.
         """
         if first is not None and not self.study.trials:
             self.study.enqueue_trial(
@@ -84,8 +84,8 @@ class Engine:
         """Return each setting's share of the importance; empty if it cannot be computed.
 
         Args:
-            rung: trials are compared at this rung, which all of them reached (counted from 0);
-                None: at their ends.
+            rung: index of the rung at which trials are compared, without those that did not reach
+                it; None: they are compared at their ends.
         """
         optuna, told = self._optuna, []
         for trial in self.study.get_trials(deepcopy=False):
@@ -111,7 +111,7 @@ class Engine:
         return {name: float(share) for name, share in found.items() if share == share}
 
     def journal(self) -> bytes:
-        """Return the study as the file of an Optuna journal."""
+        """Return the study as the content of an Optuna journal file."""
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
@@ -126,7 +126,7 @@ class Engine:
 
     def _frozen(self, trial: Trial) -> Any:
         state = self._optuna.trial.TrialState
-        states = {"done": state.COMPLETE, "failed": state.FAIL}  # others: found to be worse
+        states = {"done": state.COMPLETE, "failed": state.FAIL}  # all others are pruned
         params = {n: _to_optuna(self.space[n], value) for n, value in trial.params.items()}
         done = trial.state == "done" and trial.end is not None
         return self._optuna.trial.create_trial(
@@ -156,7 +156,7 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _to_optuna(axis: Axis, value: Any) -> Any:
-    """Return a value as Optuna keeps it: choices that are not a single value become their text."""
+    """Return a value as Optuna stores it: a choice such as a list becomes a text."""
     if isinstance(axis, Choices) and not isinstance(value, str | int | float | None):
         return canonical(value)
     return value

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from vidrec.errors import UserError
 
-LEGS = 2  # rungs of a search that names none
+LEGS = 2  # number of rungs if none are given
 
 
 class Standing(NamedTuple):
     """A trial's figures on the validation clips, with its best weights so far.
 
     Attributes:
-        accuracy: the figure that the search raises.
-        loss: decides between equal accuracies.
+        accuracy: the figure that the search maximises.
+        loss: the loss, which decides between equal accuracies.
     """
 
     accuracy: float
@@ -31,12 +31,12 @@ def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...
     """Return the epochs after which trials are compared and the worse ones stop.
 
     Args:
-        epochs: of a trial that is never stopped.
-        factor: one trial in so many continues; 0: all do.
-        given: the rungs; none: `epochs` divided by `factor` once, and twice.
+        epochs: the number of epochs of a trial that is never stopped.
+        factor: one in `factor` of the trials continues at each rung; 0: all trials continue.
+        given: the rungs; empty: `epochs` divided by `factor` once, and twice.
 
     Raises:
-        UserError: there can be no such rungs.
+        UserError: `given` is not valid, or no rung comes before the last epoch.
     """
     if not factor:
         if given:
@@ -59,11 +59,11 @@ def rungs(epochs: int, factor: int, given: Sequence[int] = ()) -> tuple[int, ...
 
 
 def kept(trials: int, factor: int, rung: int) -> int:
-    """Return how many of a round's trials continue after a rung, counted from 0; at least one."""
+    """Return how many trials of a round continue after a rung (counted from 0); at least one."""
     return max(1, math.floor(trials / factor ** (rung + 1) + 0.5))
 
 
 def better_part(standings: dict[int, Standing], count: int) -> set[int]:
-    """Return the numbers of the `count` best trials; of equals the earlier ones."""
+    """Return the numbers of the `count` best trials; of equal trials, the earlier ones."""
     ordered = sorted(standings, key=lambda number: (*standings[number].order, number))
     return set(ordered[:count])

@@ -1,4 +1,4 @@
-"""Keep a search's records in its folder: search.json has all that is needed to continue."""
+"""Keep a search's records in its folder: search.json holds all that is needed to continue."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from vidrec.io import files
 from vidrec.sweeps.search.halving import Standing
 
 FILE = "search.json"
-JOURNAL = "study.log"  # the same trials as Optuna reads them
+JOURNAL = "study.log"  # the same trials as an Optuna journal
 RUNNING, DONE, STOPPED, DIVERGED, FAILED = STATES = (
     "running",
     "done",
@@ -21,7 +21,7 @@ RUNNING, DONE, STOPPED, DIVERGED, FAILED = STATES = (
 
 
 class Rung(NamedTuple):
-    """How a trial stood after an epoch at which trials were compared."""
+    """A trial's validation figures after an epoch at which trials are compared."""
 
     epoch: int
     accuracy: float
@@ -33,16 +33,16 @@ class Trial:
     """A trial of a search.
 
     Attributes:
-        number: counted from 0.
-        round: the round in which it was proposed, counted from 0.
-        params: its settings, as far as they are searched.
-        id: as of a run's trial, but of the clips that the search sees.
+        number: the trial's number in the search, counted from 0.
+        round: the round in which the trial was proposed, counted from 0.
+        params: the trial's values of the searched settings.
+        id: hash of its settings and its data, as in a run, but without the test clips.
         state: running, done, stopped (at a rung), diverged or failed.
-        why: it is what it is.
-        epochs: the number of epochs that it was trained for.
-        rungs: how it stood at those that it reached.
-        end: how it stood at last; None if it was never validated.
-        same_as: number of an earlier trial with the same settings, whose result it has.
+        why: the reason for the state; "" if there is none.
+        epochs: the number of epochs that the trial was trained for.
+        rungs: the trial's validation figures at the rungs that it reached.
+        end: the trial's last validation figures; None if it was never validated.
+        same_as: number of an earlier trial with the same settings, whose result is copied.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Trial:
         return cls(**{**entry, "rungs": rungs, "end": end})
 
     def entry(self) -> dict[str, Any]:
-        """Return the trial as an entry of search.json, which has null for an infinite loss."""
+        """Return the trial as an entry of search.json, where a non-finite figure is null."""
         rungs = [[epoch, *_written(Standing(*rest))] for epoch, *rest in self.rungs]
         end = _written(self.end) if self.end else None
         return {**asdict(self), "rungs": rungs, "end": end}
@@ -72,13 +72,13 @@ class Trial:
 
 @dataclass
 class Records:
-    """The trials of a search so far, and what was done with the chosen one.
+    """The trials of a search so far, and the results of the chosen settings.
 
     Attributes:
-        folder: of the search.
+        folder: the search's folder.
         plan: what is searched and how; it never changes.
-        trials: all that were asked for.
-        more: facts found while it ran, by name.
+        trials: all trials that were proposed so far.
+        more: further results by name, such as the importance of each setting.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class Records:
     more: dict[str, Any] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Read what an earlier call of the same search left, if there was one."""
+        """Read the records that an earlier call of the same search wrote, if there are any."""
         try:
             content = files.read_json(self.folder / FILE, files.SEARCH_HOLDS)
         except files.Missing:
@@ -96,13 +96,13 @@ class Records:
         self.more = content["more"]
 
     def write(self) -> None:
-        """Write search.json, whole."""
+        """Write search.json, replacing the whole file."""
         found = [trial.entry() for trial in self.trials]
         files.write_json(self.folder / FILE, {**self.plan, "found": found, "more": self.more})
 
     @property
     def running(self) -> list[Trial]:
-        """The trials that are not finished, which are of one round."""
+        """The trials that are not finished; all of them belong to one round."""
         return [trial for trial in self.trials if trial.state == RUNNING]
 
     @property
@@ -111,7 +111,7 @@ class Records:
         return [trial for trial in self.trials if trial.state != RUNNING]
 
     def of_round(self, number: int) -> list[Trial]:
-        """Return the trials of a round that were trained and not copied."""
+        """Return the trials of a round, without failed ones and copies of earlier trials."""
         return [
             trial
             for trial in self.trials
@@ -120,7 +120,7 @@ class Records:
 
     @property
     def epochs(self) -> int:
-        """How many epochs all trials together were trained for."""
+        """The total number of epochs that all trials were trained for."""
         return sum(trial.epochs for trial in self.trials if trial.same_as is None)
 
 
@@ -133,6 +133,6 @@ def _read(figures: Sequence[float | None]) -> Standing:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best trial of those that were trained to their end; of equals the earliest."""
+    """Return the best trial that was trained to its end; of equal trials, the earliest."""
     ended = [trial for trial in trials if trial.state == DONE and trial.end]
     return min(ended, key=lambda trial: trial.end.order if trial.end else (), default=None)

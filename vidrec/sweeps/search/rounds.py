@@ -1,4 +1,7 @@
-"""Train the trials of a round: those of one signature as one program, stopped together at rungs."""
+"""Train the trials of a round, rung by rung; one compiled program trains similar trials together.
+
+Trials share a program if `config.signature` is equal for their settings.
+"""
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +28,7 @@ from vidrec.training.step import training_id
 
 
 class Screen(Protocol):
-    """What a search shows while it works; see `runner.Reporter`."""
+    """Shows the progress of a search; see `runner.Reporter`."""
 
     def say(self, line: str) -> None:
         """Show a line."""
@@ -41,13 +44,13 @@ class Screen(Protocol):
 
 
 class Reached(NamedTuple):
-    """What a trial has reached.
+    """The progress of a trial.
 
     Attributes:
-        epochs: the number of epochs that it was trained for.
+        epochs: the number of epochs that the trial was trained for.
         state: running, done, diverged or failed.
-        why: it ended.
-        standing: by its best weights; None if it has none that can be scored.
+        why: the reason why the trial ended.
+        standing: the validation figures of its best weights; None if it diverged or failed.
     """
 
     epochs: int
@@ -60,11 +63,11 @@ class Trainer:
     """Trains the rounds of a search, one after another, and keeps their compiled programs.
 
     Args:
-        folder: of the search.
-        dataset: the clips that it may see.
-        split: of them.
+        folder: the search's folder.
+        dataset: the clips that the search may use, which exclude the test clips.
+        split: the split of these clips.
         screen: shows progress.
-        told: the trackers that are told.
+        told: the trackers that receive the events.
     """
 
     def __init__(
@@ -84,13 +87,13 @@ class Trainer:
         self._groups: list[GroupPlan] = []
 
     def begin(self, number: int, trials: Sequence[TrialRun]) -> None:
-        """Take the trials of a round, or continue them."""
+        """Set the trials of the round to train; those with checkpoints will continue from them."""
         self.end()
         top = self.folder / "groups"
         self._groups = plan.grouped(trials, lambda name: top / f"{number}-{name}")
 
     def end(self) -> None:
-        """End the round: its saves are not needed any more."""
+        """End the round, and delete its checkpoints."""
         self.close()
         for group in self._groups:
             for folder in group.folder.parent.glob(f"{group.folder.name}*/checkpoints"):
@@ -98,20 +101,20 @@ class Trainer:
         self._groups = []
 
     def close(self) -> None:
-        """Unlock the folders; the saves stay."""
+        """Unlock the folders; the checkpoints stay."""
         for run in self._runs.values():
             run.close()
         self._runs.clear()
 
     def train(self, live: Collection[str], epoch: int) -> dict[str, Reached]:
-        """Train until an epoch, or until they end before.
+        """Train the live trials until they have completed an epoch or have ended.
 
         Args:
-            live: ids of the trials that continue; the others of the round take no time.
-            epoch: until which.
+            live: ids of the trials that continue; the other trials of the round take no time.
+            epoch: the number of completed epochs after which training pauses.
 
         Returns:
-            The validation figures of the live trials.
+            The progress of each live trial, by id.
         """
         groups = [group for group in self._groups if any(t.id in live for t in group.trials)]
         by_data: dict[str, list[GroupPlan]] = {}
@@ -127,7 +130,7 @@ class Trainer:
         return reached
 
     def _of_group(self, group: GroupPlan, live: Collection[str], epoch: int) -> dict[str, Reached]:
-        """Return what the live trials of a group have reached; a failure is recorded."""
+        """Train the live trials of a group and return their progress; record a failure."""
         reached: dict[str, Reached] = {}
         try:
             data = self._prepared(group.trials[0].config)
@@ -171,10 +174,10 @@ class Trainer:
         return _reached(run.group, ids, which)
 
     def _ready(self, group: GroupPlan, data: Prepared) -> loop.GroupRun:
-        """Return the group, its programs compiled: those of an equal group before it are used."""
+        """Return the group with its programs compiled; programs of earlier groups are reused."""
         if group.folder not in self._runs:
             if len(self._programs) >= runtime.GROUPS_KEPT:
-                self.close()  # each continues from its save
+                self.close()  # each group continues from its checkpoint
                 self._programs.clear()
                 runtime.free_programs()
             run = loop.GroupRun(group.trials, data, group.folder, self._make)
@@ -203,8 +206,9 @@ class Trainer:
 def _roomy(trials: int, spread: devices.Spread) -> Placement:
     """Return how a group uses the devices, with room for more trials than it has.
 
-    So groups of similar sizes share programs. If trials are trained one after another, an empty
-    place only costs memory. If they are batched it would cost as much as a trial, so there is none.
+    Groups of similar sizes can thus share programs. If trials are trained one after another, an
+    empty place costs only memory. If trials are batched (vmap), an empty place would cost as much
+    as a trial, so there is none.
     """
     usual = devices.over(trials, spread)
     if isinstance(usual, devices.DataParallel) or usual.how == "vmap":
@@ -214,7 +218,11 @@ def _roomy(trials: int, spread: devices.Spread) -> Placement:
 
 
 def figure_of(cfg: Config) -> str:
-    """Return the figure that a search maximises: what `train.monitor` names, or the headline."""
+    """Return the name of the figure that a search maximises.
+
+    It is the figure of `train.monitor`, unless that is a loss. For a loss it is the task's headline
+    figure or, if that is not measured in each epoch, the first figure that is.
+    """
     task = tasks.of(cfg)
     watched = cfg.train.monitor.removeprefix("val_")
     known = task.epoch_figures
@@ -224,7 +232,7 @@ def figure_of(cfg: Config) -> str:
 
 
 def _reached(group: TrialGroup, ids: Sequence[str], which: np.ndarray) -> dict[str, Reached]:
-    """Return the validation figures of trials with their best weights."""
+    """Return the progress of the trials that `which` marks, by id."""
     validated, name = group.validate(which=which), figure_of(group.cfg)
     assert validated is not None
     found = {}

@@ -1,4 +1,4 @@
-"""Which settings a search tries: an interval of numbers or a list of choices for each."""
+"""Define which settings a search tries: an interval of numbers or a list of choices for each."""
 
 import math
 import re
@@ -24,8 +24,8 @@ class Interval:
 
     Attributes:
         low, high: the ends.
-        log: whether equal factors, not equal differences, are equally likely.
-        whole: whether only whole numbers are meant.
+        log: whether numbers are drawn on a logarithmic scale.
+        whole: whether only whole numbers are drawn.
     """
 
     low: float
@@ -34,7 +34,7 @@ class Interval:
     whole: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Return whether a value lies in the interval."""
+        """Return whether a value is in the interval."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and self.low <= value <= self.high
 
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values."""
+    """A list of values to choose from."""
 
     values: tuple[Any, ...]
 
@@ -68,7 +68,7 @@ def parse(texts: Iterable[str]) -> Space:
     """Return the space that words such as `scanner.dropout=0:0.6` describe.
 
     Raises:
-        UserError: one is not understood, or a setting is named twice.
+        UserError: a text is not understood, or a setting is named twice.
     """
     space: Space = {}
     for text in texts:
@@ -83,7 +83,10 @@ def parse(texts: Iterable[str]) -> Space:
 
 
 def of(given: Mapping[str, Any]) -> Space:
-    """Return the space that Python describes: by setting a text as `parse` has it, or values."""
+    """Return the space that Python gives: for each setting a list of values, or a text.
+
+    The text is the part after the `=` of a text for `parse`.
+    """
     return {name: _of_python(name, values) for name, values in given.items()}
 
 
@@ -120,7 +123,7 @@ def _hints() -> dict[str, Any]:
 
 
 def _number(hint: Any) -> type | None:
-    """Return int or float where a setting of this type is such a number, else None."""
+    """Return int or float if a setting of this type is such a number, else None."""
     if hint in (int, float):
         return hint
     if typing.get_origin(hint) in (tuple, typing.Literal):
@@ -149,7 +152,7 @@ def check(cfg: Config, space: Space, halving: bool) -> None:
         halving: whether trials are stopped before their last epoch.
 
     Raises:
-        UserError: says what is wrong.
+        UserError: the space cannot be searched; the message says why.
     """
     if not space:
         raise UserError(f"a search needs a space: --space {EXAMPLE.replace(' or ', ', ')}")
@@ -165,7 +168,7 @@ def check(cfg: Config, space: Space, halving: bool) -> None:
 
 
 def _refusal(name: str, halving: bool) -> str:
-    """Return why a setting is not searched; "" for others."""
+    """Return why a setting cannot be searched; "" if it can."""
     if name.partition(".")[0] in _FIXED:
         return "all trials of a search are trained and scored on the same clips in the same way"
     if name == "seed":
@@ -193,13 +196,13 @@ def _check_axis(name: str, axis: Axis) -> None:
 
 
 def own_values(cfg: Config, space: Space) -> dict[str, Any] | None:
-    """Return the experiment's own setting as a point of the space; None if it lies outside."""
+    """Return the experiment's values of the searched settings; None if any is not in the space."""
     values = {name: config.get(cfg, name) for name in space}
     return values if all(space[name].holds(value) for name, value in values.items()) else None
 
 
 def described(space: Space) -> dict[str, dict[str, Any]]:
-    """Return the space as plain data, as search.json keeps it."""
+    """Return the space as plain data for search.json."""
     return {
         name: {"choices": list(axis.values)}
         if isinstance(axis, Choices)

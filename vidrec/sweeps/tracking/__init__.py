@@ -21,15 +21,15 @@ from vidrec.training import devices, loop
 from vidrec.training.results import METRICS, TrialRun, is_finished
 from vidrec.training.step import training_id
 
-# The file of this folder, and the class in it.
+# The modules of this package by tracker name, and the tracker class in each.
 TRACKERS = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "WandB"}
-# By which a launcher tells its jobs what to track; what lies in a folder does not say it.
+# Environment variable that names a job's trackers; the files of a table do not name them.
 VARIABLE = "VIDREC_TRACK"
-FINISHED_SECONDS, STOPPED_SECONDS = 600.0, 10.0  # to wait for trackers that still send
+FINISHED_SECONDS, STOPPED_SECONDS = 600.0, 10.0  # longest wait for trackers that still send
 
 
 class Tracking:
-    """Sends events of one run or table to trackers; without any it does nothing.
+    """Sends events of one run or table to trackers; without trackers it does nothing.
 
     Attributes:
         top: folder of the run or table.
@@ -42,11 +42,11 @@ class Tracking:
     def group(
         self, members: Sequence[TrialRun], folder: Path, shown: loop.Callback
     ) -> loop.Callback:
-        """Return the callback of a group of trials: the one that shows it, and the trackers'.
+        """Return a callback that shows a group's progress and sends its epochs to the trackers.
 
         Args:
             members: the group's trials.
-            folder: of the group.
+            folder: the group's folder.
             shown: the callback that shows the group's progress.
         """
         if not self._followers:
@@ -65,7 +65,7 @@ class Tracking:
 
         Args:
             trials: the trials.
-            curves: files with their epochs, a line of metrics.jsonl each.
+            curves: files in the format of metrics.jsonl, with one line for each epoch of a trial.
         """
         if not self._followers:
             return
@@ -85,8 +85,8 @@ class Tracking:
         """Send a finished run, table or search, after its report is written.
 
         Args:
-            trials: its trials; those of a table that were not sent before are sent too. A search's
-                are told by `searched`.
+            trials: the trials of the run or table; results that were not sent before are sent too.
+                The trials of a search are sent by `searched` instead.
         """
         self.finished(trials)
         for follower in self._followers:
@@ -97,12 +97,12 @@ class Tracking:
                 follower.finished(subject)
 
     def close(self, seconds: float) -> None:
-        """Wait until everything is sent, at most this long."""
+        """Wait until everything is sent, at most `seconds` for each tracker."""
         for follower in self._followers:
             follower.close(seconds)
 
     def _subjects(self, members: Sequence[TrialRun]) -> dict[str, list[Subject]]:
-        """Return subjects by training id: trials that differ in scoring only train as one."""
+        """Return subjects by training id, which trials share if they differ only in scoring."""
         found: dict[str, list[Subject]] = {}
         for member in members:
             subject = base.of_trial(member, self.top)
@@ -124,7 +124,7 @@ class _Callback:
         self._metrics = folder / METRICS
 
     def compiled(self, seconds: float) -> None:
-        """Send the epochs that were trained before and not sent yet; then show the group."""
+        """Send the epochs of an earlier process that were not sent yet; then show the group."""
         with contextlib.suppress(UserError, OSError):
             before, _ = files.sound_lines(self._metrics, files.LINE_HOLDS, whole=False)
             for id_ in self._subjects:
@@ -132,7 +132,7 @@ class _Callback:
         self._shown.compiled(seconds)
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Tell an epoch, and show it."""
+        """Send an epoch to the trackers, and show it."""
         for id_, record in records.items():
             self._tell(id_, [record])
         self._shown.epoch(number, records)
@@ -149,12 +149,12 @@ class _Callback:
 
 @contextlib.contextmanager
 def following(top: Path, wanted: Sequence[str | Tracker] = ()) -> Iterator[Tracking]:
-    """Send the events of a folder to trackers as long as the block lasts.
+    """Send the events of a run or a table to trackers until the `with` block ends.
 
     Args:
-        top: folder of a run or a table.
-        wanted: names of trackers, or trackers of one's own. If several processes train together,
-            only the first one sends.
+        top: folder of the run or table.
+        wanted: names of trackers, or objects of a user's class. If several processes train
+            together, only the main process sends.
     """
     tracking = Tracking(top, wanted if devices.is_main() else ())
     seconds = STOPPED_SECONDS
@@ -166,7 +166,7 @@ def following(top: Path, wanted: Sequence[str | Tracker] = ()) -> Iterator[Track
 
 
 def check(wanted: Sequence[str | Tracker]) -> None:
-    """Raise a UserError where a name is unknown, or what a tracker needs is not installed."""
+    """Raise a UserError if a name is unknown, or if a library for a tracker is not installed."""
     for name in wanted:
         if not isinstance(name, str):
             continue
@@ -181,7 +181,7 @@ def of_launcher() -> tuple[str, ...]:
 
 
 def environment(wanted: Sequence[str]) -> dict[str, str]:
-    """Return the environment variables that pass the trackers on to jobs."""
+    """Return the environment variables that tell jobs which trackers to use."""
     if not wanted:
         return {}
     where = _module("mlflow").environment() if "mlflow" in wanted else {}

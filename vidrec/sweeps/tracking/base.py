@@ -14,24 +14,25 @@ from vidrec.io.runs import SEARCH
 from vidrec.report.run import label_of
 from vidrec.training.results import RESULT, TrialRun
 
-TABLE = "table"  # the key of a table's own run, or a search's
-BESIDE = ("trial", "epoch", "status")  # of a line of metrics.jsonl: what is not a figure
+TABLE = "table"  # the key of a whole table or search
+BESIDE = ("trial", "epoch", "status")  # keys of a line of metrics.jsonl that are not figures
 CURVES = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that a tracker has a run for: a trial, or a table or a search as a whole.
+    """What one run of a tracker shows: a trial, or a table or a search as a whole.
 
     Attributes:
         key: the trial's id, or TABLE.
-        name: what the tracker's page calls it.
-        project: the name of the run, table or search, under which its runs stand together.
+        name: the name that the tracker shows.
+        project: name of the run, table or search, by which the tracker groups its runs.
         top: folder of the run, table or search.
-        folder: of the trial, which of a search's there is none; of a table or a search its own.
-        alone: whether the trial is a run on its own, and not of a table.
+        folder: folder of the trial, which does not exist for a trial of a search; for a table or a
+            search as a whole, the same as `top`.
+        alone: whether the trial is a single run and does not belong to a table or a search.
         parameters: settings by their dotted names.
-        facts: further words about it, by name.
+        facts: further information by name.
     """
 
     key: str
@@ -45,27 +46,27 @@ class Subject:
 
     @property
     def of_table(self) -> bool:
-        """Return whether it is a table or a search as a whole."""
+        """Return whether the subject is a table or a search as a whole."""
         return self.key == TABLE
 
     @property
     def of_search(self) -> bool:
-        """Return whether it is a search, or a trial of one."""
+        """Return whether the subject is a search, or a trial of a search."""
         return runs.is_search(self.top)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a finished trial or table.
+    """The results of a finished trial, table or search.
 
     Attributes:
         status: "done", "diverged" or "failed".
-        why: why it is not done.
-        figures: by the names that they have in table.csv.
-        rows: of table.csv, a dictionary for each row.
+        why: the reason for the status; "" if there is none.
+        figures: figures by their column names in table.csv.
+        rows: the rows of table.csv, a dictionary each.
         model: folder of the trained model; None if there is none.
-        files: files and folders of its report.
-        mark: changes when the result does.
+        files: files and folders to send, such as the report.
+        mark: hash of the result, which shows whether the result has changed.
     """
 
     status: str
@@ -84,9 +85,9 @@ class Tracker(Protocol):
     reported in one line and never ends a training.
 
     Attributes:
-        name: what the user calls it.
-        nests: whether runs of a table's trials are nested below a run of the table, which is then
-            opened first.
+        name: the name of the tracker for the user.
+        nests: whether the runs of a table's trials are nested below a run of the table. The run of
+            the table is then opened first.
     """
 
     name: str
@@ -96,12 +97,12 @@ class Tracker(Protocol):
         """Begin a run, or continue one.
 
         Args:
-            subject: what the run is of.
-            known: what this returned for the subject before; "" the first time.
-            parent: what this returned for the table, where the tracker nests; else "".
+            subject: what the run shows.
+            known: the value that this method returned for the subject before; "" the first time.
+            parent: the value that this method returned for the table if the tracker nests; else "".
 
         Returns:
-            The run's name in the service.
+            The identifier of the run in the service.
         """
         ...
 
@@ -110,11 +111,11 @@ class Tracker(Protocol):
         ...
 
     def finish(self, subject: Subject, outcome: Outcome) -> None:
-        """Add what a trial or table leaves, and end its run."""
+        """Add the results of a trial, table or search, and end its run."""
         ...
 
     def stop(self) -> None:
-        """Leave the runs that are not finished, so that another process can continue them."""
+        """Close the runs that are not finished, so that another process can continue them."""
         ...
 
 
@@ -153,7 +154,7 @@ def of_table(top: Path) -> Subject:
 
 
 def outcome(subject: Subject) -> Outcome:
-    """Return what a finished trial, table or search leaves, read from its folder."""
+    """Return the results of a finished trial, table or search, read from its folder."""
     if subject.of_search:
         return _of_search(subject)
     if subject.of_table:
@@ -185,9 +186,9 @@ def _of_table(subject: Subject) -> Outcome:
 
 
 def _of_search(subject: Subject) -> Outcome:
-    """Return what search.json says about a trial, or of the search as a whole.
+    """Return the results of a search, or of one of its trials, from search.json.
 
-    A trial that was stopped at a rung is done, with the reason.
+    A trial that was stopped at a rung has the status "done", and the reason why it was stopped.
     """
     search = files.read_json(subject.top / SEARCH, files.SEARCH_HOLDS)
     if subject.of_table:
@@ -223,7 +224,7 @@ def _reports(folder: Path) -> list[Path]:
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return a result's numbers, by the names of table.csv; without those that are not finite."""
+    """Return the finite numbers of a result, by their column names in table.csv."""
     named = {
         f"{part}_{name}": value
         for part, figures in result["metrics"].items()
@@ -235,7 +236,7 @@ def _figures(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def curves(line: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of a line of metrics.jsonl; without those that are not finite."""
+    """Return the finite figures of a line of metrics.jsonl, by name."""
     return {
         name: float(value)
         for name, value in line.items()
@@ -250,7 +251,7 @@ def is_number(value: Any) -> bool:
 
 
 def flat(nested: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return a nested dictionary's leaves by their dotted names; an empty one is a leaf."""
+    """Return the leaves of a nested dictionary by dotted name; an empty dictionary is a leaf."""
     found: dict[str, Any] = {}
     for name, value in nested.items():
         inner = isinstance(value, Mapping) and value

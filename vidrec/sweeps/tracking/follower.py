@@ -1,8 +1,8 @@
-"""Send the events of training to one tracker, in a thread of its own: nothing waits for it.
+"""Send the events of training to one tracker in a separate thread, so that training never waits.
 
-`TOP/tracking/TRACKER/KEY.json` records what was sent. So a training that is continued, here or in
-another job, continues the same run of the tracker, and each epoch is sent once. A finished trial is
-sent from its own files, which adds what the tracker missed while it did not answer.
+`TOP/tracking/TRACKER/KEY.json` records what was sent. When training continues, here or in another
+job, the same run of the tracker thus continues, and each epoch is sent once. A finished trial is
+sent from its own files. This adds the epochs that the tracker missed while it did not answer.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from vidrec.sweeps.tracking.base import Subject, Tracker
 
 FOLDER = "tracking"
 NOTE_HOLDS = {"run": str, "epoch": int, "mark": str}
-NOTE_SECONDS = 5.0  # between two notes of epochs: one that a kill took away is told twice
-RETRY_SECONDS = 60.0  # how long a tracker that failed is left alone
+NOTE_SECONDS = 5.0  # between two records of epochs; unrecorded ones are sent again after a kill
+RETRY_SECONDS = 60.0  # nothing is sent to a tracker for this long after it failed
 log = logging.getLogger(__name__)
 
 
@@ -32,9 +32,9 @@ class Note(NamedTuple):
     """What was sent to a tracker about a subject.
 
     Attributes:
-        run: the tracker's name of it; "" for none yet.
-        epoch: the last one that it was told.
-        mark: of the outcome that it was told; "" for none.
+        run: the identifier of the run in the tracker; "" if there is no run yet.
+        epoch: the last epoch that was sent; 0 if none was sent.
+        mark: the mark of the outcome that was sent; "" if none was sent.
     """
 
     run: str = ""
@@ -46,8 +46,8 @@ class Follower:
     """Sends the events of a run's or a table's trials to a tracker.
 
     Args:
-        name: of the tracker.
-        make: makes it; called in the thread, since even that may fail.
+        name: the name of the tracker.
+        make: creates the tracker; called in the thread, since creating the tracker may fail.
         top: folder of the run or table.
     """
 
@@ -64,7 +64,7 @@ class Follower:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    # --- Called by what trains; none of these waits or raises ---
+    # --- Called by the thread that trains; these raise nothing, and only `close` waits ---
 
     def epochs(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
         """Send lines of metrics.jsonl, in order; those that were sent before are left out."""
@@ -77,7 +77,7 @@ class Follower:
         self._queue.put(lambda: self._tell_outcome(subject))
 
     def close(self, seconds: float) -> None:
-        """Wait until everything is sent, at most this long, and leave the unfinished runs."""
+        """Wait until everything is sent, at most `seconds`, and close the unfinished runs."""
         self._queue.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -99,7 +99,7 @@ class Follower:
         return self._made
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Do a step unless the tracker has just failed; report a failure in one line."""
+        """Do a step unless the tracker has failed recently; report a failure in one line."""
         if time.monotonic() < self._retry_at:
             return
         try:
@@ -112,7 +112,7 @@ class Follower:
         if self._said:
             return
         self._said = True
-        # An address may hold a name and a password.
+        # A URL may contain a user name and a password.
         words = f"--track {self._name}: " + re.sub(r"//[^/@\s]+@", "//…@", why)
         log.warning(
             "%s; training goes on, and the same command adds later what is missing",
@@ -148,13 +148,13 @@ class Follower:
             self._write_note(subject.key)
 
     def _tell_outcome(self, subject: Subject) -> None:
-        """Send an outcome, and before it the epochs that the tracker does not have."""
+        """Send the epochs that the tracker does not have yet, and then the outcome."""
         outcome = base.outcome(subject)
         if self._note(subject.key).mark == outcome.mark and subject.key not in self._open:
             return
         with self._lock:
             _, waiting = self._lines.pop(subject.key, (subject, []))
-        # A trial's own file has all epochs; one of a search has no file of its own.
+        # The file of a trial has all its epochs; a trial of a search has no file.
         own = _lines_of(subject)
         self._tell(subject, waiting if own is None else own)
         self._tracker.finish(subject, outcome)
@@ -168,7 +168,7 @@ class Follower:
             return
         note = self._note(subject.key)
         if note.mark and not subject.of_table:
-            note = Note()  # it was finished: what trains now is trained again
+            note = Note()  # the trial was finished before, and is now trained again
         parent = self._parent() if self._tracker.nests and not _alone(subject) else ""
         run = self._tracker.open(subject, note.run, parent)
         if run != note.run:
@@ -178,7 +178,7 @@ class Follower:
         self._write_note(subject.key)
 
     def _parent(self) -> str:
-        """Return the run of the table; of several jobs the first one begins it."""
+        """Return the run of the table; if several jobs train, the first one begins the run."""
         if base.TABLE not in self._open:
             with files.locked(self._folder / "lock"):
                 self._notes.pop(base.TABLE, None)
@@ -213,7 +213,7 @@ def _alone(subject: Subject) -> bool:
 
 
 def _lines_of(subject: Subject) -> Sequence[Mapping[str, Any]] | None:
-    """Return the epochs of a finished trial; a table has none. None: they are in no file of it."""
+    """Return the epochs of a finished trial; empty for a table, None for a trial of a search."""
     file = subject.folder / base.CURVES
     if subject.of_search and not subject.of_table:
         return None

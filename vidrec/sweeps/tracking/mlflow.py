@@ -1,7 +1,8 @@
-"""Runs in MLflow: one a trial, below one of the table, in the experiment of the table's name.
+"""Send trials to MLflow: one run for each, nested below a run of the table.
 
-MLflow decides where they go: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and its other variables
-work as usual. vidrec's own variables ask only that nothing is sent elsewhere.
+The experiment has the name of the table. MLflow decides where the runs go: MLFLOW_TRACKING_URI,
+MLFLOW_EXPERIMENT_NAME and its other variables work as usual. vidrec only sets the defaults in
+`USUAL`.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from vidrec.sweeps.tracking.base import CURVES, Outcome, Subject, curves
 
 URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 SQLITE = "sqlite:///"
-# Where the user says nothing: a server that does not answer is given up within a minute, and
-# neither figures of use nor lines about Git leave or fill the terminal.
+# Values of variables that the user has not set: give up within a minute on a server that does not
+# answer, send no usage statistics, and print no lines about URLs or Git.
 USUAL = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -29,9 +30,9 @@ USUAL = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-PARAMETERS, METRICS = 100, 1000  # that MLflow takes at once
-LONGEST = 5000  # letters of a parameter or a tag: MLflow takes some more
-STATES = {"done": "FINISHED"}  # of a result; the others are FAILED
+PARAMETERS, METRICS = 100, 1000  # the most that MLflow takes in one call
+LONGEST = 5000  # most characters of a parameter or a tag; the limit of MLflow is slightly higher
+STATES = {"done": "FINISHED"}  # MLflow's state for the status of a result; all others are FAILED
 
 
 class MLflow:
@@ -42,11 +43,11 @@ class MLflow:
     def __init__(self) -> None:
         self._client = _client()
         self._runs: dict[str, str] = {}
-        self._logged: dict[str, int] = {}  # last epoch that a run has, of those continued
+        self._logged: dict[str, int] = {}  # last epoch in MLflow of each run that is continued
         self._trials: set[str] = set()  # runs that are not finished
 
     def open(self, subject: Subject, known: str, parent: str) -> str:
-        """See `base.Tracker`; a run that is gone from the store is begun again."""
+        """See `base.Tracker`; a run that was deleted from the store is replaced by a new one."""
         run = known if known and self._goes_on(known) else self._create(subject, parent)
         self._runs[subject.key] = run
         if not subject.of_table:
@@ -65,7 +66,7 @@ class MLflow:
         if found.info.lifecycle_stage != "active":
             return False
         self._client.update_run(run, status="RUNNING")
-        # A process that was killed may have told more than it could note.
+        # A process that was killed may have sent more epochs than it recorded.
         told = next((name for name in found.data.metrics if "/" in name), None)
         points = self._client.get_metric_history(run, told) if told else []
         self._logged[run] = max((point.step for point in points), default=0)
@@ -84,7 +85,7 @@ class MLflow:
         return run
 
     def _experiment(self, name: str) -> str:
-        """Return the id of an experiment; of several jobs one makes it."""
+        """Return the id of an experiment; if several jobs train, only one creates it."""
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
@@ -144,13 +145,13 @@ class MLflow:
             self._client.log_artifact(run, str(path))
 
     def stop(self) -> None:
-        """See `base.Tracker`; the table's run is left to the job that ends last."""
+        """See `base.Tracker`; the table's run stays open for the job that ends last."""
         for run in self._trials:
             self._client.set_terminated(run, "KILLED")
 
 
 def check() -> None:
-    """Raise a UserError where MLflow is not installed, or cannot use the store that is named."""
+    """Raise a UserError if MLflow is not installed, or lacks a library for the configured store."""
     with _quiet():
         try:
             import mlflow
@@ -169,10 +170,10 @@ def check() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables by which a job, in whatever folder, finds the store that is used here.
+    """Return the environment variables by which a job in any folder finds the store used here.
 
-    An address that the user gave is inherited by jobs; it may hold a password, so it is not in
-    their scripts.
+    A server address that the user has set is not returned: jobs inherit the variable. The address
+    may contain a password, so it must not be in the scripts of jobs.
     """
     given = os.environ.get(URI, "")
     if given and not given.startswith(SQLITE) and "://" in given:
@@ -190,7 +191,7 @@ def _client() -> Any:
     with _quiet():
         from mlflow.tracking import MlflowClient
 
-        # The table of retries is in the one line that the user gets.
+        # Hide warnings about retries: the user gets one line about the failure.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -199,7 +200,7 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Set what the user has not set, before MLflow reads it."""
+    """Set the variables that the user has not set, before MLflow reads them."""
     for name, value in USUAL.items():
         os.environ.setdefault(name, value)
     yield

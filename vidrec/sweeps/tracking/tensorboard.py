@@ -1,6 +1,6 @@
 """Write curves for TensorBoard while training: a folder for each trial in TOP/tensorboard.
 
-When a run or a table has ended they are written again as a whole, as `report --tensorboard` does.
+When a run or a table has ended, all curves are written again, as `report --tensorboard` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def check() -> Any:
 
 
 def _place(subject: Subject) -> str:
-    """Return the folder of a trial's events, as `report --tensorboard` calls it; "" for the top."""
+    """Return the folder of a trial's events, as `report --tensorboard` names it; "" for the top."""
     if subject.alone or subject.of_table:
         return ""
     table = files.read_json(subject.top / "ablation.json", files.TABLE_HOLDS)["trials"]

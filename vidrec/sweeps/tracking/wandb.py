@@ -1,7 +1,7 @@
-"""Runs in Weights & Biases: one a trial, in the group of its table, and one of the table's report.
+"""Send trials to Weights & Biases: one run for each, grouped by table, and one for the table.
 
-Weights & Biases decides where they go: WANDB_PROJECT, WANDB_MODE, WANDB_DIR and its other variables
-work as usual. Without a project it is the name of the run or table.
+Weights & Biases decides where the runs go: WANDB_PROJECT, WANDB_MODE, WANDB_DIR and its other
+variables work as usual. If WANDB_PROJECT is not set, the project has the name of the run or table.
 """
 
 import netrc
@@ -17,10 +17,10 @@ from vidrec.sweeps.tracking.base import Outcome, Subject, curves
 
 SERVICE = "https://api.wandb.ai"
 OFFLINE = ("offline", "dryrun", "disabled")
-# Where the user says nothing: no reports of errors leave, and a service that does not answer is
-# given up within a minute.
+# Values of variables that the user has not set: send no error reports, print nothing, and give up
+# within a minute on a service that does not answer.
 USUAL = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "45"}
-FINISH_SECONDS = 240  # to send what a run leaves
+FINISH_SECONDS = 240  # longest time to send the results of a run
 FAILED = 1  # exit code by which a run is shown as failed, or as one that may continue
 
 
@@ -98,10 +98,10 @@ class WandB:
 
 
 def check() -> Any:
-    """Return the library.
+    """Import and return the library of Weights & Biases.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the library is not installed.
     """
     for name, value in USUAL.items():
         os.environ.setdefault(name, value)
@@ -131,7 +131,7 @@ def _is_in_netrc(host: str) -> bool:
 
 
 def _project(name: str) -> str:
-    """Return a name as a project may have it."""
+    """Return a name as a valid project name, with dashes for characters that are not allowed."""
     return "".join("-" if letter in "/\\#?%:" else letter for letter in name)[:128]
 
 
