@@ -23,7 +23,7 @@ def folded(position: Array, length: Array | int) -> Array:
 
 
 def window_indices(length: Array | int, start: Array | int, clip: int) -> Array:
-    """Return the indices of `clip` frames from `start` on, folded at the clip's end: int32."""
+    """Return indices of `clip` frames from `start` on, folded at the clip's end: (clip,) int32."""
     return folded(start + jnp.arange(clip), length)
 
 

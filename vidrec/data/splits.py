@@ -1,4 +1,4 @@
-"""Split clips into training, validation and test, by recording: no recording is in two parts.
+"""Split clips into training, validation and test; by default, no recording is in two parts.
 
 Everything is drawn from hashes of names and `data.split_seed`, so a split does not depend on the
 order in which files are found, nor on the machine.
@@ -30,8 +30,8 @@ class Split:
         val: indices of validation clips.
         test: indices of test clips.
         id: hash of the clip names of each part.
-        leaked: True if a recording, or the same content, is in two parts; "unknown" if recordings
-            are only file names.
+        leaked: True if a recording or the same content is in two parts, or if `data.split` is
+            random; else "unknown" if recordings are unknown, so that each file counts as one.
         how: how the split was made, in words.
         shared: pairs of parts that share a recording, such as "train/val".
         copies: names of clips with the same content in two parts, each with its part.
@@ -344,7 +344,7 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
     have = np.zeros((data.folds, len(next(iter(counts.values())))))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
     for name in order:
-        # Measures the rise of the squared class counts: least where these classes are rarest.
+        # Up to a constant, half the rise of the squared class counts: least where they are small.
         cost = have @ counts[name]
         fold = min(range(data.folds), key=lambda f: (cost[f], have[f].sum()))
         have[fold] += counts[name]

@@ -1,4 +1,4 @@
-"""Augment the features of clips: add noise, or replace a stretch of frames by the mean.
+"""Augment the features of clips: add noise, and replace a stretch of frames by the mean.
 
 Dimension letters: B clips, T frames, D features.
 """

@@ -64,8 +64,8 @@ def places(length: Array, L: int, rule: str, key: Array, pace: Pace) -> Places:
     """Return the positions of the frames that are sampled from a clip; they never decrease.
 
     Rule "whole" slows a clip down only so far that L frames cover all of it. Rule "uniform" spreads
-    the frames over a random stretch, which is shorter than the clip if it is slowed down. The other
-    rules speed a clip up only so far that it need not be continued past its end.
+    the frames over a random stretch, shorter than the clip if the clip is slowed down, else all of
+    it. The other rules speed a clip up only so far that it need not be continued past its end.
 
     Args:
         length: number of frames of the clip.

@@ -1,4 +1,4 @@
-"""Read features made elsewhere: one .npy or .safetensors file for each clip.
+"""Read ready-made features: one .npy or .safetensors file for each clip.
 
 Folders are laid out as for videos. A file holds an array (T, D), (T, h, w, D), or (D,)
 for one step.

@@ -305,7 +305,7 @@ def _from_csv(root: Path, file: Path, several: bool) -> Listing:
 
 
 def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
-    """Find recordings by the user's rule, else labels.csv, groups.csv, names; else one a file."""
+    """Find recordings by the user's rule, labels.csv, groups.csv or names; else one per file."""
     if not rule and all(found.groups):
         return Recordings(found.groups, True)
     file = None if rule else tables.find(root, "groups.csv")

@@ -114,7 +114,7 @@ def _in_seconds(dataset: Files) -> Files:
 
 
 def _is_transposed(dataset: ArrayFiles) -> bool:
-    """Return whether arrays are (D, T): more labels fit that in length than (T, D)."""
+    """Return whether arrays are (D, T): whether their second axis fits more labels in length."""
     shapes = [shape if shape and len(shape) == 2 else None for shape in dataset.shapes]
     fits = np.zeros(2, int)
     for shape, labels in zip(shapes, dataset.frame_labels, strict=True):

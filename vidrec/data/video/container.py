@@ -116,8 +116,8 @@ def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> 
     """Yield packets with content; end if the file cannot be read any further.
 
     Args:
-        container: from `opened`.
-        stream: from `opened`.
+        container: the open container, from `opened`.
+        stream: its video stream, from `opened`.
         record: stores the error that ended reading; None: system errors are raised.
     """
     demuxed, empty = container.demux(stream), 0

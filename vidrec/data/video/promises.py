@@ -56,7 +56,7 @@ def promised(container: Any, stream: Any) -> Promised:
 
 
 def _promised_by_index(stream: Any, seconds: float) -> Promised:
-    """Count an MP4's index; packets that an edit list leaves out are missing or marked there."""
+    """Count an MP4's index, in which frames that an edit list leaves out are missing or hidden."""
     times = [(entry.timestamp, entry.is_discard) for entry in stream.index_entries]
     frames, packets = sum(not hidden for _, hidden in times), len(times)
     frozen = sum(a == b for (a, _), (b, _) in itertools.pairwise(times)) > packets // 2
