@@ -1,1 +1,1 @@
-"""Turn videos, images and ready features into clips, their frames and their splits."""
+"""Read the clips of videos, images and ready-made features, and split them into parts."""

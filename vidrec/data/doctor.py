@@ -1,4 +1,4 @@
-"""Check every clip of a data set: can it be read, is it whole, is it in two parts of the split."""
+"""Check that each clip of a data set is readable, complete, and in one part of the split only."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ LEAKS = {
     False: "no clip and no recording stands in two parts",
     "unknown": "recordings are unknown, so parts may share some",
 }
-LISTED = 10  # of a kind of finding that `lines` names one by one
+LISTED = 10  # largest number of findings of one kind that `lines` lists
 
 Progress = Callable[[int, int], None]
 
 
 class _Checked(NamedTuple):
-    """One clip: frames decoded, hash of them, and why it cannot be read ("" if it can)."""
+    """One clip: number of decoded frames, their hash, and why it cannot be read (else "")."""
 
     frames: int
     content: str
@@ -39,21 +39,22 @@ class _Checked(NamedTuple):
 def examine(
     dataset: Dataset, data: Data, progress: Progress | None = None, workers: int = 4
 ) -> dict[str, Any]:
-    """Decode every frame of every clip, as filmed: also those that `data.fps` leaves out.
+    """Decode every frame of every clip, also frames that `data.fps` leaves out.
 
     Args:
         dataset: the clips.
-        data: the settings of its split.
-        progress: called with clips done and clips to do.
-        workers: threads that decode.
+        data: the settings of the data set's split.
+        progress: called with the number of clips done and the number of all clips.
+        workers: number of threads that decode.
 
     Returns:
-        JSON-able findings: `healthy` (there is nothing to do), `clips`, `classes` (clips of each),
-        `frames` (declared, decoded, shortest, median, longest, as filmed), `unreadable` and
-        `damaged` (path and reason), `duplicates` (names with the same content, and their parts),
-        `notes`. `rates` has the lowest and the highest number of frames a second, and that which
-        the settings take (0: all); it is empty where clips have none. `split` has counts, id,
-        leaked, groups in two parts, whether parts may share unnamed ones; or the error.
+        JSON-able findings: `healthy` (True if nothing needs to be done), `clips` (their number),
+        `classes` (clips of each), `frames` (declared and decoded frames of all clips; frames of the
+        shortest, median and longest clip), `unreadable` and `damaged` (path and reason),
+        `duplicates` (names of clips with the same content, and their parts), `notes`. `rates` has
+        the lowest and highest frames a second, and the rate that the settings use (0: all frames);
+        it is empty if clips have no rate. `split` has the clips of each part, the id, `leaked`,
+        recordings in two parts, and whether parts may share unknown recordings; or the error.
     """
     part_of, split = _split(dataset, data)
     if isinstance(dataset, Files):
@@ -201,7 +202,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
 
 
 def _frame_lines(findings: dict[str, Any]) -> list[str]:
-    """Return lines on the clips and their frames; what the settings take of them is another one."""
+    """Return a line on the clips and their frames, and one on the rate that is used, if any."""
     frames, rates = findings["frames"], findings["rates"]
     text = [
         f"{findings['name']}: {counted(len(findings['classes']), 'class')}, "
@@ -263,6 +264,6 @@ def _and(finding: dict[str, list[str]]) -> str:
 
 
 def _listed(kind: str, items: list[str]) -> list[str]:
-    """Each item on its line; of many the first ones and how many more."""
+    """Return a line for each of the first items, and one that counts the other items."""
     more = [f"{kind}: {len(items) - LISTED} more"] if len(items) > LISTED else []
     return [f"{kind}: {item}" for item in items[:LISTED]] + more

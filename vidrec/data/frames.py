@@ -1,7 +1,7 @@
 """Choose the frames of a clip that a model sees: index arithmetic, for a traced clip length.
 
 A clip's length is a traced value, so nothing here branches on it, and one compiled program serves
-every clip. Another sequence length needs other indices of the same stored features, and no
+every clip. Another sequence length needs only other indices of the same stored features, and no
 decoding.
 """
 
@@ -15,7 +15,7 @@ from vidrec.data.augment import time
 def folded(position: Array, length: Array | int) -> Array:
     """Return the frame at `position` of a clip played forwards, backwards, … without end.
 
-    0 … n-1, n-2 … 0, 1 … n-1, …: a triangle wave whose ends are not doubled; n = 1 repeats.
+    0 … n-1, n-2 … 0, 1 … n-1, …: a triangle wave whose ends are not repeated; n = 1: always 0.
     """
     last = jnp.maximum(length, 1) - 1
     period = jnp.maximum(2 * last, 1)
@@ -23,7 +23,7 @@ def folded(position: Array, length: Array | int) -> Array:
 
 
 def window_indices(length: Array | int, start: Array | int, clip: int) -> Array:
-    """Return frames `start` … `start + clip`, continued past the clip's end: (clip,) int32."""
+    """Return indices of `clip` frames from `start` on, folded at the clip's end: (clip,) int32."""
     return folded(start + jnp.arange(clip), length)
 
 
@@ -40,19 +40,19 @@ def indices(
     """Choose the frames of one clip.
 
     Args:
-        length: frames the clip has; a clip of none is masked whole.
-        L: frames wanted, static; for rule "whole" the longest clip's.
-        rule: "segment" takes L frames in a row and continues a shorter clip ("segment_mean_length"
-            too: its L is the training clips' mean length); "uniform" spreads L evenly, repeating
-            frames of a shorter clip; "whole" starts at the first frame and masks what the clip
-            lacks.
-        order: "kept"; or the controls "shuffled" and "single" (one frame in every place).
+        length: number of frames of the clip; if it is 0, all frames are masked.
+        L: number of frames to choose, static; for rule "whole" that of the longest clip.
+        rule: "segment" takes L consecutive frames and continues a shorter clip past its end
+            ("segment_mean_length" does the same; its L is the mean length of the training clips);
+            "uniform" spreads L frames evenly, repeating frames of a shorter clip; "whole" starts at
+            the first frame and masks the frames that the clip lacks.
+        order: "kept"; or the controls "shuffled" and "single" (the same frame L times).
         key: draws the segment and the single frame (training); None takes the centre (scoring).
         shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.
-        pace: the speed of the clip in training; it needs a key.
+        pace: speed and frame shifts of the clip in training; it is used only with a `key`.
 
     Returns:
-        (L,) int32 indices, and which of them count, (L,) bool.
+        Indices (L,) int32, and a mask (L,) bool that is False for padding.
     """
     if pace is None or key is None:
         index_L, mask_L = _by_rule(jnp.asarray(length), L, rule, key)
@@ -69,7 +69,7 @@ def indices(
         if key is None:
             raise ValueError("frames.order shuffled: needs a shuffle_key where no key is given")
         shuffle_key = jax.random.fold_in(key, 1)
-    # Frames that do not count draw infinity: they stay behind, so the mask still fits.
+    # Padding draws infinity, so it stays at the end and the mask remains valid.
     drawn_L = jnp.where(mask_L, jax.random.uniform(shuffle_key, (L,)), jnp.inf)
     return index_L[jnp.argsort(drawn_L)], mask_L
 
@@ -91,7 +91,7 @@ def _by_rule(length: Array, L: int, rule: str, key: Array | None) -> tuple[Array
 
 
 def _single(index_L: Array, mask_L: Array, key: Array | None) -> Array:
-    """One of the frames that count: any in training, the centre one in scoring."""
+    """Return one frame that is not padding: a random one in training, the centre in scoring."""
     count = jnp.maximum(mask_L.sum(), 1)
     if key is None:
         return index_L[count // 2]

@@ -1,4 +1,4 @@
-"""Hash the content of clips: of files, cached while a file does not change, and of frames."""
+"""Hash the content of clips: files, with hashes cached while a file is unchanged, and frames."""
 
 import contextlib
 import hashlib
@@ -17,24 +17,24 @@ from vidrec.io.files import Damaged, Missing, read_json, write_json
 from vidrec.io.machine import cache_dir
 from vidrec.io.words import counted
 
-# A file that changed this many seconds ago may change again without a trace in size and times: the
-# clocks of file systems tick in up to two seconds. Its hash is not kept.
+# A file that changed less than this many seconds ago may change again without a new size or time:
+# file systems store times in steps of up to two seconds. The hash of such a file is not cached.
 SETTLED = 3.0
-ANNOUNCED_BYTES = 2e9  # to hash; from this size on a message says so, since it takes seconds
+ANNOUNCED_BYTES = 2e9  # hashing more than this takes seconds, so a message announces it
 LEFT_BY_DESKTOPS = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def new_hash(head: bytes = b"") -> Any:
-    """Return the hash object that all content of clips is hashed with; `head` comes first."""
+    """Return a new hash object for the content of clips; it has already hashed `head`."""
     return hashlib.blake2b(head, digest_size=16)
 
 
 class Content(NamedTuple):
-    """What is known of a file.
+    """The hash of a file, and the state of the file for which the hash is valid.
 
     Attributes:
-        stamp: of the file when its bytes were hashed.
-        hash: of its bytes; "" if it cannot be read.
+        stamp: text of the file's `Stamp` when its bytes were hashed.
+        hash: hash of the file's bytes; "" if the file cannot be read.
     """
 
     stamp: str
@@ -45,9 +45,9 @@ class Stamp(NamedTuple):
     """Size, times and inode of a file, equal while it stays the same.
 
     Attributes:
-        text: all of them; "" where there is no file.
-        seconds: when it last changed.
-        size: in bytes.
+        text: size, times and inode as text; "" if there is no file.
+        seconds: time of the last change, in seconds since the epoch.
+        size: size in bytes.
     """
 
     text: str
@@ -59,13 +59,13 @@ _known: dict[str, Content] = {}
 
 
 def contents(paths: Sequence[Path]) -> list[Content]:
-    """Hash each file's bytes, or those of a folder's files.
+    """Hash the bytes of each file, or of the files in each folder.
 
     Hashes are kept in the cache. A file counts as unchanged while its path, size, inode and times
     of change are the same.
 
     Raises:
-        TransientError: the system cannot read one now.
+        TransientError: the system cannot read a file now.
     """
     if not paths:
         return []
@@ -88,12 +88,12 @@ def contents(paths: Sequence[Path]) -> list[Content]:
 
 
 def index_file(name: str) -> Path:
-    """Return the file of the cache that keeps an index of this name."""
+    """Return the cache file that stores the index of this name."""
     return cache_dir() / "data" / "index" / f"{name}.json"
 
 
 def _changed(names: Sequence[str], stamps: Sequence[Stamp]) -> list[int]:
-    """Find files that are there and have changed since their hash was taken."""
+    """Return the indices of existing files without a hash or changed since they were hashed."""
     return [
         index
         for index, (name, stamp) in enumerate(zip(names, stamps, strict=True))
@@ -114,7 +114,7 @@ def _hashes(
 
 
 def _load_index(file: Path) -> dict[str, str] | None:
-    """Add what the cache knows of files; return it as written, None if it should stay so."""
+    """Add the cached hashes to `_known`; return them as stored, None if unreadable now."""
     try:
         kept = read_json(file, {"files": dict})["files"]
     except (Missing, Damaged):
@@ -137,7 +137,7 @@ def _save_index(file: Path, kept: Mapping[str, str] | None, fresh: Mapping[str, 
 
 
 def _cache_name(path: Path) -> str:
-    """Return an absolute path as text; a byte that is not UTF-8 as an escape."""
+    """Return an absolute path as text; bytes that are not UTF-8 become escapes."""
     return os.fsencode(os.path.abspath(path)).decode("utf-8", "backslashreplace")
 
 
@@ -145,7 +145,7 @@ def stamp_of(path: Path) -> Stamp:
     """Return the stamp of a file, or of the files in a folder.
 
     Raises:
-        TransientError: the system cannot look at it now.
+        TransientError: the system cannot look up the file now.
     """
     try:
         status = os.stat(path)
@@ -163,7 +163,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """List a folder in order of names, without what desktops leave in it."""
+    """List a folder, sorted by name, without hidden files and files that desktops leave in it."""
     with os.scandir(folder) as scanned:
         entries = [
             entry
@@ -177,10 +177,10 @@ def hash_path(path: Path) -> str:
     """Hash a file's bytes, or the names and bytes of the files in a folder.
 
     Returns:
-        The hash; "" for what cannot be read or is empty.
+        The hash; "" if the file or folder cannot be read or is empty.
 
     Raises:
-        TransientError: the system cannot read it now.
+        TransientError: the system cannot read the file or folder now.
     """
     try:
         status = os.stat(path)
@@ -190,7 +190,7 @@ def hash_path(path: Path) -> str:
                 for entry in _entries(path)
             ]
             return digest(inner, length=32) if inner else ""
-        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # reading a pipe would block
             return ""
         with open(path, "rb") as file:
             return hashlib.file_digest(file, new_hash).hexdigest()

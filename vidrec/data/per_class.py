@@ -1,4 +1,4 @@
-"""Train on fewer clips of some classes, or of all: `data.per_class`."""
+"""Limit the training clips of some or all classes (`data.per_class`)."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from vidrec.errors import UserError
 
 
 def most(text: str, classes: Sequence[str]) -> dict[str, int]:
-    """Return how many training clips of each class are kept, at most; of others all are.
+    """Return the largest number of training clips of each class; a class left out has no limit.
 
     Args:
-        text: of the setting.
+        text: value of the setting `data.per_class`.
         classes: the classes of the data.
 
     Raises:
-        UserError: it is neither N nor NAME=N,NAME=N, or a name is not a class.
+        UserError: the text is neither N nor NAME=N,NAME=N, or a name is not a class.
     """
     if text.isdecimal() and int(text):
         return dict.fromkeys(classes, int(text))
@@ -38,11 +38,11 @@ def most(text: str, classes: Sequence[str]) -> dict[str, int]:
 def kept(dataset: Dataset, train: np.ndarray, data: Data) -> np.ndarray:
     """Return the training clips that are kept.
 
-    They are the first in an order that names and `data.split_seed` give, so that a smaller number
-    keeps a part of what a larger one keeps. No other part of the split changes.
+    Names and `data.split_seed` give a random order, and the first clips of each class are kept. So
+    a smaller number keeps a subset of what a larger number keeps. Other parts do not change.
 
     Raises:
-        UserError: see `most`; or clips have several labels.
+        UserError: the setting is invalid (see `most`), or clips have several labels.
     """
     if dataset.labels.ndim != 1:
         raise UserError(

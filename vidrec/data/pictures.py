@@ -1,7 +1,7 @@
-"""Clips that are pictures: folders of numbered frames, and animated WebP.
+"""Read clips that consist of pictures: folders of numbered frames, and animated WebP.
 
-A folder has no timestamps, so its frames count as 25 a second, by their numbers. If a number is
-missing, the frame before it is shown for longer.
+A folder has no timestamps, so frames are timed by their numbers, at 25 frames a second. If a number
+is missing, the frame before it is shown for longer.
 """
 
 import itertools
@@ -19,17 +19,17 @@ import numpy as np
 from vidrec.errors import UnreadableClip, is_transient, raise_if_transient
 
 RATE = 25.0  # frames a second of a folder
-SHORTEST = 0.02  # seconds: a shorter stay of an animation's picture is shown as…
-USUAL = 0.1  # … this long by browsers
-LONGEST = 60.0  # seconds without a frame: numbers further apart are no clock
-LISTED = 5  # missing or broken frames that a note names
+SHORTEST = 0.02  # seconds: as browsers do, a shorter duration of an animation's picture is …
+USUAL = 0.1  # … replaced by this duration
+LONGEST = 60.0  # seconds from a frame to the next: numbers further apart are not taken as times
+LISTED = 5  # largest number of missing or broken frames that a note names
 STILLS = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 NUMBER = re.compile(r"\d+")
 EMPTY = "a folder that holds no numbered frames (0001.jpg, …)"
 
 
 class Still(NamedTuple):
-    """A picture, uint8 (H, W, 3), and the seconds between which it is shown."""
+    """A picture, uint8 (H, W, 3), and the times in seconds at which its display starts and ends."""
 
     pixels: np.ndarray
     start: float
@@ -37,7 +37,7 @@ class Still(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """What a clip declares before it is decoded: its frames, and their mean number a second."""
+    """What a clip declares before it is decoded: its number of frames, and their mean rate."""
 
     frames: int
     fps: float
@@ -47,7 +47,7 @@ def check_file(path: str | os.PathLike) -> None:
     """Refuse files that must not be opened: a pipe, for example, would block without end.
 
     Raises:
-        UnreadableClip: it is not a regular file with content that may be read.
+        UnreadableClip: the path is not a regular file, or the file is empty or unreadable.
     """
     try:
         status = os.stat(path)
@@ -72,7 +72,7 @@ def picture(path: str | os.PathLike) -> Any:
     """Read a still picture, upright, as a Pillow image in RGB.
 
     Raises:
-        UnreadableClip: it is none, or damaged.
+        UnreadableClip: the file is not a picture, or is damaged.
     """
     from PIL import Image, ImageOps
 
@@ -111,7 +111,7 @@ def _animation(path: str | os.PathLike) -> str:
                 return ""
             head += file.read(1 << 16)
     except OSError as error:
-        raise_if_transient(path, error)  # or a clip would be taken for a picture
+        raise_if_transient(path, error)  # otherwise a clip would be taken for a picture
         return ""
     before, _, _ = head.partition(b"IDAT")
     return "png" if b"acTL" in before else ""
@@ -122,7 +122,8 @@ class Animation:
     """An animated WebP.
 
     Attributes:
-        notes: what was found lacking, after `stills` has come to its end.
+        path: the file.
+        notes: lines on what the file lacks, complete after `stills` has yielded its last picture.
     """
 
     path: Path
@@ -132,7 +133,7 @@ class Animation:
         """Yield the pictures in order.
 
         Raises:
-            UnreadableClip: none can be had.
+            UnreadableClip: no picture can be decoded.
         """
         from PIL import Image
 
@@ -164,9 +165,10 @@ class Folder:
     """A folder of numbered frames.
 
     Attributes:
-        files: of the frames, in the order of their numbers.
-        starts: when each begins, in seconds; and when the last one ends.
-        notes: which frames are missing or broken; complete after `stills` has come to its end.
+        path: the folder.
+        files: files of the frames, in the order of their numbers.
+        starts: start of each frame, in seconds; the last entry is the end of the last frame.
+        notes: lines on missing or broken frames, complete after `stills` has yielded its last one.
     """
 
     path: Path
@@ -179,7 +181,7 @@ class Folder:
         """Find the frames of a folder.
 
         Raises:
-            UnreadableClip: it holds none, or several series.
+            UnreadableClip: the folder holds no numbered frames, or several series of them.
         """
         inside = _names(path)
         names = frame_names(inside)
@@ -201,7 +203,7 @@ class Folder:
         """Yield the frames that can be read.
 
         Raises:
-            UnreadableClip: none can.
+            UnreadableClip: no frame can be read.
         """
         broken: list[str] = []
         previous: tuple[np.ndarray, float] | None = None
@@ -238,10 +240,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
-    """Return a folder's frames, in the order of their numbers; [] for none or no clear ones.
+    """Return a folder's frames, in the order of their numbers; [] if they cannot be identified.
 
-    They are the pictures whose names differ in numbers only, if these are more than half of the
-    pictures. Optical flow beside the frames (flow_x_00001.jpg) is left out.
+    Frames are the pictures whose names differ in numbers only, if they are more than half of the
+    numbered pictures. Optical flow beside the frames (flow_x_00001.jpg) is left out.
     """
     series = _series(names)
     largest = max(series.values(), key=len, default=[])
@@ -251,12 +253,12 @@ def frame_names(names: Iterable[str]) -> list[str]:
 
 
 def hold_series(names: Iterable[str]) -> bool:
-    """Return True where a folder of these files is a clip of frames, be they clear or not."""
+    """Return whether a folder of these files is a clip: whether any is a numbered picture."""
     return bool(_series(names))
 
 
 def _series(names: Iterable[str]) -> dict[str, list[str]]:
-    """Numbered pictures by what their names have in common, such as frame#.jpg."""
+    """Group numbered pictures by the common form of their names, such as frame#.jpg."""
     series: dict[str, list[str]] = defaultdict(list)
     for name in names:
         stem, _, suffix = name.rpartition(".")
@@ -272,7 +274,7 @@ def _natural(name: str) -> list[int]:
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """Return the frames' numbers: the part of their names that counts, else their indices."""
+    """Return the frames' numbers: the one number in their names that varies, else indices."""
     columns = zip(*(_natural(name) for name in names), strict=True)
     counting = [column for column in columns if len(set(column)) > 1]
     if len(counting) == 1 and len(set(counting[0])) == len(names):
@@ -301,7 +303,7 @@ def of(path: str | os.PathLike) -> Animation | Folder | None:
     """Open a clip of pictures; None for anything else.
 
     Raises:
-        UnreadableClip: a folder that holds no frames.
+        UnreadableClip: the path is a folder without frames, or with several series of them.
     """
     path = Path(path)
     if path.is_dir():

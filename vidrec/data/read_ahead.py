@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-DECODERS = 4  # threads that decode whole clips at most: each holds several chunks of frames
-RESULTS_HELD = 2  # of one item, before its thread waits for the consumer
+DECODERS = 4  # largest number of threads that decode; each holds several chunks of frames
+RESULTS_HELD = 2  # results of one item that are ready before its thread waits for the consumer
 
 
 def decoders() -> int:
@@ -45,17 +45,17 @@ def stream_ahead(
     the consumer closes the iterator or drops it.
 
     Args:
-        stream: gives the results of an item one after another; runs in a thread.
-        items: drawn as they are needed.
-        threads: how many; by default one for each core.
-        ahead: items that are started before the current one is used up; by default two a thread.
-        name: what to call an item in the notes of an exception.
+        stream: yields the results of an item one after another; runs in a thread.
+        items: the items, taken from the iterable when they are needed.
+        threads: number of threads; by default one for each core.
+        ahead: number of items started before the current one is finished; by default two a thread.
+        name: returns the name of an item, for the note on an exception.
 
     Yields:
         An item and its results. Results that are not taken before the next item are dropped.
 
     Raises:
-        Exception: whatever `stream` raises, from the item's results, with a note that names it.
+        Exception: what `stream` raises, when the item's results are read; a note names the item.
     """
     threads = threads or cores()
     ahead = 2 * threads if ahead is None else ahead
@@ -118,7 +118,7 @@ def stream_clips(
         The clip's index and its frames in chunks, uint8 (t, size, size, 3).
 
     Raises:
-        UnreadableClip: from the chunks of a clip that cannot be read or holds no frame.
+        UnreadableClip: a clip cannot be read or holds no frame; raised when its chunks are read.
     """
 
     def stream(clip: int) -> Iterator[np.ndarray]:
@@ -149,7 +149,7 @@ class _Lane(Generic[Item]):
         self._is_left = False
 
     def fill(self, stream: Callable[[Item], Iterable[Result]], name: Callable[[Item], str]) -> None:
-        """Put results as long as the consumer wants them."""
+        """Put results into the queue until the consumer leaves the item."""
         if self._is_left:
             return
         try:
@@ -159,12 +159,12 @@ class _Lane(Generic[Item]):
                     return
                 self._results.put(result)
             self._results.put(_END)
-        except BaseException as error:  # or the consumer would wait without end
+        except BaseException as error:  # otherwise the consumer would wait forever
             error.add_note(f"while reading {name(self.item)}")
             self._results.put(_Failed(error))
 
     def results(self) -> Iterator[Any]:
-        """Take results as they come; raises what the thread raised."""
+        """Yield results as they come; raise what the thread raised."""
         while (result := self._results.get()) is not _END:
             if isinstance(result, _Failed):
                 raise result.error
@@ -172,6 +172,6 @@ class _Lane(Generic[Item]):
             yield result
 
     def leave(self) -> None:
-        """Stop taking results: a thread that waits for room ends this item."""
+        """Stop taking results; a thread that waits for room then ends its work on this item."""
         self._is_left = True
         self._room.release()

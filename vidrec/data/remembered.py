@@ -21,7 +21,7 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
         return read_json(file, ["value"])["value"]
     except (Missing, Damaged):
         value = make()
-    except UserError:  # it cannot be read now: what is there stays
+    except UserError:  # the file cannot be read now, so it is not replaced
         return make()
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(UserError):
@@ -32,13 +32,13 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
 def remembered_clips(
     name: str, dataset: "Dataset", make: Callable[[list[int]], Mapping[int, Any]]
 ) -> dict[int, Any]:
-    """Return JSON-able values of clips from the cache, where they are kept by the clips' content.
+    """Return JSON-able values of clips; the cache stores them by the content of the clips.
 
     Args:
-        name: hash of all that values depend on besides a clip.
+        name: name of the cache file: a hash of all that values depend on besides the clip.
         dataset: the clips.
-        make: returns values for the clips that the cache lacks. It is called again the next time
-            for clips that it leaves out, and for clips without content.
+        make: returns values for the clips that the cache lacks. Values are not cached for clips
+            that it leaves out, nor for clips whose content cannot be read.
     """
     file = index_file(name)
     writable, known = True, {}

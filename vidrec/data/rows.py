@@ -1,7 +1,7 @@
-"""Read chosen rows of an array in a file, and nothing else of it.
+"""Read chosen rows of an array in a file, without reading all of the file.
 
 Rows are read, not memory-mapped: if a file is cut short meanwhile, reading raises an error, whereas
-a mapped page would end the process.
+access to a mapped page would end the process.
 """
 
 import math
@@ -14,17 +14,17 @@ import numpy as np
 
 from vidrec.errors import TransientError, UserError
 
-SPARSE = 4  # if more rows lie between a wanted row and the next, they are not read
+SPARSE = 4  # rows are read one by one if fewer than one in this many is wanted
 
 
 class Place(NamedTuple):
-    """An array in a file: native numbers, in C order.
+    """The position of an array in a file: native byte order, in C order.
 
     Attributes:
         file: the file that contains it.
-        start: its first byte.
-        shape: (T, D…).
-        dtype: of its numbers.
+        start: position of the array's first byte in the file.
+        shape: shape (T, D…) of the array.
+        dtype: type of the array's numbers.
     """
 
     file: Path
@@ -34,11 +34,11 @@ class Place(NamedTuple):
 
 
 def read_rows(place: Place, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the rows of these indices, in any order, as they lie in the file.
+    """Return the rows of these indices (in any order), in the number type of the file.
 
     Raises:
         UserError: the file is gone, or shorter than the array.
-        TransientError: the system refuses to read it now.
+        TransientError: the system refuses to read the file now.
     """
     indices = np.asarray(indices)
     rows = np.empty((len(indices), *place.shape[1:]), place.dtype)
@@ -70,7 +70,7 @@ def _read(file: int, place: Place, indices: np.ndarray, rows: np.ndarray) -> Non
 
 
 def _read_span(file: int, place: Place, first: int, out: np.ndarray) -> None:
-    """Fill `out` with what lies from row `first` on."""
+    """Fill `out` with consecutive rows from row `first` on."""
     at = place.start + first * math.prod(place.shape[1:]) * place.dtype.itemsize
     left = out.reshape(-1).view(np.uint8).data
     while left:

@@ -1,4 +1,4 @@
-"""Split clips into training, validation and test, by recording: no recording is in two parts.
+"""Split clips into training, validation and test; by default, no recording is in two parts.
 
 Everything is drawn from hashes of names and `data.split_seed`, so a split does not depend on the
 order in which files are found, nor on the machine.
@@ -30,9 +30,9 @@ class Split:
         val: indices of validation clips.
         test: indices of test clips.
         id: hash of the clip names of each part.
-        leaked: True if a recording, or the same content, is in two parts; "unknown" if recordings
-            are only file names.
-        how: how it was made, in words.
+        leaked: True if a recording or the same content is in two parts, or if `data.split` is
+            random; else "unknown" if recordings are unknown, so that each file counts as one.
+        how: how the split was made, in words.
         shared: pairs of parts that share a recording, such as "train/val".
         copies: names of clips with the same content in two parts, each with its part.
     """
@@ -51,7 +51,7 @@ def make(dataset: Dataset, data: Data) -> Split:
     """Split a data set as the settings say.
 
     Raises:
-        UserError: the data cannot be split so; says what would be right.
+        UserError: the data cannot be split in this way; the message says what to change.
     """
     if len(dataset.classes) < 2:
         raise UserError(
@@ -70,7 +70,7 @@ def make(dataset: Dataset, data: Data) -> Split:
 
 
 class _Parts(NamedTuple):
-    """Indices of the clips of each part, and how they were made; None: still in `train`."""
+    """Indices of each part's clips, and how it was made; `val` None: still inside `train`."""
 
     train: np.ndarray
     val: np.ndarray | None
@@ -132,13 +132,13 @@ def _copies(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[dict[str,
         same[dataset.keys[clip]].append(clip)
     for clips in same.values():
         torn = len({part_of[clip] for clip in clips}) > 1
-        # Files that cannot be opened are often the same error page; nothing is learned from them.
+        # Files that cannot be opened are often the same error page, so they are not reported.
         if torn and all(dataset.lengths[clips] > 0):
             yield {dataset.names[clip]: part_of[clip] for clip in sorted(clips)}
 
 
 def _given(dataset: Dataset, data: Data) -> _Parts:
-    """Take the data set's own lists; refuse them where they share a recording."""
+    """Take the data set's own lists; refuse them if they share a recording."""
     lists = dataset.given
     if lists is None or not len(lists.get("train", ())) or not len(lists.get("test", ())):
         raise UserError(
@@ -173,12 +173,12 @@ def _wanted(share: float, clips: int) -> float:
 
 
 def _shuffled(names: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """Return names in a random order by the seed, whatever order they come in."""
+    """Return names in a random order that depends on the seed but not on their given order."""
     return sorted(set(names), key=lambda name: (digest(purpose, seed, name, length=32), name))
 
 
 def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str) -> _Carved:
-    """Draw exactly as many as asked for, spread over the classes as evenly as can be."""
+    """Draw exactly the wanted number of clips, from each class in proportion to its size."""
     count = round(_wanted(share, len(pool)))
     if count >= len(pool):
         raise UserError(f"data.{part} = {share:g} asks for {count} of {len(pool)} clips")
@@ -196,7 +196,7 @@ def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part:
 
 
 def _by_label_set(dataset: Dataset, pool: np.ndarray, count: int, data: Data, part: str) -> _Carved:
-    """Draw exactly `count` clips, spread over the sets of labels that clips have."""
+    """Draw exactly `count` clips, from each set of labels in proportion to its frequency."""
     _, set_of = np.unique(dataset.labels[pool], axis=0, return_inverse=True)
     set_of = set_of.reshape(-1)
     drawn: list[int] = []
@@ -212,7 +212,7 @@ def _by_label_set(dataset: Dataset, pool: np.ndarray, count: int, data: Data, pa
 
 
 def _quotas(counts: np.ndarray, total: int) -> list[int]:
-    """`total` shared out in proportion to `counts`, by largest remainders."""
+    """Divide `total` in proportion to `counts`, by the method of largest remainders."""
     exact = counts * (total / max(1, counts.sum()))
     quota = np.floor(exact).astype(int)
     behind = np.argsort(quota - exact, kind="stable")[: total - quota.sum()]
@@ -223,7 +223,7 @@ def _quotas(counts: np.ndarray, total: int) -> list[int]:
 def _by_recording(
     dataset: Dataset, pool: np.ndarray, share: float, data: Data, part: str
 ) -> _Carved:
-    """Draw whole recordings, so that each class comes as near to its share as possible."""
+    """Draw whole recordings greedily, so that each class comes near to its wanted share."""
     if share == 0:
         return _Carved(pool, np.zeros(0, int))
     if _wanted(share, len(pool)) >= len(pool):
@@ -234,12 +234,12 @@ def _by_recording(
     target = sum(counts.values()) * (_wanted(share, len(pool)) / len(pool))
     drawn, have = set(), np.zeros(np.shape(target))
     for recording in order:
-        # Taken where it brings the classes nearer to their share than leaving it would.
+        # A recording is drawn if that brings the classes nearer to their shares.
         with_it = have + counts[recording]
         if ((with_it - target) ** 2).sum() < ((have - target) ** 2).sum():
             drawn.add(recording)
             have = with_it
-    # What is left after testing must still yield validation and training.
+    # After the test clips are drawn, the rest must suffice for validation and training.
     spare = 2 if part == "test" and data.val > 0 else 1
     draw = _Draw(dataset, part, order, counts, spare)
     drawn = _complete(draw, drawn)
@@ -248,9 +248,9 @@ def _by_recording(
 
 
 class _Recordings(NamedTuple):
-    """By name of the recording: its clips, and how many of each class.
+    """The clips of each recording, and their number in each class, by name of the recording.
 
-    If clips may have no label, those without one are counted after the classes.
+    If there are clips without a label, they are counted as one more class after the others.
     """
 
     clips: dict[str, list[int]]
@@ -269,14 +269,14 @@ def _recordings(dataset: Dataset, pool: np.ndarray) -> _Recordings:
 
 
 class _Draw(NamedTuple):
-    """What a part is drawn from.
+    """The recordings from which the clips of a part are drawn.
 
     Attributes:
         dataset: the clips.
         part: the part that is drawn.
         order: names of the recordings, shuffled.
-        counts: clips of each class, by recording.
-        spare: recordings of each class that must be left.
+        counts: number of clips of each class, by name of the recording.
+        spare: number of recordings of each class that must not be drawn.
     """
 
     dataset: Dataset
@@ -329,7 +329,7 @@ def _too_few(
 
 
 def _fold(dataset: Dataset, data: Data) -> _Parts:
-    """Deal recordings to folds, large ones first, each to the fold that lacks its classes most."""
+    """Assign recordings to folds, large ones first, each to the fold with least of its classes."""
     if data.folds < 2:
         raise UserError(f"data.folds = {data.folds} should be at least 2")
     clips, counts = _recordings(dataset, np.arange(len(dataset)))
@@ -344,7 +344,7 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
     have = np.zeros((data.folds, len(next(iter(counts.values())))))
     dealt: list[list[int]] = [[] for _ in range(data.folds)]
     for name in order:
-        # The rise of the sum of squares: least where the recording's classes are fewest.
+        # Up to a constant, half the rise of the squared class counts: least where they are small.
         cost = have @ counts[name]
         fold = min(range(data.folds), key=lambda f: (cost[f], have[f].sum()))
         have[fold] += counts[name]
@@ -355,7 +355,7 @@ def _fold(dataset: Dataset, data: Data) -> _Parts:
 
 
 def blocks(dataset: Dataset) -> list[str]:
-    """Return the names that leave-one-out leaves out in turn: recordings, in their order."""
+    """Return the sorted names of the blocks that leave-one-out leaves out one at a time."""
     return sorted(set(_block_of_clip(dataset).tolist()))
 
 
@@ -384,7 +384,7 @@ def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
 
 
 def describe(dataset: Dataset, split: Split) -> list[str]:
-    """Return lines on classes, clips, minutes and parts, to be read before work starts."""
+    """Return lines that tell the user the classes, clips, minutes of video, parts and leaks."""
     lines = [_overview(dataset)]
     copied = copied_tests(split)
     parts = (getattr(split, part) for part in PARTS)
@@ -404,9 +404,9 @@ def describe(dataset: Dataset, split: Split) -> list[str]:
 
 
 def may_share_recordings(dataset: Dataset, split: Split) -> bool:
-    """Return whether parts may share a recording unseen, since no clip names its own.
+    """Return whether parts may share recordings because the recordings are unknown.
 
-    False where clips were drawn by clip on purpose, which counts as leaked anyway.
+    False if the parts were drawn by clip on purpose, which counts as leaked anyway.
     """
     return not dataset.groups_known and not split.how.startswith(BY_CLIP)
 
@@ -421,9 +421,9 @@ def unnamed(name: str) -> str:
 
 
 def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
-    """Return the training and validation clips as a data set of their own, and their split.
+    """Return the training and validation clips as a separate data set, and their split.
 
-    It has no test clip, so no code that uses it can read one.
+    The new data set has no test clips, so code that uses it cannot read any.
     """
     clips = np.sort(np.concatenate([split.train, split.val]))
     place = {int(clip): index for index, clip in enumerate(clips)}
@@ -442,7 +442,7 @@ def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
 def copied_tests(split: Split) -> int:
     """Return how many test clips have a copy in another part; 0 if recordings leak too.
 
-    Few copies raise a figure by little, a split without regard to recordings by much.
+    A few copies raise test figures only a little; shared recordings raise them much more.
     """
     if split.leaked is not True or split.shared or split.how.startswith(BY_CLIP):
         return 0
@@ -459,7 +459,7 @@ def leaks_into_test(split: Split) -> bool:
 
 
 def _why(split: Split) -> str:
-    """Say what of a split leaks."""
+    """Say what leaks between the parts of a split."""
     words = list(split.shared)
     if split.copies:
         first = " = ".join(f"{name} ({part})" for name, part in split.copies[0].items())

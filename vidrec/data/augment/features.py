@@ -1,4 +1,4 @@
-"""Change the features of clips: noise, and stretches that are hidden.
+"""Augment the features of clips: add noise, and replace a stretch of frames by the mean.
 
 Dimension letters: B clips, T frames, D features.
 """
@@ -14,13 +14,13 @@ from vidrec.data import keys
 
 
 def changed(x_BTD: Array, mask_BT: Array, settings: Augment, keys_B: Array) -> Array:
-    """Return features as training shows them, in the type that they have.
+    """Return augmented features of the same type.
 
     Args:
         x_BTD: features (B, T, D…).
         mask_BT: False where a frame is padding; padded frames have no influence.
-        settings: how far they may be changed.
-        keys_B: a key a clip.
+        settings: the augmentation settings.
+        keys_B: one PRNG key for each clip.
     """
     if share := settings.noise:
         x_BTD = jax.vmap(partial(noisy, share=share))(x_BTD, mask_BT, keys_B)
@@ -30,7 +30,7 @@ def changed(x_BTD: Array, mask_BT: Array, settings: Augment, keys_B: Array) -> A
 
 
 def noisy(x_TD: Array, mask_T: Array, key: Array, share: float) -> Array:
-    """Return features with normal noise: `share` of the deviation of all of the clip's numbers."""
+    """Add normal noise of `share` times the standard deviation of all features of the clip."""
     counted = mask_T.reshape(-1, *(1,) * (x_TD.ndim - 1))
     x = x_TD.astype(jnp.promote_types(x_TD.dtype, jnp.float32))
     count = jnp.maximum(mask_T.sum() * (x.size // len(x)), 1)
@@ -41,13 +41,13 @@ def noisy(x_TD: Array, mask_T: Array, key: Array, share: float) -> Array:
 
 
 def hidden(x_TD: Array, mask_T: Array, key: Array, share: float) -> Array:
-    """Return features with a stretch of frames, at most `share` of them, at the clip's mean."""
+    """Replace a random stretch of at most `share` of the frames by the clip's mean features."""
     long, begin = jax.random.split(jax.random.fold_in(key, keys.STRETCH))
     count = mask_T.sum()
     most = jnp.floor(share * count + 1e-4).astype(jnp.int32)
     length = jax.random.randint(long, (), 0, most + 1)
     first = jax.random.randint(begin, (), 0, count - length + 1)
-    place_T = jnp.cumsum(mask_T) - 1  # among the frames that count
+    place_T = jnp.cumsum(mask_T) - 1  # index among the frames that are not padding
     inside_T = mask_T & (first <= place_T) & (place_T < first + length)
     axes = (-1, *(1,) * (x_TD.ndim - 1))
     x = x_TD.astype(jnp.promote_types(x_TD.dtype, jnp.float32))

@@ -13,7 +13,7 @@ AUTO, NONE = "auto", "none"
 
 
 def exchanged(settings: Augment, classes: Sequence[str]) -> list[str]:
-    """Return the classes that a flip exchanges, as `augment.flip_exchanges` says."""
+    """Return the classes that a flip exchanges, according to `augment.flip_exchanges`."""
     said = settings.flip_exchanges
     return [name for name in classes if name in said or (AUTO in said and _names_a_side(name))]
 
@@ -26,7 +26,8 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
         classes: the classes of the data.
 
     Raises:
-        UserError: there is such a class, or a name that is not a class.
+        UserError: clips of such a class would be mirrored, or `augment.flip_exchanges` names an
+            unknown class.
     """
     asked = [f"augment.flip = {cfg.augment.flip:g}"] if cfg.augment.flip else []
     asked += [f"eval.views = {cfg.eval.views!r}"] if cfg.eval.views in MIRRORED_VIEWS else []
@@ -34,7 +35,7 @@ def check(cfg: Config, classes: Sequence[str]) -> None:
         return
     named = [name for name in cfg.augment.flip_exchanges if name not in (AUTO, NONE)]
     unknown = [name for name in named if name not in classes]
-    if unknown and not cfg.data.classes:  # where some are kept, the others may be named
+    if unknown and not cfg.data.classes:  # it may name classes that are left out
         raise UserError(
             f"augment.flip_exchanges: no class is {unknown[0]!r}{nearest(unknown[0], classes)}"
         )

@@ -17,11 +17,11 @@ QUANTILES = 4096
 
 
 class Mix(NamedTuple):
-    """What a batch's clips are mixed with.
+    """The labels of the clips that are mixed into a batch, and the weights of the mixtures.
 
     Attributes:
-        labels_B: of the clips that are mixed in.
-        share_B: how much of each mixture is the clip itself, from a half to 1.
+        labels_B: labels of the clips that are mixed in.
+        share_B: weight of the original clip in each mixture, from 0.5 to 1.
     """
 
     labels_B: Array
@@ -29,14 +29,14 @@ class Mix(NamedTuple):
 
 
 def partners(valid_B: Array, keys_B: Array) -> Array:
-    """Return the place in the batch of each clip's partner, (B,): one cycle through all clips.
+    """Return the index in the batch of each clip's partner, (B,): one cycle through all clips.
 
-    The cycle is in the order of random numbers of the clips, so it does not depend on their places
-    in the batch. A single clip is its own partner.
+    The cycle follows the order of random numbers, one drawn for each clip from its key. So it does
+    not depend on the order of the clips in the batch. A single clip is its own partner.
 
     Args:
-        valid_B: False where a clip is padding, which is mixed with nothing.
-        keys_B: a key a clip.
+        valid_B: False where a clip is padding, which is not mixed.
+        keys_B: one PRNG key for each clip.
     """
     drawn_B = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, keys.PARTNER)))(
         keys_B
@@ -49,10 +49,10 @@ def partners(valid_B: Array, keys_B: Array) -> Array:
 
 
 def shares(alpha: float, keys_B: Array) -> Array:
-    """Return how much of each mixture is the clip itself: of Beta(alpha, alpha) the larger part.
+    """Return the weight of the original clip, max(x, 1 - x) with x drawn from Beta(alpha, alpha).
 
-    It is drawn from a fixed list of equally likely values, so that all devices and programs draw
-    the same.
+    The weight is drawn from a fixed list of equally likely values, so that all devices and programs
+    draw the same.
     """
     from scipy.special import betaincinv
 
@@ -66,13 +66,13 @@ def shares(alpha: float, keys_B: Array) -> Array:
 
 
 def mixed(inputs: Array, others: Array, counted_BT: Array, share_B: Array) -> Array:
-    """Return clips (B, T, …) mixed frame by frame, in the type that they have.
+    """Return clips (B, T, …) mixed frame by frame, of the same type.
 
     Args:
         inputs: the clips.
-        others: what is mixed in.
-        counted_BT: False on frames that the other clip lacks: there a clip stays as it is.
-        share_B: of the clip itself.
+        others: the clips that are mixed in.
+        counted_BT: False where the clip that is mixed in has no frame; the original frame is kept.
+        share_B: weight of the original clip.
     """
     axes = (-1, 1, *(1,) * (inputs.ndim - 2))
     kind = jnp.promote_types(inputs.dtype, jnp.float32)
@@ -87,12 +87,12 @@ def mixed(inputs: Array, others: Array, counted_BT: Array, share_B: Array) -> Ar
 def loss(of_labels: Callable[[Array], Array], labels_B: Array, mix: Mix | None) -> Array:
     """Return the loss (B,) of clips whose labels may be mixed.
 
-    Every loss here is linear in its target, so that of a mixed target is the mixture of two losses.
+    Every loss is linear in its target, so the loss of a mixed target is a mixture of two losses.
 
     Args:
-        of_labels: returns the loss of each clip if it were so labelled.
-        labels_B: of the clips.
-        mix: what they are mixed with; None: nothing.
+        of_labels: returns the loss (B,) of the clips for given labels.
+        labels_B: labels of the clips.
+        mix: what the clips are mixed with; None if they are not mixed.
     """
     own_B = of_labels(labels_B)
     if mix is None:

@@ -1,7 +1,7 @@
-"""Change the pixels of clips: mirror, crop, turn and colour them, each clip's frames alike.
+"""Augment the pixels of clips: flip, crop, rotate, change colours; all frames of a clip alike.
 
-A frame is read at places that an affine map of its own places gives, between four pixels in
-proportion to their distance. Dimension letters: B clips, T frames, H W C pixels.
+Flip, crop and rotation are one affine map of pixel positions, with bilinear interpolation.
+Dimension letters: B clips, T frames, H W C pixels.
 """
 
 import math
@@ -16,20 +16,20 @@ from vidrec.config import Augment
 from vidrec.config.augmentation import MOVING, TONES, acting
 from vidrec.data import keys
 
-RATIO = 4 / 3  # of a crop's width to its height, at most; at least the inverse
-GREY = (0.299, 0.587, 0.114)  # of red, green and blue in what the eye takes for brightness
+RATIO = 4 / 3  # largest width / height of a crop, relative to the frame's; least: 1 / RATIO
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in the perceived brightness
 DRAWS = 9
 
 
 class View(NamedTuple):
-    """Which part of its frames a clip shows, and how turned; arrays () or (B,).
+    """The crop, flip and rotation of a clip's frames; arrays () or (B,).
 
     Attributes:
-        x: the part's centre, as a share of the frame's width.
-        y: likewise of its height.
-        width: the part's, as a share of the frame's; negative: mirrored.
-        height: likewise.
-        angle: by which it is turned, in radians.
+        x: centre of the crop, as a share of the frame's width.
+        y: centre of the crop, as a share of the frame's height.
+        width: width of the crop, as a share of the frame's width; negative: mirrored.
+        height: height of the crop, as a share of the frame's height.
+        angle: angle of the rotation, in radians.
     """
 
     x: Array | float
@@ -48,13 +48,13 @@ class Tones(NamedTuple):
 
 
 def changed(frames_BTHWC: Array, mask_BT: Array, settings: Augment, keys_B: Array) -> Array:
-    """Return frames as training shows them, in the type that they have.
+    """Return augmented frames of the same type.
 
     Args:
         frames_BTHWC: pixels from 0 to 255, bytes or floats.
         mask_BT: False where a frame is padding.
-        settings: how far they may be changed.
-        keys_B: a key a clip.
+        settings: the augmentation settings.
+        keys_B: one PRNG key for each clip.
     """
     draws_BN = jax.vmap(drawn)(keys_B)
     if acting(settings, MOVING):
@@ -67,15 +67,15 @@ def changed(frames_BTHWC: Array, mask_BT: Array, settings: Augment, keys_B: Arra
 
 
 def drawn(key: Array) -> Array:
-    """Return the numbers between 0 and 1 by which a clip is changed, (DRAWS,)."""
+    """Draw the numbers from 0 to 1 that determine the changes of a clip, (DRAWS,)."""
     return jax.random.uniform(jax.random.fold_in(key, keys.PIXELS), (DRAWS,))
 
 
 def drawn_view(settings: Augment, draws_N: Array) -> View:
-    """Return the part of its frames that a clip shows, from numbers between 0 and 1."""
+    """Return the crop, flip and rotation of a clip that the numbers of `drawn` determine."""
     flip, area, ratio, x, y, angle = draws_N[:6]
     area = 1 - (1 - settings.crop) * area
-    # A part that is wider or higher than the frame would not keep its area.
+    # No crop can be wider or higher than the frame, so a large one has little choice of ratio.
     most = jnp.minimum(math.log(RATIO), -jnp.log(area))
     stretch = jnp.exp(most * (2 * ratio - 1) / 2)
     width, height = jnp.sqrt(area) * stretch, jnp.sqrt(area) / stretch
@@ -89,7 +89,7 @@ def drawn_view(settings: Augment, draws_N: Array) -> View:
 
 
 def drawn_tones(settings: Augment, draws_N: Array) -> Tones:
-    """Return factors, each from 1 - its setting to 1 + it, from numbers between 0 and 1."""
+    """Return factors from 1 - setting to 1 + setting that the numbers of `drawn` determine."""
     widths = (settings.brightness, settings.contrast, settings.color)
     return Tones(
         *(1 + width * (2 * draw - 1) for width, draw in zip(widths, draws_N[6:], strict=True))
@@ -97,7 +97,7 @@ def drawn_tones(settings: Augment, draws_N: Array) -> Tones:
 
 
 def seen(frames_THWC: Array, view: View) -> Array:
-    """Return a part of frames in the size of the whole; beyond an edge, its pixels are repeated."""
+    """Crop, flip and rotate frames, resized to their old size; pixels of the edge are repeated."""
     height, width, channels = frames_THWC.shape[-3:]
     x_1W = (jnp.arange(width)[None] + 0.5 - width / 2) * view.width
     y_H1 = (jnp.arange(height)[:, None] + 0.5 - height / 2) * view.height
@@ -120,13 +120,13 @@ def seen(frames_THWC: Array, view: View) -> Array:
 
 
 def toned(frames_THWC: Array, mask_T: Array, tones: Tones) -> Array:
-    """Return frames in other brightness, then contrast, then colour.
+    """Change the brightness of frames, then their contrast, then their colour.
 
-    Contrast is the distance from the mean grey of all frames that count, colour a pixel's distance
-    from its own grey.
+    Contrast is a pixel's distance from the mean grey of all frames that are not padding. Colour is
+    a pixel's distance from its own grey.
     """
     x = frames_THWC.astype(jnp.float32)
-    # Channels apart: a processor computes them several times as fast as with a last axis of three.
+    # Separate channels: a CPU computes them several times as fast as a last axis of size 3.
     planes = [x[..., channel] for channel in range(3)]
     grey_THW = _grey(planes)
     count = jnp.maximum(mask_T.sum(), 1)
@@ -144,7 +144,7 @@ def _grey(planes: Sequence[Array]) -> Array:
 
 
 def _as_before(pixels: Array, like: Array) -> Array:
-    """Return pixels from 0 to 255 in the type that the frames had."""
+    """Clip pixels to the range 0 to 255, and convert them to the type of `like`."""
     pixels = jnp.clip(pixels, 0, 255)
     whole = jnp.issubdtype(like.dtype, jnp.integer)
     return (jnp.round(pixels) if whole else pixels).astype(like.dtype)

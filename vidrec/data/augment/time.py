@@ -1,7 +1,7 @@
-"""Draw the speed of a clip, and which of its frames are early, late or lost.
+"""Draw the playback speed of a clip, and which of its frames are early, late or dropped.
 
-All are whole numbers, so that the host, which reads frames, and the device, which trains on them,
-agree.
+All values are integers, so that the host, which reads frames, and the device, which trains on
+them, compute the same indices.
 """
 
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from vidrec.config import Augment
 from vidrec.config.augmentation import OF_TIME, acting
 from vidrec.data import keys
 
-UNIT = 256  # steps of a frame in which speeds count
+UNIT = 256  # a speed of 256 is the original speed: one frame a step
 
 
 class Pace(NamedTuple):
     """The speed of a clip and the shifts of its frames.
 
     Attributes:
-        speed: frames from one that is seen to the next, in parts of `UNIT`.
-        shift_L: by how many frames each is early or late.
-        lost_L: True where a frame is lost and the frame before is repeated.
+        speed: step from one sampled frame to the next, in frames / `UNIT`; None: one frame.
+        shift_L: number of frames by which each sampled frame is late (negative: early); None: 0.
+        lost_L: True where a frame is dropped and the frame before is repeated; None: nowhere.
     """
 
     speed: Array | None = None
@@ -32,19 +32,19 @@ class Pace(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where in a clip its frames are seen, (L,), and which of them count."""
+    """Positions of the sampled frames in a clip, (L,), and a mask that is False for padding."""
 
     place_L: Array
     mask_L: Array
 
 
 def drawn(settings: Augment, key: Array, L: int) -> Pace | None:
-    """Return a clip's pace; None if the settings change none.
+    """Draw a clip's speed and frame shifts; None if the settings change neither.
 
     Args:
-        settings: how far it may change.
-        key: of the clip, see `augment.keys_of`.
-        L: frames that are seen.
+        settings: the augmentation settings.
+        key: PRNG key of the clip, see `augment.keys_of`.
+        L: number of sampled frames.
     """
     if not acting(settings, OF_TIME):
         return None
@@ -61,24 +61,24 @@ def drawn(settings: Augment, key: Array, L: int) -> Pace | None:
 
 
 def places(length: Array, L: int, rule: str, key: Array, pace: Pace) -> Places:
-    """Return the frames of a clip that is seen at a pace; time never turns back.
+    """Return the positions of the frames that are sampled from a clip; they never decrease.
 
-    A clip is slowed down as drawn, but never sped up so far that it would have to be continued
-    past its end. By the rules "uniform" and "whole", frames come from one stretch of the clip, and
-    from all of it.
+    Rule "whole" slows a clip down only so far that L frames cover all of it. Rule "uniform" spreads
+    the frames over a random stretch, shorter than the clip if the clip is slowed down, else all of
+    it. The other rules speed a clip up only so far that it need not be continued past its end.
 
     Args:
-        length: frames that the clip has.
-        L: frames that are seen.
-        rule: of `frames.indices`.
-        key: draws where the frames begin.
-        pace: how the clip goes by.
+        length: number of frames of the clip.
+        L: number of sampled frames.
+        rule: the sampling rule, see `frames.indices`.
+        key: PRNG key that draws the position of the first frame.
+        pace: the speed and the frame shifts.
     """
     step_L, last = jnp.arange(L), jnp.maximum(length, 1) - 1
     speed = jnp.asarray(UNIT if pace.speed is None else pace.speed)
     mask_L = jnp.broadcast_to(length > 0, (L,))
     if rule == "whole":
-        # All of the clip has to be seen in L frames.
+        # The L frames must cover all of the clip.
         speed = jnp.maximum(speed, -(-length * UNIT // L))
         place_L = step_L * speed // UNIT
         mask_L = place_L < length
@@ -91,7 +91,7 @@ def places(length: Array, L: int, rule: str, key: Array, pace: Pace) -> Places:
         reached = (L - 1) * speed // UNIT
         start = jax.random.randint(key, (), 0, jnp.maximum(last - reached, 0) + 1)
         place_L = start + step_L * speed // UNIT
-        last = jnp.maximum(last, reached)  # a shorter clip is continued
+        last = jnp.maximum(last, reached)  # a shorter clip is continued past its end
     if pace.shift_L is not None:
         place_L = lax.cummax(jnp.clip(place_L + pace.shift_L, 0, last))
     if pace.lost_L is not None:

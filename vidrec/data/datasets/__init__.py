@@ -1,6 +1,6 @@
-"""The data sets that settings name: `load` opens one.
+"""Open the data set that the settings name.
 
-Importing this makes the TFDS builders `motion` and `ucf11` known.
+Importing this package registers the TFDS builders `motion` and `ucf11`.
 """
 
 from collections.abc import Callable
@@ -32,18 +32,18 @@ def load(data: Data, form: Form = "one") -> Dataset:
 
     Args:
         data: the settings.
-        form: how labels of a folder are read: one label a clip; or several, where a label may be
-            empty and a labels.csv may have a column for each class. The name of a class is then the
-            text of the label, such as "run|jump": a task splits it.
+        form: how labels of a folder are read. "one": each clip has one label. "several": a label
+            may be empty or name several classes, and a labels.csv may have a column for each class.
+            Each label text, such as "run|jump", is then one class, which the task splits.
 
     Raises:
-        UserError: it is not there, or not as it should be; says what to do.
+        UserError: the data set is missing or invalid; the message says what to do.
     """
     return _load(data, form).keep_classes(data.classes)
 
 
 def known_class_count(data: Data) -> int | None:
-    """Return how many classes data of this kind have, or None if only the data show it."""
+    """Return the number of classes that the settings imply, or None if only the data show it."""
     if data.classes:
         return len(data.classes)
     name, _, variant = (data.tfds if data.kind == "tfds" else data.kind).partition("/")
@@ -54,17 +54,17 @@ def known_class_count(data: Data) -> int | None:
 
 
 def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> Dataset | None:
-    """Open a data set that does not have to be generated or downloaded first.
+    """Open a data set, unless it must be generated or downloaded first.
 
     Args:
         data: the settings.
-        open_it: opens it; None: `load` does.
+        open_it: function that opens the data set; None: `load`.
 
     Returns:
-        The data set; None if it would have to be made, or is not there.
+        The data set; None if it must be generated or downloaded first, or cannot be opened.
 
     Raises:
-        TransientError: the system refuses to read it now.
+        TransientError: the system refuses to read the data set now.
     """
     if data.kind == "tfds":
         from vidrec.data.datasets import tfds_dataset
@@ -80,7 +80,7 @@ def load_if_there(data: Data, open_it: Callable[[], Dataset] | None = None) -> D
 
 
 def _load(data: Data, form: Form) -> Dataset:
-    # Imported as needed: each kind brings its own libraries.
+    # Imported only when needed, since each kind needs other libraries.
     if data.kind == "tfds":
         from vidrec.data.datasets import tfds_dataset
 

@@ -21,46 +21,47 @@ from vidrec.errors import UnreadableClip, UserError, spelled
 __all__ = ["PARTS", "Dataset", "Files", "UnreadableClip", "nearest", "per_clip"]
 
 PARTS = ("train", "val", "test")  # of a split
-REMEMBERED = 500  # with at least so many files their declared lengths are kept between runs
+REMEMBERED = 500  # from so many files on, declared lengths are cached between runs
 
 
 @dataclass(eq=False)
 class Dataset(ABC):
     """The clips of one data set, with the same interface for all kinds of storage.
 
-    A clip is an index from 0 to n - 1; per-clip fields have one entry for each clip.
+    A clip is identified by an index from 0 to n - 1; per-clip fields have one entry for each clip.
 
     A subclass is a dataclass (`@dataclass(eq=False)`) that must define:
 
-    - `lengths`: frames of each clip, as declared.
-    - `key(clip)`: a hash of the clip's content, at least 16 letters; never of its path.
-    - `read(clip, frame_indices, size)` and `stream(clip, size, chunk)`: frames, chosen ones and all
-      in order. Both are called from several threads at once. For ready-made features set
-      `is_features = True` and define `features(clip)` instead; `read` and `stream` then raise.
-      `read_features(clip, frame_indices)` too where a part of a clip can be read alone: it is
-      called while training, where features are larger than memory.
+    - `lengths`: the declared number of frames of each clip.
+    - `key(clip)`: a hash of the clip's content, at least 16 characters; never a hash of its path.
+    - `read(clip, frame_indices, size)`, which returns chosen frames, and `stream(clip, size,
+      chunk)`, which yields all frames in order. Both are called from several threads at once.
+    - For ready-made features, set `is_features = True` and define `features(clip)` instead; `read`
+      and `stream` then raise an error. Define `read_features(clip, frame_indices)` too if a part of
+      a clip can be read alone: training calls it if the features are larger than memory.
 
-    It may define `fps` (needed for durations and for streams at another rate), `path(clip)` (what
-    messages call a clip), and fields of its own; if such a field has an entry for each clip,
-    declare `x: tuple[...] = per_clip()`, so that `keep_classes` selects its entries too. While
-    reading it may set `warnings[names[clip]]`. A clip that cannot be read raises
-    `UnreadableClip(path, reason)`; it is then listed in results, and training continues without it.
+    A subclass may define `fps` (needed for durations and for streams at another rate), `path(clip)`
+    (the name of a clip in messages), and further fields. A field with one entry for each clip is
+    declared as `x: tuple[...] = per_clip()`, so that `keep_classes` selects its entries too. A
+    method that reads may set `warnings[names[clip]]`. If a clip cannot be read, the method raises
+    `UnreadableClip(path, reason)`; results then list the clip, and training continues without it.
 
     Attributes:
-        name: of the data set.
-        classes: names of the classes; labels index them.
-        names: of the clips: unique, and the same on every machine.
-        labels: (n,) int32; or (n, K) 0 and 1, of clips that may have several labels or none.
+        name: name of the data set.
+        classes: names of the classes; labels are indices into them.
+        names: names of the clips: unique, and the same on every machine.
+        labels: (n,) int32 class indices; or (n, K) of 0 and 1 if clips may have several or none.
         groups: (n,) str, the recording a clip was cut from; where unknown, the clip's own name.
-        groups_known: False where groups are only names of clips.
-        given: the data set's own split, part to indices; None if it has none.
-        blocks: (n,) str, what leave-one-out leaves out; None: the recordings.
-        about: whatever else a result should state, JSON-able.
+        groups_known: False if recordings are unknown, so that groups are the names of the clips.
+        given: the data set's own split: the clip indices of each part; None if it has no split.
+        blocks: (n,) str, the block of each clip; leave-one-out leaves out one block at a time.
+            None: the blocks are the recordings.
+        about: further facts that a result should state, JSON-able.
         notes: lines that a user should read before work starts.
-        warnings: clip name to what its file lacks, found while it was read.
-        is_features: True where clips are arrays made elsewhere (`features`), not frames.
-        frame_labels: the labels of each clip's frames; empty if a clip has one label. `labels` are
-            then the classes that last longest.
+        warnings: what the files of damaged clips lack, by clip name, found while reading.
+        is_features: True if clips are ready-made feature arrays (`features`), not frames.
+        frame_labels: the labels of each clip's frames; empty if only whole clips have labels. With
+            frame labels, `labels` holds the class that lasts longest in each clip.
     """
 
     name: str
@@ -83,11 +84,11 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def lengths(self) -> np.ndarray:
-        """Return (n,) int32 frames as declared, which may lie; 0 for an unreadable clip."""
+        """Return the declared numbers of frames, (n,) int32; may be wrong; 0 if unreadable."""
 
     @property
     def fps(self) -> np.ndarray | None:
-        """Return (n,) float32 frames a second; None if clips have no rate."""
+        """Return the frames a second of each clip, (n,) float32; None if clips have no rate."""
         return None
 
     @abstractmethod
@@ -95,12 +96,12 @@ class Dataset(ABC):
         """Return a hash of a clip's content: equal content, equal key, on every machine.
 
         Raises:
-            UnreadableClip: it cannot be read.
+            UnreadableClip: the clip cannot be read.
         """
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """Return the key of every clip; a hash of its name where it cannot be read."""
+        """Return the key of every clip; for a clip that cannot be read, a hash of its name."""
         return tuple(self._key_or_name(clip) for clip in range(len(self)))
 
     def _key_or_name(self, clip: int) -> str:
@@ -110,11 +111,11 @@ class Dataset(ABC):
             return self._name_key(clip)
 
     def _name_key(self, clip: int) -> str:
-        """Return a key for a clip that cannot be read, made of its name."""
+        """Return the key of a clip that cannot be read: a hash of its name."""
         return digest("unreadable", self.names[clip], length=32)
 
     def has_content(self, clip: int) -> bool:
-        """Return False for a clip that cannot be opened, whose key is that of its name."""
+        """Return whether a clip's key is a hash of its content; False if it cannot be read."""
         return self.keys[clip] != self._name_key(clip)
 
     @property
@@ -127,7 +128,7 @@ class Dataset(ABC):
         """Return chosen frames of a clip.
 
         Args:
-            clip: its index.
+            clip: index of the clip.
             frame_indices: T indices in any order; those past the end show the last frame.
             size: height and width of frames.
 
@@ -135,7 +136,7 @@ class Dataset(ABC):
             uint8 (T, size, size, 3), RGB.
 
         Raises:
-            UnreadableClip: it cannot be read.
+            UnreadableClip: the clip cannot be read.
         """
 
     @abstractmethod
@@ -143,7 +144,7 @@ class Dataset(ABC):
         """Yield all frames of a clip in order.
 
         Args:
-            clip: its index.
+            clip: index of the clip.
             size: height and width of frames.
             chunk: frames yielded at once, at most.
 
@@ -151,32 +152,32 @@ class Dataset(ABC):
             uint8 (t, size, size, 3), RGB, with t <= chunk.
 
         Raises:
-            UnreadableClip: it cannot be read.
+            UnreadableClip: the clip cannot be read.
         """
 
     def features(self, clip: int) -> np.ndarray:
         """Return the ready-made features of a clip, float (T, D…).
 
         Raises:
-            UnreadableClip: they cannot be read.
+            UnreadableClip: the features cannot be read.
             TypeError: the data set holds frames.
         """
         raise TypeError(f"{self.name} holds frames, not features")
 
     def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return chosen frames of a clip's features, the same numbers as `features` has.
+        """Return the features of chosen frames, with the same values as in `features`.
 
-        They may be of a smaller type that holds the same numbers. It is called from several threads
-        at once, for data sets larger than memory. A data set that can read a part of a clip defines
-        it.
+        The array may have a smaller type that holds the same values. The method is called from
+        several threads at once, for data sets larger than memory. A data set that can read a part
+        of a clip overrides it.
 
         Raises:
-            UnreadableClip: they cannot be read.
+            UnreadableClip: the features cannot be read.
         """
         return self.features(clip)[np.asarray(frame_indices)]
 
     def path(self, clip: int) -> str:
-        """Return what to call a clip when it cannot be read: its file, or its name."""
+        """Return the text by which messages identify a clip: its file, or its name."""
         return self.names[clip]
 
     @cached_property
@@ -188,7 +189,7 @@ class Dataset(ABC):
             self.groups.tolist(),
             self.groups_known,
             list(self.keys),
-            # Nothing is added for clips with one label, so that they keep their hashes.
+            # Only frame labels add to the hash, so that other data sets keep their hashes.
             *([asdict(each) for each in self.frame_labels],) * bool(self.frame_labels),
             length=32,
         )
@@ -202,14 +203,14 @@ class Dataset(ABC):
 
     @property
     def label_texts(self) -> list[str]:
-        """Return the name of each clip's class, of several with `|` between them."""
+        """Return the name of each clip's class; several names are joined by `|`."""
         return [name if isinstance(name, str) else "|".join(name) for name in self._label_names]
 
     @cached_property
     def label_matrix(self) -> np.ndarray:
-        """Return the label of every frame, int16 (n, T), where `frame_labels` are known.
+        """Return the label of every frame, int16 (n, T), if `frame_labels` are known.
 
-        It is -1 where a frame is not labelled, and after the end of a clip.
+        The label is -1 for a frame without a label and after the end of a clip.
         """
         rates = np.zeros(len(self)) if self.fps is None else self.fps
         rows = list(zip(self.frame_labels, self.lengths.tolist(), rates.tolist(), strict=True))
@@ -236,10 +237,10 @@ class Dataset(ABC):
         return self._fingerprint
 
     def keep_classes(self, chosen: Sequence[str]) -> "Dataset":
-        """Return the data set with these classes only, in its own order; none named: all.
+        """Return the data set with the chosen classes only, in their old order; empty: all.
 
         Raises:
-            UserError: a class it does not have.
+            UserError: the data set lacks a chosen class, or its frames have labels.
         """
         if not chosen:
             return self
@@ -254,7 +255,7 @@ class Dataset(ABC):
                     f"data.classes: {self.name} has no class {name!r}{nearest(name, self.classes)}"
                 )
         classes = tuple(name for name in self.classes if name in chosen)
-        if self.labels.ndim == 2:  # a clip without a label is one of none of the classes
+        if self.labels.ndim == 2:  # a clip without a chosen class stays, without a label
             columns = [self.classes.index(name) for name in classes]
             return replace(self, classes=classes, labels=self.labels[:, columns])
         label_of = {self.classes.index(name): label for label, name in enumerate(classes)}
@@ -263,7 +264,7 @@ class Dataset(ABC):
         return replace(self.only(clips), classes=classes, labels=labels)
 
     def only(self, clips: np.ndarray) -> "Dataset":
-        """Select the clips of these indices, in this order."""
+        """Return the data set with the clips of these indices only, in this order."""
         new_index = {int(old): new for new, old in enumerate(clips)}
         changes: dict[str, Any] = {}
         for entry in fields(self):
@@ -290,7 +291,7 @@ class Files(Dataset):
     """Clips that are files, read in place.
 
     Attributes:
-        paths: of the clips.
+        paths: file or folder of each clip.
         rate: frames a second that videos are resampled to; 0: as filmed.
     """
 
@@ -307,7 +308,7 @@ class Files(Dataset):
         return [Declared(*declared.get(clip, (0, 0.0))) for clip in range(len(self))]
 
     def _declare(self, clips: Iterable[int]) -> dict[int, Declared]:
-        """Frames and rate of those clips that can be opened."""
+        """Return the declared frames and rate of each clip that can be opened."""
         # Opening waits for the disk more than for the processor.
         declared = map_ahead(self._declare_one, clips, threads=4, name=self.path)
         pairs = zip(clips, declared, strict=True)
@@ -324,12 +325,12 @@ class Files(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return frames by the containers, after resampling to `rate`."""
+        """Return the frames that the files declare, (n,) int32, after resampling to `rate`."""
         return np.array([frames for frames, _ in self._declared], np.int32)
 
     @property
     def fps(self) -> np.ndarray | None:
-        """Return frames a second by the containers, or `rate`."""
+        """Return the frames a second that the files declare, or `rate` if it is set."""
         return np.array([fps for _, fps in self._declared], np.float32)
 
     @cached_property
@@ -342,7 +343,7 @@ class Files(Dataset):
 
     @property
     def hashed(self) -> str:
-        """Return that keys are hashes of files."""
+        """Return "files": keys are hashes of files."""
         return "files"
 
     def path(self, clip: int) -> str:
@@ -370,7 +371,7 @@ class Files(Dataset):
         Otherwise the new content would be stored under the hash of the old one.
 
         Raises:
-            UserError: it has changed.
+            UserError: the file has changed.
         """
         if "_contents" not in vars(self):
             return
@@ -379,7 +380,7 @@ class Files(Dataset):
             return
         if hashing.hash_path(path) != known.hash:
             raise UserError(f"{path} was changed while it was used: give the command again")
-        self._contents[clip] = Content(stamp, known.hash)  # touched, and the same
+        self._contents[clip] = Content(stamp, known.hash)  # only its time stamps changed
 
     def _remember(self, clip: int, notes: list[str]) -> None:
         if notes:
@@ -387,7 +388,7 @@ class Files(Dataset):
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean …?" where a known name is near, else ""."""
+    """Return "; did you mean …?" if a known name is similar, else ""."""
     import difflib
 
     close = difflib.get_close_matches(name, known, 1, 0.5)

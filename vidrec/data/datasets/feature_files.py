@@ -1,6 +1,7 @@
-"""Read features made elsewhere: one .npy or .safetensors file for each clip.
+"""Read ready-made features: one .npy or .safetensors file for each clip.
 
-Folders are laid out as for videos. A file holds (T, D), (T, h, w, D), or (D,) for one step.
+Folders are laid out as for videos. A file holds an array (T, D), (T, h, w, D), or (D,)
+for one step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,21 +24,21 @@ EXTENSIONS = (".npy", ".safetensors")
 
 @dataclass(eq=False)
 class ArrayFiles(Files):
-    """Clips whose features are ready."""
+    """Clips that are files of ready-made features."""
 
     is_features = True
 
     def steps(self, clip: int) -> np.ndarray:
-        """Open a clip's array as (T, D…), of any type of number; check its shape and type.
+        """Open a clip's array as (T, D…), of any numeric type; check its shape and type.
 
         Raises:
-            UnreadableClip: it cannot be opened, or is of another shape or type.
+            UnreadableClip: the array cannot be opened, or has an unsupported shape or type.
         """
         return open_steps(self.paths[clip])
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...] | None]:
-        """Return the shape (T, D…) of each array, of .npy by its head alone; None: unreadable."""
+        """Return the shape (T, D…) of each array, from the header of a .npy; None: unreadable."""
         return [self._shape(clip) for clip in range(len(self))]
 
     def _shape(self, clip: int) -> tuple[int, ...] | None:
@@ -48,7 +49,7 @@ class ArrayFiles(Files):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return steps of each array; 0 for one that cannot be read."""
+        """Return the number of steps of each array; 0 if the array cannot be read."""
         return np.array([shape[0] if shape else 0 for shape in self.shapes], np.int32)
 
     @property
@@ -58,7 +59,7 @@ class ArrayFiles(Files):
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of one step that most clips have, (D,) or (h, w, D)."""
+        """Return the most frequent shape of one step, (D,) or (h, w, D)."""
         ends = [shape[1:] for shape in self.shapes if shape]
         if not ends:
             raise UserError(f"no array of {self.name} can be read: {self.paths[0]}")
@@ -68,7 +69,8 @@ class ArrayFiles(Files):
         """Read the features of a clip, float32 (T, D…).
 
         Raises:
-            UnreadableClip: they cannot be read, or have another shape than most clips'.
+            UnreadableClip: the features cannot be read, are not finite, or have another shape than
+                most clips.
         """
         values = np.array(self.steps(clip), np.float32, order="C")
         if not np.isfinite(values).all():
@@ -81,7 +83,10 @@ class ArrayFiles(Files):
         return values
 
     def read_features(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Read chosen frames: of .npy those alone, in half precision where the file is."""
+        """Read the features of chosen frames, as float16 if the file holds that, else float32.
+
+        From a .npy file, only the needed part is read.
+        """
         if clip not in self._places:
             self._places[clip] = _place(self.paths[clip], self.steps(clip))
         place = self._places[clip]
@@ -94,7 +99,7 @@ class ArrayFiles(Files):
 
     @cached_property
     def _places(self) -> dict[int, Place | None]:
-        """The positions in the file of arrays whose rows were read; None if they are unknown."""
+        """Map a clip to its array's position in the file; None: rows cannot be read directly."""
         return {}
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
@@ -130,7 +135,7 @@ def _opened(path: Path) -> np.ndarray:
         return _tensor(path)
     except UnreadableClip:
         raise
-    except Exception as error:  # a damaged head fails in many ways; none is a bug of ours
+    except Exception as error:  # a damaged header can raise any error
         raise_if_transient(path, error)
         raise UnreadableClip(path, f"damaged, or no array ({str(error)[:80]})") from None
 
@@ -148,7 +153,7 @@ def _tensor(path: Path) -> np.ndarray:
 
 
 def _place(path: Path, values: np.ndarray) -> Place | None:
-    """Return where the numbers of a .npy file are; None if their layout is not that of memory."""
+    """Return where a .npy array is in its file; None if not in C order and native byte order."""
     if not isinstance(values, np.memmap) or not values.flags.c_contiguous:
         return None
     if not values.dtype.isnative:

@@ -14,13 +14,13 @@ from vidrec.data.video import UnreadableClip
 from vidrec.errors import TransientError, UserError, is_transient, spelled
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Extensions that PyAV's demuxers claim, and that are not videos.
+# Extensions of files that are not videos, though PyAV's demuxers accept some of them.
 TEXTS = {".txt", ".nfo", ".diz", ".asc", ".srt", ".ass", ".vtt", ".sub", ".cue", ".json", ".csv"}
 TEXTS |= {".md", ".html", ".xml", ".npy", ".npz", ".safetensors", ".pdf", ".zip", ".py", ".yaml"}
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Yield all files below, in order of names; hidden ones left out, links followed once.
+    """Yield all files below a folder, sorted by name, but no hidden ones; follow links once.
 
     Raises:
         UserError: a folder cannot be listed; its clips would be missing silently.
@@ -40,12 +40,12 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return True for a file or folder that is no part of a data set, by its name."""
+    """Return whether a name is that of a hidden file or of one that a system leaves behind."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def clip_name(path: Path, root: Path) -> str:
-    """Return a path below the root as the same text everywhere: `/`, composed letters, UTF-8."""
+    """Return a path below the root as text that is the same on all systems: `/`, NFC, UTF-8."""
     return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
 
 
@@ -84,23 +84,23 @@ def clips_among(
 ) -> tuple[list[Path], set[Path]]:
     """Find clips among files: those that `wanted` accepts, and folders of frames.
 
-    Frames are looked for where videos are wanted. They are in a folder of their own, without a
-    video beside them. An empty folder between such folders is a clip that lost its frames.
+    Folders of frames are looked for only if videos are wanted. Such a folder contains no video. An
+    empty folder beside folders of frames counts as a clip that lost its frames.
 
     Args:
         files: all files below the root.
-        root: of the data set.
-        wanted: True for a file that is a clip.
-        depth: how far below the root such a folder lies at least; 2: below that of its class.
+        root: root folder of the data set.
+        wanted: returns True for a file that is a clip.
+        depth: least depth of a folder of frames below the root; 2: inside the folder of a class.
 
     Returns:
-        The clips, and those of them that are folders.
+        The clips, and the set of those that are folders.
     """
     if wanted is not is_video:
         return [path for path in files if wanted(path)], set()
     framed = frame_folders(files, root, depth)
     clips = [path for path in files if path.parent not in framed and is_video(path)]
-    # Frames beside the video that they come from would be the same clip again.
+    # A folder of frames beside the video of the same name would be the same clip again.
     twice = {path.with_suffix("") for path in clips}
     return [*clips, *sorted(framed - twice)], framed - twice
 
@@ -129,7 +129,7 @@ def _holds_frames(files: Sequence[Path], depth: int) -> bool:
 
 
 def _emptied(framed: set[Path], known: Container[Path]) -> set[Path]:
-    """Folders without anything beside folders of frames."""
+    """Return the empty folders beside folders of frames."""
     parents = {folder.parent for folder in framed}
     beside = {each for parent in parents for each in parent.iterdir()} - framed
     return {each for each in beside if each not in known and _is_empty(each)}

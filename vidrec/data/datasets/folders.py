@@ -1,7 +1,7 @@
-"""A folder of videos or images, read in place.
+"""Open a folder of videos or images, read in place.
 
-Layouts, in this order: `labels.csv` (columns path, label and, if you like, group, split);
-`train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`; `CLASS/…`, nested as deep as you like. A
+The first layout that fits is used: `labels.csv` (columns path, label, and optionally group, split);
+`train/CLASS/…`, `test/CLASS/…`, and optionally `val/CLASS/…`; `CLASS/…`, nested to any depth. A
 clip is a file, or a folder of numbered frames below the folder of its class.
 """
 
@@ -40,15 +40,15 @@ Wanted = Callable[[Path], bool]
 
 @dataclass
 class Listing:
-    """Clips of a folder.
+    """The clips of a folder.
 
     Attributes:
-        paths: of the clips.
-        names: of the clips.
-        classes: of the clips.
+        paths: file or folder of each clip.
+        names: name of each clip.
+        classes: class name or label text of each clip.
         groups: recording of each clip; "" where unknown.
-        parts: of a split, for each clip; "" for none.
-        notes: what a user should read.
+        parts: part of the split of each clip (train, val or test); "" for none.
+        notes: lines that a user should read.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -84,10 +84,10 @@ def build(
     Args:
         kind: class of the data set.
         data: the settings.
-        wanted: True for a file that is a clip.
-        what: clips are called in messages.
-        several: a labels.csv may leave labels empty, or have a column for each class.
-        extra: further fields of the class.
+        wanted: returns True for a file that is a clip.
+        what: how messages call the clips, such as "videos".
+        several: whether a labels.csv may leave labels empty or have a column for each class.
+        extra: further fields of the data set.
 
     Raises:
         UserError: no such folder, no clips in it, or a layout that cannot be understood.
@@ -112,7 +112,7 @@ def build(
 
 
 def _framed_note(found: Listing, root: Path) -> list[str]:
-    """Warn if pictures are frames of clips: a clip's frames would be in training and in test."""
+    """Warn if images seem to be frames of clips, which a split would put in different parts."""
     folders = frame_folders(found.paths, root, depth=2)
     inside = sum(path.parent in folders for path in found.paths)
     if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
@@ -122,15 +122,15 @@ def _framed_note(found: Listing, root: Path) -> list[str]:
 
 
 def folder_of(data: Data, what: str) -> Path:
-    """Return `data.root`, a folder that exists.
+    """Return the folder `data.root`.
 
     Raises:
-        UserError: it does not.
+        UserError: `data.root` is empty, or is not an existing folder.
     """
     if not data.root:
         raise UserError(f"data.root should name the folder of {what}: --data.root FOLDER")
     root = expanded(data.root)
-    if not root.exists():  # a run's configuration is UTF-8, and has such a name spelled out
+    if not root.exists():  # a run's configuration stores non-UTF-8 bytes as escapes
         root = Path(unspelled(root))
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
@@ -139,10 +139,10 @@ def folder_of(data: Data, what: str) -> Path:
 
 
 def listing(root: Path, wanted: Wanted, what: str, several: bool = False) -> Listing:
-    """List the clips of a folder, by whichever layout it has; `several`: see `build`.
+    """List the clips of a folder in any of the layouts; `several`: see `build`.
 
     Raises:
-        UserError: it holds none, or its layout cannot be understood.
+        UserError: the folder holds no clips, or its layout cannot be understood.
     """
     if labels := tables.find(root, "labels.csv"):
         return _from_csv(root, labels, several)
@@ -152,7 +152,7 @@ def listing(root: Path, wanted: Wanted, what: str, several: bool = False) -> Lis
     tops = {path.relative_to(root).parts[0] for path in clips if path.parent != root}
     part_by_folder = _parts(root, tops)
     depth = 2 if part_by_folder else 1
-    # In the order of names, which is the same however a disk spells its letters.
+    # Sorted by normalized name, so that the order does not depend on the file system.
     for path in sorted(clips, key=lambda path: clip_name(path, root)):
         parts = path.relative_to(root).parts
         if part_by_folder and len(parts) > 1 and parts[0] not in part_by_folder:
@@ -176,10 +176,10 @@ def listing(root: Path, wanted: Wanted, what: str, several: bool = False) -> Lis
 
 
 def _parts(root: Path, tops: set[str]) -> dict[str, str]:
-    """Folder to part, where folders below the root are the parts of a split; else nothing.
+    """Map the folders below the root to parts of a split; empty if they are not parts.
 
     Raises:
-        UserError: they look like parts, but there is none to train on.
+        UserError: the folders look like parts, but lack a training part or are of several splits.
     """
     part_by_folder = {top: part for top in tops if (part := part_of(top))}
     parts = set(part_by_folder.values())
@@ -217,7 +217,7 @@ def _nothing(root: Path, what: str, files: list[Path], loose: list[Path]) -> Use
 
 
 def _tell(found: Listing, root: Path, ignored: list[Path], what: str) -> None:
-    """Names what was left out, so that it is not left out silently."""
+    """Add a note that names the files that were left out."""
     ignored = [p for p in ignored if p.parent != root or p.suffix.lower() not in TEXTS]
     ignored = [p for p in ignored if p.name not in ("LICENSE", "groups.csv")]
     if ignored:
@@ -227,7 +227,7 @@ def _tell(found: Listing, root: Path, ignored: list[Path], what: str) -> None:
 
 
 def _tell_empty(found: Listing, root: Path, part_by_folder: Mapping[str, str], what: str) -> None:
-    """Warn of folders in the place of a class that hold no clip."""
+    """Warn of class folders that hold no clip."""
     tops = [root / part for part in part_by_folder] or [root]
     used = {parent for path in found.paths for parent in path.parents}
     empty = sorted(
@@ -245,7 +245,7 @@ def _tell_empty(found: Listing, root: Path, part_by_folder: Mapping[str, str], w
 
 
 def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None:
-    """Says which folders are parts of a split, and which ones beside them are not used."""
+    """Add notes on folders that are parts of a split, and on other folders that are not used."""
     if any(found.parts):
         folders = sorted({path.relative_to(root).parts[0] for path in found.paths})
         named = " and ".join(clip_name(root / folder, root) for folder in folders)
@@ -265,7 +265,7 @@ def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None
 
 
 def _unique(found: Listing) -> Listing:
-    """Names that normalize to the same text get a number."""
+    """Append a number to clip names that are the same after normalization."""
     seen: Counter[str] = Counter()
     for place, name in enumerate(found.names):
         seen[name] += 1
@@ -305,7 +305,7 @@ def _from_csv(root: Path, file: Path, several: bool) -> Listing:
 
 
 def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
-    """Find recordings: by the user's rule, labels.csv, groups.csv, names, or each file its own."""
+    """Find recordings by the user's rule, labels.csv, groups.csv or names; else one per file."""
     if not rule and all(found.groups):
         return Recordings(found.groups, True)
     file = None if rule else tables.find(root, "groups.csv")
@@ -323,10 +323,10 @@ def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
 
 
 def _groups_from(file: Path, names: Sequence[str]) -> tuple[dict[str, str], str]:
-    """Read a groups.csv; a name that is not UTF-8 may be spelled as it is shown.
+    """Read a groups.csv; bytes of a name that are not UTF-8 may be written as escapes.
 
     Returns:
-        Clip to group, and what to say of the lines that name none of the clips; "" without any.
+        The group of each name, and a message about lines that name no clip; "" if there are none.
     """
     group_of: dict[str, str] = {}
     known, unknown = set(names), []
@@ -362,7 +362,7 @@ class ImageFiles(Files):
         return None
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
-        """Read the picture, as often as it is asked for."""
+        """Read the picture, repeated for each requested frame."""
         picture = _picture(self.paths[clip], size)
         self.check_unchanged(clip)
         return np.repeat(picture[None], len(frame_indices), 0)

@@ -13,10 +13,10 @@ class LabelRules(NamedTuple):
     """How labels of frames are read.
 
     Attributes:
-        background: classes in which nothing happens.
-        unlabelled: the label of frames that no segment covers: left out, or the first background
-            class.
-        ignore: labels of frames that are left out.
+        background: names of the background classes, in which nothing happens.
+        unlabelled: how frames that no segment covers are treated. "ignore": they are left out;
+            "background": they belong to the first background class.
+        ignore: labels whose frames are left out.
     """
 
     background: tuple[str, ...] = ("background",)
@@ -29,11 +29,11 @@ class FrameLabels:
     """The labels of one clip's frames, as segments that do not overlap.
 
     Attributes:
-        starts: first frame, or second, of each segment.
-        ends: the frame after its last one, or the second at which it ends.
-        labels: class of each; -1: not labelled.
-        unit: of starts and ends.
-        fill: class of frames that no segment covers; -1: they are not labelled.
+        starts: start of each segment: its first frame, or a time in seconds.
+        ends: end of each segment: the frame after its last frame, or a time in seconds.
+        labels: class index of each segment; -1: not labelled.
+        unit: unit of `starts` and `ends`.
+        fill: class index of frames that no segment covers; -1: they are not labelled.
     """
 
     starts: tuple[float, ...]
@@ -57,7 +57,7 @@ class FrameLabels:
 
     @property
     def classes(self) -> set[int]:
-        """Return the classes that frames may have."""
+        """Return the class indices that the frames may have."""
         return {*self.labels, self.fill} - {UNLABELLED}
 
     def frames(self, length: int, fps: float = 0.0) -> np.ndarray:
@@ -66,8 +66,8 @@ class FrameLabels:
         A frame has the label of the segment that covers the middle of the frame's time.
 
         Args:
-            length: frames of the clip.
-            fps: frames a second; needed where segments are in seconds.
+            length: number of frames of the clip.
+            fps: frames a second; needed if segments are in seconds.
         """
         labels_T = np.full(length, self.fill, np.int32)
         for start, end, label in zip(self.starts, self.ends, self.labels, strict=True):
@@ -86,12 +86,12 @@ class FrameLabels:
         return FrameLabels(starts, ends, self.labels, "seconds", self.fill)
 
     def last(self, fps: float = 0.0) -> int:
-        """Return the least number of frames that a clip must have for its segments."""
+        """Return the smallest number of frames of a clip that contains all its segments."""
         return max((self._first(end, fps) for end in self.ends), default=0)
 
 
 def most_frequent(labels: FrameLabels) -> int:
-    """Return the class that lasts longest; 0 where nothing is labelled."""
+    """Return the class whose segments last longest; without any, the class `fill` or else 0."""
     spans: dict[int, float] = {}
     for start, end, label in zip(labels.starts, labels.ends, labels.labels, strict=True):
         if label != UNLABELLED:

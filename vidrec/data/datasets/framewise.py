@@ -19,22 +19,23 @@ from vidrec.data.datasets.segment_files import LabelledClips
 from vidrec.data.video import UnreadableClip
 from vidrec.errors import UserError, spelled
 
-# Labels and frames of a clip may differ by a share of the frames: rates of a file are not exact.
 FEATURES_FIRST = "files of (D, T)"
+# The labels may be longer or shorter than the clip, since frame rates in files are not exact: by
+# this share of its frames, or by this number of frames.
 SLACK, LEAST_SLACK = 0.1, 2
 
 
 @dataclass(eq=False)
 class FeaturesFirst(ArrayFiles):
-    """Arrays (D, T), as the features of Breakfast, 50Salads and GTEA are stored."""
+    """Features stored as arrays (D, T), as those of Breakfast, 50Salads and GTEA."""
 
     @property
     def hashed(self) -> str:
-        """Return that keys are hashes of files whose arrays are read transposed."""
+        """Return what keys are hashes of: files whose arrays are read transposed."""
         return FEATURES_FIRST
 
     def steps(self, clip: int) -> np.ndarray:
-        """Open an array as (T, D)."""
+        """Open a clip's array (D, T) as (T, D)."""
         return super().steps(clip).T
 
 
@@ -46,7 +47,7 @@ def load(data: Data, rules: LabelRules) -> Dataset:
         rules: how labels are read.
 
     Raises:
-        UserError: there are no labels of frames, or they do not fit the clips; names the file.
+        UserError: frame labels are missing or do not fit the clips; the message names the file.
     """
     features = data.kind == "features"
     what = "feature files (.npy, .safetensors)" if features else "videos"
@@ -91,7 +92,7 @@ def _dataset(data: Data, root: Path, found: LabelledClips) -> Dataset:
         dataset = ArrayFiles(**fields)
         return FeaturesFirst(**fields) if _is_transposed(dataset) else dataset
     videos = Files(**fields, rate=data.fps)
-    # Frames are counted as filmed; resampled ones are found by their time.
+    # Labels count the frames as filmed, so labels of resampled frames are looked up by time.
     return _in_seconds(videos) if data.fps else videos
 
 
@@ -113,7 +114,7 @@ def _in_seconds(dataset: Files) -> Files:
 
 
 def _is_transposed(dataset: ArrayFiles) -> bool:
-    """Return whether arrays are (D, T): more of them fit their labels so than as (T, D)."""
+    """Return whether arrays are (D, T): whether their second axis fits more labels in length."""
     shapes = [shape if shape and len(shape) == 2 else None for shape in dataset.shapes]
     fits = np.zeros(2, int)
     for shape, labels in zip(shapes, dataset.frame_labels, strict=True):
@@ -134,7 +135,7 @@ def _checked(dataset: Dataset, found: LabelledClips) -> Dataset:
     for clip, (length, fps) in enumerate(zip(dataset.lengths, rates, strict=True)):
         labels, file = dataset.frame_labels[clip], found.files[clip]
         if labels.unit == "seconds" and not dataset.is_features and not fps:
-            continue  # it cannot be opened, and is listed
+            continue  # a clip that cannot be opened is listed elsewhere
         if labels.unit == "seconds" and dataset.is_features:
             raise UserError(
                 f"{file}: features have no rate, so start and end of {dataset.names[clip]} should "

@@ -27,19 +27,19 @@ PARTNER = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 
 TAKES = 2  # seeds that share a recording, that is a shape and a background
 SUBPIXELS = 4  # backgrounds are drawn finer than frames, so that the camera can shake by fractions
-SPRITE = 96  # texels across a shape's picture, which spans 1.25 radii to either side
+SPRITE = 96  # texels across a shape's picture, which spans 1.25 radii to each side of its centre
 REACH = 1.25
-NOISE_TABLE = 1 << 20  # values of pixel noise, read from a random place for every frame
+NOISE_TABLE = 1 << 20  # values of pixel noise, read from a random position for every frame
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a data set of motions is generated from."""
+    """The parameters from which a data set of motions is generated."""
 
     clips: int = 1200
-    frames: int = 30  # of every clip; with `memory`, of the longest one
+    frames: int = 30  # of every clip; with `memory`, of the longest clip
     size: int = 64  # height and width in pixels
-    difficulty: float = 3.0  # scales what hides the motion, see `nuisances`; 0: nothing does
+    difficulty: float = 3.0  # strength of what hides the motion, see `nuisances`; 0: nothing
     seed: int = 0
     memory: bool = False  # the motion is a cue in the first third of a long clip
 
@@ -59,7 +59,7 @@ class Settings:
 
     @property
     def nuisances(self) -> dict[str, float]:
-        """Return what hides the motion: deviations as shares of full scale, shake in pixels."""
+        """Return what hides the motion: shake in pixels, others as shares of full scale or size."""
         return {
             "texture": 0.05 * self.difficulty,
             "noise": 0.03 * self.difficulty,
@@ -70,19 +70,19 @@ class Settings:
 
 
 def group(seed: int) -> str:
-    """Return the name of the recording, the shape and background, of a seed's clips."""
+    """Return the name of the recording (a shape and a background) of a seed's clips."""
     return f"source{seed // TAKES:04d}"
 
 
 def clip(seed: int, label: int | str, settings: Settings | None = None) -> np.ndarray:
-    """Draw one clip; the partner's clip of the same seed is its reversal.
+    """Draw one clip; the clip of the partner class with the same seed is its reversal.
 
     With `settings.memory` only the cue is reversed, and all other frames are the same.
 
     Args:
-        seed: of the clip.
+        seed: seed of the clip.
         label: name or index of the class.
-        settings: of the data set.
+        settings: parameters of the data set; None: the defaults.
 
     Returns:
         uint8 (T, H, W, 3).
@@ -102,12 +102,12 @@ def _reversed(frames_THWC: np.ndarray, cue: slice) -> np.ndarray:
 
 
 def generator(settings: Settings, *place: int) -> np.random.Generator:
-    """Return the random numbers of one place in the data set."""
+    """Return the random generator of one item of the data set, which `place` identifies."""
     return np.random.Generator(np.random.PCG64([settings.seed, *place]))
 
 
 def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]:
-    """Draw the frames of a pair's first class; return also which of them show the motion."""
+    """Draw the frames of a pair's first class; also return which of them show the motion."""
     # The clips do not depend on how many a set has. A fixed number lets all sets share the caches.
     settings = dataclasses.replace(settings, clips=30)
     rng = generator(settings, 1, seed, pair)
@@ -120,14 +120,14 @@ def _drawn(seed: int, pair: int, settings: Settings) -> tuple[np.ndarray, slice]
 
 @dataclasses.dataclass
 class Pose:
-    """Where the shape is in each frame, (T,): pixels; angle in radians; opacity from 0 to 1."""
+    """The shape in each frame, (T,): place and radius in pixels, angle in radians, opacity 0-1."""
 
     x: np.ndarray
     y: np.ndarray
     radius: np.ndarray
     angle: np.ndarray
     opacity: np.ndarray
-    shake: np.ndarray  # (T, 2) by which the picture moves right and down, in whole subpixels
+    shake: np.ndarray  # (T, 2) shift of the picture right and down: pixels, in whole subpixels
 
 
 def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[Pose, slice]:
@@ -142,7 +142,7 @@ def _pose(rng: np.random.Generator, pair: int, settings: Settings) -> tuple[Pose
 
 
 def resting(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
-    """Return the path of a shape that changes nothing; see `placed`."""
+    """Draw the path of a shape that does not change, in the units that `placed` takes."""
     rest = {
         "x": rng.uniform(-0.11, 0.11),
         "y": rng.uniform(-0.11, 0.11),
@@ -154,12 +154,12 @@ def resting(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
 
 
 def placed(rng: np.random.Generator, path: dict[str, np.ndarray], settings: Settings) -> Pose:
-    """Return a path in pixels, with what shakes it.
+    """Convert a path to pixels, and add the wobble of the shape and the shake of the picture.
 
     Args:
         rng: the random generator.
-        path: of the shape, in shares of the frame's size; see `Pose`.
-        settings: of the data set.
+        path: the values of `Pose` in each frame, with lengths as shares of the frame's size.
+        settings: parameters of the data set.
     """
     length = len(path["x"])
     for name in ("x", "y"):
@@ -180,7 +180,7 @@ def draw(rng: np.random.Generator, recording: int, pose: Pose, settings: Setting
 
 
 def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
-    """Draw a clip's length and which frames are its cue: with memory, some of the first third."""
+    """Draw a clip's length and the frames of its cue, with memory a part of the first third."""
     if not settings.memory:
         return settings.frames, slice(0, settings.frames)
     length = int(rng.integers(2 * settings.frames // 3, settings.frames + 1))
@@ -190,7 +190,7 @@ def _timing(rng: np.random.Generator, settings: Settings) -> tuple[int, slice]:
 
 
 def _distract(rng: np.random.Generator, path: dict[str, np.ndarray], length: int) -> None:
-    """Vary all that a cue could change back and forth, but less far than a cue does."""
+    """Vary everything that a cue could change back and forth, but by less than a cue does."""
     swing = {"x": 0.08, "y": 0.08, "radius": 0.02, "angle": 0.4}
     for name, size in swing.items():
         period, phase = rng.uniform(16, 40), rng.uniform(0, 2 * np.pi)
@@ -222,7 +222,7 @@ def motion_of(rng: np.random.Generator, pair: int, length: int) -> dict[str, np.
 
 @dataclasses.dataclass
 class _Scene:
-    """What the clips of a recording share."""
+    """The shape and the background, which the clips of a recording share."""
 
     shape: np.ndarray  # (SPRITE, SPRITE) uint32: red, green, blue times opacity, and opacity
     canvas: np.ndarray  # (SUBPIXELS, SUBPIXELS, h, w, 3) uint8: a background shifted by fractions
@@ -235,7 +235,7 @@ def _scene(recording: int, settings: Settings) -> _Scene:
 
 
 def _colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Draw red, green and blue of a brightness between two."""
+    """Draw red, green and blue with a brightness between `low` and `high`."""
     return rng.uniform(low, high) + rng.uniform(-0.15, 0.15, 3)
 
 
@@ -276,7 +276,7 @@ def _canvas(rng: np.random.Generator, settings: Settings) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, pixels: int) -> np.ndarray:
-    """Draw coloured smooth noise of unit deviation at three scales, (pixels, pixels, 3)."""
+    """Draw coloured smooth noise of standard deviation 1 at three scales, (pixels, pixels, 3)."""
     scales = (6, 12, 24)
     texture_HWC = np.zeros((pixels, pixels, 3))
     for cells in scales:
@@ -292,7 +292,7 @@ def _texture(rng: np.random.Generator, pixels: int) -> np.ndarray:
 
 @functools.cache
 def _bumps(cells: int, pixels: int) -> np.ndarray:
-    """Return weights (pixels, cells) of bumps on a ring, each row of unit norm."""
+    """Return weights (pixels, cells) of Gaussian bumps on a ring, each row of unit norm."""
     distance = np.abs(np.arange(pixels)[:, None] * cells / pixels - np.arange(cells))
     weights = np.exp(-2 * np.minimum(distance, cells - distance) ** 2)
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
@@ -356,7 +356,7 @@ def _texels(shape: np.ndarray, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.n
         (zoom * turn(pose.angle)).astype(np.float32)[:, None, None] for turn in (np.cos, np.sin)
     )
     middle, rim = np.float32(SPRITE / 2), np.float32(SPRITE - 1)
-    # The rim of the picture is clear, so whatever lies beyond may be read from there.
+    # The rim of the picture is transparent, so positions outside it may be read from the rim.
     u, v = (
         np.minimum(np.maximum(place + middle, np.float32(0)), rim).astype(np.int32)
         for place in (x * cos + y * sin, y * cos - x * sin)

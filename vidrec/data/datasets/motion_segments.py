@@ -1,7 +1,7 @@
 """Draw `motion/segments`: motions one after another, a label for each frame.
 
-The shape rests, then changes one thing (its place, size or opacity), rests or changes another, and
-keeps what it has become. So a frame does not show which of these is changing. `clip(seed, True)` is
+The shape rests, then changes one property (place, size or opacity), then rests or changes another;
+every change stays. So a frame does not show which property is changing. `clip(seed, True)` is
 exactly `clip(seed, False)` played backwards, and each label is that of the reversed motion. So one
 frame, or all frames without their order, cannot tell a motion from its reversal.
 """
@@ -17,10 +17,10 @@ from vidrec.data.datasets.motion import PAIRS, PARTNER, Settings
 from vidrec.data.read_ahead import map_ahead
 
 BACKGROUND = "background"
-# A rotation can hardly be seen in so few pixels.
+# Without rotation, which can hardly be seen in so few pixels.
 MOVES = {"x": PAIRS[0], "y": PAIRS[1], "radius": PAIRS[2], "opacity": PAIRS[4]}
 CLASSES = (BACKGROUND, *sorted(name for pair in MOVES.values() for name in pair))
-# What the first motion of each pair makes larger, and from where to where it may go, as shares of
+# The property that the first motion of each pair increases, and its range; lengths are shares of
 # the frame's size.
 RANGES = {
     "x": (-0.26, 0.26),
@@ -28,15 +28,15 @@ RANGES = {
     "radius": (0.14, 0.32),
     "opacity": (0.3, 1.0),
 }
-LEAST = 0.4  # of such a range that a motion covers
+LEAST = 0.4  # smallest share of the range that a motion covers
 MOTION = (18, 37)  # frames of a motion, the upper bound left out
 REST = (8, 25)  # frames of a stretch of background
-RESTS = 0.6  # share of motions that are followed by one
+RESTS = 0.6  # share of motions that come after a stretch of background
 
 
 @dataclasses.dataclass(frozen=True)
 class SegmentSettings(Settings):
-    """What a set of clips of several motions is generated from; `frames` is of every clip."""
+    """The parameters of a set of clips with several motions; every clip has `frames` frames."""
 
     clips: int = 1000
     frames: int = 120
@@ -45,7 +45,7 @@ class SegmentSettings(Settings):
 
 
 def recording(seed: int) -> str:
-    """Return the name of the recording of the two clips of a seed: each has its own scene."""
+    """Return the name of the recording of a seed: its two clips share one scene."""
     return f"source{seed:04d}"
 
 
@@ -60,9 +60,9 @@ def clip(seed: int, backwards: bool, settings: SegmentSettings | None = None) ->
     """Draw one clip.
 
     Args:
-        seed: of the clip.
+        seed: seed of the clip.
         backwards: play it backwards, with the labels of the reversed motions.
-        settings: of the data set.
+        settings: parameters of the data set; None: the defaults.
     """
     drawn = _drawn(seed, settings or SegmentSettings())
     return _reversed(drawn) if backwards else drawn
@@ -74,7 +74,7 @@ def _reversed(drawn: SegmentedClip) -> SegmentedClip:
 
 
 def _drawn(seed: int, settings: SegmentSettings) -> SegmentedClip:
-    # The clips do not depend on how many a set has.
+    # A clip does not depend on the number of clips in the set.
     settings = dataclasses.replace(settings, clips=30)
     rng = motion.generator(settings, 3, seed)
     path, labels_T = timeline(rng, settings.frames)
@@ -83,14 +83,14 @@ def _drawn(seed: int, settings: SegmentSettings) -> SegmentedClip:
 
 
 def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Draw what changes when.
+    """Draw the course of a clip: which property changes in which frames.
 
     Args:
         rng: the random generator.
-        length: frames of the clip.
+        length: number of frames of the clip.
 
     Returns:
-        The values of `RANGES` in each frame, and the label of each frame.
+        The values of each property of `RANGES` and of the angle, (T,), and the labels, (T,).
     """
     now = {name: rng.uniform(*between) for name, between in RANGES.items()}
     path = {name: np.zeros(length) for name in RANGES}
@@ -109,9 +109,9 @@ def timeline(rng: np.random.Generator, length: int) -> tuple[dict[str, np.ndarra
 
 
 def _add(path: dict[str, np.ndarray], values: dict[str, Any], frame: int, frames: int) -> int:
-    """Write numbers, or arrays (frames,), into a path from a frame on; return the next frame.
+    """Write scalars or arrays (frames,) into a path from `frame` on; return the next frame.
 
-    What lies before the clip or after its end is left out.
+    Frames before the start or after the end of the clip are left out.
     """
     first, last = np.clip([frame, frame + frames], 0, len(path["x"]))
     for name, value in values.items():
@@ -122,7 +122,7 @@ def _add(path: dict[str, np.ndarray], values: dict[str, Any], frame: int, frames
 def _motion(
     rng: np.random.Generator, name: str, start: float, frames: int
 ) -> tuple[np.ndarray, str]:
-    """Draw how one thing changes over a number of frames, and return the name of the motion."""
+    """Draw how one property changes over a number of frames; also return the motion's name."""
     low, high = RANGES[name]
     least = LEAST * (high - low)
     below, above = max(start - least - low, 0.0), max(high - start - least, 0.0)

@@ -1,8 +1,9 @@
-"""Draw `motion/several`: two motions at once, a clip having the labels of both.
+"""Draw `motion/several`: two motions at once; a clip has the labels of both.
 
-One shape changes two things at once, such as its place and its size, each in one of two directions.
-A clip and its time reversal have the same frames in another order, and whether a clip is reversed
-is random. So the frames without their order show which things change, but not in which direction.
+One shape changes two properties at once, such as its place and its size, each in one of two
+directions. A clip and its time reversal have the same frames in another order, and whether a clip
+is reversed is random. So the frames without their order show which properties change, but not in
+which direction.
 """
 
 import dataclasses
@@ -16,12 +17,12 @@ from vidrec.data.datasets import motion
 from vidrec.data.datasets.motion import PAIRS, PARTNER, TAKES, Settings
 from vidrec.data.read_ahead import map_ahead
 
-TOGETHER = tuple(itertools.combinations(range(len(PAIRS)), 2))  # pairs of which a clip has one each
+TOGETHER = tuple(itertools.combinations(range(len(PAIRS)), 2))  # a clip has one motion of each pair
 
 
 @dataclasses.dataclass(frozen=True)
 class SeveralSettings(Settings):
-    """What a set of clips of two motions at once is generated from."""
+    """The parameters of a set of clips with two motions at once."""
 
 
 class SeveralClip(NamedTuple):
@@ -37,10 +38,10 @@ def clip(
     """Draw one clip.
 
     Args:
-        seed: of the clip.
-        together: which two things change, an index into `TOGETHER`.
+        seed: seed of the clip.
+        together: which two properties change, an index into `TOGETHER`.
         backwards: play it backwards, with the labels of the reversed motions.
-        settings: of the data set.
+        settings: parameters of the data set; None: the defaults.
     """
     drawn = _drawn(seed, together, settings or SeveralSettings())
     return _reversed(drawn) if backwards else drawn
@@ -52,7 +53,7 @@ def _reversed(drawn: SeveralClip) -> SeveralClip:
 
 
 def _drawn(seed: int, together: int, settings: SeveralSettings) -> SeveralClip:
-    # The clips do not depend on how many a set has.
+    # A clip does not depend on the number of clips in the set.
     settings = dataclasses.replace(settings, clips=30)
     rng = motion.generator(settings, 4, seed, together)
     path, labels = motion.resting(rng, settings.frames), []

@@ -1,6 +1,6 @@
 """Provide the generated data as a TFDS builder.
 
-Importing this module makes `tfds.builder("motion")` and `tfds.builder("motion/memory")` known.
+Importing this module registers `tfds.builder("motion")` and `tfds.builder("motion/memory")`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ CITATION = """\
 
 @dataclasses.dataclass(eq=False)
 class MotionConfig(tfds.core.BuilderConfig):
-    """A named set of parameters."""
+    """A named configuration of the generated data."""
 
     settings: Settings = dataclasses.field(default_factory=Settings)
 
@@ -61,7 +61,7 @@ PARAMETERS = ("clips", "frames", "size", "difficulty", "seed")
 class Motion(tfds.core.GeneratorBasedBuilder):
     """`tfds.builder("motion")`; parameters are keywords: `tfds.builder("motion", clips=400)`."""
 
-    code_path = None  # nothing is downloaded, so no checksums lie beside this file
+    code_path = None  # nothing is downloaded, so there is no file of checksums
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS declares it)
     BUILDER_CONFIGS = [PLAIN, MEMORY, SEGMENTS, SEVERAL]  # noqa: RUF012
@@ -86,7 +86,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
     @property
     def settings(self) -> Settings:
-        """Return what the set is generated from."""
+        """Return the parameters from which the set is generated."""
         return self.builder_config.settings
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -126,7 +126,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
-        """Yield the clips of four recordings in five, or of every fifth one for testing."""
+        """Yield the test clips (every fifth recording) or the training clips (all others)."""
         settings = self.settings
         if isinstance(settings, SegmentSettings):
             yield from _segmented(settings, test)
@@ -148,7 +148,7 @@ class Motion(tfds.core.GeneratorBasedBuilder):
 
 
 def _segmented(settings: SegmentSettings, test: bool) -> Iterator[tuple[int, dict]]:
-    """Yield the clips of several motions; the label of a clip is the one of most of its frames."""
+    """Yield clips of several motions; the label of a clip is its most frequent frame label."""
     for index, seed, (frames_THWC, labels_T) in motion_segments.generate(settings, test):
         recording, way = motion_segments.recording(seed), ("forwards", "backwards")[index % 2]
         yield (
@@ -181,7 +181,7 @@ def _several(settings: SeveralSettings, test: bool) -> Iterator[tuple[int, dict]
 
 
 def _derived(config: str | MotionConfig | None, changed: dict) -> MotionConfig:
-    """Name a configuration after the parameters that differ, so that each has its own folder."""
+    """Name a configuration after its changed parameters, so that each one has its own folder."""
     named = {each.name: each for each in Motion.BUILDER_CONFIGS}
     if not isinstance(config, MotionConfig):
         if (config or PLAIN.name) not in named:

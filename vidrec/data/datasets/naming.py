@@ -1,4 +1,4 @@
-"""Read names: the part of a split, and the recording that a clip was cut from."""
+"""Find in names the part of a split, and the recording that a clip was cut from."""
 
 import re
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ import numpy as np
 from vidrec.data.datasets.base import PARTS
 from vidrec.errors import UserError
 
-# Names of the parts of a split, as data sets on the web spell them; letters in any case.
+# Names of the parts of a split in public data sets; upper and lower case are equal.
 PART_NAMES = {
     "train": r"train(ing)?",
     "val": r"val(id(at(e|ion))?)?|dev",
     "test": r"test(ing)?",
 }
 PART_ENDING = r"([ _-]*(set|split|data|videos?|clips?|frames?|images?))?"
-RECORDING = re.compile(r"(.*_g\d+)_")  # UCF's v_Archery_g07_c02.avi and its like
+RECORDING = re.compile(r"(.*_g\d+)_")  # as in UCF's v_Archery_g07_c02.avi
 
 
 class Recordings(NamedTuple):
     """The recordings of clips.
 
     Attributes:
-        names: of each clip's recording.
-        known: False where no recording was found and `names` are the clips' own.
+        names: name of each clip's recording.
+        known: False if no recordings were found, so that `names` are the names of the clips.
     """
 
     names: list[str]
@@ -32,7 +32,7 @@ class Recordings(NamedTuple):
 
 
 def part_of(name: str) -> str:
-    """Return the part of a split that a folder or a cell names: train, val or test; else ""."""
+    """Return the part that the name of a folder or a table cell means: train, val, test or ""."""
     for part, pattern in PART_NAMES.items():
         if re.fullmatch(f"({pattern}){PART_ENDING}", name.strip(), re.I):
             return part
@@ -40,18 +40,19 @@ def part_of(name: str) -> str:
 
 
 def indices_of(parts: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Return part to indices, where the data set names parts."""
+    """Return the clip indices of each part; None if no clip has a part."""
     array = np.array(parts)
     indices = {part: np.flatnonzero(array == part) for part in PARTS if (array == part).any()}
     return indices or None
 
 
 def recordings_of(names: Sequence[str], rule: str = "") -> Recordings:
-    """Find the recording of each clip by a rule, or by UCF's way of naming.
+    """Find the recording of each clip by a rule, or by names in the style of UCF.
 
     Args:
-        names: of the clips.
-        rule: regular expression whose first group, in brackets, names the recording.
+        names: names of the clips.
+        rule: regular expression whose first bracket (group) matches the name of the recording;
+            "": names in the style of UCF.
     """
     if rule:
         return Recordings([_by_rule(name, rule) for name in names], True)
@@ -62,9 +63,9 @@ def recordings_of(names: Sequence[str], rule: str = "") -> Recordings:
 
 
 def _recording(name: str) -> str:
-    """Return the recording that a clip's own name or a folder below its class names; else ""."""
+    """Return the recording in the name of a clip, or of a folder inside its class; else ""."""
     *above, own = name.split("/")
-    depth = 2 if above and part_of(above[0]) else 1  # of the class' folder; splits are above it
+    depth = 2 if above and part_of(above[0]) else 1  # of the class folder; a part's is above
     for text in (own, *reversed(above[depth:])):
         if match := RECORDING.match(text):
             return match.group(1)

@@ -1,8 +1,9 @@
-"""Read labels of frames that people keep in files: `segments.csv`, or one label file a video.
+"""Read labels of frames from files: `segments.csv`, or one label file for each video.
 
-`segments.csv` has the columns path, start, end and label, and perhaps unit (seconds or frames),
-group and split. A label file has a label a line, one for each frame; Breakfast, 50Salads and GTEA
-come so: `groundTruth/VIDEO.txt`, `mapping.txt`, `features/VIDEO.npy`, `splits/train.split1.bundle`.
+`segments.csv` has the columns path, start, end and label, and optionally unit (seconds or frames),
+group and split. A label file has one label on each line, one line for each frame. Breakfast,
+50Salads and GTEA have these files: `groundTruth/VIDEO.txt`, `mapping.txt`, `features/VIDEO.npy`,
+`splits/train.split1.bundle`.
 """
 
 import itertools
@@ -24,23 +25,23 @@ from vidrec.errors import UserError
 from vidrec.io.files import Damaged, read_text
 from vidrec.io.words import counted
 
-TRUTH = ("groundtruth", "ground_truth")  # folders of label files, in any case of letters
+TRUTH = ("groundtruth", "ground_truth")  # names of folders of label files, in lower case
 UNITS: tuple[Unit, ...] = ("seconds", "frames")
 
 
 @dataclass
 class LabelledClips:
-    """Clips whose frames are labelled, as files name them.
+    """Clips whose frames are labelled, as read from files.
 
     Attributes:
         classes: names of the classes.
-        paths: of the clips.
-        names: of the clips.
-        labels: of the frames of each.
+        paths: file or folder of each clip.
+        names: name of each clip.
+        labels: frame labels of each clip.
         groups: recording of each clip; "" where unknown.
-        parts: of a split, for each clip; "" for none.
-        notes: what a user should read.
-        files: the file with the labels of each clip, for messages.
+        parts: part of the split of each clip (train, val or test); "" for none.
+        notes: lines that a user should read.
+        files: for messages, the file (and line) with the labels of each clip.
     """
 
     classes: tuple[str, ...]
@@ -71,10 +72,10 @@ def from_csv(root: Path, file: Path, rules: LabelRules, unit: Unit) -> LabelledC
         root: folder of the clips.
         file: the table.
         rules: how labels are read.
-        unit: of start and end where no column says it.
+        unit: unit of start and end where the column `unit` does not give it.
 
     Raises:
-        UserError: a line is not as it should be; names it.
+        UserError: the table is empty or a line is invalid; the message names the line.
     """
     table = tables.read(file, ("path", "start", "end", "label"), ("unit", "group", "split"))
     if not table.rows:
@@ -114,7 +115,7 @@ def _part(file: Path, number: int, text: str) -> str:
 
 
 def _fill(rules: LabelRules) -> tuple[str, ...]:
-    """Return the class of frames that no segment covers; none: they are not labelled."""
+    """Return the class of frames that no segment covers; empty if they have no label."""
     if rules.unlabelled == "ignore":
         return ()
     if not rules.background:
@@ -153,7 +154,7 @@ def _time(file: Path, number: int, name: str, text: str, unit: str) -> float:
 def _in_order(
     file: Path, name: str, segments: list[_Segment], classes: Sequence[str], rules: LabelRules
 ) -> FrameLabels:
-    """Return a clip's segments in the order of time."""
+    """Return a clip's segments sorted by time; refuse segments that overlap."""
     units = {each.unit for each in segments}
     if len(units) > 1:
         raise UserError(f"{file}: {name} has segments in seconds and in frames; give one unit")
@@ -191,14 +192,14 @@ def from_label_files(
     """Read the label files of a folder, and find the clip of each by its name.
 
     Args:
-        root: of the data set.
+        root: root folder of the data set.
         truth: folder of label files.
         clips: all clips below the root.
         rules: how labels are read.
-        what: clips are called in messages.
+        what: how messages call the clips, such as "videos".
 
     Raises:
-        UserError: a file is not as it should be; names it and the line.
+        UserError: a label file is missing or invalid; the message says which file and line.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for clip in clips:
@@ -258,7 +259,7 @@ def _labels(file: Path) -> list[str]:
 def _classes(
     root: Path, labelled: dict[str, Path], lines: dict[str, list[str]], rules: LabelRules
 ) -> tuple[str, ...]:
-    """Return the classes by `mapping.txt`; without it, all labels in the order of their names."""
+    """Return the classes in `mapping.txt`; without that file, all labels sorted by name."""
     file = tables.find(root, "mapping.txt")
     known = _mapping(file) if file else sorted({label for own in lines.values() for label in own})
     for stem, own in lines.items():
@@ -272,7 +273,7 @@ def _classes(
 
 
 def _mapping(file: Path) -> list[str]:
-    """Read lines of number and name, "0 background", into names by number."""
+    """Read lines such as "0 background"; return the names in the order of their numbers."""
     names: dict[int, str] = {}
     for number, line in enumerate(_lines(file), 1):
         if not line:
@@ -289,7 +290,7 @@ def _mapping(file: Path) -> list[str]:
     return [names[place] for place in range(len(names))]
 
 
-# The person in a video's name, of GTEA (S1_Cheese_C1), Breakfast (P03_cam01_P03_cereals) and
+# The person in the name of a video of GTEA (S1_Cheese_C1), Breakfast (P03_cam01_P03_cereals) or
 # 50Salads (rgb-01-1). Several videos of one person are as similar as clips of one recording.
 PERSON = re.compile(r"([SP]\d+(?=_)|rgb-\d+(?=-))")
 
@@ -311,16 +312,16 @@ def _tell_unmatched(
 
 
 def bundle_parts(root: Path, names: Sequence[str], number: int, asked: bool) -> list[str]:
-    """Return the part of each clip by the lists `splits/train.split1.bundle`, or "".
+    """Return the part of each clip by lists such as `splits/train.split1.bundle`; "" for none.
 
     Args:
-        root: of the data set.
-        names: of the clips.
-        number: of the lists.
-        asked: whether the settings ask for the lists, so that a missing one is an error.
+        root: root folder of the data set.
+        names: names of the clips.
+        number: number of the split, such as 1 in the name above.
+        asked: whether the settings ask for the lists; other numbers only are then an error.
 
     Raises:
-        UserError: the lists are asked for and missing, or name clips twice.
+        UserError: the lists are asked for but have other numbers, or a clip is in two parts.
     """
     folder = tables.find(root, "splits")
     files = sorted(folder.glob("*.bundle")) if folder else []

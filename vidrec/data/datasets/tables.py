@@ -1,7 +1,7 @@
-"""Read tables that people write, labels.csv and groups.csv, strictly.
+"""Read tables that users write, such as labels.csv and groups.csv, with strict checks.
 
-A line that does not fit its heading is refused and named. Columns are separated by commas,
-semicolons, tabs or bars, whichever makes the heading fit.
+A line that does not match the heading is an error that names the line. Columns are separated by
+commas, semicolons, tabs or bars; the separator is the one that yields the required columns.
 """
 
 import csv
@@ -18,9 +18,9 @@ from vidrec.io import escape
 from vidrec.io.files import Damaged, read_text
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-BETWEEN = "|"  # labels of one clip
+BETWEEN = "|"  # separates the labels of one clip
 ZERO_ONE = {"0": False, "1": True, "0.0": False, "1.0": True}
-SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.I)  # with which a spreadsheet begins its own files
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.I)  # first line in files of some spreadsheets
 
 
 @dataclass
@@ -29,9 +29,9 @@ class Table:
 
     Attributes:
         file: the file that was read.
-        rows: line number, and cells by column.
-        unused: columns that nobody asked for.
-        heading: names of the columns in small letters, and as they are spelled.
+        rows: line number of each row, and its cells by column.
+        unused: columns of the file that were not requested.
+        heading: names of the columns, from lower case to the spelling in the file.
     """
 
     file: Path
@@ -41,10 +41,10 @@ class Table:
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Find the file of this name in a folder, in any case of letters; None if there is none.
+    """Find a file of a folder by its name in lower case, ignoring case; None if there is none.
 
     Raises:
-        UserError: there are two.
+        UserError: several files differ only in upper and lower case.
     """
     found = sorted(each for each in os.listdir(root) if each.lower() == name)
     if len(found) > 1:
@@ -53,15 +53,15 @@ def find(root: Path, name: str) -> Path | None:
 
 
 def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """Read a table with a heading; empty lines are passed over.
+    """Read a table with a heading; empty lines are skipped.
 
     Args:
-        file: to be read.
-        columns: required columns, filled in every line.
-        optional: columns that may be there.
+        file: the table.
+        columns: required columns, which must not be empty in any row.
+        optional: columns that may be missing or empty.
 
     Raises:
-        UserError: it is not a text file in UTF-8, a column is missing, or a line does not fit.
+        UserError: the file is not UTF-8 text, a column is missing, or a line is invalid.
     """
     try:
         text = read_text(file)
@@ -84,12 +84,12 @@ def read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Ta
 
 
 def join_classes(table: Table) -> None:
-    """Give each row a `label` made of its columns of 0 and 1, such as "run|jump".
+    """Give each row a `label`, such as "run|jump", made from its columns of 0 and 1.
 
-    The columns are all that no other field uses; they count as used then.
+    These columns are all columns in `table.unused`, which is then cleared.
 
     Raises:
-        UserError: there are none, one is called with a bar, or a cell is neither 0 nor 1.
+        UserError: there are no such columns, a name contains a bar, or a cell is not 0 or 1.
     """
     columns = [name for name in table.unused if name]
     if not columns:
@@ -112,7 +112,7 @@ def join_classes(table: Table) -> None:
 
 
 class _Lines:
-    """The lines of a table, taken apart; each as many cells as the heading has."""
+    """The lines of a table, each split into as many cells as the heading has."""
 
     def __init__(self, file: Path, text: str, columns: Sequence[str]):
         self.file = file
@@ -144,7 +144,7 @@ class _Lines:
                 raise UserError(f"{file} has two columns {name}")
 
     def records(self):
-        """Line number and cells of every line that is not empty."""
+        """Yield the line number and the cells of every line that is not empty."""
         for number, cells in self._records():
             if not any(cells):
                 continue
@@ -186,7 +186,7 @@ class _Lines:
 
 
 def _delimiter(line: str, columns: Sequence[str]) -> str:
-    """Return the delimiter that makes a heading with these columns."""
+    """Return the delimiter that yields these columns in a heading; else the most frequent."""
     for delimiter in DELIMITERS:
         named = line.replace('"', "").lower().split(delimiter)
         if set(columns) <= {name.strip() for name in named}:
@@ -195,15 +195,15 @@ def _delimiter(line: str, columns: Sequence[str]) -> str:
 
 
 def plain(path: str) -> str:
-    """Normalize a path of a table like names: `/`, composed letters, no `.` or doubled `/`."""
+    """Normalize a path in a table like clip names: `/`, NFC, no `.` and no doubled `/`."""
     text = re.sub(r"/(\./|/)*", "/", path.replace("\\", "/"))
     return unicodedata.normalize("NFC", text.removeprefix("./").rstrip("/"))
 
 
 def located(root: Path, path: str) -> tuple[Path, str]:
-    r"""Find the file that a table means, also if the disk composes its letters differently.
+    r"""Find the file that a path in a table names, also if its name has another Unicode form.
 
-    A backslash is Windows' `/`; in `\xe9` it may be how a byte that is not UTF-8 is shown.
+    A backslash may stand for `/` (Windows), or begin an escape for a non-UTF-8 byte such as `\xe9`.
 
     Returns:
         The file, and the name of its clip.

@@ -1,6 +1,6 @@
-"""Any TFDS data set that holds a video (or an image) and a label, by name.
+"""Open by its name any TFDS data set that holds a video (or an image) and a label.
 
-Names carry a configuration and keywords as TFDS writes them: `motion`, `motion/memory`,
+Names may have a configuration and keywords in the syntax of TFDS: `motion`, `motion/memory`,
 `motion/clips=400,difficulty=1.0`. Sets stored as array_record need no TensorFlow.
 """
 
@@ -39,9 +39,9 @@ from vidrec.io import files
 from vidrec.io.machine import cache_dir, how_to_install
 from vidrec.io.words import counted
 
-# Endings of files that users keep clips in; TFDS has none of them.
+# Extensions of files in which users keep clips; TFDS writes no such files.
 CLIPS = (".npy", ".safetensors", ".avi", ".mp4", ".mov", ".mkv", ".mpg", ".webm", ".jpg", ".png")
-# Training and test clips of the official lists.
+# Numbers of training and test clips in the official lists.
 UCF101_CLIPS = {
     "ucf101/ucf101_1_256": (9537, 3783),
     "ucf101/ucf101_1": (9537, 3783),
@@ -55,10 +55,10 @@ class TfdsDataset(Dataset):
     """Clips of a prepared TFDS set.
 
     Attributes:
-        builder: of the set.
-        places: of each clip, (split, index in it).
-        declared: frames of each clip.
-        hashes: of each clip's frames.
+        builder: TFDS builder of the set.
+        places: position of each clip: (split, index in the split).
+        declared: number of frames of each clip.
+        hashes: hash of each clip's frames.
         video: name of the feature that holds frames.
     """
 
@@ -74,7 +74,7 @@ class TfdsDataset(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return frames of each clip."""
+        """Return the number of frames of each clip, (n,) int32."""
         return np.array(self.declared, np.int32)
 
     def key(self, clip: int) -> str:
@@ -83,7 +83,7 @@ class TfdsDataset(Dataset):
 
     @property
     def hashed(self) -> str:
-        """Return that keys are hashes of frames."""
+        """Return "frames": keys are hashes of frames."""
         return "frames"
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
@@ -102,7 +102,7 @@ class TfdsDataset(Dataset):
         try:
             example = example_of(self.builder, split, self._data[split], index)
         except TransientError:
-            vars(self).pop("_data", None)  # a reader that could not open its file never will
+            vars(self).pop("_data", None)  # a reader whose file failed to open never recovers
             raise
         frames = stacked(example[self.video])
         if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or not frames.size:
@@ -111,7 +111,7 @@ class TfdsDataset(Dataset):
 
 
 def _resized(frames: np.ndarray, size: int) -> np.ndarray:
-    """(T, H, W, 3) to (T, size, size, 3)."""
+    """Resize frames (T, H, W, 3) to (T, size, size, 3)."""
     if frames.shape[1:3] == (size, size):
         return np.ascontiguousarray(frames)
     from PIL import Image
@@ -124,7 +124,7 @@ def load(data: Data) -> TfdsDataset:
     """Open the set `data.tfds`, prepared on first use in `data.root` or the cache.
 
     Raises:
-        UserError: no such set, it cannot be prepared here, or it lacks a video or a label.
+        UserError: the set does not exist, cannot be prepared here, or lacks a video or a label.
     """
     name = data.tfds or "motion"
     with _quiet():
@@ -155,7 +155,7 @@ def load(data: Data) -> TfdsDataset:
 
 
 def is_prepared(data: Data) -> bool:
-    """Return True where `load` has nothing to generate or to download."""
+    """Return whether `load` can open the set without generating or downloading it."""
     with _quiet():
         try:
             return _builder(data.tfds or "motion", data.root).is_prepared()
@@ -167,13 +167,13 @@ def is_prepared(data: Data) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide TFDS's own output: stdout is for results, and its warnings are about itself."""
+    """Hide the output of TFDS: stdout is for results, and its warnings do not help the user."""
     import tensorflow_datasets as tfds
 
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    # Of a set that is not prepared it asks the network, and leaves an empty temporary folder.
+    # For a set that is not prepared, TFDS asks the network and leaves an empty temporary folder.
     tfds.core.DatasetInfo.initialize_from_bucket = lambda info: None
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -185,7 +185,7 @@ def _quiet() -> Iterator[None]:
 def _builder(name: str, root: str) -> Any:
     builder = _made(name, root or str(cache_dir() / "data"))
     if root and builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not builder.is_prepared():
-        # Then the root is what a user has unpacked, and nothing is written into it.
+        # Then the root holds files that the user unpacked, and nothing is written into it.
         if not files.expanded(root).is_dir():
             raise UserError(f"data.root = {root} does not exist: it should hold what {name} needs")
         return _made(name, str(cache_dir() / "data"))
@@ -195,7 +195,7 @@ def _builder(name: str, root: str) -> Any:
 
 
 def _refuse_clips(root: Path, name: str) -> None:
-    """Refuse to make a set in a folder that contains a user's clips; its `data.kind` is missing."""
+    """Refuse to prepare a set in a folder of a user's clips, for which `data.kind` is wrong."""
     if not root.is_dir():
         return
     for folder in sorted(root.iterdir()):
@@ -217,7 +217,7 @@ def _made(name: str, folder: str) -> Any:
         raise UserError(f"data.tfds = {name!r}: TFDS knows no data set of this name") from None
     except ModuleNotFoundError as error:
         raise _needs_tensorflow(name, error) from None
-    except Exception as error:  # of another kind for each file of a prepared set that is damaged
+    except Exception as error:  # each damaged file of a set raises another kind of error
         if is_transient(error):
             raise TransientError.of(f"data.tfds = {name!r}", error) from error
         line = f"data.tfds = {name!r} in {folder}: {first_line(error)}"
@@ -229,14 +229,14 @@ def _made(name: str, folder: str) -> Any:
 
 
 def _prepared(name: str, root: str) -> Any:
-    """Open a set, prepared first where it is not; several processes prepare it once."""
+    """Open a set, and prepare it first if needed; only one of several processes prepares it."""
     builder = _builder(name, root)
     if not builder.is_prepared():
         with _alone(builder):
             builder = _builder(name, root)
             _prepare(builder, name, root)
     elif _in_cache(builder) and not Path(builder.data_path, files.SUMS).exists():
-        # Of a process that was killed just before, or of an earlier version.
+        # Prepared by an earlier version, or by a process that was killed before it wrote the sums.
         with contextlib.suppress(UserError), _alone(builder):
             _write_sums(builder)
     _check_stored(builder, name)
@@ -250,11 +250,11 @@ def _in_cache(builder: Any) -> bool:
 
 @contextlib.contextmanager
 def _alone(builder: Any) -> Iterator[None]:
-    """Remove half-prepared sets: no other process prepares this set now, so they are left over."""
+    """Lock the preparation of a set, and remove what earlier processes left half-prepared."""
     folder = Path(builder.data_path)
     lock = cache_dir() / "data" / f"{digest(str(folder.resolve()))}.lock"
     with files.locked(lock):
-        if _in_cache(builder):  # not a folder that others may write, too
+        if _in_cache(builder):  # not in a folder that other programs may write to
             for half in folder.parent.glob(f"incomplete.??????_{folder.name}"):
                 shutil.rmtree(half, ignore_errors=True)
         yield
@@ -292,18 +292,18 @@ def _check_stored(builder: Any, name: str) -> None:
 
 
 def _write_sums(builder: Any) -> None:
-    """Checksums of a set that was prepared just now: of all files but those that have their own."""
+    """Write checksums of a newly prepared set: all files but records, which have their own."""
     folder = Path(builder.data_path)
     sums = {file.name: _sum(file) for file in _described_by(folder)}
     files.write_json(folder / files.SUMS, sums)
 
 
 def _check_sums(builder: Any) -> None:
-    """Check that classes and counts of a set prepared here are unchanged."""
+    """Check that the files that describe a set prepared by vidrec are unchanged."""
     folder = Path(builder.data_path)
     try:
         expected = files.read_json(folder / files.SUMS)
-    except files.Missing:  # prepared by others
+    except files.Missing:  # not prepared by vidrec
         return
     actual = {file.name: _sum(file) for file in _described_by(folder)}
     for name in sorted(expected.keys() | actual.keys()):
@@ -315,7 +315,7 @@ def _check_sums(builder: Any) -> None:
 
 
 def _described_by(folder: Path) -> list[Path]:
-    """List the files beside the records of a set, which say what these are."""
+    """List the files that describe the records of a set."""
     beside = (file for file in sorted(folder.iterdir()) if file.is_file())
     plain = (file for file in beside if not file.name.startswith("."))
     return [file for file in plain if "record" not in file.name and file.name != files.SUMS]
@@ -326,7 +326,7 @@ def _sum(file: Path) -> str:
 
 
 def _file_format(builder: Any) -> str | None:
-    """Return array_record, the only format that is read clip by clip; None: it is the default."""
+    """Return array_record, the only format with access by clip; None if it is the default."""
     return None if builder.info.file_format.value == "array_record" else "array_record"
 
 
@@ -339,7 +339,7 @@ def _needs_tensorflow(name: str, error: Exception) -> UserError:
 
 
 def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
-    """Find the features that hold frames and class."""
+    """Return the names of the features that hold the frames and the class."""
     import tensorflow_datasets as tfds
 
     def is_video(feature: Any) -> bool:
@@ -361,7 +361,7 @@ def _feature_names(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _inner(feature: Any) -> Any:
-    """Return what a list holds; any other feature itself."""
+    """Return the feature of the items of a list; return any other feature unchanged."""
     return getattr(feature, "feature", feature)
 
 
@@ -373,7 +373,7 @@ def _open(builder: Any, decoders: Any = None) -> dict[str, Any]:
 
 
 def _index(builder: Any, video: str, label: str) -> dict[str, list]:
-    """Everything but the frames, for all clips; kept, since reading takes a while."""
+    """Return everything but the frames, for all clips; cached, since reading takes a while."""
     name = digest("tfds", _content(builder), video, label, length=32)
     return remembered(name, lambda: read_index(builder, _open(builder), video, label))
 
@@ -390,12 +390,12 @@ def _given(places: Sequence[tuple[str, int]]) -> dict[str, np.ndarray] | None:
 
 
 def _about(builder: Any) -> dict[str, Any]:
-    """Return the generator's parameters where it states them."""
+    """Return the full name of the set, and the metadata that its builder states."""
     return {"tfds": builder.info.full_name, **(builder.info.metadata or {})}
 
 
 def _unreadable_line(builder: Any) -> list[str]:
-    """Clips that a builder of ours could not read while it prepared the set."""
+    """Return a line on clips that vidrec's builder could not read when it prepared the set."""
     lost = (builder.info.metadata or {}).get("unreadable", [])
     if not lost:
         return []
@@ -406,7 +406,7 @@ def _unreadable_line(builder: Any) -> list[str]:
 
 
 def _skipped_line(builder: Any) -> list[str]:
-    """TFDS's ucf101 leaves out files it does not find, so what it made is counted."""
+    """Return a line if ucf101 of TFDS lacks clips: TFDS skips files that it does not find."""
     expected = UCF101_CLIPS.get(builder.info.full_name.rpartition("/")[0])
     if expected is None:
         return []
@@ -420,7 +420,7 @@ def _skipped_line(builder: Any) -> list[str]:
 
 
 def _content(builder: Any) -> str:
-    """Hash of what was generated: the set's full name, and the files that hold it."""
+    """Return a hash of a prepared set: of its full name and its record and text files."""
     files = sorted(file for file in Path(builder.data_path).iterdir() if file.is_file())
     files = [file for file in files if "record" in file.name or file.suffix == ".txt"]
     hashed = [[file.name, each.hash] for file, each in zip(files, contents(files), strict=True)]

@@ -1,4 +1,4 @@
-"""Read the records of a TFDS set: a clip's example, and everything but the frames of all clips."""
+"""Read the records of a TFDS set: one clip, or the names, labels and lengths of all clips."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from vidrec.data.hashing import new_hash
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import TransientError, UserError, is_transient
 
-FRAME_LABELS = "frame_labels"  # feature that holds the label of each frame, an index of its class
+FRAME_LABELS = "frame_labels"  # feature that holds the class index of each frame
 
 
 def read_index(builder: Any, sources: Mapping[str, Any], video: str, label: str) -> dict[str, list]:
     """Return everything but the frames, for all clips of a set, read by all cores.
 
     Args:
-        builder: of the set.
-        sources: its clips by split.
-        video: the feature that holds frames.
-        label: the feature that holds a clip's label.
+        builder: TFDS builder of the set.
+        sources: the clips of each split.
+        video: name of the feature that holds frames.
+        label: name of the feature that holds a clip's label.
     """
     columns = ("names", "labels", "groups", "lengths", "places", "hashes")
     index: dict[str, list] = {key: [] for key in columns}
@@ -61,7 +61,7 @@ def _indexed(
 
 
 def label_array(labels: Sequence[Any], classes: int) -> np.ndarray:
-    """Return (n,) classes; of lists of them (n, K) 0 and 1."""
+    """Return class indices (n,); if clips have lists of them, 0 and 1 in an array (n, K)."""
     if not any(isinstance(own, list) for own in labels):
         return np.array(labels, np.int32)
     labels_nK = np.zeros((len(labels), classes), np.int32)
@@ -71,13 +71,13 @@ def label_array(labels: Sequence[Any], classes: int) -> np.ndarray:
 
 
 def frame_labels(lines: Sequence[Sequence[int]]) -> FrameLabels:
-    """Return the labels of a clip's frames, of lines start, end, label."""
+    """Return the labels of a clip's frames, given rows of start, end and label."""
     starts, ends, labels = (tuple(line[i] for line in lines) for i in range(3))
     return FrameLabels(starts, ends, labels)
 
 
 def example_of(builder: Any, split: str, clips: Any, index: int) -> dict[str, Any]:
-    """Return one clip of a split; an error names the set if it cannot be read."""
+    """Return one clip of a split; if it cannot be read, the error names the set."""
     try:
         return clips[index]
     except Exception as error:  # whatever a damaged record makes its reader raise

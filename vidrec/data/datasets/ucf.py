@@ -1,6 +1,6 @@
-"""UCF-101 and UCF-11 from the unpacked archives, read in place; and the TFDS builder `ucf11`.
+"""Open the unpacked archives of UCF-101 and UCF-11 in place; define the TFDS builder `ucf11`.
 
-A folder may hold ready-made features (.npy, .safetensors) under the names of the videos instead.
+Instead of videos, a folder may hold ready-made features (.npy, .safetensors) of the same names.
 
 UCF-101 (K. Soomro, A. R. Zamir, M. Shah, CRCV-TR-12-01, 2012) comes with three lists of training
 and test clips that divide its recordings. UCF-11 (J. Liu, J. Luo, M. Shah, CVPR 2009) has 25
@@ -40,7 +40,7 @@ CLASSES_11 = (
 
 @dataclass(frozen=True)
 class Archive:
-    """What to fetch, and where it belongs."""
+    """An archive that the user downloads, and the folder in which it is expected."""
 
     title: str
     page: str
@@ -49,7 +49,7 @@ class Archive:
     classes: int
 
     def missing(self, where: Path, what: str) -> UserError:
-        """Return an error: what is missing, its page, size and folder, and what runs without."""
+        """Return an error that says what is missing, where to get it and where to unpack it."""
         return UserError(
             f"{self.title}: {what} in {where}; get it from {self.page} ({self.size}), unpack it "
             f"to {where} or name its folder by --data.root; "
@@ -57,11 +57,11 @@ class Archive:
         )
 
     def root(self, data: Data) -> Path:
-        """Return `data.root`, or the folder that is looked in when none is named."""
+        """Return `data.root`, or the default folder in the cache if `data.root` is empty."""
         return files.expanded(data.root) if data.root else cache_dir() / "data" / self.folder
 
     def share(self, classes: Sequence[str]) -> dict[str, str]:
-        """Return what a result states of a part of the classes; nothing of all of them."""
+        """Return what results state if only a part of the classes is used; empty if all are."""
         if len(classes) == self.classes:
             return {}
         return {"classes": f"{len(classes)} of {self.title}'s {self.classes} classes"}
@@ -88,7 +88,7 @@ def load(data: Data) -> Files:
     """Open UCF-101 or UCF-11, whichever `data.kind` names.
 
     Raises:
-        UserError: clips or lists are missing: what, its page, its size, and where it belongs.
+        UserError: clips or lists are missing; the message says where to get them.
     """
     if data.kind == "ucf101":
         return _ucf101(data)
@@ -96,7 +96,7 @@ def load(data: Data) -> Files:
 
 
 def holds_features(data: Data) -> bool:
-    """Return True where the folder of UCF-101 or UCF-11 holds ready-made features, no videos."""
+    """Return whether the folder of UCF-101 or UCF-11 holds ready-made features, not videos."""
     archive, pattern = ARCHIVES[data.kind], CLIP_101 if data.kind == "ucf101" else CLIP_11
     root = archive.root(data)
     if not root.is_dir():
@@ -128,7 +128,7 @@ def _ucf101(data: Data) -> Files:
         there = {kind for kind, _, _ in on_disk}
         wanted = tuple(name for name in classes if name in there)
     _all_present(classes, wanted, on_disk, root)
-    # A clip of the lists that is not there stays expected, and is named as unreadable.
+    # A clip that is listed but missing is kept, so that it is reported as unreadable.
     clips = {key: (name, root / name) for key, (name, _) in listed.items()}
     for key, path in on_disk.items():
         clips[key] = (listed[key][0] if key in listed else f"{key[0]}/{path.name}", path)
@@ -156,11 +156,11 @@ def _clips(root: Path, pattern: re.Pattern, archive: Archive) -> list[Path]:
     if not root.is_dir():
         raise archive.missing(root, "no such folder")
     files = list(finding.walk(root))
-    # A clip may be a folder of its frames, whose names may be like clips'.
+    # A clip may be a folder of frames, and the frames may be named like clips.
     framed = finding.frame_folders(files, root, depth=1)
     clips = [path for path in files if path.suffix.lower() not in finding.TEXTS | finding.IMAGES]
     clips = [path for path in (*clips, *sorted(framed)) if pattern.match(path.name)]
-    # Features count where there are no videos: beside those they may be anything of the user's.
+    # Features are used only if there are no videos; beside videos they may serve another purpose.
     clips = clips or [
         path for path in files if path.suffix.lower() in EXTENSIONS and pattern.match(path.name)
     ]
@@ -178,7 +178,7 @@ def _lists_folder(root: Path) -> Path | None:
 
 
 def _lines(file: Path) -> list[str]:
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # reading a pipe would block
         raise UserError(f"{file} cannot be read as a list of UCF-101: it is no file")
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -190,7 +190,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _classes(lists: Path | None, paths: list[Path]) -> tuple[str, ...]:
-    """Class names in the order of classInd.txt, which is alphabetical whatever the case."""
+    """Return the class names in the order of classInd.txt: alphabetical, ignoring case."""
     if lists is None or not (lists / "classInd.txt").is_file():
         spelled = {stem.lower(): stem for stem in (_parsed(path.name)[0] for path in paths)}
         return tuple(spelled[name] for name in sorted(spelled))
@@ -204,7 +204,7 @@ def _classes(lists: Path | None, paths: list[Path]) -> tuple[str, ...]:
 
 
 def _parsed(name: str) -> tuple[str, int, int]:
-    """(class as spelled, group, clip) of a file's name."""
+    """Return (class as spelled, group, clip) of a file name."""
     match = CLIP_101.match(name)
     if match is None:
         raise UserError(f"{name} is not named as in UCF-101: v_CLASS_gNN_cNN.avi")
@@ -212,9 +212,9 @@ def _parsed(name: str) -> tuple[str, int, int]:
 
 
 def _clip_key(name: str, classes: tuple[str, ...]) -> tuple[str, int, int]:
-    """(class, group, clip) of a file or list entry.
+    """Return (class, group, clip) of a file or list entry.
 
-    Lists say v_HandStandPushups where some archives say v_HandstandPushups: case does not count.
+    Lists say v_HandStandPushups where some archives say v_HandstandPushups, so case is ignored.
     """
     stem, group, clip = _parsed(name.rpartition("/")[2])
     known = _by_lower_case(classes)
@@ -224,10 +224,10 @@ def _clip_key(name: str, classes: tuple[str, ...]) -> tuple[str, int, int]:
 
 
 def _by_key(paths: Sequence[Path], classes: tuple[str, ...]) -> dict[tuple[str, int, int], Path]:
-    """Return the file of each clip.
+    """Return the file of each clip, by the key of the clip.
 
     Raises:
-        UserError: a clip has features in two files; it is unknown which ones are right.
+        UserError: a clip has features in two files, and it is unknown which file is right.
     """
     found: dict[tuple[str, int, int], Path] = {}
     for path in paths:
@@ -246,7 +246,7 @@ def _by_lower_case(classes: tuple[str, ...]) -> dict[str, str]:
 def _official(
     lists: Path, classes: tuple[str, ...], fold: int
 ) -> dict[tuple[str, int, int], tuple[str, str]]:
-    """Clip to (its name, its part), of all clips in the official lists of one fold."""
+    """Return (name, part) of each clip in the official lists of one fold, by the clip's key."""
     if fold > 3:
         raise UserError(f"data.fold = {fold}: UCF-101 has the official lists 1, 2 and 3")
     listed: dict[tuple[str, int, int], tuple[str, str]] = {}
@@ -266,7 +266,7 @@ def _official(
 
 
 def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, root: Path) -> None:
-    """Refuse missing classes: fewer classes are another task, and must be chosen by name."""
+    """Refuse missing classes: fewer classes are another task, which the user must ask for."""
     for name in wanted:
         if name not in classes:
             raise UserError(f"data.classes: ucf101 has no class {name!r}{nearest(name, classes)}")
@@ -286,7 +286,7 @@ def _all_present(classes: Sequence[str], wanted: Sequence[str], on_disk: dict, r
 
 
 def _list_notes(listed: dict, on_disk: dict, wanted: Sequence[str], root: Path) -> list[str]:
-    """Lines where folder and official lists differ."""
+    """Return lines on the differences between the folder and the official lists."""
     absent = sorted(key for key in listed if key[0] in wanted and key not in on_disk)
     extra = sorted(key for key in on_disk if key[0] in wanted and listed and key not in listed)
     notes = []
@@ -304,9 +304,9 @@ def ucf11_files(root: Path, fps: float = 0, wanted: Sequence[str] = ()) -> Files
     """Open all clips of the unpacked archive, CLASS/v_GROUP/v_GROUP_CLIP.mpg at any depth.
 
     Args:
-        root: of the archive.
+        root: folder of the unpacked archive.
         fps: frames a second that videos are resampled to; 0: as filmed.
-        wanted: classes that will be kept, of which a result states the share; none: all.
+        wanted: classes that will be kept, which results state if not all are; empty: all.
     """
     named = {_name_11(path): path for path in _clips(root, CLIP_11, UCF11)}
     names, paths = zip(*sorted(named.items()), strict=True)
@@ -328,7 +328,7 @@ def ucf11_files(root: Path, fps: float = 0, wanted: Sequence[str] = ()) -> Files
 
 
 def _name_11(path: Path) -> str:
-    """CLASS/v_GROUP/v_GROUP_CLIP.mpg, also where the groups' folders were lost."""
+    """Return CLASS/v_GROUP/v_GROUP_CLIP.mpg, also if the folders of groups are missing."""
     group = path.name.rpartition("_")[0]
     above = path.parent.parent if path.parent.name == group else path.parent
     return f"{above.name}/{group}/{path.name}"
@@ -339,7 +339,7 @@ def _number_11(name: str) -> str:
 
 
 def _counts_11(kinds: list[str], groups: list[str]) -> list[str]:
-    """Warn where the archive is not whole: 1,600 clips, 11 classes, 25 groups."""
+    """Warn unless the archive is complete: 1,600 clips, 11 classes, 25 groups."""
     has = (len(kinds), len(set(kinds)), len(set(groups)))
     if has == (1600, 11, GROUPS_11):
         return []
@@ -348,7 +348,7 @@ def _counts_11(kinds: list[str], groups: list[str]) -> list[str]:
 
 @dataclass
 class Ucf11Config(tfds.core.BuilderConfig):
-    """How clips are cut: `frames` in a row from the middle, each `pixels` square."""
+    """How clips are cut: `frames` consecutive frames from the middle, `pixels` high and wide."""
 
     frames: int = 30
     pixels: int = 64
@@ -357,11 +357,11 @@ class Ucf11Config(tfds.core.BuilderConfig):
 class Ucf11(tfds.core.GeneratorBasedBuilder):
     """`tfds.builder("ucf11")`: small clips for training from pixels.
 
-    The unpacked archive is looked for in `manual_dir`, else in vidrec's cache. The splits hold
-    groups 1-20 and 21-25. A clip that cannot be read is named in the set's metadata.
+    The unpacked archive is looked for in `manual_dir`, else in vidrec's cache. Split train holds
+    groups 1-20, test 21-25. A clip that cannot be read is named in the set's metadata.
     """
 
-    code_path = None  # nothing is downloaded, so no checksums lie beside this file
+    code_path = None  # nothing is downloaded, so there is no file of checksums
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (as TFDS declares it)
     BUILDER_CONFIGS = [  # noqa: RUF012
@@ -443,7 +443,7 @@ def _manual(dl_manager) -> Path:
 
 
 def middle(frames: np.ndarray, count: int) -> np.ndarray:
-    """Cut frames in a row from the middle; a shorter clip continues backwards, then forwards."""
+    """Cut `count` frames from the middle; a shorter clip continues backwards, then forwards."""
     last = len(frames) - 1
     start = max(0, len(frames) - count) // 2
     position = (start + np.arange(count)) % max(1, 2 * last)

@@ -1,4 +1,4 @@
-"""Check a user's own data set, so that a mistake gives one line that names it."""
+"""Check a user's own data set, so that a mistake gives a one-line message that names it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,11 +8,11 @@ import numpy as np
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 
-LEAST_KEY = 16  # letters of a clip's key: fewer may be those of another clip
+LEAST_KEY = 16  # characters of a clip's key: shorter keys of different clips may be equal
 
 
 def checked(dataset: Dataset, kind: str) -> Dataset:
-    """Return the data set with its fields checked; what is read from it is checked while reading.
+    """Return the data set with its fields checked; clips will be checked when they are read.
 
     Args:
         dataset: what the user's function returned.
@@ -27,13 +27,13 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
 
 
 def _checked(dataset: Dataset, kind: str) -> "Checked":
-    """Return the data set inside one that checks."""
+    """Return the data set wrapped in one that checks each clip that is read."""
     values = {field.name: getattr(dataset, field.name) for field in fields(Dataset)}
     return Checked(**values, own=dataset, kind=kind)
 
 
 def _problems(dataset: Dataset) -> Iterator[str]:
-    """Yield what is wrong with fields that have an entry for each clip."""
+    """Yield a message for each error in the fields that have an entry for each clip."""
     clips, classes = len(dataset.names), len(dataset.classes)
     if len(set(dataset.names)) < clips:
         yield "names should be unique, a name for each clip"
@@ -61,8 +61,8 @@ class Checked(Dataset):
     """A user's data set, and checks of what its methods return.
 
     Attributes:
-        own: the user's, with the same clips in the same order.
-        kind: `data.kind`, which names it.
+        own: the user's data set, with the same clips in the same order.
+        kind: `data.kind`, which names the user's function in messages.
     """
 
     own: Dataset = field(kw_only=True)
@@ -70,7 +70,7 @@ class Checked(Dataset):
 
     @property
     def is_features(self) -> bool:  # type: ignore[override]
-        """Return True where the user's clips are arrays made elsewhere."""
+        """Return True if the user's clips are ready-made feature arrays."""
         return self.own.is_features
 
     @property
@@ -89,7 +89,7 @@ class Checked(Dataset):
         return self.own.hashed
 
     def path(self, clip: int) -> str:
-        """Return what the user calls a clip."""
+        """Return how the user's data set names a clip in messages."""
         return self.own.path(clip)
 
     def key(self, clip: int) -> str:
@@ -124,7 +124,7 @@ class Checked(Dataset):
         return features
 
     def only(self, clips: np.ndarray) -> "Checked":
-        """Select the user's clips of these indices."""
+        """Return the data set with the clips of these indices only, in this order."""
         return _checked(self.own.only(clips), self.kind)
 
     def _unfit(self, method: str, clip: int, wanted: str, given: str) -> UserError:

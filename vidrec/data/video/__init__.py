@@ -1,10 +1,10 @@
-"""Decode and encode video files (PyAV): only the frames asked for, resized while decoding.
+"""Decode and encode video files (PyAV): only the requested frames, resized while decoding.
 
 Frame i is the i-th that a player shows, whatever the container declares; with `fps` it is the frame
-on screen at i / fps seconds. Seconds are those of the timestamps. Frames are turned and mirrored as
-the display matrix says. Colours without a tag are BT.709 from 720 rows on, else BT.601. A file with
-at least one frame is readable, and notes say what it lacks. Any other file raises `UnreadableClip`
-with the reason.
+on screen at i / fps seconds. Times come from the timestamps. Frames are turned and mirrored as the
+display matrix says. Frames without a colour tag are taken as BT.709 from 720 rows on, else as
+BT.601. A file with at least one frame is readable, and notes say what it lacks. Any other file
+raises `UnreadableClip` with the reason.
 
 The modules:
 
@@ -39,5 +39,5 @@ __all__ = [
     "write_timed",
 ]
 
-DECODING = 2  # increased if the same file gives other frames, so that stored results are not used
+DECODING = 2  # increase it if a file gives other frames than before, to discard stored results
 DECODER = av.__version__

@@ -1,4 +1,4 @@
-"""Open video files and decode them; damage is recorded, errors of the system are raised."""
+"""Open video files and decode them; damage is recorded, system errors are raised."""
 
 import errno
 import itertools
@@ -16,9 +16,9 @@ from vidrec.data import pictures
 from vidrec.data.video.timing import seconds_of
 from vidrec.errors import TransientError, UnreadableClip, raise_if_transient
 
-MAX_PIXELS = 8192 * 8192  # of one frame: more is a damaged header, and would fill the memory
+MAX_PIXELS = 8192 * 8192  # of one frame: more means a damaged header, and would fill the memory
 MAX_SILENCE = 4000  # packets in a row without a frame
-MAX_SECONDS = 60.0  # without a frame, for decoders that turn in circles
+MAX_SECONDS = 60.0  # without a frame, for decoders that never end
 # What PyAV raises on damaged files, found by fuzzing; a bare Exception would hide our own bugs.
 FAULTS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 # Error numbers that no decoder gives for damage.
@@ -28,7 +28,7 @@ DAMAGED = "damaged, or not a video"
 # A title that is not UTF-8 is no reason to refuse a file; PyAV 19 accepts it without an option.
 _OLD = int(av.__version__.partition(".")[0]) < 19
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
-# Text and pictures that the demuxers take for videos, and lists of other files.
+# Formats that the demuxers accept but that are not videos: text, pictures, lists of other files.
 NO_VIDEO = ("tty", "image2", "concat", "hls", "dash", "sdp", "rtsp", "lavfi", "ffmetadata")
 
 
@@ -37,13 +37,13 @@ class DecodeRecord:
     """Record what happened while a file was decoded.
 
     Attributes:
-        frames: how many were decoded.
-        packets: how many were read, those included that show no new picture.
-        seconds: when the last frame is shown.
-        lost_packets: how many could not be decoded.
+        frames: number of decoded frames.
+        packets: number of packets that were read, including packets without a new picture.
+        seconds: time at which the last frame is shown.
+        lost_packets: number of packets that could not be decoded.
         reason: the first error, in words for people.
-        ended_early: True where reading stopped before the end.
-        errors: one of each type.
+        ended_early: True if reading stopped before the end of the file.
+        errors: the first error of each type.
     """
 
     frames: int = 0
@@ -65,11 +65,11 @@ class DecodeRecord:
 def opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
     """Open a container; yield it with its first video stream.
 
-    Decoding takes one thread, since clips are decoded side by side.
+    Decoding uses one thread, since several clips are decoded in parallel.
 
     Raises:
-        UnreadableClip: it cannot be opened or holds no video.
-        TransientError: the system refuses to read it now.
+        UnreadableClip: the file cannot be opened or holds no video.
+        TransientError: the system refuses to read the file now.
     """
     path = os.path.abspath(path)
     pictures.check_file(path)
@@ -108,7 +108,7 @@ def _video_stream(path: str, container: Any) -> Any:
 
 
 def _is_cover(stream: Any) -> bool:
-    """Return True for a picture that is attached to music."""
+    """Return True for a cover picture, as of a music file."""
     return "attached_pic" in str(stream.disposition).lower()
 
 
@@ -116,15 +116,15 @@ def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> 
     """Yield packets with content; end if the file cannot be read any further.
 
     Args:
-        container: from `opened`.
-        stream: from `opened`.
-        record: gets the error that ended reading; without one the system's errors raise.
+        container: the open container, from `opened`.
+        stream: its video stream, from `opened`.
+        record: stores the error that ended reading; None: system errors are raised.
     """
     demuxed, empty = container.demux(stream), 0
     while empty < MAX_SILENCE:
         try:
             packet = next(demuxed, None)
-        except IndexError:  # a stream that the head did not announce begins here
+        except IndexError:  # a stream that the header did not declare begins here
             demuxed, empty = container.demux(stream), empty + 1
             continue
         except FAULTS as error:
@@ -137,7 +137,7 @@ def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> 
         if packet is None:
             return
         if record is not None and (packet.size or packet.dts is not None):
-            record.packets += 1  # an empty one with a time repeats the picture before
+            record.packets += 1  # an empty packet with a time repeats the last picture
         # The last, empty packet only tells a decoder to finish.
         if packet.size:
             empty = 0
@@ -147,7 +147,7 @@ def packets(container: Any, stream: Any, record: DecodeRecord | None = None) -> 
 
 
 def frames(container: Any, stream: Any, record: DecodeRecord) -> Iterator[av.VideoFrame]:
-    """Yield all frames that can be decoded, in order; other packets are skipped and counted."""
+    """Yield all frames that can be decoded, in order; skip and count the other packets."""
     silence, since, base = 0, time.monotonic(), stream.time_base
     for packet in itertools.chain(packets(container, stream, record), (None,)):
         decoded = decode(stream, packet, record)
@@ -156,7 +156,7 @@ def frames(container: Any, stream: Any, record: DecodeRecord) -> Iterator[av.Vid
             record.seconds = max(record.seconds, seconds_of(frame.pts, base) or 0.0)
             yield frame
         silence = 0 if decoded else silence + 1
-        # What the caller does with a frame does not count: the clock starts when it comes back.
+        # The caller's own work does not count: the time restarts after the caller took a frame.
         since = time.monotonic() if decoded else since
         if silence > MAX_SILENCE or time.monotonic() - since > MAX_SECONDS:
             record.reason = record.reason or "the decoder yields no more frames"
@@ -177,12 +177,12 @@ def decode(stream: Any, packet: Any, record: DecodeRecord) -> list[av.VideoFrame
 
 
 def raise_if_system(path: str, *errors: Exception) -> None:
-    """Raise a TransientError if a file only seems damaged, because the system had an error.
+    """Raise a TransientError if a system error, not damage to the file, made decoding fail.
 
-    A decoder's error does not show it: for damage it may have the number of a system error, and a
-    fault of the disk may look like a clip that ends early. So the file is read to its end without
-    the decoder. An error of memory is the file's own (a picture too large) if there is memory for a
-    usual one.
+    A decoder's error does not tell them apart: damage may give the number of a system error, and a
+    disk fault may look like a clip that ends early. So the file is read to its end without the
+    decoder. A decoder's lack of memory counts as damage (a picture that is too large) if there is
+    memory for a picture of usual size.
     """
     for error in errors:
         if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:

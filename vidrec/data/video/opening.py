@@ -1,4 +1,4 @@
-"""Open a clip for one reading, whether it is a video file or a series of pictures."""
+"""Open a clip to read it once, whether it is a video file or a series of pictures."""
 
 import os
 from collections.abc import Iterator
@@ -15,32 +15,32 @@ from vidrec.data.video.timing import Shown
 
 
 class OpenClip(Protocol):
-    """A clip while it is read.
+    """A clip that is open for reading.
 
     Attributes:
-        pixel_aspect: width of a stored pixel by its height.
+        pixel_aspect: width of a stored pixel divided by its height.
     """
 
     pixel_aspect: float
 
     def shown(self) -> Iterator[Shown]:
-        """Yield its frames, once."""
+        """Yield the frames of the clip; it can be called only once."""
 
     def lacking(self) -> list[str]:
-        """Return lines on what was not there, after `shown` has come to its end."""
+        """Return lines on what the clip lacks; call it after `shown` has yielded all frames."""
 
     def no_frame(self) -> str:
-        """Return why `shown` gave nothing."""
+        """Return the reason why `shown` yielded no frame."""
 
 
 class _OpenVideo:
-    """A file of a container format."""
+    """A video file in a container format."""
 
     def __init__(self, container: Any, stream: Any):
         self._container, self._stream, self._record = container, stream, DecodeRecord()
         self._promised = promises.promised(container, stream)
         ratio = stream.sample_aspect_ratio
-        # Another ratio is a damaged head.
+        # A ratio outside this range means a damaged header.
         self.pixel_aspect = float(ratio) if ratio and 0.1 <= ratio <= 10 else 1.0
 
     def shown(self) -> Iterator[Shown]:
@@ -80,10 +80,10 @@ class _OpenPictures:
 
 @contextmanager
 def open_clip(path: str | os.PathLike) -> Iterator[OpenClip]:
-    """Open a clip for one reading.
+    """Open a clip to read it once.
 
     Raises:
-        UnreadableClip: it cannot be opened or holds no video.
+        UnreadableClip: the clip cannot be opened or holds no video.
     """
     if series := pictures.of(path):
         yield _OpenPictures(series)

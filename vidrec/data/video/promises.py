@@ -13,17 +13,17 @@ from vidrec.data.video.timing import is_rate, rate_of
 
 
 class Promised(NamedTuple):
-    """What a container declares; 0 for what it does not.
+    """What a container declares; 0 for a number that it does not declare.
 
     Attributes:
-        frames: to be shown.
-        packets: their number, including those that are not shown.
-        seconds: its duration.
-        odd_clock: timestamps that cannot be true, so they hide what should be shown.
-        reach: a frame at this time or later belongs to the end of the clip, however many frames
-            were counted. An AVI stores nothing if it repeats a picture.
-        slack: seconds by which it may end before those declared.
-        is_cut: by its structure: its last part is longer than the file.
+        frames: number of frames to be shown.
+        packets: number of packets, including packets that are not shown.
+        seconds: duration of the clip.
+        odd_clock: True if timestamps cannot be true, so that they hide frames.
+        reach: time in seconds. A clip with a frame at this time or later is complete, however few
+            frames were counted, since an AVI stores nothing for a repeated picture.
+        slack: number of seconds by which the clip may end before its declared duration.
+        is_cut: True if the structure of the file shows that its end is missing.
     """
 
     frames: int
@@ -37,7 +37,7 @@ class Promised(NamedTuple):
 
 def promised(container: Any, stream: Any) -> Promised:
     """Read what a container declares of its video stream."""
-    # A sound beside it has a duration of its own.
+    # A sound stream in the same file may have another duration.
     alone = len(container.streams) == 1
     seconds = (container.duration or 0) / av.time_base if alone else 0.0
     frames = max(0, stream.frames)
@@ -56,7 +56,7 @@ def promised(container: Any, stream: Any) -> Promised:
 
 
 def _promised_by_index(stream: Any, seconds: float) -> Promised:
-    """Count an MP4's index: what an edit list leaves out is not there, or hidden."""
+    """Count an MP4's index, in which frames that an edit list leaves out are missing or hidden."""
     times = [(entry.timestamp, entry.is_discard) for entry in stream.index_entries]
     frames, packets = sum(not hidden for _, hidden in times), len(times)
     frozen = sum(a == b for (a, _), (b, _) in itertools.pairwise(times)) > packets // 2
@@ -65,7 +65,7 @@ def _promised_by_index(stream: Any, seconds: float) -> Promised:
 
 
 def is_shown(packet: Any, stream: Any) -> bool:
-    """Return False for a packet that only helps to decode others: before a cut, or hidden."""
+    """Return False for a packet that only serves to decode others: before a cut, or hidden."""
     if packet.is_discard:
         return False
     return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & 0x10)
@@ -78,8 +78,8 @@ def lacking(promise: Promised, record: DecodeRecord) -> list[str]:
     slack = min(promise.slack, 0.2 * seconds + 0.5)
     if record.lost_packets:
         lines.append(f"damaged packets skipped: {record.lost_packets} ({record.reason})")
-    # By packets, for not every one is to be shown. Encoders that pack frames (Xvid, so UCF-101)
-    # miscount by one.
+    # Compare packets, since not every packet is shown. Encoders that pack frames (Xvid, as in
+    # UCF-101) miscount by one.
     if record.packets < packets - 1 and total < frames and record.seconds < promise.reach:
         lines.append(f"truncated after {total} of {frames} frames")
     elif promise.odd_clock:
@@ -96,7 +96,7 @@ def lacking(promise: Promised, record: DecodeRecord) -> list[str]:
 
 
 def _is_cut_mp4(path: str) -> bool:
-    """Return True where a part with pictures (a box) is missing or longer than the file's rest."""
+    """Return True if a box with picture data is missing or longer than the rest of the file."""
     place, total, kind = 0, os.path.getsize(path), b""
     with open(path, "rb") as file:
         while place + 8 <= total:
@@ -105,16 +105,16 @@ def _is_cut_mp4(path: str) -> bool:
             size, kind = struct.unpack_from(">I4s", head)
             if size == 1 and len(head) == 16:
                 (size,) = struct.unpack_from(">Q", head, 8)
-            if size < 8:  # 0: as far as the file goes; others are not a box
+            if size < 8:  # 0: up to the end of the file; other sizes are no box
                 return False
             place += size
             if place > total:
                 return kind in (b"moof", b"mdat")
-    return kind == b"moof"  # announces pictures that should follow
+    return kind == b"moof"  # declares picture data that should follow
 
 
 def _is_cut_gif(path: str) -> bool:
-    """Return True where the mark of the end is missing; zeros and line breaks may follow it."""
+    """Return True if the end mark is missing; zeros and line breaks may follow the mark."""
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 4096))
         return not file.read().rstrip(b"\0\r\n ").endswith(b";")

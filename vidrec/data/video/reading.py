@@ -17,16 +17,16 @@ from vidrec.errors import UnreadableClip
 
 
 def declared(path: str | os.PathLike) -> Declared:
-    """Return frames and rate by the container; nothing is decoded.
+    """Return the number of frames and the rate that a clip declares; no video is decoded.
 
     Args:
-        path: of a video, a folder of frames or an animation.
+        path: path of a video, a folder of frames or an animation.
 
     Returns:
-        Frames to be shown, and their mean number a second.
+        The number of frames to be shown, and their mean rate (frames a second).
 
     Raises:
-        UnreadableClip: it cannot be opened or holds no video.
+        UnreadableClip: the clip cannot be opened or holds no video.
     """
     if series := pictures.of(path):
         return series.declared()
@@ -54,12 +54,12 @@ def stream(
     """Yield the whole clip in order, in chunks of frames.
 
     Args:
-        path: of a video, a folder of frames or an animation.
+        path: path of a video, a folder of frames or an animation.
         size: height and width of frames.
-        chunk: frames yielded at once; fewer at the end.
+        chunk: number of frames yielded at once; fewer at the end.
         fps: frames a second to resample to by timestamps; 0 takes every frame once.
         notes: gets a line for everything the file lacks.
-        clock: gets the seconds of the frames, no later than the frames are given.
+        clock: stores the times of the frames, before or when the frames are yielded.
 
     Yields:
         uint8 (t, size, size, 3) with t at most `chunk`.
@@ -98,14 +98,15 @@ def read(
 ) -> np.ndarray:
     """Return chosen frames.
 
-    Frames past the end show the last one, and are noted: a container may promise too many.
+    For an index past the end, the last frame is returned and a note is added, since a container may
+    declare too many frames.
 
     Args:
-        path: of a video, a folder of frames or an animation.
-        indices: T frames in any order, repeats allowed.
+        path: path of a video, a folder of frames or an animation.
+        indices: T frame indices in any order; repeats are allowed.
         size: height and width of frames.
         fps: frames a second to resample to by timestamps; 0 takes every frame once.
-        notes: gets a line where the clip ends before a frame.
+        notes: gets a line if the clip ends before a requested frame.
 
     Returns:
         uint8 (T, size, size, 3).
@@ -143,7 +144,7 @@ def _read_in_order(
         if last is None:
             raise UnreadableClip(path, clip.no_frame())
         picture = scaler.upright(path, last)
-        clip.lacking()  # raises where the system, not the file, ended it
+        clip.lacking()  # raises if a system error, not the file, ended the clip
     frames |= dict.fromkeys(needed[len(frames) :], picture)
     if notes is not None:
         notes.append(f"frame {needed[-1]} was asked for, but it ends after {position}")
@@ -156,14 +157,14 @@ def shown(
     """Yield frames in their own proportions, as a player shows them.
 
     Args:
-        path: of a video, a folder of frames or an animation.
-        fitted: width and height of the first frame, upright, to those of all that are given.
+        path: path of a video, a folder of frames or an animation.
+        fitted: maps width and height of the first frame, upright, to those of all yielded frames.
 
     Yields:
-        Pictures, uint8 (H, W, 3), and the seconds between which they are shown.
+        Pictures, uint8 (H, W, 3), and the times in seconds at which their display starts and ends.
 
     Raises:
-        UnreadableClip: it cannot be opened, or a frame cannot be converted.
+        UnreadableClip: the clip cannot be opened, or a frame cannot be converted.
     """
     scaler, poses, size = PictureScaler(), Poses(), None
     with open_clip(path) as clip:

@@ -16,7 +16,7 @@ from vidrec.errors import UnreadableClip
 # Bit-exact and accurate: the same pixels on every machine, at no cost that could be measured.
 # (libswscale's flags BILINEAR, ACCURATE_RND, BITEXACT; older PyAV names only the first.)
 SCALING = 0x2 | 0x40000 | 0x80000
-HD_ROWS = 720  # frames at least this high are BT.709 where a tag does not say: players do the same
+HD_ROWS = 720  # untagged frames of at least this height are taken as BT.709, as by players
 UNTAGGED = (0, 2, 3)  # AVCOL_SPC_RGB (of a YUV picture: a wrong tag), UNSPECIFIED, RESERVED
 
 
@@ -32,7 +32,7 @@ class Pose(NamedTuple):
         return (height, width) if self.exchanged else (width, height)
 
     def upright(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """Return the picture as it is to be seen."""
+        """Return the picture as it is displayed."""
         if self == UPRIGHT:
             return picture_HWC
         shown = picture_HWC.swapaxes(0, 1) if self.exchanged else picture_HWC
@@ -55,7 +55,7 @@ class Poses:
         self._known, self._rotation = UPRIGHT, math.nan
 
     def of(self, frame: av.VideoFrame) -> Pose:
-        """Return how a frame is shown; frames come in their order."""
+        """Return how a frame is shown; call it for the frames in their order."""
         if frame.rotation != self._rotation or frame.key_frame:
             self._known, self._rotation = _pose(frame), frame.rotation
         return self._known
@@ -64,9 +64,9 @@ class Poses:
 def _pose(frame: av.VideoFrame) -> Pose:
     """Return the pose of the display matrix (x, y) -> (a x + c y, b x + d y).
 
-    Angles other than quarter turns go to the nearest one.
+    Other angles are rounded to the nearest quarter turn.
     """
-    side_data: Any = frame.side_data  # its stubs know no `Type`
+    side_data: Any = frame.side_data  # PyAV's type stubs lack `Type`
     matrix = side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return UPRIGHT
@@ -77,7 +77,7 @@ def _pose(frame: av.VideoFrame) -> Pose:
 
 
 class Scaler:
-    """Scale frames to squares of RGB; one serves a whole file, since setting it up costs most."""
+    """Scale frames to RGB squares; use one for a whole file, since its setup takes longest."""
 
     def __init__(self, size: int):
         self.size, self._scaler, self._poses = size, VideoReformatter(), Poses()
@@ -90,7 +90,7 @@ class Scaler:
         """Return the frame as a player shows it, uint8 (size, size, 3).
 
         Raises:
-            UnreadableClip: it cannot be converted; names `path`.
+            UnreadableClip: the frame cannot be converted; the error names `path`.
         """
         try:
             return self._poses.of(frame).upright(self(frame))
@@ -110,12 +110,12 @@ class PictureScaler:
         """Return the frame as it is stored, uint8 (height, width, 3).
 
         Args:
-            path: of the clip, for the message.
-            frame: as decoded.
-            size: width and height.
+            path: path of the clip, for the error message.
+            frame: the decoded frame.
+            size: width and height of the result, in pixels.
 
         Raises:
-            UnreadableClip: it cannot be converted.
+            UnreadableClip: the frame cannot be converted.
         """
         try:
             return _scaled(self._scaler, frame, *size)
@@ -130,7 +130,7 @@ def _unconverted(path: str | os.PathLike, error: Exception) -> UnreadableClip:
 
 def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     colours = Colorspace.ITU709 if _is_untagged_hd(frame) else None
-    # By default every file has a thread for each core, and all of them wake for every frame.
+    # By default every file has one thread for each core, and all threads wake for every frame.
     return scaler.reformat(
         frame,
         width,

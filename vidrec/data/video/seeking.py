@@ -1,9 +1,9 @@
-"""Read frames that lie far apart by way of key frames.
+"""Read frames that are far apart by seeking to key frames.
 
 Reading 30 consecutive frames from the later half of a clip of 3 to 10 minutes takes 0.04 to 0.2 s.
 Decoding all frames before them takes 1.8 to 9.9 s (320x240, H.264, one core). Frames closer
-together than `SEEK_GAP` are decoded in order. It is used only if the file's timestamps show that
-the frames are the same as when decoding in order.
+together than `SEEK_GAP` are decoded in order. Seeking is used only if the file's timestamps show
+that it gives the same frames as decoding in order.
 """
 
 import bisect
@@ -21,7 +21,7 @@ from vidrec.data.video.container import FAULTS, DecodeRecord, frames, opened, pa
 from vidrec.data.video.scaling import Scaler
 from vidrec.errors import UnreadableClip
 
-SEEK_GAP = 250  # frames skipped at once before looking for a key frame pays
+SEEK_GAP = 250  # seeking is faster if at least this many frames are skipped
 # Containers whose timestamps stay the same after a seek.
 EXACT_SEEK = ("mov", "matroska")
 
@@ -31,9 +31,9 @@ class Timestamps:
     """Presentation times of a file's frames in order.
 
     Attributes:
-        all: in units of the stream's time base.
+        all: time of each frame, in units of the stream's time base.
         keys: indices of the key frames.
-        rank: index of each time.
+        rank: index of the frame at each time.
     """
 
     all: list[int]
@@ -41,7 +41,7 @@ class Timestamps:
     rank: dict[int, int] = field(repr=False, default_factory=dict)
 
     def key_before(self, index: int) -> int:
-        """Return the index of the last key frame up to a frame."""
+        """Return the index of the last key frame at or before a frame."""
         return self.keys[bisect.bisect_right(self.keys, index) - 1]
 
 
@@ -52,10 +52,10 @@ class _Inexact(Exception):
 def read_by_seeking(
     path: str | os.PathLike, needed: list[int], size: int
 ) -> dict[int, np.ndarray] | None:
-    """Read chosen frames by way of key frames.
+    """Read chosen frames by seeking to key frames.
 
     Args:
-        path: of the clip.
+        path: path of the clip.
         needed: indices in rising order, without repeats.
         size: height and width of frames.
 
@@ -97,12 +97,12 @@ def _read(
 def _ranked(
     container: Any, stream: Any, table: Timestamps, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(index, frame) from `start` on; raises _Inexact where an index is missing or unknown."""
+    """Yield (index, frame) from `start` on; raise _Inexact if an index is missing or unknown."""
     record, expected = DecodeRecord(), start
     for frame in frames(container, stream, record):
         index = -1 if frame.pts is None else table.rank.get(frame.pts, -1)
         if 0 <= index < start:
-            continue  # leading pictures of an open group, which need what lies before
+            continue  # leading pictures of an open group, which need earlier frames
         if index != expected or record.lost_packets:
             raise _Inexact
         yield index, frame
@@ -112,7 +112,8 @@ def _ranked(
 def timestamps(path: str | os.PathLike) -> Timestamps | None:
     """Return the timestamps of a file's frames; None if seeking by them would not be exact.
 
-    That is so where a frame has none, two have the same, or any is damaged or hidden.
+    Seeking is not exact if a frame has no timestamp, two frames have the same, any frame is damaged
+    or hidden, or the container format is not in `EXACT_SEEK`.
     """
     pictures.check_file(path)
     status = os.stat(path)

@@ -1,4 +1,4 @@
-"""When frames are shown, by their timestamps, and which ones a fixed rate takes."""
+"""Compute when frames are shown, by their timestamps, and which frames a fixed rate takes."""
 
 import math
 from array import array
@@ -8,32 +8,32 @@ from typing import Any, NamedTuple
 
 import av
 
-MAX_GAP = 60.0  # seconds between two frames; timestamps further apart are not believed
-USUAL_RATE = 25.0  # frames a second where the file says nothing that can be true
+MAX_GAP = 60.0  # seconds between two frames; timestamps further apart are taken as wrong
+USUAL_RATE = 25.0  # frames a second if the file declares no rate that can be true
 
 
 class Clock:
-    """Keep when the frames of a clip are shown, in seconds from its first; filled while reading.
+    """The times at which a clip's frames are shown, from its first frame on; filled while reading.
 
     Attributes:
-        starts: of the frames read so far.
-        end: of the last of them.
+        starts: start of each frame read so far, in seconds.
+        end: end of the last frame read so far, in seconds.
     """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget a reading, before another one."""
+        """Remove all times, before the clip is read again."""
         self.starts, self.end = array("d"), 0.0
 
     def at(self, frame: int) -> float:
-        """Return when a frame begins; after the last one, when that ends."""
+        """Return the start of a frame; for an index after the last frame, its end."""
         return self.starts[frame] if frame < len(self.starts) else self.end
 
 
 class Shown(NamedTuple):
-    """A frame and the seconds between which it is on screen."""
+    """A frame and the times in seconds at which its display starts and ends."""
 
     frame: Any
     start: float
@@ -41,14 +41,14 @@ class Shown(NamedTuple):
 
 
 class Paced(NamedTuple):
-    """A frame and how often it is given."""
+    """A frame and how many times in a row it is taken."""
 
     frame: Any
     repeats: int
 
 
 def rate_of(stream: Any) -> float:
-    """Return frames a second as declared; `USUAL_RATE` where nothing declared can be true."""
+    """Return the declared frames a second; `USUAL_RATE` if no declared rate can be true."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if is_rate(rate):
             return float(rate)
@@ -66,7 +66,7 @@ def mean_rate(spans: list[tuple[int | None, int]], base: Fraction | None, usual:
     Args:
         spans: timestamp and duration of each packet, in units of `base`.
         base: seconds of one unit.
-        usual: frames a second where timestamps are missing.
+        usual: frames a second to return if timestamps are missing.
     """
     known = sorted((stamp, stay) for stamp, stay in spans if stamp is not None)
     if len(known) < max(2, len(spans)) or not base:
@@ -79,14 +79,17 @@ def mean_rate(spans: list[tuple[int | None, int]], base: Fraction | None, usual:
 
 
 def seconds_of(ticks: int | None, base: Fraction | None) -> float | None:
-    """Return seconds by the stream's time base: before PyAV 19 the last frames lack their own."""
+    """Convert ticks of a time base to seconds; None if either is unknown.
+
+    For frames, `base` is that of the stream: before PyAV 19, the last frames lack their own.
+    """
     if ticks is None or not base:
         return None
     return ticks * base.numerator / base.denominator
 
 
 def spans(frames: Iterable[av.VideoFrame], stream: Any) -> Iterator[Shown]:
-    """Yield frames with their seconds since the first: each lasts until the next begins."""
+    """Yield frames with their times since the first frame; each lasts until the next begins."""
     clock, base, held, start = _FrameClock(1 / rate_of(stream)), stream.time_base, None, 0.0
     for frame in frames:
         begin = clock.next(seconds_of(frame.pts, base))
@@ -98,12 +101,12 @@ def spans(frames: Iterable[av.VideoFrame], stream: Any) -> Iterator[Shown]:
 
 
 def paced(shown: Iterable[Shown], fps: float, clock: Clock) -> Iterator[Paced]:
-    """Yield each frame once, or as often as i / fps falls into its time.
+    """Yield each frame once, or as often as a time i / fps falls into the span of the frame.
 
     Args:
         shown: frames in order.
         fps: frames a second; 0 takes each frame once.
-        clock: gets the seconds of what is yielded.
+        clock: stores the times of the yielded frames.
     """
     count = 0
     for frame, start, end in shown:
@@ -122,19 +125,19 @@ def paced(shown: Iterable[Shown], fps: float, clock: Clock) -> Iterator[Paced]:
 
 
 def _ticks(seconds: float, fps: float) -> int:
-    """Count how many of 0, 1/fps, 2/fps, … lie before `seconds`; a microsecond is rounding."""
+    """Count how many of 0, 1/fps, 2/fps, … are before `seconds`, to within a microsecond."""
     return math.ceil(seconds * fps - 1e-6 * fps)
 
 
 class _FrameClock:
-    """Seconds since the first frame; steps that cannot be true become the usual one."""
+    """Seconds since the first frame; a step that cannot be true is replaced by the usual step."""
 
     def __init__(self, usual: float):
         self.usual, self.now, self.count = usual, 0.0, 0
         self._before: float | None = None
 
     def next(self, stamp: float | None) -> float:
-        """Return the seconds of the next frame, whose own timestamp this is."""
+        """Return the time of the next frame in seconds; `stamp`: its own timestamp, if any."""
         before = self._before
         step = stamp - before if stamp is not None and before is not None else self.usual
         if self.count:
@@ -144,7 +147,7 @@ class _FrameClock:
         return self.now
 
     def last(self, seconds: float) -> float:
-        """Return how long the last frame stays: as it says, else as the others do."""
+        """Return the last frame's duration: `seconds` if that can be true, else the mean step."""
         if 0 < seconds <= MAX_GAP:
             return seconds
         return self.now / (self.count - 1) if self.count > 1 else self.usual

@@ -15,20 +15,20 @@ from vidrec.data.video.timing import Clock, Shown, paced
 from vidrec.io import files
 
 ENCODERS = {".avi": "mpeg4", ".mpg": "mpeg1video", ".mpeg": "mpeg1video", ".webm": "libvpx-vp9"}
-EVEN_PACE = {".avi", ".mpg", ".mpeg"}  # containers whose frames all last equally long
-TICKS = 60_000  # a second: whole numbers of them at every usual rate, and no more than MPEG-4 takes
+EVEN_PACE = {".avi", ".mpg", ".mpeg"}  # containers in which all frames have the same duration
+TICKS = 60_000  # a second: a whole number for each frame at usual rates; MPEG-4 allows so many
 
 
 def write(
     path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float = 30, codec: str = ""
 ) -> None:
-    """Encode frames of one size; odd sizes get one more row or column.
+    """Encode frames of one size; odd sizes are padded by one row or column.
 
     Args:
-        path: of the new file; its extension names the container.
+        path: path of the new file; its extension determines the container.
         frames: uint8 RGB (H, W, 3).
         fps: frames a second.
-        codec: of the encoder; empty: H.264, or what suits the file's extension.
+        codec: name of the encoder; empty: H.264, or the usual one for the file's extension.
 
     Raises:
         UserError: the file cannot be written.
@@ -43,9 +43,9 @@ def write_timed(
     """Encode frames that come with the seconds at which they begin and end.
 
     Args:
-        path: of the new file; its extension names the container.
+        path: path of the new file; its extension determines the container.
         shown: pictures, uint8 RGB (H, W, 3), as `pictures.Still` holds them.
-        fps: their mean rate; it is the file's rate if its format has only one.
+        fps: mean rate of the frames; it is the file's rate if its format has a fixed rate.
 
     Raises:
         UserError: the file cannot be written.
