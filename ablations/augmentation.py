@@ -3,9 +3,10 @@
     vidrec ablate ablations/augmentation.py
 
 Motion from pixels: a small CNN and a GRU, trained together on 10, 20 and 40 clips a class, each
-without augmentation and with crops, turns by up to ten degrees and other brightness, contrast and
-colour. All rows have the same validation and test clips and as many updates. Motions to the left
-and to the right are classes of their own, so clips are not mirrored. No report did this.
+without augmentation and with crops, rotations by up to ten degrees, and changes of brightness,
+contrast and colour. All rows have the same validation and test clips and the same number of
+updates. Motions to the left and to the right are different classes, so clips are not mirrored. None
+of the five reports did this.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Train

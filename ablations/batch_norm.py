@@ -1,6 +1,6 @@
 """Report D: does batch normalisation between layers help?
 
-Test time uses running statistics.
+Running statistics are used at test time.
 """
 
 from vidrec.sweeps.ablation import Ablation, published

@@ -1,4 +1,4 @@
-"""Report D names batch size among its twelve subjects and prints no table: all rows are ours."""
+"""Report D names batch size among its twelve subjects but prints no table: all rows are ours."""
 
 from vidrec.sweeps.ablation import Ablation, Row
 

@@ -1,8 +1,9 @@
 """Report C: is there a learning rate at which its C3D trains?
 
 The report tried 0.1 to 1e-8 and saw the loss jump on {2.453, 1.453, 1.953} within five epochs at
-each, without a table. After its rates, a guess of ours: the softmax was taken twice, by the network
-and by the loss, which saturates at levels half apart (benchmarks/why_c3d_stalled.py).
+each rate, without a table. The rows after its rates test a hypothesis of ours: the softmax was
+applied twice, by the network and by the loss, which then saturates at levels 0.5 apart
+(benchmarks/why_c3d_stalled.py).
 """
 
 from vidrec.config import override

@@ -2,10 +2,10 @@
 
     vidrec ablate ablations/class_weights.py
 
-In each pair of motions one class has 80 training clips and its time reversal 4. Validation and test
-clips are equally many of each class, so accuracy is the mean over classes. The plain loss is
-compared with balanced weights, with balanced batches, and with the same model on all clips. No
-report did this.
+In each pair of motions one class has 80 training clips and its time reversal 4. All classes have
+the same number of validation and of test clips, so accuracy is the mean over classes. The plain
+loss is compared with balanced weights, with balanced batches, and with the same model on all clips.
+None of the five reports did this.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,8 +1,9 @@
 """Report D: at which norm should the gradient be clipped?
 
-The code clips the global L2 norm before the optimiser (the published rows); the text speaks of the
-derivative with respect to the LSTM's inputs, and of its being vital for stability. Rows of ours:
-off, and the derivative clipped element by element at the recurrent layer's pre-activations.
+The report's code clips the global L2 norm before the optimiser (the published rows). Its text
+speaks of the derivative with respect to the LSTM's inputs, and calls clipping it vital for
+stability. We added two rows: no clipping, and the derivative clipped element by element at the
+recurrent layer's pre-activations.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row, published

@@ -2,11 +2,12 @@
 
     vidrec ablate fine_tuning --data.root FOLDER --folds 5
 
-FOLDER holds a folder of files a class, as for `my_videos`. The last block of an EfficientNet-Lite0
-(ImageNet, the extra `pretrained`) and a GRU train on three and on six clips a class,
-each plain and with half of the clips mirrored, parts of a frame enlarged, and other brightness,
-contrast and colour. Statistics of batch normalization stay those of ImageNet. Classes that a mirror
-exchanges need `--augment.flip_exchanges`. No report did this.
+FOLDER holds a folder of files for each class, as for `my_videos`. The last block of an
+EfficientNet-Lite0 (ImageNet, the extra `pretrained`) and a GRU train on three and on six clips a
+class, each without augmentation and with half of the clips mirrored, crops, and changes of
+brightness, contrast and colour. Statistics of batch normalization stay those of ImageNet. Name
+classes that mirroring turns into each other with `--augment.flip_exchanges`. None of the five
+reports did this.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Train

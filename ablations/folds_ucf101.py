@@ -1,6 +1,7 @@
 """How much does report D's baseline change between UCF-101's three official splits?
 
-No report did this: all use one split. Any other table takes the axis too: `--axis data.fold=1,2,3`.
+None of the five reports did this. With `--axis data.fold=1,2,3` any other table of UCF-101 is also
+trained on all three splits.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

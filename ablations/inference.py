@@ -1,10 +1,10 @@
 """Report D: how should a video be decided from its frames?
 
-Clips of 60 frames at stride 30, the carry reset for each: their step log-probabilities, weighted
-(j+1)/60, are averaged (clips), or each clip votes (vote). Its listing leaves out the last step, and
-does not cut a video that is longer than 60 frames but shorter than the clip's end. Both are
-mistakes, and are not repeated here. We added a row: one pass over the clip, as in all other tables.
-One training serves the three.
+The report cuts a video into clips of 60 frames at stride 30 and resets the carry for each clip. The
+step log-probabilities of clips, weighted (j+1)/60, are averaged (average), or each clip votes
+(vote). The report's listing leaves out the last step, and does not cut a video that is longer than
+60 frames but shorter than the clip's end. Both are mistakes, and are not repeated here. We added a
+row: one pass over the clip, as in all other tables. All three rows share one training.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row, published

@@ -1,7 +1,7 @@
 """Report D: which learning rate for momentum SGD in 25 epochs?
 
 The best rate is the largest that was tried, so a larger one may be better. The baseline's top-10 is
-0.933 in most of its other tables, so 0.9435 is marked.
+0.933 in most of the report's other tables, so 0.9435 is marked as doubtful.
 """
 
 from vidrec.sweeps.ablation import Ablation, published

@@ -1,7 +1,7 @@
 """Report D: how many linear layers before the LSTM?
 
-The report gives a conclusion without figures: none "loses on expressivity", two overfit, one is
-best.
+The report gives a conclusion without figures: no layer "loses on expressivity", two layers overfit,
+one layer is best.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

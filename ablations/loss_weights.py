@@ -1,6 +1,6 @@
 """Report D: should late steps weigh more in the loss?
 
-Step j of L weighs (j+1)/L (linear), or all weigh the same (uniform).
+Step j of L has the weight (j+1)/L (linear), or all steps have the same weight (uniform).
 """
 
 from vidrec.sweeps.ablation import Ablation, published

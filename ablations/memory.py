@@ -1,14 +1,14 @@
 """How long must clips and windows be for a model to remember what it saw long ago?
 
 Clips of 120 to 180 frames show a motion of 20 frames somewhere in their first third, and nothing
-that reveals it afterwards. A model that sees the clip's middle 30 frames is at chance. If the
-frames include the motion, it can answer if its state lasts long enough. Windows of truncated
-back-propagation that are shorter than the motion should make that harder, although they update more
+that reveals it afterwards. A model that sees the clip's middle 30 frames is at chance. A model
+whose frames include the motion can answer if its state lasts long enough. Windows of truncated
+back-propagation that are shorter than the motion should make this harder, although they update more
 often.
 
-The same GRU and optimiser throughout. Report D asks both questions of its LSTM on UCF-101
-(ablations/sequence_length.py, ablations/truncation.py); its tables on this data answer with its own
-slow optimiser, these rows with one that gets to the end in ten epochs.
+All rows have the same GRU and optimiser. Report D asks both questions about its LSTM on UCF-101
+(ablations/sequence_length.py, ablations/truncation.py). On this data, the report's tables use its
+own slow optimiser; the rows here use one that needs only ten epochs.
 """
 
 from vidrec.config import override

@@ -1,10 +1,11 @@
 """How much of a recurrence's accuracy comes from the order of frames?
 
-The same LSTM with frames as they are, with frames shuffled (in training and scoring), and with one
-frame repeated in every place; the mean over frames, which ignores order, is beside them. On the
-generated data all three controls should be at chance within a pair of motions. No report did this;
-`vidrec ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks the same of
-another model.
+The table has the same LSTM with frames as they are, with frames shuffled (in training and scoring),
+and with one frame repeated in every place; the last row is the mean over frames, which ignores
+order. On the generated data all three controls should be at chance within a pair of motions. None
+of the five reports did this;
+`vidrec ablate experiments/ucf101_lstm.py --axis frames.order=kept,shuffled,single` asks the same
+about another model.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

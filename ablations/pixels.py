@@ -1,10 +1,11 @@
 """Report C: which network learns UCF-11 from pixels?
 
-The report's three, in its order: C3D "always converged in fewer than 5 epochs" to nothing, VGG9 was
-given up as too slow, CNN+LSTM was stopped at 75 % of validation clips. After them what it tried
-without a figure, VGG9 with its outputs averaged over the clip, and its draw of validation clips by
-clip, whose siblings are trained on, as a control of ours; and its two failures from weights whose
-size suits their layers (see the lab note).
+The first rows are the report's three networks, in its order: C3D "always converged in fewer than 5
+epochs" to nothing, VGG9 was given up as too slow, and CNN+LSTM was stopped at a validation accuracy
+of 75 %. The next row, VGG9 with its outputs averaged over the clip, was tried by the report without
+a figure. The other rows are ours: as a control, validation clips drawn by clip as in the report, so
+that other clips of their recordings are trained on; and the two networks that failed, from initial
+weights whose size suits their layers (see the lab note).
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,7 +1,7 @@
 """Does a model need to see order, and is an LSTM or a GRU better at it?
 
 The mean over frames is the control. On pairs of a motion and its reversal it can only recognise the
-pair. No report did this; it is what `launch.py` runs without arguments.
+pair. None of the five reports did this. It is the table that `launch.py` trains without arguments.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,9 +1,9 @@
 """What does it take to label frames: memory, both directions, or long gradients?
 
 The control sees one frame at a time. On the generated data a frame does not show what moves, so the
-control can only guess. A recurrence that looks back should find the segments, somewhat late, and
-one in both directions should find their edges too. Windows of truncated back-propagation are
-shorter than a motion (18 to 36 frames), about as long, or all of the clip.
+control can only guess. A recurrence that looks back should find the segments, somewhat late. A
+recurrence in both directions should also find their edges. Windows of truncated back-propagation
+are shorter than a motion (18 to 36 frames), about as long as a motion, or the whole clip.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

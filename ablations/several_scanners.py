@@ -1,8 +1,8 @@
 """Which scanner recognises two motions at once, and does frame order matter?
 
-On `motion/several` the frames without their order tell which two things change, but not in which
-direction: a mean over frames, and a GRU whose frames are shuffled, should have an average precision
-near one half. No report did this.
+On `motion/several` the frames without their order show which two properties change, but not in
+which direction. So a mean over frames, and a GRU whose frames are shuffled, should have an average
+precision near one half. None of the five reports did this.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,11 +1,13 @@
 """Report E: how much of VGG16 should be trained on images of three classes?
 
 From scratch with softmax and with ReLU outputs (1), ImageNet weights all frozen (2), and more and
-more of the last blocks trained (3-a to 3-c). Its test set had 128 images, so 3-a and 3-b differ by
-one. Which blocks 3-a and 3-b free is not stated: the last and the last two here.
+more of the last blocks trained (3-a to 3-c). The report's test set had 128 images, so 3-a and 3-b
+differ by one image. It does not state which blocks 3-a and 3-b train: here the last and the last
+two.
 
-Its losses of ReLU outputs are Keras', which training minimises here too: ours stand in the columns
-`objective`, since `loss` counts a row of zeros as equal shares.
+The report's losses of ReLU outputs are computed as in Keras, and training minimises the same loss
+here. Ours is in the columns `objective`, since `loss` counts outputs that are all zero as equal
+probabilities.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

@@ -1,8 +1,8 @@
 """Report D: over how many frames should a gradient reach?
 
 Every window makes its own update. The carry continues into the next window, the gradient does not.
-The report went from 34 to 45 minutes. A row of ours: an update every 30 frames with gradients over
-60 (k2 > k1 in the report's words, whose tables have k1 = k2).
+The report's times went from 34 to 45 minutes. We added a row: an update every 30 frames with
+gradients over 60 (k2 > k1 in the report's notation; its tables have k1 = k2).
 """
 
 from vidrec.sweeps.ablation import Ablation, Row, published

@@ -1,9 +1,9 @@
 """Report A: how many units, and which recurrence, over frozen VGG16 features of four classes?
 
-The report's twelve rows, in its order; parameters are exact. Its scores are of 399 clips, the
-official training list, so they are marked and not subtracted from ours (see
-experiments/ucf101_four_classes.py; `--data.swapped True` swaps the lists). `--axis data.fold=1,2,3`
-repeats the table on all official splits.
+The rows are the report's twelve, in its order; parameter counts are exact. The published scores are
+of 399 clips, the official training list. So they are marked as doubtful, and no difference to ours
+is shown (see experiments/ucf101_four_classes.py; `--data.swapped True` swaps the lists).
+`--axis data.fold=1,2,3` repeats the table on all official splits.
 """
 
 from vidrec.sweeps.ablation import Ablation, Row

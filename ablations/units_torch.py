@@ -1,8 +1,9 @@
 """Report B: which family of recurrences, and how wide, over frozen features of UCF-11?
 
-The report's sixteen rows, in its order; parameters are exact. BiLSTM, which it describes without a
-figure, follows with both ways of joining its directions. `--axis data.fold=1,2,3` leaves one group
-out at a time (25 in all: ablations/folds_ucf11.py).
+The first sixteen rows are the report's, in its order; parameter counts are exact. BiLSTM, which the
+report describes without a figure, follows with both ways of joining its directions.
+`--axis data.fold=1,2,3` leaves out one group at a time, for the first three of 25 groups
+(ablations/folds_ucf11.py leaves out each of them).
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "LSTM": {"scanner.kind": "lstm", "scanner.layers": 1},
     "GRU": {"scanner.kind": "gru", "scanner.layers": 1},
     "Deep LSTM": {"scanner.kind": "lstm", "scanner.layers": 2},
-    # Over feature maps, and with one bias vector a gate: its counts say so.
+    # Over feature maps, with one bias vector a gate: the published parameter counts imply this.
     "ConvLSTM": {
         "scanner.kind": "convlstm",
         "scanner.layers": 1,

@@ -1,7 +1,8 @@
 """Report D: does weight decay (L2, added to the gradient) help?
 
-The report calls 0.9 points "a 5 % improvement". The baseline's top-10 is 0.933 in most of its other
-tables, so 0.9435 is marked. `--optim.decoupled True` decays after the optimiser instead.
+The report calls 0.9 points "a 5 % improvement". The baseline's top-10 is 0.933 in most of the
+report's other tables, so 0.9435 is marked as doubtful. `--optim.decoupled True` decays after the
+optimiser instead.
 """
 
 from vidrec.sweeps.ablation import Ablation, published

@@ -3,12 +3,13 @@
     vidrec train experiments/motion.py
     python launch.py                                the comparison of scanners over it
 
-No report did this. Clips are generated, so nothing is downloaded. Neither a frame nor an unordered
-set of frames tells a class from its partner: a model that ignores order is at chance within a pair.
+None of the five reports did this. Clips are generated, so nothing is downloaded. Neither a frame
+nor an unordered set of frames tells a class from its partner: a model that ignores order is at
+chance within a pair.
 
 The encoder is a small random CNN that never trains. Its features say where in the frame each of its
-channels responds. Its features are centred by the training split's statistics and reduced to 48
-components, then kept, so that training takes seconds.
+channels responds. They are standardized by the training split's statistics, reduced to 48
+components and stored, so that training takes seconds.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Train

@@ -3,9 +3,10 @@
     vidrec train experiments/my_segments.py --data.root FOLDER
     vidrec predict runs/my_segments-ID FILE.mp4 --csv seen.csv
 
-FOLDER holds videos and a segments.csv (path, start, end, label, in seconds), or a label file for
-each video as Breakfast, 50Salads and GTEA come (groundTruth/*.txt, mapping.txt); with
-`--data.kind features` the features beside them are read as they are. See docs/how-to/labels.md.
+FOLDER holds videos and a segments.csv (path, start, end, label; times in seconds), or a label file
+for each video, in the layout of Breakfast, 50Salads and GTEA (groundTruth/*.txt, mapping.txt). With
+`--data.kind features`, ready-made features in FOLDER are read instead of videos. See
+docs/how-to/labels.md.
 
 Ten frames a second go through an encoder that never trains, as in my_videos. A GRU labels each
 frame from the frames so far. Videos of many minutes train in windows of 200 frames, and the state

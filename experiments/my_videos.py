@@ -3,19 +3,20 @@
     vidrec train experiments/my_videos.py --data.root FOLDER
     vidrec predict runs/my_videos-ID FILE.mp4
 
-Any file that PyAV opens; also train/, val/ and test/ folders, or a labels.csv (path, label, group,
-split). A file that cannot be read is named in the result; `--data.strict True` makes it fatal.
+A clip is any file that PyAV can open. FOLDER may also have train/, val/ and test/ folders, or a
+labels.csv (path, label, group, split). The result names files that cannot be read; with
+`--data.strict True` the first such file stops the run.
 
 Clips cut from one recording look alike, so they must not be in training and in test. If names
 contain the recording (`_g01_`), or a groups.csv or `--data.groups 'REGEX'` names it, all its clips
 go to the same part of the split. Otherwise each file counts as its own recording, and the score may
 be too high.
 
-It runs on a laptop: 30 frames spread over each clip, of ten a second, go through an encoder that
-never trains. This is EfficientNet-Lite0 with ImageNet weights if they are installed (the extra
-`pretrained`), else a small random CNN, whose features are worse. The command names the
-encoder at the start, and the run records it. Choose another one by, for example, `--encoder.kind
-resnet50`; `vidrec encoders` lists them.
+It runs on a laptop. Clips are resampled to ten frames a second, and 30 frames spread over each clip
+go through an encoder that never trains. The encoder is EfficientNet-Lite0 with ImageNet weights if
+they are installed (the extra `pretrained`), else a small random CNN, whose features are worse. The
+command names the encoder at the start, and the run records it. Choose another encoder by, for
+example, `--encoder.kind resnet50`; `vidrec encoders` lists all encoders.
 """
 
 from importlib.util import find_spec

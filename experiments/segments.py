@@ -3,10 +3,11 @@
     vidrec train experiments/segments.py
     vidrec ablate segment_scanners        the comparison of scanners over it
 
-No report did this. A frame shows where a shape is, not how it moves, and each clip is also there
-played backwards. So a model that sees a single frame cannot tell a motion from its reversal or from
-rest. A recurrence that only looks back labels each frame as it comes, so a motion is named some
-frames after it began; segments count as found if they overlap the true ones by half.
+None of the five reports did this. A frame shows where a shape is, not how it moves, and the data
+has each clip also played backwards. So a model that sees a single frame cannot tell a motion from
+its reversal or from rest. A recurrence that only looks back labels each frame when it arrives, so
+it recognises a motion some frames after the start of the motion. A predicted segment counts as
+found if it overlaps the true one by half.
 
 Data set and settings were chosen by looking at test clips; docs/how-to/labels.md has the figures on
 clips that were drawn afterwards (motion/segments/seed=1).

@@ -1,12 +1,13 @@
 """Generated data with two motions at once, each with a label of its own.
 
     vidrec train experiments/several.py
-    vidrec ablate ablations/several_scanners.py    what sees order, three seeds each
+    vidrec ablate ablations/several_scanners.py    which scanner sees order, three seeds each
 
-Clips of `motion/several` are generated. One shape changes two of five things (place across, place
-down, size, angle, opacity), each one way or the other: ten classes, two of them true of a clip. Its
-frames without their order tell which two things change but not in which direction. So a mean over
-frames has an average precision of about one half, and a model that sees order can reach 1.
+Clips of `motion/several` are generated. One shape changes two of five properties (horizontal
+position, vertical position, size, angle, opacity), each in one of two directions. This gives ten
+classes, of which every clip has two. Frames without their order show which two properties change,
+but not in which direction. So a mean over frames has an average precision of about one half, and a
+model that sees order can reach 1.
 
 The encoder is that of `motion`: a small random CNN that never trains.
 """

@@ -3,23 +3,24 @@
     vidrec train  experiments/transfer_vgg16.py --data.root IMAGES
     vidrec ablate ablations/transfer.py --data.root IMAGES
 
-IMAGES holds one folder of images a class (or train/, val/ and test/ of such, with
-`--data.split given`). An image is a clip of one frame.
+IMAGES holds one folder of images for each class (or train/, val/ and test/, each with such folders,
+with `--data.split given`). An image is a clip of one frame.
 
 Report: A. C. Erthal and F. Lamarca, "Transfer Learning", deep learning assignment 1. 224x224, Adam
-at 1e-3, batches of 32, 50 epochs, stopping after 15 without improvement, categorical cross-entropy.
+at 1e-3, batches of 32, 50 epochs, stopping after 15 epochs without improvement, categorical
+cross-entropy.
 From scratch with softmax and with ReLU outputs; ImageNet weights frozen (this file); then more and
 more of the last blocks trainable.
 
-Published: frozen 0.7344 on test, from scratch 0.8516, the best (3-a, some layers trainable) 0.9531.
-All six rows are in ablations/transfer.py.
+Published: test accuracy 0.7344 with frozen weights, 0.8516 from scratch, and 0.9531 for the best
+row (3-a, some layers trainable). All six rows are in ablations/transfer.py.
 
 Doubtful: the percentages fit 1,034 training, 133 validation and 128 test images, so 3-a and 3-b
-differ by one test image. Categorical cross-entropy of ReLU outputs divides them by their sum, which
-Keras does even where the sum is 0, giving NaN; here such a row scores -log 1e-7 with no gradient.
+differ by one test image. Keras divides ReLU outputs by their sum before categorical cross-entropy,
+even if the sum is 0, which gives NaN; here such outputs have the loss -log 1e-7 and no gradient.
 
-Not stated, chosen here: the data set; which blocks 3-a and 3-b free (the last, the last two);
-average pooling before the output layer; no augmentation; early stopping on validation loss. A tenth
+Not stated, chosen here: the data set; which blocks 3-a and 3-b train (the last, the last two);
+average pooling before the output layer; no augmentation; early stopping on validation loss; a tenth
 of the images for testing and a tenth of the rest for validation (`--data.test 128 --data.val 133`
 for the report's counts).
 """

@@ -7,8 +7,8 @@
 
 Report: P. Srinivasan, "Action Recognition in Short Clips", IE598 homework 3. A CNN pretrained on
 ImageNet, only its top layers trained on frames of UCF-101; the 1024 outputs of a fully connected
-layer are what the LSTM of experiments/ucf101_lstm.py reads. A video is decided by the average over
-its frames.
+layer are what the LSTM of experiments/ucf101_lstm.py reads. The class of a video is decided by the
+average over its frames.
 
 Published: no accuracy of the frame model as a whole; per class ApplyEyeMakeup 0.18, HighJump 0.189,
 Basketball 0.84, BoxingPunchingBag 0.367, BodyWeightSquats 0.067, JumpRope 0.
@@ -16,9 +16,10 @@ Basketball 0.84, BoxingPunchingBag 0.367, BodyWeightSquats 0.067, JumpRope 0.
 Doubtful: the text names "the given VGG-NET for CIFAR-10", which has no ImageNet weights.
 
 Not stated, chosen here: VGG16; its last block and a new layer of 1024 train; one random frame of a
-clip at a time, drawn from one a second (all frames at 224x224 would be 360 GB; these are 14 GB,
-held in memory), and the average of log-probabilities over those; momentum SGD at 1e-3, batches of
-32, 20 epochs, the best by accuracy on a tenth of the training clips held out by group; split 1.
+clip at a time, from frames sampled once a second (all frames at 224x224 would be 360 GB; these are
+14 GB, held in memory), and the average of log-probabilities over these frames; momentum SGD at
+1e-3, batches of 32, 20 epochs, the best epoch by accuracy on a tenth of the training clips held out
+by group; split 1.
 """
 
 from vidrec.config import Config, Data, Encoder, Eval, Frames, Head, Optim, Scanner, Train

@@ -1,4 +1,4 @@
-"""Report D, second part: one LSTM over the frame CNN's features, and the cell all tables share.
+"""Report D, second part: one LSTM over the frame CNN's features, the baseline of all tables.
 
     vidrec train  experiments/ucf101_lstm.py --data.root UCF101 \\
         --encoder.weights runs/ucf101_frames-ID
@@ -13,23 +13,23 @@ windows of 30, global norm clipped at 5; momentum SGD at 5e-4, 25 epochs; step l
 (j+1)/L. A shorter video is continued backwards, then forwards; a longer one gives a random segment.
 
 Published (inferred from the equal figures of its tables): top-1 0.6565, top-5 0.8835, top-10
-0.9335, train accuracy 0.956, batch loss 0.549. `PUBLISHED` also holds its changes of classes from
-the frame CNN to the final LSTM, which `compare` prints beside ours.
+0.9335, train accuracy 0.956, batch loss 0.549. `PUBLISHED` also holds the accuracy of six classes
+with the frame CNN and with the final LSTM, which `compare` prints beside ours.
 
-Doubtful: the shared cell's train accuracy is 0.958 in five tables and 0.956 in four, its top-10
+Doubtful: the baseline's train accuracy is 0.958 in five tables and 0.956 in four, its top-10 is
 0.9435 in two and 0.933 elsewhere. The text clips "the derivative with respect to the inputs to the
-LSTM layers", its code the global norm (`--optim.clip_mode preactivation` is the former). p is
-called a retention probability, but training accuracy falls as p grows: it is taken as the drop
-rate. Text and tables disagree on the best p, on Adam and on RMSProp; BlowDryHair is at 100 % and
-also confused 12 times. All are single runs.
+LSTM layers", but the code clips the global norm (`--optim.clip_mode preactivation` does what the
+text says). p is called a retention probability, but training accuracy falls as p grows: here p is
+taken as the drop rate. Text and tables disagree on the best p, on Adam and on RMSProp; BlowDryHair
+is at 100 % and also confused 12 times. All are single runs.
 
 Not stated, chosen here (ours, not the report's): 512 units, a linear layer of 512, batches of 128,
 momentum 0.9, RMSProp decay 0.99 and epsilon 1e-8, the same rate for Adam and RMSProp, L2 added
 before clipping; batch normalisation and dropout after the linear and the recurrent layer; split 1,
-a tenth of its training clips held out by group to keep the best epoch. How steps enter the report's
-"batch loss" is not said either: beside it stands the loss of the clip's decision; what training
-minimises (`objective`) is a clip's sum over weighted steps, whose weights add up to 60.5 at 120
-frames.
+a tenth of its training clips held out by group to keep the best epoch. The report does not say
+either how steps enter its "batch loss". Tables compare it with the loss of the clip's decision.
+Training minimises the sum of a clip's weighted step losses (`objective`), whose weights add up to
+60.5 at 120 frames.
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Head, Loss, Optim, Scanner, Train

@@ -12,15 +12,17 @@ Published: best ConvLSTM-256, accuracy 0.80, average F1 0.79; GRU-256 0.78 and 0
 file) 0.76 and 0.75. All sixteen rows are in ablations/units_torch.py.
 
 Doubtful: the report says ten categories and lists UCF-11's eleven. Its times fall as models grow
-(GRU-512 30 s, GRU-64 103 s), so they were not measured alone. Single runs, two digits.
+(GRU-512 30 s, GRU-64 103 s), so they were not measured on an idle machine. All figures are from
+single runs and have two digits.
 
-Follows from the parameter counts: 512 features a frame, eleven classes, ConvLSTM over 512 maps with
-3x3 kernels and one bias, averaged over the map before the output layer.
+The parameter counts imply: 512 features a frame, eleven classes, ConvLSTM over 512 maps with 3x3
+kernels and one bias, averaged over the map before the output layer.
 
 Not stated, chosen here: VGG16 with ImageNet weights; 30 frames spread over the clip; Adam at 1e-3,
-batches of 32, at most 100 epochs, stopping after 15 without a better loss on validation clips; a
-fixed split by group (a random one puts siblings of nearly every test clip into training:
-ablations/leakage.py shows what that is worth; `--data.fold 1 … 25` leaves one group out).
+batches of 32, at most 100 epochs, stopping after 15 epochs without a better loss on validation
+clips; a fixed split by group (for nearly every test clip, a random split trains on clips of the
+same recording: ablations/leakage.py measures the effect; `--data.fold 1 … 25` leaves one group
+out).
 """
 
 from vidrec.config import Config, Data, Encoder, Frames, Optim, Scanner, Train

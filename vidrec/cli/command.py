@@ -31,9 +31,10 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import without a search for garbage, of which modules make none.
+    """Import modules without garbage collection, since imports create no garbage.
 
-    It would take an eighth of a short command's time, and later ones need not look at modules.
+    Collection would take an eighth of a short command's time. Later collections skip the imported
+    objects.
     """
     gc.disable()
     try:
@@ -45,9 +46,9 @@ def importing() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Common to all commands."""
+    """Base class of all commands."""
 
-    workdir: Path = Path("runs")  # where runs are kept
+    workdir: Path = Path("runs")  # folder in which runs are kept
     json: Flag = False  # machine-readable result on stdout, everything else on stderr
 
     def run(self, settings: dict[str, Any]) -> int:
@@ -65,7 +66,7 @@ class Command:
         raise NotImplementedError
 
     def with_run_folders(self) -> Self:
-        """Return the command with the paths of the runs that it names by path or by name."""
+        """Return the command with each run that it names replaced by the path of the run."""
         named = {name: getattr(self, name) for name in RUN_FIELDS if getattr(self, name, None)}
         paths: dict[str, Any] = {name: self.find_run(path) for name, path in named.items()}
         return replace(self, **paths)
@@ -85,7 +86,7 @@ class Command:
         return runs.find(path, self.workdir)
 
     def prints(self) -> bool:
-        """Return whether this process prints; of several that work together only the first does."""
+        """Return whether this process prints; of several processes only the first one does."""
         return True
 
     def console(self) -> Terminal:
@@ -108,14 +109,15 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedCommand(Command):
-    """Common to commands that several processes may work on; the tasks of a SLURM step join alone.
+    """Base class of commands that several processes can work on together.
 
-    Each process gets the same command, with its own number.
+    Each process gets the same command with its own number. The tasks of a SLURM step need no
+    numbers: SLURM gives them.
     """
 
     coordinator: str = ""  # HOST:PORT that the first process listens on
-    processes: int = 0  # how many work together
-    process: int = -1  # which this one is, counted from 0
+    processes: int = 0  # number of processes that work together
+    process: int = -1  # number of this process, counted from 0
 
     def prints(self) -> bool:
         """Return whether this is the first of the processes."""
@@ -135,7 +137,7 @@ class SharedCommand(Command):
 
 
 def reporter(command: Command) -> Any:
-    """Return a progress reporter whose work Ctrl-C and SIGTERM stop after a save."""
+    """Return a progress reporter; Ctrl-C and SIGTERM ask it to stop the work after a save."""
     from vidrec.cli.progress import Reporter
 
     progress = Reporter(command.console())
@@ -148,8 +150,8 @@ def run_until_stopped(command: Command, work: Callable[[Any], Result]) -> Result
     """Do long work that shows its progress and can be stopped.
 
     Args:
-        command: On whose console progress is shown.
-        work: Takes a `progress.Reporter`.
+        command: The command on whose console progress is shown.
+        work: The work, a function that takes a `progress.Reporter`.
 
     Returns:
         What `work` returns; None if it was asked to stop and has saved.

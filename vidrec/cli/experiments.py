@@ -1,4 +1,4 @@
-"""Read the experiments and ablations that a command line names, and what it changes of them."""
+"""Read the experiments and ablations that a command line names, and its changes to them."""
 
 import contextlib
 import os
@@ -47,8 +47,8 @@ def read_table(
 
     Args:
         paths: Files of ablations or experiments.
-        axes: As --axis gives them: optim.learning_rate=1e-3,1e-4.
-        exclusions: As --exclude gives them: scanner.kind=gru,scanner.units=50.
+        axes: Values of the option --axis, such as optim.learning_rate=1e-3,1e-4.
+        exclusions: Values of the option --exclude, such as scanner.kind=gru,scanner.units=50.
     """
     if not paths:
         raise UserError("ablate needs a file, for example ablations/scanners.py")
@@ -62,7 +62,7 @@ def read_table(
 
 
 def read_axes(option: str, texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Return values by setting, of an option such as optim.learning_rate=1e-3,1e-4 (repeated)."""
+    """Return a list of values for each setting, from texts like optim.learning_rate=1e-3,1e-4."""
     return _unique(option, (_parse_axis(option, text) for text in texts))
 
 
@@ -86,12 +86,12 @@ def find_weights(settings: dict[str, Any], find_run: Callable[[Path], Path]) -> 
 
 
 def warn_of_settings(table: Ablation, settings: Mapping[str, Any], on: str) -> None:
-    """Warn of settings that no row uses, and name those of the table that they replace.
+    """Warn of settings that no row uses, and of settings of the table that they reset.
 
     Args:
         table: The table that the settings are for.
         settings: The settings given on the command line.
-        on: The embedded data that replaces the table's; "" for none.
+        on: Name of the generated data that replaces the table's; "" for none.
     """
     for name in settings:
         if all(name in row.overrides for row in ablation.rows(table)):
@@ -104,7 +104,7 @@ def warn_of_settings(table: Ablation, settings: Mapping[str, Any], on: str) -> N
 
 
 def _warn_of_cleared(cfg: Config, settings: Mapping[str, Any]) -> None:
-    """Name the settings of an experiment that are reset to their defaults by those given."""
+    """Warn of settings of an experiment that the given settings reset to their defaults."""
     for name, leader in config.cleared(cfg, settings).items():
         value = f"{name} = {config.get(cfg, name)!r}"
         warn(f"{value} of the experiment is left out: it follows {leader}")

@@ -69,7 +69,7 @@ def default(shown: Any) -> Command:
 def commands(name: str, words: list[str]) -> Any:
     """Return the commands for --help, with examples for the way in which this program was started.
 
-    Of a command that names an experiment, the settings have that experiment's values.
+    If the words name an experiment, the help shows that experiment's values of the settings.
     """
     kinds = dict(COMMANDS)
     if name in kinds and "experiment" in [each.name for each in fields(kinds[name])]:
@@ -86,11 +86,11 @@ def commands(name: str, words: list[str]) -> Any:
 
 
 def _shown(kind: type[Command], values: config.Config | None = None) -> type[Command]:
-    """Return a command with other defaults of its settings, or with examples of launch.py."""
+    """Return a command with these default settings, and with examples that start this program."""
     said = kind.__doc__ or ""
     if program() != "vidrec":
         said = said.replace("Example: vidrec ", f"Example: python {program()} ")
-    # By these names tyro finds the source, and in it what the fields mean.
+    # tyro uses these names to find the source, in which comments describe the fields.
     source = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     settings: Any = ("settings", Settings, field(default_factory=lambda: values))
     return make_dataclass(

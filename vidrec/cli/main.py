@@ -6,8 +6,8 @@ if the command was asked to stop and has saved (a scheduler may start it again).
 reads the output any more (`| head`).
 
 tyro reads a command's own options, prints the help and completes words in a shell. Settings
-(`--section.field VALUE`) are taken out before: `config.parse` reads them, so that a wrong name or
-value gets the same one line here as in Python.
+(`--section.field VALUE`) are not passed to tyro: `config.parse` reads them, so that a wrong name or
+value gives the same error line here as in Python.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from vidrec.cli.output import program, warn
 from vidrec.errors import UserError, refusal
 from vidrec.io import files
 
-# A union made from a table of commands has no other spelling.
+# A union of types from a dictionary can only be written in this way.
 _SUBCOMMANDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
 _ANY_COMMAND: Any = Union[tuple(_SUBCOMMANDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names in letters that it lacks
+            stream.reconfigure(errors="backslashreplace")  # letters that its encoding lacks
     status: Any = 0
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
@@ -66,8 +66,8 @@ def _run(argv: list[str]) -> Any:
     try:
         command, settings = parse(argv)
         command = command.with_run_folders()
-        stdout = sys.stderr if command.json else sys.stdout  # also of what libraries print
-        # A run written by a newer vidrec may not be understood: this says so.
+        stdout = sys.stderr if command.json else sys.stdout  # also for what libraries print
+        # Warns of a run that a newer vidrec wrote, since this version may not understand the run.
         runs = files.reading_runs(command.run_folders(), warn)
         with contextlib.redirect_stdout(stdout), runs:
             return command.run(settings)
@@ -93,7 +93,7 @@ def _fail(reason: object) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Say why the system or a device refused the work; "" if it may be an error of vidrec."""
+    """Return why the system or a device refused the work; "" if it may be an error of vidrec."""
     if line := refusal(error):
         return line
     if "jax" not in sys.modules:
@@ -169,9 +169,9 @@ def _guess(word: str, known: Iterable[str]) -> str:
 
 
 def _unknown_option(name: str, option: str, kind: type[Command]) -> UserError:
-    """Return the error for an option that a command lacks, with the nearest that it has.
+    """Return the error for an option that a command does not have; it suggests a similar one.
 
-    Of a setting the last word is enough to be found: --epochs is near --train.epochs.
+    The last word of a setting is enough: for --epochs the suggestion is --train.epochs.
     """
     word = option.partition("=")[0].lstrip("-").replace("-", "_")
     options = _options(kind)
@@ -190,7 +190,7 @@ def _unknown_option(name: str, option: str, kind: type[Command]) -> UserError:
 
 
 def _hint(reason: str, name: str, settings: Mapping[str, Any]) -> str:
-    """Return what to write if the experiment is missing, but the folder of videos is named."""
+    """Return a hint on what to write if the experiment is missing but data.root is given."""
     if "EXPERIMENT" not in reason or "data.root" not in settings:
         return ""
     return f"; for a folder of videos: '{program()} {name} my_videos --data.root FOLDER'"
@@ -209,7 +209,7 @@ def _parse_options(
         known, words = help_text.commands(name, words), [name, "--help"]
         if name.startswith("-"):  # a command is optional: without one it is ablate
             words, more = ["--help"], {"default": help_text.default(known)}
-    elif name in COMMANDS:  # it alone: to read the options of all of them takes longer
+    elif name in COMMANDS:  # only this one: to read the options of all commands takes longer
         named, words = f"{named} {name}", words[1:]
     try:
         with contextlib.redirect_stderr(printed), help_text.REGISTRY:

@@ -29,7 +29,7 @@ class Terminal(Console):
         self.print(escape.terminal(text, lines), soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """Raise, so that the command decides what to do when nobody reads any more."""
+        """Raise an error, so that the command decides what to do when nobody reads its output."""
         raise BrokenPipeError
 
 
@@ -47,7 +47,7 @@ def check_parent(option: str, path: Path | None) -> None:
     """Refuse to write into a folder that does not exist: its name may be mistyped.
 
     Args:
-        option: That names the path, for the message.
+        option: Name of the option that gives the path, for the message.
         path: A file or folder to be written; None for none.
 
     Raises:
@@ -75,7 +75,7 @@ def print_json(content: Any) -> None:
 
 
 def jsonable(content: Any) -> Any:
-    """Return the content as standard JSON has it: text keys, lists, null for NaN and infinity."""
+    """Return the content in types of standard JSON: text keys, lists, null for NaN and infinity."""
     if isinstance(content, dict):
         return {str(name): jsonable(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -94,6 +94,6 @@ def keep_stdout_for_json() -> None:
 
 
 def short_path(folder: str | Path) -> Path:
-    """Return a folder's path, relative to the current folder if it is below that."""
+    """Return a folder's path, relative to the current folder if that folder contains it."""
     path = Path(folder)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

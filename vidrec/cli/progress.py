@@ -15,16 +15,17 @@ from vidrec.io import escape
 from vidrec.io.words import counted
 from vidrec.training import loop, results
 
-# Between two plain lines, so that a log shows that the work is alive and stays short.
+# Time between two plain lines: a log shows that the work goes on, and stays short.
 PLAIN_EVERY_SECONDS = 15.0
-FAR = 20  # times the patience: so many epochs are a limit that is not meant to be reached
+FAR = 20  # a larger multiple of the patience is a limit that training is not meant to reach
 
 
 class Reporter:
     """Shows progress on a console, and asks the work to stop.
 
-    Ctrl-C asks for a stop after the clip or epoch that runs, when everything is saved; a second one
-    ends the work at once. A console that nobody reads any more (`| head`) asks for a stop too.
+    Ctrl-C asks for a stop after the current clip or epoch, when everything is saved. A second
+    Ctrl-C ends the work at once. A console that nobody reads any more (`| head`) asks for a stop,
+    too.
 
     Attributes:
         console: Where progress is shown.
@@ -41,7 +42,7 @@ class Reporter:
         self._planned = self._begun = 0  # groups of trials
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """End the live bar, and print a line."""
         self.close()
         self._print(line)
 
@@ -52,10 +53,10 @@ class Reporter:
             Interrupted: The work was asked to stop; the clips so far are kept.
         """
         note = ""
-        if self._pace:  # the bar of a terminal has a column of its own for the time left
+        if self._pace:  # the bar of a terminal has a separate column for the time left
             note = f"({self._pace}{'' if self.console.is_terminal else f', {self._pace.left}'})"
         if done == total:
-            self._last = 0.0  # the end is told in any case
+            self._last = 0.0  # the last line is always printed
         self.advance("clips", done, total, note)
         if self.stopping:
             raise loop.Interrupted(
@@ -64,14 +65,14 @@ class Reporter:
 
     def pace(self, pace: Pace) -> None:
         """Note how quickly frames are encoded, to be shown with the next clip."""
-        self._pace = pace if pace.frames_per_second else None  # none before the first batch
+        self._pace = pace if pace.frames_per_second else None  # unknown before the first batch
 
     def planned(self, groups: int) -> None:
         """Note how many groups of trials train, one after another."""
         self._planned, self._begun = groups, 0
 
     def compiling(self, groups: int) -> None:
-        """Tell that the programs of groups are compiled now; the first one trains after its own."""
+        """Print that groups are compiled now; the first group trains once its program is ready."""
         self.say(f"compiling for {counted(groups, 'group')} of trials …")
 
     def group(self, name: str, members: Sequence[results.TrialRun]) -> "GroupProgress":
@@ -79,7 +80,7 @@ class Reporter:
         self.close()
         self._begun += 1
         title = _title(name, members)
-        if 1 < self._planned >= self._begun:  # a group that was split for its memory is more
+        if 1 < self._planned >= self._begun:  # groups split to fit memory are more than planned
             title = f"[{self._begun} of {self._planned}] {title}"
         return GroupProgress(self, title, members)
 
@@ -87,7 +88,7 @@ class Reporter:
         """Handle a signal: ask the work to stop.
 
         Raises:
-            KeyboardInterrupt: It was asked before.
+            KeyboardInterrupt: The work was already asked to stop.
         """
         if self.stopping:
             raise KeyboardInterrupt
@@ -131,11 +132,11 @@ class Reporter:
 
 
 def with_pace(lines: Iterable[dict[str, Any]], files: int) -> Iterator[dict[str, Any]]:
-    """Yield the lines of predictions; of several files tell on stderr how quickly they are done.
+    """Yield the lines of predictions; for several files, report the speed on stderr.
 
     Args:
-        lines: As `predict.lines` yields them; the line that ends a file has no start.
-        files: How many there are.
+        lines: Lines as `predict.lines` yields them; the last line of each file has no `start`.
+        files: Number of files.
     """
     done, began = 0, time.monotonic()
     last = began
@@ -213,7 +214,7 @@ class GroupProgress(loop.Silent):
             elif record["status"] != "running":
                 early = number < self.epochs_of.get(id_, self.epochs)
                 self.ended["stopped early" if early else "finished"] += 1
-        # Of a group that continues, some ended before.
+        # If a group continues from a save, some of its trials may have ended before.
         before = self.trials - training - self.ended.total()
         if before > 0:
             self.ended["ended before"] += before
@@ -224,7 +225,7 @@ class GroupProgress(loop.Silent):
 
 
 def _title(name: str, members: Sequence[results.TrialRun]) -> str:
-    """Return the settings that all trials of a group share, or the group's name without any."""
+    """Return the settings that all trials of a group share, or a name if they share none."""
     rows = [member.about.get("overrides", {}) for member in members]
     shared = {
         key: value for key, value in rows[0].items() if all(row.get(key) == value for row in rows)

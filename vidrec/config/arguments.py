@@ -1,4 +1,4 @@
-"""Settings that belong to a user's class: a dictionary of plain values that never changes."""
+"""Hold the arguments of a class that a setting names: an immutable dictionary of plain values."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ EXAMPLE = """a dictionary, such as '{"peepholes": true}' on the command line"""
 
 
 class Args(dict[str, Any]):
-    """Arguments of the class that a setting `kind` names: numbers, texts, truth values, lists.
+    """Arguments of the class that a setting `kind` names: numbers, texts, booleans, lists.
 
-    It cannot be changed, so that a configuration can be a key of a dictionary. Lists are kept as
-    tuples.
+    The dictionary cannot be changed, so that a configuration can be a dictionary key. Lists are
+    stored as tuples.
     """
 
     def __hash__(self) -> int:  # type: ignore[override]
@@ -30,14 +30,14 @@ class Args(dict[str, Any]):
 
 
 def frozen(name: str, value: Any) -> Args:
-    """Return a dictionary as `Args`, its lists as tuples.
+    """Return a dictionary as `Args`, with its lists converted to tuples.
 
     Args:
         name: Dotted name of the setting, for messages.
-        value: What was given.
+        value: The value given by the user.
 
     Raises:
-        UserError: It is not a dictionary of plain values.
+        UserError: The value is not a dictionary of plain values.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{name} = {value!r} should be {EXAMPLE}")
@@ -53,14 +53,14 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def parse(name: str, text: str) -> Args:
-    """Return the arguments that a JSON text holds.
+    """Return the arguments in a JSON text.
 
     Args:
         name: Dotted name of the setting, for messages.
-        text: The JSON.
+        text: A JSON object.
 
     Raises:
-        UserError: It is not JSON, or not a dictionary of plain values.
+        UserError: The text is not JSON, or not a dictionary of plain values.
     """
     try:
         value = json.loads(text)

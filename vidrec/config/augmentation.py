@@ -1,4 +1,4 @@
-"""What can be augmented under which settings."""
+"""Define which augmentations are allowed under which settings."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from vidrec.config.rule import Rule
 from vidrec.config.schema import Augment, Config, get
 
-# Changes of pixels, of which frames are seen, and of features.
+# Settings of `augment` that change pixels, the choice of frames (OF_TIME), or features.
 MOVING = ("flip", "crop", "rotation")
 TONES = ("brightness", "contrast", "color")
 OF_PIXELS = (*MOVING, *TONES)
@@ -16,19 +16,19 @@ OF_PIXELS_OR_FEATURES = tuple(f"augment.{name}" for name in (*OF_PIXELS, *OF_FEA
 
 
 def acting(settings: Augment, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which of these settings change anything: those that are not at their default."""
+    """Return those of the named settings that have an effect: they differ from the default."""
     off = Augment()
     return tuple(name for name in names if getattr(settings, name) != getattr(off, name))
 
 
 def outdated(name: str) -> Callable[[Config, Config], bool]:
-    """Return a function of settings before and after a change: has a setting lost its effect?"""
+    """Return a function (before, after) -> whether setting `name` has no effect after a change."""
     of_pixels = name.removeprefix("augment.") in OF_PIXELS
     return lambda _, cfg: (cfg.encoder.trainable != "none") != of_pixels
 
 
 def rules(cfg: Config) -> Iterator[Rule]:
-    """Yield the rules of `augment` and of `eval.views`: settings without an effect are refused."""
+    """Yield the rules of `augment` and `eval.views`; they refuse settings without an effect."""
     settings, trainable = cfg.augment, cfg.encoder.trainable
     has_pixels = cfg.data.kind != "features"
     if not has_pixels:

@@ -1,4 +1,4 @@
-"""Check the names and values of settings; say in one line what would be right."""
+"""Check the names and values of settings; each error says in one line what would be right."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from vidrec.config import arguments
 from vidrec.config.schema import Config, Pattern, fields
 from vidrec.errors import UserError
 
-# Earlier names of settings, and of their values: refused with the name of today.
+# Earlier names of settings and of their values: refused with an error that gives the new name.
 RENAMED = {
     "encoder.readout": "encoder.pooling",
     "encoder.components": "encoder.pca",
@@ -54,7 +54,7 @@ _DESCRIPTIONS: dict[Any, str] = {
 
 
 def unknown_setting(name: str, known: Collection[str]) -> UserError:
-    """Return the error for a setting that does not exist, with the nearest names that do."""
+    """Return the error for an unknown setting; it suggests the most similar names."""
     if name in RENAMED:
         return UserError(f"'{name}' is called '{RENAMED[name]}' now")
     near = _nearest(name, known)
@@ -64,7 +64,7 @@ def unknown_setting(name: str, known: Collection[str]) -> UserError:
 
 
 def _nearest(name: str, known: Collection[str]) -> list[str]:
-    """Return the settings whose last word is that of `name`; else the one that is most alike."""
+    """Return the settings with the same last word as `name`, or else the most similar ones."""
     section, _, leaf = name.rpartition(".")
     leaves = by_last_word(known)
     if same := leaves.get(leaf, []):
@@ -76,10 +76,10 @@ def _nearest(name: str, known: Collection[str]) -> list[str]:
 
 
 def by_last_word(known: Collection[str] = ()) -> dict[str, list[str]]:
-    """Return the names of settings by their last word, those of the model and training first.
+    """Return the names of settings by their last word; model and training settings come first.
 
     Args:
-        known: The settings; empty: all.
+        known: Dotted names of the settings; empty: all settings.
     """
     leaves: dict[str, list[str]] = {}
     names = known or [name for name, _, _ in fields(Config)]
@@ -89,7 +89,7 @@ def by_last_word(known: Collection[str] = ()) -> dict[str, list[str]]:
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """Return a question that names what may be meant, of many the first three."""
+    """Return a question that suggests these names; if there are many, only the first three."""
     first = [f"'{name}'" for name in names[:3]]
     if len(names) > 3:
         return f"did you mean {', '.join(first)} or one of {len(names) - 3} more?"
@@ -98,15 +98,15 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 def check(name: str, value: Any, hint: Any) -> Any:
-    """Return a value in its declared type.
+    """Return a value converted to its declared type.
 
     Args:
         name: Dotted name of the setting, for messages.
-        value: What was given.
+        value: The value given by the user.
         hint: The declared type, with its bounds: `Annotated[int, Range(1, 9)]`.
 
     Raises:
-        UserError: The value has another type or is out of range; says what would be right.
+        UserError: The value has the wrong type or is out of range.
     """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -172,7 +172,7 @@ def _guess_choice(value: Any, choices: Collection[Any]) -> str:
 
 
 def _joined(options: tuple[Any, ...]) -> list[Any]:
-    """Return the options of a union, with all its choices as one; a long line is split in two."""
+    """Return the options of a union, with its `Literal` types merged into one."""
     literals = [option for option in options if typing.get_origin(option) is Literal]
     if not literals:
         return list(options)
@@ -194,11 +194,11 @@ def describe(hint: Any) -> str:
 def check_args(
     name: str, args: Mapping[str, Any], cls: type, *, reserved: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the arguments of a user's class in the types of the fields that it declares.
+    """Return the arguments of a user's class, converted to the types of its fields.
 
     Args:
         name: Dotted name of the setting, such as scanner.args.
-        args: What was given.
+        args: The arguments given by the user, by field name.
         cls: A dataclass; Flax modules are dataclasses, too.
         reserved: Fields that other settings fill.
 
@@ -221,16 +221,16 @@ def check_args(
             raise UserError(f"{name}: {cls.__name__} has no field '{key}'; {guess}")
         try:
             values[key] = check(f"{name}.{key}", value, hints[key])
-        except TypeError:  # a type that no value can be compared with, such as Any
+        except TypeError:  # a type that isinstance does not accept, such as Any
             values[key] = value
     return values
 
 
 def _field_hints(cls: type) -> dict[str, Any]:
-    """Return the declared types of the fields that can be given, in their order."""
+    """Return the declared types of the fields that a user can set, in their order."""
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
-    except NameError:  # a name that only a type checker imports
+    except NameError:  # a type is imported only for type checkers
         hints = {}
     return {name: hints.get(name, Any) for name in names if name not in ("name", "parent")}

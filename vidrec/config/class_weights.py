@@ -8,13 +8,13 @@ WORDS = ("none", "balanced")
 
 
 def named(text: str) -> dict[str, float]:
-    """Return the weights of the classes that a setting names; none for a word in `WORDS`.
+    """Return the weight of each class that the setting names; empty for a word in `WORDS`.
 
     Args:
-        text: none, balanced, or NAME=WEIGHT with commas between.
+        text: The setting: none, balanced, or NAME=WEIGHT pairs separated by commas.
 
     Raises:
-        UserError: It is none of these, or a weight is not a positive number.
+        UserError: The text has another form, names a class twice, or has a weight of 0 or below.
     """
     if text in WORDS:
         return {}

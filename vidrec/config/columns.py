@@ -1,4 +1,4 @@
-"""Names of columns of table.csv that no task has of its own; a task names the others."""
+"""Names of columns of table.csv that no task lists; each task lists its other columns."""
 
-# F1 is followed by a class.
+# Prefix of the column with the F1 of a class; the name of the class follows.
 F1 = "test_f1_"

@@ -1,4 +1,4 @@
-"""Hashes of settings, by which runs, trial groups and files are named."""
+"""Compute the hashes of settings that name runs, trial groups and files."""
 
 import functools
 import hashlib
@@ -24,25 +24,25 @@ from vidrec.io.runs import run_folder
 
 
 def canonical(value: Any) -> str:
-    """Return JSON that is the same text for the same values, on every machine."""
+    """Return a value as JSON text; equal values give the same text on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def digest(*parts: Any, length: int = 8) -> str:
-    """Return a short hash of values, such as the ID8 of a folder's name.
+    """Return a short hash of values, such as the eight digits at the end of a folder's name.
 
     Args:
-        parts: Texts, or values that JSON can hold.
-        length: Hexadecimal digits to return.
+        parts: Texts, or values that JSON can represent.
+        length: Number of hexadecimal digits to return.
     """
     text = "\x00".join(part if isinstance(part, str) else canonical(part) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -> dict[str, Any]:
-    """Return the settings that a trial's id is made of, by dotted name.
+    """Return the settings that determine a trial's id, by dotted name.
 
-    User files and weights count by their content, so that they may lie anywhere.
+    User files and weights are replaced by hashes of their content, so their path does not matter.
 
     Args:
         cfg: The trial's settings.
@@ -51,11 +51,11 @@ def identifying_settings(cfg: Config, without: tuple[str, ...] = NOT_IDENTITY) -
     settings = {}
     for name, hint, value in fields(cfg):
         if name in without or (hint is arguments.Args and not value):
-            continue  # no arguments: the id that a trial had before there were any
+            continue  # without arguments a trial keeps its id from before `args` existed
         if name in ADDED and value == ADDED[name]:
             continue
         if type(value) is int and float in (hint, *typing.get_args(hint)):
-            value = float(value)  # as it is when read back from a file
+            value = float(value)  # as when it is read back from a file
         if name.endswith(".kind") and plugins.is_code(value):
             value = f"{plugins.code_hash(value)[:16]}:{value.rpartition(':')[2]}"
         if name == "encoder.kind" and is_onnx(value):
@@ -75,7 +75,7 @@ def signature(cfg: Config) -> str:
 def _weights_id(name: str) -> str:
     """Return a hash of the weights that a file or a run holds.
 
-    A word such as `imagenet`, and a path where there is nothing, are returned as they are.
+    A word such as `imagenet`, and a path that does not exist, are returned unchanged.
     """
     if name in WORDS:
         return name
@@ -88,24 +88,24 @@ def _weights_id(name: str) -> str:
         result = files.read_json(run_folder(path) / "result.json", {"id": str, "weights?": str})
         return result.get("weights") or result["id"]
     except (OSError, UserError) as error:
-        if is_transient(error):  # another id would be another run
+        if is_transient(error):  # without the content, the id would be that of another run
             raise TransientError.of(f"encoder.weights = {name}", error) from error
         return name
 
 
 def _state_id(name: str) -> str:
-    """Return a hash of the state that a run ended with; the name where there is no such run."""
+    """Return a hash of the final state of a run, or the name if there is no such run."""
     try:
         result = files.read_json(run_folder(files.expanded(name)) / "result.json", {"id": str})
         return digest(result["id"], result.get("weights", ""), length=32)
     except (OSError, UserError) as error:
-        if is_transient(error):  # another id would be another run
+        if is_transient(error):  # without the content, the id would be that of another run
             raise TransientError.of(f"train.continues = {name}", error) from error
         return name
 
 
 def file_hash(path: Path) -> str:
-    """Return the hash by which a file of weights is known."""
+    """Return the hash that identifies a file of weights."""
     stat = path.stat()
     return _file_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 

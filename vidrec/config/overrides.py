@@ -1,4 +1,4 @@
-"""Change settings by their dotted names: checked against their types and against each other."""
+"""Change settings by their dotted names; check their types and whether they fit together."""
 
 import dataclasses
 import os
@@ -13,9 +13,10 @@ from vidrec.config.schema import Config, fields, get, is_onnx, is_path
 
 
 def override(cfg: Config, overrides: Mapping[str, Any], *, keep: Collection[str] = ()) -> Config:
-    """Return `cfg` with dotted settings replaced; the only way to change one.
+    """Return `cfg` with the settings in `overrides` replaced.
 
-    Settings that follow one of them, and no longer fit, go back to their defaults (see `cleared`).
+    Settings that follow a replaced one and no longer fit it are reset to their defaults (see
+    `cleared`).
 
     Args:
         cfg: The settings to start from.
@@ -23,8 +24,8 @@ def override(cfg: Config, overrides: Mapping[str, Any], *, keep: Collection[str]
         keep: Settings that stay as they are in `cfg`.
 
     Raises:
-        UserError: A name is unknown (with the nearest right one), a value is out of type or range,
-            or two settings contradict each other.
+        UserError: A name is unknown, a value has the wrong type or is out of range, or two settings
+            contradict each other.
     """
     changed = _with_settings(cfg, overrides)
     changed = _replace(changed, _outdated(cfg, changed, {*overrides, *keep}))
@@ -33,7 +34,7 @@ def override(cfg: Config, overrides: Mapping[str, Any], *, keep: Collection[str]
 
 
 def cleared(cfg: Config, overrides: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that `override` puts back to their defaults, and what each follows."""
+    """Return the settings that `override` resets to defaults, with the setting each follows."""
     outdated = _outdated(cfg, _replace(cfg, overrides), set(overrides))
     leaders = {follower.name: follower.leaders for follower in FOLLOWERS}
     return {
@@ -68,7 +69,7 @@ def _replace(cfg: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _outdated(before: Config, after: Config, fixed: Collection[str]) -> dict[str, Any]:
-    """Return defaults for settings that follow a changed one and do not fit it any more.
+    """Return the defaults of settings that follow a changed setting and no longer fit it.
 
     Args:
         before: The settings before the change.
@@ -98,7 +99,7 @@ def user_code(cfg: Config) -> dict[str, str]:
 
 
 def pin_code(cfg: Config) -> Config:
-    """Return the same settings with users' files read, so that later changes have no effect.
+    """Return the settings with users' files read, so that later edits of the files do not matter.
 
     Raises:
         UserError: A file cannot be read.
@@ -107,7 +108,7 @@ def pin_code(cfg: Config) -> Config:
 
 
 def resolve_paths(cfg: Config, folder: str | Path) -> Config:
-    """Return the same settings with their relative paths taken from a folder."""
+    """Return the settings with their relative paths resolved against a folder."""
     settings = {name: value for name, _, value in fields(cfg)}
     resolved = resolve_setting_paths(settings, folder)
     changed = {name: value for name, value in resolved.items() if value != settings[name]}
@@ -115,7 +116,7 @@ def resolve_paths(cfg: Config, folder: str | Path) -> Config:
 
 
 def resolve_setting_paths(settings: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
-    """Return dotted settings with their relative paths taken from a folder.
+    """Return dotted settings with their relative paths resolved against a folder.
 
     Args:
         settings: Values by dotted name.
@@ -124,7 +125,7 @@ def resolve_setting_paths(settings: Mapping[str, Any], folder: str | Path) -> di
     resolved = dict(settings)
     for name, value in settings.items():
         if isinstance(value, plugins.UserCode):
-            continue  # was read already; its path only says from where
+            continue  # the file was already read; the path only records where
         if name.endswith(".kind") and plugins.is_code(value):
             path, _, attribute = value.rpartition(":")
             if not Path(path).is_absolute():
@@ -139,7 +140,7 @@ def resolve_setting_paths(settings: Mapping[str, Any], folder: str | Path) -> di
 
 
 def _absolute(folder: str | Path, path: Any) -> Any:
-    """Return an absolute path; "" and one that begins with a home folder stay."""
+    """Return an absolute path; "" and paths that begin with ~ are returned unchanged."""
     if not isinstance(path, str) or not path or path.startswith("~"):
         return path
     return os.path.abspath(os.path.join(folder, path))
@@ -153,10 +154,11 @@ def to_dict(cfg: Config) -> dict[str, Any]:
 def from_dict(nested: Mapping[str, Any]) -> Config:
     """Return the settings of a config.json.
 
-    Code that it names does not run, since a folder cannot prove who made it (`plugins.trusted`).
+    Code that the settings name is not run, since a folder does not show who wrote the code (see
+    `plugins.trusted`).
 
     Raises:
-        UserError: An entry is unknown or has another type.
+        UserError: An entry is unknown or has the wrong type.
     """
     flat: dict[str, Any] = {}
     for section, value in nested.items():

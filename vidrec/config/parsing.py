@@ -25,15 +25,16 @@ def takes_many(name: str) -> bool:
 def parse(name: str, *words: str) -> Any:
     """Return a setting's value in its declared type.
 
-    A relative path is taken from the current folder.
+    A relative path is resolved against the current folder.
 
     Args:
         name: Dotted name of the setting.
-        words: One word may hold a list, with commas between its values; a value with a comma then
-            needs quotes. Of several words each is a value of a list of texts, commas included.
+        words: The value. A single word may be a list with commas between its values; a value that
+            contains a comma then needs quotes. For a list of texts given as several words, each
+            word is one value, commas included.
 
     Raises:
-        UserError: There is no such setting, or the value is out of type or range.
+        UserError: The setting does not exist, or the value has the wrong type or is out of range.
     """
     hints = {full: hint for full, hint, _ in fields(Config)}
     if name not in hints:
@@ -51,7 +52,7 @@ def _split_texts(words: Sequence[str]) -> tuple[str, ...]:
     inside = _strip_brackets(whole)
     if len(words) == 1 or inside != whole:
         words = split_commas(inside)
-    # `a, b` as a shell passes it on: the comma is not part of the first word.
+    # A shell passes `a, b` as two words; the comma is not part of the first value.
     values = (word if word.strip(", ") == word else word.strip(", ") for word in words)
     return tuple(unquote(value) for value in values if value)
 
@@ -67,7 +68,7 @@ def split_commas(text: str) -> list[str]:
         if quote:
             quote = "" if sign == quote else quote
         elif sign in "\"'" and before in ("", ",", "=", "(", "["):
-            quote = sign  # inside of a word it is an apostrophe
+            quote = sign  # inside a word, the sign is an apostrophe
         elif sign in OPENING:
             brackets.append(CLOSING[OPENING.index(sign)])
         elif brackets and sign == brackets[-1]:

@@ -1,8 +1,8 @@
-"""A class of a user's own as a setting, `path.py:Name`: which source it means, and who may run it.
+"""Read and run the user code that a setting `path.py:Name` names, if it is trusted.
 
-A file is read when a command names it, together with the files beside it that it imports. That
-source runs and is kept in the run. The source in a run's folder runs only if a person trusts it, or
-in a job whose launcher named it.
+A file is read when a command names it, together with the files beside it that it imports. This
+source is run, and a copy is kept in the run's folder. That copy is run later only if a person says
+that the code is trusted, or in a job whose launcher named the code.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from vidrec.errors import UserError
 from vidrec.io.files import read_bytes
 
 SPEC = r".+\.py:[A-Za-z_]\w*"
-# The environment variable by which a launcher tells its jobs the hashes of what they may run.
+# The environment variable in which a launcher gives its jobs the hashes of code they may run.
 CONSENT = "VIDREC_TRUSTED_CODE"
 HOW = "--trust-code (trust_code=True from Python)"
-LARGEST = 10 * 2**20  # bytes of a file that may be somebody's source
+LARGEST = 10 * 2**20  # bytes; a larger file is not taken for source code
 _named_here: set[str] = set()  # hashes of the code that this process was told to run
 
 
 class UserCode(str):
-    """A setting `path.py:Name` that knows its source.
+    """A setting `path.py:Name` together with its source code.
 
     Attributes:
         source: The code that runs; None if the setting was read from a run's folder.
@@ -55,7 +55,7 @@ def is_code(value: Any) -> bool:
 
 
 def pin(spec: str) -> UserCode:
-    """Return the setting with the source that its file holds now; jobs of this process may run it.
+    """Return the setting with the current source of its file; this process's jobs may run it.
 
     Raises:
         UserError: The file cannot be read, or the setting was read from a run's folder.
@@ -67,7 +67,7 @@ def pin(spec: str) -> UserCode:
 
 
 def code_hash(spec: str) -> str:
-    """Return the SHA-256 of the code that a setting `path.py:Name` runs, with what it imports."""
+    """Return the SHA-256 of the code that a setting `path.py:Name` runs, with imported files."""
     return _source(spec).sha256
 
 
@@ -98,12 +98,12 @@ def load_module(path: str) -> types.ModuleType:
 
 
 def records(codes: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a run's description says about its code, by `path.py:Name`, as JSON."""
+    """Return the record that a run keeps of its code, by `path.py:Name`, as JSON."""
     return {str(spec): _source(spec).record() for spec in codes.values()}
 
 
 def files(codes: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the sources that a run keeps, by path below its folder for code."""
+    """Return the source files that a run keeps, by their path inside the run's code folder."""
     unique = {_source(spec) for spec in codes.values()}
     return {name: text for source in unique for name, text in source.files_to_keep().items()}
 
@@ -111,17 +111,17 @@ def files(codes: Mapping[str, str]) -> dict[str, bytes]:
 def trusted(
     run: Path, folder: Path, named: Mapping[str, str], description: Any, trust: bool
 ) -> dict[str, UserCode]:
-    """Return a run's settings with the sources that it kept, if a person trusts them.
+    """Return the settings of a run that name code, with the kept sources, if a person trusts them.
 
     Args:
         run: The run, for messages.
-        folder: Where it keeps sources.
-        named: Settings that name code, as its configuration has them.
-        description: What it says about them, see `records`.
+        folder: The folder in which the run keeps sources.
+        named: Values of the settings that name code, by dotted name.
+        description: The run's record of its code, see `records`.
         trust: Whether a person said that the code may run.
 
     Raises:
-        UserError: Nobody said so, nothing was kept, or it is not what was recorded.
+        UserError: `trust` is False, no source was kept, or a source differs from its record.
     """
     if not named:
         return {}
@@ -143,12 +143,12 @@ def inherited(
 
     Args:
         run: The run, for messages.
-        folder: Where it keeps sources.
-        named: Settings that name code, as its configuration has them.
-        description: What it says about them, see `records`.
+        folder: The folder in which the run keeps sources.
+        named: Values of the settings that name code, by dotted name.
+        description: The run's record of its code, see `records`.
 
     Raises:
-        UserError: They did not name it.
+        UserError: Neither named the code, no source was kept, or a source differs from its record.
     """
     codes = _kept(run, folder, named, description) if named else {}
     for name, code in codes.items():
@@ -162,7 +162,7 @@ def inherited(
 
 
 def changes(codes: Iterable[str]) -> list[str]:
-    """Return a line for each original file that differs by now from the source that runs."""
+    """Return a line for each original file that now differs from the source that runs."""
     lines = {}
     for source in {_source(code) for code in codes}:
         for name, kept in source.hashes.items():
@@ -175,7 +175,7 @@ def changes(codes: Iterable[str]) -> list[str]:
 
 
 def consent() -> dict[str, str]:
-    """Return the environment that tells a launcher's jobs which code they may run."""
+    """Return the environment variables that tell a launcher's jobs which code they may run."""
     named = _named_here | _named_by_launcher()
     return {CONSENT: ",".join(sorted(named))} if named else {}
 
@@ -241,7 +241,7 @@ def _is_below(name: str) -> bool:
 
 
 def _describe(codes: Mapping[str, str]) -> list[str]:
-    """Return a text for each source: settings, files, hashes, and the files' hashes now."""
+    """Return a text for each source: settings, files, their kept hashes and current hashes."""
     users: dict[Source, list[str]] = {}
     for name, code in codes.items():
         users.setdefault(_source(code), []).append(f"{name} = {code}")
@@ -258,9 +258,9 @@ def _describe(codes: Mapping[str, str]) -> list[str]:
 
 
 def _hash_now(file: Path) -> str | None:
-    """Return the hash of an original file; None if there is no ordinary file to look at.
+    """Return the current hash of an original file; None if it is no regular file or too large.
 
-    The path may come from a stranger's folder, so devices and huge files are not opened.
+    The path may come from an untrusted folder, so devices and huge files are not opened.
     """
     try:
         status = file.stat()

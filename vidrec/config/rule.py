@@ -1,4 +1,4 @@
-"""What a rule between settings is."""
+"""Define the type of a rule between settings."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ class Rule(NamedTuple):
     """A rule between settings.
 
     Attributes:
-        broken: Whether the settings available break it.
-        message: Names the settings and says what would be right.
+        broken: Whether the settings break the rule.
+        message: The error message, which names the settings and says what would be right.
     """
 
     broken: bool

@@ -12,23 +12,24 @@ from vidrec.errors import UserError
 NO_RATE = ("tfds", "images", "features")
 # Encoders that have no published weights.
 FROM_PIXELS = ("none", "cnn", "cnn3", "vgg9", "c3d")
-# Encoders without batch normalization; what a user's has is seen when it is built.
+# Encoders without batch normalization; a user's encoder is checked when it is built.
 NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")
-# Kinds of data whose given split is a single one.
+# Kinds of data with only one given split.
 ONE_LIST = ("tfds", "videos", "images", "features")
-# Of these, kinds whose label files of frames may come with several lists of videos.
+# Of these, kinds that may have several given splits if frames have labels (segmentation).
 LISTS_OF_VIDEOS = ("videos", "features")
-# Scanners without gates, those that read frames side by side, and those that may see later ones.
+# Scanners without gates; scanners that read all frames in parallel; scanners that may see later
+# frames.
 GATELESS = ("none", "mean", "attention", "tcn", "transformer", "lru")
 SIDE_BY_SIDE = ("attention", "tcn", "transformer")
 SEES_LATER = ("tcn", "transformer")
-# Decays by the optimiser that has them; at 1 the average would never take in a new gradient.
+# Decay rates and the optimiser that uses each; at 1 the average would ignore new gradients.
 DECAYS = {"momentum": "momentum", "b1": "adam", "b2": "adam", "rms_decay": "rmsprop"}
 
 
 @dataclass(frozen=True)
 class Follower:
-    """A setting that follows others: where it no longer fits them, it goes back to its default.
+    """A setting that follows others: if it no longer fits them, it is reset to its default.
 
     Attributes:
         name: Dotted name of the setting.
@@ -43,14 +44,14 @@ class Follower:
 
 
 def _data_set(data: Data) -> str:
-    """Return a name for the clips; a folder's are the same as videos, images or features."""
+    """Return a name of the data set; all kinds of data that read a folder have the same name."""
     if data.kind in ("videos", "images", "features"):
         return "a folder"
     return data.tfds.partition("/")[0] if data.kind == "tfds" else data.kind
 
 
 def _has_one_list(cfg: Config) -> bool:
-    """Return whether the given split of the data is a single one."""
+    """Return whether the data has only one given split."""
     if cfg.task.kind == "segmentation" and cfg.data.kind in LISTS_OF_VIDEOS:
         return False
     return cfg.data.kind in ONE_LIST
@@ -61,9 +62,10 @@ def _is_other_data(before: Config, after: Config) -> bool:
 
 
 def _family(cfg: Config) -> str:
-    """Return a name that encoders share if the same frames suit them: pixels, user, or its own.
+    """Return a name that is equal for encoders with the same requirements on frames.
 
-    A network that others trained has a size, a pooling and a normalization of its own.
+    Pretrained networks have one name each, since each requires its frame size, pooling and
+    normalization.
     """
     kind = cfg.encoder.kind
     if kind in FROM_PIXELS:
@@ -81,9 +83,9 @@ def _weights_are_outdated(before: Config, after: Config) -> bool:
 
 
 def _pooling_is_outdated(before: Config, after: Config) -> bool:
-    """Return whether the new kind does not have this pooling.
+    """Return whether the new kind of encoder does not have this pooling.
 
-    A dense pooling that trains is a layer of the experiment's, whatever network of ours it reads.
+    A trained dense pooling is a layer of the experiment, so it fits every built-in encoder.
     """
     kind, pooling = after.encoder.kind, after.encoder.pooling
     if pooling == "dense" and _trains_encoder(after) and kind != "none" and kind.isidentifier():
@@ -93,7 +95,7 @@ def _pooling_is_outdated(before: Config, after: Config) -> bool:
 
 
 def _normalize_is_outdated(before: Config, after: Config) -> bool:
-    """Pixels are normalized as the weights ask; random ones ask for nothing."""
+    """Return whether the new encoder or weights require another normalization."""
     if before.encoder.kind != after.encoder.kind:
         return _is_other_encoder(before, after)
     return after.encoder.weights != "random"
@@ -186,8 +188,9 @@ FOLLOWERS = (
 def check_together(cfg: Config) -> None:
     """Refuse settings that contradict each other, before anything is built.
 
-    A setting of something that a row does not have (units of a mean) is ignored, so that the rows
-    of a table can share a base. Combinations that could not do what their settings say are refused.
+    A setting that a model does not use (such as units, if the scanner is a mean) is ignored, so
+    that the rows of a table can share a base. Combinations that cannot do what the settings say
+    are refused.
 
     Raises:
         UserError: A rule is broken.
@@ -425,9 +428,10 @@ def _of_optimiser(cfg: Config) -> Iterator[Rule]:
 
 
 def _of_one_report(cfg: Config) -> Iterator[Rule]:
-    """Yield the rules of settings that only repeat what one of the five reports did.
+    """Yield the rules of settings that exist only to reproduce one of the five reports.
 
-    The third such setting, `encoder.init = normal`, fits every encoder whose class has the field.
+    A third setting of this kind, `encoder.init = normal`, has no rule here: every encoder whose
+    class has the field can use it.
     """
     data, head = cfg.data, cfg.head
     yield Rule(

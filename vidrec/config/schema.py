@@ -32,7 +32,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Text that must match a regular expression, said in words."""
+    """A regular expression that a text must match, and a description of it in words."""
 
     regex: str
     words: str
@@ -44,7 +44,7 @@ class Pattern:
 MOST = 2**31 - 1  # whole numbers enter compiled programs in 32 bits
 PositiveInt = Annotated[int, Range(1, MOST)]
 NonNegativeInt = Annotated[int, Range(0, MOST)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # 32 bits of a key: a larger one would repeat another
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # a random key has 32 bits: larger seeds would repeat
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 AreaShare = Annotated[float, Range(0.05, 1)]
@@ -53,10 +53,10 @@ Degrees = Annotated[float, Range(0, 180)]
 UserFile = Annotated[str, Pattern(plugins.SPEC, "path.py:Name")]
 # A network of keras.applications.
 KerasName = Annotated[str, Pattern(r"keras:\w*", "keras:NAME")]
-# A network in a file, hashed by content, too.
+# A network in an ONNX file, which is also hashed by content.
 OnnxFile = Annotated[str, Pattern(r"(?s).+\.onnx", "FILE.onnx")]
 
-# A task is a module of vidrec/evaluation/tasks, by its name: that folder says which there are.
+# Each module in the folder vidrec/evaluation/tasks is a task of the same name.
 TASKS = tuple(
     sorted(
         file.stem
@@ -93,7 +93,7 @@ class Data:
     val_by: Literal["group", "clip"] = "group"  # by recording, or by clip, which leaks
     swapped: bool = False  # train on the test list and test on the training list (report A)
     groups: str = ""  # regex whose first bracket names the recording of a clip
-    fps: NonNegative = 0  # resample videos to this many frames a second; 0: as filmed
+    fps: NonNegative = 0  # resample videos to this many frames a second; 0: the original rate
     # train on at most this many clips of each class: N, or NAME=N,NAME=N; "": all
     per_class: str = ""
     strict: bool = False  # stop at an unreadable clip instead of listing it
@@ -144,10 +144,10 @@ class Encoder:
     # statistics by which trained blocks normalize: the batch's (trained), or those of the weights
     # (frozen)
     batch_norm: Literal["trained", "frozen"] = "trained"
-    # how maps become features; auto: as usual for the kind
+    # how feature maps are pooled to features; auto: the default of the kind
     pooling: Literal["auto", "average", "map", "dense", "flatten", "moments"] = "auto"
     width: PositiveInt = 1024  # outputs of dense pooling
-    # height and width that frames are resized to; 0: as usual for the kind
+    # height and width that frames are resized to, in pixels; 0: the default of the kind
     size: NonNegativeInt = 0
     # auto: as the weights require; own: as the makers of a keras:NAME or FILE.onnx do
     normalize: Literal["auto", "unit", "standard", "caffe", "torch", "signed", "own"] = "auto"
@@ -221,7 +221,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """One optax chain: clip, L2, optimiser, schedule.
+    """One optax chain: L2, clip, optimiser, schedule.
 
     `clip_norm` means different things for the two values of `clip_mode`:
 
@@ -251,7 +251,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training clips, other ones in each epoch, and equal for a clip's frames.
+    """Random changes of training clips: new ones in each epoch, the same for a clip's frames.
 
     Changes of pixels need an encoder that trains; noise and time_mask need a frozen one.
     """
@@ -263,13 +263,13 @@ class Augment:
     # crop to at least this share of the area, resized to the whole frame; 1: no crop
     crop: AreaShare = 1.0
     brightness: Fraction = 0.0  # multiply pixels by a factor from 1 - this to 1 + this
-    contrast: Fraction = 0.0  # the same for their distance from the clip's mean grey
-    color: Fraction = 0.0  # the same for their distance from the pixel's own grey
+    contrast: Fraction = 0.0  # scale distances from the clip's mean grey by 1 - this to 1 + this
+    color: Fraction = 0.0  # scale distances from the pixel's own grey by 1 - this to 1 + this
     rotation: Degrees = 0.0  # rotate by at most this many degrees; edges are repeated
     speed: NonNegative = 0.0  # play up to 1 + this times as fast or as slow
     jitter: NonNegativeInt = 0  # take each frame up to this many frames earlier or later
     drop: Fraction = 0.0  # drop this share of the frames and repeat the frame before
-    # add noise to features, with this share of the deviation of the clip's features
+    # add noise to features: this times the standard deviation of the clip's features
     noise: NonNegative = 0.0
     # replace a stretch of at most this share of the frames by the clip's mean
     time_mask: Fraction = 0.0
@@ -283,12 +283,12 @@ class Train:
 
     epochs: PositiveInt = 30  # largest number of epochs
     batch_size: PositiveInt = 32  # clips of a batch, over all devices
-    batches_per_epoch: NonNegativeInt = 0  # 0: as many as hold every training clip once
+    batches_per_epoch: NonNegativeInt = 0  # batches; 0: as many as hold every training clip once
     # shuffled: each clip once in an epoch; balanced: each class equally often in every batch
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     # truncated back-propagation: frames from one update to the next; 0: the whole clip
     tbptt_every: NonNegativeInt = 0
-    # frames that its gradient reaches back, at least tbptt_every; 0: as many
+    # frames that the gradient of an update covers, at least tbptt_every; 0: tbptt_every
     tbptt_length: NonNegativeInt = 0
     # what chooses the best epoch: val_loss, or val_ and a figure such as val_accuracy or val_map
     monitor: ValFigure = "val_loss"
@@ -301,19 +301,19 @@ class Train:
     # what several devices share: the trials of a group, or the batches of one trial
     parallel: Literal["auto", "trials", "batch"] = "auto"
     memory_gb: NonNegative = 0.0  # memory that a group may take on a device; 0: all of it
-    save_seconds: NonNegative = 20.0  # least time between two saves
+    save_seconds: NonNegative = 20.0  # least time between two saves, in seconds
 
 
 @dataclass(frozen=True)
 class Eval:
     """How clips are scored."""
 
-    # single: one pass over the clip; average, vote: over windows of it
+    # single: one pass over the clip; average, vote: over the scores of windows of the clip
     inference: Literal["single", "average", "vote"] = "single"
     window: PositiveInt = 60  # frames of a window
     stride: PositiveInt = 30  # frames from one window to the next
-    # average over views of the frames: one; flip: also mirrored; five_crops: of 7/8 of height and
-    # width; ten_crops: also mirrored
+    # average over views of the frames; one: no other view; flip: also mirrored; five_crops: of 7/8
+    # of height and width; ten_crops: these crops, also mirrored
     views: Literal["one", "flip", "five_crops", "ten_crops"] = "one"
     batch_size: PositiveInt = 64  # clips that are scored at once
 
@@ -333,7 +333,7 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
-    seed: Seed = 0  # of the initial weights, the order of clips and all other random draws
+    seed: Seed = 0  # seed of the initial weights, the order of clips and all other random draws
 
 
 # Settings that are inputs of a compiled program: trials that differ only in them train together.
@@ -355,14 +355,14 @@ TRACED = (
 )
 
 
-# What encoder.weights may be besides a path. `auto` becomes one of the others before a run has an
-# id: random, or NAME@HASH, weights by their content, named after the file or package that has them;
-# own, of an ONNX file.
+# What encoder.weights may be besides a path. Before a run gets its id, `auto` is replaced: by
+# random, by own (the weights of an ONNX file), or by NAME@HASH, where NAME is the file or package
+# that has the weights and HASH is a hash of their content.
 WORDS = ("auto", "random", "imagenet", "own")
 BY_CONTENT = re.compile(r"([\w.-]+)@([0-9a-f]{32})")
 
 
-# With these values vidrec chooses a setting of the encoder.
+# Values with which vidrec chooses the setting, by the encoder and its weights.
 OPEN = {
     "encoder.weights": "auto",
     "encoder.pooling": "auto",
@@ -372,7 +372,7 @@ OPEN = {
 
 
 def is_open(name: str, value: Any) -> bool:
-    """Return whether vidrec chooses a setting by the encoder and its weights."""
+    """Return whether a setting has the value with which vidrec chooses the setting."""
     return name in OPEN and value == OPEN[name]
 
 
@@ -435,8 +435,8 @@ def fields(cfg: Any = Config, prefix: str = "") -> Iterator[Setting]:
     """Yield every setting, section by section.
 
     Args:
-        cfg: Settings, or their class for the defaults.
-        prefix: What the names begin with.
+        cfg: Settings, or their class to get the defaults.
+        prefix: Prefix of all names.
     """
     hints = typing.get_type_hints(cfg if isinstance(cfg, type) else type(cfg), include_extras=True)
     instance = cfg() if isinstance(cfg, type) else cfg

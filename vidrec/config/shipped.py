@@ -10,14 +10,14 @@ from pathlib import Path
 from vidrec.errors import UserError
 
 SHIPPED = ("experiments", "ablations")
-# The folders that hold them: of an installed wheel, of a source checkout.
+# The parent folders of these: in an installed wheel, and in a source checkout.
 ROOTS = (Path(__file__).parents[1], Path(__file__).parents[2])
-# The experiment or ablation file that is being read: names in it are taken from its folder.
+# The experiment or ablation file that is being read: file names in it are relative to its folder.
 _READING: ContextVar[Path | None] = ContextVar("reading", default=None)
 
 
 class Shipped(str):
-    """The name of a file that comes with vidrec, even if the current folder has the same."""
+    """The name of a file that comes with vidrec, even if the current folder has the same name."""
 
 
 def is_shipped(folder: Path) -> bool:
@@ -27,7 +27,7 @@ def is_shipped(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Take the names of files from the folder of this file, while it is being read."""
+    """Resolve file names relative to this file's folder while the file is being read."""
     before = _READING.set(file)
     try:
         yield
@@ -38,14 +38,14 @@ def reading(file: Path) -> Iterator[None]:
 def find(path: str | Path) -> Path:
     """Return the path of an experiment or ablation file.
 
-    A file that another file names is beside that file, or beside its folder if this is called
-    `ablations` or `experiments`.
+    A path that appears in an experiment or ablation file is relative to that file's folder. If this
+    folder is called `ablations` or `experiments`, the path may also be relative to its parent.
 
     Args:
         path: A path, or the bare name of a file that came with vidrec: `motion`.
 
     Raises:
-        UserError: There is no such file; names the nearest one that came with vidrec.
+        UserError: There is no such file; the message suggests the most similar shipped one.
     """
     for candidate in _as_given(path):
         if candidate.suffix and candidate.is_file():

@@ -1,4 +1,4 @@
-"""A user's Python file with the files beside it that it imports: read once, run from memory."""
+"""Read a user's Python file once, with the files beside it that it imports; run it from memory."""
 
 import ast
 import builtins
@@ -29,8 +29,8 @@ class Source:
     """A Python file and the files beside it that it imports.
 
     Attributes:
-        file: Its path when it was read.
-        texts: Contents by path relative to its folder, the file itself first.
+        file: Path of the Python file when it was read.
+        texts: Content of each file by its path relative to the folder; the Python file is first.
     """
 
     file: str
@@ -43,15 +43,15 @@ class Source:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The SHA-256 of a file alone; of several, one hash of their names and hashes."""
+        """The SHA-256 of a single file, or one hash of the names and hashes of several files."""
         return combined_hash(self.hashes)
 
     def record(self) -> dict[str, Any]:
-        """Return what a run's description says about the source, as JSON."""
+        """Return the record of the source that a run keeps, as JSON."""
         return {"file": self.file, "sha256": self.sha256, "files": self.hashes}
 
     def files_to_keep(self) -> dict[str, bytes]:
-        """Return the files by paths that differ from those of every other source."""
+        """Return the content of the files, by paths that no other source uses."""
         return {f"{self.sha256[:16]}/{name}": text for name, text in self.texts.items()}
 
     def __hash__(self) -> int:
@@ -59,7 +59,7 @@ class Source:
 
 
 def combined_hash(hashes: Mapping[str, str]) -> str:
-    """Return one hash of files by their names and hashes; of a file alone, its own."""
+    """Return one hash of the names and hashes of files; for a single file, the file's hash."""
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     main = next(iter(hashes))
@@ -68,9 +68,9 @@ def combined_hash(hashes: Mapping[str, str]) -> str:
 
 
 def collect(path: str | os.PathLike) -> Source:
-    """Read a Python file, the files beside it that it imports, and those that these import.
+    """Read a Python file and, recursively, the files beside it that it imports.
 
-    Standard modules, vidrec and installed packages are not among them.
+    Standard modules, vidrec and installed packages are not read.
 
     Raises:
         UserError: A file cannot be read, or is not Python.
@@ -92,7 +92,7 @@ def collect(path: str | os.PathLike) -> Source:
 
 
 def _imported_names(text: bytes, name: PurePosixPath, file: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the dotted names that a file imports, as tuples, where they may be files beside it."""
+    """Yield, as tuples, the dotted names of imports that may be files beside this file."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -110,7 +110,7 @@ def _imported_names(text: bytes, name: PurePosixPath, file: Path) -> Iterator[tu
 
 
 def _files_of_module(folder: Path, dotted: tuple[str, ...]) -> list[str]:
-    """Return the files of a module and of the packages above it that lie in this folder."""
+    """Return those files of a module and of its parent packages that are in this folder."""
     if not dotted or dotted[0] in sys.stdlib_module_names or dotted[0] == "vidrec":
         return []
     names = []
@@ -126,10 +126,10 @@ def _files_of_module(folder: Path, dotted: tuple[str, ...]) -> list[str]:
 def run(source: Source) -> types.ModuleType:
     """Run a source in a new module and return the module.
 
-    It imports its own files, even if other modules have the same names.
+    The source imports its own files, even if other modules have the same names.
 
     Raises:
-        UserError: It fails.
+        UserError: The source raises an error.
     """
     with _LOCK:
         finder = _Finder(source)
@@ -146,7 +146,7 @@ def run(source: Source) -> types.ModuleType:
 
 
 def module_of(source: Source) -> types.ModuleType:
-    """Return the module of a source, which runs once for each content."""
+    """Return the module of a source; sources with the same file and content run only once."""
     with _LOCK:
         return run_once(source)
 
@@ -160,7 +160,7 @@ def _import_error(file: str | os.PathLike, error: BaseException) -> UserError:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Imports the modules of a source, from memory, as parts of a package of their own.
+    """Imports the modules of a source from memory, as parts of a separate package.
 
     Attributes:
         package: The package's name, which no other source has.
@@ -191,7 +191,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return spec
 
     def exec_module(self, module: types.ModuleType) -> None:
-        # Every function of the module imports by this, whenever it is called.
+        # Functions of the module also import through `_import`, whenever they are called.
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self._import}
         if self.files[module.__name__] is not None:
             super().exec_module(module)

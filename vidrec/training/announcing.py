@@ -1,4 +1,4 @@
-"""Say what became of a data set when it was prepared: what is left out, and what stays on disk."""
+"""Report which clips of a prepared data set are left out, and whether features stay on disk."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def announced(data: "Prepared", room: float, tell: Callable[[str], None]) -> "Prepared":
-    """Return the prepared data; tell what a user should know of it.
+    """Report clips that are left out and features that stay on disk; return the data unchanged.
 
     Args:
-        data: What was prepared.
+        data: The prepared data.
         room: Bytes of memory that features may take.
         tell: Called with each line.
     """

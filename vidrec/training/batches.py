@@ -18,13 +18,13 @@ from vidrec.evaluation.task import ChosenFrames
 
 
 class Resident(NamedTuple):
-    """Clips on the device, flat: clip i is `values[offsets[i] : offsets[i] + lengths[i]]`.
+    """Clips on the device, concatenated: clip i is `values[offsets[i] : offsets[i] + lengths[i]]`.
 
     Attributes:
-        values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all clips in a row.
-        offsets: (n,) int32, where each clip begins.
-        lengths: (n,) int32.
-        labels: int32, as the task has them (`Task.resident`): (n,) of one label a clip.
+        values: features (F, D) or (F, h, w, D), or frames (F, H, W, C), of all F frames in turn.
+        offsets: (n,) int32, index in `values` of each clip's first frame.
+        lengths: (n,) int32, number of frames of each clip.
+        labels: int32, in the form of the task (`Task.resident`): (n,) if a clip has one label.
         frozen: variables that no trial trains.
     """
 
@@ -39,10 +39,10 @@ class Clips(NamedTuple):
     """The clips of a batch.
 
     Attributes:
-        clips_B: their indices.
+        clips_B: indices of the clips.
         valid_B: False where a clip is padding.
-        inputs: their frames (B, T, …) where the device does not hold them.
-        partners: the clips that are mixed in; None: none are.
+        inputs: frames of the clips (B, T, …) if the device does not hold them; else None.
+        partners: the clips that mixup mixes into these; None: no mixup.
     """
 
     clips_B: Array
@@ -57,10 +57,10 @@ class Sampling(NamedTuple):
     Attributes:
         cfg: settings of the frames.
         length: frames of each clip.
-        seed: of the trial.
-        epoch: counted from 0; None: what scoring sees, centre segments.
-        random_segments: False where no clip is longer than `length`, so that its only segment is
-            the centre one.
+        seed: seed of the trial.
+        epoch: epoch, counted from 0; None: scoring, which takes centre segments.
+        random_segments: False if no clip is longer than `length`, so that the only segment of each
+            clip is the centre one.
     """
 
     cfg: Config
@@ -71,7 +71,7 @@ class Sampling(NamedTuple):
 
 
 class FrameIndices(NamedTuple):
-    """Frames of each clip of a batch; `mask_BT` is False for padding."""
+    """Indices of the frames of each clip of a batch; `mask_BT` is False for padding."""
 
     indices_BT: Array
     mask_BT: Array
@@ -81,12 +81,12 @@ class Batch(NamedTuple):
     """One batch.
 
     Attributes:
-        inputs: (B, T, …).
+        inputs: features or frames of the clips, (B, T, …).
         mask_BT: False where a frame is padding.
-        labels_B: of the clips, as the task has them: (B,), (B, K) or (B, T).
-        keys_B: one dropout key a clip.
+        labels_B: labels of the clips, in the form of the task: (B,), (B, K) or (B, T).
+        keys_B: one dropout key for each clip.
         valid_B: False where a clip is padding.
-        mix: what the clips are mixed with; None: nothing.
+        mix: labels and shares of the clips that are mixed in; None: no mixup.
     """
 
     inputs: Array
@@ -98,12 +98,12 @@ class Batch(NamedTuple):
 
 
 def share(batch: Any, shares: int, index: Array) -> Any:
-    """Return one of equal parts of arrays (B, …), padded where they do not divide evenly.
+    """Return one of several equal parts of arrays (B, …), padded if B does not divide evenly.
 
     Args:
         batch: a tree of arrays.
-        shares: how many parts.
-        index: of the part.
+        shares: number of parts.
+        index: index of the part.
     """
 
     def part(leaf: Array) -> Array:
@@ -115,7 +115,7 @@ def share(batch: Any, shares: int, index: Array) -> Any:
 
 
 def paired(clips: Clips, sampling: Sampling) -> Clips:
-    """Return the clips of a whole training batch, with those that augmentation mixes in."""
+    """Return the clips of a whole training batch, with the clips that mixup mixes into them."""
     if sampling.epoch is None or not sampling.cfg.augment.mixup:
         return clips
     keys_B = augment.keys_of(sampling.seed, sampling.epoch, clips.clips_B)
@@ -137,7 +137,7 @@ def gather(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
 
 
 def _augmented(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
-    """Return the batch of these clips, unmixed."""
+    """Return the batch of these clips, augmented but not mixed."""
     clips_B, valid_B, inputs, _ = clips
     cfg, epoch, segments = sampling.cfg, sampling.epoch, sampling
     paced = augment.moves_frames(cfg.augment)
@@ -148,8 +148,8 @@ def _augmented(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
     inputs = _inputs(data, clips_B, indices_BT, inputs)
     if epoch is not None and cfg.augment != Augment():
         augment_B = augment.keys_of(sampling.seed, epoch, clips_B)
-        # Kept apart from the code around it, so that a trial gets the same numbers in a group and
-        # alone.
+        # The barriers keep the compiler from fusing this with other code, so that a trial gets the
+        # same numbers in a group as alone.
         inputs = lax.optimization_barrier(inputs)
         inputs = augment.changed(inputs, mask_BT, cfg.augment, augment_B)
         inputs = lax.optimization_barrier(inputs)
@@ -161,12 +161,12 @@ def _augmented(data: Resident, clips: Clips, sampling: Sampling) -> Batch:
 
 
 def _inputs(data: Resident, clips_B: Array, indices_BT: Array, given: Array | None) -> Array:
-    """Return frames from the device, or those that were handed over, in the type of both."""
+    """Return frames from the device, or the given frames in the type of those on the device."""
     if given is None:
         return data.values[data.offsets[clips_B][:, None] + indices_BT]
     if given.dtype == data.values.dtype:
         return given
-    # Apart from what follows, so that it is computed as from frames that lay on the device.
+    # Not fused with what follows, so that the result equals that of frames held by the device.
     return lax.optimization_barrier(given.astype(data.values.dtype))
 
 
@@ -174,9 +174,9 @@ def frame_indices(lengths_B: Array, clips_B: Array, sampling: Sampling) -> Frame
     """Return which frames a batch holds of each clip.
 
     Args:
-        lengths_B: frames that the clips have.
-        clips_B: their indices, from which random segments are drawn.
-        sampling: how they are chosen.
+        lengths_B: number of frames of each clip.
+        clips_B: indices of the clips, by which random segments are drawn.
+        sampling: how the frames are chosen.
     """
     cfg, seed, epoch = sampling.cfg.frames, sampling.seed, sampling.epoch
 
@@ -203,13 +203,13 @@ def frame_indices(lengths_B: Array, clips_B: Array, sampling: Sampling) -> Frame
 def gather_windows(
     data: Resident, windows_B2: Array, window: int, inputs: Array | None = None
 ) -> Batch:
-    """Return windows of clips, continued where a clip ends.
+    """Return windows of clips; past a clip's end, its frames follow backwards, then forwards.
 
     Args:
         data: the clips.
         windows_B2: clip and first frame of each window.
         window: frames of a window.
-        inputs: the frames (B, T, …) where the device does not hold them.
+        inputs: the frames (B, T, …) if the device does not hold them; else None.
     """
     clips_B = windows_B2[:, 0]
     indices_BT = window_indices(data.lengths[clips_B], windows_B2, window)

@@ -18,9 +18,9 @@ def of(
 
     Args:
         setting: `loss.class_weights`.
-        classes: names by class number.
-        labels: of the training clips.
-        task: defines balanced weights; None: one label for each clip.
+        classes: names of the classes, by class number.
+        labels: labels of the training clips.
+        task: the task, which defines balanced weights; None: one label for each clip.
 
     Raises:
         UserError: A name is not a class.

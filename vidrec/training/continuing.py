@@ -22,12 +22,12 @@ def more_epochs(run: str | Path, epochs: int, *, trust_code: bool = False) -> Co
     """Return the settings of a new run that continues a finished one.
 
     Args:
-        run: its folder, or that of a trial.
-        epochs: how many more.
-        trust_code: run the users' files that it keeps, where it names some.
+        run: folder of the finished run, or of a trial.
+        epochs: number of additional epochs.
+        trust_code: whether users' code that the run keeps may run.
 
     Raises:
-        UserError: it cannot be continued; says why.
+        UserError: the run cannot be continued; the message says why.
     """
     folder = Path(run)
     result = _finished(folder)
@@ -42,7 +42,7 @@ def more_epochs(run: str | Path, epochs: int, *, trust_code: bool = False) -> Co
 
 
 def parent(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Return what a result says about the run that it continues; empty if there is none."""
+    """Return the entry `parent` of a result, the run that it continues; empty if there is none."""
     if not cfg.train.continues:
         return {}
     folder = Path(cfg.train.continues)
@@ -65,11 +65,11 @@ def _finished(folder: Path) -> dict[str, Any]:
 
 
 def begin(group: TrialGroup) -> None:
-    """Give an untrained group the state in which the run that it continues ended.
+    """Set an untrained group to the final state of the run that it continues.
 
-    The best weights so far, and the number of epochs without improvement, are taken over, so both
-    runs together equal one run of more epochs. If the first run was stopped by `train.patience`,
-    the number starts at 0.
+    The best weights so far, and the number of epochs without improvement, are also taken from that
+    run, so both runs together equal one run of more epochs. If the first run was stopped by
+    `train.patience`, the number of epochs without improvement starts at 0.
     """
     cfg, data = group.cfg, group.data
     folder = Path(cfg.train.continues)
@@ -107,7 +107,7 @@ def _progress(group: TrialGroup, place: int, result: dict[str, Any]) -> Progress
 
 
 def _check_data(folder: Path, about: dict[str, Any], data: Prepared) -> None:
-    """Refuse other training clips: clips that it was trained on may be test clips here."""
+    """Refuse other training clips: clips that the first run was trained on may be test clips."""
     clips = data.clips("train")
     contents = [data.dataset.keys[clip] for clip in clips]
     now = (about["classes"], about["split"]["id"], about["train_contents"])

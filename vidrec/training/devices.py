@@ -25,7 +25,7 @@ Tree = Any
 How = Literal["vmap", "map"]
 Spread = Literal["auto", "trials", "batch"]
 AXIS = "batch"
-# XLA's own is 3, whose programs are as fast on a CPU and take a tenth longer to compile.
+# XLA's default is 3: its programs are as fast on a CPU, and take a tenth longer to compile.
 LEVEL = 2
 # JAX on a CPU uses an array without a copy if its address is a multiple of this.
 ALIGNED = 64
@@ -34,8 +34,8 @@ ALIGNED = 64
 def default_how() -> How:
     """Return "vmap" on an accelerator, and "map", one trial after another, on a CPU.
 
-    A core gains nothing from batching trials, and `lax.map` gives each trial the same numbers as
-    alone and skips stopped trials.
+    Batching trials saves no time on a core. `lax.map` gives each trial the same numbers as when it
+    is trained alone, and skips stopped trials.
     """
     return "map" if runtime.is_cpu() else "vmap"
 
@@ -46,7 +46,7 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this function."""
     any_process(False)
 
 
@@ -79,7 +79,7 @@ def _from_all(rows: np.ndarray) -> np.ndarray:
 
 
 def memory_needed(compiled: Any) -> float:
-    """Return the bytes that a compiled program takes of a device, 0 where that is unknown."""
+    """Return the bytes that a compiled program takes on each device; 0 if that is unknown."""
     told = getattr(compiled, "memory_analysis", lambda: None)()
     if told is None:
         return 0.0
@@ -88,7 +88,7 @@ def memory_needed(compiled: Any) -> float:
 
 
 def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
-    """Return how a group uses the devices: the batches of one trial are divided, or the trials.
+    """Return how a group uses the devices: it divides the batches of one trial, or the trials.
 
     If a CPU's cores are the devices, a single trial uses the first one, since its large products
     use all cores anyway. With `spread` "batch" its batches are divided among the cores.
@@ -128,7 +128,7 @@ class _Devices:
         )
 
     def share_once(self, tree: Tree, placed: dict[int, Tree]) -> Tree:
-        """`share_all` of what never changes, remembered in `placed` by the number of devices.
+        """Place arrays that never change; `placed` keeps them, by the number of devices.
 
         The devices of a CPU share one copy.
         """
@@ -163,14 +163,14 @@ class _Devices:
         raise NotImplementedError
 
     def unoptimized(self, fn: Callable, *arguments: Tree) -> Callable:
-        """Return `map(fn)` for such arguments: on a CPU it is compiled in a third of the time."""
+        """Return `map(fn)` compiled for such arguments, on a CPU in a third of the usual time."""
         return compiled(self.map(fn, len(arguments) - 1), *arguments, level=0)
 
 
 def compiled(program: Any, *arguments: Tree, level: int = LEVEL) -> Callable:
     """Return a program compiled for such arguments; on a CPU at this level of optimisation.
 
-    With several processes it is compiled by its first call instead, which has all their arrays.
+    With several processes, the first call compiles it instead, with the arrays of all processes.
     """
     if runtime.processes() > 1:
         return program
@@ -181,10 +181,10 @@ def compiled(program: Any, *arguments: Tree, level: int = LEVEL) -> Callable:
 class TrialParallel(_Devices):
     """Apply functions of one trial to a group of trials, spread over the devices.
 
-    Trees of the group have leading axes (devices, trials a device); `shard` makes them from a
-    single axis of trials, and `fetch` makes that again. If the group does not divide evenly, the
+    Trees of the group have leading axes (devices, trials a device). `shard` makes them from trees
+    with one axis of trials, and `fetch` does the reverse. If the group does not divide evenly, the
     remaining places hold copies of the last trial, which do not train. There are at least `places`
-    places: groups with as many can share compiled programs.
+    places. Groups with the same number of places can share compiled programs.
     """
 
     axis_name = None
@@ -202,7 +202,7 @@ class TrialParallel(_Devices):
         self._lay(np.arange(count))
 
     def _lay(self, order_N: np.ndarray) -> None:
-        """Deal the trials to the devices in turn, in this order."""
+        """Assign the trials to the devices in turn, in this order."""
         shape = self.share, len(self.everyone)
         filled = np.pad(order_N, (0, math.prod(shape) - self.count), mode="edge")
         self.places = filled.reshape(shape).T
@@ -215,17 +215,17 @@ class TrialParallel(_Devices):
         return (self.how, self.share, *(device.id for device in self.everyone))
 
     def shard_active(self, active_N: np.ndarray) -> jax.Array:
-        """Place which trials are active on the devices; copies are not."""
+        """Place the flags of active trials on the devices; copies of trials are not active."""
         return self._split((active_N[self.places] & self._own)[self._mine])
 
     def rebalance(self, active_N: np.ndarray, trees: Tree) -> Tree:
-        """Return the group's trees, dealt again if stopped trials left devices unequal work."""
+        """Return the group's trees, reassigned if stopped trials left devices unequal work."""
         busiest = active_N[self.places].sum(1).max()
         even = busiest <= -(-active_N.sum() // len(self.everyone))
         if self.how == "vmap" or active_N.all() or even:
             return trees
         host = self.fetch(trees)
-        self._lay(np.argsort(~active_N, kind="stable"))  # copies are then of a stopped one
+        self._lay(np.argsort(~active_N, kind="stable"))  # copies are then of a stopped trial
         return self.shard(host)
 
     def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
@@ -288,7 +288,7 @@ class TrialParallel(_Devices):
         return jax.pmap(many, axis_name=AXIS, in_axes=(0, 0, None, None), devices=self.everyone)
 
     def selector(self) -> Callable:
-        """Return `program(chosen, new, old)`: of each trial `new` where chosen, else `old`."""
+        """Return `program(chosen, new, old)`: for each trial `new` if it is chosen, else `old`."""
 
         def select(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
             def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -299,7 +299,7 @@ class TrialParallel(_Devices):
         return jax.pmap(select, axis_name=AXIS, devices=self.everyone, donate_argnums=(2,))
 
     def _each_trial(self, fn: Callable, trials: tuple, before: Tree) -> Tree:
-        """Call `fn` for each trial, whose `active` comes first; `before` is replaced."""
+        """Call `fn` for each trial; `active` is the first of `trials`, results replace `before`."""
         return jax.vmap(fn)(trials) if self.how == "vmap" else _loop_over(fn, trials, before)
 
     def _if_active(self, active: jax.Array, run: Callable, skip: Callable) -> Tree:
@@ -308,7 +308,7 @@ class TrialParallel(_Devices):
         return jax.tree.map(lambda new, old: jnp.where(active, new, old), run(), skip())
 
     def rows(self, count: int) -> int:
-        """Return how many rows `scorer` takes, at least so many."""
+        """Return how many rows `scorer` takes, at least `count`."""
         return count
 
     def shard(self, tree: Tree) -> Tree:
@@ -335,9 +335,9 @@ class DataParallel(_Devices):
     """Apply functions of one trial whose batches are divided into shares, one for each device.
 
     If there are several devices, functions sum the values of the whole batch over the axis
-    `axis_name`, and so return the same on each device. Trees of the trial are whole on every
-    device. They have no axis of trials; host arrays that `shard` takes and `fetch` returns have one
-    of length 1.
+    `axis_name`, and so return the same on each device. Every device has a full copy of the trial's
+    trees, without an axis of trials. Host arrays that `shard` takes and `fetch` returns have such
+    an axis, of length 1.
     """
 
     def __init__(self, devices: list | None = None):
@@ -345,8 +345,8 @@ class DataParallel(_Devices):
         self.num_shards = len(self.everyone)
         # Over one device a sum changes nothing, and a CPU's all-reduce copies what it adds.
         self.axis_name = AXIS if self.num_shards > 1 else None
-        # pmap wants an argument that is split. A leading axis of devices on the trial's own trees
-        # would cost a copy of each on every call.
+        # pmap needs an argument that is split. A leading axis of devices on the trial's own trees
+        # would cost a copy of each tree on every call.
         self._places = self._split(np.arange(len(self.devices)))
 
     def advance(self, fn: Callable, *, donate: bool = False) -> Callable:
@@ -370,7 +370,7 @@ class DataParallel(_Devices):
         """Apply `fn(*trial_trees, rows, shared) -> out (S, …)`; each device has a share of rows.
 
         Returns:
-            `program(active, trial_trees, rows, shared)`; the method `rows` says how many it takes.
+            `program(active, trial_trees, rows, shared)`; see the method `rows` for the number.
         """
 
         def share(active: Tree, trees: tuple, rows: Tree, shared: Tree) -> Tree:
@@ -394,7 +394,7 @@ class DataParallel(_Devices):
         return self._everywhere(select, 3, donate=(2,))
 
     def rows(self, count: int) -> int:
-        """Return how many rows `scorer` takes, at least so many."""
+        """Return how many rows `scorer` takes, at least `count`."""
         return -(-count // self.num_shards) * self.num_shards
 
     def _everywhere(self, fn: Callable, trees: int, donate: tuple[int, ...] = ()) -> "_Placed":
@@ -464,11 +464,11 @@ def _apply_to(fn: Callable, shared: Tree, trial: tuple) -> Tree:
 def _loop_over(fn: Callable, trials: tuple, before: Tree) -> Tree:
     """Do what `lax.map(fn, trials)` does, in a loop whose length the compiler does not know.
 
-    It would remove a loop of known length 1 and compile the body differently. A trial alone would
-    then get slightly different numbers than in a group.
+    The compiler would remove a loop of known length 1 and compile the body differently. A trial
+    alone would then get slightly different numbers than in a group.
     """
     active = trials[0]
-    # Always len(active), but the compiler cannot know that.
+    # This is always len(active), but the compiler cannot know that.
     rounds = jnp.maximum(len(active), active.sum())
 
     def body(index: jax.Array, out: Tree) -> Tree:

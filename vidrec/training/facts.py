@@ -1,4 +1,4 @@
-"""Describe each clip of a run's data, so that a later difference can be named."""
+"""Describe each clip of a run's data, so that later changes of the data can be reported."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from vidrec.data import splits
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 
-FACTS = ("class", "recording", "part", "content")  # of a clip, in the order of `of`
+FACTS = ("class", "recording", "part", "content")  # entries of a clip's description in `of`
 
 
 def of(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
-    """Return the description of each clip by its name."""
+    """Return the description of each clip, the values of `FACTS`, by the clip's name."""
     parts = np.full(len(dataset), "none", object)
     with contextlib.suppress(UserError):
         split = splits.make(dataset, cfg.data)
@@ -26,7 +26,7 @@ def of(dataset: Dataset, cfg: Config) -> dict[str, list[str]]:
 
 
 def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
-    """Say in which clips two data sets of the same place differ, as `of` gives them."""
+    """Return in words how two descriptions (see `of`) of one data set differ."""
     lines = []
     for words, names in (
         ("gone", [name for name in before if name not in now]),
@@ -45,6 +45,6 @@ def difference(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) ->
 
 
 def _some(names: Sequence[str], of_first: str = "") -> str:
-    """Name the first of some, and say how many more there are."""
+    """Return the first name, and how many more there are."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]} {of_first}".strip() + more

@@ -1,8 +1,8 @@
 """Feed the frames of clips to training, from the devices or from the host.
 
-Both give exactly the same figures. A stream reads frames or features ahead in threads. The order
-depends only on (seed, epoch). It passes them on as bytes or as stored on disk, in chunks of
-batches.
+Both give exactly the same figures. On the host, threads read frames or features ahead, in an order
+that depends only on (seed, epoch). Frames are passed on as bytes, features as stored on disk, in
+chunks of several batches.
 
 Dimension letters: N trials, S batches, B clips, T frames.
 """
@@ -29,30 +29,30 @@ from vidrec.training.step import TrialSpec
 
 Tree = Any
 Placement = devices.TrialParallel | devices.DataParallel
-CHUNK = 256 * 2**20  # bytes of frames handed over at once, at most
+CHUNK = 256 * 2**20  # largest number of bytes of frames that are passed on at once
 FEATURES = (
     32 * 2**20
-)  # of features: memory that is touched for the first time costs more than reading
-THREADS = cores()  # more of them wait for the interpreter
+)  # the same for features: memory that is used for the first time costs more than reading
+THREADS = cores()  # more threads would wait for the interpreter
 
 
 class Feed(Protocol):
-    """Hands a group's programs the frames of clips that the devices do not hold.
+    """Passes the frames of clips that the devices do not hold to a group's programs.
 
     Attributes:
-        shared: what all trials read, on the devices.
-        dtype: of the frames that it hands over.
+        shared: arrays on the devices that all trials read.
+        dtype: type of the frames that are passed on.
     """
 
     shared: Tree
     dtype: np.dtype
 
     def steps_at_once(self, done: int = 0) -> int:
-        """Return the batches that a program trains on at once, after `done` of the epoch."""
+        """Return how many batches a program trains on at once, after `done` batches of an epoch."""
         ...
 
     def rows_at_once(self, rows: int) -> int:
-        """Return how many of the batches a program scores at once."""
+        """Return how many of `rows` batches a program scores at once."""
         ...
 
     def training(
@@ -67,9 +67,9 @@ class Feed(Protocol):
         """Yield the frames (at_once, B, T, …) of clips (S, B), or of windows (S, B, 2).
 
         Args:
-            rows: clips, or windows: clip and first frame.
-            at_once: batches that are scored at once.
-            window: frames of a window.
+            rows: indices of clips, or windows, each given by its clip and first frame.
+            at_once: number of batches that are scored at once.
+            window: number of frames of a window.
         """
         ...
 
@@ -78,7 +78,7 @@ class ResidentFeed:
     """All clips are on the devices, so there are no frames to pass on.
 
     Args:
-        by_step: one call of a program a batch, see `by_step`.
+        by_step: whether each batch is a separate call of a program, see `by_step`.
     """
 
     def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, by_step: bool):
@@ -104,10 +104,10 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """Frames stay where they come from; each trial gets those of its own order, chunk by chunk.
+    """Frames are read during training; each trial gets those of its batches, chunk by chunk.
 
     Args:
-        seeds: of the trials, in their order.
+        seeds: seeds of the trials, in the order of the trials.
     """
 
     def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]):
@@ -119,7 +119,7 @@ class StreamedFeed:
         self._indices = jax.jit(partial(_frame_indices, spec))
 
     def steps_at_once(self, done: int = 0) -> int:
-        """See `Feed`; a divisor of what an epoch has, and of what is done."""
+        """See `Feed`; the number divides the batches of an epoch, and `done`."""
         if self.by_step:
             return 1
         count, cfg = self.spec.steps_per_epoch, self.spec.cfg
@@ -129,7 +129,7 @@ class StreamedFeed:
     def rows_at_once(self, rows: int) -> int:
         """See `Feed`."""
         frames = max(self.spec.length, self.spec.cfg.eval.window)
-        shards = self.spec.num_shards  # each of them takes as many
+        shards = self.spec.num_shards  # each shard takes the same number
         return shards * self._divisor(
             rows // shards, shards * self.spec.cfg.eval.batch_size * frames
         )
@@ -143,7 +143,7 @@ class StreamedFeed:
                 readers[seed] = self._read(clips_SB, indices, steps)
         for _ in range(clips_NSB.shape[1] // steps):
             frames = {seed: next(reader) for seed, reader in readers.items()}
-            if len(frames) == 1:  # no copy a trial
+            if len(frames) == 1:  # no copy for each trial
                 [same] = frames.values()
                 yield np.broadcast_to(same, (len(self.seeds), *same.shape))
             else:
@@ -162,13 +162,18 @@ class StreamedFeed:
         yield from self._read(clips, indices, at_once)
 
     def _frames_of(self, clips_SB: np.ndarray, seed: int, epoch: int | None) -> np.ndarray:
-        """Which frames (S, B, T) of each clip are seen; epoch None: those that scoring sees."""
+        """Return the indices (S, B, T) of the frames that each clip shows; epoch None: scoring."""
         flat = clips_SB.reshape(-1)
         indices = self._indices(self.data.lengths[flat], flat, np.uint32(seed), epoch)
         return np.asarray(indices).reshape(*clips_SB.shape, -1)
 
     def _divisor(self, count: int, frames: int) -> int:
-        """Return the largest divisor of `count` whose frames fit: all chunks have one size."""
+        """Return the largest number of batches a chunk may have; all chunks have the same number.
+
+        Args:
+            count: number of batches, which all chunks together have.
+            frames: frames of a batch.
+        """
         chunk = min(CHUNK, FEATURES) if self.data.on_disk else CHUNK
         most = max(1, chunk // (frames * math.prod(self._frame) * self.dtype.itemsize))
         return max(size for size in range(1, min(most, count) + 1) if count % size == 0)
@@ -176,7 +181,7 @@ class StreamedFeed:
     def _read(
         self, clips_SB: np.ndarray, indices_SBT: np.ndarray, size: int
     ) -> Iterator[np.ndarray]:
-        """Frames (size, B, T, …) of so many batches after another."""
+        """Yield frames (size, B, T, …), each time those of the next `size` batches."""
         rows = size * clips_SB.shape[1]
         flat = indices_SBT.reshape(-1, indices_SBT.shape[-1])
         clips, data = clips_SB.reshape(-1), self.data
@@ -196,9 +201,9 @@ def of(spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]) -
 
 
 def by_step(cfg: Config, data: Prepared, over: Placement) -> bool:
-    """Return True for one trial that trains from pixels on a processor.
+    """Return True if each batch is a separate call: for one trial that trains from pixels on a CPU.
 
-    Its step is then not in a loop: XLA's convolutions on a CPU use only one core inside a loop.
+    The step is then not in a loop: XLA's convolutions on a CPU use only one core inside a loop.
     """
     several = isinstance(over, devices.TrialParallel)
     loops = cfg.train.tbptt_every or cfg.train.grad_accum > 1 or several
@@ -219,7 +224,7 @@ def resident(data: Prepared) -> Resident:
 def read_ahead(
     dataset: Dataset, clips_P: np.ndarray, indices_PT: np.ndarray, size: int, rows: int
 ) -> Iterator[np.ndarray]:
-    """Yield frames (rows, T, size, size, 3) uint8 of so many clips after another, in this order.
+    """Yield frames (rows, T, size, size, 3) uint8, each time those of the next `rows` clips.
 
     Raises:
         UserError: a clip can no longer be read.
@@ -239,6 +244,6 @@ def read_ahead(
 def _frame_indices(
     spec: TrialSpec, lengths_B: jax.Array, clips_B: jax.Array, seed: jax.Array, epoch: Any
 ) -> jax.Array:
-    """Which frames (B, T) a batch holds of each clip."""
+    """Return the indices (B, T) of the frames that a batch holds of each clip."""
     sampling = batches.Sampling(spec.cfg, spec.length, seed, epoch)
     return batches.frame_indices(lengths_B, clips_B, sampling).indices_BT

@@ -1,4 +1,4 @@
-"""Train the trials of one group on the devices, epoch by epoch, and score clips by them.
+"""Train the trials of one group on the devices, epoch by epoch, and score clips with them.
 
 Nothing here writes a file. The order of clips, early stopping, divergence and which weights are
 best are decided in plain Python between epochs. Compiled programs train batches and score clips,
@@ -34,7 +34,7 @@ from vidrec.training.step import (
 from vidrec.training.stopping import Figures, Progress, Status, after_epoch
 
 Tree = Any
-# Compiled programs by name, of groups that can share them.
+# Compiled programs: for groups that can share them, each program by its name.
 Programs = dict[tuple, dict[Any, Callable]]
 SUMS = ("loss", "gradient_norm", "updates", "not_finite", "clips")
 
@@ -43,8 +43,8 @@ class Snapshot(NamedTuple):
     """The state of a group between two epochs, or inside one, on the host: the content of a save.
 
     Attributes:
-        state, best: of all trials, (N, …).
-        progress: a line for each trial, the fields of its `Progress`, float64 (N, 6).
+        state, best: training state and best weights of all trials, (N, …).
+        progress: a row for each trial, the fields of its `Progress`, float64 (N, 6).
     """
 
     state: TrainState
@@ -53,18 +53,18 @@ class Snapshot(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What was trained of an epoch that is not complete.
+    """The trained part of an epoch that is not complete.
 
     Attributes:
-        steps: how many of its batches.
-        sums: for each name in `SUMS` one number a batch, (N, steps).
+        steps: number of batches that were trained.
+        sums: for each name in `SUMS`, one number for each trial and batch, (N, steps).
     """
 
     steps: int
     sums: dict[str, np.ndarray]
 
 
-# Called inside an epoch with a function that returns what was trained of it so far.
+# Called during an epoch. The argument is a function that returns the part trained so far.
 Pause = Callable[[Callable[[], Begun]], None]
 
 
@@ -73,9 +73,9 @@ class TrialGroup:
 
     Args:
         configs: settings of the trials, which share a signature.
-        data: what all of them train on.
-        over: how they use the devices; None: as `train.parallel` says.
-        programs: compiled ones of other groups, which this one uses where they fit, and adds to.
+        data: the data that all trials train on.
+        over: how the trials use the devices; None: as `train.parallel` says.
+        programs: compiled programs of groups; this group uses those that fit, and adds its own.
 
     Attributes:
         state, best: training state and best weights, on the devices.
@@ -107,7 +107,7 @@ class TrialGroup:
         if encoder is not None and feeds.by_step(cfg, data, self.over):
             encoder = encoders.outside_loops(encoder)
         fitted = override(cfg, {"frames.length": data.length})
-        cfg = override(cfg, {"eval.views": views.ONE})  # of validation
+        cfg = override(cfg, {"eval.views": views.ONE})  # validation uses one view
         return TrialSpec(
             cfg,
             model.build(fitted, len(data.classes), self.over.axis_name, encoder),
@@ -205,12 +205,12 @@ class TrialGroup:
         return "train", self._steps_at_once
 
     def memory_needed(self) -> float:
-        """Return the bytes that the compiled epoch and the best weights take of a device."""
+        """Return the bytes that the compiled epoch and the best weights take on each device."""
         best = sum(leaf.nbytes for leaf in jax.tree.leaves(self.best)) / len(self.over.devices)
         return devices.memory_needed(self._programs[self._train_name]) + best
 
     def judge_untrained(self) -> None:
-        """Record the untrained models' loss on a batch of clips; divergence is judged by it."""
+        """Record the untrained models' loss on a batch of clips, to detect divergence later."""
         clips = self.data.clips("val")
         clips = clips if len(clips) else self.data.clips("train")
         count = min(len(clips), self.cfg.eval.batch_size)
@@ -220,7 +220,7 @@ class TrialGroup:
         for part in self._run_scorer(score, self.spec, trees, rows, which=self.active):
             parts.append(part.losses_B)
             if sum(map(np.size, parts)) >= count * len(self.configs):
-                break  # a stream need not read the others
+                break  # a stream need not read the other clips
         losses = _joined(parts, count).mean(1, dtype=np.float64)
         self.progress = [
             each._replace(untrained_loss=float(loss))
@@ -228,12 +228,12 @@ class TrialGroup:
         ]
 
     def leave_out(self, places: Sequence[int]) -> None:
-        """Train on without some trials. This is not part of a snapshot."""
+        """Stop training some trials. Snapshots do not record this."""
         self._left_out[list(places)] = True
         self._rebalance()
 
     def _rebalance(self) -> None:
-        """Deal the trials to the devices again if stopped ones left unequal work."""
+        """Assign the trials to the devices again if stopped trials left unequal work."""
         trees = (self.state, self.best, self.hyper)
         self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
 
@@ -243,12 +243,12 @@ class TrialGroup:
         """Train one epoch, validate, and decide how each trial continues.
 
         Args:
-            begun: what a stopped epoch had done.
-            pause: called between the epoch's programs, where it has several, with a function that
-                tells what is done.
+            begun: the part of this epoch that was trained before a stop.
+            pause: called between the calls of the epoch's program, if there are several; its
+                argument is a function that returns the part trained so far.
 
         Returns:
-            What the epoch gave each trial; None for one that is not active.
+            The figures of each trial; None for a trial that is not active.
         """
         sums = self._train(begun or Begun(0, {}), pause)
         validated = self.validate(self.state.weights)
@@ -290,7 +290,7 @@ class TrialGroup:
         return self._begun(begun, done, parts).sums | {"params_norm": norm}
 
     def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
-        """Return what was trained of the epoch: the steps before it stopped, and these parts."""
+        """Return the trained part of the epoch: the steps in `before`, then those in `parts`."""
         fetched = packed.unpack(self.over.fetch([part["sums"] for part in parts]))
         sums = {}
         for name in SUMS:
@@ -320,7 +320,7 @@ class TrialGroup:
         self.best = self._programs["best"](chosen, self.state.weights, self.best)
 
     def _order(self, epoch: int) -> Order:
-        """Return the places of each trial's batches in the list of training clips, (N, S, B)."""
+        """Return each trial's batches as indices into the list of training clips, (N, S, B)."""
         labels = self._train_labels()
         by_seed = {cfg.seed: epoch_order(cfg, cfg.seed, epoch, labels) for cfg in self.configs}
         orders = [by_seed[cfg.seed] for cfg in self.configs]
@@ -351,7 +351,7 @@ class TrialGroup:
 
         Args:
             weights: as for `score`.
-            which: trials that are scored, as for `score`; the figures of others mean nothing.
+            which: trials that are scored, as for `score`; figures of other trials have no meaning.
         """
         clips = self.data.clips("val")
         if not len(clips):
@@ -378,17 +378,17 @@ class TrialGroup:
         which: np.ndarray | None = None,
         cfg: Config | None = None,
     ) -> Scores:
-        """Score clips by each trial's weights.
+        """Score clips with each trial's weights.
 
         Args:
-            clips: their indices.
-            weights: on the devices; None: the best ones.
-            which: trials that are scored (N,), the others give zeros; None: those that are active,
-                or with the best weights all.
-            cfg: of a trial that is scored in its own way; None: frames as they are.
+            clips: indices of the clips.
+            weights: weights on the devices; None: the best weights.
+            which: trials that are scored (N,), the others give zeros; None: the active trials, or
+                all trials if `weights` is None.
+            cfg: settings with the views of the frames to score; None: one view.
 
         Returns:
-            Host arrays (N, n, …), a line for each clip.
+            Host arrays (N, n, …), with a row for each clip.
         """
         if weights is None:
             weights, which = self.best, self._all if which is None else which
@@ -400,7 +400,7 @@ class TrialGroup:
         return jax.tree.map(lambda *leaves: _joined(leaves, len(clips)), *parts)
 
     def score_windows(self, windows: np.ndarray, cfg: Config) -> np.ndarray:
-        """Score windows (n, 2) of clips by the best weights: (N, n, K) log-probabilities."""
+        """Score windows (n, 2) of clips with the best weights: (N, n, K) log-probabilities."""
         rows = self._rows(windows)
         spec, trees = self.spec_of(cfg), (self.best, self.hyper)
         scored = self._run_scorer(programs.score_windows, spec, trees, rows, which=self._all)
@@ -408,7 +408,7 @@ class TrialGroup:
         return _joined(parts, len(windows))
 
     def spec_of(self, cfg: Config) -> TrialSpec:
-        """Return the group's spec with the settings of a trial that is scored in its own way."""
+        """Return the group's spec with the settings of one trial, which may be scored otherwise."""
         return TrialSpec(cfg, self.spec.model, self.spec.length, self.spec.train_clips)
 
     @property
@@ -424,7 +424,7 @@ class TrialGroup:
         *,
         which: np.ndarray,
     ) -> Iterator[Tree]:
-        """Yield host arrays (N, S, B, …) of one block of rows after another; zeros of others."""
+        """Yield host arrays (N, S, B, …), block by block; zeros for trials not in `which`."""
         window = spec.cfg.eval.window
         program = (score, window, spec.cfg.eval.views)
         if program not in self._programs:
@@ -437,7 +437,7 @@ class TrialGroup:
             yield self.over.fetch(out)
 
     def _rows(self, clips: np.ndarray) -> np.ndarray:
-        """Arrange clips as batches, (S, B) or (S, B, 2); the last ones repeat some clips.
+        """Arrange clips as batches, (S, B) or (S, B, 2); some clips are repeated to fill the last.
 
         All scoring has batches of one size, that of the validation clips, so that one program
         serves validation and the final scores.
@@ -451,19 +451,19 @@ class TrialGroup:
 
     @property
     def _score_batch(self) -> int:
-        """Clips of a scored batch: the validation clips make few batches, all of one size."""
+        """Number of clips in a scored batch; validation clips fill few batches of one size."""
         clips = len(self.data.clips("val")) or len(self.data.readable)
         return score_batch_size(clips, self.cfg.eval.batch_size, self.over.num_shards)
 
     @property
     def _block(self) -> int:
-        """Batches that a scoring program takes at most: as many as validation has."""
+        """Largest number of batches that a scoring program takes: as many as validation has."""
         batches = -(-len(self.data.clips("val")) // self._score_batch)
         return self.over.rows(max(batches, 1))
 
 
 class Validated(NamedTuple):
-    """What trials reach on the validation clips: their losses, and figures by the task's names."""
+    """Losses of trials on the validation clips, and the task's figures by their names."""
 
     loss_N: np.ndarray
     figures_N: list[dict[str, float]]
@@ -473,9 +473,9 @@ def score_batch_size(clips: int, most: int, shards: int = 1) -> int:
     """Return the size of batches that hold `clips` clips: few batches, all of one size.
 
     Args:
-        clips: how many there are.
-        most: clips of a batch, at most.
-        shards: devices that share the batches.
+        clips: number of clips.
+        most: largest number of clips in a batch.
+        shards: number of devices that share the batches.
     """
     count = shards * -(-clips // (most * shards))
     return -(-clips // max(count, 1)) or 1

@@ -1,6 +1,6 @@
 """`fit` trains a group of trials: the loop over epochs, their figures and saves.
 
-What is computed is in `group` and `step`; what a finished trial leaves is written by `results`.
+The computation is in `group` and `step`; `results` writes the files of a finished trial.
 """
 
 import errno
@@ -26,13 +26,13 @@ from vidrec.training.results import METRICS, TrialRun, make_folder, os_errors_as
 from vidrec.training.step import training_id
 from vidrec.training.stopping import Figures, Progress
 
-# Of a file system without locks.
+# Error numbers of a file system without locks.
 NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; what is on disk continues from there."""
+    """Training was asked to stop; it can continue from the state that is saved on disk."""
 
 
 class WorkerLost(Interrupted):
@@ -55,7 +55,7 @@ class Callback(Protocol):
         ...
 
     def epoch(self, number: int, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the figures of the trials that trained an epoch, by id."""
+        """Receive the figures of the trials that trained in epoch `number`, by id."""
         ...
 
     def should_stop(self) -> bool:
@@ -101,13 +101,13 @@ def fit(
 
 
 class GroupRun:
-    """A group of trials that trains in a folder. `ready` may be called ahead, in a thread.
+    """A group of trials that trains in a folder. `ready` may be called before `run`, in a thread.
 
     Args:
         members: the trials.
-        data: what they train on.
-        folder: where the group is saved.
-        make: makes the group of the trials' settings and data.
+        data: the data that they train on.
+        folder: the folder in which the group is saved.
+        make: a function that makes the group from the trials' settings and data.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class GroupRun:
         self.group = make(list(self.trained.values()), data)
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
-        self.begun: Begun | None = None  # of an epoch that was stopped inside
+        self.begun: Begun | None = None  # trained part of an epoch that was stopped
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._is_ready = False
         self._claimed: IO | None = None
 
     def ready(self) -> None:
-        """Take the untrained group or the saved one, and compile its epoch."""
+        """Initialize the group or restore its last save, and compile the program of an epoch."""
         make_folder(self.folder)
         with os_errors_as_user_errors(self.folder):
             self._claimed = claim(self.folder) if devices.is_main() else None
@@ -162,7 +162,7 @@ class GroupRun:
         self._is_ready = True
 
     def _check_memory(self) -> None:
-        """Raise OutOfMemory for several trials that have no save yet, so may still be split."""
+        """Raise OutOfMemory if several trials do not fit; the caller can then split the group."""
         count, over = len(self.trained), self.group.over
         settings = self.group.cfg.train
         limit = 1e9 * settings.memory_gb or over.memory_limit(self.group.feed.shared)
@@ -203,7 +203,7 @@ class GroupRun:
             self.checkpoints.wait()
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Unlock the folder for other processes."""
         if self._claimed:
             self._claimed.close()
             self._claimed = None
@@ -254,7 +254,7 @@ class GroupRun:
 
         Args:
             callback: may ask to stop.
-            begun: tells what an unfinished epoch has done.
+            begun: returns the trained part of an unfinished epoch; None between epochs.
             wanted: save in any case.
         """
         last = not begun and not self.group.active.any()
@@ -287,13 +287,13 @@ def _begun(meta: Mapping[str, Any] | None) -> Begun | None:
 def _record(
     id_: str, figures: Figures, progress: Progress, validated: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a trial's line of an epoch; not-a-numbers become null.
+    """Return a trial's line of an epoch; numbers that are not finite become null.
 
     Args:
-        id_: of the trial.
-        figures: of the epoch.
-        progress: after it.
-        validated: names of the task's figures; null without validation clips.
+        id_: id of the trial.
+        figures: figures of the epoch.
+        progress: progress of the trial after the epoch.
+        validated: names of the task's figures; their values are null without validation clips.
     """
     named = {
         "train/loss": figures.train_loss,
@@ -306,7 +306,7 @@ def _record(
 
 
 def check_watched(members: Sequence[TrialRun], data: Prepared) -> None:
-    """Raise a UserError where a trial would stop by validation clips and there are none."""
+    """Raise a UserError if a trial would stop by validation clips and there are none."""
     for config in (member.config for member in members):
         for name, value in (("patience", config.train.patience), ("target", config.train.target)):
             if value and not len(data.clips("val")):
@@ -317,9 +317,9 @@ def check_watched(members: Sequence[TrialRun], data: Prepared) -> None:
 
 
 def truncate_metrics(file: Path, epoch: int) -> None:
-    """Drop lines of epochs that will be trained again, and what a kill or damage left of others.
+    """Drop lines of epochs that will be trained again, and lines that are incomplete or damaged.
 
-    A line is only for people to look at, so losing one must not stop the training.
+    The lines are only for people to read, so a lost line must not stop the training.
     """
     if not (file.exists() and devices.is_main()):
         return

@@ -1,6 +1,7 @@
 """Build one optax chain: L2, clip, optimiser, schedule.
 
-Its numbers may be traced, so that trials which differ only in them share a compiled program.
+The numbers of the chain may be traced. Trials that differ only in these numbers then share a
+compiled program.
 """
 
 from collections.abc import Mapping
@@ -26,14 +27,14 @@ def build(
     """Return the gradient transformation of one trial; call it inside the traced step.
 
     L2 is added to the gradient before clipping, so clipping limits the decay too. Decoupled decay
-    follows the optimiser, scaled by the learning rate only. What the state holds depends on `cfg`
-    only, never on a number.
+    follows the optimiser, scaled by the learning rate only. Which arrays the state holds depends on
+    `cfg` only, never on a traced number.
 
     Args:
-      cfg: what does not differ between the trials of a group.
+      cfg: settings that are equal for all trials of a group.
       hyper: the traced numbers by dotted name: optim.learning_rate, optim.momentum,
         optim.b1, optim.b2, optim.weight_decay, optim.clip_norm (0: off).
-      updates_per_epoch: upper bound; the schedule counts the updates really made.
+      updates_per_epoch: largest number of updates in an epoch; the schedule counts those made.
       epochs: length of the schedule; may be traced.
     """
     decay = optax.add_decayed_weights(hyper["optim.weight_decay"])
@@ -56,7 +57,7 @@ def _optimiser(
     hyper: Mapping[str, Array | float],
     decay: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """Gradient to update, sign and learning rate included."""
+    """Return the transformation from gradient to update, including sign and learning rate."""
     if ".py:" in cfg.kind:
         if cfg.decoupled:
             raise UserError(f"optim.decoupled: {cfg.kind} has to include its own decay")
@@ -75,9 +76,9 @@ def _optimiser(
 
 
 def _schedule(cfg: config.Optim, updates_per_epoch: int, epochs: Array | int) -> optax.Schedule:
-    """Factor on the learning rate after `count` updates: a linear warm-up, then the schedule."""
+    """Return the factor on the learning rate by update: a linear warm-up, then the schedule."""
     warm = cfg.warmup_epochs * updates_per_epoch
-    # optax's decays want a static end; a clock from 0 to 1 lets the number of epochs be traced.
+    # optax's decays need a static end; time from 0 to 1 lets the number of epochs be traced.
     after = {
         "constant": optax.constant_schedule(1.0),
         "cosine": optax.cosine_decay_schedule(1.0, decay_steps=1),

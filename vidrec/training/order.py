@@ -4,8 +4,8 @@ An epoch of `batches_per_epoch` = 0 is one pass over the training clips, its las
 Otherwise batches run through one pass after another, each shuffled again, so that an epoch may
 begin and end inside a pass.
 
-With `train.sampling = balanced` every class is seen equally often: clips of each class run through
-passes of their own, and batches take one clip of each class in turn.
+With `train.sampling = balanced` every class is seen equally often: each class has separate passes
+over its clips, and batches take one clip of each class in turn.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Order(NamedTuple):
     """The clips of an epoch's batches.
 
     Attributes:
-        places_SB: places in the list of training clips, int32.
+        places_SB: indices into the list of training clips, int32.
         valid_SB: False where a place is padding.
     """
 
@@ -33,16 +33,16 @@ def steps_per_epoch(clips: int, batch_size: int, batches_per_epoch: int) -> int:
 
 
 def shuffled(seed: int, number: int, clips: int, stream: int = 0) -> np.ndarray:
-    """Return the places 0 … clips-1 in the order of one pass, int32.
+    """Return the indices 0 … clips-1 in the order of one pass, int32.
 
-    The order is that of `clips` numbers of NumPy's Philox generator keyed by (seed, number). They
-    are raw, since NumPy promises that its raw streams stay the same in every version.
+    The order is that of `clips` random numbers of NumPy's Philox generator, keyed by (seed,
+    number). Raw numbers are used, since NumPy promises that they are the same in every version.
 
     Args:
-        seed: of the trial.
-        number: of the pass.
-        clips: how many there are.
-        stream: which of the orders that do not overlap.
+        seed: seed of the trial.
+        number: number of the pass.
+        clips: number of clips.
+        stream: which stream of random numbers to use; streams do not overlap.
     """
     key, counter = np.array([seed, number], np.uint64), np.array([0, 0, 0, stream], np.uint64)
     numbers = np.random.Philox(key=key, counter=counter).random_raw(clips)
@@ -53,9 +53,9 @@ def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order
     """Return the clips of an epoch's batches: a function of seed, epoch and labels alone.
 
     Args:
-        cfg: batches of how many clips, and how many of them.
-        seed: of the trial.
-        epoch: counted from 0.
+        cfg: settings of the batches (section `train`).
+        seed: seed of the trial.
+        epoch: epoch, counted from 0.
         labels: (clips,) the class of each training clip.
     """
     size, count, clips = cfg.train.batch_size, cfg.train.batches_per_epoch, len(labels)
@@ -76,10 +76,10 @@ def epoch_order(cfg: Config, seed: int, epoch: int, labels: np.ndarray) -> Order
 
 
 def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarray:
-    """Return `total` places in which the classes take turns, (total,) int32.
+    """Return `total` indices of clips, one of each class in turn, (total,) int32.
 
-    The turns are drawn for each epoch and kept during it. So in any batch the numbers of clips of
-    two classes differ by at most one.
+    The order of the classes is drawn for each epoch and kept during the epoch. So in any batch the
+    numbers of clips of two classes differ by at most one.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = -(-total // len(members))
@@ -92,7 +92,7 @@ def _balanced(seed: int, epoch: int, labels: np.ndarray, total: int) -> np.ndarr
 
 
 def _turns(seed: int, clips: np.ndarray, begin: int, count: int, stream: int) -> np.ndarray:
-    """Return clips `begin` … `begin + count` of one class's passes, one pass after another."""
+    """Return `count` clips of one class, from position `begin` on of its passes in sequence."""
     passes = range(begin // len(clips), -(-(begin + count) // len(clips)))
     drawn = [clips[shuffled(seed, number, len(clips), stream)] for number in passes]
     start = begin % len(clips)

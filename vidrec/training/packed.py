@@ -15,31 +15,31 @@ import numpy as np
 from jax import lax
 
 Tree = Any
-MOST = 2**20  # numbers; of a larger tree, training takes far longer than compiling
+MOST = 2**20  # numbers; with a larger tree, training takes far longer than compiling
 
 
 @jax.tree_util.register_pytree_node_class
 class Packed:
-    """A tree whose arrays lie one after another, in one vector of each type.
+    """A tree whose arrays are concatenated, in one vector for each data type.
 
-    Leading axes, such as one of trials, are those of the vectors: an array that is packed as
-    (U,) and was given an axis of N trials unpacks as (N, U).
+    Leading axes of the vectors, such as an axis of trials, are kept. An array that was packed as
+    (U,) unpacks as (N, U) if its vector was given an axis of N trials.
 
     Attributes:
-        vectors: (…, numbers) of each type.
-        layout: how the tree is built: its structure, and type and shape of each array.
+        vectors: one vector (…, numbers) for each data type.
+        layout: structure of the tree, and type and shape of each array.
     """
 
     def __init__(self, vectors: tuple[Any, ...], layout: tuple):
         self.vectors, self.layout = vectors, layout
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple]:
-        """Return the vectors, which JAX sees, and the layout, by which programs differ."""
+        """Return the vectors, which JAX traces, and the layout, which is static."""
         return self.vectors, self.layout
 
     @classmethod
     def tree_unflatten(cls, layout: tuple, vectors: tuple[Any, ...]) -> "Packed":
-        """Return what `tree_flatten` took apart."""
+        """Return the packed tree from the output of `tree_flatten`."""
         return cls(tuple(vectors), layout)
 
     def unpacked(self) -> Tree:
@@ -55,11 +55,11 @@ class Packed:
 
 
 def pack(tree: Tree, leading: int = 0) -> Packed:
-    """Return the tree as vectors; on the host where its arrays are NumPy's.
+    """Return the tree as vectors; these are NumPy arrays if all arrays of the tree are.
 
     Args:
-        tree: of arrays.
-        leading: how many axes all of them share, such as one of trials.
+        tree: a tree of arrays.
+        leading: number of leading axes that all arrays share, such as an axis of trials.
     """
     leaves, structure = jax.tree.flatten(tree)
     kinds = tuple(str(leaf.dtype) for leaf in leaves)
@@ -80,7 +80,7 @@ def pack(tree: Tree, leading: int = 0) -> Packed:
 
 
 def unpack(tree: Tree) -> Tree:
-    """Return a tree with every packed part of it unpacked; others are as they were."""
+    """Return a tree with every packed part unpacked and all other parts unchanged."""
     return jax.tree.map(lambda x: x.unpacked() if is_packed(x) else x, tree, is_leaf=is_packed)
 
 
@@ -95,17 +95,17 @@ def pack_like(tree: Tree, example: Tree, leading: int = 0) -> Tree:
 
 
 def is_packed(tree: Tree) -> bool:
-    """Return True for a packed tree, False for what may hold one."""
+    """Return True for a packed tree, False for a tree that only contains one."""
     return isinstance(tree, Packed)
 
 
 def holds_packed(tree: Tree) -> bool:
-    """Return True where a part of the tree is packed."""
+    """Return True if a part of the tree is packed."""
     return any(map(is_packed, jax.tree.leaves(tree, is_leaf=is_packed)))
 
 
 def is_worth(tree: Tree) -> bool:
-    """Return True for several arrays that are small in all; it depends on their shapes alone."""
+    """Return True for several arrays with few numbers in total; only their shapes matter."""
     leaves = jax.tree.leaves(tree)
     return len(leaves) > 1 and sum(leaf.size for leaf in leaves) <= MOST
 
@@ -113,6 +113,6 @@ def is_worth(tree: Tree) -> bool:
 def _split(vector: Any, sizes: list[int]) -> list[Any]:
     if isinstance(vector, np.ndarray):
         return np.split(vector, np.cumsum(sizes)[:-1], axis=-1)
-    # Its gradient is one concatenation, where that of slices is a sum of padded vectors.
+    # The gradient of a split is one concatenation; that of slices is a sum of padded vectors.
     split: Callable[..., Any] = lax.split
     return split(vector, sizes, axis=vector.ndim - 1)

@@ -1,7 +1,7 @@
 """Prepare the clips of a data set: split, encoded or decoded, as arrays for a device.
 
-The result depends only on the data, the encoder and the frames' rule, so all trials of a table with
-the same of these share it.
+The result depends only on the data, the encoder and the frames' rule. Trials of a table that agree
+in these share the result.
 """
 
 import math
@@ -34,7 +34,7 @@ from vidrec.training.announcing import announced
 from vidrec.training.step import Frozen
 
 Tree = Any
-ASSUMED_CLASSES = 10  # of a data set that would have to be downloaded to see them
+ASSUMED_CLASSES = 10  # for a data set that would have to be downloaded to count its classes
 NOTHING_FROZEN = Frozen({}, {}, {}, {})
 
 
@@ -44,19 +44,19 @@ class Prepared:
 
     Attributes:
         dataset: the clips.
-        split: of the clips.
-        values: of all clips in a row (see features.Features): features, or uint8 frames where the
-            encoder is trained.
-        offsets: (n,) int32, where each clip begins in `values`.
-        lengths: (n,) int32 frames; 0 for an unreadable clip.
-        unreadable: those clips.
+        split: the split of the clips.
+        values: features of all clips, concatenated (see features.Features), or uint8 frames if
+            the encoder is trained.
+        offsets: (n,) int32, index in `values` of each clip's first frame.
+        lengths: (n,) int32, number of frames; 0 for an unreadable clip.
+        unreadable: the unreadable clips.
         length: frames of a clip that enter the model.
-        streams: True if they do not fit into memory; `values` then has only their shape and type.
-        on_disk: features that stream; None if they are in memory, or frames stream.
-        encoder: the module that is trained with the scanner; None after a frozen one.
-        frozen: variables of `encoder` that no trial trains, and values that trials begin from.
-        saved: what predicting needs besides the trained model: arrays, saved with it.
-        on_devices: the arrays on devices, by their number: groups share them.
+        streams: True if the values do not fit into memory; `values` then has only shape and type.
+        on_disk: features that are read from disk during training; None otherwise.
+        encoder: the module that is trained with the scanner; None if the encoder is frozen.
+        frozen: variables of `encoder` that no trial trains, and initial values of those trained.
+        saved: arrays that prediction needs besides the trained model; they are saved with it.
+        on_devices: copies of the arrays on devices, by the number of devices; groups share them.
         task: the task of the labels.
     """
 
@@ -86,7 +86,7 @@ class Prepared:
         return chosen[self.lengths[chosen] > 0].astype(np.int32)
 
     def labels(self, clips: np.ndarray) -> np.ndarray:
-        """Return the labels of clips, as the task has them."""
+        """Return the labels of clips, in the form of the task."""
         return self.task.labels_of(self.dataset, clips)
 
     @property
@@ -95,7 +95,7 @@ class Prepared:
         return np.flatnonzero(self.lengths > 0).astype(np.int32)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Count clips expected, scored and unreadable in each part of the split."""
+        """Count the expected, scored and unreadable clips of each part of the split."""
         return {
             part: {
                 "expected": len(getattr(self.split, part)),
@@ -107,14 +107,14 @@ class Prepared:
 
 
 class Abstract(NamedTuple):
-    """A trial without data.
+    """The model of a trial, and the shapes of its inputs, without data.
 
     Attributes:
-        model: of the trial.
+        model: the model of the trial.
         frame: shape of one frame that enters the model.
-        dtype: of frames.
-        classes: how many there are.
-        frozen: shapes of what no trial trains.
+        dtype: type of the frames.
+        classes: number of classes.
+        frozen: shapes of the variables that no trial trains.
     """
 
     model: nn.Module
@@ -125,7 +125,7 @@ class Abstract(NamedTuple):
 
 
 def data_id(cfg: Config) -> str:
-    """Return a text that is equal for settings that share what is prepared."""
+    """Return a text that is equal for settings that can share prepared data."""
     settings = identifying_settings(cfg) | {"data.root": cfg.data.root}
     sections = ("data.", "encoder.", "frames.", "task.")
     return canonical({name: value for name, value in settings.items() if name.startswith(sections)})
@@ -147,13 +147,13 @@ def prepare(
         cfg: the settings.
         tell: called with each line that a user should read.
         progress: called while clips are decoded or encoded.
-        pace: called with how quickly frames are encoded.
-        dataset: clips to take instead of those that `cfg.data` names.
-        split: of the clips, instead of the one that `cfg.data` asks for.
+        pace: called with the speed at which frames are encoded.
+        dataset: data set to use instead of the one that `cfg.data` names.
+        split: split of the clips to use instead of the one that `cfg.data` describes.
         kept: ready-made features that were read for another row of the table.
 
     Raises:
-        UserError: the data cannot be had, split, read or encoded.
+        UserError: the data cannot be found, split, read or encoded.
     """
     task = tasks.of(cfg)
     dataset = task.labelled(dataset) if dataset else task.load(cfg)
@@ -215,7 +215,7 @@ def _finished(
     kept: ready_made.Kept | None = None,
     tell: Callable[[str], None],
 ) -> Prepared:
-    """Standardise features by the training split, where asked; `about`: what they depend on."""
+    """Return the prepared features, standardised if set; `about` says what features depend on."""
     saved = dict(saved or {})
     train = _to_train(dataset, split, features)
     if cfg.encoder.standardize or cfg.encoder.pca:
@@ -254,7 +254,7 @@ def _with_pixels(
     module: nn.Module,
     progress: Progress | None,
 ) -> Prepared:
-    """Prepare frames for a trained encoder: in memory, or where they are too many only counted."""
+    """Prepare frames for a trained encoder: hold them in memory, or only count too many frames."""
     size = cfg.encoder.size
     needed = int(dataset.lengths.astype(np.int64).sum()) * size * size * 3
     streams = needed > runtime.room(cfg.train.memory_gb)
@@ -284,7 +284,7 @@ def _with_pixels(
 
 
 def _input_shape(cfg: Config, module: nn.Module, length: int) -> tuple[int, ...]:
-    """Return the shape that an encoder sees at once: of a frame, or of a clip."""
+    """Return the shape of an encoder's input: that of a frame, or of a clip."""
     frame = (cfg.encoder.size, cfg.encoder.size, 3)
     return (length, *frame) if module.takes_clips else frame
 
@@ -323,7 +323,7 @@ def _decoded(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
 
 
 def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Features:
-    """Count the frames of all clips by decoding them; the cache remembers."""
+    """Count the frames of all clips by decoding the clips; the counts are cached."""
     size = cfg.encoder.size
 
     def count(clips: list[int]) -> dict[int, Any]:
@@ -352,7 +352,7 @@ def _counted(cfg: Config, dataset: Dataset, progress: Progress | None) -> Featur
 
 
 def _strictly(cfg: Config, unreadable: list[Unreadable]) -> None:
-    """Refuse a clip that cannot be read, also one that was met before."""
+    """Raise a UserError if `data.strict` is set and a clip cannot be read."""
     if cfg.data.strict and unreadable:
         _, path, reason = unreadable[0]
         raise UserError(f"{path} cannot be read: {reason}")
@@ -365,7 +365,7 @@ def _each_clip(
     progress: Progress | None,
     clips: Sequence[int],
 ) -> list[Unreadable]:
-    """Decode clips for `take`; return those that cannot be read."""
+    """Pass each decoded clip to `take`; return the clips that cannot be read."""
     unreadable: list[Unreadable] = []
     for done, (clip, chunks) in enumerate(stream_clips(dataset, clips, cfg.encoder.size)):
         try:
@@ -379,7 +379,7 @@ def _each_clip(
 
 
 def _under_encoder(tree: Mapping[str, Any]) -> Tree:
-    """Return variables where the model has its encoder's."""
+    """Return variables under the name that the model gives its encoder."""
     return {"encoder": dict(tree)} if tree else {}
 
 
@@ -392,14 +392,14 @@ def _length(cfg: Config, lengths: np.ndarray, train: np.ndarray) -> int:
 
 
 def dataset_of(cfg: Config, make: bool = True) -> Dataset | None:
-    """Return the data set of a trial; None if it cannot be had.
+    """Return the data set of a trial; None if it cannot be loaded.
 
     Args:
         cfg: the settings.
-        make: a set that can be generated or downloaded is, first.
+        make: whether a missing data set is generated or downloaded, if possible.
 
     Raises:
-        TransientError: the system cannot read it now.
+        TransientError: the system cannot read the data set at the moment.
     """
     try:
         task = tasks.of(cfg)
@@ -426,7 +426,7 @@ def fingerprint_of(dataset: Dataset, cfg: Config) -> str:
 
 
 def trial_id(cfg: Config, fingerprint: str) -> str:
-    """Return the id of a trial: what it is, on which data."""
+    """Return the id of a trial: a hash of its settings and of the fingerprint of its data."""
     return digest(
         identifying_settings(encoders.concrete(cfg, at_hand=False)), fingerprint, length=16
     )
@@ -435,8 +435,8 @@ def trial_id(cfg: Config, fingerprint: str) -> str:
 def abstract(cfg: Config) -> Abstract:
     """Return model and data of a trial as shapes and types alone.
 
-    It needs no data set and computes nothing. If only the data show a number (classes of a user's
-    folder, clips in a split), a small number is used.
+    It needs no data set and computes nothing. A number that only the data show (classes of a user's
+    folder, clips in a split) is replaced by a small number.
     """
     from vidrec.models import model
 
@@ -462,7 +462,7 @@ def feature_shape(cfg: Config) -> tuple[int, ...]:
 
 
 def class_count(cfg: Config) -> int:
-    """Return how many classes the data have: as named, as published, or as found."""
+    """Return the number of classes: those that are named, published, or found in the data."""
     if cfg.data.classes or not ready_made.are_features(cfg):
         known = datasets.known_class_count(cfg.data)
         if known is not None:
@@ -478,7 +478,7 @@ def class_count(cfg: Config) -> int:
 
 
 def count_params(cfg: Config) -> int:
-    """Count the numbers that a trial trains, by shapes alone, without running statistics."""
+    """Count the parameters that a trial trains, from shapes alone, without running statistics."""
     trial = abstract(cfg)
     clip = jax.ShapeDtypeStruct((1, cfg.frames.length, *trial.frame), trial.dtype)
     params = jax.eval_shape(trial.model.init, jax.random.key(0), clip).get("params", {})

@@ -36,9 +36,9 @@ class TrainBatches(NamedTuple):
 
     Attributes:
         hyper: the trial's traced numbers.
-        epoch: counted from 0.
+        epoch: epoch, counted from 0.
         clips_SB, valid_SB: clips of each batch, and False where a place is padding.
-        frames: their frames (S, B, T, …), where the device does not hold them; else None.
+        frames: frames of the clips (S, B, T, …) if the device does not hold them; else None.
     """
 
     hyper: dict
@@ -52,8 +52,8 @@ class ScoredBatches(NamedTuple):
     """Clips to be scored, the same for all trials.
 
     Attributes:
-        rows: clips (S, B), or windows (S, B, 2) of clips: clip and first frame.
-        frames: their frames (S, B, T, …), where the device does not hold them; else None.
+        rows: clips (S, B), or windows (S, B, 2) of clips, each given by its clip and first frame.
+        frames: frames of the rows (S, B, T, …) if the device does not hold them; else None.
     """
 
     rows: Any
@@ -61,10 +61,10 @@ class ScoredBatches(NamedTuple):
 
 
 def initial_state(spec: TrialSpec, hyper: dict, data: Resident) -> TrainState:
-    """Return an untrained trial: weights drawn from its seed, pretrained ones in their places.
+    """Return the state of an untrained trial: weights drawn from its seed, or pretrained.
 
-    Parameters are packed for the optimiser if they are many and small. A user's does not, as it may
-    treat them by their names.
+    Parameters are packed for the optimiser if they are many and small. For a user's optimiser they
+    are not packed, since it may treat parameters by their names.
     """
     frozen = data.frozen
     example = jnp.zeros((1, spec.length, *data.values.shape[1:]), data.values.dtype)
@@ -85,8 +85,8 @@ def train_batches(
     """Train on one batch after another.
 
     Returns:
-        The new state; under `sums` those of each step (S,), packed, and under `params_norm` the
-        norm of the parameters.
+        The new state, and a dictionary: `sums` has the packed sums of each step (S,), and
+        `params_norm` has the norm of the parameters.
     """
 
     def one_step(state: TrainState, row: tuple) -> tuple[TrainState, packed.Packed]:
@@ -121,7 +121,7 @@ def score_clips(
 def score_windows(
     spec: TrialSpec, weights: Weights, hyper: dict, inputs: ScoredBatches, data: Resident
 ) -> Array:
-    """Score windows of clips, each from a zero carry: what they add to their clip's (S, B, K)."""
+    """Return the scores (S, B, K) of windows of clips, each window from a zero carry."""
     del hyper
 
     def one_batch(_: None, row: ScoredBatches) -> tuple[None, Array]:
@@ -142,5 +142,5 @@ def _load(spec: TrialSpec, data: Resident, hyper: dict, clips: Clips, epoch: Arr
 
 
 def _full_precision(tree: Tree) -> Tree:
-    """In JAX's own precision: float32, or float64 throughout where that is enabled."""
+    """Return the tree in JAX's default precision: float32, or float64 if that is enabled."""
     return jax.tree.map(lambda leaf: leaf.astype(float), tree)

@@ -1,4 +1,4 @@
-"""Read features made elsewhere once for a table, and project them once a training set."""
+"""Read ready-made features once for a table, and project them once for each training set."""
 
 import contextlib
 import math
@@ -18,8 +18,8 @@ from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
 
-MOST_KEPT = 2**30  # bytes of projected features that stay for rows to come
-WIDE = 1024  # numbers a frame above which components take long enough to be kept in the cache
+MOST_KEPT = 2**30  # bytes of projected features that are kept for later rows
+WIDE = 1024  # numbers a frame; components of wider features take long to fit, so they are cached
 
 
 class Projected(NamedTuple):
@@ -33,9 +33,9 @@ class Target(NamedTuple):
     """Where projected features go.
 
     Attributes:
-        keys: of all clips, by their content.
-        about: what the features depend on besides, JSON-able.
-        room: bytes that they may take in memory; more go to a store.
+        keys: keys of all clips, which identify their content.
+        about: what else the features depend on, as JSON.
+        room: bytes that the features may take in memory; larger features go to a store.
         tell: called with a line before a fit that takes long.
     """
 
@@ -51,10 +51,10 @@ def project(
     """Fit a projection to the training clips, and return all features under it.
 
     Args:
-        features: of all clips.
+        features: features of all clips.
         train: indices of the training clips.
-        components: how many stay; 0: features are only standardised.
-        target: where they go.
+        components: number of components to keep; 0: features are only standardised.
+        target: where the projected features go.
     """
     if components and features.values.shape[-1] > WIDE:
         target.tell(_before_fit(features, train, components))
@@ -68,7 +68,7 @@ def _under(projection: Projection, features: Features | OnDisk, target: Target) 
 
 
 def _before_fit(features: Features | OnDisk, train: np.ndarray, components: int) -> str:
-    """Return a line on a fit that takes long."""
+    """Return the message before a fit that takes long."""
     frames = int(features.lengths[train].sum(dtype=np.int64))
     return (
         f"fitting {components} principal components to {frames:,} training frames of "
@@ -77,9 +77,9 @@ def _before_fit(features: Features | OnDisk, train: np.ndarray, components: int)
 
 
 class Kept:
-    """The features that were read last, and what they were projected to.
+    """The features that were read last, and their projections.
 
-    Rows that differ only in their frames, split or scanner reuse them.
+    Rows that differ only in their frames, split or scanner reuse these features.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class Kept:
         self._projected: dict[tuple[bytes, int], Projected] = {}
 
     def features(self, dataset: Dataset, strict: bool, room: float = math.inf) -> Features | OnDisk:
-        """Return the features of a data set, read if they are not those that were read last.
+        """Return the features of a data set; read them unless they are the ones read last.
 
-        Those that take more than `room` bytes stay on disk.
+        Features that take more than `room` bytes stay on disk.
 
         Raises:
-            UserError: no clip can be read; with `strict`, one cannot.
+            UserError: no clip can be read, or `strict` is True and one clip cannot be read.
         """
         if self._features is None or self._of != dataset.fingerprint():
             self._projected.clear()
@@ -110,7 +110,7 @@ class Kept:
     def projected(
         self, features: Features | OnDisk, train: np.ndarray, components: int, target: Target
     ) -> Projected:
-        """Return features under the projection that `train` gives; see `project`."""
+        """Return features under the projection that is fitted to `train`; see `project`."""
         key = (np.asarray(train, np.int64).tobytes(), components)
         if features is not self._features:
             return project(features, train, components, target)
@@ -132,13 +132,13 @@ def _fitted(
     keys: list[str],
     tell: Callable[[str], None],
 ) -> Projection:
-    """Return the projection of training clips; that of wide features is kept in the cache.
+    """Return the projection fitted to training clips; that of wide features is kept in the cache.
 
     Args:
-        features: of all clips.
+        features: features of all clips.
         train: indices of the training clips.
-        components: how many stay.
-        keys: of the training clips, by their content.
+        components: number of components to keep.
+        keys: keys of the training clips, which identify their content.
         tell: called with a line before a fit that takes long.
     """
     if not components or features.values.shape[-1] <= WIDE:
@@ -148,7 +148,7 @@ def _fitted(
         return Projection(**files.read_arrays(file, Projection._fields))
     tell(f"{_before_fit(features, train, components)}, once for all commands")
     projection = fit_projection(features, train, components)
-    with contextlib.suppress(UserError):  # a cache that cannot be written costs time alone
+    with contextlib.suppress(UserError):  # a cache that cannot be written only costs time
         files.write_arrays(file, projection._asdict(), durable=False)
     return projection
 
@@ -166,7 +166,7 @@ def _read(dataset: Dataset) -> Features:
 
 
 def are_features(cfg: Config) -> bool:
-    """Return True where the settings name ready-made features, no frames."""
+    """Return True if the settings name ready-made features instead of frames."""
     if cfg.data.kind in ("ucf101", "ucf11") and cfg.encoder.kind == "none":
         from vidrec.data.datasets import ucf
 
@@ -175,7 +175,7 @@ def are_features(cfg: Config) -> bool:
 
 
 def shape(cfg: Config) -> tuple[int, ...]:
-    """Return the shape of a frame's features; (`encoder.width`,) where they cannot be read here."""
+    """Return the shape of a frame's features; (`encoder.width`,) if they cannot be read."""
     found = _if_there(cfg, lambda dataset: dataset.shape) or (cfg.encoder.width,)
     return (*found[:-1], cfg.encoder.pca) if cfg.encoder.pca else found
 

@@ -29,7 +29,7 @@ from vidrec.training.stopping import Progress
 Tree = Any
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-COPIES = 10  # number of clips in two parts that a result names
+COPIES = 10  # largest number of clips found in two parts of the split that a result names
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +38,8 @@ class TrialRun:
     """A trial and the folder that its results go to.
 
     Attributes:
-        about: what result.json says besides: its run's name, its row, its group.
-        data: fingerprint of the data that the trial is of.
+        about: further entries of result.json: the run's name, its row, its group.
+        data: fingerprint of the trial's data.
     """
 
     id: str
@@ -50,7 +50,7 @@ class TrialRun:
 
 
 def is_finished(trials: Sequence[TrialRun]) -> bool:
-    """Return True where every trial has its result."""
+    """Return True if every trial has its result."""
     return all((trial.folder / RESULT).exists() for trial in trials)
 
 
@@ -60,8 +60,8 @@ class GroupLog(NamedTuple):
     Attributes:
         metrics: file with a line for each trial and epoch.
         ids: training ids of the trials, in the group's order.
-        seconds: spent on compiling and on training.
-        resumed_epoch: epochs that were trained before this process continued.
+        seconds: seconds spent on compiling and on training.
+        resumed_epoch: number of epochs that were trained before this process continued.
     """
 
     metrics: Path
@@ -74,8 +74,8 @@ class Trained(NamedTuple):
     """One trial of a trained group, on the host.
 
     Attributes:
-        best: weights of its best epoch.
-        last: its state after the last one.
+        best: weights of the best epoch.
+        last: training state after the last epoch.
     """
 
     best: Weights
@@ -107,7 +107,7 @@ def write(group: TrialGroup, members: Sequence[TrialRun], trained: GroupLog) -> 
 
 
 def _clip_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, Scores]:
-    """Score every readable clip in one pass, (N, n, …), by the views that trials take."""
+    """Score every readable clip in one pass, (N, n, …), for each `eval.views` of the trials."""
     by_views = {member.config.eval.views: member.config for member in members}
     return {
         name: group.score(group.data.readable, cfg=override(cfg, {"eval.views": name}))
@@ -116,7 +116,7 @@ def _clip_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, Sc
 
 
 def _window_scores(group: TrialGroup, members: Sequence[TrialRun]) -> dict[str, np.ndarray]:
-    """Scores (N, windows, K) of the windows that trials' inference cuts, by their name."""
+    """Return the scores (N, windows, K) of the windows of clips that trials use, by name."""
     scores: dict[str, np.ndarray] = {}
     for cfg in (member.config for member in members):
         name = _windows_name(cfg)
@@ -134,14 +134,14 @@ def _layers(group: TrialGroup) -> list[dict[str, Any]]:
 
 
 def _of_all(data: Prepared, values: np.ndarray) -> np.ndarray:
-    """Return a line for every clip, from those that can be read; the others have zeros."""
+    """Return a row for every clip, from the rows of readable clips; the others have zeros."""
     whole = np.zeros((len(data.lengths), *values.shape[1:]), values.dtype)
     whole[data.readable] = values
     return whole
 
 
 def _scored(data: Prepared, cfg: Config, scores: Scores, windows: Tree) -> decisions.ScoredClips:
-    """Return the scores by which a trial's inference decides."""
+    """Return the scores from which a trial's inference decides each clip."""
     by = scores.scores_BK if windows is None else windows
     frames = scores.correct_BT.shape[1]
     return decisions.ScoredClips(cfg, data.lengths, data.readable, by, frames)
@@ -157,12 +157,12 @@ class _Writer:
     def write(
         self, log_: GroupLog, windows: np.ndarray | None, layers: list[dict[str, Any]]
     ) -> None:
-        """Write everything; result.json last, since it says that the rest is there.
+        """Write all files; result.json is the last, since it shows that the others are complete.
 
         Args:
             log_: how the group was trained.
             windows: scores of the windows that decide clips; None with inference `single`.
-            layers: of the model.
+            layers: layers of the model.
         """
         folder, trial = self.member.folder, self.member
         make_folder(folder)
@@ -217,7 +217,7 @@ class _Writer:
         return ScoredPart(scores_nK, log_probs_nK, labels, classes, fitted)
 
     def _fitted(self, decided: decisions.Decision) -> Fitted:
-        """Return what decisions take from validation clips."""
+        """Return what the task fits to validation clips for its decisions."""
         if not len(self.data.clips("val")):
             return {}
         return self.data.task.fit(self._part(decided, "val", {}))
@@ -231,7 +231,7 @@ class _Writer:
     def _predictions(
         self, decided: decisions.Decision, fitted: Fitted
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays of predictions.npz, and the figures of each split."""
+        """Return the arrays of predictions.npz, and the figures of each part of the split."""
         dataset, scores = self.data.dataset, self.scores
         exact = self.data.task.exact_probabilities
         predictions: dict[str, np.ndarray] = {}
@@ -256,7 +256,7 @@ class _Writer:
         return predictions, figures
 
     def _correct_frames(self, clips: np.ndarray) -> np.ndarray:
-        """Of each frame 1 where right, 0 where wrong, -1 after the clip's end, int8."""
+        """Return for each frame 1 if right, 0 if wrong, and -1 after the clip's end, int8."""
         correct = self.scores.correct_BT[clips].astype(np.int8)
         if self.group.cfg.frames.rule == "whole":
             behind = np.arange(correct.shape[1]) >= self.data.lengths[clips, None]
@@ -264,7 +264,7 @@ class _Writer:
         return correct
 
     def _write_model(self, fitted: Fitted) -> str:
-        """Write the model of the best epoch; returns the hash of its arrays."""
+        """Write the model of the best epoch; return the hash of its arrays."""
         best, data, member = self.trained.best, self.data, self.member
         tree = {
             "trained": best.params,
@@ -294,7 +294,7 @@ class _Writer:
         return weights_digest(arrays)[:32]
 
     def _write_last_state(self) -> None:
-        """Write the state after the last epoch, with the optimiser's, to continue from."""
+        """Write the state after the last epoch, optimiser included, to continue from."""
         state, progress = self.trained.last, self.trained.progress
         about = {"id": self.member.id, "epoch": progress.epoch, "vidrec": __version__}
         arrays = jax.tree.map(np.asarray, state._asdict())
@@ -302,14 +302,14 @@ class _Writer:
 
 
 def kept_code(members: Sequence[TrialRun]) -> dict[str, bytes]:
-    """Return the sources of users' files that trials name, by path below their folder."""
+    """Return the source files of users' code that trials name, by path in the code folder."""
     return {k: v for each in members for k, v in plugins.files(user_code(each.config)).items()}
 
 
 def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Exception) -> None:
     """Write results of trials that could not be trained: the reason, and no figures.
 
-    `data` is None if not even that could be prepared.
+    `data` is None if the data could not be prepared.
     """
     known = {}
     if data:
@@ -344,7 +344,7 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
 
 
 def _split(data: Prepared) -> dict[str, Any]:
-    """Return what a result says about its split; of many copies the first ones."""
+    """Return what a result says about its split; of many copies it names only the first."""
     split = data.split
     return {
         "id": split.id,
@@ -374,9 +374,9 @@ def _windows_name(cfg: Config) -> str:
 
 
 def _sampling(data: Prepared) -> dict[str, Any]:
-    """How long training clips lasted, medians: in frames, and where rates are known in seconds.
+    """Return the median length of training clips, in frames and, if rates are known, in seconds.
 
-    Prediction shows new clips at the same pace.
+    Prediction samples new clips at the same rate.
     """
     clips = data.clips("train")
     found: dict[str, Any] = {"clip_frames": int(np.median(data.lengths[clips]))}
@@ -391,9 +391,9 @@ def _sampling(data: Prepared) -> dict[str, Any]:
 
 
 def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
-    """Write a trial's lines of its group's metrics; return how many they are."""
+    """Write a trial's lines of its group's metrics; return the number of lines."""
     lines, broken = files.sound_lines(group, files.LINE_HOLDS)
-    for what in broken:  # while the group trained
+    for what in broken:  # lines that were damaged while the group trained
         log.warning("%s; the line is left out", what)
     mine = [line | {"trial": trial} for line in lines if line.get("trial") in (trained, trial)]
     files.write_lines(own, mine)
@@ -401,7 +401,7 @@ def _own_metrics(group: Path, own: Path, trained: str, trial: str) -> int:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, which may be there; of several processes one does."""
+    """Make a folder and its parents, if they do not exist; only the main process does this."""
     if not devices.is_main():
         return
     with os_errors_as_user_errors(folder):
@@ -409,7 +409,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a whole file or none; of several processes the main one writes."""
+    """Write a whole file or none; only the main process writes."""
     if devices.is_main():
         files.write_json(file, content)
 

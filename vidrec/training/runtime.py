@@ -12,11 +12,11 @@ from vidrec.io.machine import cache_dir, cores, group_memory, how_to_install
 
 # Seconds after which a silent process counts as dead, and the others end.
 HEARTBEAT = 30
-# Of a processor's memory for each core that becomes a device.
+# Bytes of memory that each core needs to become a device.
 CORE_BYTES = 4e9
-# Groups of trials whose compiled programs a process keeps.
+# Number of groups of trials whose compiled programs a process keeps.
 GROUPS_KEPT = 32
-# M_MMAP_MAX, M_ARENA_MAX, M_TRIM_THRESHOLD of mallopt(3): one heap, and nothing is returned.
+# M_MMAP_MAX, M_ARENA_MAX, M_TRIM_THRESHOLD of mallopt(3): use one heap, never return memory.
 KEEP = ((-4, 0), (-8, 1), (-1, -1))
 
 
@@ -31,10 +31,10 @@ def configure() -> None:
 def keep_memory() -> None:
     """Let the C library keep freed memory for the next step.
 
-    On a CPU a step's temporary arrays take hundreds of megabytes. If they go back to the system
-    after every call, each of their pages is cleared again, which took up to half of the time of
-    convolutions. The process then keeps its largest size. For glibc, and before JAX
-    starts its threads; elsewhere it does nothing.
+    On a CPU a step's temporary arrays take hundreds of megabytes. If their memory is returned to
+    the system after every call, each page is cleared again, which took up to half of the time of
+    convolutions. With this setting the process never shrinks. It has an effect only with glibc, and
+    only before JAX starts its threads.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -48,14 +48,14 @@ def free_programs() -> None:
     """Free the compiled programs that nothing uses any more.
 
     JAX's own caches keep all programs of a process. On a CPU those of a group take some 25 MB and
-    400 to 800 memory mappings. Linux allows a process 65,530 mappings (vm.max_map_count), and the
-    compiler ends the process where they run out: large grids did not reach their end.
+    400 to 800 memory mappings. Linux allows a process 65,530 mappings (vm.max_map_count). When they
+    run out, the compiler ends the process, so large grids did not finish.
     """
     jax.clear_caches()
 
 
 def explain_failure(error: Exception) -> str:
-    """Return in a line why JAX cannot work here; "" where `error` has another reason."""
+    """Return in one line why JAX cannot work here; "" if `error` has another reason."""
     if "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({str(error).splitlines()[0]}): take a smaller train.batch_size, "
@@ -72,7 +72,7 @@ def check_devices() -> None:
     """Start JAX's devices.
 
     Raises:
-        UserError: it finds none, or none of the kind that JAX_PLATFORMS asks for.
+        UserError: JAX finds no device, or none of the kind that JAX_PLATFORMS names.
     """
     try:
         jax.devices()
@@ -88,25 +88,26 @@ def check_devices() -> None:
 
 
 def use_cores() -> None:
-    """Make every core a device where devices are processors, before JAX starts.
+    """Make every CPU core a device, if the devices are CPUs; to be called before JAX starts.
 
-    Then as many trials of a table train side by side as there are cores: products of a recurrence
-    are too small to use all cores. A trial alone stays on the first (see `over`), and one of
-    several processes has one. A number that the user gave (JAX_NUM_CPU_DEVICES, XLA_FLAGS) stays.
+    Then as many trials of a table train in parallel as there are cores: products of a recurrence
+    are too small to use all cores. A single trial uses only the first device (see `over`). If
+    several processes train together, each has one device. A number of devices that the user set
+    (JAX_NUM_CPU_DEVICES, XLA_FLAGS) is kept.
 
-    A run alone does without, unless it divides its batches. A compiled program in the cache fits a
-    process with as many devices only: `predict` calls this, so it finds the encoder's program that
-    `ablate` compiled.
+    A single run does not call this, unless it divides its batches. A cached compiled program only
+    fits a process with the same number of devices. So `predict` calls this, too, and finds the
+    encoder's program that `ablate` compiled.
     """
     if _simulated() or are_cores() or jax.distributed.is_initialized():
         return
-    # Too late where JAX has started: then there is one device.
+    # Too late if JAX has started: it then keeps its one device.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", _devices_of_cores())
 
 
 def share_of_cores(processes: int) -> dict[str, str]:
-    """Return the environment of one of several processes that train at once on this machine."""
+    """Return environment variables for each of `processes` that train together on this machine."""
     if _simulated() or are_cores():
         return {}
     return {"JAX_NUM_CPU_DEVICES": str(max(1, _devices_of_cores() // processes))}
@@ -121,31 +122,31 @@ def _simulated() -> bool:
 
 
 def are_cores() -> bool:
-    """Return True where devices, if they are processors, are the cores of one."""
+    """Return True if each CPU device is a single core."""
     return jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined,unused-ignore]
 
 
 def machine_bytes() -> float:
-    """Return the memory of this machine, or what SLURM or a control group gives of it."""
+    """Return the memory of this machine, or the part that SLURM or a control group allows."""
     whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     given = 1e6 * float(os.environ.get("SLURM_MEM_PER_NODE", "0"))
     return min(whole, given or whole, group_memory())
 
 
 def is_cpu() -> bool:
-    """Return True where the default devices are processors."""
+    """Return True if the default devices are CPUs."""
     return jax.default_backend() == "cpu"
 
 
 def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Make this process one of several: as told, or as SLURM tells the tasks of a step.
+    """Connect this process to others: those of the arguments, or the tasks of a SLURM step.
 
-    To be called before any array is made; alone, it does nothing.
+    This is to be called before any array is made. For a single process it does nothing.
 
     Args:
         coordinator: host:port that the first process listens on.
-        processes: how many there are.
-        process: which this one is, from 0.
+        processes: number of processes.
+        process: number of this process, counted from 0.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if not coordinator and (processes or process >= 0):
@@ -171,12 +172,12 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
 
 
 def processes() -> int:
-    """Return how many processes train together; alone, without starting JAX (see `use_cores`)."""
+    """Return how many processes train together; a single one does not start JAX for this."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def memory_limit() -> float:
-    """Return the bytes that programs may take: of an accelerator, or of all processors together."""
+    """Return the bytes that programs may take: on an accelerator, or on all CPUs together."""
     [device, *_] = jax.local_devices()
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
@@ -185,6 +186,6 @@ def memory_limit() -> float:
 
 
 def room(gigabytes: float = 0.0) -> float:
-    """Return the bytes of data that may lie on each device, of so many GB (0: of all it has)."""
+    """Return the bytes that data may take on a device with `gigabytes` (0: its whole memory)."""
     host = machine_bytes()
     return min(host / 3, (1e9 * gigabytes or memory_limit()) / 2)

@@ -1,8 +1,8 @@
 """Compute one training step and one evaluation step of one trial, as pure functions.
 
-Nothing here knows files or other trials. Of devices it knows only the axis over which sums are
-added up. Trials of a group share a `TrialSpec`, which is static, and the data on the device.
-Numbers that may differ between them are in `hyper`, traced, by the names of their settings.
+Nothing here knows files or other trials. Devices appear only as the axis over which sums are added
+up. Trials of a group share a static `TrialSpec`, and the data on the device. Numbers that may
+differ between trials are traced values in `hyper`, by the names of their settings.
 
 Dimension letters: B clips, T frames, K classes.
 """
@@ -39,11 +39,11 @@ class TrialSpec:
         model: encoder, scanner and head.
         length: frames of a clip that enter the model.
         train_clips: how many clips the training split holds.
-        axis_name: the devices' axis where a batch is spread over devices.
-        num_shards: how many devices those are.
-        uses_dropout: False where no trial of the group drops anything, so nothing is drawn for it.
-        random_segments: False where no clip is longer than `length`, so no segment is drawn.
-        smooths_labels: False where no trial of the group smooths labels.
+        axis_name: name of the axis of devices if a batch is spread over devices; else None.
+        num_shards: number of devices over which a batch is spread.
+        uses_dropout: False if no trial of the group uses dropout, so that no mask is drawn.
+        random_segments: False if no clip is longer than `length`, so that no segment is drawn.
+        smooths_labels: False if no trial of the group smooths labels.
         class_weights: factors of clips' losses by class; empty: 1.
     """
 
@@ -60,7 +60,7 @@ class TrialSpec:
 
     @property
     def task(self) -> Task:
-        """What a label says."""
+        """The task, which says what a label means."""
         return tasks.of(self.cfg)
 
     @property
@@ -88,7 +88,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: updates made so far.
-        opt_state: the optimiser's, which may be packed.
+        opt_state: state of the optimiser, which may be packed.
     """
 
     step: Array
@@ -98,7 +98,7 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Weights:
-        """What evaluation needs of the state."""
+        """The part of the state that evaluation needs."""
         return Weights(self.params, self.batch_stats)
 
 
@@ -132,12 +132,12 @@ class Frozen(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A stretch of a batch's frames that one update sees.
+    """The frames of a batch that one update sees.
 
     Attributes:
-        carry: the recurrent state before its first frame; None: zeros.
-        offset: place of its first frame within the clip.
-        scored_BT: frames whose losses count.
+        carry: the recurrent state before the first frame; None: zeros.
+        offset: index of the first frame within the clip.
+        scored_BT: True for frames whose losses count.
     """
 
     batch: Batch
@@ -147,7 +147,7 @@ class Window(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward pass over a window gives.
+    """The results of a backward pass over a window.
 
     Attributes:
         loss: summed over the window's clips.
@@ -182,8 +182,8 @@ def train_step(
     """Train on one batch: one update, or one for each window of truncated back-propagation.
 
     Returns:
-        The new state, and sums over the batch: `loss` and `clips`; `updates`, their
-        `gradient_norm` and how many were `not_finite`.
+        The new state, and sums over the batch: `loss`, `clips`, `updates`, the `gradient_norm` of
+        the updates, and how many of the updates were `not_finite`.
     """
     if spec.cfg.train.tbptt_every:
         state, sums = _update_by_windows(spec, state, hyper, frozen, batch)
@@ -225,11 +225,11 @@ def _applied(
     """Return parameters and the optimiser's state after a gradient, and the gradient's norm.
 
     Args:
-        spec: of the trial.
-        hyper: its traced numbers.
-        state: before.
-        gradient: of the sum over clips.
-        clips: how many there are.
+        spec: spec of the trial.
+        hyper: traced numbers of the trial.
+        state: state before the update.
+        gradient: gradient of the loss that is summed over clips.
+        clips: number of clips.
     """
     params = state.params
     if packed.holds_packed(state.opt_state):
@@ -321,7 +321,7 @@ def _loss_options(spec: TrialSpec, hyper: dict) -> LossOptions:
 def accumulated_gradients(
     spec: TrialSpec, state: TrainState, hyper: dict, frozen: Frozen, window: Window
 ) -> Gradients:
-    """Return what `gradients` does, from parts of the batch one after another.
+    """Return what `gradients` returns, computed from one part of the batch after another.
 
     Only one part's activations are kept at a time. Sums are added up, not averaged, so unequal
     parts give the whole batch's gradient. Batch normalisation takes each part's own statistics.
@@ -345,7 +345,7 @@ def accumulated_gradients(
         added = jax.tree.map(jnp.add, sums.params, more.params)
         return Gradients(sums.loss + more.loss, added, None, more.batch_stats), more.carry
 
-    # Keys cannot be padded with zeros; padded clips count nothing, so any key will do.
+    # Keys cannot be padded with zeros; padded clips do not count, so any key can be used.
     keys = jnp.resize(window.batch.keys_B, (parts * part_size,)).reshape(parts, part_size)
     own = {n: leaf for n, leaf in window.batch._asdict().items() if n != "keys_B"}
     batches = Batch(**jax.tree.map(cut, own), keys_B=keys)
@@ -365,7 +365,7 @@ def _update_by_windows(
     """Make an update every `tbptt_every` frames, each gradient reaching back `tbptt_length`.
 
     A window begins `tbptt_length - tbptt_every` frames before those it scores, so the clip is
-    padded by as many on the left; masked frames do not change the recurrent state.
+    padded by this number on the left. Masked frames do not change the recurrent state.
     """
     every = spec.cfg.train.tbptt_every
     reach = spec.cfg.train.tbptt_length or every
@@ -447,7 +447,7 @@ def hyperparameters(cfg: Config) -> dict[str, Any]:
 
 
 def training_id(cfg: Config) -> str:
-    """Return an id that is equal for trials which differ in scoring only: they train once."""
+    """Return an id that is equal for trials that differ only in scoring; these train once."""
     settings = identifying_settings(cfg)
     return digest({name: value for name, value in settings.items() if not name.startswith("eval.")})
 
@@ -459,7 +459,7 @@ def optimizer(spec: TrialSpec, hyper: dict) -> optax.GradientTransformation:
 
 
 def without(tree: Tree, part: Tree) -> Tree:
-    """Return a nested dictionary without the leaves that `part` has."""
+    """Return a nested dictionary without the leaves that are also in `part`."""
     kept = {}
     for name, value in tree.items():
         if name not in part:

@@ -14,7 +14,7 @@ DIVERGED_LOSS = 10.0
 
 
 class Status(IntEnum):
-    """How a trial stands."""
+    """The status of a trial."""
 
     RUNNING = 0
     FINISHED = 1
@@ -24,7 +24,7 @@ class Status(IntEnum):
 
     @property
     def word(self) -> str:
-        """What result.json says about it."""
+        """The status as result.json names it."""
         return {Status.RUNNING: "running", Status.DIVERGED: "diverged"}.get(self, "done")
 
     @property
@@ -44,13 +44,13 @@ REASONS = {
 
 
 class Figures(NamedTuple):
-    """What an epoch gave.
+    """The figures of an epoch.
 
     Attributes:
-        train_loss: mean over the epoch's clips.
-        gradient_norm: mean over its updates.
-        finite: False where a loss, a gradient or a parameter is not finite.
-        val_loss: of the validation clips; None if there are none.
+        train_loss: mean loss of the epoch's clips.
+        gradient_norm: mean gradient norm of the epoch's updates.
+        finite: False if a loss, a gradient or a parameter is not finite.
+        val_loss: mean loss of the validation clips; None if there are none.
         val: the task's figures of the validation clips, by name.
     """
 
@@ -67,7 +67,7 @@ class Progress(NamedTuple):
     Attributes:
         epoch: epochs trained.
         best_score: the monitored figure of the best epoch; lower is better.
-        best_epoch: the epoch whose weights are kept, from 1; 0: the untrained ones.
+        best_epoch: the epoch whose weights are kept, counted from 1; 0: the untrained weights.
         untrained_loss: mean loss of the untrained model, by which divergence is judged.
     """
 
@@ -85,7 +85,7 @@ class Progress(NamedTuple):
 
     @property
     def improved(self) -> bool:
-        """True where the last epoch's weights are the best so far."""
+        """True if the last epoch's weights are the best so far."""
         return self.epoch > 0 and self.best_epoch == self.epoch
 
 

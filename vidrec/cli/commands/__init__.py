@@ -1,6 +1,7 @@
-"""All commands by name: a dataclass each, whose fields are its options and whose `run` does it.
+"""List all commands by name.
 
-A command's docstring and the comments beside its fields are what --help shows.
+Each command is a dataclass: its fields are the options, its method `run` does the work, and its
+docstring and the comments beside its fields are what --help shows.
 """
 
 from vidrec.cli.command import Command

@@ -6,7 +6,7 @@ from typing import Any
 from vidrec.cli.command import Command, Folder
 
 HEADS = ("group", "trials", "epoch", "best", "job", "state", "log", "why")
-LESS = [["epoch"], ["job"], ["why"], ["log"]]  # left out first on a narrow terminal
+LESS = [["epoch"], ["job"], ["why"], ["log"]]  # columns left out first on a narrow terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class Cancel(Command):
 
 
 def show_status(command: Command, status: dict[str, Any]) -> int:
-    """Print how a table fills.
+    """Print how many trials of a table are finished, and the state of its jobs.
 
     Args:
-        command: Which prints it, for people or as JSON.
-        status: As `cluster.status` returns it.
+        command: The command that prints, for people or as JSON.
+        status: The status of the table, as `cluster.status` returns it.
 
     Returns:
         Exit status 0.

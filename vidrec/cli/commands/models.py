@@ -31,7 +31,7 @@ PERHAPS_SHARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCommand(Command):
-    """Common to the commands that use a trained model."""
+    """Base class of the commands that use a trained model."""
 
     folder: Folder  # folder of a run or an ablation, or its name
     trust_code: Flag = False  # run the code files that the run keeps, if there are any
@@ -56,24 +56,24 @@ class ModelCommand(Command):
 class Predict(ModelCommand):
     """Classify videos or folders of videos with a trained model.
 
-    FOLDER is that of a run, or of an ablation, whose best row on validation is then used. The
-    folder's name is enough, and so is the run's name if only one run in WORKDIR has it.
+    FOLDER is the folder of a run, or of an ablation, whose best row on validation clips is then
+    used. The folder's name is enough, and so is the run's name if only one run in WORKDIR has it.
 
     Example: vidrec predict runs/my_videos-1a2b3c4d new.mp4 --overlay seen.mp4
     """
 
     videos: Annotated[tuple[str, ...], Positional, arg(metavar="VIDEO ...")]  # files or folders
     stream: Flag = False  # classify frame by frame, keeping the recurrent state
-    windows: Flag = False  # for several files: show the windows of each too, also in the csv
+    windows: Flag = False  # for several files: also show each file's windows, and in the csv
     every: NonNegative = 0.0  # seconds between windows; 0: half a window
     overlay: Path | None = None  # write a copy of the video with the answer drawn on it
     # write a table with a row for each file; for a folder, predictions.csv is the default
     csv: Path | None = None
 
     def run(self, settings: dict[str, Any]) -> int:
-        """Print a line for each file; for one file, and with --json, its windows first.
+        """Print a line for each file; with one file, or with --json, print its windows first.
 
-        Exit status 1 if a file could not be read. See `Command.run`.
+        The exit status is 1 if a file could not be read. See `Command.run`.
         """
         table = self._checked_table()
         model, console = self.load_classifier(), self.console()
@@ -124,7 +124,7 @@ class Predict(ModelCommand):
         """
         if not self.videos:
             raise UserError("predict needs a video or a folder after the run's folder")
-        if "" in self.videos:  # of an empty variable; as a path it would be the current folder
+        if "" in self.videos:  # from an empty variable; as a path it would be the current folder
             raise UserError("the name of a video should not be empty")
         table = self.csv
         if table is None and (self.windows or any(Path(path).is_dir() for path in self.videos)):
@@ -166,7 +166,7 @@ class Demo(ModelCommand):
         """Serve the page until asked to end; with --json the first line is the address.
 
         Raises:
-            UserError: the model cannot be tried so, or a library is missing.
+            UserError: The model cannot be used by the page, or a library is missing.
         """
         from vidrec.evaluation import demo
 
@@ -192,7 +192,7 @@ class Evaluate(ModelCommand):
     Example: vidrec evaluate runs/motion-1a2b3c4d --data.split_seed 1 --force
     """
 
-    part: Literal["test", "val", "train", "all"] = "test"  # of the split
+    part: Literal["test", "val", "train", "all"] = "test"  # part of the split to score
     force: Flag = False  # score clips that the model was trained on too
     settings: Settings = field(default_factory=Config)
 

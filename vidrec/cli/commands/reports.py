@@ -1,4 +1,4 @@
-"""The commands on what there is: `runs` lists it, `report` and `compare` write pages."""
+"""The commands on existing runs: `runs` lists them, `report` and `compare` write pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from vidrec.io import escape
 class Runs(Command):
     """List the runs, ablations and searches of a folder, the latest first.
 
-    Shown are name, status, test figure and folder, on a wide terminal also the kind and the time of
-    the last change. The test figure of an ablation is that of the row that is best on validation;
-    that of a search is of the chosen setting.
+    The list shows name, status, test figure and folder; on a wide terminal it also shows the kind
+    and the time of the last change. The test figure of an ablation is that of the row that is best
+    on validation clips. The test figure of a search is that of the chosen setting.
 
     Example: vidrec runs runs
     """
@@ -28,7 +28,7 @@ class Runs(Command):
     folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None
 
     def with_run_folders(self) -> Self:
-        """Return the command: the folder that it names is not a run."""
+        """Return the command unchanged: the folder that it names is not a run."""
         return self
 
     def run_folders(self) -> list[Path]:
@@ -36,7 +36,7 @@ class Runs(Command):
         return []
 
     def run(self, settings: dict[str, Any]) -> int:
-        """List them; see `Command.run`."""
+        """List the runs; see `Command.run`."""
         from vidrec.io import files
         from vidrec.report.listing import (
             commands_of_equal_names,

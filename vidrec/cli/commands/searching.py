@@ -24,28 +24,29 @@ class Search(Command):
 
     A space is NAME=LOW:HIGH, NAME=log:LOW:HIGH (a logarithmic scale) or NAME=A,B,C. Optuna proposes
     each round of settings from the results so far. Settings that one compiled program can train are
-    trained together. With --halving 3 only the better third of a round continues after some epochs,
-    and the better ninth after more. No test clip is used until the best setting is chosen. It is
-    then trained again with new seeds, as a table named NAME-chosen. It needs the extra `search`. If
-    it is killed, the same command continues, also with more --trials or --seeds.
+    trained together. With --halving 3 only the best third of a round continues after some epochs,
+    and the best ninth after more. No test clip is used until the best setting is chosen. This
+    setting is then trained again with new seeds, as a table named NAME-chosen. The command needs
+    the extra `search`. If it is killed, the same command continues, also with more --trials or
+    --seeds.
 
     Example: vidrec search motion --space optim.learning_rate=log:1e-4:1e-2 --halving 3
     """
 
     experiment: Experiment  # a file with config(), or its bare name
-    # what is tried: optim.learning_rate=log:1e-4:1e-2, scanner.units=32,64, scanner.dropout=0:0.6
+    # space to search: optim.learning_rate=log:1e-4:1e-2, scanner.units=32,64, scanner.dropout=0:0.6
     space: UseAppendAction[tuple[str, ...]] = ()
     trials: PositiveInt = 64  # settings that are tried
-    # after each rung one trial in so many continues; 0: all are trained to the end
+    # after each rung one trial in this many continues; 0: all are trained to the end
     halving: Factor = 0
-    # epochs after which trials are compared: 1,3,9,27; empty: train.epochs divided by HALVING
-    # twice, and once
+    # epochs after which trials are compared: 1,3,9,27; empty: train.epochs divided by the square of
+    # HALVING, and by HALVING
     rungs: str = ""
     round: PositiveInt = 16  # settings that are proposed at once and train together
     seeds: PositiveInt = 3  # new seeds with which the best setting is trained again
     name: str = ""  # name of the search, whose folder is WORKDIR/NAME-ID; empty: search-EXPERIMENT
-    # show the trials in a tracker while they train, and those of the chosen setting; several by
-    # repeating. Each is an extra to install
+    # show the trials, and those of the chosen setting, in a tracker while they train; repeat the
+    # option for several trackers. Each needs an extra to be installed
     track: Trackers = ()
     settings: Settings = field(default_factory=Config)
 

@@ -46,9 +46,9 @@ JOB_OPTIONS = ("partition", "minutes", "gpus", "cpus", "mem", "devices")
 class Train(SharedCommand):
     """Train one experiment, or a finished run for more epochs.
 
-    With --more-epochs the word is a run's folder or name. A new run continues with its weights and
-    optimiser. It has the same settings, except for those that you give, such as a lower learning
-    rate.
+    With --more-epochs, EXPERIMENT is the folder or name of a finished run. A new run continues with
+    that run's weights and optimiser. It has the same settings, except for those that you give, such
+    as a lower learning rate.
 
     Example: vidrec train experiments/motion.py --scanner.kind gru --seed 1
     """
@@ -57,8 +57,8 @@ class Train(SharedCommand):
     more_epochs: NonNegativeInt = 0  # train this finished run for this many more epochs
     trust_code: Flag = False  # with --more-epochs: run the code files that the run keeps
     name: str = ""  # name of the run, whose folder is WORKDIR/NAME-ID; empty: the experiment's
-    # show the run in a tracker while it trains; several by repeating. Each is an extra to install
-    # and takes its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
+    # show the run in a tracker while it trains; repeat the option for several trackers. Each needs
+    # an extra to be installed and reads its own variables (MLFLOW_TRACKING_URI, WANDB_MODE)
     track: Trackers = ()
     settings: Settings = field(default_factory=Config)
 
@@ -84,7 +84,7 @@ class Train(SharedCommand):
         return 0 if result["status"] == "done" else 1
 
     def _continued(self, typed: Mapping[str, Any]) -> Config:
-        """Return the settings of the run that is trained on, changed by those that are typed."""
+        """Return the settings of the run to continue, changed by those of the command line."""
         from vidrec.training import continuing
 
         if self.experiment == EXPERIMENT:
@@ -118,7 +118,7 @@ class Ablate(SharedCommand):
     # number of seeds of each row; 0: as the file says
     seeds: Annotated[int, config.Range(0, 10_000)] = 0
     dry_run: Flag = False  # list the trials and train nothing
-    on: Literal["", "motion"] = ""  # run on generated data instead
+    on: Literal["", "motion"] = ""  # run on generated data instead of the table's
     # score every clip out of fold: official (UCF-101's three lists), recordings (each left out in
     # turn), or a number of parts
     folds: str = ""
@@ -126,16 +126,17 @@ class Ablate(SharedCommand):
     axis: UseAppendAction[tuple[str, ...]] = ()
     # leave out the rows that have all of these: scanner.kind=gru,scanner.units=50
     exclude: UseAppendAction[tuple[str, ...]] = ()
-    # values to choose from for every row, by one seed on validation clips, before the table is
-    # trained: optim.learning_rate=3e-4,1e-3,3e-3
+    # values from which each row takes its best, by one seed on validation clips, before the table
+    # is trained: optim.learning_rate=3e-4,1e-3,3e-3
     tune: UseAppendAction[tuple[str, ...]] = ()
     retry: Literal["", "failed"] = ""  # train failed trials again
-    # show the trials in a tracker while they train, those of jobs too; several by repeating. Each
-    # is an extra to install, with variables of its own (MLFLOW_TRACKING_URI)
+    # show the trials, also those of jobs, in a tracker while they train; repeat the option for
+    # several trackers. Each needs an extra to be installed and reads its own variables
+    # (MLFLOW_TRACKING_URI)
     track: Trackers = ()
-    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job for each device, here
+    launcher: Literal["local", "slurm", "pool"] = "local"  # pool: one job for each local device
     partition: str | None = None  # of SLURM; this and the following options replace those of --site
-    minutes: int | None = None  # time limit of a job; one that needs more continues in another
+    minutes: int | None = None  # time limit of a job; longer work continues in another job
     gpus: int | None = None  # number of GPUs of a job
     cpus: int | None = None  # number of CPU cores of a job
     mem: str | None = None  # memory of a job: 16G
@@ -213,7 +214,7 @@ class Ablate(SharedCommand):
                 (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
             )
         heads = ("row", "seed", "settings", "parameters", "group")
-        less = [["group"], ["parameters"]]  # left out first on a narrow terminal
+        less = [["group"], ["parameters"]]  # columns left out first on a narrow terminal
         console = self.console()
         console.print(Columns(heads, lines, "settings", less, title=table.question))
         console.print(_estimates(preview.estimates(table, overrides, self.on)))
