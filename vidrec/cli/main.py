@@ -76,7 +76,7 @@ def _run(argv: list[str]) -> Any:
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        warn("interrupted; the same command goes on from the last save")
+        warn("interrupted; the same command goes on from the last checkpoint")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         raise

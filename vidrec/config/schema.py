@@ -251,9 +251,10 @@ class Optim:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training clips: new ones in each epoch, the same for a clip's frames.
+    """Random changes of training clips, drawn anew in each epoch.
 
-    Changes of pixels need an encoder that trains; noise and time_mask need a frozen one.
+    Changes of pixels are the same for all frames of a clip and need an encoder that trains; noise
+    and time_mask differ between frames and need a frozen encoder.
     """
 
     flip: Fraction = 0.0  # share of the clips that are mirrored, left to right

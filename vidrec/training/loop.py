@@ -130,7 +130,7 @@ class GroupRun:
         self._claimed: IO | None = None
 
     def ready(self) -> None:
-        """Initialize the group or restore its last save, and compile the program of an epoch."""
+        """Initialize the group or restore its last checkpoint, and compile its epoch program."""
         make_folder(self.folder)
         with os_errors_as_user_errors(self.folder):
             self._claimed = claim(self.folder) if devices.is_main() else None
@@ -189,7 +189,7 @@ class GroupRun:
                 raise
             raise WorkerLost(
                 f"another process was lost ({str(error).splitlines()[0]}); the same command, "
-                "given to all of them, goes on from the last save"
+                "given to all of them, goes on from the last checkpoint"
             ) from error
         finally:
             self.close()
