@@ -36,7 +36,7 @@ class Recordings(NamedTuple):
 
 
 def recordings(groups: np.ndarray) -> Recordings:
-    """Return the numbers of recordings; more than `MOST` are joined into `MOST` equal bunches."""
+    """Return each clip's recording number; more than `MOST` recordings form `MOST` bunches."""
     names, number_n = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) <= MOST:
         return Recordings(number_n, len(names))
