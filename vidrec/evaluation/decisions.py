@@ -1,7 +1,7 @@
 """Decide the class of a clip or video from a model's scores; no other module does this.
 
 A model gives a clip one vector of class scores, or one for each frame (`head.kind = per_frame`).
-With `eval.inference` average or vote it scores windows of the clip, which decide together.
+With `eval.inference` average or vote it scores windows of the clip and combines their scores.
 Training, evaluation, prediction and streams call these functions, so they give the same answer for
 the same clip.
 
@@ -36,7 +36,8 @@ class Decision(NamedTuple):
 
     Attributes:
         scores_nK: scores that rank the classes.
-        log_probs_nK: logarithms of the probabilities that prediction prints; -inf for no vote.
+        log_probs_nK: logarithms of the probabilities that prediction prints; -inf for a class
+            without votes.
     """
 
     scores_nK: np.ndarray
@@ -54,7 +55,7 @@ class SeenFrames(NamedTuple):
 
     Attributes:
         index_L: indices of the frames.
-        mask_L: True for those that count; the others are padding.
+        mask_L: True for frames that count, False for padding.
     """
 
     index_L: np.ndarray
@@ -62,7 +63,12 @@ class SeenFrames(NamedTuple):
 
 
 def frames_of_clip(cfg: Config, length: int) -> SeenFrames:
-    """Return the frames of a clip of `length` frames that scoring in one pass sees."""
+    """Return the frames that the model sees when it scores a clip in one pass.
+
+    Args:
+        cfg: the model's settings.
+        length: number of frames of the clip.
+    """
     shuffle = keys.scoring_order() if cfg.frames.order == "shuffled" else None
     index_L, mask_L = _indices(
         length,
@@ -75,7 +81,7 @@ def frames_of_clip(cfg: Config, length: int) -> SeenFrames:
 
 
 def frames_of_window(length: int, start: int, window: int) -> SeenFrames:
-    """Return the frames of a window, continued backwards where it passes the clip's end."""
+    """Return the frames of a window; past the clip's end they continue backwards."""
     index_L = np.asarray(_window_indices(length, start, window))
     return SeenFrames(index_L, np.ones(len(index_L), bool))
 
@@ -84,12 +90,12 @@ def window_starts(length: int, window: int, stride: int) -> np.ndarray:
     """Return the first frame of each window: 0, stride, … until one reaches the last frame.
 
     Args:
-        length: frames of the video.
-        window: frames of a window; the last window may pass the video's end.
-        stride: frames from one window to the next.
+        length: number of frames of the video.
+        window: number of frames of a window; the last window may extend past the video's end.
+        stride: number of frames from the start of one window to the start of the next.
 
     Raises:
-        UserError: a number below 1, or a stride that leaves frames out.
+        UserError: an argument is below 1, or the stride leaves frames out.
     """
     for name, value in (
         ("video length", length),
@@ -125,7 +131,8 @@ class ClipScores(NamedTuple):
 
     Attributes:
         scores_BK: scores that rank the classes.
-        weight_B: sum of the weights of the log-probabilities that they add up; 1 for logits.
+        weight_B: sum of the weights, if scores are weighted sums of log-probabilities; 1 for
+            logits.
     """
 
     scores_BK: jax.Array
@@ -133,7 +140,7 @@ class ClipScores(NamedTuple):
 
 
 def clip_scores(outputs: jax.Array, loss_kind: str, mask_BT: jax.Array | None = None) -> ClipScores:
-    """Return the scores of clips from a head's outputs (B, K), or (B, T, K) of every frame."""
+    """Return the scores of clips from a head's outputs: (B, K), or (B, T, K) for every frame."""
     if outputs.ndim == 2:
         return ClipScores(losses.scores(outputs, loss_kind), jnp.ones(len(outputs)))
     length = outputs.shape[1]
@@ -143,7 +150,7 @@ def clip_scores(outputs: jax.Array, loss_kind: str, mask_BT: jax.Array | None = 
 
 
 def weighted_log_probs(logits_BTK: jax.Array, mask_BT: jax.Array | None = None) -> jax.Array:
-    """Return the sum over frames j of (j + 1) / T · log p_j, (B, K): report D's decision.
+    """Return the sum over frames j of (j + 1) / T · log p_j, (B, K): the decision of report D.
 
     Frames whose mask is False add nothing.
     """
@@ -162,13 +169,14 @@ def weight_sum(valid: np.ndarray | int, length: int) -> np.ndarray:
 def updated_mean(mean: jax.Array, logits: jax.Array, count: jax.Array) -> jax.Array:
     """Return the weighted mean of log-probabilities after one more frame.
 
-    Frame j of n weighs j + 1, as in `weighted_log_probs`, so the last one is 2 / (n + 1) of all. It
-    is a mean and not a sum, since a sum over hours would exceed the precision of float32.
+    Frame j of n has the weight j + 1, as in `weighted_log_probs`, so the last frame has the share
+    2 / (n + 1) of all weights. A mean is kept instead of a sum, since a sum over hours would exceed
+    the precision of float32.
 
     Args:
         mean: the mean before this frame.
-        logits: the frame's, in the same shape.
-        count: n, frames so far with this one.
+        logits: logits of this frame, in the shape of `mean`.
+        count: n, the number of frames so far, this one included.
     """
     return mean + (jax.nn.log_softmax(floats(logits)) - mean) * 2 / (count + 1)
 
@@ -176,8 +184,8 @@ def updated_mean(mean: jax.Array, logits: jax.Array, count: jax.Array) -> jax.Ar
 def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return whether each of the logits (…, K) is largest at its label (…).
 
-    It never is if one of them is NaN: argmax treats the first NaN as the largest, so a diverged
-    model would look right.
+    Logits with a NaN are never correct: argmax treats the first NaN as the largest, so a diverged
+    model could look right.
     """
     return (jnp.argmax(logits, -1) == labels) & ~jnp.isnan(logits).any(-1)
 
@@ -193,9 +201,9 @@ def decide_clips(
     """Decide clips that were scored in one pass.
 
     Args:
-        scores_nK: of `clip_scores`.
-        weight_n: the weights that they add up.
-        log_probabilities: of the task.
+        scores_nK: scores, as `clip_scores` returns them.
+        weight_n: weights of the scores, as `clip_scores` returns them.
+        log_probabilities: the method of the task with this name.
     """
     return Decision(scores_nK, log_probabilities(scores_nK, weight_n))
 
@@ -212,15 +220,15 @@ def decide_videos(
     """Decide videos by the scores of their windows.
 
     Args:
-        scores_MK: of `clip_scores`, a window a line.
-        weight_M: the weights that they add up.
+        scores_MK: scores, as `clip_scores` returns them, one row for each window.
+        weight_M: weights of the scores, as `clip_scores` returns them.
         video_M: index of the video that each window was cut from.
         num_videos: number of videos.
         inference: "average" or "vote", as in the settings.
-        log_probabilities: of the task.
+        log_probabilities: the method of the task with this name.
 
     Raises:
-        ValueError: a video without windows.
+        ValueError: a video has no windows.
     """
     scores_MK = np.asarray(scores_MK, np.float64)
     windows_n = np.bincount(video_M, minlength=num_videos)
@@ -242,9 +250,9 @@ def _decide_by_votes(votes_nK: np.ndarray, total_nK: np.ndarray, windows_n: np.n
     """Decide by the number of windows that chose a class; summed log-probabilities break ties.
 
     The whole part of a score is the number of votes, and the fraction orders equal votes, so the
-    five largest scores are the top five. A window whose scores are NaN makes its video's NaN.
+    five largest scores are the top five. A window with NaN scores makes its video's scores NaN.
     """
-    # Ranks instead of the sums themselves: exact, and always less than one vote.
+    # Ties are broken by ranks of the sums: ranks are exact and always count less than one vote.
     order = np.argsort(-total_nK, axis=1, kind="stable")
     rank = np.argsort(order, axis=1)
     num_classes = total_nK.shape[1]
@@ -269,7 +277,7 @@ class WindowSums:
         self.votes_K, self.total_K = np.zeros(num_classes), np.zeros(num_classes)
 
     def add(self, scores_K: np.ndarray) -> None:
-        """Count a finished window, by its scores of weight 1."""
+        """Add a finished window, given by its scores of weight 1 (see `ClipScores`)."""
         self.count += 1
         self.total_K = self.total_K + scores_K
         self.votes_K[scores_K.argmax()] += 1
@@ -289,7 +297,7 @@ class WindowSums:
 def clip_and_video_accuracy(
     scores_MK: np.ndarray, video_M: np.ndarray, labels_n: np.ndarray, inference: str
 ) -> dict[str, float]:
-    """Return `clip_accuracy` (each window alone) and `video_accuracy` (windows together)."""
+    """Return `clip_accuracy` (of single windows) and `video_accuracy` (of whole videos)."""
     decision = decide_videos(scores_MK, 1.0, video_M, len(labels_n), inference)
     correct_M = metrics.predictions(scores_MK) == labels_n[video_M]
     correct_n = metrics.predictions(decision.scores_nK) == labels_n
@@ -305,10 +313,11 @@ class ScoredClips:
 
     Attributes:
         cfg: the trial's settings.
-        lengths_n: frames of every clip of the data set.
-        clips: indices of the readable ones, ascending.
-        scores: (n, K), or (M, K) of windows as `window_table` lists them, by `eval.inference`.
-        num_frames: T of a head that scores every frame; 0 for any other.
+        lengths_n: number of frames of every clip of the data set.
+        clips: indices of the readable clips, ascending.
+        scores: (n, K) of clips if `eval.inference` is single; else (M, K) of the windows that
+            `window_table` lists.
+        num_frames: T if the head scores every frame; 0 otherwise.
     """
 
     cfg: Config
@@ -319,11 +328,11 @@ class ScoredClips:
 
     @property
     def task(self) -> Task:
-        """Return the task that decides."""
+        """Return the task of the trial."""
         return tasks.of(self.cfg)
 
     def decide(self) -> Decision:
-        """Decide every clip of the data set; an unreadable one has zeros and no decision."""
+        """Decide every clip of the data set; the rows of unreadable clips are zeros."""
         settings, of_task = self.cfg.eval, self.task.log_probabilities
         if settings.inference == "single":
             weight_n = clip_weights(self.cfg, self.lengths_n[self.clips], self.num_frames)
@@ -342,7 +351,7 @@ class ScoredClips:
         return Decision(*map(partial(_spread, self.clips, len(self.lengths_n)), decision))
 
     def of_windows(self, videos: np.ndarray, labels_n: np.ndarray) -> dict[str, float]:
-        """Return the figures that windows add for these clips, whose labels are `labels_n`."""
+        """Return the additional figures of the windows of `videos`, whose labels are `labels_n`."""
         video_M = self._video_of_window()
         own_M = np.isin(video_M, videos)
         return self.task.of_windows(
@@ -357,12 +366,12 @@ class ScoredClips:
 
 
 def clip_weights(cfg: Config, lengths_n: np.ndarray, num_frames: int) -> np.ndarray:
-    """Return the weights that clips' scores add up, (n,).
+    """Return the weight of each clip's scores (see `ClipScores`), (n,).
 
     Args:
         cfg: the trial's settings.
-        lengths_n: frames of the clips.
-        num_frames: T of a head that scores every frame; 0 for any other.
+        lengths_n: number of frames of each clip.
+        num_frames: T if the head scores every frame; 0 otherwise.
     """
     if not num_frames:
         return np.ones(len(lengths_n))
@@ -373,7 +382,7 @@ def clip_weights(cfg: Config, lengths_n: np.ndarray, num_frames: int) -> np.ndar
 
 
 def _spread(clips: np.ndarray, count: int, values: np.ndarray) -> np.ndarray:
-    """Put the lines of some clips at their places among `count` clips."""
+    """Return `count` rows: `values` at the rows `clips`, zeros elsewhere."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[clips] = values
     return whole

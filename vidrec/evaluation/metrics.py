@@ -8,7 +8,7 @@ import numpy as np
 from vidrec.errors import UserError
 
 TOP = (5, 10)
-# The loss counts a probability of exactly 0 as this; a class without a single vote has it.
+# The loss replaces a probability of exactly 0 by this; a class without votes has probability 0.
 LEAST = 1e-7
 
 
@@ -16,9 +16,9 @@ def log_probabilities(scores: np.ndarray, weight: np.ndarray | float = 1.0) -> n
     """Return logarithms (n, K) of the probabilities of scores, in float64.
 
     Args:
-        scores: (n, K) logits; or weighted sums of log-probabilities of steps or windows.
-        weight: (n,) sum of those weights. Scores are divided by it, so that a long clip is not more
-            certain than a short one only for its length.
+        scores: (n, K) logits, or weighted sums of log-probabilities of frames or windows.
+        weight: (n,) sum of those weights; 1 for logits. Scores are divided by it, so that a long
+            clip is not more certain than a short one merely because it is longer.
     """
     scores = np.asarray(scores, np.float64)
     return _log_softmax(scores / np.broadcast_to(weight, len(scores))[:, None])
@@ -44,7 +44,16 @@ def predictions(logits: np.ndarray) -> np.ndarray:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count clips of true class (row) predicted as class (column); -1 is in no column."""
+    """Count clips by true class (row) and predicted class (column); predictions of -1 are skipped.
+
+    Args:
+        labels: (n,) true classes.
+        predicted: (n,) predicted classes; -1 for a clip without a prediction.
+        num_classes: K.
+
+    Returns:
+        (K, K) numbers of clips.
+    """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     seen = predicted >= 0
     cells = labels[seen].astype(np.int64) * num_classes + predicted[seen]
@@ -74,18 +83,20 @@ def summary(
     Returns:
         - clips: their number.
         - accuracy: the share of right clips; top1 is the same.
-        - top5, top10: left out if there are not more classes than that.
+        - top5, top10: the share of clips whose true class is among the 5 or 10 best ones; left out
+          if there are not more classes than that.
         - balanced_accuracy: the share of right clips of each class, averaged over classes.
         - majority: the share of the most frequent class.
         - loss: the mean negative logarithm of the true class' probability, in nats (`loss`).
-        - f1: of each class, None without clips; avg_f1 is the mean over the classes with clips.
+        - f1: the F1 of each class, None for a class without clips; avg_f1 is the mean over the
+          classes with clips.
         - absent: the names of the classes without clips.
-        - confusion: counts.
-        - calibration_error: see the function.
-        - nonfinite: clips with a NaN among their logits; they are never right.
+        - confusion: the counts of `confusion`.
+        - calibration_error: see `calibration_error`.
+        - nonfinite: the number of clips with a NaN among their logits; they are never right.
 
     Raises:
-        UserError: no clips, or shapes that do not fit.
+        UserError: there are no clips, or the shapes do not fit.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     _check(logits, labels, classes)
@@ -113,11 +124,11 @@ def summary(
 
 
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over classes of the share of their clips that is right.
+    """Return the share of right clips of each class, averaged over the classes with clips.
 
     Args:
         correct: (n,) True for clips that are right.
-        labels: (n,) true classes; one without clips does not count.
+        labels: (n,) true classes.
     """
     support = np.bincount(labels)
     right = np.bincount(labels, weights=correct)
@@ -143,8 +154,8 @@ def class_f1(counts: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Return the F1 of each class, (K,); 0 for a class without true and predicted clips.
 
     Args:
-        counts: confusions (K, K), a row for each class.
-        support: clips of each class, (K,).
+        counts: confusion counts (K, K), a row for each true class.
+        support: number of clips of each true class, (K,).
     """
     total = support + counts.sum(axis=0)
     return 2 * np.diag(counts) / np.maximum(total, 1)
@@ -156,7 +167,10 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def loss(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean negative log-probability of the true class, in nats; 0 counts as `LEAST`."""
+    """Return the mean negative log-probability of the true class, in nats.
+
+    A probability of 0 counts as `LEAST`.
+    """
     true = np.take_along_axis(np.asarray(log_probs, np.float64), labels[:, None], axis=1)[:, 0]
     return float(-np.mean(np.where(np.isneginf(true), np.log(LEAST), true)))
 
@@ -173,12 +187,12 @@ def calibration_error(
         log_probs: (n, K) logarithms of probabilities, or logits.
         labels: (n,) true classes.
         bins: number of bins, of equal width in confidence.
-        predicted: (n,) the decided classes; None: the most probable ones.
+        predicted: (n,) the predicted classes; None: the most probable classes.
     """
     confidence = np.exp(log_probabilities(log_probs)).max(axis=1)
     correct = (predictions(log_probs) if predicted is None else predicted) == labels
     seen = ~np.isnan(confidence)
-    # Shares of votes lie on the bins' edges, up to rounding.
+    # Shares of votes are exactly at edges of bins; 1e-9 makes up for rounding.
     bin_of = np.minimum((confidence[seen] * bins + 1e-9).astype(int), bins - 1)
     gap = np.bincount(bin_of, weights=correct[seen] - confidence[seen], minlength=bins)
     # A clip without a confidence counts as a gap of 1.
@@ -186,12 +200,12 @@ def calibration_error(
 
 
 class PredictedClips(NamedTuple):
-    """What was predicted of n clips.
+    """The predictions for n clips.
 
     Attributes:
-        names: of the clips.
-        labels: true classes.
-        predicted: predicted classes.
+        names: (n,) names of the clips.
+        labels: (n,) true classes.
+        predicted: (n,) predicted classes.
     """
 
     names: Sequence[str] | np.ndarray
@@ -205,13 +219,13 @@ def most_confused(
     clips: PredictedClips | None = None,
     top: int = 10,
 ) -> list[dict[str, Any]]:
-    """Return pairs of classes by how often the first was predicted as the second.
+    """Return the pairs (true class, predicted class) that are confused most often.
 
     Args:
-        counts_KK: of `confusion`.
+        counts_KK: the counts of `confusion`.
         classes: names by class number.
-        clips: where given, each pair lists its own.
-        top: number of pairs.
+        clips: the predictions, so that each pair lists its clips; None: no clips are listed.
+        top: largest number of pairs.
 
     Returns:
         `{"true", "predicted", "count", "share" (of the true class's clips), "clips": [names]}`,
@@ -240,7 +254,7 @@ def most_confused(
 
 
 def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Return the classes whose every clip was right; a class without clips is left out."""
+    """Return the classes whose clips were all right; a class without clips is left out."""
     counts = np.asarray(counts)
     support = counts.sum(axis=1)
     always = (np.diag(counts) == support) & (support > 0)
@@ -248,7 +262,7 @@ def always_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def never_right(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Return the classes with clips, none of which was right."""
+    """Return the classes whose clips were all wrong; a class without clips is left out."""
     counts = np.asarray(counts)
     never = (np.diag(counts) == 0) & (counts.sum(axis=1) > 0)
     return [classes[k] for k in np.flatnonzero(never).tolist()]

@@ -8,17 +8,17 @@ import numpy as np
 
 from vidrec.evaluation.segments import Segments
 
-GOLDEN = 0.618  # of the circle of colours, from one class to the next
+GOLDEN = 0.618  # step of the hue from one class to the next, as a share of the colour circle
 
 
 class Headline(NamedTuple):
     """The figure by which rows of a table are compared.
 
     Attributes:
-        figure: its name among the figures of a part.
-        words: what it is called after "test", "validation" and "training".
-        short: the same where there is little room.
-        sentence: "{} of the test clips": how its value is said in a sentence.
+        figure: its key among the figures of a part of the split.
+        words: its name for people, used after "test", "validation" and "training".
+        short: a shorter name for narrow tables.
+        sentence: a phrase with {} for the value, such as "{} of the test clips".
     """
 
     figure: str
@@ -28,27 +28,27 @@ class Headline(NamedTuple):
 
     @property
     def test(self) -> str:
-        """Return its column of test clips."""
+        """Return the name of its column for test clips."""
         return f"test_{self.figure}"
 
     @property
     def val(self) -> str:
-        """Return its column of validation clips."""
+        """Return the name of its column for validation clips."""
         return f"val_{self.figure}"
 
     @property
     def train(self) -> str:
-        """Return its column of training clips."""
+        """Return the name of its column for training clips."""
         return f"train_{self.figure}"
 
 
 class Shown(NamedTuple):
-    """A column of the table for people, beside the headline.
+    """A column of the table for people, besides the headline.
 
     Attributes:
-        column: of table.csv.
-        head: of the table for people.
-        rare: shown only where a row has the figure.
+        column: name of the column in table.csv.
+        head: heading of the column in the table for people.
+        rare: True: the column is shown only if at least one row has the figure.
     """
 
     column: str
@@ -57,13 +57,13 @@ class Shown(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What answering without a look reaches.
+    """The figure of a trivial answer, which does not look at the clips.
 
     Attributes:
-        figure: its name among the figures of a part.
-        line: "The most frequent class is {} of the test clips."
-        worse: "No better than …: {}", with the names of rows.
-        of_labels: it, computed from the labels of clips out of all folds; None: the mean of the
+        figure: its key among the figures of a part of the split.
+        line: a sentence with {} for the value: "The most frequent class is {} of the test clips."
+        worse: a sentence with {} for the names of rows: "No better than …: {}".
+        of_labels: computes the figure from the test labels of all folds; None: the mean of the
             folds' figures is as good.
     """
 
@@ -77,9 +77,9 @@ class ClassTable(NamedTuple):
     """The figures of each class, for the report of one row.
 
     Attributes:
-        heads: of the columns after the class.
-        rows: a line for each class: its name, then numbers (shown with three decimals, or as they
-            are where they are whole) or None.
+        heads: headings of the columns after the class.
+        rows: a row for each class: its name, then numbers or None. Integers are shown as they are,
+            other numbers with three decimals.
     """
 
     heads: Sequence[str]
@@ -87,13 +87,13 @@ class ClassTable(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """Counts by two classes, drawn with their shares.
+    """Counts by pairs of classes, drawn as counts and as shares.
 
     Attributes:
-        name: of its files.
-        caption: what a row and a column are.
-        counts_KK: what is counted.
-        of_K: how many a row's shares are of.
+        name: name of its files.
+        caption: text that says what a row and a column are.
+        counts_KK: the counts.
+        of_K: the number by which each row is divided to give shares.
         counted: what is counted, in words.
     """
 
@@ -108,10 +108,10 @@ class Timeline(NamedTuple):
     """The true and the predicted segments of a clip.
 
     Attributes:
-        clip: its index.
-        frames: how many it has.
-        true: its segments; where there is none, frames are not labelled.
-        predicted: the same of the prediction.
+        clip: index of the clip.
+        frames: number of its frames.
+        true: the true segments; frames outside of them are not labelled.
+        predicted: the predicted segments.
         right: share of labelled frames that are right.
     """
 
@@ -123,11 +123,11 @@ class Timeline(NamedTuple):
 
 
 class Timelines(NamedTuple):
-    """Clips along their time.
+    """The time lines of several clips.
 
     Attributes:
-        shown: the clips.
-        background: classes in which nothing happens.
+        shown: the time lines.
+        background: numbers of the classes in which nothing happens.
     """
 
     shown: Sequence[Timeline]
@@ -135,7 +135,7 @@ class Timelines(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """What the report says beside the frames of a clip."""
+    """What the report says next to the frames of a clip."""
 
     predicted: str
     confidence: float
@@ -144,6 +144,6 @@ class Shot(NamedTuple):
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Return the colour of a class, far from those of the classes with numbers near."""
+    """Return the RGB colour of a class, very different from those of classes with near numbers."""
     rgb = colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.75, 0.5)[number % 2], 0.9)
     return int(255 * rgb[0]), int(255 * rgb[1]), int(255 * rgb[2])

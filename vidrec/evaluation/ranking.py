@@ -1,4 +1,4 @@
-"""Average precision and thresholds of classes that clips may have together.
+"""Compute average precision and thresholds of classes, where a clip may have several classes.
 
 Dimension letters: n clips, K classes, G recordings, P clips that have a class.
 """
@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK = 2**24  # entries of a table of recordings by clips that is made at once
+BLOCK = 2**24  # entries of a table (recordings, clips): larger tables are made in blocks
 
 
 class _Ranked(NamedTuple):
     """One class's clips, the most probable first.
 
     Attributes:
-        order_n: places of the clips.
-        positive_n: whether each has the class.
-        last_P: for each clip that has the class, the place of the last clip with the same score.
+        order_n: indices of the clips in this order.
+        positive_n: whether each clip has the class, in this order.
+        last_P: for each clip that has the class, the position in this order of the last clip with
+            the same score.
     """
 
     order_n: np.ndarray
@@ -25,12 +26,12 @@ class _Ranked(NamedTuple):
 
 
 def _ranked(scores_n: np.ndarray, labels_n: np.ndarray) -> _Ranked:
-    """Rank clips; one whose score is not a number comes last."""
+    """Rank clips by score; clips with a NaN score come last."""
     scores_n = np.where(np.isnan(scores_n), -np.inf, scores_n)
     order_n = np.argsort(-scores_n, kind="stable")
     ranked_n, positive_n = scores_n[order_n], labels_n[order_n] > 0
     is_last_n = np.append(ranked_n[1:] != ranked_n[:-1], True)
-    # Equal scores are one threshold: they are all above it or all below.
+    # Clips with equal scores are all above a threshold or all below it.
     lasts = np.flatnonzero(is_last_n)
     last_n = lasts[np.cumsum(is_last_n) - is_last_n]
     return _Ranked(order_n, positive_n, last_n[positive_n])
@@ -39,11 +40,12 @@ def _ranked(scores_n: np.ndarray, labels_n: np.ndarray) -> _Ranked:
 def average_precision(scores_n: np.ndarray, labels_n: np.ndarray) -> float:
     """Return the mean precision over the clips that have a class, as scikit-learn defines it.
 
-    The precision of such a clip is that of all clips whose score is as high or higher.
+    The precision at a clip is the share of clips with the class among all clips whose score is at
+    least as high.
 
     Args:
         scores_n: (n,) scores of the class.
-        labels_n: (n,) above 0 where a clip has it; NaN is returned where none has.
+        labels_n: (n,) above 0 where a clip has the class; if no clip has it, the result is NaN.
     """
     ranked = _ranked(np.asarray(scores_n), np.asarray(labels_n))
     if not len(ranked.last_P):
@@ -53,18 +55,18 @@ def average_precision(scores_n: np.ndarray, labels_n: np.ndarray) -> float:
 
 
 def average_precisions(scores_nK: np.ndarray, labels_nK: np.ndarray) -> np.ndarray:
-    """Return the average precision of each class, (K,); NaN for one that no clip has."""
+    """Return the average precision of each class, (K,); NaN for a class that no clip has."""
     pairs = zip(np.asarray(scores_nK).T, np.asarray(labels_nK).T, strict=True)
     return np.array([average_precision(*column) for column in pairs])
 
 
 def mean_average_precision(scores_nK: np.ndarray, labels_nK: np.ndarray) -> float:
-    """Return the mean over the classes that a clip has; NaN without any."""
+    """Return the mean average precision over the classes that clips have; NaN if there are none."""
     return float(mean_of_known(average_precisions(scores_nK, labels_nK)))
 
 
 def mean_of_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return means along an axis over what is a number; NaN if nothing is."""
+    """Return means along an axis, leaving out NaN; NaN if all values are NaN."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis)
     count = known.sum(axis)
@@ -74,13 +76,13 @@ def mean_of_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def without_each(
     scores_nK: np.ndarray, labels_nK: np.ndarray, number_n: np.ndarray, groups: int
 ) -> np.ndarray:
-    """Return the mean average precision without each recording, (G,).
+    """Return the mean average precision with one recording left out, for each recording, (G,).
 
     Args:
         scores_nK: (n, K) scores.
         labels_nK: (n, K) above 0 where a clip has a class.
         number_n: (n,) number of each clip's recording.
-        groups: G.
+        groups: G, the number of recordings.
     """
     by_class = [
         _precisions_without(_ranked(*column), number_n, groups)
@@ -90,7 +92,7 @@ def without_each(
 
 
 def _precisions_without(ranked: _Ranked, number_n: np.ndarray, groups: int) -> np.ndarray:
-    """Return one class's average precision without each recording, (G,)."""
+    """Return one class's average precision with each recording left out in turn, (G,)."""
     size, last_P = len(number_n), ranked.last_P
     number_n = number_n[ranked.order_n]
     hits_P = np.cumsum(ranked.positive_n)[last_P]
@@ -112,10 +114,10 @@ def _precisions_without(ranked: _Ranked, number_n: np.ndarray, groups: int) -> n
 
 
 def best_thresholds(probabilities_nK: np.ndarray, labels_nK: np.ndarray) -> np.ndarray:
-    """Return the threshold of each class with the highest F1, (K,); 0.5 for one that no clip has.
+    """Return the threshold of each class with the highest F1, (K,); 0.5 for a class without clips.
 
-    A threshold lies halfway between the two probabilities that it separates. Of equally good ones
-    it is the highest.
+    A threshold is halfway between the two probabilities that it separates. Among equally good
+    thresholds, the highest is taken.
     """
     pairs = zip(np.asarray(probabilities_nK, np.float64).T, np.asarray(labels_nK).T, strict=True)
     return np.array([_best_threshold(*column) for column in pairs])

@@ -1,9 +1,9 @@
-"""Intervals and differences of any figure, by leaving recordings out one after another.
+"""Compute intervals and differences of any figure by leaving out one recording at a time.
 
-Accuracies have intervals of their own (`variances`). This module is for figures that are not means
-over clips, such as mean average precision or F1 of segments. It needs the figure of each seed, and
-the same figure without each recording. The spread without each recording says what new recordings
-would change (the jackknife). The spread of the seeds says what new seeds would change. See
+`variances` computes the intervals of accuracies. This module is for figures that are not means over
+clips, such as mean average precision or F1 of segments. It needs the figure of each seed, and the
+same figure with each recording left out. The spread of the latter says what new recordings would
+change (the jackknife). The spread over the seeds says what new seeds would change. See
 docs/explanation/statistics.md for how often these intervals contain the true value.
 
 Dimension letters: S seeds, n clips, G recordings.
@@ -17,9 +17,9 @@ import numpy as np
 
 from vidrec.evaluation.variances import SUBTRACTED_SHARE, SUBTRACTED_SHARE_ELSE, Design
 
-MOST = 300  # recordings are left out one by one up to so many, and beyond in so many bunches
+MOST = 300  # more recordings than this are left out in this number of bunches, not one by one
 
-# The figure of a seed on some clips; they are given by their indices.
+# A function from the number of a seed and the indices of clips to the figure.
 Figure = Callable[[int, np.ndarray], float]
 
 
@@ -27,8 +27,8 @@ class Recordings(NamedTuple):
     """The recordings of clips, numbered.
 
     Attributes:
-        number_n: (n,) of each clip.
-        total: G; of many recordings, of bunches of them.
+        number_n: (n,) number of each clip's recording.
+        total: G, the number of recordings; if there are more than `MOST`, of bunches of them.
     """
 
     number_n: np.ndarray
@@ -36,11 +36,11 @@ class Recordings(NamedTuple):
 
 
 def recordings(groups: np.ndarray) -> Recordings:
-    """Return numbers of the recordings of clips; of more than `MOST`, bunches of equally many."""
+    """Return each clip's recording number; more than `MOST` recordings form `MOST` bunches."""
     names, number_n = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) <= MOST:
         return Recordings(number_n, len(names))
-    # Names in order often tell the class: neighbours go to different bunches.
+    # Sorted by name, recordings of one class are often neighbours: they go to different bunches.
     return Recordings(number_n % MOST, MOST)
 
 
@@ -48,8 +48,8 @@ class Values(NamedTuple):
     """A figure of every seed.
 
     Attributes:
-        whole_S: on all clips.
-        without_SG: without each recording.
+        whole_S: the figure on all clips.
+        without_SG: the figure with each recording left out.
     """
 
     whole_S: np.ndarray
@@ -57,7 +57,7 @@ class Values(NamedTuple):
 
 
 def values(figure: Figure, seeds: int, groups: np.ndarray) -> Values:
-    """Return a figure's values, called once for each seed and recording."""
+    """Return the values of a figure for each seed, also with each recording left out."""
     clips, of_clip = np.arange(len(groups)), recordings(groups)
     whole_S = np.array([figure(seed, clips) for seed in range(seeds)])
     without_SG = np.array(
@@ -77,10 +77,10 @@ class Spread:
     """The variance of a mean over seeds between experiments; see `variances.Variances`.
 
     Attributes:
-        mean: over seeds.
-        var_groups: of the mean, by leaving one recording out.
-        var_seeds: of the mean, by what a seed does to all recordings.
-        design: number of seeds, clips and recordings.
+        mean: mean of the figure over seeds.
+        var_groups: variance of the mean due to recordings, estimated by leaving one out.
+        var_seeds: variance of the mean due to effects of a seed that all recordings share.
+        design: numbers of seeds, clips and recordings.
     """
 
     mean: float
@@ -92,20 +92,24 @@ class Spread:
 
     @property
     def variance(self) -> float:
-        """Return the variance of the mean; 0 where nothing differs."""
+        """Return the variance of the mean; 0 if all seeds and recordings agree."""
         return self.var_groups + self.var_seeds
 
     @property
     def moved_alike(self) -> bool:
-        """Return whether every seed and recording moved by the same amount."""
+        """Return whether a difference is the same for every seed and recording, and not 0."""
         return not self.variance and self.mean != 0
 
     def hidden_by_groups(self, alpha: float) -> float:
-        """Return the half width that so few recordings may hide if all changed alike."""
+        """Return the half width of an interval if all recordings agree: 1 - (alpha / 2)^(1 / G).
+
+        If a larger share of all recordings differed, G recordings would show it with a probability
+        above 1 - alpha / 2.
+        """
         return 1 - (alpha / 2) ** (1 / self.design.groups)
 
     def df(self, seeds: int | np.ndarray | None = None) -> np.ndarray:
-        """Return Satterthwaite's degrees of freedom of the variance with so many seeds."""
+        """Return Satterthwaite's degrees of freedom of the variance for a number of seeds."""
         own, groups = self.design.seeds, max(self.design.groups - 1, 1)
         seeds = np.asarray(own if seeds is None else seeds)
         by_seeds = self.var_seeds * own / seeds
@@ -128,7 +132,7 @@ class Spread:
 
 
 def spread(of: Values, clips: int) -> Spread:
-    """Estimate the variance of the mean over seeds by seeds and by recordings."""
+    """Estimate the variance of the mean over seeds: the part of seeds and that of recordings."""
     seeds, groups = of.without_SG.shape
     design = Design(seeds, clips, groups)
     moved_SG = of.whole_S[:, None] - of.without_SG
@@ -137,7 +141,7 @@ def spread(of: Values, clips: int) -> Spread:
     factor = (groups - 1) / groups
     var_seeds = 0.0
     if seeds > 1:
-        # What is particular to a seed and a recording is in the recordings' part already.
+        # The interaction of seeds and recordings is in the recordings' part already.
         own_SG = moved_SG - moved_G
         rest = factor * float((own_SG**2).sum()) / (seeds - 1)
         share = SUBTRACTED_SHARE.get(seeds, SUBTRACTED_SHARE_ELSE)
@@ -176,10 +180,10 @@ def share_bounds(parts: Spread, alpha: float) -> Bounds:
 
 
 def difference_bounds(parts: Spread, alpha: float) -> Bounds:
-    """Return the interval of a difference of two such figures."""
+    """Return the interval of a difference of two figures from 0 to 1."""
     half = float(np.sqrt(parts.squared_half_width(alpha)))
     if parts.moved_alike:
-        # Below six groups not even a sign test could tell at 5 %.
+        # With fewer than six recordings, not even a sign test can be significant at 5 %.
         too_few = 2 * 0.5**parts.design.groups > alpha
         half = max(half, 1.0 if too_few else parts.hidden_by_groups(alpha))
     return Bounds(max(parts.mean - half, -1.0), min(parts.mean + half, 1.0))

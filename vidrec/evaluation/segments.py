@@ -20,9 +20,9 @@ class Segments(NamedTuple):
     """The segments of a clip, in order.
 
     Attributes:
-        labels_S: of each.
-        starts_S: first frame of each.
-        ends_S: the frame after the last one of each.
+        labels_S: class of each segment.
+        starts_S: first frame of each segment.
+        ends_S: the frame after the last one of each segment.
     """
 
     labels_S: np.ndarray
@@ -34,9 +34,10 @@ class Matches(NamedTuple):
     """How predicted segments match the true ones at one overlap, by class.
 
     Attributes:
-        right_K: predicted segments that match a true one of their class, and each its own.
-        extra_K: predicted segments that match none.
-        missed_K: true segments that none matches.
+        right_K: number of predicted segments that match a true segment of their class, each a
+            different one.
+        extra_K: number of predicted segments that match no true segment.
+        missed_K: number of true segments that no predicted segment matches.
     """
 
     right_K: np.ndarray
@@ -45,13 +46,13 @@ class Matches(NamedTuple):
 
 
 class ClipCounts(NamedTuple):
-    """What the figures need of one clip.
+    """The counts of one clip, from which figures are computed.
 
     Attributes:
-        edit: its edit score, from 0 to 1.
-        confusion_KK: its labelled frames by true class (row) and predicted one (column).
-        frames_K: its labelled frames by true class; those without a prediction included.
-        matches: for each of `OVERLAPS`.
+        edit: edit score of the clip, from 0 to 1.
+        confusion_KK: number of labelled frames by true class (row) and predicted class (column).
+        frames_K: number of labelled frames by true class, including frames without a prediction.
+        matches: matches of segments at each overlap of `OVERLAPS`.
     """
 
     edit: float
@@ -61,7 +62,7 @@ class ClipCounts(NamedTuple):
 
 
 def segments_of(labels_T: np.ndarray, left_out: Collection[int] = ()) -> Segments:
-    """Return the segments of labels (T,), without those of -1 and of the labels left out."""
+    """Return the segments of labels (T,), without those of label -1 or a label in `left_out`."""
     labels_T = np.asarray(labels_T)
     if not len(labels_T):
         return Segments(*(np.zeros(0, int) for _ in range(3)))
@@ -87,7 +88,7 @@ def _edit_distance(a: np.ndarray, b: np.ndarray) -> int:
     distance = place
     for row, label in enumerate(a, 1):
         kept = np.minimum(distance[1:] + 1, distance[:-1] + (b != label))
-        # Insertions go along the row: the least of all entries before, plus the steps from there.
+        # Insertions go along the row: the least of all earlier entries, plus the steps from it.
         distance = np.minimum.accumulate(np.concatenate([[row], kept]) - place) + place
     return int(distance[-1])
 
@@ -96,14 +97,14 @@ def match(predicted: Segments, true: Segments, percent: int, classes: int) -> Ma
     """Match predicted segments to true ones that they overlap enough, in the order of time.
 
     A predicted segment is compared with the true segment of its class that it overlaps most. It is
-    right if the overlap is at least `percent` of the union of both, and none before it took that
-    segment.
+    right if the overlap is at least `percent` of the union of both, and no earlier predicted
+    segment matched that true segment.
 
     Args:
-        predicted: of a clip.
-        true: of the same clip.
-        percent: of the union.
-        classes: K.
+        predicted: predicted segments of a clip.
+        true: true segments of the same clip.
+        percent: the least overlap, in percent of the union.
+        classes: K, the number of classes.
     """
     taken = np.zeros(len(true.labels_S), bool)
     right = np.zeros(len(predicted.labels_S), bool)
@@ -130,12 +131,12 @@ def match(predicted: Segments, true: Segments, percent: int, classes: int) -> Ma
 def count(
     predicted_T: np.ndarray, labels_T: np.ndarray, classes: int, background: Collection[int] = ()
 ) -> ClipCounts:
-    """Count a clip.
+    """Return the counts of one clip.
 
     Args:
-        predicted_T: predicted class of each frame; -1 where the model says none.
-        labels_T: true class of each frame; -1 where it is not labelled.
-        classes: K.
+        predicted_T: predicted class of each frame; -1 where there is no prediction.
+        labels_T: true class of each frame; -1 where the frame is not labelled.
+        classes: K, the number of classes.
         background: classes whose segments are not counted.
     """
     labels_T = np.asarray(labels_T, np.int64)
@@ -162,11 +163,11 @@ def figures(clips: Sequence[ClipCounts]) -> dict[str, float]:
     """Return the figures of clips, each from 0 to 1.
 
     Returns:
-        - frame_accuracy: over the labelled frames of all clips.
+        - frame_accuracy: the share of right frames among the labelled frames of all clips.
         - balanced_accuracy: the share of right frames of each class, averaged over classes.
-        - majority: the share of the most frequent class.
-        - edit: the mean over clips.
-        - f1_10, f1_25, f1_50: of the segments of all clips together.
+        - majority: the share of frames of the most frequent class.
+        - edit: the mean edit score of the clips.
+        - f1_10, f1_25, f1_50: the F1 of the segments of all clips at each overlap.
     """
     confusion = np.sum([clip.confusion_KK for clip in clips], 0)
     frames_K = np.sum([clip.frames_K for clip in clips], 0)
@@ -183,17 +184,18 @@ def figures(clips: Sequence[ClipCounts]) -> dict[str, float]:
 
 
 def all_matches(clips: Sequence[ClipCounts], overlap: int) -> Matches:
-    """Return the matches of all clips, added up, at the overlap of this place in `OVERLAPS`."""
+    """Return the matches at `OVERLAPS[overlap]`, added up over all clips."""
     each = [clip.matches[overlap] for clip in clips]
     return Matches(*(np.sum(counts, 0) for counts in zip(*each, strict=True)))
 
 
 def by_class(clips: Sequence[ClipCounts], classes: Sequence[str]) -> dict[str, Any]:
-    """Return what the figures are of each class.
+    """Return the figures of each class.
 
     Returns:
-        frame_accuracy and f1_50 of each class that has frames, or segments; None for others;
-        confusion counts of frames.
+        - class_frame_accuracy: frame accuracy by class, None for a class without frames.
+        - class_f1_50: F1 at an overlap of 50 % by class, None for a class without segments.
+        - confusion: number of frames by true class (row) and predicted class (column).
     """
     confusion = np.sum([clip.confusion_KK for clip in clips], 0)
     frames_K = np.sum([clip.frames_K for clip in clips], 0)

@@ -1,7 +1,7 @@
-"""Intervals of accuracies and of paired differences, over new seeds and new groups of clips.
+"""Compute intervals of figures and of paired differences over new seeds and new groups of clips.
 
-docs/explanation/statistics.md says what they mean and how often they are right on generated
-results. `variances` computes the variances. Plain NumPy on the host.
+docs/explanation/statistics.md says what the intervals mean, and how often they contain the true
+value on generated results. `variances` computes the variances. Plain NumPy on the host.
 
 Dimension letters: S seeds, n clips, G groups of clips (recordings).
 """
@@ -27,8 +27,8 @@ NO_SPREAD = "no spread seen: the width follows from the numbers of clips and rec
 NO_SEEDS_HELP = "more seeds alone would not show it: more test recordings would"
 
 # Share of experiments in which the interval contained the accuracy in the worst simulated case, by
-# the number of seeds: where seeds give up to MOSTLY_SEEDS of the variance, and where they give
-# more.
+# the number of seeds. The first value is for a share of the seeds in the variance of at most
+# MOSTLY_SEEDS, the second for a larger share.
 WORST_COVERAGE = {2: (0.929, 0.878), 3: (0.942, 0.895), 5: (0.95, 0.909)}
 MOSTLY_SEEDS = 0.6
 
@@ -58,7 +58,7 @@ class Interval:
 
     @property
     def too_few_seeds(self) -> bool:
-        """Return True where the interval is too narrow, since it says nothing about new seeds."""
+        """Return whether there is only one seed, so that the interval says nothing of new seeds."""
         return ONE_SEED in self.note
 
 
@@ -67,10 +67,11 @@ def accuracy_interval(correct: np.ndarray, groups: Groups) -> Interval:
 
     Args:
         correct: (S, n) bool, whether each seed was right about each clip.
-        groups: (n,) the recording that each clip was cut from; clips of one are not independent.
+        groups: (n,) the recording that each clip was cut from; clips of one recording are not
+            independent.
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: the shapes do not fit.
     """
     correct = _checked(correct, groups, "correct")
     parts = variances.estimate(*_by_group(correct, groups))
@@ -91,8 +92,8 @@ def share_interval(values: Values, clips: int) -> Interval:
     """Return the interval of a figure from 0 to 1 that is not a mean over clips.
 
     Args:
-        values: of every seed, and without each recording.
-        clips: how many there are.
+        values: the figure of every seed, also with each recording left out.
+        clips: the number of clips.
     """
     parts = resampling.spread(values, clips)
     low, high = resampling.share_bounds(parts, ALPHA)
@@ -119,15 +120,15 @@ class Difference:
     """How much better the first of two rows is, on the same seeds and clips.
 
     Attributes:
-        mean: difference of the two accuracies.
+        mean: the figure of the first row minus that of the second.
         low: lower end of its 95 % interval.
         high: upper end.
-        p: level at which the interval just touches 0.
-        within_noise: True where p is above 0.05.
-        seeds_needed: total number of seeds that would make the difference clear if it stays the
-            same; None if no number would.
+        p: p value: the level (alpha) at which the interval just touches 0.
+        within_noise: True if p is above 0.05.
+        seeds_needed: total number of seeds with which this difference would be significant if it
+            stays the same; None if no number would do.
         note: what the interval leaves out, in words.
-        variances: what it was computed from.
+        variances: the variances that the interval was computed from.
     """
 
     mean: float
@@ -141,7 +142,7 @@ class Difference:
 
     @property
     def too_few_seeds(self) -> bool:
-        """Return True where the interval is too narrow, since it says nothing about new seeds."""
+        """Return whether there is only one seed, so that the interval says nothing of new seeds."""
         return ONE_SEED in self.note
 
 
@@ -153,11 +154,11 @@ def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Diff
 
     Args:
         correct_a: (S, n) bool, whether each seed was right about each clip.
-        correct_b: the same of b, seed s and clip i being those of a.
+        correct_b: the same for b, with the same seeds and clips in the same order.
         groups: (n,) the recording that each clip was cut from.
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: the shapes do not fit.
     """
     a = _checked(correct_a, groups, "correct_a")
     b = _checked(correct_b, groups, "correct_b")
@@ -177,7 +178,7 @@ def paired(correct_a: np.ndarray, correct_b: np.ndarray, groups: Groups) -> Diff
 
 
 def share_difference(a: Values, b: Values, clips: int) -> Difference:
-    """Return the paired difference of two figures of `share_interval`, a minus b."""
+    """Return the paired difference of two figures from 0 to 1, a minus b; see `share_interval`."""
     values = Values(a.whole_S - b.whole_S, a.without_SG - b.without_SG)
     parts = resampling.spread(values, clips)
     low, high = resampling.difference_bounds(parts, ALPHA)
@@ -196,9 +197,10 @@ def _judged(difference: Difference, p: float, alpha: float) -> Difference:
 
 
 def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
-    """Return the exact test of the clips that only one got right, and Tango's interval.
+    """Return the exact test of the clips that only one row got right, and Tango's interval.
 
-    The exact test is stricter than the interval, which contains 0 wherever the test says noise.
+    The exact test is stricter than the interval. Where the test is not significant, the interval is
+    widened to contain 0.
     """
     from scipy import special  # slow to import; scipy.stats takes three times as long
 
@@ -207,7 +209,7 @@ def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
     if not changed:
         half = parts.hidden_by_groups(ALPHA)
         return Difference(0.0, -half, half, 1.0, True, None, f"{note}; {NO_SPREAD}", parts)
-    # Both are equally likely where the rows are alike, so that both tails are.
+    # If the rows are equally good, better and worse are equally likely, so both tails are too.
     p = min(1.0, 2 * float(special.bdtr(min(better, changed - better), changed, 0.5)))
     low, high = map(float, variances.difference_bounds(parts))
     noise = p > ALPHA
@@ -239,13 +241,13 @@ def _p_value(parts: Variances | Spread) -> float:
             low, high = (middle, high) if excess(middle) > 0 else (low, middle)
         p = math.exp(high)
     if parts.moved_alike:
-        # The bound on what the groups hide, and a sign test.
+        # The p values of the bound `hidden_by_groups` and of a sign test.
         p = max(p, min(1.0, 2 * max(0.5, 1 - distance) ** parts.design.groups))
     return p
 
 
 def _seeds_needed(parts: Variances | Spread, alpha: float) -> int | None:
-    """Return the least number of seeds, above today's, whose interval leaves out 0, or None."""
+    """Return the least larger number of seeds whose interval excludes 0; None if there is none."""
     if parts.design.seeds == 1 or parts.mean == 0:
         return None
     seeds = np.arange(parts.design.seeds + 1, MOST_SEEDS + 1)
@@ -268,16 +270,17 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """Judge the differences of one table together, by Holm's p.
+    """Judge the differences of one table together, by p values with Holm's correction.
 
-    Seeds needed are counted at alpha / comparisons, the strictest level that Holm may ask.
+    The seeds needed are computed at the level alpha / comparisons, the strictest one that Holm's
+    correction may need.
     """
     adjusted = holm([one.p for one in differences])
     alpha = ALPHA / max(len(differences), 1)
     judged = []
     for one, p in zip(differences, adjusted, strict=True):
         again = _judged(one, float(p), alpha)
-        # McNemar's note stays: how it was tested did not change.
+        # A note on McNemar's test stays, since the test did not change.
         note = one.note if one.too_few_seeds else again.note
         judged.append(replace(again, p=float(p), note=note))
     return judged

@@ -1,8 +1,8 @@
 """Define the interface of a task: the meaning of labels, the loss, figures and predictions.
 
-Each module of `vidrec/evaluation/tasks/` defines one, `TASK`, under the name that `task.kind` has.
-All other modules use this interface, and none knows a task by name. Reports read tasks too, so what
-needs JAX or a data set is imported inside the methods that use it.
+Each module of `vidrec/evaluation/tasks/` defines one task, `TASK`; the module's name is the value
+of `task.kind`. All other modules use this interface, and none knows a task by name. Reports need
+tasks but neither JAX nor data sets, so these are imported inside the methods that use them.
 
 Dimension letters: n clips, B clips of a batch, T frames, K classes, S seeds, M windows.
 """
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vidrec.data.datasets.base import Dataset
     from vidrec.evaluation.decisions import ClipScores, Decision
 
-Form = Literal["one", "several"]  # of the labels of a clip
-Fitted = Mapping[str, Any]  # what a decision takes from validation clips, as JSON holds it
+Form = Literal["one", "several"]  # number of labels of a clip
+Fitted = Mapping[str, Any]  # values that were fitted to validation clips, JSON-able
 
 
 class LossOptions(NamedTuple):
@@ -42,13 +42,15 @@ class LossOptions(NamedTuple):
 
     Attributes:
         kind: `loss.kind`.
-        linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
+        linear: 1: frame j has the weight (j+1)/length; 0: every frame has the weight 1; may be
+            traced.
         offset: index of the window's first frame in the clip.
-        length: the configured frames of a clip.
-        smoothing: share of the target spread over all classes; may be traced; None: none is.
-        class_weights: by class, (K,); empty: 1.
-        smoothness: `loss.smoothness`, of labels of frames.
-        smoothness_limit: `loss.smoothness_limit`.
+        length: the configured number of frames of a clip.
+        smoothing: share of the target probability that is spread over all classes; may be traced;
+            None: no smoothing.
+        class_weights: weight of each class, (K,); empty: all are 1.
+        smoothness: `loss.smoothness`, for labels of frames.
+        smoothness_limit: `loss.smoothness_limit`, for labels of frames.
     """
 
     kind: str
@@ -62,12 +64,12 @@ class LossOptions(NamedTuple):
 
 
 class ChosenFrames(NamedTuple):
-    """The frames of a batch, by which their labels are found.
+    """The frames of a batch, from which `Task.gather` finds their labels.
 
     Attributes:
-        clips_B: clips.
-        offsets_B: where each clip begins among all frames.
-        indices_BT: frames within the clip.
+        clips_B: indices of the clips.
+        offsets_B: index of each clip's first frame among the frames of all clips.
+        indices_BT: indices of the frames within their clip.
         mask_BT: False on padding.
     """
 
@@ -78,14 +80,14 @@ class ChosenFrames(NamedTuple):
 
 
 class ScoredPart(NamedTuple):
-    """Decided clips of a part of the split.
+    """The scores and labels of the clips of a part of the split.
 
     Attributes:
         scores: (n, …) scores that rank the classes.
         log_probs: logarithms of the probabilities that prediction gives.
-        labels: as `Task.labels_of` gives them.
+        labels: labels, as `Task.labels_of` returns them.
         classes: names by class number.
-        fitted: of `Task.fit`.
+        fitted: values that `Task.fit` returned.
     """
 
     scores: np.ndarray
@@ -96,12 +98,12 @@ class ScoredPart(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """The labels of a data set as a model numbers classes, which are matched by name.
+    """The labels of a data set by a model's class numbers; classes are matched by name.
 
     Attributes:
-        labels: (n, …) as `Task.labels_of` gives them.
-        known: (n,) False of clips that the model cannot be scored on.
-        classes: (n,) text, what the class of such a clip is called.
+        labels: (n, …) labels in the form of `Task.labels_of`.
+        known: (n,) False for clips that the model cannot be scored on.
+        classes: (n,) name of each clip's class in the data set.
     """
 
     labels: np.ndarray
@@ -111,25 +113,26 @@ class Matched(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A task; it has no state of its own.
+    """A task; it has settings but no state.
 
     Attributes:
-        kind: its name, `task.kind`.
-        headline: the figure by which rows are compared.
-        columns: of table.csv, that are measured.
-        shown: columns for people beside the headline.
-        brief: the one of them that a terminal shows, under a short head.
+        kind: name of the task, the value of `task.kind`.
+        headline: the figure by which the rows of a table are compared.
+        columns: names of the measured columns of table.csv.
+        shown: columns for people, besides the headline.
+        brief: the one of these columns that a terminal shows, under a short heading.
         compared: the columns that are shown side by side if two runs are compared.
-        asked: more columns for people, if the author of a table asks for them.
-        baseline: what the headline is measured against; None: nothing.
-        epoch_figures: of validation clips after an epoch; `train.monitor` is val_ and one of them.
-        sections: of a report that fit it: classes (figures of each class), confusions, matrices
-            (of `matrices`), timelines, clips (film strips), steps (the share of clips that are
-            right after each frame).
-        matrices_title: of the section of matrices.
-        class_figure: name of the figure of each class in a summary, and what it is called.
-        framewise: True where labels of a batch have an axis of frames (B, T).
-        embedded: the embedded data with such labels, which `--on motion` takes.
+        asked: further columns for people, shown if the author of a table asks for them.
+        baseline: the trivial answer that the headline is compared with; None: no comparison.
+        epoch_figures: names of the figures of validation clips after an epoch; `train.monitor` is
+            val_ followed by loss or one of them.
+        sections: the sections of a report that fit the task: classes (figures of each class),
+            confusions, matrices (of `matrices`), timelines, clips (film strips), steps (the share
+            of clips that are right after each frame).
+        matrices_title: title of the section of matrices.
+        class_figure: key of the figure of each class in a summary, and its name for people.
+        framewise: True if labels of a batch have an axis of frames (B, T).
+        embedded: the embedded data with labels of this task, which `--on motion` takes.
         form: how labels are read, see `data.datasets.load`.
         exact_probabilities: True if clips are ranked by probabilities. Rounded ones are not exact
             enough for this, so their logarithms are saved too.
@@ -155,14 +158,14 @@ class Task(ABC):
     # --- Settings ---
 
     def configured(self, settings: Mapping[str, Any]) -> "Task":
-        """Return the task with the settings that it has of its own, of the section `task`."""
+        """Return the task configured by the settings section `task`."""
         return self
 
     def check(self, cfg: Config) -> None:
         """Refuse settings that do not fit the task, before any work.
 
         Raises:
-            UserError: names the setting and what would be right.
+            UserError: a setting does not fit; the message names it and says what would be right.
         """
         watched = cfg.train.monitor.removeprefix("val_")
         if watched not in ("loss", *self.epoch_figures):
@@ -185,10 +188,10 @@ class Task(ABC):
     # --- Labels ---
 
     def load(self, cfg: Config) -> "Dataset":
-        """Open the data set that the settings name, with labels as this task has them.
+        """Open the data set that the settings name, with labels in the form of this task.
 
         Raises:
-            UserError: it is not there, or its labels are of another task.
+            UserError: the data set is not there, or its labels are of another task.
         """
         from vidrec.data import datasets
 
@@ -200,7 +203,7 @@ class Task(ABC):
 
     @abstractmethod
     def labelled(self, dataset: "Dataset") -> "Dataset":
-        """Return a data set with labels as this task has them; one that has them is returned.
+        """Return a data set with labels in the form of this task, converted where necessary.
 
         Raises:
             UserError: its labels are of another task.
@@ -211,20 +214,20 @@ class Task(ABC):
         return dataset.labels[clips]
 
     def resident(self, dataset: "Dataset") -> np.ndarray:
-        """Return the labels of all clips as they lie on the devices."""
+        """Return the labels of all clips in the form in which they are copied to the devices."""
         return np.asarray(dataset.labels, np.int32)
 
     def gather(self, labels: "Array", frames: ChosenFrames) -> "Array":
-        """Return the labels of a batch, of what `resident` gave."""
+        """Return the labels of a batch, taken from the labels that `resident` returned."""
         return labels[frames.clips_B]
 
     def label_shape(self, clips: int, frames: int, classes: int) -> tuple[int, ...]:
-        """Return the shape of `resident` for these numbers of clips and frames."""
+        """Return the shape of `resident`, from the numbers of clips, of all frames and classes."""
         return (clips,)
 
     @abstractmethod
     def matched(self, dataset: "Dataset", classes: Sequence[str]) -> "Matched":
-        """Return the labels of a data set by the numbers that a model has for its classes."""
+        """Return the labels of a data set by a model's class numbers; `classes` are the model's."""
 
     @abstractmethod
     def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -236,13 +239,13 @@ class Task(ABC):
     def loss(
         self, outputs: "Array", labels: "Array", mask_BT: "Array | None", how: LossOptions
     ) -> "Array":
-        """Return the loss of each clip (B,), of outputs (B, K) or (B, T, K).
+        """Return the loss of each clip, (B,).
 
         Args:
-            outputs: of the head, one a clip or one for each frame.
-            labels: of `gather`.
+            outputs: outputs of the head: (B, K) of clips or (B, T, K) of frames.
+            labels: labels, as `gather` returns them.
             mask_BT: False on frames that do not count; None: all count.
-            how: everything else.
+            how: all other options of the loss.
         """
 
     # --- Decision, on the device ---
@@ -251,25 +254,25 @@ class Task(ABC):
     def scores(
         self, outputs: "Array", loss_kind: str, mask_BT: "Array | None" = None
     ) -> "ClipScores":
-        """Return the scores of clips from a head's outputs (B, K), or (B, T, K) of every frame."""
+        """Return the scores of clips from a head's outputs: (B, K), or (B, T, K) of every frame."""
 
     @abstractmethod
     def probabilities(self, scores: "Array") -> "Array":
-        """Return probabilities (…, K) of scores of weight 1."""
+        """Return class probabilities (…, K) from scores of weight 1 (see `ClipScores`)."""
 
     @abstractmethod
     def updated_mean(self, mean: "Array", outputs: "Array", count: "Array") -> "Array":
-        """Return the scores of a stream after one more frame, of a head that scores frames.
+        """Return the scores of a stream after one more frame, for a head that scores every frame.
 
         Args:
-            mean: the scores before.
-            outputs: of the frame, in the same shape.
-            count: frames so far, this one included.
+            mean: the scores before this frame.
+            outputs: outputs of the head for this frame, in the same shape.
+            count: number of frames so far, this one included.
         """
 
     @abstractmethod
     def correct_frames(self, outputs: "Array", labels: "Array", mask_BT: "Array") -> "Array":
-        """Return which frames of outputs (B, T, K) are right, (B, T)."""
+        """Return which frames are right, bool (B, T), from outputs (B, T, K)."""
 
     def averaged(self, outputs: "Array", loss_kind: str) -> "Array":
         """Return outputs whose probabilities are the mean over several views.
@@ -283,7 +286,7 @@ class Task(ABC):
         from vidrec.models import losses
 
         mean = self.probabilities(losses.scores(outputs, loss_kind)).mean(0)
-        if loss_kind == "keras_cross_entropy":  # whose outputs are shares
+        if loss_kind == "keras_cross_entropy":  # it takes outputs as probabilities
             return mean
         return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
 
@@ -294,8 +297,8 @@ class Task(ABC):
         """Return logarithms of the probabilities of scores (n, K), in float64.
 
         Args:
-            scores: of `scores`.
-            weight: of each line, by which its scores are divided.
+            scores: scores, as `scores` returns them.
+            weight: weight of each row, by which its scores are divided.
         """
 
     @abstractmethod
@@ -303,7 +306,7 @@ class Task(ABC):
         """Return the scores of weight 1 that give these probabilities."""
 
     def fit(self, part: ScoredPart) -> Fitted:
-        """Return what decisions take from validation clips; empty: nothing."""
+        """Return values that are fitted to validation clips, such as thresholds; empty: none."""
         return {}
 
     # --- Metrics ---
@@ -312,11 +315,11 @@ class Task(ABC):
     def epoch(
         self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
     ) -> dict[str, float]:
-        """Return the figures of validation clips after an epoch, by `epoch_figures`."""
+        """Return the figures of validation clips after an epoch; the keys are `epoch_figures`."""
 
     @abstractmethod
     def summary(self, part: ScoredPart) -> dict[str, Any]:
-        """Return every figure of a part of the split, as JSON holds it."""
+        """Return every figure of a part of the split, JSON-able."""
 
     def of_windows(
         self, scores_MK: np.ndarray, video_M: np.ndarray, labels_n: np.ndarray, inference: str
@@ -324,22 +327,27 @@ class Task(ABC):
         """Return further figures of clips that were decided by windows.
 
         Args:
-            scores_MK: of the windows.
-            video_M: the clip that each was cut from.
-            labels_n: of the clips.
+            scores_MK: scores of the windows.
+            video_M: index of the clip that each window was cut from.
+            labels_n: labels of the clips.
             inference: `eval.inference`.
         """
         return {}
 
     @abstractmethod
     def line(self, figures: Mapping[str, Any], counts: Mapping[str, int]) -> str:
-        """Return a part's figures in a line, with how many clips were expected and scored."""
+        """Return a part's figures as a line of text, with the numbers of expected and scored clips.
+
+        Args:
+            figures: the figures, as `summary` returns them.
+            counts: numbers of clips by the keys "expected" and "scored".
+        """
 
     # --- Reports ---
 
     @abstractmethod
     def said(self, part: ScoredPart) -> np.ndarray:
-        """Return what statistics need from the answers for n clips, (n, …)."""
+        """Return the answers for n clips in the form that `interval` needs, (n, …)."""
 
     @abstractmethod
     def interval(
@@ -348,9 +356,9 @@ class Task(ABC):
         """Return the interval of the headline figure over new seeds and recordings.
 
         Args:
-            said_Sn: of `said`, of every seed.
-            labels: true labels.
-            groups: recordings.
+            said_Sn: what `said` returned for every seed, (S, n, …).
+            labels: true labels of the clips.
+            groups: recording of each clip.
         """
 
     @abstractmethod
@@ -364,15 +372,15 @@ class Task(ABC):
         """Return the paired difference of the headline figure, a minus b; see `interval`."""
 
     def class_table(self, figures: Mapping[str, Any]) -> ClassTable | None:
-        """Return the figures of each class, of a summary; None: those of its confusions."""
+        """Return the figures of each class from a summary; None: the report uses confusions."""
         return None
 
     def matrices(self, figures: Mapping[str, Any]) -> list[Matrix]:
-        """Return matrices of a summary, for the section of that name."""
+        """Return the matrices of a summary, for the report's section of that name."""
         return []
 
     def timelines(self, part: ScoredPart, most: int) -> Timelines:
-        """Return at most so many clips along their time, for the section of that name."""
+        """Return at most `most` time lines of clips, for the report's section of that name."""
         return Timelines((), ())
 
     @abstractmethod
@@ -393,22 +401,22 @@ class Task(ABC):
         probabilities_K: np.ndarray,
         fitted: Fitted,
     ) -> dict[str, Any]:
-        """Return an answer for JSON; `class` is its text and `confidence` how sure that is."""
+        """Return an answer for JSON: `class` is its text, `confidence` is between 0 and 1."""
 
     def exported(self, fitted: Fitted, classes: int) -> dict[str, Any]:
         """Return what the loader of an export needs to predict in the same way.
 
         Raises:
-            UserError: an export cannot answer so.
+            UserError: an export cannot give the answers of this task.
         """
         return {"answers": "one"}
 
     @abstractmethod
     def text(self, line: Mapping[str, Any]) -> str:
-        """Return an answer for people, of a line of `vidrec predict`."""
+        """Return a line of `vidrec predict` as text for people."""
 
     def caption(self, line: Mapping[str, Any]) -> str:
-        """Return what an overlay writes on a frame of a line of `vidrec predict`."""
+        """Return the text that an overlay shows for a line of `vidrec predict`."""
         return line["class"]
 
     @abstractmethod
@@ -416,16 +424,16 @@ class Task(ABC):
         """Return the table that `predict --csv` writes, its heading first.
 
         Args:
-            lines: of files and of windows along them, which have a `start`; `class` is None for a
+            lines: lines of files, and of their windows, which have a `start`; `class` is None for a
                 file that could not be read, and `error` says why.
         """
 
 
 def beside(answers: Sequence[Mapping[str, Any]]) -> str:
-    """Return the first two of the classes that were not answered, without those of 0 %.
+    """Return the next two classes after an answer as text, without those of 0 %.
 
     Args:
-        answers: Each with its class and its confidence, the likeliest first.
+        answers: The remaining classes, each with its confidence, the likeliest first.
     """
     shares = [(each["class"], f"{each['confidence']:.0%}") for each in answers[:2]]
     words = [f"{name} {share}" for name, share in shares if share != "0%"]

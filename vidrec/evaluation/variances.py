@@ -1,7 +1,7 @@
-"""Estimate the variance of a mean over seeds and clips, by its sources, and score intervals.
+"""Estimate the variance of a mean over seeds and clips by its sources, and its score interval.
 
 docs/explanation/statistics.md derives each step. Every function takes answers of one experiment
-or, with leading axes, of many simulated ones (benchmarks/coverage.py).
+or, with leading axes, of many simulated experiments (benchmarks/coverage.py).
 
 Dimension letters: S seeds, n clips, G groups of clips (recordings), J steps of the intraclass
 correlation from 0 to 1.
@@ -15,11 +15,11 @@ import numpy as np
 
 ALPHA = 0.05
 
-# What is assumed where the answers say little. The values were chosen so that intervals cover in
-# the simulations of benchmarks/coverage.py, and by nothing else.
+# Assumptions where the answers say little. The values were chosen so that intervals contain the
+# true value in the simulations of benchmarks/coverage.py, and for no other reason.
 #
-# Share of what single answers add to the seeds' variance that is subtracted from it, by the number
-# of seeds. All of it would narrow too many intervals.
+# Single answers add to the variance of the seeds' means. This share of the addition is subtracted,
+# by the number of seeds. Subtracting all of it would make too many intervals too narrow.
 SUBTRACTED_SHARE = {2: 0.0, 3: 2 / 3}
 SUBTRACTED_SHARE_ELSE = 0.8
 # The seeds' t quantile is taken at this multiple of alpha, by the number of seeds.
@@ -35,7 +35,7 @@ class Prior:
     Attributes:
         agreement: correlation of two seeds' answers to one clip; weighs as much as one mistake.
         icc_beta: second parameter of the beta distribution of the intraclass correlation.
-        icc_beta_unseen: how much larger that is where no mistake was seen.
+        icc_beta_unseen: what is added to `icc_beta` if no mistake was seen.
     """
 
     agreement: float
@@ -64,15 +64,17 @@ class Variances:
         mean: the mean answer.
         plus: share of the answers that are 1.
         minus: share of the answers that are -1, in differences.
-        variance: of one answer.
-        var_seeds: of the mean, by leaving one seed out.
-        var_groups: of the mean, by leaving one group out.
-        seeds_alone: of the mean, by what a seed does to all clips, in units of `variance`.
+        variance: variance of one answer.
+        var_seeds: variance of the mean due to seeds, estimated by leaving one out.
+        var_groups: variance of the mean due to groups, estimated by leaving one out.
+        seeds_alone: variance of the mean due to effects of a seed on all clips, in units of
+            `variance`.
         agreement: correlation of two seeds' answers to one clip.
         icc_weight_J: posterior weight of each intraclass correlation of the clips of a group.
-        design_effect_J: variance of the mean with that correlation, to that of independent clips.
+        design_effect_J: ratio of the variance of the mean with each of these correlations to that
+            with independent clips.
         df_groups: degrees of freedom of `var_groups`.
-        design: number of seeds, clips and groups.
+        design: numbers of seeds, clips and groups.
     """
 
     mean: np.ndarray
@@ -105,7 +107,8 @@ class Variances:
 
         Args:
             alpha: share of experiments that the interval may miss.
-            seeds: number of seeds instead of the experiment's own; one seed stays one.
+            seeds: number of seeds instead of the experiment's own. An experiment of one seed says
+                nothing about the variance between seeds, which is then left out.
         """
         from scipy import special  # slow to import
 
@@ -122,19 +125,23 @@ class Variances:
 
     @property
     def seeds_share(self) -> np.ndarray:
-        """Return the share of the mean's variance that seeds give to all clips."""
+        """Return the share of the mean's variance that is due to effects of seeds on all clips."""
         seeds, clips, _ = self.design
         by_clips = (1 + (seeds - 1) * self.agreement) / (seeds * clips)
         clip_part = (self.icc_weight_J * self.design_effect_J).sum(axis=-1) * by_clips
         return self.seeds_alone / (self.seeds_alone + clip_part)
 
     def hidden_by_groups(self, alpha: float) -> float:
-        """Return the half width that so few groups may hide if all changed by the same amount."""
+        """Return the half width of an interval if all groups agree: 1 - (alpha / 2)^(1 / G).
+
+        If a larger share of all groups differed, G groups would show it with a probability above
+        1 - alpha / 2.
+        """
         return 1 - (alpha / 2) ** (1 / self.design.groups)
 
     @property
     def moved_alike(self) -> np.ndarray:
-        """Return whether every seed and every group moved by the same amount."""
+        """Return whether the mean is the same for every seed and every group, and not 0."""
         return (self.var_seeds == 0) & (self.var_groups == 0) & (self.mean != 0)
 
 
@@ -142,9 +149,9 @@ def estimate(value_Sn: np.ndarray, size_G: np.ndarray, prior: Prior = ACCURACY_P
     """Estimate what seeds, groups and clips add to the variance of the mean.
 
     Args:
-        value_Sn: (…, S, n) answers to clips sorted by group: 1 or 0, or a difference of such.
-        size_G: clips of each group.
-        prior: of accuracies or of differences.
+        value_Sn: (…, S, n) answers to clips sorted by group: 1 or 0, or differences of these.
+        size_G: number of clips of each group.
+        prior: the prior of accuracies or of differences.
     """
     seeds, clips = value_Sn.shape[-2:]
     design = Design(seeds, clips, len(size_G))
@@ -155,13 +162,13 @@ def estimate(value_Sn: np.ndarray, size_G: np.ndarray, prior: Prior = ACCURACY_P
     plus, minus = ((value_Sn == sign).sum(axis=(-2, -1)) / answers for sign in (1, -1))
     mean = np.asarray(plus - minus)
     away_G = np.add.reduceat(clip_n, first_G, axis=-1) / size_G - mean[..., None]
-    # Sums of squares: of all answers, of the seeds' means, of the clips' means, of the rest.
+    # Sums of squares: of all answers, of the seeds' means, of the clips' means.
     whole = answers * (plus + minus - mean**2)
     by_seeds = clips * ((seed_S - mean[..., None]) ** 2).sum(axis=-1)
     by_clips = seeds * ((clip_n - mean[..., None]) ** 2).sum(axis=-1)
     variance = _without_rounding(whole / answers)
     var_seeds = _without_rounding(by_seeds / (answers * max(seeds - 1, 1)))
-    # As many equal groups as would weigh the same: unequal ones tell less.
+    # The number of equal groups that would give the same information: unequal groups give less.
     weight_G = size_G / clips
     effective = (weight_G**2).sum() ** 2 / (weight_G**4).sum()
     rest = np.maximum(whole - by_seeds - by_clips, 0) / (max(clips - 1, 1) * answers)
@@ -189,7 +196,7 @@ def estimate(value_Sn: np.ndarray, size_G: np.ndarray, prior: Prior = ACCURACY_P
 
 
 def _without_rounding(variance: np.ndarray) -> np.ndarray:
-    # Sums of shares leave about 1e-32 where all values are equal; one clip of a million leaves
+    # Rounding leaves about 1e-32 if all values are equal; one different clip of a million leaves
     # 1e-14.
     return np.where(variance < 1e-20, 0.0, variance)
 
@@ -201,7 +208,7 @@ def _ratio(value: np.ndarray, by: np.ndarray, empty: float = 0.0) -> np.ndarray:
 
 
 def _jackknife(away_G: np.ndarray, weight_G: np.ndarray) -> np.ndarray:
-    """Return the variance of the mean by leaving one group out.
+    """Return the variance of the mean due to groups, estimated by leaving one out.
 
     Args:
         away_G: distance of each group's mean from the mean.
@@ -216,16 +223,20 @@ def _jackknife(away_G: np.ndarray, weight_G: np.ndarray) -> np.ndarray:
 
 
 def _seed_group_variance(own_SG: np.ndarray, weight_G: np.ndarray) -> np.ndarray:
-    """Return S - 1 times the variance of the mean by what is particular to a seed and group."""
+    """Return S - 1 times the variance of the mean due to the interaction of seeds and groups."""
     seeds, groups = own_SG.shape[-2:]
     squares = ((weight_G * own_SG) ** 2).sum(axis=(-2, -1))
     return squares / seeds * groups / max(groups - 1, 1)
 
 
 def _information(variance: np.ndarray, answers: float) -> np.ndarray:
-    """Return how much the spread of such sums tells, relative to normal ones.
+    """Return the information in the spread of sums of answers, relative to normal values.
 
-    The variance of a variance grows with the kurtosis, and sums with few mistakes have a large one.
+    The variance of a variance grows with the kurtosis, which is large for sums with few mistakes.
+
+    Args:
+        variance: variance of one answer.
+        answers: number of answers in a sum.
     """
     events = answers * variance
     return _ratio(2 * events, 2 * events + np.maximum(1 - 6 * variance, 0))
@@ -244,16 +255,16 @@ def _agreement(
 def _seeds_alone(
     var_seeds: np.ndarray, rest: np.ndarray, variance: np.ndarray, design: Design
 ) -> np.ndarray:
-    """Return the variance of the mean by seeds alone, in units of one answer's variance.
+    """Return the variance of the mean due to seeds alone, in units of one answer's variance.
 
-    What is particular to a seed and a clip or group is in the variance by clips as well, so a share
-    of it is subtracted. One mistake alone says nothing about seeds.
+    The interaction of seeds with clips or groups is in the variance due to clips as well, so a
+    share of it is subtracted. One mistake alone says nothing about seeds.
 
     Args:
-        var_seeds: of the mean, by all that seeds differ in.
-        rest: of the mean, by what is particular to a seed and a clip or group.
-        variance: of one answer.
-        design: number of seeds and clips.
+        var_seeds: variance of the mean due to all differences between seeds.
+        rest: variance of the mean due to the interaction of seeds with clips or groups.
+        variance: variance of one answer.
+        design: numbers of seeds, clips and groups.
     """
     seeds, clips, _ = design
     if seeds == 1:
@@ -270,7 +281,7 @@ class _Groups(NamedTuple):
 
     Attributes:
         away_G: (…, G) distance of each group's mean.
-        size_G: clips of each.
+        size_G: number of clips of each group.
         squares: (…) sum over clips of the squared distance of the clip's mean over seeds.
     """
 
@@ -285,14 +296,14 @@ def _intraclass_correlation(
     """Return the posterior weight of each intraclass correlation, and its design effect.
 
     The likelihood is that of the one-way random model with unequal groups, the variance integrated
-    out (restricted maximum likelihood). A priori small correlations are more credible the fewer
-    mistakes were seen.
+    out (restricted maximum likelihood). The fewer mistakes were seen, the more the prior favours
+    small correlations.
 
     Args:
         data: the groups' distances.
         seeds: number of seeds.
-        variance: of one answer.
-        prior: before any mistake was seen.
+        variance: variance of one answer.
+        prior: the prior of the correlation.
     """
     from scipy import special  # slow to import
 
@@ -306,7 +317,7 @@ def _intraclass_correlation(
     beta = prior.icc_beta + prior.icc_beta_unseen * few**2
     edges = np.linspace(0, 1, ICC_STEPS + 1)
     prior_J = np.diff(special.betainc(0.5 + 0.5 * few, beta, edges), axis=-1)
-    # Variance of a group's mean, to that of one clip's.
+    # Variance of a group's mean, relative to the variance of one clip.
     var_JG = (1 - icc_J[:, None]) / size_G + icc_J[:, None]
     sum_J = (1 / var_JG).sum(axis=1)
     between_J = (away_G**2) @ (1 / var_JG).T - (away_G @ (1 / var_JG).T) ** 2 / sum_J
@@ -319,19 +330,25 @@ def _intraclass_correlation(
     logs = -0.5 * flattened * deviance_J
     weight_J = prior_J * np.exp(logs - logs.max(axis=-1, keepdims=True))
     weight_J /= weight_J.sum(axis=-1, keepdims=True)
-    # Clips that are alike show less than their variance about their own mean.
+    # Correlated clips vary less about their own mean than about the true mean.
     hidden_J = np.clip(_ratio(square_J, squares[..., None] * np.ones(ICC_STEPS), 1.0), 1, 3)
     return weight_J, design_effect_J * hidden_J**flattened
 
 
 def _mixed_quantile(var_J: np.ndarray, weight_J: np.ndarray, alpha: float) -> np.ndarray:
-    """Return the two-sided normal quantile where the variance is one of `var_J` by weight."""
+    """Return the two-sided quantile of a mixture of normal values, with variances `var_J`.
+
+    Args:
+        var_J: variance of each component.
+        weight_J: weight of each component.
+        alpha: probability outside of both quantiles.
+    """
     from scipy import special  # slow to import
 
     low, high = (-special.ndtri(alpha / 2) * np.sqrt(end(var_J, -1)) for end in (np.min, np.max))
     scale_J = 1 / np.sqrt(var_J)
     at = high
-    for _ in range(8):  # Newton's steps on the logarithm, kept between the two
+    for _ in range(8):  # Newton's steps on the logarithm, kept between `low` and `high`
         depth_J = at[..., None] * scale_J
         outside = 2 * (weight_J * special.ndtr(-depth_J)).sum(axis=-1)
         density = 2 * (weight_J * scale_J * np.exp(-(depth_J**2) / 2)).sum(axis=-1)
@@ -345,7 +362,7 @@ def _mixed_quantile(var_J: np.ndarray, weight_J: np.ndarray, alpha: float) -> np
 
 
 class Bounds(NamedTuple):
-    """Ends of an interval, of each experiment."""
+    """Ends of the interval of each experiment."""
 
     low: np.ndarray
     high: np.ndarray
@@ -354,12 +371,12 @@ class Bounds(NamedTuple):
 def accuracy_bounds(parts: Variances, alpha: float = ALPHA) -> Bounds:
     """Return E. B. Wilson's score interval of the expected accuracy, within 0 … 1.
 
-    It holds all p with (mean - p)² <= k · p (1 - p), k being the squared half width.
+    It contains all p with (mean - p)² <= k · p (1 - p), where k is the squared half width.
     """
     k, mean = parts.squared_half_width(alpha), parts.mean
     half = np.sqrt(k * mean * (1 - mean) + k**2 / 4)
     low, high = ((mean + k / 2 + sign * half) / (1 + k) for sign in (-1, 1))
-    # Rounding must leave the mean inside.
+    # The mean must be inside the interval despite rounding.
     return Bounds(
         np.clip(np.minimum(low, mean), 0, 1),
         np.clip(np.maximum(high, mean), 0, 1),
@@ -371,7 +388,7 @@ def difference_bounds(parts: Variances, alpha: float = ALPHA) -> Bounds:
     k = parts.squared_half_width(alpha)
     low = _lower_score(parts.plus, parts.minus, k)
     high = -_lower_score(parts.minus, parts.plus, k)
-    # Below six groups not even a sign test could tell at 5 %.
+    # With fewer than six groups, not even a sign test can be significant at 5 %.
     too_few = 2 * 0.5**parts.design.groups > alpha
     plain = 1.0 if too_few else parts.hidden_by_groups(alpha)
     half = np.where(parts.moved_alike, plain, 0)
@@ -384,7 +401,7 @@ def difference_bounds(parts: Variances, alpha: float = ALPHA) -> Bounds:
 def _lower_score(plus: np.ndarray, minus: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Return the least difference D with (plus - minus - D)² <= k · (variance given D).
 
-    That variance is the largest-likelihood one (T. Tango, Statistics in Medicine 17, 1998).
+    The variance is the maximum-likelihood one (T. Tango, Statistics in Medicine 17, 1998).
     """
     mean = plus - minus
     low, high = np.full(np.shape(mean), -1.0), np.array(mean, np.float64)

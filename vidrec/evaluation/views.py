@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vidrec.evaluation.task import Task
 
 ONE = "one"
-SIDE = 7 / 8  # of a crop, as a share of the frame's
+SIDE = 7 / 8  # side of a crop, as a share of the frame's side
 WHOLE = (0.5, 0.5, 1.0, 1.0)
 MIDDLES = (SIDE / 2, 1 - SIDE / 2)
 CROPS = ((0.5, 0.5, SIDE, SIDE), *((x, y, SIDE, SIDE) for y in MIDDLES for x in MIDDLES))
@@ -27,7 +27,7 @@ PARTS = {ONE: (WHOLE,), "flip": (WHOLE,), "five_crops": CROPS, "ten_crops": CROP
 
 
 def of(name: str) -> View:
-    """Return the views of a value of `eval.views`, arrays (V,): the mirrored ones last."""
+    """Return the views of a value of `eval.views`, as arrays (V,); the mirrored views are last."""
     parts = [*PARTS[name]]
     if name in MIRRORED_VIEWS:
         parts += [(x, y, -width, height) for x, y, width, height in parts]
@@ -36,24 +36,24 @@ def of(name: str) -> View:
 
 
 def shown(frames: Array, name: str) -> Array:
-    """Return frames (…, H, W, C) in all views, (V, …, H, W, C), in the type that they have."""
+    """Return all views of frames (…, H, W, C), (V, …, H, W, C), in the same number type."""
     return jax.vmap(lambda view: pixels.seen(frames, view))(of(name))
 
 
 def outputs(
     apply: Callable[[Array], Array], frames: Array, name: str, task: "Task", loss_kind: str
 ) -> Array:
-    """Return a head's outputs that mean the mean of the views' probabilities.
+    """Return a head's outputs whose probabilities are the mean over the views.
 
     Args:
-        apply: from frames to outputs.
-        frames: (B, T, H, W, C), or whatever the model takes where there is one view.
-        name: of the views.
-        task: says what outputs mean.
+        apply: function from frames to outputs.
+        frames: (B, T, H, W, C); with one view, any input that the model takes.
+        name: the value of `eval.views`.
+        task: the task, which turns outputs into probabilities.
         loss_kind: `loss.kind`.
     """
     if name == ONE:
         return apply(frames)
-    # One after another: memory holds the activations of one view.
+    # Views are computed one after another, so memory holds the activations of one view only.
     seen = lax.map(lambda view: apply(pixels.seen(frames, view)), of(name))
     return task.averaged(seen, loss_kind)

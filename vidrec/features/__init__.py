@@ -1,1 +1,1 @@
-"""Compute and keep the features of a frozen encoder."""
+"""Compute and store the features of a frozen encoder."""

@@ -1,4 +1,4 @@
-"""Run a frozen encoder over a data set, once: what its store lacks is extracted."""
+"""Run a frozen encoder over a data set once: only features that the store lacks are extracted."""
 
 import contextlib
 import logging
@@ -30,18 +30,18 @@ Progress = Callable[[int, int], None]
 TellPace = Callable[[Pace], None]
 Encode = Callable[[np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
-TRIED = 8  # clips to time an extraction by, until one can be read
+TRIED = 8  # clips that `forecast` tries to read, until one can be read
 
 
 class Extraction(NamedTuple):
-    """What is to be extracted, and how.
+    """The clips to extract features from, and the settings of the extraction.
 
     Attributes:
         dataset: the clips.
-        store: where features are kept.
-        encode: frames (batch, size, size, 3) uint8 to features (batch, D…).
+        store: the store of the features.
+        encode: function from frames (batch, size, size, 3) uint8 to features (batch, D…).
         size: height and width of frames.
-        batch: frames encoded at once.
+        batch: number of frames encoded at once.
     """
 
     dataset: Dataset
@@ -52,7 +52,7 @@ class Extraction(NamedTuple):
 
 
 class DamagedFeatures(UserError):
-    """Features of a clip that are missing or not what was written; they count as missing."""
+    """Error: features of a clip are missing, or not as they were written."""
 
 
 def fill(
@@ -64,7 +64,7 @@ def fill(
     workers: int | None = None,
     room: float = math.inf,
 ) -> Features | StoredFeatures:
-    """Extract what the store lacks and load all; damaged features are extracted again, once.
+    """Extract the features that the store lacks and load all; damaged ones are extracted once more.
 
     Args and errors are those of `extract`, and `room` is that of `load`.
     """
@@ -89,17 +89,17 @@ def extract(
     pace: TellPace | None = None,
     workers: int | None = None,
 ) -> list[Unreadable]:
-    """Fill the store with what it lacks of a data set.
+    """Extract the features of a data set that the store lacks.
 
-    What the clips' files lack, found now or when they were first read, is in the data set's
-    `warnings` afterwards.
+    Afterwards the data set's `warnings` has what is damaged in the clips' files, found now or when
+    they were first read.
 
     Args:
-        extraction: what is to be extracted.
+        extraction: the clips, and the settings of the extraction.
         strict: an unreadable clip raises instead of being listed.
-        progress: called with clips done and clips to do.
-        pace: called just before, with how quickly frames are encoded.
-        workers: threads that decode.
+        progress: called with the numbers of clips done and of clips to extract.
+        pace: called before `progress`, with the speed of encoding so far.
+        workers: number of threads that decode.
 
     Returns:
         The unreadable clips.
@@ -134,20 +134,20 @@ def extract(
 
 
 def _with_copies(dataset: Dataset, unreadable: Sequence[Unreadable]) -> list[Unreadable]:
-    """Unreadable clips, with those of the same content, which were not tried."""
+    """Return the unreadable clips, with clips of the same content, which were not tried."""
     keys = [dataset.key(clip) for clip in range(len(dataset))]
     by_key = {keys[clip.clip]: clip for clip in unreadable}
     return [by_key[key]._replace(clip=clip) for clip, key in enumerate(keys) if key in by_key]
 
 
 class Forecast(NamedTuple):
-    """What an extraction will do.
+    """The expected size and time of an extraction.
 
     Attributes:
-        clips: to be extracted.
-        frames: of them, as declared.
-        bytes: to be written.
-        seconds: the time that it will take.
+        clips: number of clips to extract.
+        frames: number of their frames, as declared.
+        bytes: number of bytes to write.
+        seconds: expected time in seconds.
     """
 
     clips: int
@@ -164,10 +164,10 @@ class Forecast(NamedTuple):
 
 
 def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | None:
-    """Estimate size and time of what the store lacks, from one batch.
+    """Estimate the size and time of an extraction, from one batch.
 
-    The estimate assumes that decoding and encoding alternate. On a CPU they share its cores; with a
-    GPU it is up to twice as fast.
+    The estimate assumes that decoding and encoding run at the same time, so that the slower of them
+    decides. On a CPU they share its cores, and extraction may take up to twice as long.
 
     Returns:
         The forecast; None if nothing is to be extracted, or no clip could be tried.
@@ -194,7 +194,7 @@ def forecast(extraction: Extraction, workers: int | None = None) -> Forecast | N
 
 
 def ahead(extraction: Extraction) -> str:
-    """Return a line on what an extraction will do; "" if nothing."""
+    """Return a line of text that announces an extraction; "" if nothing is to be extracted."""
     if expected := forecast(extraction):
         return str(expected)
     missing = extraction.store.missing(extraction.dataset)
@@ -207,17 +207,17 @@ def ahead(extraction: Extraction) -> str:
 def load(
     dataset: Dataset, store: Store, unreadable: list[Unreadable], room: float = math.inf
 ) -> Features | StoredFeatures:
-    """Load all stored features of a data set, in its order; more than `room` are only checked.
+    """Load all stored features of a data set in its order; if larger than `room`, only check them.
 
     Args:
         dataset: the clips.
         store: has features of all clips except `unreadable`.
-        unreadable: clips that have none.
-        room: bytes that they may take in memory.
+        unreadable: clips that have no features.
+        room: bytes that the features may take in memory.
 
     Raises:
-        DamagedFeatures: of a clip; an `extract` makes them again.
-        TransientError: the system refuses to read them now.
+        DamagedFeatures: features of a clip are missing or damaged; `extract` makes them again.
+        TransientError: the system refuses to read the features now.
         UserError: no clip can be read.
     """
     without = {clip.clip for clip in unreadable}
@@ -237,7 +237,7 @@ def load(
         return stored(lengths, unreadable, places)
     values = aligned_empty((frames, *first.shape[1:]), first.dtype)
     features = Features(values, offsets_of(lengths), lengths, unreadable)
-    # To the end, so that all that are damaged are known and extracted in one go.
+    # All clips are read, so that all damaged ones are known and extracted together.
     lost = [clip for clip, key in keys.items() if store.get(key, features.of(clip)) is None]
     _check_none_lost(dataset, lost)
     return features
@@ -263,7 +263,7 @@ def cast_features(encode: Encode, precision: str) -> Encode:
         precision: float32, float16 or bfloat16.
 
     Raises:
-        UserError: on a call whose features are finite, and too large for that precision.
+        UserError: when the result is called: a finite feature is too large for that precision.
     """
     dtype = dtype_of(precision)
 
@@ -284,11 +284,11 @@ def cast_features(encode: Encode, precision: str) -> Encode:
 def frames_a_batch(size: int, encoder: object = None) -> int:
     """Return how many frames are encoded at once: 32 of 224x224, more of smaller ones.
 
-    An encoder may say better, by `batch` of its `defaults`.
+    An encoder may give another number, as `batch` of its `defaults`.
 
-    For large frames a CPU takes 8: their maps fit into its cache, and SqueezeNet is a third faster.
-    Small ones gain nothing by it: of them a CPU takes as many as `predict` has at once, so that
-    both run the same compiled program.
+    On a CPU, large frames are encoded 8 at once: their feature maps fit into its cache, and
+    SqueezeNet is a third faster. Small frames gain nothing from that: 64 are encoded at once, as
+    many as `predict` reads at once, so that both run the same compiled program.
     """
     if batch := getattr(encoder, "defaults", {}).get("batch"):
         return batch
@@ -301,14 +301,14 @@ class _Writer:
     """Collects frames of consecutive clips into full batches and writes finished clips.
 
     Attributes:
-        encoded: Frames so far.
-        bytes: Of their features.
+        encoded: Number of frames encoded so far.
+        bytes: Size of their features in bytes.
     """
 
     def __init__(self, extraction: Extraction):
         self._dataset, self._store, self._encode, _, self._batch = extraction
         self.encoded = self.bytes = 0
-        self._block: np.ndarray | None = None  # the frames of one batch, in place
+        self._block: np.ndarray | None = None  # the frames of the next batch
         self._owners: list[int] = []  # the clip of each frame in it
         self._parts: dict[int, list[np.ndarray]] = {}  # features of clips that are not finished
         self._ended: set[int] = set()  # clips whose frames are all in a batch
@@ -329,7 +329,7 @@ class _Writer:
         self._store_finished()
 
     def drop(self, clip: int) -> None:
-        """Forget a clip that broke half-way: the last frames of the batch are its own."""
+        """Discard a clip that failed half-way: the last frames of the batch are from this clip."""
         self._owners = [owner for owner in self._owners if owner != clip]
         self._parts.pop(clip, None)
 

@@ -18,20 +18,20 @@ from vidrec.errors import UserError
 from vidrec.features.ragged import Unreadable, offsets_of
 from vidrec.io.machine import cores
 
-PIECE = 4 * 2**20  # bytes that a thread reads at a time, about
+PIECE = 4 * 2**20  # approximate number of bytes that a thread reads at a time
 THREADS = cores()
 
 
 @dataclass(frozen=True)
 class OnDisk(ABC):
-    """Features of all clips, where they lie.
+    """Features of all clips, on disk.
 
     Attributes:
-        lengths: (n,) int32 frames, 0 for an unreadable clip.
-        unreadable: those clips.
-        shape: of one frame's features, (D,) or (h, w, D).
-        dtype: of the numbers that `read` gives.
-        model_dtype: of the numbers that a model sees, at least as precise as `dtype`.
+        lengths: (n,) int32 number of frames of each clip, 0 for an unreadable clip.
+        unreadable: the unreadable clips.
+        shape: shape of one frame's features, (D,) or (h, w, D).
+        dtype: type of the numbers that `read` returns.
+        model_dtype: type of the numbers that a model sees, at least as precise as `dtype`.
     """
 
     lengths: np.ndarray
@@ -42,26 +42,26 @@ class OnDisk(ABC):
 
     @property
     def offsets(self) -> np.ndarray:
-        """Return where each clip would begin in one array of all, (n,) int32."""
+        """Return the index of each clip's first frame among all frames, (n,) int32."""
         return offsets_of(self.lengths)
 
     @property
     def nbytes(self) -> float:
-        """Return the bytes that all would take in memory."""
+        """Return the bytes that all features would take in memory."""
         frames = float(self.lengths.sum(dtype=np.int64))
         return frames * math.prod(self.shape) * self.model_dtype.itemsize
 
     @property
     def values(self) -> np.ndarray:
-        """Return an array without frames, which has only the shape and type of all."""
+        """Return an array of no frames, with the shape and type of the features."""
         return np.zeros((0, *self.shape), self.model_dtype)
 
     @abstractmethod
     def read(self, clip: int, frame_indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return chosen frames of a clip, (T, D…).
+        """Return the features of chosen frames of a clip, (T, D…).
 
         Raises:
-            UserError: they are no longer what was checked.
+            UserError: the features changed since they were checked.
         """
 
     def of(self, clip: int) -> np.ndarray:
@@ -74,7 +74,7 @@ class StoredFeatures(OnDisk):
     """Features in the shards of a store.
 
     Attributes:
-        places: where each readable clip's lie.
+        places: the place on disk of each readable clip's features.
     """
 
     places: dict[int, Place]
@@ -86,10 +86,10 @@ class StoredFeatures(OnDisk):
 
 @dataclass(frozen=True)
 class ReadyFeatures(OnDisk):
-    """Features made elsewhere, read where the data set has them.
+    """Features made elsewhere, read from the data set's own files.
 
     Attributes:
-        dataset: the data set that has them.
+        dataset: the data set.
     """
 
     dataset: Dataset
@@ -105,7 +105,7 @@ class ReadyFeatures(OnDisk):
 def stored(
     lengths: np.ndarray, unreadable: list[Unreadable], places: dict[int, Place]
 ) -> StoredFeatures:
-    """Return the features of a store that lie at these places; see `StoredFeatures`."""
+    """Return the features of a store at these places; see `StoredFeatures`."""
     first = next(iter(places.values()))
     return StoredFeatures(
         lengths, unreadable, first.shape[1:], first.dtype, first.dtype, places=places
@@ -115,13 +115,13 @@ def stored(
 def read_batches(
     features: OnDisk, clips_P: np.ndarray, indices_PT: np.ndarray, rows: int
 ) -> Iterator[np.ndarray]:
-    """Yield the frames (rows, T, D…) of groups of `rows` clips; the next ones are read ahead.
+    """Yield features (rows, T, D…) of `rows` clips at a time; the next clips are read ahead.
 
     Args:
-        features: of all clips.
-        clips_P: clips in the order in which they are wanted.
-        indices_PT: frames of each.
-        rows: clips of one array.
+        features: features of all clips.
+        clips_P: indices of clips in the order in which they are wanted.
+        indices_PT: indices of the frames to read of each of these clips.
+        rows: number of clips in one array; the last array may have fewer.
     """
     shape = (indices_PT.shape[1], *features.shape)
     each = max(1, PIECE // max(1, math.prod(shape) * features.dtype.itemsize))

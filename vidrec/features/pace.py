@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 
 class Pace(NamedTuple):
-    """How an extraction continues.
+    """The speed of an extraction so far, and the time that is left.
 
     Attributes:
-        frames_per_second: Encoded since it began.
-        bytes: Of features that it has made.
-        seconds_left: Until it is done at this speed.
+        frames_per_second: Mean number of frames encoded per second.
+        bytes: Size of the features made so far, in bytes.
+        seconds_left: Expected seconds until the end at this speed.
     """
 
     frames_per_second: float
@@ -34,7 +34,7 @@ class Stopwatch:
         self.began = time.perf_counter()
 
     def pace(self, encoded: int, size_bytes: int) -> Pace:
-        """Return the pace after a number of frames, and the bytes of their features."""
+        """Return the pace, from the number of frames encoded and the bytes of their features."""
         seconds = max(time.perf_counter() - self.began, 1e-9)
         left = max(self.frames - encoded, 0) * seconds / encoded if encoded else 0.0
         return Pace(encoded / seconds, size_bytes, left)

@@ -19,11 +19,11 @@ BLOCK = 4096  # rows that are summed at once, whether features are in memory or 
 
 
 class Projection(NamedTuple):
-    """Features standardised and rotated by the training split's statistics.
+    """A linear map that standardises and rotates features by the training split's statistics.
 
     Attributes:
-        mean: (D,); the projection is `(features - mean) @ matrix`.
-        matrix: (D, P).
+        mean: (D,) mean of each feature; the projection is `(features - mean) @ matrix`.
+        matrix: (D, P) scales of the features, and principal axes if there are any.
     """
 
     mean: np.ndarray
@@ -43,24 +43,24 @@ class Projection(NamedTuple):
         rows, columns = self.matrix.shape
         scale = self.matrix.diagonal()
         if rows == columns and np.count_nonzero(self.matrix) == np.count_nonzero(scale):
-            return centred * scale + np.float32(0)  # the product's bits, where -0 becomes 0 too
+            return centred * scale + np.float32(0)  # equals the product bit by bit: -0 becomes 0
         return (centred @ self.matrix).astype(np.float32)
 
 
 def fit_projection(features: Features | OnDisk, train: np.ndarray, components: int) -> Projection:
     """Fit a projection to the frames of the training clips.
 
-    Each feature is centred and scaled to unit variance. The principal components that stay are
-    scaled together, by the first one's deviation, so that their ratios stay. Sums are over blocks
-    of rows, so features on disk give the same numbers as those in memory.
+    Each feature is centred and scaled to unit variance. The principal components that are kept are
+    all divided by the standard deviation of the first one, so that their ratios stay. Sums are over
+    blocks of rows, so features on disk give the same numbers as those in memory.
 
     Args:
-        features: of all clips.
+        features: features of all clips.
         train: indices of the training clips.
-        components: how many stay; 0: features are only standardised.
+        components: number of components to keep; 0: features are only standardised.
 
     Raises:
-        UserError: more components than features.
+        UserError: there are more components than features.
     """
     width = features.values.shape[-1]
     if components > width:
@@ -75,7 +75,7 @@ def fit_projection(features: Features | OnDisk, train: np.ndarray, components: i
         products += block.T @ block if components else (block**2).sum(0)
     products /= count
     deviation = np.sqrt(products.diagonal() if components else products)
-    # A feature that never changes is set to 0, not divided by nothing.
+    # A feature that never changes is set to 0 instead of being divided by 0.
     varies = deviation > 1e-6 * max(deviation.max(), 1e-12)
     scale = 1 / np.where(varies, deviation, np.inf)
     if not components:
@@ -89,7 +89,10 @@ def fit_projection(features: Features | OnDisk, train: np.ndarray, components: i
 
 
 def _blocks(features: Features | OnDisk, train: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the training clips' rows in order, float64 (BLOCK, D), at last fewer; used up by it."""
+    """Yield the training clips' rows in order, float64 (BLOCK, D); the last block may be shorter.
+
+    The memory of a block is used again for the next one, so the caller may change a block.
+    """
     block = np.empty((BLOCK, features.values.shape[-1]))
     filled = 0
     for values in map_ahead(features.of, train.tolist()):
@@ -112,14 +115,14 @@ def project_all(
     about: Any,
     room: float,
 ) -> Features | StoredFeatures:
-    """Project all features clip by clip; those that take more than `room` bytes go to a store.
+    """Project all features clip by clip; if they take more than `room` bytes, they go to a store.
 
     Args:
-        projection: to apply.
-        features: of all clips.
-        keys: of the clips, by their content.
-        about: what the features depend on besides, JSON-able.
-        room: bytes that projected ones may take in memory.
+        projection: the projection to apply.
+        features: features of all clips.
+        keys: key of each clip, by its content.
+        about: what the features depend on besides the clip, JSON-able.
+        room: bytes that the projected features may take in memory.
     """
     clips = np.flatnonzero(features.lengths > 0).tolist()
     shape = (*features.values.shape[1:-1], projection.matrix.shape[1])
@@ -141,7 +144,7 @@ def project_all(
 def _stored(
     projection: Projection, features: Features | OnDisk, keys: dict[int, str], store: Store
 ) -> StoredFeatures:
-    """Fill a store with what it lacks of projected features."""
+    """Add the projected features that a store lacks, and return all of them."""
     lacking = damaged(store, keys)
     with contextlib.closing(store):
         for clip, values in zip(lacking, map_ahead(features.of, lacking), strict=True):

@@ -15,9 +15,9 @@ class Unreadable(NamedTuple):
     """A clip that cannot be read.
 
     Attributes:
-        clip: its index in the data set.
-        path: what to call it.
-        reason: why, in words for people.
+        clip: index of the clip in the data set.
+        path: path or name of the clip, for messages.
+        reason: why it cannot be read, in words for people.
     """
 
     clip: int
@@ -29,10 +29,10 @@ class Features(NamedTuple):
     """Features of all clips in a row; clip i is `values[offsets[i] : offsets[i] + lengths[i]]`.
 
     Attributes:
-        values: (F, D) or (F, h, w, D).
-        offsets: (n,) int32, where each clip begins.
-        lengths: (n,) int32 frames really decoded, 0 for an unreadable clip.
-        unreadable: those clips.
+        values: features of all F frames, (F, D) or (F, h, w, D).
+        offsets: (n,) int32, index of each clip's first frame in `values`.
+        lengths: (n,) int32, number of frames that were decoded; 0 for an unreadable clip.
+        unreadable: the unreadable clips.
     """
 
     values: np.ndarray
@@ -47,11 +47,11 @@ class Features(NamedTuple):
 
 
 def ragged(clips: Sequence[np.ndarray | None], unreadable: list[Unreadable]) -> Features:
-    """Join the features of clips.
+    """Join the features of clips in one array.
 
     Args:
-        clips: (T, D…) of each; None for an unreadable clip.
-        unreadable: those clips.
+        clips: features (T, D…) of each clip; None for an unreadable clip.
+        unreadable: the unreadable clips.
 
     Raises:
         UserError: no clip can be read.
@@ -67,7 +67,7 @@ def ragged(clips: Sequence[np.ndarray | None], unreadable: list[Unreadable]) -> 
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array that begins where JAX on a CPU takes it without a copy."""
+    """Return an uninitialised array at an address from which JAX on a CPU takes it uncopied."""
     count = math.prod(shape) * dtype.itemsize
     memory = np.empty(count + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
@@ -75,11 +75,11 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Return where each clip begins, (n,) int32."""
+    """Return the index of each clip's first frame among all frames, (n,) int32."""
     return (np.cumsum(lengths) - lengths).astype(np.int32)
 
 
 def nothing_readable(unreadable: Sequence[Unreadable]) -> UserError:
-    """Return the error for a data set of which no clip can be read."""
+    """Return the error for a data set without readable clips."""
     first = unreadable[0]
     return UserError(f"no clip can be read; the first: {first.path}: {first.reason}")

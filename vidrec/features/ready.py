@@ -1,4 +1,4 @@
-"""Features that were made elsewhere and are too many for memory: their size, and a check of all."""
+"""Measure and check features that were made elsewhere and do not fit into memory."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from vidrec.features.ragged import Unreadable, nothing_readable
 
 
 def size(dataset: Dataset) -> float:
-    """Return the bytes that all features take in memory, by the lengths that are declared."""
+    """Return the bytes that all features take in memory, by the clips' declared lengths."""
     for clip in range(len(dataset)):
         try:
             one = dataset.features(clip)
@@ -24,14 +24,14 @@ def size(dataset: Dataset) -> float:
 
 
 class _Seen(NamedTuple):
-    """What reading a clip told.
+    """The findings of reading a clip.
 
     Attributes:
         frames: the number of its frames; 0 if it cannot be read.
-        reason: why it cannot be read.
-        shape: of one frame's features.
-        dtype: of its numbers in the file.
-        model_dtype: of its numbers as a model sees them.
+        reason: why it cannot be read; "" if it can.
+        shape: shape of one frame's features.
+        dtype: type of the numbers in the file.
+        model_dtype: type of the numbers that a model sees.
     """
 
     frames: int
@@ -42,10 +42,10 @@ class _Seen(NamedTuple):
 
 
 def check(dataset: Dataset) -> ReadyFeatures:
-    """Read every clip once, as loading would; the cache remembers what was found.
+    """Read every clip once, as loading would; the cache keeps the findings.
 
     Raises:
-        UserError: no clip can be read, or frames of two clips have features of another shape.
+        UserError: no clip can be read, or frames of two clips have features of different shapes.
     """
 
     def look(clip: int) -> _Seen:

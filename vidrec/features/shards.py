@@ -1,15 +1,15 @@
 """Keep arrays on disk by key, in a few large files that can be memory-mapped.
 
-A shard is two files. NAME.arrays holds arrays one after another, as they lie in memory
-(little-endian, each from a multiple of 64 bytes on). NAME.index has a line for each array: a
-checksum of the line, then JSON with its key, place, shape, type, SHA-256 and a note. So
+A shard is two files. NAME.arrays holds arrays one after another, with the same bytes as in memory
+(little-endian; each array starts at a multiple of 64 bytes). NAME.index has a line for each array:
+a checksum of the line, then JSON with its key, place, shape, type, SHA-256 and a note. So
 `np.memmap(arrays, dtype, "r", start, shape)` is an array, and no other file is needed.
 
-An array is written before its line: one that a kill cut short has no line and does not exist. Files
-only grow, nothing in them is changed or removed, so any number of processes read while others
-write. A writer has a shard to itself by a lock; the next one on the same machine continues it.
-Checksums find damaged arrays. They count as missing, and are appended again. Errors of the system
-(too many open files, an I/O error) are raised.
+An array is written before its line. An array that a kill cut short has no line, so it does not
+exist for readers. Files only grow, and nothing in them is changed or removed, so any number of
+processes can read while others write. A writer locks its shard; the next writer on the same machine
+continues the shard. Arrays whose checksum is wrong are damaged: they count as missing, and are
+appended again. Errors of the system (too many open files, an I/O error) are raised.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ from vidrec.errors import TransientError, UserError
 
 ALIGNMENT = 64  # bytes: of a cache line, and a multiple of every number's size
 SHARD_BYTES = 4 << 30  # a shard of this size is not continued
-LINE_BYTES = 240  # about, of an array in the index
+LINE_BYTES = 240  # approximate size of an array's line in the index
 SUM_DIGITS = 16  # of the checksum before a line
 
 
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Return where to read rows of it."""
+        """Return the place from which rows of the array are read."""
         return Place(self.file, self.start, self.shape, dtype_of(self.dtype))
 
 
@@ -59,28 +59,28 @@ class Shards:
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._entries: dict[str, list[Entry]] = {}
-        self._seen: dict[Path, int] = {}  # bytes of each index that were taken in
+        self._seen: dict[Path, int] = {}  # bytes of each index that were read
         self._damaged: set[Entry] = set()
         self._writer: _Writer | None = None
 
     def keys(self) -> set[str]:
-        """Return the keys of all arrays that are there, as far as is known without reading them."""
+        """Return the keys of all arrays that are not known to be damaged; no array is read."""
         with self._lock:
             self._refresh()
             return {key for key in self._entries if self._whole(key)}
 
     def entry(self, key: str) -> Entry | None:
-        """Return where an array lies; None if there is none."""
+        """Return the entry of an array; None if there is none."""
         with self._lock:
             if not self._whole(key):
                 self._refresh()
             return next(iter(self._whole(key)), None)
 
     def get(self, key: str, out: np.ndarray | None = None) -> np.ndarray | None:
-        """Read an array, into `out` where given; None if there is none that is whole.
+        """Read an array, into `out` if it is given; None if there is no undamaged one.
 
         Raises:
-            TransientError: the system refuses to read it now.
+            TransientError: the system refuses to read the array now.
         """
         with self._lock:
             if not self._whole(key):
@@ -96,10 +96,10 @@ class Shards:
         return None
 
     def put(self, key: str, array: np.ndarray, note: str = "") -> None:
-        """Append an array; one that is there already, from whichever process, stays.
+        """Append an array, unless an undamaged one is stored under this key already.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written; no half is left.
+            UserError: the disk is full or the folder cannot be written; no partial array is left.
         """
         with self._lock:
             self._refresh()
@@ -111,28 +111,28 @@ class Shards:
             except OSError as error:
                 self.close()
                 raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
-            self._damaged.discard(entry)  # of a shard that was cut, at the same place
+            self._damaged.discard(entry)  # an earlier array at this place, if the shard was cut
             self._refresh()
 
     def close(self) -> None:
-        """Leave the shard that was written to others; a later `put` takes one again."""
+        """Release the shard for other writers; a later `put` opens one again."""
         with self._lock:
             if self._writer:
                 self._writer.close()
                 self._writer = None
 
     def _whole(self, key: str) -> list[Entry]:
-        """Entries that were not found damaged."""
+        """Return the entries of a key that were not found damaged."""
         return [each for each in self._entries.get(key, ()) if each not in self._damaged]
 
     def _refresh(self) -> None:
-        """Take in what was added to the indices since."""
+        """Read the lines that were added to the indices since the last call."""
         try:
-            # Not by `glob`, which takes a folder that may not be read for an empty one.
+            # Not by `glob`, which finds nothing in a folder without permission to read.
             for name in sorted(os.listdir(self.folder)):
                 if name.endswith(".index"):
                     self._take_in(self.folder / name)
-        except FileNotFoundError:  # removed by its owner, meanwhile
+        except FileNotFoundError:  # the folder was removed meanwhile
             pass
         except OSError as error:
             raise TransientError.of(error.filename or self.folder, error) from error
@@ -147,7 +147,7 @@ class Shards:
                 content = file.read()
         except FileNotFoundError:
             return
-        # What stands after the last line break is being written.
+        # The text after the last line break is still being written.
         complete = content.rfind(b"\n") + 1
         self._seen[index] = start + complete
         for line in content[:complete].splitlines():
@@ -187,7 +187,7 @@ class _Writer:
         return entry
 
     def _end_line(self) -> None:
-        """End a line that a kill cut short, so that it does not swallow the next one."""
+        """End a line that a kill cut short, so that the next line is not joined to it."""
         if self.index.seek(0, 2):
             self.index.seek(-1, 2)
             if self.index.read(1) != b"\n":
@@ -195,11 +195,11 @@ class _Writer:
 
     def close(self) -> None:
         self.arrays.close()
-        self.index.close()  # and its lock is free
+        self.index.close()  # which releases its lock
 
 
 def _free(folder: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Shards that no other process writes, opened and locked; at last a new one."""
+    """Yield shards that no other process writes, opened and locked; new ones come last."""
     machine = digest(platform.node(), _boot(), length=8)
     for number in itertools.count():
         name = folder / f"{machine}-{number:03d}"
@@ -208,13 +208,13 @@ def _free(folder: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         except PermissionError:
             if not name.with_suffix(".index").exists():
                 raise
-            continue  # another user's
+            continue  # the shard of another user
         try:
             fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             index.close()
             continue
-        except OSError:  # a file system without locks: a name that nobody else takes
+        except OSError:  # a file system without locks: a unique name is used
             index.close()
             name = folder / f"{machine}-{uuid.uuid4().hex}"
             index = _opened(name.with_suffix(".index"))
@@ -230,7 +230,7 @@ def _opened(file: Path) -> IO[bytes]:
 
 
 def _boot() -> str:
-    """Of this machine since it started: two machines of one name do not share a lock."""
+    """Return an id of this machine's start: two machines of the same name do not share a lock."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -238,7 +238,7 @@ def _boot() -> str:
 
 
 def _write(file: IO[bytes], *parts: Any) -> None:
-    """Write parts at the end; the system may take less than asked at a time."""
+    """Write parts at the end; the system may write fewer bytes at a time than it is given."""
     for part in parts:
         rest = memoryview(part)
         while rest:
@@ -247,7 +247,7 @@ def _write(file: IO[bytes], *parts: Any) -> None:
 
 def _line(key: str, entry: Entry) -> bytes:
     content = {"key": key, **entry._asdict()}
-    del content["file"]  # which the index's own name tells, wherever the folder is moved
+    del content["file"]  # known from the index's name, so that the folder can be moved
     text = json.dumps(content)
     return f"{_sum(text.encode())} {text}\n".encode()
 
@@ -257,7 +257,7 @@ def _sum(content: bytes) -> str:
 
 
 def _parsed(line: bytes, arrays: Path) -> tuple[str, Entry] | None:
-    """(key, entry) of a line; None for one that is damaged."""
+    """Return (key, entry) of a line; None for a damaged line."""
     content = line[SUM_DIGITS + 1 :]
     if line[: SUM_DIGITS + 1] != f"{_sum(content)} ".encode():
         return None
@@ -267,14 +267,14 @@ def _parsed(line: bytes, arrays: Path) -> tuple[str, Entry] | None:
 
 
 def dtype_of(name: str) -> np.dtype:
-    """Return NumPy's type of a name; bfloat16 is none of NumPy's own."""
+    """Return the NumPy type of a name; bfloat16 comes from ml_dtypes."""
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def _read(entry: Entry, out: np.ndarray | None) -> np.ndarray | None:
-    """Read an array as it was written; None if its file is gone or the checksum is another."""
+    """Read an array as it was written; None if its file is missing or its checksum is wrong."""
     try:
         array = np.empty(entry.shape, dtype_of(entry.dtype)) if out is None else out
         content = array.reshape(-1).view(np.uint8).data

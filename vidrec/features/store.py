@@ -1,10 +1,10 @@
 """The feature store: features of clips, addressed by all that they depend on.
 
-A store is a folder addressed by encoder, weights, preprocessing, frame size and rate, precision; in
-it lie the features of clips, each addressed by the clip's own content (see `shards`). Sequence
-length, segments and splits are not part of either, so changing them never extracts again. A clip's
-features are there whole or not at all, so that extraction can be killed, resumed, or shared by
-processes.
+A store is a folder addressed by encoder, weights, preprocessing, frame size and rate, and
+precision. It holds the features of clips, each addressed by the clip's own content (see `shards`).
+Sequence length, segments and splits are not part of either address, so changing them never extracts
+again. A clip's features are stored whole or not at all, so that extraction can be killed, resumed,
+or shared by processes.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from vidrec.features.shards import Shards
 from vidrec.io.files import write_whole
 from vidrec.io.machine import cache_dir
 
-LAYOUT = 2  # of the files in a store; one of another layout has another folder and stays
+LAYOUT = 2  # version of a store's files; a store of another version has another folder and stays
 
 
 class Store(Shards):
@@ -27,7 +27,7 @@ class Store(Shards):
 
     @classmethod
     def of(cls, about: dict[str, Any], root: Path | None = None) -> "Store":
-        """Open the store of these dependencies, made where it is missing.
+        """Open the store of these dependencies; create it if it is missing.
 
         Args:
             about: what the features depend on, as `dependencies` returns it.
@@ -47,14 +47,14 @@ class Store(Shards):
         return store
 
     def warning(self, key: str) -> str:
-        """Return what the clip's file lacked when it was decoded; "" where it was whole."""
+        """Return what was damaged in the clip's file when it was decoded; "" if nothing was."""
         entry = self.entry(key)
         return entry.note if entry else ""
 
     def missing(self, dataset: Dataset) -> list[int]:
         """Return the clips that the store lacks, in order.
 
-        The same content under two names counts once.
+        Of clips with the same content, only the first is returned.
         """
         keys = {clip: dataset.key(clip) for clip in range(len(dataset))}
         first = {key: clip for clip, key in reversed(keys.items())}
@@ -62,7 +62,7 @@ class Store(Shards):
         return sorted(clip for key, clip in first.items() if key not in stored)
 
     def recall_warnings(self, dataset: Dataset, clips: Iterable[int]) -> None:
-        """Add to `dataset.warnings` what the files of stored clips lacked when decoded."""
+        """Add to `dataset.warnings` what was damaged in the files of stored clips when decoded."""
         for clip in clips:
             if warning := self.warning(dataset.key(clip)):
                 dataset.warnings[dataset.names[clip]] = warning
@@ -71,7 +71,8 @@ class Store(Shards):
 def dependencies(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
     """Return what features depend on besides the clip.
 
-    An encoder's VERSION is raised where its code changes what it gives; a user's own has none.
+    An encoder's VERSION is raised if a change of its code changes its features; a user's encoder
+    has none.
 
     Args:
         cfg: the settings of the encoder and the frame rate.
@@ -81,7 +82,7 @@ def dependencies(cfg: Config, weights: str, module: Any) -> dict[str, Any]:
     names = ("kind", "pooling", "width", "size", "normalize", "store_dtype", "dtype")
     settings = {name: getattr(cfg.encoder, name) for name in names}
     identity = identifying_settings(cfg)
-    # A user's file counts by its content; of an ONNX file, that is `weights`.
+    # A user's file is identified by its content; for an ONNX file, that is `weights`.
     settings["kind"] = "onnx" if is_onnx(cfg.encoder.kind) else identity["encoder.kind"]
     if cfg.encoder.args:
         settings["args"] = identity["encoder.args"]

@@ -1,7 +1,7 @@
 """Serve a page on this machine to try a trained model, with videos or the camera.
 
-It answers only on the loopback address, and only to its own page. Nothing leaves the machine, and a
-video is removed as soon as it is classified.
+The server answers only on the loopback address, and only to its own page. Nothing leaves the
+machine, and a video is removed as soon as it is classified.
 """
 
 import socket
@@ -15,7 +15,7 @@ from vidrec.io import files
 from vidrec.io.machine import cache_dir, how_to_install
 
 HOST = "127.0.0.1"
-CONNECTIONS = 32  # at once; a page uses a handful
+CONNECTIONS = 32  # open at the same time; a page uses a few
 
 
 def serve(
@@ -26,13 +26,13 @@ def serve(
     limit: float = 500.0,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Answer until the process is asked to end.
+    """Serve the page until the process is asked to end.
 
     Args:
         model: a trained model of frames.
-        name: what the page calls it.
-        port: to listen on; 0: any that is free.
-        limit: megabytes of an upload.
+        name: the model's name on the page.
+        port: the port to listen on; 0: any free port.
+        limit: largest size of an upload, in megabytes.
         tell: is called with the address once the server is ready.
 
     Raises:
@@ -71,10 +71,10 @@ def check(model: Classifier) -> None:
 
 
 def check_installed() -> Any:
-    """Return uvicorn.
+    """Return the module uvicorn.
 
     Raises:
-        UserError: it or Starlette is not installed.
+        UserError: uvicorn or Starlette is not installed.
     """
     try:
         import starlette  # noqa: F401
@@ -89,7 +89,7 @@ def _listening(port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port))
-        made.listen(CONNECTIONS)  # whoever is told the address may ask at once
+        made.listen(CONNECTIONS)  # requests may come as soon as the address is known
     except OSError as error:
         made.close()
         why = error.strerror or error

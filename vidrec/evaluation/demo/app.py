@@ -1,4 +1,4 @@
-"""The page and what it asks for."""
+"""Define the web application: the page, and the requests that the page sends."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,9 +26,9 @@ def build(model: Classifier, name: str, folder: Path, limit: int) -> Any:
 
     Args:
         model: a trained model of frames.
-        name: what the page calls it.
-        folder: an empty one for uploads and overlays.
-        limit: bytes of an upload.
+        name: the model's name on the page.
+        folder: an empty folder for uploads and overlays.
+        limit: largest size of an upload, in bytes.
     """
     demo = Demo(model, name, folder, limit)
     routes = [
@@ -47,14 +47,14 @@ def build(model: Classifier, name: str, folder: Path, limit: int) -> Any:
 
 
 class Demo:
-    """What the page asks for, each by a method; see `build`."""
+    """Answer the requests of the page, with a method for each route of `build`."""
 
     def __init__(self, model: Classifier, name: str, folder: Path, limit: int):
         self._model, self._name, self._limit = model, name, limit
         self._uploads, self._live = Uploads(model, folder, limit), Live(model)
 
     async def about(self, request: Request) -> Response:
-        """Say what the model is."""
+        """Describe the model."""
         meta = self._model.meta
         seconds = meta.get("clip_seconds") or meta.get("clip_frames", 0) / (meta.get("fps") or 25.0)
         return JSONResponse(
@@ -70,7 +70,7 @@ class Demo:
         )
 
     async def clip(self, request: Request) -> Response:
-        """Answer for the video that is the request's body."""
+        """Classify the video in the request's body."""
         name, announced = (
             request.query_params.get("name", ""),
             request.headers.get("content-length", ""),
@@ -93,14 +93,14 @@ class Demo:
         return JSONResponse(await run_in_threadpool(self._live.begin))
 
     async def push(self, request: Request) -> Response:
-        """Answer for one more frame of the camera, a JPEG that is the request's body."""
+        """Classify the camera's stream after one more frame, the JPEG in the request's body."""
         picture = await _body(request.stream(), PICTURE_BYTES)
         end = _seconds(request.query_params.get("end", ""))
         stream = request.path_params["stream"]
         return JSONResponse(await run_in_threadpool(self._live.push, stream, picture, end))
 
     async def anew(self, request: Request) -> Response:
-        """Forget what a stream has seen."""
+        """Reset a stream to its state before the first frame."""
         await run_in_threadpool(self._live.reset, request.path_params["stream"])
         return JSONResponse({})
 
@@ -131,10 +131,10 @@ async def _body(parts: AsyncIterator[bytes], limit: int) -> bytes:
 
 
 def _seconds(text: str) -> float:
-    """Return the end of a frame.
+    """Return the end of a frame in seconds, from the text of a request.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a number between 0 and 1e6.
     """
     try:
         value = float(text)

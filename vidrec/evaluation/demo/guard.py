@@ -2,7 +2,7 @@
 
 A site in the same browser can send requests to this machine, and can make its own host name resolve
 to 127.0.0.1. So the host name of a request must be this machine's own, and requests that change or
-read anything must come from the page that was loaded from it.
+read anything must come from the page that was loaded from this machine.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -11,7 +11,7 @@ from typing import Any
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 NAMES = ("127.0.0.1", "localhost", "[::1]")
-# Nothing is loaded from elsewhere, no other page may frame this one, nothing is kept.
+# The browser loads nothing from other hosts, lets no page frame this one, and caches nothing.
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -29,7 +29,7 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps an ASGI application."""
+    """An ASGI application that passes on to another one only the requests that are allowed."""
 
     def __init__(self, app: App):
         self.app = app
@@ -53,7 +53,7 @@ class Guard:
 
 
 def refusal(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return why a request is refused; "" where it is not."""
+    """Return why a request is refused; "" if it is allowed."""
     given: dict[str, list[str]] = {}
     for name, value in headers:
         given.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
@@ -66,7 +66,7 @@ def refusal(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> s
     if method not in ("GET", "HEAD") and not origins:
         return "a request that changes something must name the page as its origin"
     site = given.get("sec-fetch-site", ["none"])[0]
-    # A link elsewhere may lead here, and to nothing but the page.
+    # A link on another site may open the page itself, but nothing else.
     if site not in ("same-origin", "none") and path != "/":
         return "this page answers to itself only, not to other sites"
     return ""

@@ -1,4 +1,4 @@
-"""Frames of a camera, one after another: each page has a stream with the recurrent state kept."""
+"""Classify camera frames one by one: each page has a stream, which keeps the recurrent state."""
 
 import io
 import secrets
@@ -13,13 +13,13 @@ from vidrec.evaluation.predict import answers
 from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.evaluation.predict.streams import Stream
 
-PICTURE_BYTES, LONGEST_SIDE = 2_000_000, 1920  # of a frame
-STREAMS = 4  # at once; the one that was used longest ago is closed
-QUICKEST = 30.0  # frames a second that a page is asked for
+PICTURE_BYTES, LONGEST_SIDE = 2_000_000, 1920  # limits of a frame: bytes, pixels
+STREAMS = 4  # open at the same time; beyond that, the least recently used one is closed
+QUICKEST = 30.0  # the highest number of frames a second that a page is asked for
 
 
 class Gone(UserError):
-    """A stream that was closed, or replaced by newer ones."""
+    """Error: a stream was closed, by its page or because newer streams were opened."""
 
 
 class Live:
@@ -31,7 +31,7 @@ class Live:
         self._lock = threading.Lock()
 
     def why_not(self) -> str:
-        """Return why the model cannot stream; "" where it can."""
+        """Return why the model cannot stream; "" if it can."""
         try:
             self._model.network.check_streams()
         except UserError as error:
@@ -39,16 +39,16 @@ class Live:
         return ""
 
     def begin(self) -> dict[str, Any]:
-        """Open a stream, its programs compiled.
+        """Open a stream and compile its programs.
 
         Returns:
-            {"stream": its name, "fps": frames a second that the model wants}.
+            {"stream": its name, "fps": frames a second that the page should send}.
 
         Raises:
-            UserError: the model needs the whole clip at once; says why.
+            UserError: the model needs the whole clip at once; the message says why.
         """
         stream = self._model.stream()
-        # A camera may leave out frames, so their own times decide when one is seen.
+        # A camera may drop frames, so the times of the frames decide which ones the model sees.
         stream.rate = stream.rate or stream.fps
         size = self._model.cfg.encoder.size
         stream.push(np.zeros((size, size, 3), np.uint8), 1 / stream.rate)
@@ -61,10 +61,10 @@ class Live:
         return {"stream": name, "fps": min(stream.rate, QUICKEST)}
 
     def push(self, name: str, picture: bytes, end: float) -> dict[str, Any]:
-        """Return what the model says after one more frame.
+        """Return the model's answer after one more frame.
 
         Args:
-            name: of the stream.
+            name: name of the stream.
             picture: a JPEG.
             end: seconds from the first frame to the end of this one.
         """
@@ -75,12 +75,12 @@ class Live:
             return said | {"frames": stream.frames, "seen": stream.seen}
 
     def reset(self, name: str) -> None:
-        """Forget what a stream has seen."""
+        """Reset a stream to its state before the first frame."""
         with self._lock:
             self._stream(name).reset()
 
     def end(self, name: str) -> None:
-        """Close a stream, if it is still there."""
+        """Close a stream, if it is still open."""
         with self._lock:
             self._streams.pop(name, None)
 

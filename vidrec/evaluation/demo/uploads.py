@@ -13,20 +13,20 @@ from vidrec.evaluation.predict import answers, clips, drawing
 from vidrec.evaluation.predict.classifier import Classifier
 from vidrec.io import files
 
-OVERLAYS = 4  # that are kept, so that a page can play and wind back its latest
+OVERLAYS = 4  # number of overlays that are kept, so that a page can replay its latest one
 
 
 class TooLarge(UserError):
-    """An upload of more bytes than are allowed."""
+    """Error: an upload has more bytes than are allowed."""
 
 
 class Uploads:
-    """Answers for uploaded files, one after another.
+    """Classifies uploaded files, one at a time.
 
     Args:
         model: a trained model of frames.
-        folder: an empty one for files that nobody else can read.
-        limit: bytes of a file.
+        folder: an empty folder for the files, which no other user can read.
+        limit: largest size of a file, in bytes.
     """
 
     def __init__(self, model: Classifier, folder: Path, limit: int):
@@ -38,12 +38,13 @@ class Uploads:
         """Write an upload to a file.
 
         Args:
-            name: what the file was called, of which only the ending counts.
-            announced: how many bytes are said to come; "" where nothing is said.
+            name: original name of the file; only its ending is used.
+            announced: number of bytes that the request declares; "" if it declares none.
             body: the bytes.
 
         Raises:
-            TooLarge: there are too many; nothing is kept.
+            TooLarge: the upload has too many bytes; nothing is kept.
+            UserError: the upload is empty.
         """
         if announced.isdigit() and int(announced) > self._limit:
             raise self._too_large()
@@ -65,10 +66,11 @@ class Uploads:
         return TooLarge(f"the file has more than {self._limit / 1e6:g} MB: --limit allows more")
 
     def answer(self, file: Path) -> dict[str, Any]:
-        """Return what the model says about a file, which is removed.
+        """Classify a file, draw its overlay, and remove the file.
 
         Returns:
-            {"whole": the file's line, "along": lines of its windows, "overlay": token or None}.
+            {"whole": line of the file, "along": lines of its windows, "overlay": token or None};
+            for lines, see `answers.lines`.
 
         Raises:
             UserError: the file cannot be read, or does not fit the model.
@@ -85,7 +87,7 @@ class Uploads:
             raise UserError(f"the file cannot be read: {whole['error']}")
         overlay = None if clips.is_picture(file) else self._draw(file, along)
         for line in (*along, whole):
-            del line["path"]  # of a file that is gone
+            del line["path"]  # the file is removed
         return {"whole": whole, "along": along, "overlay": overlay}
 
     def _draw(self, file: Path, along: list[answers.Line]) -> str:
@@ -97,7 +99,7 @@ class Uploads:
         return token
 
     def overlay(self, token: str) -> Path:
-        """Return the file of an overlay, which may be gone."""
+        """Return the path of an overlay, which may already be removed."""
         return self._folder / f"{token}.mp4"
 
     def has(self, token: str) -> bool:

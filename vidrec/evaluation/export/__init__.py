@@ -1,10 +1,10 @@
-"""A trained model as files that outlive this package: StableHLO, weights, and a small loader.
+"""Export a trained model to files that work without vidrec: StableHLO, weights, a small loader.
 
 OUT/model.stablehlo       the network from frames to class probabilities, by jax.export
 OUT/weights.safetensors   its weights
 OUT/meta.json             classes, what frames must look like, versions
-OUT/loader.py             reads the three; needs jax, numpy and flatbuffers, nothing else
-OUT/checksums.json        SHA-256 of the others, which the loader checks
+OUT/loader.py             reads these three files; needs jax, numpy and flatbuffers, nothing else
+OUT/checksums.json        SHA-256 of the other files, which the loader checks
 """
 
 import hashlib
@@ -46,24 +46,24 @@ def export(
     platforms: Sequence[str] = PLATFORMS,
     trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Write a model, or that of a run's or an ablation's folder, as files that need no vidrec.
+    """Export a model, given itself or by its folder, to files that do not need vidrec.
 
     The number of clips and frames may vary; only a model that reads whole clips (a flatten head, an
     encoder of clips) needs a fixed number of frames. The loader is the only Python code in the
     export.
 
     Args:
-        model: a model, or the folder that it is loaded from.
+        model: a model, or the folder of a run, a trial or an ablation to load it from.
         out: the folder to write.
-        platforms: JAX platforms that the program is compiled for when it is loaded.
+        platforms: JAX platforms on which the exported program can run.
         trust_code: see `Classifier.load`.
 
     Returns:
         The content of meta.json.
 
     Raises:
-        UserError: no model there, `out` holds something else, or it cannot be written; an earlier
-            export stays until the new one is complete.
+        UserError: the folder has no model, the model cannot be exported, or `out` holds other files
+            or cannot be written; an earlier export stays until the new one is complete.
     """
     if isinstance(model, Classifier):
         classifier = model
@@ -77,7 +77,7 @@ def export(
         )
     out = Path(out)
     _check_out(out)
-    with files.writing_folder(out) as partial:  # before the work: it may not be writable
+    with files.writing_folder(out) as partial:  # first, since it may not be writable
         flat = flatten(classifier.network.variables)
         program, frame = _serialised(classifier, flat, platforms)
         about = _about(classifier, frame, platforms)
@@ -96,13 +96,13 @@ def export(
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return arrays by their path, such as model/params/head/scores/kernel."""
+    """Return the arrays of a tree by their path, such as model/params/head/scores/kernel."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _unflattened(like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what turns arrays by path back into the tree."""
+    """Return a function that turns arrays by path back into a tree."""
     structure = jax.tree.structure(like)
     order = list(flatten(like))
     return lambda flat: jax.tree.unflatten(structure, [flat[name] for name in order])
@@ -111,7 +111,7 @@ def _unflattened(like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
 def _serialised(
     classifier: Classifier, flat: Mapping[str, np.ndarray], platforms: Sequence[str]
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return the program, and shape and type of one frame that enters it."""
+    """Return the serialised program, and the shape and type of one frame of its input."""
     from jax import export as exporting
 
     network, cfg = classifier.network, classifier.cfg
@@ -132,7 +132,7 @@ def _serialised(
 
 
 def _frame(classifier: Classifier) -> tuple[tuple[int, ...], Any]:
-    """Return shape and type of what one frame is to the program."""
+    """Return the shape and type of one frame of the program's input."""
     network = classifier.network
     if network.takes_features:
         return tuple(classifier.features_like or ()), np.float32
@@ -171,7 +171,7 @@ def _about(
 
 
 def _decision(cfg: Config) -> dict[str, Any]:
-    """Return what else says how a clip is decided."""
+    """Return the settings of windows and frame order by which a clip is decided."""
     decision: dict[str, Any] = {
         "inference": cfg.eval.inference,
         "window": cfg.eval.window,
@@ -191,7 +191,7 @@ def _weights(flat: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier export, or a half one."""
+    """Refuse a folder that holds other files, unless it also holds an earlier export."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the export")
     others = _others(out)
@@ -203,7 +203,7 @@ def _check_out(out: Path) -> None:
 
 
 def _others(out: Path) -> list[Path]:
-    """Return what a folder holds besides an export, such as notes of a user."""
+    """Return the paths in a folder that are no part of an export, such as a user's notes."""
     if not out.is_dir():
         return []
     own = (*FILES, "__pycache__")

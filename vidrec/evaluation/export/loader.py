@@ -1,13 +1,13 @@
 """Runs an exported video classifier. Needs jax, numpy and flatbuffers; nothing else.
 
     import loader
-    model = loader.load("FOLDER")                      the folder that this file lies in
-    label, probabilities_K = model.predict(video_THWC)  as vidrec decides a clip; a list of
-                                                       labels where clips may have several
+    model = loader.load("FOLDER")                      the folder that contains this file
+    label, probabilities_K = model.predict(video_THWC)  the same answer as vidrec's; label is a
+                                                       list if clips may have several labels
 
-Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand. Of any frames, as they are:
+Frames are uint8 RGB, resized to meta["input"]["frame"] beforehand. To choose the frames yourself:
 
-    probabilities_BK = model(frames_BTHWC)             model.pick(video_THWC) says which
+    probabilities_BK = model(frames_BTHWC)             model.pick(video_THWC) chooses as vidrec
 """
 
 import hashlib
@@ -33,10 +33,10 @@ TYPES = {
 
 
 class Model:
-    """Frames (B, T, H, W, 3) to class probabilities (B, K).
+    """A function from frames (B, T, H, W, 3) to class probabilities (B, K).
 
     Attributes:
-        classes: their names.
+        classes: names of the classes.
         meta: the content of meta.json.
     """
 
@@ -46,7 +46,7 @@ class Model:
         self._call = jax.jit(program.call)
 
     def __call__(self, frames):
-        """Return probabilities (B, K) of clips that all have as many frames."""
+        """Return probabilities (B, K) of clips that all have the same number of frames."""
         wanted = self.meta["input"]
         frames = np.asarray(frames)
         if frames.dtype != wanted["dtype"] or list(frames.shape[2:]) != wanted["frame"]:
@@ -57,9 +57,10 @@ class Model:
         return np.asarray(self._call(self._weights, frames))
 
     def predict(self, frames):
-        """Return (class, probabilities (K,)) of a clip (T, ...), as the model was scored.
+        """Return (class, probabilities (K,)) of a clip (T, ...), as evaluation decides it.
 
-        Of a model of several labels a clip, the first is the list of those above their thresholds.
+        If a clip may have several labels, the first is the list of the labels above their
+        thresholds.
         """
         decision = self.meta.get("decision", {"inference": "single"})
         several = decision.get("answers") == "several"
@@ -83,7 +84,7 @@ class Model:
             shares = np.exp(mean - mean.max())
             return self.classes[mean.argmax()], (shares / shares.sum()).astype(np.float32)
         votes = np.bincount(logs.argmax(1), minlength=len(self.classes))
-        best = np.where(votes == votes.max(), mean, -np.inf).argmax()  # ties by the mean
+        best = np.where(votes == votes.max(), mean, -np.inf).argmax()  # the mean breaks ties
         return self.classes[best], (votes / count).astype(np.float32)
 
     def _above(self, shares):
@@ -93,14 +94,14 @@ class Model:
         return [self.classes[k] for k in order if shares[k] >= thresholds[k]], shares
 
     def pick(self, frames):
-        """Return the frames of a clip (T, ...) that scoring in one pass sees, (L, ...)."""
+        """Return the frames (L, ...) that the model sees of a clip (T, ...) in one pass."""
         about, n = self.meta["frames"], len(frames)
         rule, length = about["rule"], about["length"]
         position = np.arange(length)
         if rule == "uniform":
             index = (2 * position + 1) * n // (2 * length)
         elif rule == "whole":
-            # A program for clips of one length shows the last frame on.
+            # A program for clips of a fixed length repeats the last frame.
             index = np.minimum(position, n - 1) if about.get("fixed") else position[:n]
         else:
             index = _folded(max(0, n - length) // 2 + position, n)
@@ -116,13 +117,13 @@ class Model:
 
 
 def _folded(position, n):
-    """Return the frames of a clip that is played forwards, backwards, forwards, ..."""
+    """Return the frames at these positions of a clip played forwards, backwards, forwards, ..."""
     last = n - 1
     return last - np.abs(position % max(1, 2 * last) - last)
 
 
 def load(folder=None):
-    """Return the model of an export's folder; by default the one that this file lies in.
+    """Return the model of an export's folder; by default the folder that contains this file.
 
     Raises:
         ValueError: a file is missing, or is not the one that was exported.
@@ -151,7 +152,7 @@ def _checked(folder):
 
 
 def parse_weights(content):
-    """Return the arrays of a .safetensors file: length of the head, head as JSON, arrays."""
+    """Return the arrays in the content of a .safetensors file."""
     (size,) = struct.unpack("<Q", content[:8])
     head = json.loads(content[8 : 8 + size])
     head.pop("__metadata__", None)

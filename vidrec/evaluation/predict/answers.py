@@ -1,4 +1,4 @@
-"""Answers for files and folders, one JSON-able line after another."""
+"""Classify files and folders; each answer is a line: a dict that can be written as JSON."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,19 +30,19 @@ def lines(
 ) -> Iterator[Line]:
     """Yield a line for each window, then one for each file.
 
-    A window's is {"path", "start", "end", "class", "confidence", "topk"}; a file's has no "start".
-    If it cannot be read, its class is None and "error" says why.
+    The line of a window is {"path", "start", "end", "class", "confidence", "topk"}; the line of a
+    file has no "start". If a file cannot be read, its "class" is None and "error" says why.
 
     Args:
         model: a trained model.
         paths: files, or folders (all videos and pictures below).
-        stream: a line for each frame, the recurrent carry kept; the file's line is its last
-            frame's.
-        every: as of `Classifier.predict`; a stream has no windows.
+        stream: yield a line for each frame, with the recurrent carry kept from frame to frame; the
+            line of the file repeats that of its last frame.
+        every: seconds between windows, see `Classifier.predict`; 0 for a stream, which has none.
 
     Raises:
-        UserError: there is no file, or it does not fit the model. If there are several files, one
-            that does not fit gets a line instead.
+        UserError: there is no file, or the only file does not fit the model. If there are several
+            files, a file that does not fit gets a line with an "error" instead.
     """
     wanted = listed(paths, model)
     for path in wanted:
@@ -70,10 +70,10 @@ def _unanswered(path: Path, reason: str) -> Line:
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
-    """Return the files, with those of folders.
+    """Return the files among the paths, and the files in the folders among them.
 
     Raises:
-        UserError: nothing there.
+        UserError: a path does not exist, or a folder holds no videos.
     """
     listed_files: list[Path] = []
     for path in map(Path, paths):
@@ -87,7 +87,7 @@ def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
 
 
 def _inside(folder: Path, model: Classifier) -> list[Path]:
-    """Return the files below a folder; or the folder itself, if it is the frames of a clip."""
+    """Return the clips below a folder: files, and folders that hold the frames of one clip."""
     files = list(finding.walk(folder))
     if model.network.takes_features:
         return [path for path in files if path.suffix.lower() in feature_files.EXTENSIONS]
@@ -105,18 +105,18 @@ def write_csv(
 
     Args:
         answered: lines of files and of their windows.
-        file: what is written to.
-        task: None: of one label a clip.
+        file: the text file to write to.
+        task: the task of the answers; None: the task of one label a clip.
         windows: a row for each window, with its seconds, instead of a row for each file.
     """
     task, lines = task or tasks.named("clip"), list(answered)
-    # other tables have a row for each segment anyway
+    # a task's table with a column "start" has a row for each segment anyway
     of_windows = windows and "start" not in task.csv([])[0]
     file.write(escape.csv(_of_windows(task, lines) if of_windows else task.csv(lines)))
 
 
 def _of_windows(task: Task, lines: Sequence[Line]) -> list[list[Any]]:
-    """Return a task's table of windows: that of files, with columns of their seconds."""
+    """Return a task's table with a row for each window, and columns for its start and end."""
     chosen = [line for line in lines if "start" in line or line["class"] is None]
     plain = [{key: line[key] for key in line if key not in ("start", "end")} for line in chosen]
     heads, *rows = task.csv(plain)
@@ -128,7 +128,12 @@ def _of_windows(task: Task, lines: Sequence[Line]) -> list[list[Any]]:
 
 
 def as_text(line: Line, task: Task | None = None) -> str:
-    """Return a line for people, as a task says it; None: one label a clip."""
+    """Return a line as text for people.
+
+    Args:
+        line: the line.
+        task: the task of the answers; None: the task of one label a clip.
+    """
     if line["class"] is None:
         return f"{line['path']}: cannot be read: {line['error']}"
     where = f"{line['start']:8.2f} – {line['end']:.2f} s" if "start" in line else line["path"]
@@ -160,11 +165,11 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
 
 
 def of_stream(model: Classifier, stream: Stream, probabilities_K: np.ndarray) -> Line:
-    """Return what a model says after the last frame of a stream, for JSON.
+    """Return a model's answer after the last frame of a stream, for JSON.
 
     Args:
-        model: whose stream it is.
-        stream: after `push`.
+        model: the model of the stream.
+        stream: the stream after `push`.
         probabilities_K: what `push` returned.
     """
     said = (stream.classes, stream.scores_K, probabilities_K)
@@ -172,7 +177,7 @@ def of_stream(model: Classifier, stream: Stream, probabilities_K: np.ndarray) ->
 
 
 def _frames(clip: clips.Clip) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Yield (start, end, frame) in seconds."""
+    """Yield (start, end, frame) for each frame, with times in seconds."""
     index = 0
     for chunk in clip.chunks():
         for frame in chunk:

@@ -20,10 +20,10 @@ class Choice(NamedTuple):
 
 
 def choose(folder: Path) -> Choice:
-    """Return a run's or a trial's own model; of an ablation the best on validation.
+    """Return the folder of a run's or trial's model, or of an ablation's best on validation.
 
     Raises:
-        UserError: no trained model there.
+        UserError: the folder has no trained model.
     """
     if (folder / "model").is_dir():
         return Choice(folder)
@@ -52,7 +52,7 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
             f"folder, such as {folder / 'trials' / (trials[0]['id'] if trials else 'ID')}"
         )
     means = {row: float(np.mean([score for score, _ in seeds])) for row, seeds in rows.items()}
-    # If several are equal, the first row and seed.
+    # If several are equal, the first row and the lowest seed are taken.
     row = max(means, key=lambda name: means[name])
     score, trial = max(rows[row], key=lambda scored: (scored[0], -scored[1]["seed"]))
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
@@ -67,7 +67,7 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
 
 
 def _seeds_and_folds(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many seeds trials are, or how many of how many folds, in words."""
+    """Return the number of seeds of trials in words, and the number of folds if there are any."""
     seeds, folds = (len({trial.get(name, 0) for trial in trials}) for name in ("seed", "fold"))
     text = counted(seeds, "seed")
     if not any(trial.get("fold") for trial in trials):
@@ -82,7 +82,7 @@ class _Validated(NamedTuple):
 
 
 def _validated(trial: Path) -> _Validated | None:
-    """Return the headline figure on validation of a trial that can be taken; None for any other."""
+    """Return the headline figure on validation; None if the trial cannot be chosen."""
     if not (trial / "result.json").is_file() or not (trial / "model").is_dir():
         return None
     result = files.read_result(trial)

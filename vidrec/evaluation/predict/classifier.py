@@ -29,7 +29,7 @@ from vidrec.features.projection import Projection
 from vidrec.io import checkpoint, files, runs
 from vidrec.models import encoders
 
-# Rates of 29.97 and 30 frames a second count as equal: windows are not resampled for that.
+# Frame rates that differ by less than this share, such as 29.97 and 30, count as equal.
 SAME_RATE = 0.01
 
 
@@ -38,8 +38,8 @@ class Scored(NamedTuple):
 
     Attributes:
         scores_K: scores that rank the classes.
-        log_probs_K: logarithms of the probabilities that they mean.
-        weight: sum of the weights of the log-probabilities that they add up.
+        log_probs_K: logarithms of the class probabilities.
+        weight: the weight of the scores, see `decisions.ClipScores`.
     """
 
     scores_K: np.ndarray
@@ -53,13 +53,13 @@ class Scored(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What evaluation needs of a clip.
+    """The scores and the loss of a clip, for evaluation.
 
     Attributes:
         scores_K: scores that rank the classes.
-        log_probs_K: logarithms of the probabilities that they mean.
+        log_probs_K: logarithms of the class probabilities.
         objective: the loss that training minimised.
-        windows_MK: scores of the windows that decided; None if there are none.
+        windows_MK: scores of the windows that decided; None if windows did not decide.
     """
 
     scores_K: np.ndarray
@@ -69,13 +69,13 @@ class Evaluation(NamedTuple):
 
 
 class _Along(NamedTuple):
-    """A clip's windows as they were scored.
+    """The scored windows of a clip.
 
     Attributes:
-        spans: first frame of each, and the frame after its last one.
-        scored: their scores.
-        first: the frames that the model saw of the first one.
-        total: frames of the clip.
+        spans: first frame of each window, and the frame after its last one.
+        scored: scores of each window.
+        first: the frames that the model saw in the first window.
+        total: number of frames of the clip.
     """
 
     spans: list[tuple[int, int]]
@@ -93,15 +93,15 @@ class Classifier:
 
     Args:
         tree: the saved arrays.
-        meta: what was saved with them.
-        chosen: which trial it is of an ablation, and why; empty for a run.
-        code: settings that name users' files, with sources that may run.
+        meta: settings, class names and facts about the training that were saved with the arrays.
+        chosen: the trial that was chosen from an ablation, and why; empty for a run.
+        code: users' code that may run, by the name of the setting that refers to it.
 
     Attributes:
-        cfg: its settings.
-        fitted: what its decisions take from validation clips, see `Task.fit`.
+        cfg: the model's settings.
+        fitted: values that were fitted to validation clips, see `Task.fit`.
         classes: names by class number.
-        notes: warnings about its code; mostly empty.
+        notes: warnings about users' code in the model; mostly empty.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: str | os.PathLike, *, trust_code: bool = False) -> "Classifier":
-        """Load the model of a run's or a trial's folder; of an ablation's, the best on validation.
+        """Load the model of a run or trial, or the best model of an ablation on validation.
 
         Args:
-            folder: of a run, a trial or an ablation.
-            trust_code: run the code files that the run uses, from the source that it keeps.
+            folder: the folder of a run, a trial or an ablation.
+            trust_code: allow users' code in the model to run, from the copy that the run keeps.
 
         Raises:
             UserError: the folder has no trained model, or a damaged one; or it contains code that
@@ -151,20 +151,20 @@ class Classifier:
         every: float = 0.0,
         fps: float | None = None,
     ) -> Prediction:
-        """Return class and confidence of a clip, however long, and of windows along it.
+        """Classify a clip of any length as a whole, and in windows over time.
 
-        The answer for the whole clip is the same as in evaluation: from its centre segment, from
-        frames spread over it, or from all windows together, as the model was trained and scored.
+        The answer for the whole clip is that of evaluation. It comes from the clip's centre
+        segment, from frames spread over the clip, or from all windows, as the settings say.
 
         Args:
-            clip: a file, frames uint8 (T, H, W, 3), or features where the model was trained on such
-                (an array, a .npy or .safetensors file).
-            every: seconds from one window to the next; 0: half a window (with inference by
-                windows, eval.stride).
+            clip: a file, or frames uint8 (T, H, W, 3). A model that was trained on features takes
+                features instead: an array, or a .npy or .safetensors file.
+            every: seconds from one window to the next; 0: half a window. If `eval.inference` uses
+                windows, it must be 0, and eval.stride applies.
             fps: frames a second of an array; None: the rate of the training clips.
 
         Raises:
-            UserError: it does not fit the model.
+            UserError: the clip does not fit the model.
             UnreadableClip: no frame of the file can be decoded.
         """
         opened = self.open(clip, fps)
@@ -181,7 +181,7 @@ class Classifier:
         return self._prediction(opened, whole, along)
 
     def _along(self, clip: Clip, grid: windows.WindowGrid) -> _Along:
-        """Score a clip's windows as they come; only their answers are kept."""
+        """Score a clip's windows while it is read; only their scores are kept."""
         slider = windows.Slider(grid, clip.at)
         spans: list[tuple[int, int]] = []
         scored: list[Scored] = []
@@ -200,7 +200,7 @@ class Classifier:
         return _Along(spans, scored, first, slider.total)
 
     def _whole(self, clip: Clip, along: _Along) -> Scored:
-        """Return evaluation's scores of a clip whose windows were scored."""
+        """Return the scores of a whole clip as in evaluation, from its windows where possible."""
         if self.cfg.eval.inference != "single":
             return self._joined(along.scored)
         if len(along.scored) == 1 and along.first is not None:
@@ -239,11 +239,11 @@ class Classifier:
         )
 
     def evaluate(self, inputs_T: np.ndarray, label: Any) -> Evaluation:
-        """Return evaluation's answer for a clip.
+        """Return the scores and the loss of a clip, as evaluation computes them.
 
         Args:
-            inputs_T: what `encode` gives of all its frames.
-            label: its true class, or what the task has of a clip.
+            inputs_T: the scanner's inputs for all frames of the clip, as `encode` returns them.
+            label: the clip's label in the form of the task, such as the number of its class.
         """
         index_L, mask_L = self._evaluated(len(inputs_T))
         if self.network.task.framewise:
@@ -264,18 +264,18 @@ class Classifier:
         return Evaluation(whole.scores_K, whole.log_probs_K, float(objective_B[0]), scores_MK)
 
     def _evaluated(self, length: int) -> SeenFrames:
-        """Return the frames of a clip that evaluation sees: of labels of frames, all."""
+        """Return the frames of a clip that evaluation sees; all if the model labels frames."""
         cfg = self.cfg
         if self.network.task.framewise and length > cfg.frames.length:
             cfg = override(cfg, {"frames.length": length})
         return decisions.frames_of_clip(cfg, length)
 
     def _score(self, inputs: np.ndarray, mask_L: np.ndarray) -> Scored:
-        """Return what the model says about the frames that it sees."""
+        """Return the model's scores for the inputs of the frames that it sees."""
         return self._decided(self._apply(self._score_program, inputs, mask_L))
 
     def _apply(self, program: Any, inputs: np.ndarray, mask_L: np.ndarray, *more: Any) -> Any:
-        """Return what a program gives for these frames alone."""
+        """Apply a program to a batch of this one clip."""
         clips_BL, mask_BL = inputs[None], mask_L[None]
         if self.cfg.eval.views != views.ONE:
             clips_BL = np.moveaxis(inputs, 1, 0)
@@ -294,7 +294,7 @@ class Classifier:
         return _first(decisions.decide_clips(scores_BK, weight_B, of_task), float(weight_B[0]))
 
     def _joined(self, scored: Sequence[Scored]) -> Scored:
-        """Return a video's scores from its windows', as evaluation joins them."""
+        """Return a video's scores from those of its windows, as in evaluation."""
         scores_MK = np.stack([window.scores_K for window in scored])
         weight_M = np.array([window.weight for window in scored])
         video_M = np.zeros(len(scored), int)
@@ -308,7 +308,7 @@ class Classifier:
     # --- Windows and rates ---
 
     def _grid(self, clip: Clip, every: float) -> windows.WindowGrid | None:
-        """Return how a clip's windows lie; None: it is one window, however long."""
+        """Return the grid of a clip's windows; None if the whole clip is one window."""
         settings = self.cfg.eval
         if not 0 <= every < float("inf"):
             raise UserError(f"every = {every:g}: seconds between windows should be positive")
@@ -326,10 +326,10 @@ class Classifier:
         return windows.WindowGrid(self.cfg, span, max(1, stride), fps=clip.fps)
 
     def _span(self, fps: float) -> int:
-        """Return the frames that last as long as a training clip; 0 if it is unknown."""
+        """Return the number of frames that last as long as a training clip; 0 if unknown."""
         length = self.cfg.frames.length
         if self.cfg.frames.rule == "uniform":
-            # Frames spread over a clip are as far apart as in training only if it lasts as long.
+            # Spread frames are as far apart as in training if windows last as long as its clips.
             if seconds := self.meta.get("clip_seconds"):
                 return max(1, round(seconds * fps))
             return self.meta.get("clip_frames", 0)
@@ -337,25 +337,25 @@ class Classifier:
         return max(1, round(length * rate))
 
     def paced_otherwise(self, fps: float) -> bool:
-        """Return whether frames follow each other at a rate that no training clip had."""
+        """Return whether a frame rate is outside the range of the training clips."""
         low, high = self.meta.get("fps_range", (0, float("inf")))
         return not (low * (1 - SAME_RATE) <= fps <= high * (1 + SAME_RATE))
 
     def stream(self, fps: float | None = None) -> Stream:
         """Return a stream, which takes frames one by one and keeps the recurrent carry.
 
-        By default the model sees all frames. If its `frames.rule` is uniform, it sees as many
-        frames a second as were spread over training clips.
+        By default the model sees all frames. If its `frames.rule` is uniform, it sees frames at the
+        average rate at which they were spread over training clips.
 
         Args:
             fps: frames a second that will be pushed; None: the rate of the training clips.
 
         Raises:
-            UserError: the model needs the whole clip at once; says why.
+            UserError: the model needs the whole clip at once; the message says why.
         """
         pushed, seen = self._rate(fps), None
         if self.cfg.eval.inference != "single":
-            pass  # windows of so many frames, as filmed
+            pass  # windows count every frame, at any frame rate
         elif self.cfg.frames.rule == "uniform":
             seconds = self.meta.get("clip_seconds") or self.meta.get("clip_frames", 0) / pushed
             seen = self.cfg.frames.length / seconds if seconds else None
@@ -364,7 +364,7 @@ class Classifier:
         return Stream(self.network, self.classes, pushed, seen, self.features_like)
 
     def _rate(self, fps: float | None) -> float:
-        """Return frames a second, as given or of the training clips; 25 if both are unknown."""
+        """Return the given frame rate, else that of the training clips, else 25."""
         if fps is not None and not (0 < fps < float("inf")):
             raise UserError(f"fps = {fps:g}: frames a second should be above 0")
         return fps or self.meta.get("fps") or 25.0
@@ -372,7 +372,7 @@ class Classifier:
     # --- Inputs ---
 
     def open(self, clip: Any, fps: float | None = None) -> Clip:
-        """Return a clip of anything that can be predicted; see `predict`."""
+        """Return a `Clip` for any input that `predict` takes."""
         fps = self._rate(fps)
         if isinstance(clip, np.ndarray):
             if self.network.takes_features:
@@ -386,7 +386,7 @@ class Classifier:
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Return the scanner's inputs for frames (n, size, size, 3), as in training.
 
-        It is (n, D…), or with several views (`eval.views`) (n, V, D…).
+        The shape is (n, D…), or (n, V, D…) with several views (`eval.views`).
         """
         if self.cfg.eval.views == views.ONE:
             return self.project(self.extract(frames))
@@ -395,7 +395,7 @@ class Classifier:
 
     @cached_property
     def _shown(self) -> Callable[[np.ndarray], Any]:
-        """Return what shows frames in all views, (V, n, H, W, C)."""
+        """Return the function from frames to all views of them, (V, n, H, W, C)."""
         return jax.jit(partial(views.shown, name=self.cfg.eval.views))
 
     @cached_property
@@ -419,7 +419,10 @@ class Classifier:
 
     @property
     def features_like(self) -> tuple[int, ...] | None:
-        """Return the shape of a frame's features made elsewhere; None for a model of frames."""
+        """Return the shape of the features of one frame; None if unknown, or for a model of frames.
+
+        These are features made elsewhere, before the model projects them.
+        """
         if not self.network.takes_features or "frame" not in self.meta:
             return None
         *grid, depth = self.meta["frame"]
@@ -427,21 +430,21 @@ class Classifier:
         return (*grid, len(fitted["mean"]) if fitted else depth)
 
     def with_eval(self, settings: Eval) -> "Classifier":
-        """Return the same model, which decides clips in another way."""
+        """Return a copy of the model that decides clips by other settings."""
         other = copy.copy(self)
         other.__dict__.pop("_shown", None)
         other._use(replace(self.network, cfg=replace(self.cfg, eval=settings)))
         return other
 
     def _use(self, network: Network) -> None:
-        """Compute with this network."""
+        """Replace the network, and the programs that use it."""
         self.network, self.cfg = network, network.cfg
         self._score_program = jax.jit(network.score)
         self._evaluate_program = jax.jit(network.evaluate)
 
 
 def _as_long(labels_T: np.ndarray, length: int) -> np.ndarray:
-    """Return as many labels of frames; those that are added are -1, not labelled."""
+    """Cut labels of frames to `length`, or extend them with -1 (not labelled)."""
     return np.concatenate([labels_T, np.full(length, -1, labels_T.dtype)])[:length]
 
 

@@ -23,12 +23,13 @@ class Clip:
     """Frames, or features, that can be read in order or by index.
 
     Attributes:
-        path: what answers call it.
-        fps: frames a second, of the frames that `chunks` gives; their mean where the rate varies.
-        chunks: the whole clip in order, arrays of at most 64 frames; raises UnreadableClip.
-        read: frames by their indices.
-        notes: what was found lacking while it was read.
-        clock: the frames' own seconds, as far as `chunks` has been read; None: `fps` is exact.
+        path: the clip's path or name in answers.
+        fps: frames a second that `chunks` yields; the mean if the rate varies.
+        chunks: yields the whole clip in order, in arrays of at most 64 frames; raises
+            UnreadableClip.
+        read: returns frames by their indices.
+        notes: problems that were found while the clip was read.
+        clock: times of the frames that `chunks` has yielded so far; None: `fps` is exact.
     """
 
     path: str
@@ -39,15 +40,15 @@ class Clip:
     clock: video.Clock | None = None
 
     def at(self, frame: int) -> float:
-        """Return the seconds at which a frame begins; after the last one, when that ends."""
+        """Return the time in seconds at which a frame begins; after the last frame, its end."""
         return self.clock.at(frame) if self.clock else frame / self.fps
 
 
 def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
-    """Open a video or a picture, its frames as the model was trained to see them.
+    """Open a video or a picture, with frames prepared as in training.
 
     Raises:
-        UnreadableClip: it cannot be opened.
+        UnreadableClip: the file cannot be opened.
     """
     size, rate = cfg.encoder.size, cfg.data.fps
     notes: list[str] = []
@@ -81,7 +82,7 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
     """Return a clip of frames uint8 (T, H, W, 3) of any size.
 
     Raises:
-        UserError: another shape or type, or no frame.
+        UserError: the array has another shape or type, or no frame.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise UserError(
@@ -92,7 +93,7 @@ def of_array(frames: np.ndarray, cfg: Config, fps: float) -> Clip:
 
 
 class UnfitClip(UserError):
-    """A file that can be read, but does not fit the model."""
+    """Error: a file can be read, but does not fit the model."""
 
 
 def of_feature_file(
@@ -104,13 +105,13 @@ def of_feature_file(
     """Open a .npy or .safetensors file of features, read as training reads them.
 
     Args:
-        path: of the file.
+        path: path of the file.
         fps: frames a second.
-        like: the shape of a frame's in training; None: it is not known.
-        kind: of the data set that reads it.
+        like: shape of one frame's features in training; None: unknown.
+        kind: class of the data set that reads the file.
 
     Raises:
-        UnfitClip: it holds no such features as the model was trained on.
+        UnfitClip: the file does not hold features like those that the model was trained on.
     """
     if Path(path).suffix.lower() not in feature_files.EXTENSIONS:
         raise UnfitClip(
@@ -127,13 +128,13 @@ def of_feature_file(
 def of_features(
     features: np.ndarray, name: str, fps: float, like: tuple[int, ...] | None = None
 ) -> Clip:
-    """Return a clip of features (T, D…), made by what made those of the training.
+    """Return a clip of features (T, D…), which were made in the same way as those of training.
 
     Args:
         features: the array.
-        name: what answers call it.
+        name: the clip's name in answers.
         fps: frames a second.
-        like: the shape of a frame's in training; None: it is not known.
+        like: shape of one frame's features in training; None: unknown.
     """
     if features.ndim not in (2, 4) or features.dtype.kind != "f":
         raise UserError(
@@ -168,7 +169,7 @@ def _of_rows(
 
 
 class Resizer:
-    """Scales RGB frames of any size to squares, as files are decoded."""
+    """Scales RGB frames of any size to squares, in the same way as the decoding of files."""
 
     def __init__(self, size: int):
         self.size, self.scale = size, video.Scaler(size)

@@ -20,8 +20,8 @@ from vidrec.io import escape, files
 LONGEST, SHORTEST = 1280, 360  # pixels of a side: larger is slow to encode, smaller hard to read
 ENDINGS = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".mpg", ".mpeg", ".ts")
 BACKGROUND, TRACK, FILL = (18, 20, 24), (92, 98, 108), (88, 196, 255)
-LINE = 10  # pixels, the height of a line of time
-SHADE = 190  # of 255: how much of the picture the panel hides
+LINE = 10  # pixels, the height of a time line
+SHADE = 190  # of 255: the opacity of the panel
 
 
 def overlay(
@@ -34,9 +34,9 @@ def overlay(
 ) -> Line:
     """Write `out`: the video with class and confidence on every frame.
 
-    A frame shows the window whose middle is nearest, or with `stream` the answer so far. If frames
-    are labelled, it shows its segment, and all segments along a coloured time line. The sound is
-    left out. No more than a few frames are in memory at once.
+    Each frame shows the answer for the window whose middle is nearest, or with `stream` the answer
+    so far. If the model labels frames, each frame shows the label of its segment, and a coloured
+    time line shows all segments. There is no sound. Only a few frames are in memory at once.
 
     Args:
         model: a trained model of frames.
@@ -46,10 +46,12 @@ def overlay(
         every: see `Classifier.predict`.
 
     Returns:
-        The file's line. If a file cannot be decoded, the error says why, and nothing is written.
+        The line of the file, see `answers.lines`. If the file cannot be decoded, "error" says why,
+        and nothing is written.
 
     Raises:
-        UserError: `out` is the video itself, or cannot be written; or `path` is not a video file.
+        UserError: `out` is the video itself, or cannot be written; or `path` is not a video file;
+            or the model was trained on features.
     """
     path, out = Path(path), Path(out)
     if model.network.takes_features:
@@ -76,7 +78,7 @@ def draw(
     """Write `out`: the video with answers over time drawn on its frames.
 
     Args:
-        model: whose answers they are.
+        model: the model that gave the answers.
         path: a video file.
         out: the video to write.
         along: lines of windows or frames, as `answers.lines` gives them; at least one.
@@ -99,14 +101,14 @@ def draw(
 
 
 def check_name(out: str | os.PathLike) -> None:
-    """Raise a UserError for a name without the ending of a container that can be written."""
+    """Raise a UserError if a name does not end in one of `ENDINGS`."""
     if Path(out).suffix.lower() not in ENDINGS:
         raise UserError(f"--overlay {out}: the name should end in {', '.join(ENDINGS)}")
 
 
 def _drawn(path: Path, along: list[Line], task: Task) -> Iterator[tuple[np.ndarray, float, float]]:
     middles = np.array([(line["start"] + line["end"]) / 2 for line in along])
-    # Half-way between two middles the nearest window changes.
+    # The nearest window changes half-way between the middles of two windows.
     changes = (middles[1:] + middles[:-1]) / 2
     for frame, start, end in video.shown(path, _fitted):
         line = along[int(np.searchsorted(changes, (start + end) / 2))]
@@ -116,7 +118,7 @@ def _drawn(path: Path, along: list[Line], task: Task) -> Iterator[tuple[np.ndarr
 def _labelled(
     path: Path, along: list[Line], classes: Sequence[str], stream: bool
 ) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Yield frames with their segment's label and a line of time, which a stream has up to now."""
+    """Yield frames with their segment's label and a time line; a stream's ends at the frame."""
     starts = np.array([line["start"] for line in along])
     for frame, start, end in video.shown(path, _fitted):
         middle = (start + end) / 2
@@ -140,10 +142,10 @@ def timeline(
 
     Args:
         along: segments, or frames, with `start`, `end` and `class`.
-        classes: all that there are, which decide the colours.
-        width: pixels.
-        now: seconds.
-        known: the last segment that is drawn; None: all are.
+        classes: names of all classes; their order decides the colours.
+        width: width of the time line in pixels.
+        now: time of the mark in seconds.
+        known: index of the last segment that is drawn; None: all are drawn.
     """
     line = np.empty((LINE, width, 3), np.uint8)
     line[:] = TRACK
@@ -170,7 +172,7 @@ def with_panel(frame_HWC: np.ndarray, label: str, confidence: float) -> np.ndarr
 
 @functools.lru_cache(maxsize=128)
 def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
-    """Return uint8 (height, width, 4): colours and their opacity."""
+    """Return the panel, uint8 (height, width, 4): colours and their opacity."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))
@@ -179,7 +181,7 @@ def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
     share = f"{percent} %"
     share_width = draw.textlength(share, font)
     room = width - 3 * margin - share_width
-    text = escape.visible(label)  # Pillow measures no text of several lines
+    text = escape.visible(label)  # Pillow cannot measure text of several lines
     while text and draw.textlength(text, font) > room:
         text = text.removesuffix("…")[:-1] + "…" if len(text.removesuffix("…")) > 1 else ""
     draw.text((margin, margin * 0.6), text, (255, 255, 255, 255), font)
@@ -194,7 +196,7 @@ def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
 
 @functools.cache
 def _font(size: int):
-    """Return DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
+    """Return the font DejaVu, which comes with matplotlib: Latin, Greek, Cyrillic and more."""
     import matplotlib
     from PIL import ImageFont
 
@@ -204,6 +206,6 @@ def _font(size: int):
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
-    """Return a size on which text can be read: even, in proportion, LONGEST at most."""
+    """Return a frame size at which text is legible: even, in proportion, at most LONGEST."""
     factor = min(LONGEST / max(width, height), max(1.0, SHORTEST / min(width, height)))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

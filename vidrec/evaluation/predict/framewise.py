@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class _Seen(NamedTuple):
-    """What a model sees of a chunk of a clip.
+    """The inputs that a model sees for a chunk of a clip.
 
     Attributes:
         inputs: (n, D…); a frame that is seen several times is repeated.
-        steps_T: how many steps are made after each frame of the chunk, from the clip's first on.
+        steps_T: number of steps from the clip's first frame up to each frame of the chunk, this
+            frame included.
     """
 
     inputs: np.ndarray
@@ -28,12 +29,12 @@ class _Seen(NamedTuple):
 
 
 def predict(model: "Classifier", clip: Clip, every: float) -> Prediction:
-    """Return the segments of a clip, and how often each class is there.
+    """Return the segments of a clip, and the mean class probabilities over its frames.
 
     Args:
-        model: a trained model of labels of frames.
+        model: a trained model that labels frames.
         clip: the clip.
-        every: seconds between windows, which segments have not: 0.
+        every: seconds between windows; it must be 0, since there are segments instead of windows.
 
     Raises:
         UserError: seconds between windows are given, or the clip has no frame.
@@ -45,7 +46,7 @@ def predict(model: "Classifier", clip: Clip, every: float) -> Prediction:
     windows = []
     for label, start, end in zip(*segments_of(probabilities_TK.argmax(-1)), strict=True):
         mean_K = probabilities_TK[start:end].mean(0)
-        # The class of the segment ranks first, also where the mean of its frames is another's.
+        # The segment's class ranks first, even if another class has a higher mean probability.
         scores_K = mean_K + (np.arange(len(mean_K)) == label)
         frames = (int(start), int(end)) if model.network.takes_features else None
         windows.append(
@@ -80,7 +81,7 @@ def _probabilities(model: "Classifier", clip: Clip) -> np.ndarray:
         frames, steps = frames + len(inputs), int(seen.steps_T[-1])
         steps_T.append(seen.steps_T)
     said += labeller.end()
-    if not steps:  # too short for the frame rate: it is labelled by its first frame
+    if not steps:  # the clip is too short for the frame rate: its first frame labels it
         first = model.encode(next(iter(clip.chunks())))[:1]
         labeller = _AtOnce(model)
         labeller.add(first)
@@ -91,13 +92,13 @@ def _probabilities(model: "Classifier", clip: Clip) -> np.ndarray:
 def _seen(
     clip: Clip, inputs: np.ndarray, rate: float | None, before: tuple[int, int], most: int
 ) -> _Seen:
-    """Return a chunk's frames as often as a stream would see them.
+    """Return a chunk's inputs, each frame as often as a stream would see it.
 
     Args:
         clip: the clip.
-        inputs: of the chunk's frames.
-        rate: frames a second that the model sees; None: all.
-        before: frames and steps before the chunk.
+        inputs: inputs of the chunk's frames.
+        rate: frames a second that the model sees; None: every frame.
+        before: numbers of frames and of steps before the chunk.
         most: the largest number of times that one frame is seen.
     """
     frames, steps = before
@@ -110,7 +111,7 @@ def _seen(
 
 
 class _InChunks:
-    """Labels frames as they come, by a model that streams; no more than a chunk is in memory."""
+    """Labels frames chunk by chunk with a model that streams; one chunk is in memory."""
 
     def __init__(self, model: "Classifier"):
         self._model, self._carry = model, None
@@ -132,19 +133,19 @@ class _InChunks:
         return said
 
     def end(self) -> list[np.ndarray]:
-        """Return nothing more."""
+        """Return an empty list: `add` has labelled all frames."""
         return []
 
 
 class _AtOnce:
-    """Labels frames when all of them are there, by a model that sees later frames too."""
+    """Labels all frames of a clip at once, with a model that sees later frames too."""
 
     def __init__(self, model: "Classifier"):
         self._model = model
         self._parts: list[np.ndarray] = []
 
     def add(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """Keep the frames."""
+        """Keep the inputs of frames until `end`; return an empty list."""
         self._parts.append(np.asarray(inputs))
         return []
 

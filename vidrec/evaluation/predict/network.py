@@ -1,7 +1,7 @@
 """Define a trained model as pure functions of its weights, for files, streams and exports.
 
-Here nothing trains, so an encoder of frames that was trained with the scanner is applied
-separately: each frame is encoded once, even if several windows see it.
+Nothing is trained here. So even an encoder of frames that was trained with the scanner is applied
+separately: each frame is encoded once, even if several windows contain it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,14 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Network:
-    """Frames to features to class scores; every method takes `variables` first.
+    """The functions from frames to features to class scores; most take `variables` first.
 
     Attributes:
-        cfg: settings, with frames.length as trained (two rules take it from the data).
-        encoder: frame to features; None if the data brings features, or the model's own encoder
-            reads whole clips.
-        model: from features, or from clips of frames, to scores.
-        class_weights: factors of clips' losses by class, as in training; empty: 1.
+        cfg: settings; frames.length is that of training (two rules take it from the data).
+        encoder: network from a frame to features; None if the data are features, or if `model`
+            contains an encoder of whole clips.
+        model: network from features, or from clips of frames, to scores.
+        class_weights: factors of clips' losses by class, as in training; empty: all are 1.
         variables: trees "encoder" and "model" of Flax variables, and "projection" (mean, matrix).
     """
 
@@ -74,17 +74,17 @@ class Network:
 
     @property
     def task(self) -> Task:
-        """Return what a label says."""
+        """Return the task of the model."""
         return tasks.of(self.cfg)
 
     @property
     def takes_features(self) -> bool:
-        """Return whether clips are arrays made elsewhere, not frames."""
+        """Return whether the model takes features made elsewhere, not frames."""
         return self.encoder is None and self.model.encoder is None
 
     @property
     def precision(self) -> str:
-        """Return the type of a frame's features; stored ones are rounded, trained ones not."""
+        """Return the type of features; those of a trained encoder are not rounded."""
         return self.cfg.encoder.store_dtype if self.cfg.encoder.trainable == "none" else "float32"
 
     @property
@@ -101,7 +101,7 @@ class Network:
         return self._projected(variables, x)
 
     def encoder_of_streams(self) -> Callable[[Tree, Any], Array]:
-        """Return `encode`, compiled as far as the encoder can be a part of a program."""
+        """Return `encode` compiled; an encoder that runs on the host is called outside of it."""
         if not isinstance(self.encoder, encoders.HostEncoder):
             return jax.jit(self.encode)
         extract = self.encoder.extractor(self.variables["encoder"], 1)
@@ -114,7 +114,7 @@ class Network:
         return encode
 
     def _projected(self, variables: Tree, x: Any) -> Array:
-        """Return features as the scanner's inputs: standardised if the model was trained so."""
+        """Return the scanner's inputs for features: projected if the model was trained so."""
         if projection := variables["projection"]:
             x = x.astype(jnp.float32)
             mean = projection["mean"].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -124,9 +124,9 @@ class Network:
     def score(
         self, variables: Tree, inputs: Array, mask_BT: Array | None = None
     ) -> decisions.ClipScores:
-        """Return the scores of clips, from what `encode` gives of their frames, (B, T, D…).
+        """Return the scores of clips from their encoded frames, (B, T, D…).
 
-        With several views (`eval.views`), B are the views of one clip.
+        With several views (`eval.views`), B counts the views of one clip.
         """
         outputs, mask_BT = self._outputs(variables, inputs, mask_BT)
         return self.task.scores(outputs, self.cfg.loss.kind, mask_BT)
@@ -137,10 +137,10 @@ class Network:
         """Return the carry after these frames, and class probabilities of each, (B, T, K).
 
         Args:
-            variables: of the model.
-            inputs: what `encode` gives of frames, (B, T, D…).
-            mask_BT: False on padding, which changes no carry.
-            carry: the scanner's, before the first frame; None: the clip begins here.
+            variables: variables of the model.
+            inputs: encoded frames, (B, T, D…), see `encode`.
+            mask_BT: False on padding, which does not change the carry.
+            carry: the scanner's carry before the first frame; None: the clip begins here.
         """
         outputs = self._apply(variables, inputs, mask_BT, carry=carry)
         return outputs.carry, self.task.probabilities(outputs.logits)
@@ -148,7 +148,7 @@ class Network:
     def evaluate(
         self, variables: Tree, inputs: Array, mask_BT: Array, labels_B: Array
     ) -> tuple[decisions.ClipScores, Array]:
-        """Return scores and the loss (B,) that training minimises, the clips being so labelled."""
+        """Return the scores of clips, and their loss (B,) by `labels_B` as in training."""
         outputs, mask_BT = self._outputs(variables, inputs, mask_BT)
         settings = self.cfg.loss
         how = LossOptions(
@@ -164,7 +164,7 @@ class Network:
         return self.task.scores(outputs, settings.kind, mask_BT), losses_B
 
     def _outputs(self, variables: Tree, inputs: Array, mask_BT: Any) -> tuple[Array, Any]:
-        """Return the head's outputs and their mask; of several views, those of their mean."""
+        """Return the head's outputs and their mask; several views are averaged."""
         outputs = self._apply(variables, inputs, mask_BT)[0]
         if self.cfg.eval.views == views.ONE:
             return outputs, mask_BT
@@ -176,19 +176,24 @@ class Network:
 
     def clip(self, variables: Tree, frames: Array) -> Array:
         """Return probabilities (K,) of one whole clip: frames (T, H, W, C), or features (T, D…)."""
-        # One frame at a time under vmap: T may be a symbol, and layers may ask for their batch.
+        # Frames are encoded one by one under vmap: T may be symbolic, and layers may need to know
+        # the size of their batch.
         inputs = jax.vmap(lambda frame: self._in_views(variables, frame))(frames)
         scores = self.score(variables, jnp.moveaxis(inputs, 1, 0))
         return self.task.probabilities(scores.scores_BK[0] / scores.weight_B[0])
 
     def _in_views(self, variables: Tree, frame: Array) -> Array:
-        """Return what the model scans of a frame in all views, (V, D…)."""
+        """Return the scanner's inputs for all views of a frame, (V, D…)."""
         if self.cfg.eval.views == views.ONE:
             return self.encode(variables, frame[None])
         return self.encode(variables, views.shown(frame, self.cfg.eval.views))
 
     def begin(self, inputs: Any) -> Tree:
-        """Return the carry before the first frame of such inputs (1, D…), an array or its shape."""
+        """Return the carry before the first frame.
+
+        Args:
+            inputs: inputs of one frame (1, D…), or their `jax.ShapeDtypeStruct`.
+        """
         frame = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
         outputs = jax.eval_shape(
             lambda x: self.model.init_with_output(jax.random.key(0), x)[0], frame
@@ -219,7 +224,7 @@ class Network:
         return carry, self.task.probabilities(scores.scores_BK[0])
 
     def check_streams(self) -> None:
-        """Raise a UserError that says why, where the model needs the whole clip at once."""
+        """Raise a UserError that says why, if the model needs the whole clip at once."""
         cfg = self.cfg
         if cfg.eval.views != views.ONE:
             raise UserError(

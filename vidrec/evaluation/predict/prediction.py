@@ -18,10 +18,10 @@ class Answer:
         scores_K: scores by which evaluation ranks the classes.
         probabilities_K: probabilities of the classes. Where scores are sums of log-probabilities
             over frames or windows, these come from the mean instead, so that a long clip is not
-            more certain than a short one only for its length. Where windows vote, these are shares
-            of votes. A result's `loss` is the negative logarithm of that of the true class.
+            more certain than a short one merely by its length. If windows vote, these are shares
+            of votes. The `loss` of a result is computed from these probabilities.
         task: the task of the answer.
-        fitted: what decisions take from validation clips, see `Task.fit`.
+        fitted: values that were fitted to validation clips, see `Task.fit`.
     """
 
     classes: tuple[str, ...]
@@ -37,7 +37,7 @@ class Answer:
 
     @property
     def confidence(self) -> float:
-        """Return the probability of that class."""
+        """Return the probability of the label, as `Task.answer` defines it."""
         return self.as_dict()["confidence"]
 
     @property
@@ -52,12 +52,12 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Window(Answer):
-    """The answer for a stretch of a clip, in seconds from its first frame.
+    """The answer for a part of a clip; times are in seconds from the clip's first frame.
 
     Attributes:
-        start: seconds at which it begins.
-        end: seconds at which it ends.
-        frames: its first frame and the one after its last; None if it is counted in seconds.
+        start: time at which the window begins.
+        end: time at which the window ends.
+        frames: its first frame and the frame after its last one; None if only times are known.
     """
 
     start: float
@@ -73,7 +73,7 @@ class Prediction(Answer):
         path: the clip's path or name.
         windows: answers over time.
         frames: number of frames that were read.
-        seconds: how long they last.
+        seconds: duration of these frames.
         notes: problems of the file, one line each.
     """
 

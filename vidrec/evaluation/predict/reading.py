@@ -19,7 +19,7 @@ from vidrec.models.encoders.weights import digest as weights_digest
 
 
 class ClipInputs(NamedTuple):
-    """A clip's index, and the scanner's inputs for all its frames, or why there are none."""
+    """A clip's index, and the scanner's inputs for all its frames, or the error of reading it."""
 
     clip: int
     inputs: np.ndarray | UnreadableClip
@@ -40,7 +40,7 @@ class ClipReader:
     dataset: Dataset
 
     def read(self, clips: list[int], progress: Progress) -> Iterator[ClipInputs]:
-        """Yield clips in order; `progress` is called with the number that was encoded.
+        """Yield clips in order; `progress` is called while missing features are extracted.
 
         Raises:
             UserError: the data set has features and the model takes frames, or the reverse.
@@ -61,7 +61,7 @@ class ClipReader:
             yield from self._decoded(self.model.encode, clips)
 
     def _store(self) -> Store | None:
-        """Return where training keeps this encoder's features; None: it was trained itself."""
+        """Return the store of a frozen encoder's features; None if there is no frozen encoder."""
         network = self.model.network
         if self.cfg.encoder.trainable != "none" or network.encoder is None:
             return None
@@ -69,7 +69,7 @@ class ClipReader:
         return Store.of(dependencies(self.cfg, weights, network.encoder))
 
     def _through(self, store: Store, clips: list[int], progress: Progress) -> Iterator[ClipInputs]:
-        """Fill the store with what it lacks of these clips, then yield them from it."""
+        """Add the features that the store lacks of these clips, then yield all from the store."""
         unreadable: dict[int, UnreadableClip] = {}
         stored = store.keys()
         missing = [clip for clip in clips if self.dataset.key(clip) not in stored]
@@ -88,7 +88,7 @@ class ClipReader:
             yield ClipInputs(clip, features)
 
     def stored(self, store: Store, clip: int) -> np.ndarray | UnreadableClip:
-        """Return a clip's features from the store; damaged ones are made again."""
+        """Return a clip's features from the store; damaged ones are extracted again."""
         features: np.ndarray | UnreadableClip | None = store.get(self.dataset.key(clip))
         if features is not None:
             return features

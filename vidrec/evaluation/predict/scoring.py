@@ -28,7 +28,7 @@ from vidrec.evaluation.task import Matched, ScoredPart
 from vidrec.features.extraction import Progress
 from vidrec.io import files, machine
 
-# The definition of the figures is part of an evaluation's id, so that older ones are not reused.
+# Part of an evaluation's id: results under an older definition of the figures are not reused.
 FIGURES = "loss and calibration of probabilities"
 Part = Literal["test", "val", "train", "all"]
 
@@ -38,9 +38,9 @@ class _Selection(NamedTuple):
 
     Attributes:
         clips: their indices in the data set.
-        split: id of the split that they are a part of.
+        split: id of the split that the clips belong to.
         left_out: number of clips of each class that the model does not know.
-        overlap: the result's description of clips that are also training clips.
+        overlap: entries of the result about clips that are also training clips.
     """
 
     clips: np.ndarray
@@ -50,12 +50,12 @@ class _Selection(NamedTuple):
 
 
 class _Scores(NamedTuple):
-    """What was scored.
+    """The scores of clips.
 
     Attributes:
         clips: (n,) indices of the clips that could be read.
-        evaluations: the model's answer for each.
-        unreadable: (clip, path, reason) of the others.
+        evaluations: scores and loss of each of these clips.
+        unreadable: (clip, path, reason) of each clip that could not be read.
     """
 
     clips: np.ndarray
@@ -76,24 +76,25 @@ def score(
 ) -> dict[str, Any]:
     """Score a trained run on the clips that the settings name; classes are matched by name.
 
-    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID. If this was
-    scored before, the result is only read.
+    Writes config.json, predictions.npz and result.json into FOLDER/evaluations/ID. If the same
+    evaluation was done before, its result is read instead.
 
     Args:
-        folder: of a run, a trial or an ablation.
-        overrides: dotted settings of the data and of `eval`; the rest belongs to the model.
-        part: of the data's split; "all" takes every clip and makes no split.
-        force: score clips that the model was trained on; the result says how many.
+        folder: the folder of a run, a trial or an ablation.
+        overrides: dotted settings of `data` and `eval` to change; no others can be changed.
+        part: the part of the data's split to score; "all": every clip, without a split.
+        force: score even clips that the model was trained on; the result says how many.
         trust_code: see `Classifier.load`.
-        tell: is given lines for people.
+        tell: is called with lines of text for people.
         progress: is called with the numbers of clips that are done and of all clips.
-        dataset: clips from Python instead of those that the settings name.
+        dataset: a data set to score instead of the one that the settings name.
 
     Returns:
         The content of result.json.
 
     Raises:
-        UserError: a setting of the model, no class in common, or clips of the training.
+        UserError: `overrides` has a setting of the model, data and model share no class, or the
+            model was trained on some of the clips and `force` is False.
     """
     model = Classifier.load(folder, trust_code=trust_code)
     _check_root(model.cfg.data.root, overrides or {}, dataset)
@@ -132,7 +133,7 @@ def score(
         "versions": machine.versions(),
         "dir": str(out.absolute()),
     }
-    # result.json last, since it says that the rest is there.
+    # result.json is written last: where it exists, the other files are complete.
     files.write_arrays(out / "predictions.npz", _predictions(dataset, scores, labels, part))
     files.write_json(out / "config.json", to_dict(cfg))
     files.write_json(out / "result.json", result)
@@ -154,7 +155,7 @@ def _selected(
 
 
 def _earlier(out: Path, dataset: Dataset, cfg: Config) -> dict[str, Any]:
-    """Return the result of clips that were scored before."""
+    """Return the result of an evaluation that was done before."""
     result = files.read_json(out / "result.json", files.RESULT_HOLDS)
     result |= {"dir": str(out.absolute())}
     result |= _located(dataset, result)
@@ -167,7 +168,7 @@ def _earlier(out: Path, dataset: Dataset, cfg: Config) -> dict[str, Any]:
 def _outcome(
     dataset: Dataset, selection: _Selection, scores: _Scores, part: Part
 ) -> dict[str, Any]:
-    """Return what a result says about the clips."""
+    """Return the entries of a result about its clips."""
     unreadable = scores.unreadable
     count = {
         "expected": len(selection.clips),
@@ -202,7 +203,7 @@ def _predictions(
 
 
 def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the clips that could not be read by the paths that they have now."""
+    """Return a result's entry of unreadable clips with the paths that they have now."""
     names = before.get("unreadable_names", ())
     index_of = {name: i for i, name in enumerate(dataset.names)} if names else {}
     if not names or any(name not in index_of for name in names):
@@ -212,7 +213,7 @@ def _located(dataset: Dataset, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_root(root: str, overrides: Mapping[str, Any], dataset: Dataset | None) -> None:
-    """Refuse a folder of data that earlier versions recorded as seen from another folder."""
+    """Refuse a relative `data.root`, which earlier versions recorded: its folder is unknown."""
     if dataset is None and "data.root" not in overrides and root and root[0] not in "/~":
         raise UserError(
             f"the run was trained on data.root = {root!r}, taken from a folder that it does not "
@@ -234,7 +235,7 @@ def _settings(model: Classifier, overrides: Mapping[str, Any]) -> Config:
 
 
 def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
-    """Return the clips to score, and the id of the split that they are a part of."""
+    """Return the clips to score, and the id of the split that they belong to."""
     if part == "all":
         return np.arange(len(dataset)), digest(sorted(dataset.names), length=16)
     split = splits.make(dataset, cfg.data)
@@ -244,7 +245,7 @@ def _clips(dataset: Dataset, cfg: Config, part: Part) -> tuple[np.ndarray, str]:
 def _known(
     dataset: Dataset, clips: np.ndarray, matched: Matched, classes: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the clips whose class the model knows, and how many of which class it does not."""
+    """Return the clips whose class the model knows, and the numbers of other clips by class."""
     known = matched.known[clips]
     if not known.any():
         raise UserError(
@@ -255,9 +256,9 @@ def _known(
 
 
 def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool) -> dict[str, Any]:
-    """Return which clips are also training clips; refuse them unless forced.
+    """Return how many clips are also training clips; refuse them unless forced.
 
-    Clips are the same if their content is the same, whatever their names.
+    Two clips are the same if their content is the same, even under different names.
     """
     meta = model.meta
     comparable = meta.get("hashed") == dataset.hashed
@@ -284,25 +285,25 @@ def _overlap(model: Classifier, dataset: Dataset, clips: np.ndarray, force: bool
 def _may_be_siblings(
     model: Classifier, dataset: Dataset, clips: np.ndarray, same_set: bool
 ) -> bool:
-    """Return whether clips that are new may be cut from recordings that were trained on.
+    """Return whether new clips may come from recordings that the model was trained on.
 
     Args:
         model: the model.
         dataset: the data set of the clips.
-        clips: their indices.
-        same_set: the training clips are in this data set too.
+        clips: indices of the clips.
+        same_set: True if training clips are in this data set too.
     """
     if not dataset.groups_known:
         return same_set
-    # Recordings of the same name in another data set may be others.
+    # Recordings of the same name in two data sets may be different ones.
     return bool(set(model.meta["train_groups"]) & set(dataset.groups[clips].tolist()))
 
 
 def _scored(reader: ClipReader, clips: np.ndarray, matched: Matched, progress: Progress) -> _Scores:
-    """Score clips; of those that cannot be read the reason is kept.
+    """Score clips; for each clip that cannot be read, the reason is kept.
 
     Raises:
-        UserError: none can be read, or one of a strict data set cannot.
+        UserError: no clip can be read, or `data.strict` is set and a clip cannot be read.
     """
     model, dataset = reader.model, reader.dataset
     scored, evaluations, unreadable = [], [], []
@@ -321,7 +322,7 @@ def _scored(reader: ClipReader, clips: np.ndarray, matched: Matched, progress: P
 
 
 def _stacked(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack the scores of clips; those of frames are continued with -1 to the longest clip's."""
+    """Stack the scores of clips; scores of frames are padded with -1 to the longest clip."""
     longest = max(map(len, scores))
     if all(len(each) == longest for each in scores):
         return np.stack(scores)

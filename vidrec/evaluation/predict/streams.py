@@ -12,7 +12,7 @@ from vidrec.evaluation.predict import clips
 from vidrec.evaluation.predict.clips import Resizer
 from vidrec.evaluation.predict.network import Network
 
-ROUNDING = 1e-6  # seconds: two times that lie no further apart are one
+ROUNDING = 1e-6  # seconds: times that differ by no more than this are equal
 UNFINISHED = "the last window is not over; of a file, it is continued past the end"
 
 
@@ -20,10 +20,10 @@ def times_seen(end: float, rate: float, seen: int, most: int) -> int:
     """Return how often a frame is seen: once for each step whose middle comes before its end.
 
     Args:
-        end: seconds at which the frame is followed by the next.
+        end: time in seconds at which the next frame replaces this frame.
         rate: steps a second.
-        seen: steps before this frame.
-        most: a picture that stands still for hours is seen no more often.
+        seen: number of steps before this frame.
+        most: upper limit of the result, for a frame that stays on screen for hours.
     """
     times = int(np.ceil((end - ROUNDING) * rate - 0.5)) - seen
     return min(max(times, 0), most)
@@ -31,7 +31,13 @@ def times_seen(end: float, rate: float, seen: int, most: int) -> int:
 
 @dataclass
 class _Window:
-    """A window that is not over."""
+    """A window that has not ended yet.
+
+    Attributes:
+        carry: the recurrent carry after its frames so far.
+        frames: number of its frames so far.
+        said: class probabilities (K,) after these frames.
+    """
 
     carry: Any
     frames: int = 0
@@ -39,7 +45,7 @@ class _Window:
 
 
 class Stream:
-    """A clip that is not complete yet.
+    """Classifies a clip whose frames arrive one by one.
 
     >>> stream = model.stream(fps=30)
     >>> for frame in camera:
@@ -48,15 +54,15 @@ class Stream:
     After n frames it gives the model's answer for a clip of these n frames. If a model was
     trained on frames spread over its clips, its stream takes frames at the same average rate. So
     when the stream lasts as long as a training clip, its answer equals that of `predict`. Call
-    `reset` when something new begins; otherwise all frames so far count.
+    `reset` before a new clip; otherwise all frames since the last reset count.
 
     Attributes:
-        classes: their names, in the order of the probabilities.
+        classes: names of the classes, in the order of the probabilities.
         fps: frames a second that are pushed.
-        rate: frames a second that the model sees, each the one on screen in the middle of its time;
-            None: every frame.
-        frames: pushed since the last reset.
-        seen: steps of the recurrence since then.
+        rate: steps a second; each step sees the frame that is on screen at the middle of the step;
+            None: every frame is seen once.
+        frames: number of frames pushed since the last reset.
+        seen: number of steps of the recurrence since the last reset.
     """
 
     def __init__(
@@ -77,11 +83,11 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what went by."""
+        """Discard all frames so far, and begin a new clip."""
         self._carry: Any = None
         self._said, self._scores_K = np.zeros(0), np.zeros(0)
         self.frames = self.seen = 0
-        self._seen_frames: list[int] = []  # of the frames seen, as far as prediction sees any
+        self._seen_frames: list[int] = []  # indices of the first frames seen
         self._open: list[_Window] = []
         self._last: _Window | None = None
         inference, task = self._network.cfg.eval.inference, self._network.task
@@ -91,9 +97,9 @@ class Stream:
         """Return class probabilities (K,) after one more frame.
 
         Args:
-            frame: uint8 (H, W, 3) of any size; features (D…) where the model was trained on such.
-            end: seconds from the first frame to when this one is followed by the next; None: as
-                `fps` says.
+            frame: uint8 (H, W, 3) of any size; features (D…) if the model was trained on features.
+            end: seconds from the start of the first frame to the end of this one; None: computed
+                from `fps`.
         """
         self._check(frame)
         self.frames += 1
@@ -105,7 +111,7 @@ class Stream:
             for _ in range(due):
                 self._said = np.asarray(self.step(inputs))
         elif not self.seen:
-            # Before the first frame that counts: what the model says about this one alone.
+            # Before the first step, the answer is that for this frame alone.
             inputs = self.encode(frame)
             _, said_K = self._step(self._variables, self._begin(inputs), inputs)
             self._said = self._scores_K = np.asarray(said_K)
@@ -119,7 +125,7 @@ class Stream:
         return self._encode(self._variables, self._resize(frame)[None])
 
     def step(self, inputs: jax.Array) -> jax.Array | np.ndarray:
-        """Take a step with what `encode` gave; return class probabilities (K,)."""
+        """Take a step with the inputs that `encode` returned; return class probabilities (K,)."""
         if self._network.cfg.eval.inference != "single":
             return self._in_windows(inputs)
         if self._carry is None:
@@ -131,13 +137,14 @@ class Stream:
 
     @property
     def scores_K(self) -> np.ndarray:
-        """Return what ranks the classes after the last frame: probabilities, or votes."""
+        """Return the scores (K,) that rank the classes after the last frame."""
         return np.asarray(self._scores_K)
 
     def _in_windows(self, inputs: jax.Array) -> np.ndarray:
-        """Return the answer of all windows, the unfinished one included.
+        """Return class probabilities (K,) by the windows so far, after one more step.
 
-        So it is for files, where the last window is continued past the end.
+        The oldest window counts even if it is unfinished, as the last window of a file does, which
+        is continued past the file's end.
         """
         settings, evidence = self._network.cfg.eval, self._network.task.evidence
         if self.seen % settings.stride == 0:
@@ -155,10 +162,10 @@ class Stream:
         return np.exp(decided.log_probs_nK[0])
 
     def unlike_prediction(self) -> list[str]:
-        """Return why this answer differs from the prediction for the clip that was pushed."""
+        """Return the reasons why the answer may differ from that of `predict` for this clip."""
         cfg = self._network.cfg
         if self._network.task.framewise:
-            return []  # a frame's label is its own
+            return []  # each frame has a label of its own
         length, rule = cfg.frames.length, cfg.frames.rule
         if cfg.eval.inference != "single":
             return [UNFINISHED] if self._last else []
@@ -170,7 +177,7 @@ class Stream:
         return [f"a stream saw {self.seen} frames; of a file, {length} frames {where} decide"]
 
     def _due(self, end: float) -> int:
-        """Return how often a frame that is shown until `end` is seen."""
+        """Return how often the model sees a frame that is shown until `end`, in seconds."""
         if self.rate is None:
             return 1
         return times_seen(end, self.rate, self.seen, self._network.cfg.frames.length)

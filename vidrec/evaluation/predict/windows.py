@@ -1,4 +1,4 @@
-"""Cut windows from a clip while it is read: at most one of them is in memory."""
+"""Cut windows from a clip while it is read: at most one window is in memory."""
 
 import bisect
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ from vidrec.config import Config
 from vidrec.evaluation import decisions
 from vidrec.evaluation.decisions import SeenFrames
 
-# Of a frame: what two times may differ by that mean the same one.
+# Share of a frame's duration: times that differ by no more than this mean the same frame.
 NEAR = 0.25
 ROUNDING = 1e-9  # seconds
 
 
 class Window(NamedTuple):
-    """A stretch of a clip and what the model sees of it.
+    """A part of a clip and what the model sees of it.
 
     Attributes:
         start: first frame.
@@ -40,10 +40,10 @@ class WindowGrid:
         cfg: the model's settings.
         span: frames of a window.
         stride: frames from one window to the next.
-        in_frames: True for windows of evaluation (`eval.inference`), which count frames, and whose
-            last one may pass the clip's end. Other windows count seconds, and the last one ends
-            with the clip.
-        fps: frames a second that `span` and `stride` count, the clip's mean.
+        in_frames: True for windows of evaluation (`eval.inference`): they are measured in frames,
+            and the last one may extend past the clip's end. False for windows that are measured in
+            seconds: the last one ends with the clip.
+        fps: the clip's mean frame rate, which converts `span` and `stride` to seconds.
     """
 
     cfg: Config
@@ -53,10 +53,10 @@ class WindowGrid:
     fps: float = 1.0
 
     def seen(self, start: int, times: np.ndarray) -> SeenFrames:
-        """Return the frames that the model sees of a window that is counted in seconds.
+        """Return the frames that the model sees in a window that is measured in seconds.
 
-        A training clip of this duration has frames at equal distances in time. These are the frames
-        that the video shows in the middle of the time of each.
+        A training clip of this duration has frames at equal distances in time. For each of them,
+        the result has the frame that this video shows at the middle of its time.
 
         Args:
             start: first frame of the window.
@@ -64,7 +64,7 @@ class WindowGrid:
         """
         count, seconds = len(times) - 1, times[-1] - times[0]
         length, share = self.cfg.frames.length, seconds * self.fps / self.span
-        # A window that the clip's end cut off is a shorter clip, which the rule continues.
+        # A window that the clip's end cuts off counts as a shorter clip, which the rule continues.
         short = self.cfg.frames.rule != "uniform" and share < 1 - NEAR / self.span
         slots = max(1, round(length * share)) if short else length
         index_L, mask_L = decisions.frames_of_clip(self.cfg, slots)
@@ -76,12 +76,12 @@ class WindowGrid:
 
 
 class Slider:
-    """Takes a clip's inputs in order and gives its windows, each as soon as it is complete.
+    """Takes a clip's inputs in order and yields its windows, each as soon as it is complete.
 
     Args:
         grid: length and distance of the windows.
-        at: seconds at which a frame that was added begins; after the last one, when that ends.
-            None: as the grid's rate says.
+        at: returns the time in seconds at which an added frame begins; after the last frame, its
+            end. None: times are computed from the grid's frame rate.
     """
 
     def __init__(self, grid: WindowGrid, at: Callable[[int], float] | None = None):
@@ -98,7 +98,7 @@ class Slider:
         return len(self._buffer)
 
     def add(self, inputs_T: np.ndarray) -> Iterator[Window]:
-        """Add more of the clip, (t, D…), and return the windows that it completes."""
+        """Add inputs of more frames, (t, D…), and yield the windows that are now complete."""
         self._buffer = np.concatenate([self._buffer, inputs_T]) if self.total else inputs_T
         self.total += len(inputs_T)
         while (start := self._next()) is not None:
@@ -111,7 +111,7 @@ class Slider:
         self._buffer, self._first = self._buffer[first - self._first :], first
 
     def end(self) -> Iterator[Window]:
-        """Return the windows that only the clip's end completes."""
+        """Yield the windows that only the clip's end completes."""
         if self.grid.in_frames:
             starts = decisions.window_starts(self.total, self.grid.span, self.grid.stride).tolist()
             for start in starts:
@@ -121,11 +121,11 @@ class Slider:
             yield self._window(start, self.total)
 
     def _next(self) -> int | None:
-        """Return where the next window begins; None: not yet read."""
+        """Return the first frame of the next window; None: not read yet."""
         return 0 if self._last < 0 else self._after(self._last, self.grid.stride)
 
     def _after(self, start: int, frames: int) -> int | None:
-        """Return the first frame that begins `frames` after another; None: not read yet."""
+        """Return the frame that begins `frames` frames later than `start`; None: not read yet."""
         if self.grid.in_frames:
             return start + frames if start + frames <= self.total else None
         due = (frames - NEAR) / self.grid.fps
@@ -136,7 +136,7 @@ class Slider:
         return start + 1 + bisect.bisect_left(begins, due, key=lambda at: self._at(at) - since)
 
     def _last_start(self) -> int:
-        """Return where the window begins that ends with the last frame so far."""
+        """Return the first frame of the window that ends with the last frame so far."""
         if self.grid.in_frames:
             return max(self._first, self.total - self.grid.span)
         begins = range(self._first, self.total)

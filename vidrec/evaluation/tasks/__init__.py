@@ -1,6 +1,6 @@
-"""The tasks: a module each, which defines `TASK` (see `vidrec.evaluation.task`).
+"""Find tasks: each module here defines one, `TASK` (see `vidrec.evaluation.task`).
 
-They are imported when one is asked for: the command line's help asks for none.
+A task is imported only when it is needed: the command line's help needs none.
 """
 
 import functools
@@ -28,7 +28,7 @@ def named(kind: str) -> "Task":
     """Return the task of this name.
 
     Raises:
-        UserError: there is none, as in a run of another version.
+        UserError: there is no task of this name, as may happen with a run of another version.
     """
     if kind not in TASKS:
         raise UserError(f"task.kind = {kind!r} should be one of {', '.join(TASKS)}")
@@ -36,12 +36,12 @@ def named(kind: str) -> "Task":
 
 
 def of_settings(settings: Mapping[str, Any]) -> "Task":
-    """Return the task of a run by the content of its config.json; earlier ones name none."""
+    """Return the task of a run by the content of its config.json; without a name, the clip task."""
     own = settings.get("task", {})
     return named(own.get("kind", "clip")).configured(own)
 
 
 def columns() -> tuple[str, ...]:
-    """Return the measured columns that table.csv may have, of all tasks, those of clips first."""
+    """Return the measured columns that table.csv may have, of all tasks, the clip task first."""
     kinds = sorted(TASKS, key=lambda kind: kind != "clip")
     return tuple(dict.fromkeys(name for kind in kinds for name in named(kind).columns))

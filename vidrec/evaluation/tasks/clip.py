@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vidrec.data.datasets.base import Dataset
     from vidrec.evaluation.decisions import ClipScores, Decision
 
-TOP = 5  # classes of an answer
+TOP = 5  # number of classes that an answer lists
 
 
 class ClipTask(Task):
@@ -64,14 +64,14 @@ class ClipTask(Task):
         return dataset
 
     def matched(self, dataset: "Dataset", classes: Sequence[str]) -> Matched:
-        """Return -1 for a class that the model does not know."""
+        """Return labels by the model's class numbers; -1 for a class that it does not know."""
         number_of = {name: number for number, name in enumerate(classes)}
         names = [dataset.classes[label] for label in dataset.labels]
         labels = np.array([number_of.get(name, -1) for name in names], np.int32)
         return Matched(labels, labels >= 0, np.array(names))
 
     def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return clips / (classes that have clips * clips of the class), as scikit-learn has it."""
+        """Return clips / (classes that have clips * clips of the class), as scikit-learn does."""
         counts = np.bincount(labels, minlength=classes)
         some = np.count_nonzero(counts)
         return np.where(counts > 0, len(labels) / (some * np.maximum(counts, 1)), 1.0)
@@ -117,14 +117,14 @@ class ClipTask(Task):
         return metrics.log_probabilities(scores, weight)
 
     def evidence(self, probabilities_K: np.ndarray) -> np.ndarray:
-        """Return logarithms."""
+        """Return the logarithms of the probabilities."""
         tiny = np.finfo(np.float32).tiny
         return np.log(np.maximum(np.asarray(probabilities_K, np.float64), tiny))
 
     def epoch(
         self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
     ) -> dict[str, float]:
-        """Return accuracy and the mean over classes of it."""
+        """Return the accuracy, and its mean over classes."""
         correct = metrics.predictions(decision.scores_nK) == labels
         balanced = metrics.balanced_accuracy(correct, labels)
         return {"accuracy": float(correct.mean()), "balanced_accuracy": balanced}
@@ -136,13 +136,13 @@ class ClipTask(Task):
     def of_windows(
         self, scores_MK: np.ndarray, video_M: np.ndarray, labels_n: np.ndarray, inference: str
     ) -> dict[str, float]:
-        """Return the accuracy of single windows, and of windows together."""
+        """Return the accuracy of single windows, and that of videos by all their windows."""
         from vidrec.evaluation import decisions
 
         return decisions.clip_and_video_accuracy(scores_MK, video_M, labels_n, inference)
 
     def line(self, figures: Mapping[str, Any], counts: Mapping[str, int]) -> str:
-        """Return accuracy, and what it may hide."""
+        """Return accuracy, mean accuracy of classes, share of the majority class and average F1."""
         return (
             f"{figures['accuracy']:.1%} of {counts['scored']} clips ({counts['expected']} "
             f"expected), mean accuracy of classes {figures['balanced_accuracy']:.1%}, most "
@@ -193,11 +193,11 @@ class ClipTask(Task):
         return {"class": topk[0]["class"], "confidence": topk[0]["confidence"], "topk": topk}
 
     def text(self, line: Mapping[str, Any]) -> str:
-        """Return the class and the next two."""
+        """Return the class and the next two classes, with their probabilities."""
         return f"{line['class']} {line['confidence']:.0%}{beside(line['topk'][1:])}"
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """Return a row for each file with its class and the second best."""
+        """Return a row for each file with its class and the second best class."""
         table: list[list[Any]] = [
             ["path", "class", "confidence", "second", "second_confidence", "error"]
         ]

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from vidrec.data.datasets.base import Dataset
     from vidrec.evaluation.decisions import ClipScores, Decision
 
-BETWEEN = "|"  # labels of a clip, in files and in answers
-HALF = 0.5  # the threshold where no validation clip tells a better one
-TOP = 5  # classes of an answer
-NONE = "none"  # what people read where no label is above its threshold
+BETWEEN = "|"  # separates the labels of a clip, in files and in answers
+HALF = 0.5  # the threshold of a class if none was fitted to validation clips
+TOP = 5  # number of classes that an answer lists
+NONE = "none"  # text for people if no label is above its threshold
 
 
 class Multilabel(Task):
-    """Each class is there or not, whatever others are."""
+    """Several labels a clip: each class is present or absent, independently of the others."""
 
     kind = "multilabel"
     form = "several"
@@ -87,7 +87,7 @@ class Multilabel(Task):
     # --- Labels ---
 
     def labelled(self, dataset: "Dataset") -> "Dataset":
-        """Return a data set whose labels are 0 and 1; names of one class are parted at `|`."""
+        """Return a data set whose labels are 0 and 1, (n, K); class names are split at `|`."""
         if dataset.frame_labels:
             raise UserError(
                 f"{dataset.name} has labels of frames: task.kind should be segmentation, not "
@@ -108,7 +108,7 @@ class Multilabel(Task):
         return clips, classes
 
     def matched(self, dataset: "Dataset", classes: Sequence[str]) -> Matched:
-        """Return labels of the classes that the model knows; those of others do not count."""
+        """Return labels of the classes that the model knows; those of others are ignored."""
         labels_nK = np.zeros((len(dataset), len(classes)), np.int32)
         for k, name in enumerate(classes):
             if name in dataset.classes:
@@ -117,7 +117,7 @@ class Multilabel(Task):
         return Matched(labels_nK, known_n, np.array(dataset.label_texts))
 
     def balanced_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return the ratio of clips without a class to clips with it."""
+        """Return, for each class, the ratio of clips without it to clips with it."""
         with_K = labels.sum(axis=0)
         return np.where(with_K > 0, (len(labels) - with_K) / np.maximum(with_K, 1), 1.0)
 
@@ -126,7 +126,7 @@ class Multilabel(Task):
     def loss(
         self, outputs: "Array", labels: "Array", mask_BT: "Array | None", how: LossOptions
     ) -> "Array":
-        """Return binary cross-entropies, means over classes."""
+        """Return binary cross-entropies, averaged over classes."""
         from vidrec.models import losses
 
         of_frames = outputs.ndim == 3
@@ -175,7 +175,7 @@ class Multilabel(Task):
         return mean + (outputs - mean) * 2 / (count + 1)
 
     def correct_frames(self, outputs: "Array", labels: "Array", mask_BT: "Array") -> "Array":
-        """Return the frames that have all labels right at probabilities of one half."""
+        """Return the frames that have all labels right at a threshold of one half."""
         return ((outputs > 0) == (labels[:, None] > 0)).all(-1) & mask_BT
 
     # --- Decision, on the host ---
@@ -218,10 +218,11 @@ class Multilabel(Task):
               positives are the clips that have the class.
             - macro_f1: the mean of f1; micro_f1: the F1 of all decisions together.
             - exact: the share of clips with all labels right.
+            - thresholds: the threshold of each class.
             - absent: the classes that no clip has.
             - co_occurrence: of the clips that have a class (row), how many were given each class
               (column).
-            - nonfinite: clips with a NaN.
+            - nonfinite: the number of clips with a NaN among their scores.
         """
         labels_nK = np.asarray(part.labels) > 0
         _check(part)
@@ -288,7 +289,7 @@ class Multilabel(Task):
         return statistics.share_difference(a, b, len(labels))
 
     def class_table(self, figures: Mapping[str, Any]) -> ClassTable | None:
-        """Return average precision and what thresholds give, of each class."""
+        """Return the average precision of each class, and its figures at its threshold."""
         if "ap" not in figures:
             return None
         names = ("positives", "ap", "thresholds", "precision", "recall", "f1")
@@ -347,7 +348,7 @@ class Multilabel(Task):
         }
 
     def text(self, line: Mapping[str, Any]) -> str:
-        """Return the labels with their probabilities, and what is next."""
+        """Return the labels and the next two classes, with their probabilities."""
         given = [f"{each['class']} {each['confidence']:.0%}" for each in line["labels"]]
         named = {each["class"] for each in line["labels"]}
         rest = [each for each in line["topk"] if each["class"] not in named]
@@ -391,17 +392,17 @@ def _thresholds(part: ScoredPart) -> np.ndarray:
 
 
 def _given(part: ScoredPart) -> np.ndarray:
-    """Return which labels are given, (n, K); none where a probability is not a number."""
+    """Return which labels are given, bool (n, K); a label with a NaN probability is not."""
     return np.exp(part.log_probs) >= _thresholds(part)
 
 
 def _sure(shares_K: np.ndarray, given_K: np.ndarray) -> float:
-    """Return the lowest probability of the given labels; without any, that of no label."""
+    """Return the lowest probability of the given labels; without any, 1 minus the highest one."""
     return float(shares_K[given_K].min() if given_K.any() else 1 - np.nanmax(shares_K))
 
 
 def _values(said_Sn: np.ndarray, labels: np.ndarray, groups: statistics.Groups) -> Values:
-    """Return mean average precisions of all seeds, and without each recording."""
+    """Return the mean average precision of each seed, also with each recording left out."""
     numbered = resampling.recordings(np.asarray(groups))
     whole_S = np.array([ranking.mean_average_precision(said, labels) for said in said_Sn])
     if numbered.total == 1:
@@ -410,7 +411,8 @@ def _values(said_Sn: np.ndarray, labels: np.ndarray, groups: statistics.Groups) 
         ranking.without_each(said, labels, numbered.number_n, numbered.total) for said in said_Sn
     ]
     without = np.stack(without_SG)
-    # Without a recording that has all clips of every class there is no figure.
+    # Without a recording that has all clips of every class, the figure is undefined (NaN): the
+    # figure on all clips replaces it.
     return Values(whole_S, np.where(np.isnan(without), whole_S[:, None], without))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vidrec.data.datasets.base import Dataset
     from vidrec.evaluation.decisions import ClipScores, Decision
 
-# Settings of other sections that have one right value, and why.
+# Settings of other sections that must have one value, and the reason.
 NEEDED = {
     "head.kind": ("per_frame", "a frame has a label"),
     "frames.rule": ("whole", "the frames of a whole clip are labelled"),
@@ -40,15 +40,15 @@ NEEDED = {
     "eval.inference": ("single", "no windows decide a frame"),
     "train.sampling": ("shuffled", "a clip has several labels; take loss.class_weights"),
 }
-FOLDERS = ("videos", "features")  # kinds of data with files of labels
+FOLDERS = ("videos", "features")  # values of `data.kind` with label files
 
 
 @dataclass(frozen=True)
 class Segmentation(ClipTask):
     """One label for each frame.
 
-    A clip's scores are the classes of its frames, (n, T); -1 where an output is not a number.
-    Labels are (n, T), too, -1 where a frame is not labelled.
+    The scores of clips are the predicted classes of their frames, (n, T), with -1 where an output
+    is NaN. Labels are (n, T), too, with -1 where a frame is not labelled.
 
     Attributes:
         background: classes whose segments are not counted.
@@ -125,7 +125,7 @@ class Segmentation(ClipTask):
         return dataset
 
     def labels_of(self, dataset: "Dataset", clips: np.ndarray) -> np.ndarray:
-        """Return (n, T), -1 after a clip's end."""
+        """Return the labels of frames, (n, T), with -1 after a clip's end."""
         return dataset.label_matrix[clips]
 
     def resident(self, dataset: "Dataset") -> np.ndarray:
@@ -133,7 +133,7 @@ class Segmentation(ClipTask):
         return dataset.label_matrix
 
     def gather(self, labels: "Array", frames: ChosenFrames) -> "Array":
-        """Return (B, T)."""
+        """Return the labels of the frames, (B, T), with -1 on padding."""
         import jax.numpy as jnp
 
         last = labels.shape[1] - 1
@@ -142,11 +142,11 @@ class Segmentation(ClipTask):
         return jnp.where(there_BT, found_BT, UNLABELLED)
 
     def label_shape(self, clips: int, frames: int, classes: int) -> tuple[int, ...]:
-        """Return (n, T)."""
+        """Return (n, T), where T is the mean number of frames of a clip."""
         return clips, -(-frames // max(clips, 1))
 
     def matched(self, dataset: "Dataset", classes: Sequence[str]) -> Matched:
-        """Return -1 for frames of a class that the model does not know; they do not count."""
+        """Return labels by the model's class numbers; -1 for a class that it does not know."""
         number_of = {name: number for number, name in enumerate(classes)}
         numbers = [number_of.get(name, UNLABELLED) for name in dataset.classes]
         labels = np.array([*numbers, UNLABELLED], np.int16)[dataset.label_matrix]
@@ -162,7 +162,7 @@ class Segmentation(ClipTask):
     def loss(
         self, outputs: "Array", labels: "Array", mask_BT: "Array | None", how: LossOptions
     ) -> "Array":
-        """Return the losses of labelled frames, added up and divided by the frames of a clip."""
+        """Return the sum of the losses of labelled frames, divided by `how.length`."""
         from vidrec.models import losses
 
         return losses.per_frame(outputs, labels, mask_BT, how)
@@ -170,12 +170,12 @@ class Segmentation(ClipTask):
     def scores(
         self, outputs: "Array", loss_kind: str, mask_BT: "Array | None" = None
     ) -> "ClipScores":
-        """Return the class of each frame, (B, T) of outputs (B, T, K)."""
+        """Return the predicted class of each frame, (B, T), from outputs (B, T, K)."""
         import jax.numpy as jnp
 
         from vidrec.evaluation.decisions import ClipScores
 
-        if outputs.ndim == 2:  # of one frame
+        if outputs.ndim == 2:  # outputs of one frame
             return ClipScores(outputs, jnp.ones(len(outputs)))
         bad_BT = jnp.isnan(outputs).any(-1)
         classes_BT = jnp.where(bad_BT, UNLABELLED, outputs.argmax(-1)).astype(jnp.int16)
@@ -198,7 +198,7 @@ class Segmentation(ClipTask):
     # --- Metrics ---
 
     def counts(self, part: ScoredPart) -> list[ClipCounts]:
-        """Return what the figures need of each clip."""
+        """Return the counts of each clip, from which figures are computed."""
         left_out = self._background(part.classes)
         frames = min(np.shape(part.scores)[1], part.labels.shape[1])
         pairs = zip(part.scores[:, :frames], part.labels[:, :frames], strict=True)
@@ -212,7 +212,7 @@ class Segmentation(ClipTask):
     def epoch(
         self, decision: "Decision", labels: np.ndarray, classes: Sequence[str]
     ) -> dict[str, float]:
-        """Return the figures by `epoch_figures`."""
+        """Return the figures that `epoch_figures` names."""
         part = ScoredPart(decision.scores_nK, decision.log_probs_nK, labels, classes, {})
         figures = segments.figures(self.counts(part))
         return {name: figures[name] for name in self.epoch_figures}
@@ -245,7 +245,7 @@ class Segmentation(ClipTask):
     # --- Reports ---
 
     def said(self, part: ScoredPart) -> np.ndarray:
-        """Return (n, 3): segments that are right, extra and missed at an overlap of one half."""
+        """Return the numbers of right, extra and missed segments at an overlap of 50 %, (n, 3)."""
         at_half = segments.OVERLAPS.index(50)
         matches = [clip.matches[at_half] for clip in self.counts(part)]
         return np.array([[counts.sum() for counts in own] for own in matches])
@@ -268,7 +268,7 @@ class Segmentation(ClipTask):
         return statistics.share_difference(a, b, len(labels))
 
     def class_table(self, figures: Mapping[str, Any]) -> ClassTable | None:
-        """Return the frames of each class, and what of its frames and segments is right."""
+        """Return the number of frames, the frame accuracy and the F1@50 of each class."""
         if "class_f1_50" not in figures:
             return None
         names = ("class_frames", "class_frame_accuracy", "class_f1_50")
@@ -276,7 +276,7 @@ class Segmentation(ClipTask):
         return ClassTable(("frames", "frame accuracy", "F1@50"), rows)
 
     def matrices(self, figures: Mapping[str, Any]) -> list[Matrix]:
-        """Return which frames were taken for which class."""
+        """Return the confusion matrix of frames."""
         if "class_frames" not in figures:
             return []
         of_K = np.array(list(figures["class_frames"].values()), int)
@@ -285,7 +285,7 @@ class Segmentation(ClipTask):
         return [Matrix("confusion", caption, counts_KK, of_K, "frames")]
 
     def timelines(self, part: ScoredPart, most: int) -> Timelines:
-        """Return clips from the one with the fewest right frames to the one with the most."""
+        """Return clips from the lowest to the highest share of right frames, evenly chosen."""
         counted = self.counts(part)
         right_n = np.array([c.confusion_KK.trace() / max(c.frames_K.sum(), 1) for c in counted])
         order = np.argsort(right_n, kind="stable")
@@ -308,7 +308,7 @@ class Segmentation(ClipTask):
         return np.asarray(self.said(part)[:, 1:].any(1))
 
     def shot(self, part: ScoredPart, clip: int) -> Shot:
-        """Return the classes of most frames."""
+        """Return the class of most frames, predicted and true, and the share of right frames."""
         counts = self.counts(part)[clip]
         predicted = int(counts.confusion_KK.sum(0).argmax())
         label = int(counts.frames_K.argmax())
@@ -325,7 +325,7 @@ class Segmentation(ClipTask):
         )
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """Return a row for each segment as in segments.csv; for a stream one for each frame."""
+        """Return a row for each segment, as in segments.csv; for a stream, a row for each frame."""
         table: list[list[Any]] = [["path", "start", "end", "label", "unit", "confidence", "error"]]
         for line in lines:
             if line["class"] is None:
@@ -344,12 +344,12 @@ class Segmentation(ClipTask):
 
 
 def _until_the_end(scores_T: np.ndarray, labels_T: np.ndarray) -> np.ndarray:
-    """Return whole numbers; places after a clip's end have no label, so they do not count."""
+    """Return scores as integers; -1 where no frame is labelled, such as after a clip's end."""
     return np.where(labels_T >= 0, scores_T, UNLABELLED).astype(np.int64)
 
 
 def _values(said_Sn: np.ndarray, groups: statistics.Groups) -> Values:
-    """Return F1 of all seeds, and without each recording."""
+    """Return the F1 of each seed, also with each recording left out."""
     numbered = resampling.recordings(np.asarray(groups))
     said_Sn = np.asarray(said_Sn, np.float64)
     by_group_SG3 = np.zeros((len(said_Sn), numbered.total, 3))
@@ -363,7 +363,7 @@ def _values(said_Sn: np.ndarray, groups: statistics.Groups) -> Values:
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:
-    """Return F1 (…) of segments that are right, extra and missed (…, 3); 1 where there is none."""
+    """Return F1 (…) from numbers of right, extra and missed segments (…, 3); 1 without segments."""
     right, total = 2 * counts[..., 0], counts @ np.array([2.0, 1.0, 1.0])
     return np.where(total > 0, right / np.maximum(total, 1), 1.0)
 
