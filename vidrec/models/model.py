@@ -178,7 +178,7 @@ class VideoModel(nn.Module):
     def _features(
         self, inputs: Array, mask_BT: Array | None, train: bool
     ) -> tuple[Array, Array | None]:
-        """Return features and their mask; an encoder of clips gives one feature frame a clip."""
+        """Return features and their mask; after an encoder of whole clips, T is 1."""
         if self.encoder is None:
             expect("features", inputs, "BTD", "BTHWD")
             x = inputs

@@ -9,7 +9,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class HostEncoder:
-    """Takes the place of a Flax module if a compiled program cannot contain the encoder.
+    """Base class, in place of a Flax module, of encoders that compiled programs cannot contain.
 
     Attributes:
         VERSION: Increased if a change of the code changes the values of features.

@@ -355,7 +355,7 @@ def _standardize(layer: Any, inputs: Array) -> Array:
 
 
 def imported() -> types.ModuleType:
-    """Import Keras, on its JAX backend unless another one is chosen.
+    """Import Keras, on its JAX backend unless KERAS_BACKEND names another one.
 
     Raises:
         UserError: Keras is not installed, or its settings do not allow the use of its networks.

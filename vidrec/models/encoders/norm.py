@@ -26,7 +26,7 @@ def batch_statistics(
     change them.
 
     Args:
-        mask_N: False for input frames (or clips) of the encoder that are padding; None: none is.
+        mask_N: False for input frames (or clips) of the encoder that are padding; None: no padding.
         axis_name: Name of the device axis over which a batch is split; None: one device.
         frozen: Paths of modules whose statistics stay as they are.
     """

@@ -60,7 +60,7 @@ class VGG16(Staged):
     pools: ClassVar = ((2, 2),) * 5
 
     def read(self, maps: Array) -> Array:
-        """Return features, or what the top gives."""
+        """Return features, or the outputs of the top."""
         if not self.top:
             return super().read(maps)
         x = nn.relu(self.dense(4096, "fc1")(pool(maps, "flatten")))

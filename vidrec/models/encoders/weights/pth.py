@@ -31,7 +31,7 @@ PICKLED = 2**22
 # Numbers that may be keys of dictionaries: small ones, whose hashes cannot be made to collide.
 NUMBERS = range(-(2**31), 2**31)
 SIZES, AXES = range(2**63), 32
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training loops save weights
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of saved weights in a file
 PARALLEL = "module."  # what DataParallel puts before each name
 
 DTYPES: Mapping[str, Any] = {
