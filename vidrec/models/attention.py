@@ -1,7 +1,7 @@
-"""Pool frames by attention: a learned score of its features is each frame's weight in the mean.
+"""Pool frames by attention: a mean over frames, weighted by learned scores of their features.
 
 Ilse, Tomczak and Welling 2018, "Attention-based Deep Multiple Instance Learning", arXiv:1802.04712;
-several heads as Lee et al. 2019 have them, "Set Transformer", arXiv:1810.00825.
+with several heads as in Lee et al. 2019, "Set Transformer", arXiv:1810.00825.
 
 Dimension letters: B clips, T frames, D features, U units, H heads, E = U / H.
 """
@@ -21,11 +21,12 @@ from vidrec.models.scanner import Scanner, checked_carry
 
 
 class Pooled(NamedTuple):
-    """Sums over the frames so far, each weighed by exp(score - largest).
+    """Sums over the frames so far, each frame weighted by exp(score - largest).
 
     Attributes:
         largest: Largest score so far, (B, H); 0 before the first frame.
-        sums: Of values, and in the last place of the weights themselves, (B, H, E + 1).
+        sums: Weighted sums of the E values and, as the last entry, the sum of the weights,
+            (B, H, E + 1).
     """
 
     largest: Array
@@ -33,9 +34,9 @@ class Pooled(NamedTuple):
 
 
 class Attention(Scanner):
-    """Each frame's output is the mean of the valid frames so far, weighed by learned scores.
+    """Each frame's output is the mean of the valid frames so far, weighted by learned scores.
 
-    Scores are w · tanh(V x), values are a linear layer; each head weighs its own part of them.
+    Scores are w · tanh(V x), and values are a linear layer of x. Each head has its own E values.
     Attention counts as one layer, followed by batch norm and dropout. The carry is a `Pooled`.
 
     >>> scanner = Attention(units=8)
@@ -46,12 +47,12 @@ class Attention(Scanner):
 
     Attributes:
         units: Width U of values and of the scores' hidden layer.
-        heads: Scores of a frame.
+        heads: Number H of heads, each with one score for a frame.
         batch_norm: Normalize the outputs.
-        dropout: Share dropped of the outputs, if a call gives none.
-        axis_name: Axis of the devices that share a batch.
-        initialiser: Convention of the initial weights.
-        dtype: Of products.
+        dropout: Dropout rate of the outputs, used if a call gives none.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
+        initialiser: Convention of the initial weights: keras, torch or normal.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     units: int
@@ -78,7 +79,7 @@ class Attention(Scanner):
     def scan(
         self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
     ) -> tuple[Array, Any]:
-        """Return weighted means so far, and their sums."""
+        """Return the weighted mean so far at each frame, and the sums after the last frame."""
         hidden = jnp.tanh(Dense(self.units, self.initialiser, self.dtype, name="hidden")(x_BTD))
         begin = cells.initialisers(self.initialiser, self.units).kernel
         kernel = self.param("scores", begin, (self.units, self.heads))
@@ -95,10 +96,10 @@ class Attention(Scanner):
 def pool(
     scores_BTH: Array, values_BTHE: Array, mask_BT: Array | None, carry: Any
 ) -> tuple[Array, Pooled]:
-    """Return, for each frame, the mean of the values so far, weighed by exp(score); and the sums.
+    """Return each frame's mean of the values so far, weighted by exp(score), and the last sums.
 
     Raises:
-        UserError: The carry does not fit.
+        UserError: The carry has the wrong structure or a wrong shape.
     """
     clips, _, heads, width = values_BTHE.shape
     zeros = Pooled(jnp.zeros((clips, heads)), jnp.zeros((clips, heads, width + 1)))
@@ -111,7 +112,7 @@ def pool(
     seen_BTH = jnp.concatenate([first_BH[:, None], lax.stop_gradient(seen_BTH)], 1)
     largest_BTH = lax.stop_gradient(lax.cummax(seen_BTH, axis=1))
     if mask_BT is not None:
-        # A padded frame adds nothing; its own score could give an infinite weight.
+        # A padded frame's weight is set to 0 below. With its own score, exp could overflow here.
         scores_BTH = jnp.where(mask_BT[..., None], scores_BTH, largest_BTH[:, 1:])
     weights_BTH1 = zero_padding(jnp.exp(scores_BTH - largest_BTH[:, 1:])[..., None], mask_BT)
     add = jnp.concatenate([weights_BTH1 * values_BTHE, weights_BTH1], -1)

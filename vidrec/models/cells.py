@@ -1,4 +1,4 @@
-"""Define cells: the weights of a recurrence and one step of it, with its conventions as fields.
+"""Define recurrent cells: their weights, one time step, and their conventions as fields.
 
 A cell is pure: it declares its weights, projects the inputs of all frames at once, and makes one
 step. `recurrence` and `scanners` handle time, masks, layers and directions.
@@ -50,12 +50,12 @@ class StepOps(NamedTuple):
     """Functions that a scan passes to a cell's step.
 
     Attributes:
-        recurrent_matmul: `recurrent_matmul(h, gates=None)` is the cell's recurrent product of a
-            state with the kernel's columns of some gates (a slice; None: all). The weight gradient
-            of these products is computed once for all frames, which is faster than frame by frame.
+        recurrent_matmul: `recurrent_matmul(h, gates=None)` multiplies a state h by the recurrent
+            kernel's columns of some gates (a slice; None: all). The weight gradient of these
+            products is computed once for all frames, which is faster than frame by frame.
             Everything else in a step is differentiated frame by frame.
-        clip_gradient: `clip_gradient(z)` is z, whose derivative is clipped where `optim.clip_mode`
-            is preactivation. Put it around the inputs of the gates.
+        clip_gradient: `clip_gradient(z)` returns z, and clips the gradient at z if
+            `optim.clip_mode` is preactivation. Apply it to the pre-activations of the gates.
     """
 
     recurrent_matmul: Callable[..., Array]
@@ -70,11 +70,12 @@ class LSTMCarry(NamedTuple):
 
 
 def initialisers(name: str, fan: int) -> Initialisers:
-    """Return the initialisers of `scanner.init`.
+    """Return the initialisers that a value of the setting `scanner.init` names.
 
     Args:
-        name: keras, torch (uniform within 1/sqrt(fan)), or normal (deviation 0.1, zero biases).
-        fan: Inputs of a unit.
+        name: keras, torch (uniform within ±1/sqrt(fan)), or normal (standard deviation 0.1, zero
+            biases).
+        fan: Number of inputs of a unit; only torch uses it.
 
     Raises:
         UserError: No convention has this name.
@@ -87,11 +88,11 @@ def initialisers(name: str, fan: int) -> Initialisers:
 def convolve(
     x_BHWD: Array, kernel: Array, dtype: str = "float32", form: conv.Form = "auto"
 ) -> Array:
-    """Return a convolution that keeps height and width, in the form that is fast here."""
+    """Convolve maps, keeping height and width; `form` is that of `conv.convolve`."""
     low = jnp.bfloat16 if dtype == "bfloat16" else x_BHWD.dtype
 
-    # Recomputed in the backward pass: patches, kept for every frame of a scan, would be as many
-    # times the input's size as the kernel has places.
+    # Recomputed in the backward pass: for a kernel of k x k, storing the patches of all frames of
+    # a scan would take k² times the memory of the inputs.
     @jax.checkpoint
     def product(x: Array, kernel: Array) -> Array:
         return conv.convolve(x.astype(low), kernel.astype(low), form=form)
@@ -101,18 +102,19 @@ def convolve(
 
 @dataclass(frozen=True)
 class Cell:
-    """A recurrence; a new one is a subclass with `gates` and `step`.
+    """A recurrent cell; a new cell is a subclass that defines `gates` and `step`.
 
-    Fields are filled from the settings of the same names (`scanner.units`, `scanner.bias` …), and
-    fields of a subclass that have no such setting from `scanner.args`.
+    Fields get their values from the settings of the same names (`scanner.units`, `scanner.bias`
+    …). Fields of a subclass that have no setting of their name get them from `scanner.args`.
 
     Attributes:
         units: Width U of the state.
-        bias: single, or double: a second vector for the recurrent product.
+        bias: single: one bias vector; double: a second one for the recurrent product.
         init: Convention of the initial weights: keras, torch or normal.
-        dtype: float32, or bfloat16: of the operands of products, and of a convolution's results.
-        gates: Blocks of U columns in the kernels.
-        maps: True where inputs are feature maps (B, T, H, W, D).
+        dtype: Type of the operands of products and of the results of convolutions: float32 or
+            bfloat16.
+        gates: Number of blocks of U columns in the kernels.
+        maps: True if inputs are feature maps (B, T, H, W, D).
     """
 
     units: int
@@ -126,7 +128,7 @@ class Cell:
     def weights(self, features: int) -> Declared:
         """Declare the weights for inputs of D features: initialiser and shape by name.
 
-        A subclass may add any of its own (`super().weights(features) | {...}`) and read them in
+        A subclass may add more weights (`super().weights(features) | {...}`) and read them in
         `project` and `step`.
         """
         begin, window = self.initialisers(features), self.window()
@@ -141,15 +143,15 @@ class Cell:
         return declared
 
     def initialisers(self, features: int) -> Initialisers:
-        """Return those of the convention; PyTorch's bound is 1/sqrt(U) for every weight."""
+        """Return the initialisers of `init`; PyTorch's bound is 1/sqrt(U) for every weight."""
         return initialisers(self.init, self.units)
 
     def window(self) -> tuple[int, ...]:
-        """Return the leading axes of the kernels."""
+        """Return the sizes of the kernels' leading (spatial) axes; by default there are none."""
         return ()
 
     def has_recurrent_bias(self) -> bool:
-        """Return True where the recurrent product has a bias of its own."""
+        """Return True if the recurrent product has a separate bias."""
         return self.bias == "double"
 
     def product(self, x: Array, kernel: Array) -> Array:
@@ -157,7 +159,7 @@ class Cell:
         return matmul(x, kernel, self.dtype)
 
     def project(self, weights: Weights, x_BTD: Array) -> Any:
-        """Return the inputs of a step, for all frames at once.
+        """Project the features of all frames at once; each step gets one frame of the result.
 
         Returns:
             An array (B, T, …, G), or any tree of arrays (B, T, …). A cell whose inputs cannot be
@@ -169,7 +171,7 @@ class Cell:
         return inputs
 
     def recurrent_matmul(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
-        """Return the recurrent product with the columns of some gates (None: all) of each clip."""
+        """Return states times the recurrent kernel's columns of some gates (None: all)."""
         return self.product(h_BU, self.columns(weights["recurrent_kernel"], gates))
 
     def columns(self, array: Array, gates: slice | None) -> Array:
@@ -183,27 +185,27 @@ class Cell:
         """Return the carry before the first frame: zeros.
 
         Args:
-            shape: (B,), or (B, H, W) of maps: the state's shape without the units.
-            dtype: Of the state.
+            shape: Shape of the state without the units: (B,), or (B, H, W) for feature maps.
+            dtype: Type of the state.
         """
         return jnp.zeros((*shape, self.units), dtype)
 
     def output(self, carry: Any) -> Array:
-        """Return the state (B, …, U) that a carry shows to the next layer."""
+        """Return the state in a carry, (B, …, U); `readout` turns it into the layer's output."""
         return carry
 
     def readout(self, weights: Weights, h_BTU: Array, x_BTD: Array) -> Array:
-        """Return the inputs of the next layer for all frames: by default the states."""
+        """Return the layer's outputs for all frames; by default these are the states."""
         return h_BTU
 
     def step(self, weights: Weights, carry: Any, inputs: Any, ops: StepOps) -> Any:
         """Return the carry after one more frame.
 
         Args:
-            weights: All that `weights` declared.
-            carry: As `initialize_carry` gives it.
-            inputs: One frame of what `project` gives, (B, …, G).
-            ops: The recurrent product and the clipping of derivatives.
+            weights: All weights that the method `weights` declares.
+            carry: The carry before the frame, in the structure of `initialize_carry`.
+            inputs: One frame of the result of `project`, (B, …, G).
+            ops: The recurrent product and the clipping of gradients.
         """
         raise NotImplementedError
 
@@ -219,8 +221,7 @@ class LinearFactors(NamedTuple):
 class Linear(Cell):
     """A recurrence that is linear in its state, with factors that depend on the inputs alone.
 
-    A frame then does not have to wait for the one before: all frames can be computed at once. A
-    subclass defines `factors`.
+    So all frames can be computed in parallel. A subclass defines `factors`.
     """
 
     def weights(self, features: int) -> Declared:
@@ -242,12 +243,12 @@ class Linear(Cell):
 class LSTM(Cell):
     """Long short-term memory; gate order i, f, g, o."""
 
-    forget_bias: float | None = None  # added to f at the start; None: the convention's own
+    forget_bias: float | None = None  # added to f's initial bias; None: 1 with init keras, else 0
 
     gates: ClassVar[int] = 4
 
     def weights(self, features: int) -> Declared:
-        """Declare a cell's weights, the bias of the forget gate raised."""
+        """Declare the weights; `forget_bias` is added to the initial bias of the forget gate."""
         declared = super().weights(features)
         extra = self.forget_bias
         if extra is None:
@@ -279,7 +280,7 @@ class LSTM(Cell):
 
 @dataclass(frozen=True)
 class GRU(Cell):
-    """Gated recurrent unit; gate order z, r, n, and z keeps the old state.
+    """Gated recurrent unit; gate order z, r, n; z is the weight of the old state.
 
     Attributes:
         reset_after: True: r acts on the recurrent product (PyTorch, Keras by default), which then
@@ -291,17 +292,17 @@ class GRU(Cell):
     gates: ClassVar[int] = 3
 
     def has_recurrent_bias(self) -> bool:
-        """Return True with `reset_after` too: r multiplies the recurrent bias."""
+        """Return True also if `reset_after`, since r then multiplies the recurrent bias."""
         return self.reset_after or super().has_recurrent_bias()
 
     def project(self, weights: Weights, x_BTD: Array) -> Array:
-        """Return the input products, without the recurrent bias where r multiplies it."""
+        """Project the features, without the recurrent bias if `reset_after` (r multiplies it)."""
         if not self.reset_after:
             return super().project(weights, x_BTD)
         return add_bias(self.product(x_BTD, weights["input_kernel"]), weights["bias"])
 
     def recurrent_matmul(self, weights: Weights, h_BU: Array, gates: slice | None = None) -> Array:
-        """Return the recurrent product, with its bias where r multiplies that."""
+        """Return the recurrent product, with the recurrent bias if `reset_after`."""
         product = super().recurrent_matmul(weights, h_BU, gates)
         if not self.reset_after:
             return product
@@ -333,10 +334,10 @@ class GRU(Cell):
 
 @dataclass(frozen=True)
 class OverMaps(Cell):
-    """A cell whose products are convolutions over feature maps, which keep their size."""
+    """A cell whose products are convolutions that keep the size of the feature maps."""
 
-    kernel: int = 3  # odd, so that height and width stay
-    form: conv.Form = "auto"  # patches and a product on a CPU, a true convolution elsewhere
+    kernel: int = 3  # width of the window; odd, so that height and width stay the same
+    form: conv.Form = "auto"  # see `conv.convolve`; auto: patches on a CPU, lax.conv elsewhere
 
     maps: ClassVar[bool] = True
 
@@ -349,8 +350,8 @@ class OverMaps(Cell):
         return (self.kernel, self.kernel)
 
     def initialisers(self, features: int) -> Initialisers:
-        """Return those of the convention, by the inputs of a convolution."""
-        # PyTorch has no ConvLSTM: its convolutions' bound, over inputs and state side by side.
+        """Return the initialisers of `init`, for the number of inputs of a convolution."""
+        # PyTorch has no ConvLSTM: its bound for a convolution of the concatenated inputs and state.
         return initialisers(self.init, self.kernel**2 * (features + self.units))
 
     def product(self, x: Array, kernel: Array) -> Array:
@@ -369,7 +370,7 @@ class ConvLSTM(OverMaps, LSTM):
 class ConvGRU(OverMaps, GRU):
     """GRU over feature maps (Ballas et al. 2016); gate order z, r, n.
 
-    In the paper, the reset acts before the product: `reset_after` False.
+    In the paper, the reset gate acts before the product, which is `reset_after` = False.
     """
 
 
@@ -391,7 +392,7 @@ class MinGRU(Linear):
 
 @dataclass(frozen=True)
 class MinLSTM(Linear):
-    """LSTM with gates and candidate of the inputs only (Feng et al. 2024); gate order f, i, n.
+    """LSTM whose gates and candidate depend only on the inputs (Feng et al. 2024); order f, i, n.
 
     h' = f / (f + i) · h + i / (f + i) · n, without a recurrent product, an output gate or an
     activation of n.
@@ -400,9 +401,9 @@ class MinLSTM(Linear):
     gates: ClassVar[int] = 3
 
     def factors(self, weights: Weights, inputs: Array, ops: StepOps) -> LinearFactors:
-        """Return both gates' shares of their sum, the second times n."""
+        """Return f / (f + i) and i / (f + i) · n."""
         f, i, n = jnp.split(ops.clip_gradient(inputs), 3, axis=-1)
-        # In logarithms: where both gates are shut their quotient would be 0 / 0.
+        # Computed from logarithms: if both gates are closed, the quotients would be 0 / 0.
         odds = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
         return LinearFactors(jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * n)
 
@@ -432,10 +433,10 @@ def fill(
 
     Args:
         cls: A cell or a Flax module.
-        settings: Those of the scanner.
+        settings: The settings section `scanner`.
         args: Values of fields that neither settings nor `computed` fill.
-        without: Settings that fill no field.
-        computed: Further values, for the fields of these names that there are.
+        without: Names of settings that are not copied into fields.
+        computed: More values by name of the field; names that are not fields are ignored.
 
     Raises:
         UserError: An argument is not a field of the class or has the wrong type.

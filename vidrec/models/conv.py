@@ -1,12 +1,12 @@
 """Compute convolution and pooling in the form that is fast on the platform.
 
-On a CPU the kernel gradient of `lax.conv` is slow: up to ten times as long as the products that it
-adds up, more inside a scan, and under vmap it becomes a grouped convolution. Cutting out patches
-and computing one matrix product needs more memory and is fast in all these cases. Outside of loops
-the forward pass of `lax.conv` is as fast and takes less memory. So only its kernel gradient is
-replaced there, by products of the patches of a few maps at a time. Where nothing is differentiated,
-windows of 3x3 are computed with less than half of the multiplications. Convolutions of each map by
-itself are sums of shifted maps on a CPU.
+On a CPU the kernel gradient of `lax.conv` is slow. It takes up to ten times as long as the products
+that it sums, and longer inside a scan. Under vmap it becomes a grouped convolution. Cutting out
+patches and computing one matrix product needs more memory and is fast in all these cases. Outside
+of loops the forward pass of `lax.conv` is as fast and takes less memory. So only its kernel
+gradient is replaced there, by products of the patches of a few maps at a time. If nothing is
+differentiated, 3x3 windows are computed with less than half of the multiplications. On a CPU,
+depthwise convolutions are sums of shifted maps.
 """
 
 import math
@@ -20,12 +20,14 @@ import numpy as np
 from jax import Array, lax
 
 Form = Literal["auto", "outside_scan", "no_grad", "lax", "patches"]
-# Zeros around the maps: as many as keep the size, none, or (before, after) for each axis.
+# Zero padding: SAME keeps the size, VALID adds none; or (before, after) for each axis.
 Padding = Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
-NARROW = 81  # inputs of a window up to which patches are faster and small
-# Channels, and places of all maps, from which on fewer products outweigh the sums around them.
+NARROW = 81  # largest number of inputs of a window for which patches are faster and small
+# Smallest numbers of channels, and of positions in all maps, for which the fewer multiplications
+# of Winograd's algorithm outweigh its additional sums.
 WIDE, PLACES = 32, 1024
-# Bytes of patches that one product of a kernel's gradient reads: they stay in a core's cache.
+# Largest size, in bytes, of the patches that one product of a kernel gradient reads. They fit into
+# a core's cache.
 NEAR = 2**20
 
 
@@ -36,17 +38,17 @@ def convolve(
     padding: Padding = "SAME",
     form: Form = "auto",
 ) -> Array:
-    """Convolve over two dimensions or three.
+    """Convolve over two or three dimensions.
 
     Args:
         x: Maps (B, H, W, C), or (B, T, H, W, C).
         kernel: (kh, kw, C, out), or (kt, kh, kw, C, out).
-        stride: Of all axes.
-        padding: SAME, VALID, or places before and after each axis.
+        stride: Stride of all axes.
+        padding: SAME, VALID, or the numbers of zeros before and after each axis.
         form: `auto` is patches on a CPU, lax.conv elsewhere. Use `no_grad` if nothing is
             differentiated, and `outside_scan` if there is no scan, map or vmap around the call.
-            Both are faster than `auto` on a CPU, and lax.conv elsewhere. `lax` and `patches` are
-            these everywhere.
+            Both are faster than `auto` on a CPU, and lax.conv elsewhere. `lax` is lax.conv and
+            `patches` is patches on every platform.
     """
     if stride == 1 and padding == tuple((k // 2, k // 2) for k in kernel.shape[:-2]):
         padding = "SAME" if all(k % 2 for k in kernel.shape[:-2]) else padding
@@ -54,7 +56,7 @@ def convolve(
     if form == "no_grad":
         on_cpu = partial(_no_grad, strides=strides, padding=padding)
         elsewhere = partial(_lax, strides=strides, padding=padding)
-        # An exported network may hold both.
+        # An exported network may contain both forms.
         return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
     on_cpu_form = {"auto": _patches, "outside_scan": _outside_scan}
     if form in on_cpu_form:
@@ -67,15 +69,15 @@ def convolve(
 def depthwise(
     x: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", form: Form = "auto"
 ) -> Array:
-    """Convolve each map by itself, over two dimensions or three.
+    """Convolve each channel separately (depthwise), over two or three dimensions.
 
     Args:
         x: Maps (B, H, W, C), or (B, T, H, W, C).
         kernel: (kh, kw, 1, C), or (kt, kh, kw, 1, C).
-        stride: Of all axes.
-        padding: SAME, VALID, or places before and after each axis.
-        form: `lax` is a grouped lax.conv everywhere, `patches` a sum of shifted maps. The others
-            are that sum on a CPU, where a grouped convolution takes 5 to 100 times as long
+        stride: Stride of all axes.
+        padding: SAME, VALID, or the numbers of zeros before and after each axis.
+        form: `lax` is a grouped lax.conv, and `patches` is a sum of shifted maps. All other forms
+            are the sum on a CPU, where a grouped convolution takes 5 to 100 times as long
             (docs/explanation/performance.md), and the grouped convolution elsewhere.
     """
     strides = (stride,) * (kernel.ndim - 2)
@@ -89,10 +91,9 @@ def depthwise(
 
 
 def _shifted_sum(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Add up the maps shifted to each place of the window, times their weights there.
+    """Sum the maps shifted to each position in the window, times the kernel's weights there.
 
-    It is one pass over the maps, which includes later operations on the sum: bias, normalization,
-    ReLU.
+    The sum and later operations on it (bias, normalization, ReLU) are one pass over the maps.
     """
     window = kernel.shape[:-2]
     x = _padded(x, window, strides, padding)
@@ -103,10 +104,10 @@ def _shifted_sum(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pad
 
 
 def max_pool(x: Array, window: Sequence[int], stride: Sequence[int] | None = None) -> Array:
-    """Return the largest value of each window over the axes between batch and channels, unpadded.
+    """Max-pool over the axes between batch and channels, without padding.
 
-    Maxima of strided slices: their gradient is several times faster on a CPU than that of
-    `lax.reduce_window`, which is a select-and-scatter.
+    Maxima of strided slices are computed, since on a CPU their gradient is several times faster
+    than that of `lax.reduce_window`, which is a select-and-scatter.
     """
     window, stride = tuple(window), tuple(stride or window)
     return _pooled(x, window) if window == stride else _maxima(x, window, stride)
@@ -119,7 +120,7 @@ def _maxima(x: Array, window: tuple[int, ...], stride: tuple[int, ...]) -> Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _pooled(x: Array, window: tuple[int, ...]) -> Array:
-    """Return maxima of windows side by side, whose gradient is one pass; equal ones share it."""
+    """Max-pool adjacent windows, with a gradient in one pass; equal maxima share the gradient."""
     return _maxima(x, window, window)
 
 
@@ -132,9 +133,9 @@ def _pooled_backward(window: tuple[int, ...], residuals: Any, gradient: Array) -
     x, y = residuals
     inside = [n * k for n, k in zip(y.shape[1:-1], window, strict=True)]
     tiled = (len(x), *(n for pair in zip(y.shape[1:-1], window, strict=True) for n in pair), -1)
-    axes = tuple(range(2, 2 * len(window) + 1, 2))  # of the windows' places
+    axes = tuple(range(2, 2 * len(window) + 1, 2))  # of positions in a window
     tiles = x[:, *map(slice, inside)].reshape(tiled)
-    # Added view by view: a reduction over the tiles' axes takes longer than all the rest.
+    # Summed view by view: a reduction over the tiles' axes would take longer than all other steps.
     views = _shifted(x, window, window, y.shape[1:-1])
     share = gradient / sum((view == y).astype(gradient.dtype) for view in views)
     largest, share = tiles == jnp.expand_dims(y, axes), jnp.expand_dims(share, axes)
@@ -147,10 +148,10 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve as is fastest on a CPU where nothing is differentiated."""
+    """Convolve in the form that is fastest on a CPU if nothing is differentiated."""
     if set(kernel.shape[:-2]) == {1} and x.dtype != jnp.bfloat16:
         return _patches(x, kernel, strides, padding)  # a matrix product
-    # Maps of 2x2 and 512 channels took lax.conv 800 ms, with a window of 3x3, and patches 11.
+    # For 2x2 maps of 512 channels and a 3x3 window, lax.conv took 800 ms and patches took 11 ms.
     if any(n < k for n, k in zip(x.shape[1:-1], kernel.shape[:-2], strict=True)):
         return _patches(x, kernel, strides, padding)
     fits = kernel.shape[:-2] == (3, 3) and strides == (1, 1) and padding == "SAME"
@@ -161,12 +162,12 @@ def _no_grad(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 
 
 def _winograd(x: Array, kernel: Array) -> Array:
-    """Convolve a 3x3 window by tiles of 2x2: 16 products of channels for each in place of 36.
+    """Convolve with a 3x3 window by tiles of 2x2 outputs: 16 products for each tile, not 36.
 
-    VGG16 went from 3.3 to 4.9 frames a second by it (docs/explanation/performance.md).
+    This raised VGG16 from 3.3 to 4.9 frames a second (docs/explanation/performance.md).
 
-    F(2x2, 3x3) of Lavin and Gray, 2016. Sums are as exact as those of `_lax` to a few units in the
-    last place.
+    The algorithm is F(2x2, 3x3) of Lavin and Gray, 2016. Its sums are as exact as those of `_lax`,
+    up to a few units in the last place.
     """
     size, height, width, inputs = x.shape
     down, across, out = -(-height // 2), -(-width // 2), kernel.shape[-1]
@@ -198,7 +199,7 @@ def _joined(m: list) -> list:
 
 
 def _outside_scan(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve as is fastest on a CPU with no loop around."""
+    """Convolve in the form that is fastest on a CPU outside of scan, map and vmap."""
     if kernel.ndim == 5:
         return _by_frame(x, kernel, strides, padding)
     if math.prod(kernel.shape[:-1]) <= NARROW:
@@ -207,7 +208,7 @@ def _outside_scan(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pa
 
 
 def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve over three dimensions as over two: a window's frames become channels."""
+    """Convolve over three dimensions by a 2-D convolution: a window's frames become channels."""
     (span, *window, inputs, out), (step, *steps) = kernel.shape, strides
     first, rest = (padding, padding) if isinstance(padding, str) else (padding[:1], padding[1:])
     x = _padded(x, (span,), (step,), first)
@@ -220,9 +221,9 @@ def _by_frame(x: Array, kernel: Array, strides: tuple[int, ...], padding: Paddin
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _by_parts(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding) -> Array:
-    """Convolve, with a kernel gradient that is added up from products over parts of the patches.
+    """Convolve, with a kernel gradient that is a sum of products, each over some of the patches.
 
-    32 instead of 50 ms for 256 maps of 8x8, 32 to 64 channels, 5x5
+    This took 32 instead of 50 ms for 256 maps of 8x8, from 32 to 64 channels, with a 5x5 window
     (docs/explanation/performance.md).
     """
     return _no_grad(x, kernel, strides, padding)
@@ -253,11 +254,11 @@ _by_parts.defvjp(_by_parts_forward, _by_parts_backward)
 def _kernel_gradient(
     x: Array, gradient: Array, window: Sequence[int], strides: Sequence[int], padding: Padding
 ) -> Array:
-    """Return the gradient of the kernel (places of the window · in, out).
+    """Return the gradient of the kernel (positions in the window · in, out).
 
     It is computed from whole patches, for as many maps at a time as fit into the cache. If the
-    patches of a single map do not fit, it is computed for all maps at once, one place of the window
-    after another.
+    patches of a single map do not fit, it is computed for all maps at once, one position in the
+    window after another.
     """
     x, sizes = _padded(x, window, strides, padding), gradient.shape[1:-1]
     one = math.prod((*sizes, *window)) * x.shape[-1] * x.dtype.itemsize
@@ -299,7 +300,7 @@ def _patches(x: Array, kernel: Array, strides: tuple[int, ...], padding: Padding
 
 
 def _padded(x: Array, window: Sequence[int], strides: Sequence[int], padding: Padding) -> Array:
-    """Return x with zeros around the axes after the first, as the window asks for."""
+    """Pad with zeros the axes that the window spans, which follow the first axis."""
     spanned = x.shape[1 : 1 + len(window)]
     named = isinstance(padding, str)
     pads = lax.padtype_to_pads(spanned, window, strides, padding) if named else padding  # type: ignore[arg-type]
@@ -309,9 +310,9 @@ def _padded(x: Array, window: Sequence[int], strides: Sequence[int], padding: Pa
 def _shifted(
     x: Array, window: Sequence[int], strides: Sequence[int], sizes: Sequence[int]
 ) -> list[Array]:
-    """Return a strided view of `x` for each place in the window, in a kernel's order.
+    """Return a strided view of `x` for each position in the window, in the kernel's order.
 
-    The window spans the axes after the first; what lies behind is taken whole.
+    The window spans the axes that follow the first axis; the axes after these are taken whole.
     """
     views = []
     for place in np.ndindex(*window):

@@ -17,10 +17,10 @@ class CallOptions(NamedTuple):
     """Options of one call of a model or a scanner.
 
     Attributes:
-        train: Drop units, and normalize by the batch's own statistics.
-        dropout: Share that is dropped, traced or not; None: the module's own.
+        train: True in training: apply dropout, and normalize by the batch's statistics.
+        dropout: Dropout rate, a number or a traced array; None: the module's own rate.
         keys_B: A PRNG key for each clip, for dropout.
-        grad_clip: Bound on the derivative at each gate's pre-activation; None or 0: none.
+        grad_clip: Bound on the gradient at each gate's pre-activation; None or 0: no clipping.
     """
 
     train: bool = False
@@ -33,12 +33,12 @@ def expect(name: str, array: Any, *letters: str) -> None:
     """Check an array's rank.
 
     Args:
-        name: Of the array, for the message.
+        name: Name of the array, for the message.
         array: Anything with a shape.
-        letters: Axes that are right, such as "BTD".
+        letters: Accepted axes, one letter for each axis, such as "BTD".
 
     Raises:
-        UserError: Its rank is none of those that the letters spell.
+        UserError: The array's rank fits none of `letters`.
     """
     if array.ndim not in {len(axes) for axes in letters}:
         wanted = " or ".join(f"({', '.join(axes)})" for axes in letters)
@@ -46,10 +46,10 @@ def expect(name: str, array: Any, *letters: str) -> None:
 
 
 def check_inputs(x_BTD: Array, mask_BT: Array | None, keys_B: Array | None) -> None:
-    """Check ranks and common axes of what every scanner takes.
+    """Check the ranks and common axes of the arrays that every scanner takes.
 
     Raises:
-        UserError: One of them is wrong.
+        UserError: A rank is wrong, or common axes differ in size.
     """
     expect("features_BTD", x_BTD, "BTD", "BTHWD")
     if mask_BT is not None:
@@ -67,23 +67,23 @@ def lengths_to_mask(lengths_B: Array, frames: int) -> Array:
 
 
 def ends(mask_BT: Array) -> Array:
-    """Return True on each clip's last valid frame only; nowhere for a clip that has none."""
+    """Return a mask that is True on each clip's last valid frame only, if the clip has one."""
     later_BT = jnp.flip(jnp.cumsum(jnp.flip(mask_BT, 1), axis=1), 1)
     return mask_BT & (later_BT == 1)
 
 
 def starts(mask_BT: Array) -> Array:
-    """Return True on each clip's first valid frame only; nowhere for a clip that has none."""
+    """Return a mask that is True on each clip's first valid frame only, if the clip has one."""
     return mask_BT & (jnp.cumsum(mask_BT, axis=1) == 1)
 
 
 class Packed(NamedTuple):
-    """Clips whose valid frames come first, in their order.
+    """Clips whose valid frames are moved to the front, in their order.
 
     Attributes:
-        x_BTD: Their features; what stands after the valid frames is 0.
-        lengths_B: How many valid frames each has.
-        places_BT: Where each frame went; None: all stayed.
+        x_BTD: Features of the clips, 0 after the valid frames.
+        lengths_B: Number of valid frames of each clip.
+        places_BT: Index of each valid frame after the move; None: no frame was moved.
     """
 
     x_BTD: Array
@@ -92,24 +92,24 @@ class Packed(NamedTuple):
 
     @property
     def mask_BT(self) -> Array | None:
-        """False after the valid frames; None: all are valid."""
+        """Mask that is False after the valid frames; None: all frames are valid."""
         if self.places_BT is None:
             return None
         return lengths_to_mask(self.lengths_B, self.x_BTD.shape[1])
 
     def unpack(self, y_BTU: Array, mask_BT: Array | None) -> Array:
-        """Return values of the packed frames, moved back to the frames' old places."""
+        """Move values of the packed frames back to the frames' original positions."""
         if self.places_BT is None:
             return y_BTU
         return zero_padding(_rows(y_BTU, self.places_BT), mask_BT)
 
 
 def pack(x_BTD: Array, mask_BT: Array | None) -> Packed:
-    """Move the valid frames of each clip to its beginning, for scanners that count frames.
+    """Move each clip's valid frames to its start, for scanners that use distances in frames.
 
     Args:
-        x_BTD: Features that are 0 where they are padded.
-        mask_BT: False on padded frames, at the end or between others; None: there are none.
+        x_BTD: Features, 0 on padded frames.
+        mask_BT: False on padded frames, at the end or between others; None: no frame is padded.
     """
     if mask_BT is None:
         return Packed(x_BTD, jnp.full(x_BTD.shape[0], x_BTD.shape[1]), None)
@@ -123,7 +123,7 @@ def _rows(x_BTD: Array, places_BT: Array) -> Array:
 
 
 def window(x_BSD: Array, start_B: Array, size: int) -> Array:
-    """Return a number of frames of each clip, from its own start on."""
+    """Return `size` frames of each clip, beginning at the clip's index in `start_B`."""
     cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
     return jax.vmap(cut)(x_BSD, start_B)
 
@@ -134,5 +134,5 @@ def spread(mask: Array, like: Array) -> Array:
 
 
 def zero_padding(x_BTD: Array, mask_BT: Array | None) -> Array:
-    """Return x with zeros in padded frames, whatever stood there (NaN included)."""
+    """Set padded frames of x to 0, even if they contain NaN."""
     return x_BTD if mask_BT is None else jnp.where(spread(mask_BT, x_BTD), x_BTD, 0)

@@ -1,12 +1,14 @@
-"""Recurrent weights from and to PyTorch (`nn.LSTM`, `nn.GRU`) and Keras, all layers and directions.
+"""Convert recurrent weights of all layers and directions from and to PyTorch and Keras.
 
 Parameters here are those of a `scanners.Recurrent`: a dictionary of "layer_0_forward",
 "layer_0_backward", "layer_1_forward" …, each with the weights of its cell. Neither framework is
-imported: PyTorch's side is a state dict of arrays or tensors, Keras' what `get_weights()` gives.
+imported. PyTorch's weights are the state dict of an `nn.LSTM` or `nn.GRU`, with arrays or tensors.
+Keras' weights are the lists that `get_weights()` returns.
 
 Gate orders: LSTM i, f, g, o everywhere; GRU z, r, n here and in Keras, r, z, n in PyTorch. PyTorch
-has two bias vectors a gate where Keras has one (its GRU with `reset_after` has two). Two vectors
-are summed into one if they act as one. One vector becomes itself and a vector of zeros.
+has two bias vectors for each gate. Keras has one, but two in a GRU with `reset_after`. If only the
+sum of two vectors matters, it becomes the one vector. One vector becomes itself and a vector of
+zeros.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,19 +22,19 @@ from vidrec.models.scanners import Recurrent
 
 Params = dict[str, dict[str, np.ndarray]]
 Shape = tuple[int | None, ...]  # None: any size
-KERAS = (cells.LSTM, cells.GRU, cells.ConvLSTM)  # what it has layers for
+KERAS = (cells.LSTM, cells.GRU, cells.ConvLSTM)  # the cells that Keras has as layers
 
 
 def from_torch(scanner: Recurrent, tensors: Mapping[str, Any], prefix: str = "") -> Params:
     """Return parameters from the state dict of an `nn.LSTM` or `nn.GRU`.
 
     Args:
-        scanner: What the parameters are for.
+        scanner: The scanner that gets the parameters.
         tensors: Tensors or arrays by PyTorch's names.
-        prefix: What precedes each name.
+        prefix: Prefix of each name in `tensors`.
 
     Raises:
-        UserError: A tensor is missing, unexpected or of the wrong shape; says what was expected.
+        UserError: A tensor is missing, unexpected or of the wrong shape.
     """
     _check_torch(scanner)
     cell, known = scanner.cell, set()
@@ -80,12 +82,12 @@ def from_keras(scanner: Recurrent, layers: Sequence[Sequence[Any]]) -> Params:
     """Return parameters from Keras' weights.
 
     Args:
-        scanner: What the parameters are for.
+        scanner: The scanner that gets the parameters.
         layers: `get_weights()` of each stacked layer: `LSTM`, `GRU` or `ConvLSTM2D`, or
             `Bidirectional` around them.
 
     Raises:
-        UserError: An array is missing or of the wrong shape; says what was expected.
+        UserError: An array is missing or of the wrong shape.
     """
     _check_keras(scanner)
     if len(layers) != scanner.layers:
@@ -108,7 +110,7 @@ def from_keras(scanner: Recurrent, layers: Sequence[Sequence[Any]]) -> Params:
 
 
 def to_keras(scanner: Recurrent, params: Mapping[str, Any]) -> list[list[np.ndarray]]:
-    """Return what `set_weights` of each stacked Keras layer takes, both directions in one list."""
+    """Return each Keras layer's arrays for `set_weights`, both directions in one list."""
     _check_keras(scanner)
     layers: list[list[np.ndarray]] = [[] for _ in range(scanner.layers)]
     for layer, _, weights in _weights(scanner, params):
@@ -121,7 +123,7 @@ def to_keras(scanner: Recurrent, params: Mapping[str, Any]) -> list[list[np.ndar
 
 
 class _Direction(NamedTuple):
-    """One direction of a stacked layer, and its input width (None: the first layer's, open)."""
+    """One direction of a layer, and its number of input features (None: any, in the first)."""
 
     layer: int
     direction: str
@@ -163,7 +165,7 @@ def _take(arrays: Mapping[str, Any], name: str, shape: Shape, owner: str = "") -
     if name not in arrays:
         raise UserError(f"{label}: missing; expected an array of shape {_words(shape)}")
     value = arrays[name]
-    # A tensor that still takes part in a gradient does not turn into an array by itself.
+    # A PyTorch tensor that requires a gradient has to be detached before NumPy can convert it.
     array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     fits = len(array.shape) == len(shape) and all(
         wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=True)
@@ -178,14 +180,14 @@ def _words(shape: Shape) -> str:
 
 
 def _biases(cell: cells.Cell, bias: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-    """Return both vectors where the cell has both, else their sum."""
+    """Return both bias vectors if the cell has two, else their sum."""
     if cell.has_recurrent_bias():
         return {"bias": bias, "recurrent_bias": other}
     return {"bias": bias + other}
 
 
 def _regate(cell: cells.Cell, array: np.ndarray) -> np.ndarray:
-    """Return rows of z, r, n as r, z, n and back: the same exchange both ways."""
+    """Swap the rows of z and r if the cell is a GRU; the same swap converts both ways."""
     if not isinstance(cell, cells.GRU):
         return array
     z, r, n = np.split(array, 3)
@@ -230,7 +232,7 @@ def _keras_shapes(cell: cells.Cell, features: int | None) -> dict[str, Shape]:
 def _part(
     layer: int, direction: str, both: bool, arrays: Sequence[Any], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return one direction's arrays by name: a `Bidirectional` lists the forward ones first."""
+    """Return one direction's arrays by name; a `Bidirectional` lists the forward arrays first."""
     wanted = names * (1 + both)
     if len(arrays) != len(wanted):
         listed = ", ".join(wanted)

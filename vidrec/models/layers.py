@@ -25,9 +25,10 @@ def initialisers(name: str, fan: int) -> Initialisers:
     """Return the initialisers of a convention.
 
     Args:
-        name: keras; torch (uniform within 1/sqrt(fan)); normal (deviation 0.1); he (deviation
-            sqrt(2 / inputs of a unit), which keeps the size of activations after a ReLU).
-        fan: Inputs of a unit.
+        name: keras; torch (uniform within ±1/sqrt(fan)); normal (standard deviation 0.1); he
+            (standard deviation sqrt(2 / inputs of a unit), which keeps the size of activations
+            after a ReLU).
+        fan: Number of inputs of a unit; only torch uses it.
 
     Raises:
         KeyError: No convention has this name.
@@ -47,7 +48,7 @@ def initialisers(name: str, fan: int) -> Initialisers:
 
 
 def _tenth(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    # Report C's: with thousands of inputs to a unit it makes activations grow from layer to layer.
+    # As in report C. If units have thousands of inputs, activations grow from layer to layer.
     return _normal(key, shape, dtype, 0.1)
 
 
@@ -56,12 +57,13 @@ def _he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
 
 
 def _normal(key: Array, shape: tuple[int, ...], dtype: Any, deviation: float) -> Array:
-    # The same numbers as drawn in this shape, but XLA compiles it in a third of the time.
+    # A flat draw gives the same numbers as one in this shape. XLA compiles it in a third of the
+    # time.
     return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def floats(x: Array) -> Array:
-    """Return x in float32 or wider, whatever it was stored or computed in."""
+    """Return x in float32, or in its own type if that is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -71,7 +73,7 @@ def add_bias(x: Array, bias: Array) -> Array:
 
 
 def matmul(x: Array, kernel: Array, dtype: str = "float32") -> Array:
-    """Return the product over the last axis; bfloat16 operands are summed in float32."""
+    """Multiply x by a kernel over its last axis; products of bfloat16 are summed in float32."""
     if dtype == "bfloat16":
         low = jnp.bfloat16
         return jnp.matmul(x.astype(low), kernel.astype(low), preferred_element_type=jnp.float32)
@@ -82,9 +84,9 @@ class Dense(nn.Module):
     """Linear layer over the last axis.
 
     Attributes:
-        width: Outputs.
-        initialiser: A convention of `initialisers`.
-        dtype: Of the product's operands; sums and outputs are float32.
+        width: Number of outputs.
+        initialiser: Name of a convention, see `initialisers`.
+        dtype: Type of the product's operands; sums and outputs are float32.
     """
 
     width: int
@@ -93,7 +95,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Return (…, width) of x (…, D)."""
+        """Return outputs (…, width) for x (…, D)."""
         begin = initialisers(self.initialiser, x.shape[-1])
         kernel = self.param("kernel", begin.kernel, (x.shape[-1], self.width))
         bias = self.param("bias", begin.bias, (self.width,))

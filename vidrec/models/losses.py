@@ -1,4 +1,4 @@
-"""Compute the loss of each clip, in float32; the step averages it over the real clips."""
+"""Compute the loss of each clip, in float32; the training step averages it over valid clips."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from jax import Array
 
 from vidrec.models.cells import floats
 
-# Keras' own bound on a share before its logarithm.
+# Keras clips probabilities to this distance from 0 and 1 before it takes the logarithm.
 KERAS_EPSILON = 1e-7
 
 
@@ -22,31 +22,30 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 def keras_cross_entropy(outputs: Array, labels: Array) -> Array:
     """Return Keras' categorical cross-entropy (…) of a head's outputs (…, K), all ≥ 0.
 
-    Keras takes outputs for probabilities and divides them by their sum, so ReLU outputs pass
-    through it, and a row of zeros gives NaN there. Here such a row scores -log 1e-7 and has no
-    gradient.
+    Keras treats outputs as probabilities and divides them by their sum. So it accepts ReLU outputs,
+    but a row of zeros gives NaN. Here the loss of a row of zeros is -log 1e-7, without a gradient.
     """
     return -jnp.take_along_axis(_log_shares(outputs), labels[..., None], -1)[..., 0]
 
 
 def _log_shares(outputs: Array) -> Array:
-    """Return logarithms of outputs (…, K), all ≥ 0, as shares of their sum, in Keras' bounds."""
+    """Return log(outputs / sum of outputs) for outputs (…, K), all ≥ 0, clipped as in Keras."""
     outputs = floats(outputs)
     total = jnp.maximum(outputs.sum(-1, keepdims=True), KERAS_EPSILON)
     return jnp.log(jnp.clip(outputs / total, KERAS_EPSILON, 1 - KERAS_EPSILON))
 
 
 def scores(outputs: Array, kind: str) -> Array:
-    """Return scores of outputs (…, K) that rank classes and whose softmax is their probabilities.
+    """Return scores (…, K) that rank the classes and whose softmax gives their probabilities.
 
-    These are the outputs themselves; after Keras' cross-entropy, which takes outputs for
-    probabilities, the logarithms of their shares. A row of zeros is equal shares.
+    Scores are the outputs themselves. With Keras' cross-entropy, which treats outputs as
+    probabilities, they are log(outputs / sum of outputs). A row of zeros gives equal scores.
     """
     return _log_shares(outputs) if kind == "keras_cross_entropy" else outputs
 
 
 def double_softmax(logits: Array, labels: Array) -> Array:
-    """Return the cross-entropy of probabilities taken for logits: two softmaxes in a row."""
+    """Return the cross-entropy with probabilities treated as logits: two softmaxes in a row."""
     return cross_entropy(jax.nn.softmax(floats(logits)), labels)
 
 
@@ -60,7 +59,7 @@ KINDS: dict[str, Callable[[Array, Array], Array]] = {
 def smoothed(
     outputs: Array, labels: Array, kind: str = "cross_entropy", smoothing: Array | float = 0.0
 ) -> Array:
-    """Return the loss (…) with a target that is `smoothing` spread evenly over all K classes.
+    """Return the loss (…) with label smoothing: `smoothing` is spread evenly over all K classes.
 
     It is (1 - smoothing) times the true class's loss plus `smoothing` times the mean over all
     classes, the true one included (Szegedy et al. 2016; Keras and PyTorch define it in the same
@@ -70,7 +69,7 @@ def smoothed(
 
 
 def _mean_loss(outputs: Array, kind: str) -> Array:
-    """Return the mean loss (…) over all classes, each taken for the true one."""
+    """Return the mean (…) of the losses that each of the classes would have as the true one."""
     if kind == "keras_cross_entropy":
         return -_log_shares(outputs).mean(-1)
     logits = floats(outputs)
@@ -81,7 +80,7 @@ def _mean_loss(outputs: Array, kind: str) -> Array:
 def frame_weights(
     linear: Array | float, offset: Array | int, count: int, length: Array | int
 ) -> Array:
-    """Return weights (count,) of frames `offset` …: (j+1)/length where `linear` is 1, else 1."""
+    """Return the weights of frames j = `offset` …: (j+1)/length if `linear` is 1, 1 if it is 0."""
     rising_T = (offset + jnp.arange(count) + 1) / length
     return linear * rising_T + (1 - linear) * jnp.ones(count)
 
@@ -100,19 +99,19 @@ def per_clip(
 ) -> Array:
     """Return the loss of each clip, (B,).
 
-    If there are scores for each frame, the losses of the frames in `mask` are weighted and summed:
-    a window's loss is its part of the clip's.
+    If there are scores for each frame, the losses of the frames in `mask` are weighted and summed.
+    So the loss of a window of frames is its part of the clip's loss.
 
     Args:
-        logits: (B, K), of each clip, or (B, T, K), of each frame.
-        labels_B: Class indices.
+        logits: Scores (B, K) of each clip, or (B, T, K) of each frame.
+        labels_B: Class index of each clip.
         mask: (B, T), False on frames that do not count; None: all count.
         kind: A name in `KINDS`.
-        linear: 1 weights frame j by (j+1)/length, 0 sums plainly; may be traced.
+        linear: 1: frame j has the weight (j+1)/length; 0: all have weight 1; may be traced.
         offset: Index of the window's first frame in the clip.
-        length: The configured frames of a clip, not this clip's own.
-        smoothing: Share of the target spread over all classes; may be traced; None: none is.
-        class_weights: Factor of a clip's loss by its class, (K,); empty: 1.
+        length: Number of frames of a clip in the settings, not of this clip.
+        smoothing: Share of the target spread over all classes; may be traced; None: no smoothing.
+        class_weights: Factors (K,) of clips' losses by their class; empty: all 1.
     """
     weight_B = jnp.asarray(class_weights, jnp.float32)[labels_B] if len(class_weights) else 1.0
 
@@ -131,16 +130,16 @@ def per_clip(
 def per_frame(logits: Array, labels_BT: Array, mask_BT: Array | None, how: Any) -> Array:
     """Return the loss of each clip whose frames are labelled, (B,).
 
-    Losses of the labelled frames are added up and divided by `how.length`: a window's loss is its
-    part of the clip's. `how.smoothness` adds the truncated squared change of log-probabilities
-    from one frame to the next, the mean over classes (MS-TCN, Abu Farha and Gall 2019); as there,
-    the gradient is that of the later frame.
+    Losses of the labelled frames are summed and divided by `how.length`. So the loss of a window of
+    frames is its part of the clip's loss. `how.smoothness` is the weight of a second term: the
+    truncated squared change of log-probabilities from one frame to the next, averaged over classes
+    (MS-TCN, Abu Farha and Gall 2019). As in that paper, only the later frame gets a gradient.
 
     Args:
-        logits: (B, T, K).
-        labels_BT: class indices; -1 where a frame is not labelled.
+        logits: Scores (B, T, K) of each frame.
+        labels_BT: Class indices; -1 on frames without a label.
         mask_BT: False on frames that do not count; None: all count.
-        how: a `LossOptions`.
+        how: A `LossOptions`.
     """
     counted_BT = labels_BT >= 0
     mask_BT = jnp.ones_like(counted_BT) if mask_BT is None else mask_BT
@@ -177,9 +176,10 @@ def binary_cross_entropy(
     """Return the mean over classes (…) of the binary cross-entropy of logits (…, K).
 
     Args:
-        logits: of each class for itself.
-        labels: 0 and 1, in the same shape.
-        smoothing: s: the target is 1 - s/2 for 1 and s/2 for 0, as in Keras; None: 0.
+        logits: Independent scores of the classes, (…, K).
+        labels: 0 or 1 for each class, (…, K).
+        smoothing: Label smoothing s: the target is 1 - s/2 for 1 and s/2 for 0, as in Keras;
+            None: no smoothing.
         class_weights: (K,) factors of the loss of positive labels, PyTorch's `pos_weight`.
     """
     logits, target = floats(logits), labels.astype(jnp.float32)

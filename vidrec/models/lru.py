@@ -24,12 +24,12 @@ from vidrec.models.layers import Initialiser, add_bias
 class LRU(Linear):
     """h' = keep · h + sqrt(1 - |keep|²) · B x, all complex, where keep is learned and diagonal.
 
-    What the next layer sees is a · sigmoid(G a) + F x, with a = gelu(Re(C h)).
+    The layer's output is a · sigmoid(G a) + F x, with a = gelu(Re(C h)).
 
     Attributes:
-        states: Complex numbers S of the state; 0: as many as units.
-        r_min: Least |keep| at the start.
-        r_max: Largest |keep| at the start.
+        states: Number S of complex numbers in the state; 0: as many as units.
+        r_min: Smallest initial |keep|.
+        r_max: Largest initial |keep|.
         max_phase: Largest initial rotation from frame to frame, in radians.
     """
 
@@ -53,11 +53,11 @@ class LRU(Linear):
 
     @property
     def width(self) -> int:
-        """Return S."""
+        """Return S, the number of complex numbers in the state."""
         return self.states or self.units
 
     def weights(self, features: int) -> Declared:
-        """Declare the recurrence, and the layers around it; complex matrices as two real ones."""
+        """Declare all weights; each complex matrix is stored as two real matrices."""
         begin, states, units = self.initialisers(features), self.width, self.units
         return {
             "log_decay": (self._begin_decay(), (states,)),
@@ -73,7 +73,8 @@ class LRU(Linear):
         low, high = self.r_min**2, self.r_max**2
 
         def begin(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-            # Evenly over the ring; neither end itself, whose logarithm is infinite.
+            # keep is uniform over the ring's area; the ends, whose logarithm is infinite, are
+            # excluded.
             share = jax.random.uniform(key, shape, dtype, 1e-6, 1 - 1e-6)
             return jnp.log(-0.5 * jnp.log(low + share * (high - low)))
 
@@ -88,7 +89,7 @@ class LRU(Linear):
     def project(self, weights: Weights, x_BTD: Array) -> Array:
         """Return sqrt(1 - |keep|²) · B x of all frames, complex (B, T, S)."""
         real, imaginary = jnp.split(self.product(x_BTD, weights["input_kernel"]), 2, axis=-1)
-        # 1 - |keep|², without the loss of digits of a difference where |keep| is nearly 1.
+        # 1 - |keep|² by expm1, since the difference would lose digits if |keep| is nearly 1.
         scale_S = jnp.sqrt(-jnp.expm1(-2 * jnp.exp(weights["log_decay"])))
         return jax.lax.complex(real, imaginary) * scale_S.reshape(1, 1, -1)
 
@@ -103,7 +104,7 @@ class LRU(Linear):
         return jnp.zeros((*shape, self.width), dtype)
 
     def readout(self, weights: Weights, h_BTS: Array, x_BTD: Array) -> Array:
-        """Return what the next layer sees, (B, T, U)."""
+        """Return the layer's outputs, (B, T, U)."""
         parts = jnp.concatenate([h_BTS.real, h_BTS.imag], -1)
         a_BTU = jax.nn.gelu(self.product(parts, weights["output_kernel"]), approximate=False)
         gate = add_bias(self.product(a_BTU, weights["gate_kernel"]), weights["gate_bias"])

@@ -1,4 +1,4 @@
-"""encoder ∘ dense ∘ scanner ∘ head: from frames or features to class scores.
+"""Define the model (encoder, dense layers, scanner, head): frames or features to class scores.
 
 Dimension letters: B clips, T frames, H W C pixels, D features, U units, K classes; feature maps are
 (B, T, H, W, D).
@@ -23,17 +23,18 @@ Taps = dict[str, Array]
 
 
 class Head(nn.Module):
-    """From states to class scores.
+    """Compute class scores from the scanner's states.
 
     Attributes:
-        classes: How many there are.
-        kind: What is read: `last` valid state, `mean` of valid states, `per_frame` (scores for each
-            frame), or `flatten`: all states side by side, for clips of `length` frames exactly.
-        dense: Widths of hidden layers, which are rectified.
-        activation: Scores are logits with `softmax`, rectified with `relu`.
-        length: Frames of a clip.
-        initialiser: Of the dense layers.
-        dtype: Of products.
+        classes: Number K of classes.
+        kind: What is read: `last` valid state, `mean` of valid states, `per_frame` (each state, for
+            scores of each frame), or `flatten` (all states concatenated, for clips of exactly
+            `length` frames).
+        dense: Widths of hidden layers, each followed by a ReLU.
+        activation: `softmax`: scores are logits; `relu`: scores are logits after a ReLU.
+        length: Number of frames of a clip; None: `flatten` does not check it.
+        initialiser: Convention of the dense layers' initial weights, see `layers.initialisers`.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     classes: int
@@ -46,7 +47,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTU: Array, mask_BT: Array | None = None) -> tuple[Array, Taps]:
-        """Return scores (B, K), or (B, T, K) of each frame, and what every layer gave."""
+        """Return scores (B, K), or (B, T, K) of each frame, and the outputs of all layers."""
         x = self._read(x_BTU, mask_BT)
         taps = {"read": x}
         for index, width in enumerate(self.dense):
@@ -77,12 +78,12 @@ class Head(nn.Module):
 
 
 class ModelOutput(NamedTuple):
-    """What a model says about clips.
+    """The output of a model for a batch of clips.
 
     Attributes:
-        logits: (B, K), or (B, T, K) where the head scores every frame.
-        carry: The scanner's, after the last frame.
-        taps: What every stage gave, by name.
+        logits: Class scores (B, K), or (B, T, K) if the head scores every frame.
+        carry: The scanner's carry after the last frame.
+        taps: The outputs of all stages of the model, by name.
     """
 
     logits: Array
@@ -91,7 +92,7 @@ class ModelOutput(NamedTuple):
 
 
 class VideoModel(nn.Module):
-    """Scores of clips, from frames (with an encoder) or from features (without).
+    """Compute class scores of clips, from frames (with an encoder) or features (without one).
 
     >>> model = VideoModel(scanners.MeanPool(), Head(classes=4))
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -101,15 +102,16 @@ class VideoModel(nn.Module):
 
     Attributes:
         scanner: A `scanners.Scanner`, or any Flax module; see `scanners.apply`.
-        head: From states to scores.
-        encoder: From frames to features; None: clips are features.
-        frozen: Paths within the encoder below which batch normalization keeps its statistics.
+        head: Module from states to scores.
+        encoder: Module from frames to features; None: inputs are features.
+        frozen: Paths of modules in the encoder within which batch normalization keeps its
+            statistics.
         dense: Widths of linear layers before the scanner.
-        batch_norm: Normalize after each of these.
-        dropout: Share dropped after each of these, if a call gives none.
-        axis_name: Axis of the devices that share a batch.
-        initialiser: Of the dense layers.
-        dtype: Of products.
+        batch_norm: Apply batch normalization after each linear layer.
+        dropout: Dropout rate after each linear layer, used if a call gives none.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
+        initialiser: Convention of the linear layers' initial weights, see `layers.initialisers`.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     scanner: nn.Module
@@ -125,7 +127,7 @@ class VideoModel(nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Return True where a carry can continue from one call to the next."""
+        """Return True if a call can continue from the carry of the previous call."""
         return getattr(self.scanner, "streams", False) and self.head.kind != "flatten"
 
     @nn.compact
@@ -144,15 +146,15 @@ class VideoModel(nn.Module):
 
         Args:
             inputs: Frames (B, T, H, W, C) with an encoder, else features (B, T, D…).
-            mask_BT: False on padded frames; None: there are none.
-            carry: From the call before; None: zeros.
-            train: See `CallOptions`, also for the other arguments.
-            dropout: Share that is dropped.
+            mask_BT: False on padded frames; None: no frame is padded.
+            carry: The carry that the previous call returned; None: zeros.
+            train: See `CallOptions`, as for the arguments below.
+            dropout: Dropout rate.
             keys_B: A PRNG key for each clip.
             grad_clip: Bound on the derivative at each gate's pre-activation.
 
         Raises:
-            UserError: An array has the wrong rank, or the model takes no carry.
+            UserError: An array has the wrong rank, or there is a carry and the model takes none.
         """
         if carry is not None and self.head.kind == "flatten":
             raise UserError("head.kind flatten needs the whole clip at once, so it takes no carry")
@@ -176,7 +178,7 @@ class VideoModel(nn.Module):
     def _features(
         self, inputs: Array, mask_BT: Array | None, train: bool
     ) -> tuple[Array, Array | None]:
-        """Return features and their mask; an encoder of whole clips gives one frame a clip."""
+        """Return features and their mask; after an encoder of whole clips, T is 1."""
         if self.encoder is None:
             expect("features", inputs, "BTD", "BTHWD")
             x = inputs
@@ -211,9 +213,9 @@ def build(
 
     Args:
         cfg: All settings.
-        num_classes: K.
-        axis_name: Axis of the devices that share a batch.
-        encoder: From frames to features; None: the model starts at the features.
+        num_classes: Number K of classes.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
+        encoder: Module from frames to features; None: the model's inputs are features.
 
     Raises:
         UserError: Settings require something that a part of the model cannot do.
@@ -292,7 +294,7 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
 
     Returns:
         Dictionaries with `name`, `kind`, `input` and `output` (shapes without the batch's axis) and
-        `params` (a layer's own, without those of the modules inside it).
+        `params` (the number of a layer's parameters, without those of modules inside it).
     """
     called: list[dict[str, Any]] = []
 
@@ -311,7 +313,7 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
         variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     owned = _owned(variables.get("params", {}))
     outer = {entry["name"].rpartition("/")[0] for entry in called}
-    # A module that only calls others is left out: these are listed.
+    # A module that only calls other modules is left out, since those are listed.
     return [
         entry | {"params": owned.get(entry["name"], 0)}
         for entry in called
@@ -320,7 +322,7 @@ def layers(model: nn.Module, inputs: jax.ShapeDtypeStruct) -> list[dict[str, Any
 
 
 def _owned(params: Any, path: str = "") -> dict[str, int]:
-    """Count the numbers that each module itself holds, by its path."""
+    """Count each module's parameters, without those of modules inside it, by path."""
     own = sum(math.prod(leaf.shape) for leaf in params.values() if hasattr(leaf, "shape"))
     counts = {path: own} if own else {}
     for name, branch in params.items():

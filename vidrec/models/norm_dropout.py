@@ -1,4 +1,4 @@
-"""Layers after a layer: batch normalization over valid frames, and dropout keyed by clip.
+"""Define batch normalization over valid frames, and dropout with a PRNG key for each clip.
 
 Dimension letters: B clips, T frames, U units.
 """
@@ -16,11 +16,11 @@ from vidrec.models.inputs import CallOptions, spread, zero_padding
 
 
 def drop(x_BTU: Array, rate: Array | float, keys_B: Array) -> Array:
-    """Drop a share `rate` (traced or not) and scale the rest up.
+    """Apply dropout: set a share `rate` of the outputs to 0 and scale the rest up.
 
     Args:
         x_BTU: Outputs of a layer.
-        rate: Between 0 and 1.
+        rate: Dropout rate from 0 to 1, a number or a traced array.
         keys_B: A PRNG key for each clip.
     """
 
@@ -28,7 +28,7 @@ def drop(x_BTU: Array, rate: Array | float, keys_B: Array) -> Array:
         return jax.random.bernoulli(key, 1 - rate, x_TU.shape)
 
     mask = jax.vmap(keep)(keys_B, x_BTU)
-    # At rate 1 nothing is kept; the floor spares its gradient from 0 · inf.
+    # At rate 1 nothing is kept; the lower bound avoids 0 · inf in the gradient.
     scale = 1 / jnp.maximum(1 - jnp.asarray(rate, x_BTU.dtype), 1e-6)
     return jnp.where(mask, x_BTU * scale, 0)
 
@@ -36,11 +36,11 @@ def drop(x_BTU: Array, rate: Array | float, keys_B: Array) -> Array:
 class BatchNorm(nn.Module):
     """Normalize each unit by its statistics over all valid (clip, frame) pairs of the batch.
 
-    The running statistics (collection `batch_stats`) serve when `train` is False.
+    The running statistics (collection `batch_stats`) are used if `train` is False.
 
     Attributes:
-        axis_name: Axis of the devices that share a batch: sums and counts are added up over them,
-            then divided once.
+        axis_name: Name of the device axis over which a batch is split: sums and counts are added
+            over all devices before they are divided; None: one device.
         momentum: Share of the old running statistics that is kept after a batch.
         epsilon: Added to the variance.
     """
@@ -61,7 +61,7 @@ class BatchNorm(nn.Module):
             return self._apply(x_BTU, mean.value, var.value, scale, shift)
         count, now_mean, now_var = self._moments(x_BTU, mask_BT)
         if not self.is_initializing():
-            # A batch in which nothing is valid leaves the statistics as they were.
+            # A batch without valid frames does not change the running statistics.
             share = jnp.where(count > 0, 1 - self.momentum, 0)
             mean.value = mean.value + share * (now_mean - mean.value)
             var.value = var.value + share * (now_var - var.value)
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
         count = total(jnp.ones_like(x_BTU[..., :1]))[0]
         divisor = jnp.maximum(count, 1)
         mean = total(x_BTU) / divisor
-        # Squares of deviations, not of values: those cancel in float32.
+        # The mean of squared deviations: E[x²] - E[x]² would lose precision in float32.
         var = total((x_BTU - self._row(mean, x_BTU)) ** 2) / divisor
         return count, mean, var
 
@@ -93,10 +93,10 @@ class BatchNorm(nn.Module):
 
 
 class NormDropout(nn.Module):
-    """Batch normalization, then dropout; padded frames end at 0.
+    """Batch normalization, then dropout; outputs of padded frames are 0.
 
-    Dropout depends on the clip, the layer (by this module's name), the frame and the unit. The
-    other clips of the batch and the padding do not change it.
+    What is dropped depends on the clip's key, the layer (by this module's name), the frame and the
+    unit. It does not depend on other clips of the batch or on padding.
     """
 
     batch_norm: bool = False
@@ -108,12 +108,12 @@ class NormDropout(nn.Module):
         """Return x normalized and, in training, with units dropped.
 
         Raises:
-            UserError: Units are to be dropped, and there are no keys.
+            UserError: Dropout is active, but there are no keys.
         """
         if self.batch_norm:
             x_BTU = BatchNorm(self.axis_name, name="norm")(x_BTU, mask_BT, options.train)
         rate = self.dropout if options.dropout is None else options.dropout
-        # A traced rate is never tested by value: trials with and without dropout share a program.
+        # The value of a traced rate is not read: trials with and without dropout share a program.
         drops = not (isinstance(rate, (int, float)) and rate == 0)
         if options.train and drops and not self.is_initializing():
             if options.keys_B is None:

@@ -29,7 +29,8 @@ form: ContextVar[str] = ContextVar("form", default=FORM)
 def scan_form(name: str) -> Iterator[None]:
     """Use this form of the loop over frames for all cells that allow it, for comparisons.
 
-    It applies while a function is traced. VIDREC_SCAN names another default.
+    The form is read while a function is traced. The environment variable VIDREC_SCAN sets the
+    default form.
 
     Args:
         name: `loop` is a scan, `unroll4` and `unroll8` are scans with four and eight frames in each
@@ -50,7 +51,7 @@ def scan_form(name: str) -> Iterator[None]:
 
 @jax.custom_vjp
 def clip_gradient(x: Array, bound: Array) -> Array:
-    """Return x, whose derivative is clipped to ±bound element by element; a bound of 0 is none."""
+    """Return x; its gradient is clipped to ±bound element by element, unless the bound is 0."""
     return x
 
 
@@ -82,17 +83,16 @@ def scan_time(
 ) -> tuple[Array, Any]:
     """Run a cell over all frames.
 
-    A linear cell's frames are computed all at once, except on a CPU, where one after another is
-    faster.
+    All frames of a linear cell are computed in parallel, except on a CPU, where a loop is faster.
 
     Args:
-        cell: What makes a step.
-        weights: All that the cell declares.
-        inputs: What its `project` gives: (B, T, …, G), or a tree of such arrays.
-        mask_BT: False on frames that leave the carry alone; None: all are valid.
+        cell: The cell that computes a step.
+        weights: All weights that the cell declares.
+        inputs: The result of the cell's `project`: (B, T, …, G), or a tree of such arrays.
+        mask_BT: False on frames that do not change the carry; None: all are valid.
         carry: State before the first frame.
-        reverse: From the last frame to the first; a clip then begins at its last valid frame.
-        bound: On the derivative at each gate's pre-activation; None: no clipping.
+        reverse: Run from the last frame to the first; a clip then begins at its last valid frame.
+        bound: Bound on the gradient at each gate's pre-activation; None: no clipping.
 
     Returns:
         States (B, T, …, U), 0 where the mask is False, and the last carry.
@@ -113,7 +113,7 @@ def scan_time(
 def scan_linear(
     factors: cells.LinearFactors, mask_BT: Array | None, carry_BU: Array, *, reverse: bool = False
 ) -> tuple[Array, Array]:
-    """Run h' = keep · h + add over all frames, as `scan_time`, in log T steps."""
+    """Run h' = keep · h + add over all frames like `scan_time`, in log T parallel steps."""
 
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         return first[0] * second[0], first[1] * second[0] + second[1]
@@ -145,11 +145,11 @@ class _Product(NamedTuple):
 
 
 def _unroll() -> int:
-    """Return the frames a round of the loop.
+    """Return the number of frames in each round of the loop.
 
-    On a GPU a round waits for the host, which costs a third of an LSTM's step; four frames a round
-    were as fast there as one kernel for all frames (docs/how-to/gpus.md). A CPU gains nothing by
-    it.
+    On a GPU each round waits for the host, which costs a third of an LSTM's step. Four frames in
+    each round were as fast there as one kernel for all frames (docs/how-to/gpus.md). On a CPU more
+    frames in a round are not faster.
     """
     name = form.get()
     if name.startswith("unroll"):
@@ -159,11 +159,11 @@ def _unroll() -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scan(cell: cells.Cell, reverse: bool, operands: _Operands) -> tuple[Array, Any]:
-    """Make step after step.
+    """Run a cell step by step, with a gradient of the recurrent weights that is computed once.
 
     By default JAX adds up the gradient of the recurrent weights frame by frame: each time it
     computes a small product, and reads and writes all weights. Here the gradient is computed once,
-    from the recurrent products of all frames together. The weights that a step reads by itself
+    from the recurrent products of all frames together. The weights that a step reads directly
     (peepholes, gains) are differentiated by JAX.
     """
     return _loop(cell, reverse, operands, None, {})[0]
@@ -176,15 +176,15 @@ def _loop(
     perturbations: list[Array] | None,
     direct: cells.Weights,
 ) -> tuple[tuple[Array, Any], Any]:
-    """Return the states and the last carry; and the left operand of each recurrent product.
+    """Return (states, last carry), and the left operands of each recurrent product.
 
     Args:
-        cell: What makes a step.
-        reverse: From the last frame to the first.
+        cell: The cell that computes a step.
+        reverse: Run from the last frame to the first.
         operands: Arrays of the scan.
-        perturbations: An array (T, …) in the shape of each recurrent product, whose gradient is
-            that product's; None: no operands are returned.
-        direct: Weights that the step reads by itself, in place of those of `operands`.
+        perturbations: For each recurrent product an array (T, …) in the product's shape, which gets
+            the product's gradient; None: no left operands are returned.
+        direct: Weights that the step reads directly; they replace those in `operands`.
     """
     weights, inputs, mask_BT, carry, bound = operands
     seen = {**weights, **direct}
@@ -212,7 +212,7 @@ def _loop(
 
 
 def _check_carry(cell: cells.Cell, new: Any, carry: Any) -> None:
-    """Refuse a step's result if it is not a carry like the one that the step got."""
+    """Refuse a step's result if its structure, shapes and types differ from the carry's."""
     returned, wanted = (jax.tree.map(lambda x: jax.typeof(x).str_short(), t) for t in (new, carry))
     if returned != wanted:
         raise UserError(
@@ -227,7 +227,7 @@ def _time_first(x: Array) -> Array:
 
 @jax.custom_vjp
 def _perturbed(product: Array, perturbation: Array) -> Array:
-    """Return the product itself, whose gradient is also the perturbation's."""
+    """Return the product; its gradient goes to the product and to the perturbation."""
     return product
 
 
@@ -261,7 +261,7 @@ def _scan_forward(
 
 
 def _product_vjp(cell: cells.Cell, weights: cells.Weights, h: Array, gates: Any) -> Callable:
-    """Return the function from a product's gradient to that of the weights."""
+    """Return the function from a product's gradient to the gradient of the weights."""
     return jax.vjp(lambda weights: cell.recurrent_matmul(weights, h, gates), weights)[1]
 
 
@@ -282,12 +282,12 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 
 def _flat(x_TB: Array) -> Array:
-    """Return all frames of all clips in a row."""
+    """Merge the axes of frames and clips into one."""
     return x_TB.reshape(-1, *x_TB.shape[2:])
 
 
 class _Recorder(Mapping[str, Array]):
-    """Weights that note which of them were read."""
+    """A mapping of weights that records the names of those that were read."""
 
     def __init__(self, weights: cells.Weights) -> None:
         self.weights = weights
@@ -306,7 +306,7 @@ class _Recorder(Mapping[str, Array]):
 
 
 def _read_by_step(cell: cells.Cell, operands: _Operands) -> tuple[list[_Product], list[str]]:
-    """Return the recurrent products of a step, and the weights that it reads by itself."""
+    """Return a step's recurrent products, and the names of the weights that it reads directly."""
     products: list[_Product] = []
     names: set[str] = set()
 

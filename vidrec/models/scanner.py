@@ -1,4 +1,4 @@
-"""What all scanners are: a call that checks its arrays, and a carry.
+"""Define the base class of scanners, and the checks of their carry.
 
 Dimension letters: B clips, T frames, D features, U units; feature maps are (B, T, H, W, D).
 """
@@ -16,9 +16,10 @@ from vidrec.models.layers import floats
 
 
 class Scanner(nn.Module):
-    """A scanner of vidrec's own: checks its inputs, then scans them.
+    """Base class of vidrec's scanners: a call checks its inputs, then scans them.
 
-    Subclasses define `scan`. A user's scanner may be one, or any Flax module; see `apply`.
+    Subclasses define `scan`. A user's scanner may be a subclass, or any other Flax module; see
+    `scanners.apply`.
     """
 
     streams: ClassVar[bool] = True
@@ -38,10 +39,10 @@ class Scanner(nn.Module):
 
         Args:
             x_BTD: Features (B, T, D), or maps (B, T, H, W, D).
-            mask_BT: False on padded frames; None: there are none.
-            carry: From the call before; None: zeros.
-            train: See `CallOptions`, also for the other arguments.
-            dropout: Share that is dropped.
+            mask_BT: False on padded frames; None: no frame is padded.
+            carry: The carry that the previous call returned; None: zeros.
+            train: See `CallOptions`, as for the arguments below.
+            dropout: Dropout rate.
             keys_B: A PRNG key for each clip.
             grad_clip: Bound on the derivative at each gate's pre-activation.
 
@@ -62,15 +63,15 @@ class Scanner(nn.Module):
     def scan(
         self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
     ) -> tuple[Array, Any]:
-        """Return states and carry of float32 features that are 0 where they are padded."""
+        """Return states and last carry, for float32 features that are 0 on padded frames."""
         raise NotImplementedError
 
 
 def checked_carry(carry: Any, zeros: Any) -> Any:
-    """Return the carry, if it has the structure and shapes of a fresh one.
+    """Return the carry in the types of `zeros`, if structure and shapes are the same.
 
     Raises:
-        UserError: It has not.
+        UserError: The carry's structure or a shape differs from that of `zeros`.
     """
     shapes = jax.tree.map(jnp.shape, carry)
     wanted = jax.tree.map(jnp.shape, zeros)
@@ -80,10 +81,10 @@ def checked_carry(carry: Any, zeros: Any) -> Any:
 
 
 def check_whole(causal: bool, carry: Any) -> None:
-    """Refuse a carry if a frame sees those after it.
+    """Refuse a carry if frames see later frames (`causal` is False).
 
     Raises:
-        UserError: There is one.
+        UserError: There is a carry, and `causal` is False.
     """
     if carry is not None and not causal:
         raise UserError(

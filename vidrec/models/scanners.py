@@ -64,7 +64,7 @@ class Direction(nn.Module):
         zeros = self.cell.initialize_carry((x_BTD.shape[0], *x_BTD.shape[2:-1]), dtype)
         carry = zeros if carry is None else checked_carry(carry, zeros)
         if recurrence.form.get() == "cudnn" and self._suits_cudnn(mask_BT, grad_clip):
-            # The compiler leaves out our own projection, which nothing reads then.
+            # The compiler removes the projection above, since nothing reads it.
             lengths_B = jnp.full(x_BTD.shape[0], x_BTD.shape[1], jnp.int32)
             return fused.cudnn(weights, x_BTD, lengths_B, carry)
         bound = None if grad_clip is None else jnp.asarray(grad_clip, jnp.float32)
@@ -74,18 +74,19 @@ class Direction(nn.Module):
         return zero_padding(self.cell.readout(weights, h_BTU, x_BTD), mask_BT), carry
 
     def _suits_cudnn(self, mask_BT: Array | None, grad_clip: Array | float | None) -> bool:
-        """Return True where cuDNN computes the same, under no vmap."""
+        """Return True if cuDNN computes the same, provided that there is no vmap."""
         plain = type(self.cell) is cells.LSTM and self.cell.dtype == "float32"
         return plain and not self.reverse and mask_BT is None and grad_clip is None
 
 
 class Recurrent(Scanner):
-    """A cell over time: layers, one or both directions, batch norm and dropout between.
+    """A cell over time, in stacked layers and one or both directions.
 
     Batch norm and then dropout follow each layer, including the last one before the head. The carry
-    is a tuple with one entry for each layer, in both directions a pair. The backward direction
-    begins at a clip's last valid frame. With `final_states`, the last layer puts both directions'
-    final states on a clip's last valid frame, for a head that reads one frame.
+    is a tuple with one entry for each layer; with both directions, each entry is a pair. The
+    backward direction begins at a clip's last valid frame. With `final_states`, the last layer
+    returns both directions' final states at a clip's last valid frame, for a head that reads one
+    frame.
 
     >>> scanner = Recurrent(cells.LSTM(units=8), layers=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -94,12 +95,12 @@ class Recurrent(Scanner):
     >>> states_BTU, carry = scanner.apply(variables, features_BTD, mask_BT)
 
     Attributes:
-        cell: What makes a step.
-        layers: Cells one upon the other.
-        bidirectional: no, concat or sum.
-        batch_norm: Normalize after each layer.
-        dropout: Share dropped after each layer, if a call gives none.
-        axis_name: Axis of the devices that share a batch.
+        cell: The cell that computes a step.
+        layers: Number of stacked layers.
+        bidirectional: How both directions are joined: concat or sum; no: forward direction only.
+        batch_norm: Apply batch normalization after each layer.
+        dropout: Dropout rate after each layer, used if a call gives none.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
         final_states: See above.
     """
 
@@ -119,7 +120,7 @@ class Recurrent(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can continue from one call to the next."""
+        """Return True if a call can continue from the carry of the previous call."""
         return self.bidirectional == "no"
 
     @nn.compact
@@ -157,13 +158,13 @@ class Recurrent(Scanner):
         return joined, (state, back)
 
     def _show_final(self, back_BTU: Array, mask_BT: Array | None) -> Array:
-        """Return the backward states, with the final one (of the first frame) at the last frame."""
+        """Return the backward states; the last valid frame gets the state of the first one."""
         mask_BT = jnp.ones(back_BTU.shape[:2], bool) if mask_BT is None else mask_BT
         final_BU = zero_padding(back_BTU, starts(mask_BT)).sum(1)
         return jnp.where(spread(ends(mask_BT), back_BTU), final_BU[:, None], back_BTU)
 
     def check(self, x_BTD: Array, carry: Any) -> None:
-        """Check the rank that the cell takes, and the layers of a carry."""
+        """Check the rank of features, and the number of layers in a carry."""
         kind = type(self.cell).__name__
         if self.cell.maps:
             expect(f"features of {kind}", x_BTD, "BTHWD")
@@ -181,10 +182,10 @@ class Recurrent(Scanner):
 
 
 class MeanPool(Scanner):
-    """The control without order: each frame's output is the mean of the valid frames so far.
+    """A control that ignores order: each frame's output is the mean of the valid frames so far.
 
-    It counts as one layer, followed by batch norm and dropout. Feature maps are averaged as they
-    are. The carry is (sum, count).
+    It counts as one layer, followed by batch norm and dropout. Feature maps are averaged position
+    by position. The carry is (sum, count).
 
     >>> scanner = MeanPool()
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -236,21 +237,21 @@ class Identity(Scanner):
 def apply(
     module: nn.Module, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
 ) -> tuple[Array, Any]:
-    """Call a scanner, one of vidrec's own or any Flax module, inside the model that holds it.
+    """Call a scanner, a `Scanner` or any other Flax module, inside the model that contains it.
 
     A module that is not a `Scanner` is called as `module(x_BTD, mask_BT)`, where the mask is always
-    an array. It also gets those of `train`, `dropout`, `keys_B` and `grad_clip` that its call has
-    as arguments. It returns outputs (B, T, U); those of padded frames are ignored. Two attributes
+    an array. If its call has arguments named `train`, `dropout`, `keys_B` or `grad_clip`, it gets
+    these as well. It returns outputs (B, T, U); those of padded frames are ignored. Two attributes
     of its class are optional:
 
-    - `streams = True`: it takes `carry` (None before the first frame, which is zeros) and gives
-      (outputs, carry), a tree of arrays (B, …).
-    - `rngs = ("dropout",)`: it draws from these Flax streams. In training it is then applied to
-      each clip by itself, under `jax.vmap`, with keys folded from seed, epoch, clip and window. So
-      its random choices do not depend on the batch or the devices.
+    - `streams = True`: it takes an argument `carry` and returns (outputs, carry). The carry is a
+      tree of arrays (B, …); None, before the first frame, means zeros.
+    - `rngs = ("dropout",)`: it draws random numbers from the Flax streams of these names. In
+      training it is then applied to each clip separately, under `jax.vmap`, with keys folded from
+      seed, epoch, clip and window. So its random choices do not depend on the batch or the devices.
 
     Raises:
-        UserError: It was given a carry and does not stream, or its outputs have the wrong shape.
+        UserError: The module gets a carry but does not stream, or its outputs have the wrong shape.
     """
     if isinstance(module, Scanner):
         return module(x_BTD, mask_BT, carry=carry, **options._asdict())
@@ -275,7 +276,7 @@ def apply(
 
 
 def takes(module: nn.Module | type[nn.Module], name: str) -> bool:
-    """Return True where a module's call takes an argument of this name."""
+    """Return True if a module's call takes an argument of this name."""
     parameters = inspect.signature(module.__call__).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -287,7 +288,7 @@ def _clip_by_clip(
     named: Mapping[str, Any],
     keys_B: Array | None,
 ) -> Any:
-    """Apply a module to each clip with random streams of its own."""
+    """Apply a module to each clip separately, with random streams from the clip's key."""
     if keys_B is None:
         raise UserError("keys_B: a scanner that asks for rngs needs a PRNG key for each clip")
     alone, variables = module.unbind()
@@ -325,16 +326,16 @@ def build(
     final_states: bool = False,
     length: int | None = None,
 ) -> nn.Module:
-    """Build the scanner of `scanner.*` settings.
+    """Build the scanner that the settings section `scanner` describes.
 
     Args:
-        settings: Those of the scanner; `kind` may be a user's cell or scanner, path.py:Name.
-        axis_name: Axis of the devices that share a batch.
+        settings: The section `scanner`; `kind` may be a user's cell or scanner, path.py:Name.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
         final_states: See `Recurrent`.
-        length: Frames of a clip in training, for a user's module with a field of this name.
+        length: Number of frames of a clip in training, for a user's module with a field `length`.
 
     Raises:
-        UserError: `kind` is neither, or `scanner.args` do not fit it.
+        UserError: `kind` is neither a cell nor a scanner, or `scanner.args` do not fit it.
     """
     kind, args = settings.kind, settings.args
     common: dict[str, Any] = {"axis_name": axis_name, "final_states": final_states}
@@ -365,5 +366,5 @@ def _module(cls: type[nn.Module], settings: Any, common: dict[str, Any]) -> nn.M
         )
     if own:
         return cells.fill(cls, settings, settings.args, **common)
-    # One module serves all trials of a group, whose rates of dropout may differ.
+    # One module is used for all trials of a group, whose dropout rates may differ.
     return cells.fill(cls, settings, settings.args, without=("dropout",), **common)

@@ -22,15 +22,15 @@ from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
 
 class Convolution(nn.Module):
-    """A convolution that reads `kernel` frames at distances of `dilation` frames.
+    """A convolution that reads `kernel` frames which are `dilation` frames apart.
 
     Attributes:
-        width: Outputs.
-        kernel: Frames that are read.
-        dilation: From one of them to the next.
-        causal: The last frame that is read is the frame itself; otherwise the middle one is.
-        initialiser: A convention of `layers.initialisers`.
-        dtype: Of the products' operands.
+        width: Number of outputs.
+        kernel: Number of frames that are read for one output.
+        dilation: Distance from one of these frames to the next, in frames.
+        causal: True: the output's own frame is the last one that is read; False: the middle one.
+        initialiser: Name of a convention, see `layers.initialisers`.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     width: int
@@ -45,12 +45,12 @@ class Convolution(nn.Module):
         """Convolve frames that are 0 after the valid ones.
 
         Args:
-            x_BTD: Frames.
-            lengths_B: How many of them are valid.
-            before: Frames before the first, as a causal call before gave them; None: zeros.
+            x_BTD: Features of the frames.
+            lengths_B: Number of valid frames of each clip.
+            before: Frames before the first, as the previous causal call returned them; None: zeros.
 
         Returns:
-            Outputs (B, T, width), and the last valid frames, which a next call has to read.
+            Outputs (B, T, width), and the last valid frames, which the next call has to read.
         """
         clips, frames, features = x_BTD.shape
         reach = (self.kernel - 1) * self.dilation
@@ -63,8 +63,8 @@ class Convolution(nn.Module):
             x_BSD = jnp.concatenate([before, x_BTD], 1)
         else:
             x_BSD = jnp.pad(x_BTD, ((0, 0), (reach // 2, reach // 2), (0, 0)))
-        # A product for each frame that is read: the gradient of a convolution is slow on a CPU, and
-        # slower for many trials at once.
+        # One product for each frame that is read, since the gradient of a convolution is slow on a
+        # CPU, and slower for many trials at once.
         products = [
             matmul(x_BSD[:, place * self.dilation :][:, :frames], kernel[place], self.dtype)
             for place in range(self.kernel)
@@ -73,11 +73,11 @@ class Convolution(nn.Module):
 
 
 class TCN(Scanner):
-    """Residual blocks of two convolutions; those of block i read every `dilation` ** i-th frame.
+    """Residual blocks of two convolutions; in block i their dilation is `dilation` ** i.
 
     Batch norm and dropout follow each convolution. In block i a frame sees the 2 · (kernel - 1) ·
-    dilation ** i frames before it, or where it is not causal half of them on either side. The carry
-    holds the last frames that each convolution has to read again.
+    dilation ** i frames before it; if `causal` is False, it sees half as many on either side. The
+    carry holds the last frames that each convolution has to read again in the next call.
 
     >>> scanner = TCN(units=8, layers=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -87,15 +87,15 @@ class TCN(Scanner):
 
     Attributes:
         units: Width U of every block.
-        layers: Blocks.
-        kernel: Frames that a convolution reads.
-        causal: A frame sees those before it alone.
+        layers: Number of blocks.
+        kernel: Number of frames that a convolution reads for one output.
+        causal: True: a frame sees only itself and frames before it.
         dilation: See above.
-        batch_norm: Normalize after each convolution.
-        dropout: Share dropped after each convolution, if a call gives none.
-        axis_name: Axis of the devices that share a batch.
-        initialiser: Convention of the initial weights.
-        dtype: Of products.
+        batch_norm: Apply batch normalization after each convolution.
+        dropout: Dropout rate after each convolution, used if a call gives none.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
+        initialiser: Convention of the initial weights: keras, torch or normal.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     units: int
@@ -121,11 +121,11 @@ class TCN(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can continue from one call to the next."""
+        """Return True if a call can continue from the carry of the previous call."""
         return self.causal
 
     def check(self, x_BTD: Array, carry: Any) -> None:
-        """Check the rank of features, and the convolutions of a carry."""
+        """Check the rank of features, and the number of convolutions in a carry."""
         expect("features of TCN", x_BTD, "BTD")
         check_whole(self.causal, carry)
         count = 2 * self.layers

@@ -25,14 +25,14 @@ from vidrec.models.layers import Dense
 from vidrec.models.norm_dropout import NormDropout
 from vidrec.models.scanner import Scanner, check_whole, checked_carry
 
-# Queries that are computed at a time, at most.
+# Largest number of queries that are computed at a time.
 QUERIES = 256
 
 
 class Cache(NamedTuple):
-    """Keys, before the rotation by their position, and values of the last C frames, (B, C, U).
+    """Keys, not yet rotated by their position, and values of the last C frames, (B, C, U).
 
-    The last valid frame stands last.
+    The last valid frame is the last entry.
     """
 
     keys: Array
@@ -40,11 +40,11 @@ class Cache(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A carry.
+    """The carry of a `Transformer`.
 
     Attributes:
-        frames: How many of the caches' frames there were, (B,).
-        caches: Of each layer.
+        frames: Number of valid frames in the caches, (B,).
+        caches: One cache for each layer.
     """
 
     frames: Array
@@ -62,9 +62,10 @@ class Sight(NamedTuple):
     """Which keys a query sees.
 
     Attributes:
-        behind: How many frames with keys are before the first frame with a query.
+        behind: Number of frames with keys before the first frame with a query.
         valid_BS: False for keys that no query sees; None: all are valid.
-        context: How many frames back a query sees, and none after its own; None: it sees all.
+        context: Number of frames before its own that a query sees, and none after it; None: a
+            query sees all frames.
     """
 
     behind: int
@@ -73,10 +74,11 @@ class Sight(NamedTuple):
 
 
 class Transformer(Scanner):
-    """Layers of self-attention and of a network of two layers, each after a layer norm.
+    """Layers of self-attention and a feed-forward network, each after a layer norm.
 
-    A causal frame sees the `context` frames before it, in each layer. The carry keeps their keys
-    and values, so a stream may have any length. Dropout acts on what each part adds.
+    If `causal`, a frame sees itself and the `context` frames before it in each layer. The carry
+    keeps the keys and values of the last `context` frames, so a stream may have any length. Dropout
+    acts on the outputs of attention and network, before they are added to their inputs.
 
     >>> scanner = Transformer(units=8, layers=2, heads=2)
     >>> features_BTD = jax.random.normal(jax.random.key(0), (2, 5, 3))
@@ -85,15 +87,15 @@ class Transformer(Scanner):
     >>> states_BTU, carry = scanner.apply(variables, features_BTD, mask_BT)
 
     Attributes:
-        units: Width U of every layer; an even number for each head.
-        layers: Each of attention and network.
-        causal: A frame sees those before it alone.
-        heads: Of attention.
-        expansion: Width of the network's hidden layer, in units.
-        context: Frames back that a causal frame sees.
-        dropout: Share dropped, if a call gives none.
-        initialiser: Convention of the initial weights.
-        dtype: Of products.
+        units: Width U of every layer; U / heads is an even number.
+        layers: Number of layers; each has one attention and one network.
+        causal: True: a frame sees only itself and frames before it.
+        heads: Number H of attention heads.
+        expansion: Width of the network's hidden layer, as a multiple of U.
+        context: Number of frames before it that a frame sees if `causal`.
+        dropout: Dropout rate, used if a call gives none.
+        initialiser: Convention of the initial weights: keras, torch or normal.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
     """
 
     units: int
@@ -120,11 +122,11 @@ class Transformer(Scanner):
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
-        """Return True where a carry can continue from one call to the next."""
+        """Return True if a call can continue from the carry of the previous call."""
         return self.causal
 
     def check(self, x_BTD: Array, carry: Any) -> None:
-        """Check the rank of features, and that a carry makes sense."""
+        """Check the rank of features, and that there is no carry unless `causal`."""
         expect("features of Transformer", x_BTD, "BTD")
         check_whole(self.causal, carry)
 
@@ -132,7 +134,7 @@ class Transformer(Scanner):
     def scan(
         self, x_BTD: Array, mask_BT: Array | None, carry: Any, options: CallOptions
     ) -> tuple[Array, Any]:
-        """Return the normalized outputs of the last layer, and keys and values of all."""
+        """Return the normalized outputs of the last layer, and the carry."""
         packed = pack(x_BTD, mask_BT)
         if carry is not None:
             carry = checked_carry(carry, self._empty(len(x_BTD)))
@@ -159,7 +161,7 @@ class Transformer(Scanner):
     def _attend(
         self, index: int, x_BTU: Array, packed: Packed, carry: Kept | None
     ) -> tuple[Array, Cache | None]:
-        """Return what a layer's attention adds, and its keys and values for the next call."""
+        """Return the output of a layer's attention, and keys and values for the next call."""
         normed = _norm(f"norm_attention_{index}")(x_BTU)
         joined = Dense(3 * self.units, self.initialiser, self.dtype, name=f"qkv_{index}")(normed)
         queries, *new = jnp.split(joined, 3, axis=-1)
@@ -180,7 +182,7 @@ class Transformer(Scanner):
         return out(heard.reshape(x_BTU.shape)), after
 
     def _network(self, index: int, x_BTU: Array) -> Array:
-        """Return what a layer's network adds."""
+        """Return the output of a layer's feed-forward network."""
         normed = _norm(f"norm_network_{index}")(x_BTU)
         width = self.expansion * self.units
         hidden = Dense(width, self.initialiser, self.dtype, name=f"hidden_{index}")(normed)
@@ -192,7 +194,7 @@ class Transformer(Scanner):
 
 
 def _norm(name: str) -> nn.LayerNorm:
-    # Squares of deviations: a difference of squares cancels in float32.
+    # The mean of squared deviations: E[x²] - E[x]² would lose precision in float32.
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
 
 
@@ -201,7 +203,7 @@ def _split(x_BSU: Array, heads: int) -> Array:
 
 
 def _valid(frames_B: Array, kept: int, frames: int) -> Array:
-    """Return True where a frame was kept, and for all new ones, (B, C + T)."""
+    """Return a mask (B, C + T) that is True for valid kept frames and for all new frames."""
     old_BC = jnp.flip(lengths_to_mask(frames_B, kept), 1)
     return jnp.concatenate([old_BC, jnp.ones((len(frames_B), frames), bool)], 1)
 
@@ -209,25 +211,25 @@ def _valid(frames_B: Array, kept: int, frames: int) -> Array:
 def attend(
     queries_BTHE: Array, keys_BSHE: Array, values_BSHE: Array, sight: Sight, dtype: str = "float32"
 ) -> Array:
-    """Return, for each frame, the mean of the values that it sees, weighed by queries and keys.
+    """Return, for each query, the mean of the values that it sees, weighted by attention.
 
     Queries are computed in blocks, one after another, so memory grows as T and not as T · T.
 
     Args:
-        queries_BTHE: Not rotated by position yet.
-        keys_BSHE: The last T are of the frames with queries.
-        values_BSHE: Of the same.
-        sight: Which of the keys a query sees.
-        dtype: Of products.
+        queries_BTHE: Queries, not yet rotated by their position.
+        keys_BSHE: Keys, not yet rotated; the last T belong to the frames with queries.
+        values_BSHE: Values of the frames with keys.
+        sight: Which keys a query sees.
+        dtype: Type of the operands of matrix products: float32 or bfloat16.
 
     Returns:
-        (B, T, H, E).
+        Weighted means (B, T, H, E).
     """
     queries_BTHE = rotate(queries_BTHE, sight.behind)
     pairs = Pairs(rotate(keys_BSHE, 0), values_BSHE)
     frames = queries_BTHE.shape[1]
     blocks = -(-frames // QUERIES)
-    # Computed again for the gradient: the weights of all blocks would be T · T numbers.
+    # Recomputed in the backward pass: storing the weights of all blocks would take T · T numbers.
     weigh = jax.checkpoint(partial(_weigh, dtype=dtype), prevent_cse=blocks == 1)
     if blocks == 1:
         return weigh(queries_BTHE, pairs, _seen(sight, frames, keys_BSHE.shape[1]))
@@ -247,7 +249,7 @@ def attend(
 def _asked(
     pairs: Pairs, sight: Sight, length: int, blocks: int
 ) -> Callable[[Array], tuple[Pairs, Array]]:
-    """Return a function of a block's number: the keys that it needs, and which it sees."""
+    """Return a function from a block's number to the keys it needs and a mask of those seen."""
     frames = pairs.keys.shape[1]
     if sight.context is None:
         seen = _seen(sight, length, frames)
@@ -272,14 +274,14 @@ def _asked(
 
 
 def _padded(x_BS: Array, front: int, total: int) -> Array:
-    """Return an array with `total` zeros, or False, before and after its frames."""
+    """Pad the axis of frames to `total` entries with zeros (False), `front` of them in front."""
     widths = [(0, 0)] * x_BS.ndim
     widths[1] = (front, total - front - x_BS.shape[1])
     return jnp.pad(x_BS, widths)
 
 
 def _seen(sight: Sight, frames: int, asked: int) -> Array:
-    """Return True where a query sees a key, (B or 1, 1, T, S)."""
+    """Return a mask (B or 1, 1, T, S) that is True if the query sees the key."""
     back = np.arange(frames)[:, None] + sight.behind - np.arange(asked)
     seen = np.ones(back.shape, bool)
     if sight.context is not None:
@@ -292,7 +294,7 @@ def _seen(sight: Sight, frames: int, asked: int) -> Array:
 def _weigh(queries: Array, pairs: Pairs, seen: Array, dtype: str) -> Array:
     product = partial(_product, dtype=dtype)
     scores_BHTS = product("bthe,bshe->bhts", queries / math.sqrt(queries.shape[-1]), pairs.keys)
-    # A finite number: a padded frame that sees nothing has no largest score to take off.
+    # A finite number, not -inf: the softmax of a padded frame that sees nothing would be NaN.
     scores_BHTS = jnp.where(seen, scores_BHTS, jnp.finfo(scores_BHTS.dtype).min)
     return product("bhts,bshe->bthe", jax.nn.softmax(scores_BHTS), pairs.values)
 
@@ -307,11 +309,11 @@ def _product(axes: str, one: Array, other: Array, dtype: str) -> Array:
 def rotate(x_BSHE: Array, first: int) -> Array:
     """Rotate each pair of numbers by an angle that grows with the frame's position.
 
-    A product of a query with a key then depends on how far their frames lie apart.
+    The product of a query with a key then depends on the distance between their frames.
 
     Args:
-        x_BSHE: Queries or keys, E even.
-        first: Place of the first frame.
+        x_BSHE: Queries or keys; E is even.
+        first: Position of the first frame.
     """
     half = x_BSHE.shape[-1] // 2
     # In float64: in float32 the angle at position 3,000 is off by a ten-thousandth.

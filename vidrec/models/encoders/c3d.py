@@ -1,4 +1,4 @@
-"""Report C's network over whole clips."""
+"""Define report C's network over whole clips."""
 
 from typing import ClassVar
 
@@ -10,8 +10,9 @@ from vidrec.models.encoders.base import Staged
 class C3D(Staged):
     """Six 3x3x3 convolutions, four max-pools, two dense layers: a clip (B,T,H,W,C) to (B,1,D).
 
-    The first pool spares time. The report does not state its channels; these are the first six of
-    Tran et al. 2015. With the dense pooling a hidden layer of 1024 precedes the one of `width`.
+    The first pool does not pool over time. The report does not state its numbers of channels; these
+    are the first six of Tran et al. 2015. With the dense pooling, a hidden layer of 1024 units
+    precedes the layer of `width` units.
     """
 
     channels: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512))
@@ -25,5 +26,5 @@ class C3D(Staged):
     dense_reads: ClassVar = "flatten"
 
     def read(self, maps: Array) -> Array:
-        """One step in time."""
+        """Return features with an axis of one frame, (B, 1, D)."""
         return super().read(maps)[:, None]

@@ -1,4 +1,4 @@
-"""All encoders as people choose among them: size, features, and whether weights are available."""
+"""Describe all encoders to users: size, features, and whether weights are available."""
 
 import importlib.util
 import math
@@ -13,20 +13,21 @@ from vidrec.io.machine import how_to_install
 from vidrec.models import encoders
 from vidrec.models.encoders.weights import finding
 
-CLIP = 16  # frames of the clip by which an encoder of clips is described
+CLIP = 16  # number of frames of the clip for which an encoder of clips is described
 
 
 class Entry(NamedTuple):
-    """What is known of an encoder without computing anything.
+    """What is known of an encoder without computing features.
 
     Attributes:
-        kind: As `encoder.kind` names it.
+        kind: The value of `encoder.kind`.
         params: The number of parameters that its features depend on.
-        features: Of a frame (or a clip), pooled as suits the kind.
-        size: Height and width of frames that suits it.
-        normalize: Of pixels, as its weights ask.
-        weights: Those that `auto` takes here: NAME@HASH, or random; "" where none are available.
-        get: The command or the place that gets weights; "" where `auto` has some.
+        features: Number of features of a frame (or a clip), with the encoder's usual pooling.
+        size: Usual height and width of frames.
+        normalize: The normalization of pixels that its weights require.
+        weights: The weights that `auto` selects on this machine: NAME@HASH, or random; "" if none
+            are available.
+        get: How to get weights, as a command or an instruction; "" if `auto` has some.
     """
 
     kind: str
@@ -44,14 +45,14 @@ class Entry(NamedTuple):
 
 
 def entries() -> Iterator[Entry]:
-    """Yield each encoder that has a name of its own."""
+    """Yield the description of each encoder in `encoders.KINDS`, except none."""
     for kind in encoders.KINDS:
         if kind != "none":
             yield entry(kind)
 
 
 def of_others() -> Iterator[str]:
-    """Yield a line for each kind of encoder that another library runs."""
+    """Yield a line of text for each kind of encoder that another library runs."""
     from vidrec.models.encoders.keras_table import NETWORKS
 
     for kind, what, library, extra in (

@@ -1,7 +1,7 @@
-"""Small convolutional network to be used frozen at random: one frame to one vector.
+"""Define a small convolutional network with frozen, random weights: one frame to one vector.
 
 It is useful without training because of its pooling. The pooling says where in the frame each
-channel responds, how far the response spreads, and how all channels respond at the place of the
+channel responds, how far the response spreads, and how all channels respond at the position of the
 largest energy. Positions are still recognisable after a random projection and with few clips,
 whereas flattened maps of the same network overfit.
 """
@@ -18,10 +18,10 @@ from vidrec.models import conv
 from vidrec.models.encoders import base
 from vidrec.models.layers import Dense, initialisers
 
-SIDE = 32  # frames are shrunk to about this before the filters, which so see the same at any size
+SIDE = 32  # about the size to which frames are shrunk, so that filters see the same at any size
 STRIDE = 2  # of the filters
-NEARBY = 1.5  # places of the map over which energy is blurred
-CALM = 1e-6  # added to mean squares: a blank frame has no answers to divide by
+NEARBY = 1.5  # standard deviation of the blur of energy, in positions of the map
+CALM = 1e-6  # added to mean squares, so that a blank frame does not cause a division by 0
 
 
 class Filters(nn.Module):
@@ -47,11 +47,12 @@ class Cnn(base.Encoder):
     """Random filters on a frame minus its mean colour; responses are separated by their sign.
 
     Attributes:
-        pooling: moments (B,17*channels+2), see `moments`; or as the other encoders, whose maps hold
-            each filter's positive responses, then the negative ones: (B,h,w,2*channels).
-        initialiser: "smooth": noise slightly blurred, mostly grey; or as the other encoders.
-        channels: filters.
-        window: of a filter, in pixels of the shrunk frame.
+        pooling: moments (B,17*channels+2), see `moments`; or a pooling of `base.Encoder`. The maps
+            of these hold each filter's positive responses, then the negative ones:
+            (B,h,w,2*channels).
+        initialiser: "smooth": slightly blurred noise, mostly grey; or one of `base.Encoder`.
+        channels: Number of filters.
+        window: Height and width of a filter, in pixels of the shrunk frame.
     """
 
     pooling: str = "moments"
@@ -66,19 +67,19 @@ class Cnn(base.Encoder):
     def maps(self, x: Array, train: bool) -> Array:
         """Return the filters' responses."""
         x = _shrink(x, max(1, min(x.shape[1:3]) // SIDE))
-        # Brightness and tint of the whole frame say nothing about places.
+        # Brightness and tint of the whole frame say nothing about positions.
         x = x - x.mean(axis=(1, 2), keepdims=True)
         fields = {"channels": self.channels, "window": self.window}
         return self.block(Filters, "filters", train, **fields)(x)
 
     def read(self, maps: Array) -> Array:
-        """Return moments, or another pooling of responses of either sign."""
+        """Return moments, or another pooling of the positive and the negative responses."""
         if self.pooling == "moments":
             return moments(maps.astype(jnp.float32))
         return super().read(_signs(maps))
 
     def dense(self, width: int, name: str) -> Dense:
-        """Return a dense layer; smoothness over places does not apply to it."""
+        """Return a dense layer, with "he" instead of "smooth", which is for filters only."""
         start = "he" if self.initialiser == "smooth" else self.initialiser
         return Dense(width, start, self.dtype, name=name)
 
@@ -86,16 +87,18 @@ class Cnn(base.Encoder):
 def moments(answers_BHWC: Array) -> Array:
     """Return where and how strongly each filter responds, and all responses at the peak of energy.
 
-    Energy is the mean square of all responses, blurred over nearby places, divided by its mean. A
-    shape of several tones has more of it than a texture, whose tones lie further apart.
+    Energy is the mean square of all filters' responses at a position, blurred over nearby positions
+    and divided by its mean over the frame. A shape of several tones has more energy than a texture,
+    whose tones are further apart.
 
-    Responses of one sign are divided by their root mean square, and the energy is added. Their
-    softmax over places gives weights. Five features of a channel are the means of x, y, x², y² and
-    xy under these weights, with x and y from -1 to 1. Three more are logarithms: of the sum of
-    weights over the largest, of the largest, and of the root mean square. These are (B, 16*C).
+    Positive and negative responses are two channels for each filter. Each channel is divided by its
+    root mean square, and the energy is added. The exponential of this sum is the weight of a
+    position. Five features of a channel are the weighted means of x, y, x², y² and xy, with x and y
+    from -1 to 1. Three more are the logarithms of the sum of weights over the largest weight, of
+    the largest weight, and of the root mean square. These are (B, 16*C) features.
 
-    (B, C+2) are added: each filter's response and the energy at the place of the largest energy,
-    and the logarithm of the mean energy.
+    Another (B, C+2) are each filter's response and the energy at the position of the largest
+    energy, and the logarithm of the mean energy.
     """
     size, height, width, channels = answers_BHWC.shape
     energy_BP, level_B = _energy(answers_BHWC)
@@ -103,15 +106,15 @@ def moments(answers_BHWC: Array) -> Array:
     signs_BPD = _signs(answers_BPC)
     scale_BD = jnp.sqrt((signs_BPD**2).mean(axis=1) + CALM)
     salience_BPD = signs_BPD / scale_BD[:, None] + energy_BP[..., None]
-    # Computed once: the gradient of `max` looks for the places that equal it, and divides by their
-    # number, which is none where the compiler computed the salience twice, rounding otherwise.
+    # Computed once: the gradient of `max` divides by the number of positions that equal the
+    # maximum. It is 0 if the compiler computes the salience twice, with different rounding.
     salience_BPD = lax.optimization_barrier(salience_BPD)
     peak_BD = salience_BPD.max(axis=1)
     weights_BPD = jnp.exp(salience_BPD - peak_BD[:, None])
     sums_BDM = jnp.einsum("bpd,pm->bdm", weights_BPD, _powers(height, width))
     total_BD = sums_BDM[..., 0]
     places_BDM = sums_BDM[..., 1:] / total_BD[..., None]
-    # Sharp enough to look at one place, whose answers tell how the shape there is turned.
+    # Sharp enough to select one position, whose responses tell how the shape there is rotated.
     liveliest_BP = jax.nn.softmax(4 * energy_BP, axis=1)
     seen_BC = jnp.einsum("bp,bpc->bc", liveliest_BP, answers_BPC) / jnp.sqrt(level_B)[:, None]
     parts = (
@@ -131,7 +134,7 @@ def _signs(x: Array) -> Array:
 
 
 def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
-    """Return energy at every place over its mean (B, H*W), and that mean (B,)."""
+    """Return the energy at every position divided by its mean, (B, H*W), and the mean, (B,)."""
     power_BHW = (answers_BHWC**2).mean(axis=-1)
     rows, columns = (_blur(n, NEARBY) for n in power_BHW.shape[1:])
     nearby = jnp.einsum("yi,xj,bij->byx", rows, columns, power_BHW)
@@ -141,7 +144,7 @@ def _energy(answers_BHWC: Array) -> tuple[Array, Array]:
 
 
 def _powers(height: int, width: int) -> Array:
-    """Return 1, x, y, x², y², xy of every place, (H*W, 6)."""
+    """Return 1, x, y, x², y², xy of every position, (H*W, 6)."""
     y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     powers = jnp.stack([jnp.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
     return powers.reshape(height * width, 6)
@@ -150,8 +153,8 @@ def _powers(height: int, width: int) -> Array:
 def _shrink(x_BHWC: Array, factor: int) -> Array:
     """Return means over squares of pixels.
 
-    They are a sum of strided slices, which is fast on a CPU, as pooling is not. Rows and columns
-    that fill no square are left out.
+    They are computed as a sum of strided slices, since pooling is slow on a CPU. Rows and columns
+    that do not fill a square are left out.
     """
     height, width = (n // factor * factor for n in x_BHWC.shape[1:3])
     squares = [
@@ -163,7 +166,7 @@ def _shrink(x_BHWC: Array, factor: int) -> Array:
 def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32) -> Array:
     """Draw kernels (h, w, in, out) of unit norm that fade towards the window's edges.
 
-    The colours have most of the noise in common, as light and dark tell more than tints.
+    The colour channels share most of the noise, since brightness tells more than tint.
     """
     height, width, colours, filters = shape
     grey, tint = (
@@ -177,12 +180,12 @@ def _smooth(key: Array, shape: tuple[int, ...], dtype: base.Dtype = jnp.float32)
 
 
 def _fade(window: int) -> Array:
-    """Return a Gaussian whose deviation is a quarter of the window, (window,)."""
+    """Return a Gaussian whose standard deviation is a quarter of the window, (window,)."""
     position = jnp.arange(window) - (window - 1) / 2
     return jnp.exp(-((4 * position / window) ** 2) / 2)
 
 
 def _blur(places: int, deviation: float) -> Array:
-    """Return a blur along an axis by a Gaussian, (places, places), each row of sum 1."""
+    """Return the matrix of a Gaussian blur along an axis, (places, places); rows sum to 1."""
     position = jnp.arange(places)
     return jax.nn.softmax(-(((position[:, None] - position[None]) / deviation) ** 2) / 2, axis=1)

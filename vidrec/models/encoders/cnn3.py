@@ -1,4 +1,4 @@
-"""The small network under report C's LSTM."""
+"""Define the small network whose features report C's LSTM reads."""
 
 from typing import ClassVar
 
@@ -8,7 +8,8 @@ from vidrec.models.encoders.base import Staged
 class CNN3(Staged):
     """Convolutions 2x2, 3x3 and 5x5, each with ReLU and a 2x2 max-pool.
 
-    The report does not state its channels; these make a frame of 64 x 64 cost 20 million products.
+    The report does not state its numbers of channels; with these, a frame of 64 x 64 takes 20
+    million multiplications.
     """
 
     channels: tuple[tuple[int, ...], ...] = ((16,), (32,), (64,))

@@ -16,20 +16,20 @@ from vidrec.models import conv
 from vidrec.models.encoders.base import Conv, Depthwise, Encoder, pool
 from vidrec.models.encoders.weights.names import Layer, Package, PretrainedNet
 
-STEM, HEAD = 32, 1280  # maps
+STEM, HEAD = 32, 1280  # output channels
 EPSILON, MOMENTUM = 1e-3, 0.99  # of batch normalization
-MULTIPLE = 8  # of which every scaled number of maps is one
+MULTIPLE = 8  # every scaled number of channels is a multiple of this
 
 
 class Plan(NamedTuple):
-    """One stage: blocks of which the first may stride and change the number of maps.
+    """One stage of blocks; the first block may have a stride and change the number of channels.
 
     Attributes:
-        depth: Blocks.
-        window: Size of their depthwise convolutions.
-        stride: Of the first block.
-        expand: Maps inside a block for each of its inputs.
-        channels: Outputs.
+        depth: Number of blocks.
+        window: Size of the window of their depthwise convolutions.
+        stride: Stride of the first block.
+        expand: Number of channels inside a block for each of its input channels.
+        channels: Number of output channels.
     """
 
     depth: int
@@ -52,7 +52,7 @@ STAGES = tuple(f"stage{i}" for i in range(1, len(BASE) + 1))
 
 
 def scaled(width: float, depth: float) -> tuple[Plan, ...]:
-    """Return the stages of a wider and deeper network; first and last keep their one block."""
+    """Return the stages of a wider and deeper network; first and last stage keep one block."""
     plans = []
     for plan in BASE:
         channels = plan.channels * width
@@ -66,13 +66,13 @@ def scaled(width: float, depth: float) -> tuple[Plan, ...]:
 
 
 class Part(nn.Module):
-    """What the parts have in common: convolutions without bias, normalized.
+    """Base class of the network's parts: convolutions without bias, and batch normalization.
 
     Attributes:
         running: Normalize by the running statistics, not the batch's.
         form: See `conv.convolve`.
-        initialiser: Of kernels, see `layers.initialisers`.
-        dtype: Of the arithmetic; parameters stay in float32.
+        initialiser: Convention of the initial kernels, see `layers.initialisers`.
+        dtype: Type of the arithmetic; parameters stay in float32.
     """
 
     running: bool = True
@@ -87,10 +87,11 @@ class Part(nn.Module):
 
         Args:
             x: Maps (B, h, w, C).
-            channels: Outputs; 0: as many as inputs, each from one of them (depthwise).
-            name: Of the convolution; its normalization is NAME_norm.
-            window: Size of its window.
-            stride: Of both axes.
+            channels: Number of output channels; 0: a depthwise convolution, with as many output
+                channels as input channels.
+            name: Name of the convolution; its normalization is NAME_norm.
+            window: Height and width of its window.
+            stride: Stride of both axes.
         """
         how = (self.form, self.initialiser, self.dtype)
         sizes = (window, window)
@@ -104,7 +105,7 @@ class Part(nn.Module):
 
 
 class Stem(Part):
-    """Strided 3x3 convolution; half of the size is left."""
+    """A 3x3 convolution of stride 2, which halves height and width."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -113,11 +114,11 @@ class Stem(Part):
 
 
 class Block(Part):
-    """Widen by 1x1, convolve each map by itself, narrow by 1x1; add the input where it fits.
+    """Expand by 1x1, convolve depthwise, project by 1x1; add the input if the shapes are equal.
 
     Attributes:
-        plan: Of the stage.
-        stride: Of the depthwise convolution.
+        plan: Plan of the stage.
+        stride: Stride of the depthwise convolution.
     """
 
     plan: Plan = BASE[0]
@@ -135,11 +136,11 @@ class Block(Part):
 
 
 class Stage(Part):
-    """Blocks, block0, block1 …, and in the last stage the 1x1 convolution to all features.
+    """Blocks block0, block1 …, and in the last stage the 1x1 convolution to all features.
 
     Attributes:
-        plan: How many blocks of which kind.
-        head: Features after the blocks; 0: the blocks' maps are what it gives.
+        plan: Number and kind of the blocks.
+        head: Number of features of the 1x1 convolution after the blocks; 0: there is none.
     """
 
     plan: Plan = BASE[0]
@@ -156,9 +157,9 @@ class Stage(Part):
 
 
 def _weights_of_others(plans: tuple[Plan, ...], number: int) -> PretrainedNet:
-    """Names of the layers in efficientnet_lite_pytorch and timm, and the package with weights.
+    """Return the layers' names in efficientnet_lite_pytorch and timm, and the package with weights.
 
-    timm's are those of its tf_efficientnet_lite, which has zeros where this network has them.
+    timm's names are those of its tf_efficientnet_lite, which pads with zeros as this network does.
     """
     layers: list[Layer] = []
 
@@ -172,7 +173,8 @@ def _weights_of_others(plans: tuple[Plan, ...], number: int) -> PretrainedNet:
     index = 0
     for stage, plan in enumerate(plans):
         parts = ("expand", "depthwise", "project") if plan.expand > 1 else ("depthwise", "project")
-        # timm counts the norms of a block; efficientnet_lite_pytorch leaves the first one out.
+        # timm counts a block's norms from 1. efficientnet_lite_pytorch counts them from 0, but from
+        # 1 in a block without "expand".
         theirs = ("conv_pw", "conv_dw", "conv_pwl") if plan.expand > 1 else ("conv_dw", "conv_pw")
         for block in range(plan.depth):
             for i, (part, timm) in enumerate(zip(parts, theirs, strict=True)):
@@ -201,9 +203,10 @@ class EfficientNetLite(Encoder):
     """Stem, seven stages and a 1x1 convolution to 1280 features.
 
     Attributes:
-        top: "predictions": the network's own dense layer on the average, as logits of `classes`.
-        classes: How many.
-        plans: Of the stages.
+        top: "predictions": return logits of the network's own dense layer on the average; "":
+            return features.
+        classes: Number of classes of the top.
+        plans: Plans of the stages.
     """
 
     top: Literal["", "predictions"] = ""
@@ -228,7 +231,7 @@ class EfficientNetLite(Encoder):
 
 
 class EfficientNetLite0(EfficientNetLite):
-    """4.7 million parameters with the top, 224 pixels."""
+    """4.7 million parameters with the top, for frames of 224 x 224 pixels."""
 
     plans: ClassVar = scaled(1.0, 1.0)
     pretrained: ClassVar = _weights_of_others(plans, 0)
@@ -236,7 +239,7 @@ class EfficientNetLite0(EfficientNetLite):
 
 
 class EfficientNetLite1(EfficientNetLite):
-    """5.4 million parameters with the top, 240 pixels."""
+    """5.4 million parameters with the top, for frames of 240 x 240 pixels."""
 
     plans: ClassVar = scaled(1.0, 1.1)
     pretrained: ClassVar = _weights_of_others(plans, 1)
@@ -244,7 +247,7 @@ class EfficientNetLite1(EfficientNetLite):
 
 
 class EfficientNetLite2(EfficientNetLite):
-    """6.1 million parameters with the top, 260 pixels."""
+    """6.1 million parameters with the top, for frames of 260 x 260 pixels."""
 
     plans: ClassVar = scaled(1.1, 1.2)
     pretrained: ClassVar = _weights_of_others(plans, 2)

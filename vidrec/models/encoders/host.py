@@ -9,12 +9,12 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class HostEncoder:
-    """Takes the place of a Flax module if a compiled program cannot contain the encoder.
+    """Base class, in place of a Flax module, of encoders that compiled programs cannot contain.
 
     Attributes:
-        VERSION: Increased if a change of the code changes what features hold.
-        takes_clips: It takes frames.
-        blocks: It names none, since none trains.
+        VERSION: Increased if a change of the code changes the values of features.
+        takes_clips: False: the encoder takes frames.
+        blocks: Empty, since no part trains.
     """
 
     VERSION: ClassVar[int] = 1
@@ -22,10 +22,10 @@ class HostEncoder:
     blocks: ClassVar[tuple[str, ...]] = ()
 
     def variables(self) -> dict[str, Any]:
-        """Return what a run keeps of the encoder, so that it can be run elsewhere.
+        """Return the arrays that a run stores, so that the encoder can run on another machine.
 
         Raises:
-            UserError: It cannot be read.
+            UserError: The encoder cannot be read.
         """
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class HostEncoder:
         """Return the shape of the features of one frame (size, size, 3).
 
         Raises:
-            UserError: The encoder cannot be read, or takes no such frame.
+            UserError: The encoder cannot be read, or does not take frames of this size.
         """
         raise NotImplementedError
 
@@ -42,7 +42,7 @@ class HostEncoder:
 
         Args:
             variables: What `variables` returned, here or on the machine that trained.
-            batch: Frames to take at once.
+            batch: Number of frames to encode at once.
 
         Raises:
             UserError: The encoder cannot be run here.

@@ -1,9 +1,9 @@
 """Use any network of keras.applications, without its top, by Keras' own `stateless_call`.
 
-Keras builds the network and computes it, on its JAX backend, inside our compiled programs; its
-arrays are the encoder's variables. In training, batch normalization is Flax's, so that padding,
-devices and frozen statistics work as in every other encoder. Networks are called as in prediction:
-their dropout and stochastic depth are off, in training too.
+Keras builds the network and computes it, on its JAX backend, inside vidrec's compiled programs. The
+network's arrays are the encoder's variables. In training, batch normalization is Flax's, so that
+padding, devices and frozen statistics work as in every other encoder. Networks are called as in
+prediction: their dropout and stochastic depth are off, also in training.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from vidrec.models.encoders.base import pool
 from vidrec.models.encoders.keras_table import NETWORKS
 from vidrec.models.encoders.weights.names import PretrainedNet
 
-# Arrays of a batch normalization: what Keras calls them, and where Flax has them.
+# Arrays of a batch normalization: their names in Keras, and their collections and names in Flax.
 NORM = {
     "gamma": ("params", "scale"),
     "beta": ("params", "bias"),
@@ -67,13 +67,13 @@ class Entry(NamedTuple):
 
     @property
     def distribution(self) -> str:
-        """Return what its numbers are drawn from: uniform, truncated_normal or normal."""
+        """Return the distribution of its initial values: uniform, truncated_normal or normal."""
         name = getattr(self.initializer, "distribution", "") if self.initializer else ""
         return name.replace("untruncated_normal", "normal")
 
     @property
     def deviation(self) -> float:
-        """Return the deviation of its numbers, as Keras' variance scaling has it."""
+        """Return the standard deviation of its initial values, from Keras' variance scaling."""
         *window, inputs, outputs = self.initial.shape
         fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
         return math.sqrt(self.initializer.scale / (math.prod(window) * fans[self.initializer.mode]))
@@ -85,7 +85,7 @@ class Network(NamedTuple):
     Attributes:
         model: Keras' model, without the top.
         preprocess: Keras' function from pixels, 0 to 255, to what the model takes.
-        entries: Its arrays, by the ids of Keras' variables; states of dropout are not part of them.
+        entries: The model's arrays, except states of dropout, by the `id` of Keras' variable.
     """
 
     model: Any
@@ -97,16 +97,16 @@ class KerasNet(nn.Module):
     """A network of keras.applications; `encoder` returns the class of each.
 
     Attributes:
-        pooling: average (B,D); map (B,h,w,D); flatten (B,hwD).
+        pooling: How maps become features: average (B,D); map (B,h,w,D); flatten (B,hwD).
         trainable: none or all.
-        NETWORK: Its name in keras.applications.
-        VERSION: Increased if a change of the code changes what frozen features hold.
-        POOLINGS: Which there are.
-        takes_clips: It takes frames.
-        blocks: It names none.
-        requires: Pixels are normalized by Keras' own function for the network, or inside it.
-        defaults: The size of the frames that it was trained on.
-        pretrained: Keras' file of its weights.
+        NETWORK: Name of the network in keras.applications.
+        VERSION: Increased if a change of the code changes the values of frozen features.
+        POOLINGS: Values of `pooling` that the encoder has.
+        takes_clips: False: the encoder takes frames.
+        blocks: Empty: the network has no named blocks.
+        requires: Normalization "own": Keras' function for the network, or layers inside it.
+        defaults: The size of the frames that the network was trained on.
+        pretrained: Keras' file of the network's weights.
     """
 
     pooling: str = "average"
@@ -127,7 +127,7 @@ class KerasNet(nn.Module):
 
         Args:
             frames_BHWC: Pixels from 0 to 255.
-            train: Batch normalization goes by the batch's statistics.
+            train: True: batch normalization uses the batch's statistics.
         """
         pooling = "avg" if self.pooling == "average" else None
         net = network(self.NETWORK, tuple(frames_BHWC.shape[1:]), pooling)
@@ -138,7 +138,7 @@ class KerasNet(nn.Module):
         ]
         tokens = _train.set(train), _by_flax.set(train or self.is_initializing())
         try:
-            with jax.numpy_rank_promotion("allow"):  # which Keras relies on
+            with jax.numpy_rank_promotion("allow"):  # Keras relies on it
                 x = net.preprocess(frames_BHWC.astype(jnp.float32), data_format="channels_last")
                 x, _ = net.model.stateless_call(*states, x, training=False)
         finally:
@@ -147,9 +147,9 @@ class KerasNet(nn.Module):
         return (pool(x, "flatten") if self.pooling == "flatten" else x).astype(jnp.float32)
 
     def _values(self, net: Network) -> dict[int, Any]:
-        """Return the arrays by the ids of Keras' variables.
+        """Return the arrays by the `id` of Keras' variable.
 
-        When variables are made, Flax's layers make those of batch normalizations.
+        During initialization, Flax's layers create the arrays of batch normalizations.
         """
         norms = {entry.place.layer for entry in net.entries.values() if entry.place.name == "var"}
         layers: dict[tuple[str, str], dict[int, Entry]] = {}
@@ -175,11 +175,11 @@ class KerasNet(nn.Module):
         return values
 
     def read_weights(self, source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the variables with the weights of a file in their places.
+        """Return the variables with their values replaced by the weights of a file.
 
         Args:
             source: imagenet, NAME@HASH or a file.
-            variables: What `init` gives.
+            variables: The variables that `init` returns.
 
         Raises:
             UserError: The weights are not available, damaged, or those of another network.
@@ -192,10 +192,10 @@ class KerasNet(nn.Module):
 def _drawn(key: Array, entries: Mapping[int, Entry]) -> dict[int, Array]:
     """Draw arrays as Keras' variance scaling does.
 
-    Those of one distribution are parts of one draw: a program with a draw for each of some hundred
-    arrays takes minutes to compile.
+    Arrays of one distribution are parts of a single draw. A program with one draw for each of
+    several hundred arrays would take minutes to compile.
     """
-    # Each has deviation 1; Keras cuts the normal distribution off at two deviations.
+    # Each has standard deviation 1; Keras truncates the normal distribution at two deviations.
     draws = {
         "normal": jax.random.normal,
         "uniform": lambda key, shape: jax.random.uniform(key, shape, minval=-1.0) * math.sqrt(3),
@@ -251,17 +251,17 @@ def network(
 ) -> Network:
     """Build a network for frames of this shape.
 
-    It is built in a thread of its own. So a trace of JAX in the calling thread does not affect it,
-    and neither do the names and policies that other uses of Keras have set in that thread.
+    The network is built in a separate thread. So it does not depend on a JAX trace in the calling
+    thread, or on names and policies that other uses of Keras have set in that thread.
 
     Args:
-        name: In keras.applications.
+        name: Name in keras.applications.
         frame_shape: (H, W, C).
-        pooling: Keras', avg or None: ConvNeXt normalizes what it pooled.
-        top: With the layers after the features.
+        pooling: Pooling by Keras, avg or None; ConvNeXt has a normalization after it.
+        top: True: include the layers after the features.
 
     Raises:
-        UserError: Keras is missing, set up in another way, or refuses frames of this size.
+        UserError: Keras is missing, has other settings, or refuses frames of this size.
     """
     keras = imported()
     with ThreadPoolExecutor(1) as thread:
@@ -317,7 +317,7 @@ def _place(layer: Any, name: str, variable: Any) -> Place:
 
 
 def _initializer(layer: Any, name: str) -> Any:
-    """Return the initializer of a layer's array; a depthwise kernel's has a name of its own."""
+    """Return the initializer of a layer's array; that of depthwise kernels has another name."""
     for attribute in (name, name.removesuffix("_kernel"), "depthwise"):
         if found := getattr(layer, f"{attribute}_initializer", None):
             return found
@@ -325,7 +325,7 @@ def _initializer(layer: Any, name: str) -> Any:
 
 
 def _normalize(layer: Any, call: Any, name: str, inputs: Array, **more: Any) -> Array:
-    """Normalize as a batch normalization of Keras does: in training by Flax's, else by its own."""
+    """Apply a Keras batch normalization: by Flax's layer in training, else by Keras' own call."""
     del more
     if not _by_flax.get():
         return call(inputs, training=False)
@@ -342,10 +342,10 @@ def _normalize(layer: Any, call: Any, name: str, inputs: Array, **more: Any) -> 
 
 
 def _standardize(layer: Any, inputs: Array) -> Array:
-    """Centre and scale as a normalization of Keras does, by its variables.
+    """Centre and scale as Keras' layer `Normalization` does, by the layer's variables.
 
-    Keras' own call reads copies of them, made when it was built or adapted, so that no published
-    weights would have an effect.
+    Keras' own call reads copies of these variables that were made when the layer was built or
+    adapted. So weights that are loaded later would have no effect.
     """
     mean, variance = (
         jnp.reshape(variable.value, (1,) * (inputs.ndim - 1) + (-1,))
@@ -355,10 +355,10 @@ def _standardize(layer: Any, inputs: Array) -> Array:
 
 
 def imported() -> types.ModuleType:
-    """Import Keras, on its JAX backend unless another one is chosen.
+    """Import Keras, on its JAX backend unless KERAS_BACKEND names another one.
 
     Raises:
-        UserError: It is not installed, or set up so that its networks cannot be used.
+        UserError: Keras is not installed, or its settings do not allow the use of its networks.
     """
     if importlib.util.find_spec("keras") is None:
         how = how_to_install("keras")

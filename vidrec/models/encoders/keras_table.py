@@ -1,4 +1,4 @@
-"""The networks of keras.applications: frame sizes, preprocessing, and files of weights."""
+"""List the networks of keras.applications: frame sizes, preprocessing, and files of weights."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,10 +12,10 @@ class Entry(NamedTuple):
     """One network.
 
     Attributes:
-        module: Of keras.applications, whose `preprocess_input` belongs to the network.
-        size: Height and width of frames that it was trained on.
-        file: Its ImageNet weights without the top.
-        url: The folder that the file comes from.
+        module: Module of keras.applications with the network's `preprocess_input`.
+        size: Height and width of the frames that the network was trained on.
+        file: The file of its ImageNet weights without the top.
+        url: URL of the folder with this file.
     """
 
     module: str
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 def _file(name: str, content: str) -> File:
-    """Return a file by the MD5 or SHA-256 that Keras checks; "" where it checks none."""
+    """Return a file whose MD5 or SHA-256 is `content`; "" if Keras checks none."""
     is_md5 = len(content) < 64
     return File(name, content if is_md5 else "", False, "" if is_md5 else content)
 
@@ -92,7 +92,7 @@ def _entries() -> Iterator[tuple[str, Entry]]:
 
 
 def _newer() -> Iterator[tuple[str, Entry]]:
-    """Yield families whose files are named alike, and which normalize pixels themselves."""
+    """Yield the networks of families with uniform file names, which normalize pixels themselves."""
     efficientnets = {
         "B0": (224, "50bc09e76180e00e4465e1a485ddc09d"),
         "B1": (240, "74c4e6b3e1f6a1eea24c589628592432"),

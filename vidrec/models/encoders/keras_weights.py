@@ -1,4 +1,4 @@
-"""Weights of a network of keras.applications, read by Keras' own loaders.
+"""Read weights of a network of keras.applications by Keras' own loaders.
 
 The loaders read arrays of HDF5 files and `.keras` archives. They do not build what a file's
 configuration describes, so no code of a file runs.
@@ -27,7 +27,7 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def read(name: str, source: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables with the weights of a file in their places; see `KerasNet`."""
+    """Return the variables with values from a file of weights; see `KerasNet.read_weights`."""
     net = network(name, (NETWORKS[name].size, NETWORKS[name].size, 3))
     arrays = _arrays(name, net, source)
     ours = flatten_dict(dict(variables))
@@ -40,7 +40,7 @@ def read(name: str, source: str, variables: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _arrays(name: str, net: Network, source: str) -> dict[tuple[str, ...], np.ndarray]:
-    """Return a file's arrays by their paths among our variables."""
+    """Return a file's arrays by their paths in the encoder's variables."""
     declared = encoder(f"keras:{name}").pretrained
     assert declared is not None
     if config.BY_CONTENT.fullmatch(source):
@@ -66,7 +66,7 @@ def _arrays(name: str, net: Network, source: str) -> dict[tuple[str, ...], np.nd
 
 
 def _of_model(net: Network, model: Any) -> dict[tuple[str, ...], np.ndarray]:
-    """Return the arrays of a model whose layers begin as the network's do."""
+    """Return a model's arrays by path; the model's first layers are those of the network."""
     values = [np.asarray(variable.value) for variable in model.weights]
     places = [net.entries[id(variable)].place for variable in net.model.weights]
     return {tuple(place): value for place, value in zip(places, values, strict=False)}
@@ -88,7 +88,7 @@ def _load(model: Any, path: Path) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             model.load_weights(str(path))
-    except Exception as error:  # Keras and h5py raise whatever a damaged file makes them
+    except Exception as error:  # a damaged file can raise any error in Keras and h5py
         if is_transient(error):
             raise TransientError.of(path, error) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -117,11 +117,11 @@ def _through_keras(name: str) -> Any:
 def _as_trained(
     name: str, arrays: dict[tuple[str, ...], np.ndarray]
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Return the arrays, with the division by deviations that EfficientNet's weights came with.
+    """Return the arrays, with the rescaling that EfficientNet's weights were trained with.
 
-    Keras builds it only where it loads "imagenet" itself: a layer without weights after the
-    normalization. Where a file holds ImageNet's means, its weights were trained with that layer, so
-    that it belongs to the variance.
+    Keras rescales in a layer without weights after the normalization. It builds this layer only if
+    it loads "imagenet" itself. If a file contains ImageNet's means, its weights were trained with
+    this layer, so the factor of the layer is included in the variance.
     """
     if not re.fullmatch(r"EfficientNetB\d", name):
         return arrays

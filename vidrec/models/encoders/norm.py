@@ -1,4 +1,4 @@
-"""Normalize by batch in an encoder that trains: over valid frames and all devices.
+"""Apply batch normalization in an encoder that trains: over valid frames and all devices.
 
 An encoder gets frames, not clips. It does not know which of them are padding, that a batch may be
 spread over several devices, or which of its blocks do not train. This module handles all three from
@@ -21,12 +21,13 @@ def batch_statistics(
 ) -> Iterator[None]:
     """Make each `nn.BatchNorm` of an encoder use the right frames in training.
 
-    Statistics are over the valid frames (or clips) of all devices; where there are none, the
-    running ones stay. Modules in `frozen` normalize by the running ones and keep them.
+    Statistics are over the valid frames (or clips) of all devices; if there are none, the running
+    statistics stay the same. Modules in `frozen` normalize by the running statistics and do not
+    change them.
 
     Args:
-        mask_N: Which of the frames or clips that enter the encoder are not padding; None: all.
-        axis_name: Axis of the devices that share a batch.
+        mask_N: False for input frames (or clips) of the encoder that are padding; None: no padding.
+        axis_name: Name of the device axis over which a batch is split; None: one device.
         frozen: Paths of modules whose statistics stay as they are.
     """
 
@@ -37,7 +38,7 @@ def batch_statistics(
             return call(*args, **kwargs)
         if any(module.path[: len(path)] == path for path in frozen):
             return _by_running(module, call, args[0])
-        if kwargs.get("mask") is not None:  # it says itself what it counts
+        if kwargs.get("mask") is not None:  # the call has its own mask
             return call(*args, **kwargs)
         return _by_batch(module, call, args[0], mask_N, axis_name)
 
@@ -46,18 +47,18 @@ def batch_statistics(
 
 
 def _takes_batch(module: nn.BatchNorm, args: tuple, kwargs: dict) -> bool:
-    """Return True where it would take the batch's statistics."""
+    """Return True if the call would normalize by the batch's statistics."""
     argument = args[1] if len(args) > 1 else kwargs.get("use_running_average")
     running = module.use_running_average if argument is None else argument
     return bool(args) and not running
 
 
 def _by_running(module: nn.BatchNorm, call: Callable, x: Array) -> Array:
-    """Normalize by the statistics in the collection."""
+    """Normalize by the statistics in the collection `batch_stats`."""
     if module.use_running_average is None:
         return call(x, use_running_average=True)
     before = module.use_running_average
-    object.__setattr__(module, "use_running_average", True)  # of this call's module alone
+    object.__setattr__(module, "use_running_average", True)  # only for this call
     try:
         return call(x)
     finally:
@@ -104,5 +105,5 @@ def _moments(
     count = total(jnp.ones_like(x))
     divisor = jnp.maximum(count, 1)
     mean = total(x) / divisor
-    # Squares of deviations, not of values: those cancel in float32.
+    # The mean of squared deviations: E[x²] - E[x]² would lose precision in float32.
     return count, mean, total((x - row(mean)) ** 2) / divisor

@@ -1,8 +1,8 @@
-"""Read of an ONNX file what has to be known before a runtime opens it.
+"""Check an ONNX file before a runtime opens it.
 
 An ONNX file is a message of Protocol Buffers. Its tensors may be in other files, which it names by
-path. Such a file is refused: its hash would not cover the tensors, and a file from a stranger could
-name any path.
+path. An ONNX file with tensors in other files is refused: its hash would not cover the tensors, and
+an untrusted file could name any path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,8 @@ from typing import Any
 from vidrec.errors import UserError
 from vidrec.io.files import read_bytes
 
-# Fields that lead to tensors, by number; a name stands for the fields of that message.
+# Fields that may contain tensors: for each kind of message, the kinds of the messages in its
+# fields, by the number of the field.
 FIELDS: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -23,7 +24,7 @@ FIELDS: Mapping[str, Mapping[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external"},
 }
-DEEPEST = 100  # messages within each other
+DEEPEST = 100  # largest depth of nested messages
 
 
 def read(path: Path) -> bytes:
@@ -38,14 +39,14 @@ def read(path: Path) -> bytes:
 
 
 def check(content: bytes, name: str) -> None:
-    """Refuse files that are not ONNX, or not complete.
+    """Refuse a file that is not ONNX, is damaged, or has tensors in other files.
 
     Args:
-        content: Of the file.
-        name: Of the file, for messages.
+        content: Content of the file.
+        name: Name of the file, for messages.
 
     Raises:
-        UserError: It is refused.
+        UserError: The file is refused.
     """
     try:
         has_external = "external" in set(_messages(memoryview(content), "model", 0))
@@ -63,7 +64,7 @@ def check(content: bytes, name: str) -> None:
 
 
 def _messages(message: memoryview, kind: str, depth: int) -> Iterator[str]:
-    """Yield the kinds of all messages within one of this kind."""
+    """Yield the kinds of all messages inside a message of this kind."""
     if depth > DEEPEST:
         raise ValueError("too deep")
     for number, value in _fields(message):
@@ -78,7 +79,7 @@ def _messages(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each field; the value of a message, a text or bytes as a view."""
+    """Yield number and value of each field; messages, texts and bytes are views."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

@@ -1,6 +1,6 @@
-"""A network in an ONNX file, run by ONNX Runtime on the host; always frozen.
+"""Use a network in an ONNX file, run by ONNX Runtime on the host; always frozen.
 
-The file's content goes into the run, so that the run can be used where the file is not. Only
+A run stores the file's content, so that the run can be used on machines without the file. Only
 operators of ONNX and of ONNX Runtime itself run: libraries that a file asks for are not loaded.
 """
 
@@ -32,13 +32,13 @@ TYPES = {
 
 
 class Input(NamedTuple):
-    """What a network takes.
+    """The input of a network.
 
     Attributes:
-        name: Of the input.
-        dtype: Of its numbers.
-        channels_first: Whether pixels are (B, C, H, W).
-        batch: Frames that it takes at once; 0: any number.
+        name: Name of the input.
+        dtype: Type of its numbers.
+        channels_first: True: pixels are (B, C, H, W); False: (B, H, W, C).
+        batch: Number of frames that the network takes at once; 0: any number.
         size: Height and width of frames; 0: any.
     """
 
@@ -54,19 +54,19 @@ class OnnxNet(HostEncoder):
     """A network in an ONNX file; `encoder` returns the class of each.
 
     Attributes:
-        pooling: What becomes of maps and tokens: average (B,D); map (B,h,w,D); flatten.
-        normalize: unit, torch or caffe; own: by the file's `image_mean` and `image_std`, or those
-            given here.
-        pixel_mean: Of each channel of RGB, pixels from 0 to 1; none: as the file says.
-        pixel_std: Likewise.
-        layout: Of pixels and maps; auto: as the input's shape says.
+        pooling: How maps and tokens become features: average (B,D); map (B,h,w,D); flatten.
+        normalize: unit, torch or caffe; own: by `pixel_mean` and `pixel_std`, or else by the file's
+            `image_mean` and `image_std`.
+        pixel_mean: Mean of each RGB channel, for pixels from 0 to 1; empty: that of the file.
+        pixel_std: Standard deviation of each RGB channel, likewise.
+        layout: Order of the axes of pixels and maps; auto: found from the input's shape.
         output: Name of the output; "": the first.
-        tokens: What the average is of, where the output is tokens (B,N,D): all, the first, or all
-            but the first.
-        FILE: Where it is.
-        POOLINGS: Which there are.
-        requires: The size of frames, where the file fixes it.
-        defaults: Size and normalization, as the file says.
+        tokens: Which tokens are averaged if the output is tokens (B,N,D): mean: all; first: the
+            first; patches: all but the first.
+        FILE: Path of the file.
+        POOLINGS: Values of `pooling` that the encoder has.
+        requires: The size of frames, if the file fixes it.
+        defaults: Size, normalization and batch size from the file.
     """
 
     pooling: str = "average"
@@ -130,7 +130,7 @@ class OnnxNet(HostEncoder):
         return self.output or names[0]
 
     def _normalization(self, session: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return factor and summand of pixels from 0 to 255, channel by channel."""
+        """Return scale and shift of each channel, for pixels from 0 to 255."""
         mean: Sequence[float]
         std: Sequence[float]
         if self.normalize == "unit":
@@ -150,7 +150,7 @@ class OnnxNet(HostEncoder):
         return scale.astype(np.float32), shift.astype(np.float32)
 
     def _read(self, x: np.ndarray, taken: Input, frames: int) -> np.ndarray:
-        """Return features of what the network gave: (B,D), tokens (B,N,D) or maps."""
+        """Return features from the network's output: (B,D), tokens (B,N,D) or maps."""
         if x.ndim not in (2, 3, 4) or len(x) != frames or not np.issubdtype(x.dtype, np.floating):
             raise UserError(
                 f"{self.FILE} gives {x.dtype}{list(x.shape)} of {frames} frames: should be (B, D), "
@@ -176,7 +176,7 @@ class OnnxNet(HostEncoder):
 
 
 def encoder(kind: str) -> type[OnnxNet]:
-    """Return the class of an encoder that a file holds.
+    """Return the class of the encoder in an ONNX file.
 
     If the file is missing, the class does not know its size and normalization. A finished run has
     both in its settings, and also the file's content.
@@ -203,23 +203,23 @@ def _declared(file: str, content: str) -> dict[str, Any]:
     known = "image_mean" in said and "image_std" in said
     size = taken.size or int(said.get("image_size", [224])[0])
     batch = {"batch": taken.batch} if taken.batch else {}
-    # Numbers that the network itself takes as pixels need nothing.
+    # A network that takes uint8 pixels needs no normalization.
     normalize = "own" if known else "unit" if taken.dtype is np.uint8 else "own"
     defaults = {"size": size, "normalize": normalize, **batch}
     return {"requires": {"size": taken.size} if taken.size else {}, "defaults": defaults}
 
 
 def _opened(content: bytes, name: str) -> Any:
-    """Return ONNX Runtime's session of a file's content.
+    """Return an ONNX Runtime session for a file's content.
 
     Raises:
-        UserError: ONNX Runtime is missing, or does not take the file.
+        UserError: ONNX Runtime is missing, or does not accept the file.
     """
     return _session(hashlib.sha256(content).hexdigest(), _Content(content), name)
 
 
 class _Content:
-    """Bytes that are equal to all others, for a cache that goes by their hash."""
+    """Bytes that compare equal to all others, so that a cache compares only their SHA-256."""
 
     def __init__(self, content: bytes):
         self.content = content
@@ -240,13 +240,13 @@ def _session(sha256: str, content: _Content, name: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is said by its exceptions
+    options.log_severity_level = 4  # its exceptions say what is wrong
     there = onnxruntime.get_available_providers()
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [provider for provider in wanted if provider in there]
     try:
         return onnxruntime.InferenceSession(content.content, options, providers=providers)
-    except Exception as error:  # its classes of errors have no base of their own
+    except Exception as error:  # its errors have no common base class but this one
         raise UserError(
             f"{name} (SHA-256 {sha256[:16]}…) is no network that ONNX Runtime "
             f"{onnxruntime.__version__} runs ({_first_line(error)})"
@@ -265,10 +265,10 @@ def _run(session: Any, output: str, inputs: dict[str, np.ndarray], name: str) ->
 
 
 def _input(session: Any, name: str, layout: str = "auto") -> Input:
-    """Return what a network takes.
+    """Return the input of a network.
 
     Raises:
-        UserError: It has several inputs, or takes no RGB pictures.
+        UserError: The network has several inputs, or its input is not square RGB frames.
     """
     inputs = session.get_inputs()
     shape = inputs[0].shape if inputs else None
@@ -289,7 +289,7 @@ def _input(session: Any, name: str, layout: str = "auto") -> Input:
 
 
 def _metadata(session: Any, name: str) -> dict[str, list[float]]:
-    """Return the numbers that a file says about its pictures: image_size, image_mean, image_std."""
+    """Return the numbers in a file's metadata: image_size, image_mean and image_std."""
     said = session.get_modelmeta().custom_metadata_map
     numbers: dict[str, list[float]] = {}
     for key in ("image_size", "image_mean", "image_std"):

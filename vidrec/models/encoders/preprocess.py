@@ -1,4 +1,4 @@
-"""Normalize pixels, which count from 0 to 255 in any dtype, as a network was trained on them."""
+"""Normalize pixels (values from 0 to 255, of any type) as in the training of a network."""
 
 from collections.abc import Iterable
 
@@ -26,11 +26,11 @@ def normalize(
         mode: unit: to 0-1. standard: minus `mean_C`, over `std_C`. caffe: BGR minus ImageNet's
             mean. torch: to 0-1, minus ImageNet's mean, over its deviation. signed: minus 127, over
             128, as EfficientNet-Lite was trained.
-        mean_C: Of the training split, in pixels.
-        std_C: Likewise.
+        mean_C: Mean of each channel in the training split, for pixels from 0 to 255.
+        std_C: Standard deviation of each channel, likewise.
 
     Raises:
-        ValueError: There is no such mode, or it lacks statistics.
+        ValueError: There is no such mode, or the mode is standard without statistics.
     """
     x = frames.astype(jnp.float32)
     if mode == "unit":
@@ -49,7 +49,7 @@ def normalize(
 
 
 def statistics(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each channel, in pixels, float32 (C,).
+    """Return mean and standard deviation of each channel, for pixels from 0 to 255, float32 (C,).
 
     Sums of integers are exact, so neither the order of chunks nor their size matters. A constant
     channel gets deviation 1.

@@ -1,7 +1,8 @@
-"""ResNets of 18 to 152 layers, as torchvision and timm have them.
+"""Define ResNets of 18 to 152 layers, as in torchvision and timm.
 
-He et al. 2016, with the stride of a bottleneck in its 3x3 convolution (called v1.5) and zeros of
-PyTorch's number around the maps. Keras' ResNets stride elsewhere and have biases: other networks.
+He et al. 2016, with the stride of a bottleneck in its 3x3 convolution (called v1.5) and with
+PyTorch's zero padding. Keras' ResNets are other networks: they have the stride in another
+convolution, and biases.
 """
 
 from collections.abc import Sequence
@@ -18,18 +19,18 @@ from vidrec.models.encoders.weights.names import File, Layer, PretrainedNet
 
 TORCH_URL = "https://download.pytorch.org/models/"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-EXPANSION = 4  # outputs of a bottleneck, for each of its inner channels
+EXPANSION = 4  # number of output channels of a bottleneck for each of its inner channels
 
 
 class Part(nn.Module):
-    """What the parts have in common: convolutions without bias and batch normalization.
+    """Base class of the network's parts: convolutions without bias, and batch normalization.
 
     Attributes:
-        channels: Outputs of the stem, or channels inside each residual block.
+        channels: Number of output channels of the stem, or of channels inside each residual block.
         running: Normalize by the running statistics, not the batch's.
         form: See `conv.convolve`.
-        initialiser: Of kernels, see `layers.initialisers`.
-        dtype: Of the arithmetic; parameters stay in float32.
+        initialiser: Convention of the initial kernels, see `layers.initialisers`.
+        dtype: Type of the arithmetic; parameters stay in float32.
     """
 
     channels: int
@@ -39,14 +40,14 @@ class Part(nn.Module):
     dtype: Dtype = jnp.float32
 
     def conv_norm(self, x: Array, channels: int, k: int, stride: int, name: str) -> Array:
-        """Convolve by a window of k x k that is centred, and normalize.
+        """Convolve with a centred window of k x k, and normalize.
 
         Args:
             x: Maps (B, h, w, C).
-            channels: Outputs.
-            k: Size of the window, odd.
-            stride: Of both axes.
-            name: "1" for layers conv1 and bn1.
+            channels: Number of output channels.
+            k: Height and width of the window, odd.
+            stride: Stride of both axes.
+            name: Suffix of the layers' names: "1" for layers conv1 and bn1.
         """
         around = ((k // 2, k // 2),) * 2
         how = (self.form, self.initialiser, self.dtype)
@@ -57,13 +58,13 @@ class Part(nn.Module):
 
 
 class Stem(Part):
-    """Strided 7x7 convolution and a pool; a quarter of the size is left."""
+    """A 7x7 convolution and a max-pool, both of stride 2; height and width become a quarter."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return maps (B, h, w, channels)."""
         x = nn.relu(self.conv_norm(x, self.channels, 7, 2, "1"))
-        # Zeros are the least that a ReLU gives, so they change no maximum.
+        # A ReLU's outputs are at least 0, so padding with zeros does not change a maximum.
         return conv.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
 
 
@@ -71,8 +72,8 @@ class Block(Part):
     """A residual block of two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
     Attributes:
-        bottleneck: True for a bottleneck.
-        stride: Of the first 3x3 convolution.
+        bottleneck: True: the three convolutions of a bottleneck; False: two 3x3 convolutions.
+        stride: Stride of the first 3x3 convolution.
     """
 
     bottleneck: bool = False
@@ -95,12 +96,12 @@ class Block(Part):
 
 
 class Stage(Part):
-    """Residual blocks, block0, block1 …, of which the first may stride.
+    """Residual blocks block0, block1 …, of which the first may have a stride.
 
     Attributes:
-        depth: How many.
-        bottleneck: Of which form.
-        stride: Of the first.
+        depth: Number of blocks.
+        bottleneck: True: the blocks are bottlenecks.
+        stride: Stride of the first block.
     """
 
     depth: int = 1
@@ -118,7 +119,7 @@ class Stage(Part):
 
 
 def _weights_of_others(depths: Sequence[int], bottleneck: bool, *originals: str) -> PretrainedNet:
-    """PyTorch's names of the layers, and the files of torchvision's original weights."""
+    """Return PyTorch's names of the layers, and the files of torchvision's original weights."""
     layers = [
         Layer(("stem", "conv1"), torch=("conv1",)),
         Layer(("stem", "bn1"), torch=("bn1",), kind="norm"),
@@ -126,7 +127,7 @@ def _weights_of_others(depths: Sequence[int], bottleneck: bool, *originals: str)
     for stage, depth in enumerate(depths, start=1):
         for i in range(depth):
             theirs = {f"{n}": (f"conv{n}", f"bn{n}") for n in range(1, 4 if bottleneck else 3)}
-            # Only a block that changes size or channels has one; PyTorch has no more names either.
+            # Only a block that changes size or channels has a convolution in its shortcut.
             if i == 0 and (stage > 1 or bottleneck):
                 theirs["0"] = ("downsample.0", "downsample.1")
             for ours, (conv_name, norm_name) in theirs.items():
@@ -134,7 +135,7 @@ def _weights_of_others(depths: Sequence[int], bottleneck: bool, *originals: str)
                 layers.append(Layer((*path, f"conv{ours}"), torch=(prefix + conv_name,)))
                 layers.append(Layer((*path, f"bn{ours}"), torch=(prefix + norm_name,), kind="norm"))
     layers.append(Layer(("fc",), torch=("fc",), kind="dense", top=True))
-    # The digits in a name are the first of the content's SHA-256.
+    # The digits in a file's name are the first digits of the content's SHA-256.
     files = [File(f"{name}.pth", sha256=name.rpartition("-")[2]) for name in originals]
     return PretrainedNet(tuple(layers), {"torch": "torch"}, TORCH_URL, tuple(files))
 
@@ -143,11 +144,12 @@ class ResNet(Encoder):
     """Stem and four stages of residual blocks.
 
     Attributes:
-        channels: Channels of each stage; the stem has those of the first.
-        top: "fc": the network's own dense layer on the average, as logits of `classes`.
-        classes: How many.
-        depths: Residual blocks of each stage.
-        bottleneck: Whether these are bottlenecks, which have four times the outputs.
+        channels: Number of channels of each stage; the stem has as many as the first stage.
+        top: "fc": return logits of the network's own dense layer on the average; "": return
+            features.
+        classes: Number of classes of the top.
+        depths: Number of residual blocks of each stage.
+        bottleneck: True: the blocks are bottlenecks, which have four times as many outputs.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)

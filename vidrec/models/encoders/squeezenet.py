@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1: ImageNet features at a fiftieth of VGG16's arithmetic."""
+"""Define SqueezeNet 1.1: ImageNet features with a fiftieth of VGG16's arithmetic."""
 
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from vidrec.models import conv
 from vidrec.models.encoders.base import Conv, Encoder, pool
 from vidrec.models.encoders.weights.names import File, Layer, PretrainedNet
 
-# Channels of each fire's squeeze and of each of its two expansions; fires 3 and 5 end in a pool.
+# Channels of the squeeze of each fire module, and of each of its two expansions.
 FIRES = {
     "fire2": (16, 64),
     "fire3": (16, 64),
@@ -22,14 +22,14 @@ FIRES = {
     "fire8": (64, 256),
     "fire9": (64, 256),
 }
-POOLED = ("fire3", "fire5")
+POOLED = ("fire3", "fire5")  # modules that end in a max-pool
 
 
 KERAS_URL = "https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/"
 
 
 def _weights_of_others() -> PretrainedNet:
-    """Keras' and PyTorch's names of the layers, and where the original weights are."""
+    """Return Keras' and PyTorch's names of the layers, and where the original weights are."""
     layers = [Layer(("conv1", "conv"), "conv1", ("features.0",))]
     for fire, index in enumerate((3, 4, 6, 7, 9, 10, 11, 12), start=2):
         for part, torch in (("squeeze1x1", "squeeze"), ("expand1x1",) * 2, ("expand3x3",) * 2):
@@ -42,7 +42,7 @@ def _weights_of_others() -> PretrainedNet:
 
 
 class Stem(nn.Module):
-    """Strided 3x3 convolution and a pool; a quarter of the size is left."""
+    """A 3x3 convolution and a max-pool, both of stride 2; height and width become a quarter."""
 
     form: conv.Form = "lax"
     initialiser: str = "he"
@@ -56,7 +56,7 @@ class Stem(nn.Module):
 
 
 class Fire(nn.Module):
-    """Squeeze of 1x1, then expansions of 1x1 and 3x3 side by side."""
+    """A fire module: a 1x1 squeeze, then 1x1 and 3x3 expansions in parallel."""
 
     channels: tuple[int, int]
     pool: bool
@@ -66,7 +66,7 @@ class Fire(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Return both expansions' maps, side by side."""
+        """Return the concatenated maps of both expansions."""
 
         def layer(name: str, channels: int, k: int, x: Array) -> Array:
             how = (self.form, self.initialiser, self.dtype)
@@ -82,11 +82,13 @@ class Fire(nn.Module):
 class SqueezeNet(Encoder):
     """Iandola et al. 2016, version 1.1: 512 features.
 
-    Pools take whole windows only, as the Keras original does; torchvision's also take cut ones,
-    which is the same for every size that 16 divides.
+    Pools use only whole windows, as in the Keras original. torchvision's pools also use incomplete
+    windows, which gives the same result if 16 divides the frame's size.
 
     Attributes:
-        top: "predictions": a 1x1 convolution to `classes`, ReLU and average, as logits.
+        top: "predictions": return logits by a 1x1 convolution to `classes`, ReLU and average; "":
+            return features.
+        classes: Number of classes of the top.
     """
 
     top: Literal["", "predictions"] = ""
@@ -97,7 +99,7 @@ class SqueezeNet(Encoder):
     blocks: ClassVar = ("conv1", *FIRES)
 
     def maps(self, x: Array, train: bool) -> Array:
-        """Return the last fire's maps."""
+        """Return the last fire module's maps."""
         x = self.block(Stem, "conv1", train)(x)
         for name, channels in FIRES.items():
             x = self.block(Fire, name, train, channels=channels, pool=name in POOLED)(x)
@@ -113,5 +115,5 @@ class SqueezeNet(Encoder):
 
 
 def shrink(x: Array) -> Array:
-    """Pool windows of 3x3, two places apart."""
+    """Apply a max-pool with windows of 3x3 and stride 2."""
     return conv.max_pool(x, (3, 3), (2, 2))

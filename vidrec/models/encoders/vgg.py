@@ -1,4 +1,4 @@
-"""VGG16, and the nine-layer network of the same kind that report C trains from pixels."""
+"""Define VGG16, and the similar nine-layer network that report C trains from pixels."""
 
 from typing import ClassVar, Literal
 
@@ -12,14 +12,14 @@ KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/
 
 
 def _weights_of_others() -> PretrainedNet:
-    """Keras' and PyTorch's names of the layers, and where the original weights are."""
+    """Return Keras' and PyTorch's names of the layers, and where the original weights are."""
     layers, index = [], 0
     for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
         for conv in range(1, convolutions + 1):
             path = (f"block{block}", f"conv{conv}")
             layers.append(Layer(path, f"block{block}_conv{conv}", (f"features.{index}",)))
-            index += 2  # a ReLU stands between
-        index += 1  # and a pool
+            index += 2  # PyTorch also counts the ReLU
+        index += 1  # and the pool
     for name, maps, *torch in (
         ("fc1", 512, "classifier.0", "pre_logits.fc1"),
         ("fc2", 0, "classifier.3", "pre_logits.fc2"),
@@ -38,8 +38,9 @@ class VGG16(Staged):
     """Simonyan and Zisserman 2014, configuration D: 13 convolutions in five blocks, 512 features.
 
     Attributes:
-        top: the network's own dense layers instead of a pooling: "fc2" stops at the second one
-            (4096 features), "predictions" continues to the logits of `classes`.
+        top: The network's own dense layers instead of a pooling: "fc2" stops at the second one
+            (4096 features), "predictions" continues to the logits of `classes`; "": a pooling.
+        classes: Number of classes of the top.
     """
 
     channels: tuple[tuple[int, ...], ...] = (
@@ -59,7 +60,7 @@ class VGG16(Staged):
     pools: ClassVar = ((2, 2),) * 5
 
     def read(self, maps: Array) -> Array:
-        """Return features, or what the top gives."""
+        """Return features, or the outputs of the top."""
         if not self.top:
             return super().read(maps)
         x = nn.relu(self.dense(4096, "fc1")(pool(maps, "flatten")))
@@ -68,10 +69,11 @@ class VGG16(Staged):
 
 
 class VGG9(Staged):
-    """Report C's: six convolutions, channels doubling at each pool, two dense layers, outputs.
+    """Report C's network: six convolutions, a pool after every two, and three dense layers.
 
-    The report leaves open how its convolutions are spread over the blocks: two in each here. Its
-    outputs (500 a frame, `width` with the dense pooling) are linear.
+    Channels double after each pool. The report does not state how its convolutions are divided into
+    blocks; here each block has two. The last dense layer is linear. It has `width` outputs with the
+    dense pooling; the report's has 500 for each frame.
     """
 
     channels: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256))

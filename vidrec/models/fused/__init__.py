@@ -1,9 +1,9 @@
 """Recurrences for NVIDIA GPUs: cuDNN's LSTM, and one kernel for all frames of an LSTM or a GRU.
 
 A loop over frames launches several small kernels for each frame. The kernel here is launched once.
-Each of its programs computes some clips and units, and they wait for each other after every frame.
-Many trials with weights of their own are one launch, too (an axis N), which cuDNN has no call for.
-docs/how-to/gpus.md has its times beside those of the loop.
+Each of its programs computes some clips and units, and programs wait for each other after every
+frame. Many trials, each with its own weights, are also one launch; cuDNN has no call for that.
+docs/how-to/gpus.md compares the times of the kernel and of the loop.
 
 Dimension letters: B clips, T frames, D features, G gates, U units.
 """
@@ -37,7 +37,10 @@ def scan_cell(
     bound: Array | None = None,
     blocks: Blocks | None = None,
 ) -> tuple[Array, Any]:
-    """Run `scanners.scan_time` of a cell that `fits` in one kernel; outputs hold the carry."""
+    """Compute `recurrence.scan_time` in one kernel, for a cell that `fits`.
+
+    Unlike there, the outputs of masked frames are not 0 but repeat the carry.
+    """
     form = Form(
         "lstm" if isinstance(cell, cells.LSTM) else "gru",
         reverse,
@@ -69,7 +72,10 @@ def scan_cell(
 def cudnn(
     weights: cells.Weights, x_BTD: Array, lengths_B: Array, carry: cells.LSTMCarry
 ) -> tuple[Array, cells.LSTMCarry]:
-    """Run an LSTM by cuDNN: valid frames first, one trial, float32 or TF32, forwards only."""
+    """Run cuDNN's LSTM forwards in time, for one trial, in float32 or TF32.
+
+    Each clip's valid frames have to come first.
+    """
     from jax.experimental import rnn
 
     kernel, recurrent = weights["input_kernel"], weights["recurrent_kernel"]

@@ -16,13 +16,13 @@ Clip = Callable[[Array], Array]
 def _lstm_vjps(
     gates: list[Array], states: tuple[Array, Array], dh: Array, dc: Array, clip: Clip
 ) -> tuple[tuple[Array, ...], Array]:
-    """Return derivatives at the pre-activations i, f, g, o, and at the memory before.
+    """Return derivatives at the pre-activations i, f, g, o, and at the memory before the frame.
 
     Args:
         gates: i, f, g and o.
         states: The memory before and after the frame.
         dh: Derivative at h.
-        dc: Derivative at c, without what comes through h.
+        dc: Derivative at c, without the part that flows through h.
         clip: Clips derivatives at pre-activations.
     """
     i, f, g, o = gates
@@ -56,7 +56,7 @@ def _gru_vjps(
 
 
 def backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
-    """Go back over all frames, for the clips and units of one program."""
+    """Run the backward pass over all frames, for the clips and units of one program."""
     kernel, h, c, gates, dh_all, dc_last, bound, mask, _, dx, dr, dh0, dc0, sync = refs
     frames, units = gates.shape[2], gates.shape[4]
     at = place_of(blocks, units)
@@ -77,7 +77,7 @@ def backward_kernel(form: Form, blocks: Blocks, *refs: Any) -> None:
     wait(form, sync, (n, at.tile), blocks.slices, blocks.slices)
 
     def through(total: Array, t_next: Any, cols: Any, count: Any) -> Array:
-        """Add what the frame after gives through the recurrent product, by so many parts."""
+        """Add the derivative through the next frame's recurrent product, in `count` parts."""
 
         def add(k: Any, total: Array) -> Array:
             inner = pl.ds(k * blocks.inner, blocks.inner)

@@ -1,4 +1,4 @@
-"""What both kernels do on the device: products, waiting for each other, and finding their place."""
+"""Define what both kernels do on the device: products, synchronization, and dividing the work."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,7 +9,8 @@ from jax.experimental import pallas as pl
 
 from vidrec.models.fused.work import Blocks, Form
 
-# A program that waits longer than so many looks gives up, so that a fault cannot hang the device.
+# After reading the counter this often, a waiting program gives up, so that a fault cannot hang the
+# device.
 PATIENCE = 200_000
 
 
@@ -18,7 +19,7 @@ def dot(form: Form, a: Array, b: Array, transposed: bool = False) -> Array:
     dims = (((1,), (1 if transposed else 0,)), ((), ()))
     precision = None
     if b.dtype == jnp.float32:
-        # TF32 is asked for by HIGH; the exact products by HIGHEST.
+        # HIGH selects TF32, and HIGHEST selects exact products.
         precision = lax.Precision.HIGHEST if form.exact else lax.Precision.HIGH
     return lax.dot_general(
         a.astype(b.dtype), b, dims, precision=precision, preferred_element_type=jnp.float32
@@ -26,7 +27,7 @@ def dot(form: Form, a: Array, b: Array, transposed: bool = False) -> Array:
 
 
 def wait(form: Form, sync: Any, counter: tuple, target: Any, slices: int) -> None:
-    """Wait until every program of this tile of clips has come as far."""
+    """Wait until every program of this tile of clips has reached this call."""
     if form.interpret:
         return
     from jax.experimental.pallas import triton
@@ -47,7 +48,7 @@ def wait(form: Form, sync: Any, counter: tuple, target: Any, slices: int) -> Non
 
 
 def load(form: Form, ref: Any, *index: Any) -> Array:
-    """Read what another program may have written, past the cache of this processor."""
+    """Read what another program may have written, bypassing the cache of this processor."""
     if form.interpret:
         return ref[index]
     from jax.experimental.pallas import triton
@@ -56,15 +57,15 @@ def load(form: Form, ref: Any, *index: Any) -> Array:
 
 
 class Place(NamedTuple):
-    """Where a program works.
+    """The part of the work that one program does.
 
     Attributes:
         trial: Index of the trial.
         tile: Index of the tile of clips.
         rows: Clips of the tile.
-        first: First product of the program; each gives `width` units.
-        stop: Product after the last.
-        width: Units of a product.
+        first: Index of the program's first product; each product gives `width` units.
+        stop: Index after the program's last product.
+        width: Number of units of a product.
     """
 
     trial: Any
@@ -80,9 +81,9 @@ class Place(NamedTuple):
 
 
 def place_of(blocks: Blocks, units: int) -> Place:
-    """Return where this program works.
+    """Return the part of the work that this program does.
 
-    Slices are the grid's fastest axis: programs that wait for each other start together.
+    Slices are the grid's fastest axis, so that programs that wait for each other start together.
     """
     chunks = units // blocks.units
     own = math.ceil(chunks / blocks.slices)

@@ -1,4 +1,4 @@
-"""Launch the fused kernel: padding, trials side by side, and the gradient of the whole scan.
+"""Launch the fused kernel: padding, batching of trials, and the gradient of the whole scan.
 
 Dimension letters: N trials, B clips, T frames, G gates, U units.
 """
@@ -19,7 +19,7 @@ from vidrec.models.fused.work import Blocks, Form, Operands, blocks_for, process
 
 
 def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: list) -> tuple:
-    """Launch a kernel; its last operand and result are the counters that programs wait by."""
+    """Launch a kernel; its last operand and result are counters that synchronize programs."""
     trials, clips = operands[0].shape[0], operands[-1].shape[1]
     tiles = clips // blocks.clips
     counters = jnp.zeros((trials, tiles), jnp.int32)
@@ -41,7 +41,7 @@ def _call(form: Form, blocks: Blocks, body: Callable, operands: tuple, shapes: l
 
 
 def _pad(array: Array, axes: dict[int, int]) -> Array:
-    """Return the array with zeros after some axes, up to these sizes."""
+    """Pad axes with zeros at their end; `axes` holds the new size of each padded axis."""
     pads = [(0, 0)] * array.ndim
     for axis, size in axes.items():
         pads[axis] = (0, size - array.shape[axis])
@@ -49,7 +49,7 @@ def _pad(array: Array, axes: dict[int, int]) -> Array:
 
 
 def _sizes(form: Form, trials: int, clips: int, units: int) -> tuple[Blocks, int, int]:
-    """Return how work is cut, and clips and units with padding."""
+    """Return the division of the work, and the padded numbers of clips and units."""
     blocks = form.blocks
     if blocks is None:
         cores = 1 if form.interpret else processors()
@@ -59,7 +59,7 @@ def _sizes(form: Form, trials: int, clips: int, units: int) -> tuple[Blocks, int
 
 
 def _forward(form: Form, save: bool, *arrays: Array) -> tuple[Array, ...]:
-    """Return the fields of `Saved`; of the gates nothing without `save`."""
+    """Return the fields of `Saved`; without `save` the gates are a placeholder."""
     operands = Operands(*arrays)
     trials, clips, frames, _, units = operands.inputs.shape
     blocks, rows, cols = _sizes(form, trials, clips, units)
@@ -110,7 +110,7 @@ def _backward(form: Form, *arrays: Array) -> tuple[Array, ...]:
 
 @functools.cache
 def _over_trials(work: Callable, *static: Any) -> Callable:
-    """Return `work(*static, *arrays)` whose batching joins the leading axis (trials) of all."""
+    """Return `work` as a function of the arrays; vmap merges its axis into that of the trials."""
 
     @custom_vmap
     def run(*arrays: Array) -> tuple[Array, ...]:
@@ -135,11 +135,11 @@ def scan(form: Form, operands: Operands) -> tuple[Array, Array]:
 
     Args:
         form: Cell, direction and precision.
-        operands: Arrays; see `Operands`; the kernel may be bfloat16, all else is float32.
+        operands: Arrays, see `Operands`; the kernel may be bfloat16, all others are float32.
 
     Returns:
-        States h and c before the first frame and after each, (N, B, T + 1, U); in reverse the one
-        before the first frame is the last along time. A GRU's c is empty.
+        States h and c before the first frame and after each frame, (N, B, T + 1, U). In reverse,
+        the initial state is the last entry of the axis of frames. A GRU's c is a placeholder.
     """
     return _cut(form, operands, _over_trials(_forward, form, False)(*operands)[:2])
 
@@ -168,7 +168,7 @@ def _scan_backward(form: Form, residuals: tuple, gradient: tuple[Array, Array]) 
     dx, dr = (vjp[:, :clips, :, :, :units] for vjp in (dx, dr))
     h_before = saved[0][:, :clips, before, :units]
     low = operands.kernel.dtype
-    # The gradient of the recurrent weights is taken once, from all frames together.
+    # The gradient of the recurrent weights is computed once, from all frames together.
     dkernel = jnp.einsum(
         "nbtk,nbtgu->nkgu",
         h_before.astype(low),

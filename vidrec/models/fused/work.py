@@ -1,4 +1,4 @@
-"""How the fused kernel is called: its form, its arrays, and how its work is cut.
+"""Define the arguments of the fused kernel: its form, its arrays, and the division of its work.
 
 Dimension letters: N trials, B clips, T frames, G gates, U units.
 """
@@ -9,20 +9,21 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-# Rows and columns of a matrix unit's smallest tile: clips and units are padded to multiples.
+# Rows and columns of a matrix unit's smallest tile; clips and units are padded to multiples of it.
 TILE = 16
 
 
 class Blocks(NamedTuple):
-    """How the kernel cuts its work.
+    """How the kernel divides its work.
 
     Attributes:
-        clips: rows of a program.
-        units: columns of a product.
-        inner: terms of a product's sums that are read at once.
-        slices: programs that share the units of one tile of clips, and wait for each other.
-        warps: of 32 threads, in a program.
-        stages: parts of a sum that are on their way from memory at once.
+        clips: Number of clips (rows) of a program.
+        units: Number of units (columns) of a product.
+        inner: Number of terms of a product's sums that are read at once.
+        slices: Number of programs that share the units of one tile of clips, and wait for each
+            other.
+        warps: Number of warps (of 32 threads) in a program.
+        stages: Number of parts of a sum that are loaded from memory at the same time.
     """
 
     clips: int
@@ -34,14 +35,14 @@ class Blocks(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What is fixed before compiling.
+    """Options that are fixed when the kernel is compiled.
 
     Attributes:
-        cell: 'lstm' or 'gru' (the reset gate after the product).
-        reverse: from the last frame to the first.
-        exact: products in float32; otherwise TF32 (bfloat16 where the weights are).
-        blocks: None: chosen by `blocks_for`.
-        interpret: run on a CPU, for tests; one slice only.
+        cell: 'lstm' or 'gru' (with the reset gate after the product).
+        reverse: Run from the last frame to the first.
+        exact: True: products in float32; False: in TF32 (or bfloat16 if the weights are bfloat16).
+        blocks: The division of the work; None: `blocks_for` chooses it.
+        interpret: Run on a CPU, for tests; the work has one slice only.
     """
 
     cell: str
@@ -52,7 +53,7 @@ class Form(NamedTuple):
 
     @property
     def gates(self) -> int:
-        """Blocks of U columns."""
+        """Number of blocks of U columns in the kernel of weights."""
         return {"lstm": 4, "gru": 3}[self.cell]
 
 
@@ -60,23 +61,23 @@ def blocks_for(trials: int, clips: int, units: int, processors: int, exact: bool
     """Divide the work so that every multiprocessor has a program, and only one if programs wait.
 
     Args:
-        trials: Size of the group.
-        clips: Size of the batch.
-        units: Size of the layer.
-        processors: multiprocessors of the device.
-        exact: products in float32, by scalar units.
+        trials: Number of trials in the group.
+        clips: Number of clips in the batch.
+        units: Number of units in the layer.
+        processors: Number of multiprocessors of the device.
+        exact: Products are in float32, which scalar units compute.
     """
     rows = 16 if clips <= 16 else 32 if clips <= 32 or exact else 64
     if rows == 64 and trials * math.ceil(clips / 32) * math.ceil(units / TILE) <= processors:
         rows = 32
-    # Parts of a sum lie in shared memory, which is small for tall tiles. Exact products are
-    # written out one by one: larger parts would take minutes to compile.
+    # Parts of a sum are kept in shared memory, which limits their size for tall tiles. Exact
+    # products are unrolled one by one, so larger parts would take minutes to compile.
     inner = 32 if exact or rows == 64 or units <= 32 else 64 if units <= 192 else 128
     padded = round_up(units, inner)
-    most = padded // TILE  # slices that a tile of clips could have
+    most = padded // TILE  # largest number of slices of a tile of clips
     slices = max(1, min(most, processors // (trials * math.ceil(clips / rows))))
     columns = TILE if exact or slices == most else 2 * TILE
-    own = math.ceil(padded / columns / slices)  # products of a program
+    own = math.ceil(padded / columns / slices)  # number of products of a program
     return Blocks(rows, columns, inner, math.ceil(padded / columns / own))
 
 
@@ -93,8 +94,8 @@ class Operands(NamedTuple):
         kernel: (N, U, G, U) recurrent weights.
         bias: (N, U) recurrent bias of a GRU's candidate; zeros for an LSTM.
         h, c: (N, B, U) carry before the first frame; a GRU's c is not used.
-        mask: (N, B, T) float, 0 in frames that leave the carry alone.
-        bound: (N, 1) on the derivative at each gate's pre-activation; 0 is none.
+        mask: (N, B, T) float, 0 on frames that do not change the carry.
+        bound: (N, 1) bound on the gradient at each gate's pre-activation; 0: no clipping.
     """
 
     inputs: Array
@@ -107,9 +108,9 @@ class Operands(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves: states of all frames, and what the backward pass needs.
+    """Results of the forward pass: states of all frames, and what the backward pass needs.
 
-    States have T + 1 places along time: one before the first frame, and one after each.
+    States have T + 1 entries along time: one before the first frame, and one after each frame.
     """
 
     h: Array  # (N, B, T + 1, U)
@@ -118,12 +119,12 @@ class Saved(NamedTuple):
 
 
 class Derivatives(NamedTuple):
-    """Derivatives that the backward pass leaves."""
+    """Derivatives that the backward pass computes."""
 
-    inputs: Array  # (N, B, T, G, U) of the pre-activations, as the inputs add to them
-    recurrent: Array  # (N, B, T, G, U) of the recurrent products
-    h: Array  # (N, B, U) of the carry before the first frame
-    c: Array  # (N, B, U)
+    inputs: Array  # (N, B, T, G, U) at the pre-activations, which is also that at the inputs
+    recurrent: Array  # (N, B, T, G, U) at the recurrent products
+    h: Array  # (N, B, U) at h before the first frame
+    c: Array  # (N, B, U) at c before the first frame
 
 
 def processors() -> int:
@@ -132,6 +133,6 @@ def processors() -> int:
 
 
 def is_exact() -> bool:
-    """Return True where float32 products are asked for in float32, not in TF32."""
+    """Return True if JAX's settings require float32 products in float32, not in TF32."""
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined,unused-ignore]
     return precision in ("highest", "float32")

@@ -1,4 +1,4 @@
-"""An encoder's weights from files of others, from ImageNet's originals, or from a run.
+"""Read an encoder's weights from a file, from the original ImageNet weights, or from a run.
 
 Every tensor is checked: an error names one that is missing, unexpected or of another shape.
 """
@@ -42,7 +42,7 @@ __all__ = [
     "normalization",
 ]
 
-SHOWN = 3  # names in a message
+SHOWN = 3  # largest number of names in a message
 
 Tree = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ class Weights(NamedTuple):
     Attributes:
         variables: Collections params and, where there are any, batch_stats, in the encoder's
             structure and layout, float32.
-        normalize: `encoder.normalize` to which they belong.
+        normalize: Value of `encoder.normalize` that the weights require.
     """
 
     variables: dict[str, Any]
@@ -64,7 +64,7 @@ def concrete(net: PretrainedNet, cfg: config.Encoder) -> str:
     """Return what `encoder.weights = auto` means on this machine, as NAME@HASH.
 
     Raises:
-        UserError: No weights are available; says what gets them.
+        UserError: No weights are available; the message says how to get them.
     """
     top = bool(cfg.args.get("top"))
     if found := finding.find(net, top):
@@ -76,7 +76,7 @@ def concrete(net: PretrainedNet, cfg: config.Encoder) -> str:
 
 
 def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
-    """Return the `encoder.normalize` that the weights ask for; "" where random ones leave it open.
+    """Return the `encoder.normalize` that the weights require; "" if none is required or known.
 
     Args:
         net: What the encoder declares as `pretrained`.
@@ -99,7 +99,7 @@ def normalization(net: PretrainedNet | None, cfg: config.Encoder) -> str:
 
 
 def of_run(cfg: config.Encoder) -> dict[str, Any]:
-    """Return the settings of the encoder that the weights are, where they are a run's; else none.
+    """Return the encoder settings of the run that the weights are from; {} if they are from none.
 
     Raises:
         UserError: There is no such run.
@@ -111,17 +111,16 @@ def of_run(cfg: config.Encoder) -> dict[str, Any]:
 
 
 def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
-    """Read weights of a file, or of ImageNet where `source` is "imagenet".
+    """Read weights from a file, or the original ImageNet weights if `source` is "imagenet".
 
     Args:
         net: What the encoder declares as `pretrained`.
         source: "imagenet", a file, or NAME@HASH.
-        variables: The encoder's variables, or their shapes. What no such file has (a dense
-            pooling) is left out of the result; a top that the file has and the encoder lacks is
-            skipped.
+        variables: The encoder's variables, or their shapes. Arrays that no such file has (those of
+            a dense pooling) are left out of the result; a top that only the file has is skipped.
 
     Raises:
-        UserError: No such file, no layout that is known, or tensors that do not fit.
+        UserError: The file is missing, its layout is not known, or its tensors do not fit.
     """
     if str(source) == "imagenet":
         content, file = imagenet.read(net, variables["params"])
@@ -138,21 +137,22 @@ def load(net: PretrainedNet, source: str | Path, variables: Tree) -> Weights:
 def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     """Replace random arrays by those of the weights that the settings name.
 
-    A run brings all of its encoder, statistics of pixels included; NAME is the only NAME-ID.
+    A run replaces all arrays of the encoder, including the statistics of pixels. A run's folder
+    NAME-ID may be given as NAME if there is only one.
 
     Args:
         module: The encoder.
         cfg: Its settings; `weights` is not random.
-        variables: What `module.init` gives.
+        variables: The variables that `module.init` returns.
 
     Raises:
-        UserError: The weights do not fit, or belong to another preprocessing.
+        UserError: The weights do not fit, or require another normalization.
     """
     path = files.expanded(cfg.weights)
     if config.is_path(cfg.weights) and not path.is_file():
         return runs.read(path, cfg, variables)
     net = getattr(module, "pretrained", None)
-    if hasattr(module, "read_weights"):  # by a library that knows the network
+    if hasattr(module, "read_weights"):  # a library reads the weights of its own network
         return module.read_weights(cfg.weights, variables)
     if not isinstance(net, PretrainedNet):
         raise UserError(
@@ -166,7 +166,7 @@ def fill(module: nn.Module, cfg: config.Encoder, variables: Tree) -> dict[str, A
 
 
 def digest(variables: Tree) -> str:
-    """Return a hash of all arrays with their names, types and shapes, in whatever order."""
+    """Return a hash of all arrays with their names, types and shapes, independent of order."""
     total = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -180,12 +180,12 @@ def digest(variables: Tree) -> str:
 def _fitted(
     net: PretrainedNet, tensors: dict[str, Tensor], file: str, variables: Tree
 ) -> dict[str, Any]:
-    """Return the arrays that the variables have a place for, in their structure."""
+    """Return the tensors that `variables` has, in its structure, if all tensors fit."""
     parts = {layer: [f"{layer.name}/{part}" for part in PARTS[layer.kind]] for layer in net.layers}
     known = set().union(*parts.values())
     places = {"/".join(path[1:]): path for path in flatten_dict(dict(variables))}
     shapes = {name: leaf.shape for name, leaf in _by_name(variables).items() if name in known}
-    # Every array of a layer that the encoder has is used; a layer that it lacks is skipped.
+    # Every array of a layer that the encoder has is required; a layer that it lacks is skipped.
     lacked = {name for names in parts.values() if not shapes.keys() & names for name in names}
     common = [name for name in shapes if name in tensors]
     complaints = {
@@ -213,7 +213,7 @@ def _fitted(
 
 
 def _by_name(variables: Tree) -> dict[str, Any]:
-    """Return arrays by their path within params, statistics by theirs within batch_stats."""
+    """Return arrays by their path within params, and statistics by that within batch_stats."""
     flat = flatten_dict(dict(variables))
     return {
         "/".join(path[1:]): leaf

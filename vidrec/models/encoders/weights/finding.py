@@ -22,8 +22,8 @@ class Found(NamedTuple):
     """A file of weights that is available.
 
     Attributes:
-        name: Of the package or the file, for people.
-        path: Of the file.
+        name: Name of the package or the file.
+        path: Path of the file.
     """
 
     name: str
@@ -31,19 +31,19 @@ class Found(NamedTuple):
 
     @property
     def by_content(self) -> str:
-        """Return NAME@HASH, by which `encoder.weights` names these weights wherever they lie."""
+        """Return NAME@HASH, the value of `encoder.weights` that names this file by content."""
         return f"{self.name}@{config.file_hash(self.path)}"
 
 
 def find(net: PretrainedNet, top: bool = False) -> Found | None:
-    """Return what `auto` means here: the package's weights, else the original ones, else None.
+    """Return what `auto` selects: the package's weights, else the original ones, else None.
 
     Args:
         net: What the encoder declares as `pretrained`.
-        top: Whether the layers after the features are wanted, too.
+        top: True: an original file has to contain the layers after the features.
 
     Raises:
-        UserError: A file of originals is not what it should be.
+        UserError: An original file does not have its published content, or the package has none.
     """
     return next(_at_hand(net, originals(net, top)), None)
 
@@ -52,7 +52,7 @@ def of_content(net: PretrainedNet, weights: str) -> Path:
     """Return the file that NAME@HASH means.
 
     Raises:
-        UserError: No file available has this content; says how to get it.
+        UserError: No available file has this content; the message says how to get weights.
     """
     match = config.BY_CONTENT.fullmatch(weights)
     assert match is not None
@@ -81,20 +81,20 @@ def how_to_fetch(net: PretrainedNet, file: File) -> str:
 
 
 def originals(net: PretrainedNet, top: bool) -> list[File]:
-    """Return the files of original weights that hold what is wanted."""
+    """Return the files of original weights; with `top`, only those that contain the top."""
     return [file for file in net.files if file.top or not top]
 
 
 def folder() -> Path:
-    """Return the folder of the cache that people put files of weights into."""
+    """Return the cache folder for files of weights, into which users put them."""
     return cache_dir() / "weights"
 
 
 def original(file: File) -> Path | None:
-    """Return where a file of original weights lies: our cache, Keras' or PyTorch's; else None.
+    """Return the path of an original file in the cache of vidrec, Keras or PyTorch; else None.
 
     Raises:
-        UserError: Its content is not the original one.
+        UserError: The file's content is not the published one.
     """
     for place in (folder(), _keras_cache(), _torch_cache()):
         if (place / file.name).is_file():
@@ -105,10 +105,10 @@ def original(file: File) -> Path | None:
 def in_package(package: Package) -> Path | None:
     """Return the file of weights of an installed package; None if it is not installed.
 
-    A package of one such file is not imported, so that none of its code runs.
+    A package that contains exactly one such file is not imported, so that none of its code runs.
 
     Raises:
-        UserError: The package has no such file.
+        UserError: The package has no file of weights.
     """
     try:
         spec = importlib.util.find_spec(package.module)
@@ -126,7 +126,7 @@ def in_package(package: Package) -> Path | None:
         if path.is_file():
             return path
         reason = f"there is no file {path}"
-    except Exception as error:  # whatever its code does wrong
+    except Exception as error:  # the package's code may raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f"the package {package.pip} has no weights ({reason}): install it again")
 
@@ -140,7 +140,7 @@ def _at_hand(net: PretrainedNet, files: list[File] | tuple[File, ...]) -> Iterat
 
 
 def _undamaged(path: Path, file: File) -> Path:
-    """Return the path of an original whose content is what its source published."""
+    """Return the path of an original file, if its content has the published hash."""
     algorithm, published = ("md5", file.md5) if file.md5 else ("sha256", file.sha256)
     with path.open("rb") as handle:
         content = hashlib.file_digest(handle, algorithm).hexdigest()

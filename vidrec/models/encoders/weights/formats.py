@@ -1,4 +1,4 @@
-"""Read Keras' .h5, .safetensors and PyTorch's .pth into arrays by our names.
+"""Read Keras' .h5, .safetensors and PyTorch's .pth files into arrays by vidrec's names.
 
 A file's layout is recognised by its content. No code in a file runs.
 """
@@ -23,7 +23,7 @@ from vidrec.models.encoders.weights.names import (
 )
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-# Groups of a Keras 3 file by the kind of their layers.
+# The kind of a layer by the name of its group in a Keras 3 file.
 KERAS_GROUPS = {"conv2d": "conv", "dense": "dense", "batch_normalization": "norm"}
 KERAS_GROUP = re.compile(rf"/({'|'.join(KERAS_GROUPS)})(?:_(\d+))?/vars/(\d)$")
 
@@ -32,7 +32,7 @@ class Content(NamedTuple):
     """Arrays of a file.
 
     Attributes:
-        tensors: By our names; one that belongs to no layer keeps its own name.
+        tensors: Arrays by vidrec's names; an array that belongs to no layer keeps the file's name.
         framework: keras or torch.
     """
 
@@ -44,7 +44,7 @@ def read(net: PretrainedNet, file: Path) -> Content:
     """Read a file of weights.
 
     Raises:
-        UserError: There is no such file, it is damaged, or its format is not read.
+        UserError: There is no such file, it is damaged, or its format is not supported.
     """
     if not file.is_file():
         raise UserError(f"encoder.weights: there is no file {file}")
@@ -75,7 +75,7 @@ def framework(file: Path) -> str:
 
 @contextlib.contextmanager
 def _one_line_errors(file: Path) -> Iterator[None]:
-    """Turn what the readers of a damaged or foreign file raise into one line."""
+    """Turn errors from reading a damaged or unknown file into errors of one line."""
     from safetensors import SafetensorError
 
     try:
@@ -103,7 +103,7 @@ def _read_keras(net: PretrainedNet, file: Path) -> dict[str, Tensor]:
 
 
 def _keras_named(net: PretrainedNet, root: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield arrays of the legacy layout: a group a layer, which lists its weights."""
+    """Yield arrays of the legacy layout: each layer has a group, which lists its weights."""
     known = {layer.keras: layer for layer in net.layers if layer.keras}
     for layer in layers:
         for index, weight in enumerate(_attribute(root[layer], "weight_names") or []):
@@ -112,12 +112,12 @@ def _keras_named(net: PretrainedNet, root: Any, layers: list[str]) -> Iterator[t
 
 
 def _keras_counted(net: PretrainedNet, h5: Any) -> Iterator[tuple[str, Any]]:
-    """Keras 3: groups conv2d, conv2d_1 …, dense, dense_1 … in the order of the layers."""
+    """Yield arrays of Keras 3's layout: groups conv2d, conv2d_1 … in the order of layers."""
     items: list[Any] = []
     h5.visititems(lambda _, item: items.append(item))
     for data in (item for item in items if hasattr(item, "shape")):
         if data.name.startswith("/optimizer/") or "/seed_generator/" in data.name:
-            continue  # of training and of dropout, no weights
+            continue  # states of training and dropout, not weights
         layer, index = None, 0
         if match := KERAS_GROUP.search(data.name):
             same = [layer for layer in net.layers if layer.kind == KERAS_GROUPS[match[1]]]
@@ -127,14 +127,14 @@ def _keras_counted(net: PretrainedNet, h5: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _our_name(layer: Layer | None, index: int) -> str:
-    """Return the name of a layer's array at this place of Keras' order; "" for no such array."""
+    """Return vidrec's name of a layer's array at a Keras index; "" if there is no such array."""
     if layer is None or index >= len(PARTS[layer.kind]):
         return ""
     return f"{layer.name}/{PARTS[layer.kind][index]}"
 
 
 def _attribute(group: Any, name: str) -> list[str] | None:
-    """Return a list of names; a long one is cut up into name0, name1 and so on."""
+    """Return a list of names; Keras splits a long list into attributes name0, name1 …."""
     if name in group.attrs:
         values = list(group.attrs[name])
     elif f"{name}0" in group.attrs:
@@ -154,7 +154,7 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _from_torch(net: PretrainedNet, named: Iterable[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
-    """Arrays in Keras' layout, from torchvision's, timm's or a user's own names."""
+    """Return arrays in Keras' layout, from torchvision's, timm's or a user's own names."""
     known = {name: layer for layer in net.layers for name in layer.torch}
     tensors = {}
     for name, array in named:
@@ -171,7 +171,7 @@ def _from_torch(net: PretrainedNet, named: Iterable[tuple[str, np.ndarray]]) -> 
 
 
 def _turned(layer: Layer, array: np.ndarray) -> np.ndarray:
-    """Out, in, height, width to height, width, in, out; for a dense layer all but out in one."""
+    """Transpose a kernel (out, in, h, w) to (h, w, in, out), or a dense kernel to (in, out)."""
     if array.ndim == 1:
         return array
     out, inputs = array.shape[0], array[0].size

