@@ -21,6 +21,16 @@ def are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
+def listed(names: Iterable[str]) -> str:
+    """Return names in one line, separated by semicolons if a name itself contains a comma.
+
+    >>> listed(["LSTM", "GRU"]), listed(["TCN, 40k", "TCN, 160k"])
+    ('LSTM, GRU', 'TCN, 40k; TCN, 160k')
+    """
+    names = list(names)
+    return ("; " if any(", " in name for name in names) else ", ").join(names)
+
+
 def some(names: Iterable[str], most: int = NAMED) -> str:
     """Return the first names of a list; an ellipsis stands for the others.
 
@@ -28,4 +38,4 @@ def some(names: Iterable[str], most: int = NAMED) -> str:
     'a, b, c, …'
     """
     names = list(names)
-    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+    return listed([*names[:most], *(["…"] if len(names) > most else [])])

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrec.config.columns import F1
 from vidrec.evaluation import metrics, presentation
-from vidrec.io.words import counted
+from vidrec.io.words import counted, listed
 from vidrec.report import figures, ucf101
 from vidrec.report.blocks import (
     Block,
@@ -124,8 +124,8 @@ def _extremes(row: RowResult) -> list[Block]:
     if not by_seed:
         return []
     counts_KK, classes = confusion(row), row.done[0].classes
-    always = ", ".join(metrics.always_right(counts_KK, classes)) or "no class"
-    never = ", ".join(metrics.never_right(counts_KK, classes)) or "no class"
+    always = listed(metrics.always_right(counts_KK, classes)) or "no class"
+    never = listed(metrics.never_right(counts_KK, classes)) or "no class"
     clips_K = _clips(row)
     there_K = clips_K > 0
     clips = _span(clips_K[there_K], "test clip")

@@ -14,6 +14,7 @@ from vidrec.errors import UserError, raise_if_transient
 from vidrec.evaluation import tasks
 from vidrec.evaluation.presentation import Headline
 from vidrec.io import escape, files, runs
+from vidrec.io.words import listed
 from vidrec.report.results import row_of_table
 from vidrec.report.run import all_recordings_known, recordings_known
 
@@ -80,7 +81,7 @@ def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
     unknown = [e for e in entries if e.recordings_known is False and e.value is not None]
     if not unknown:
         return []
-    named = ", ".join(dict.fromkeys(entry.name for entry in unknown))
+    named = listed(dict.fromkeys(entry.name for entry in unknown))
     return [
         f"Recordings unknown ({named}): such a figure may be too high and its interval too narrow."
     ]

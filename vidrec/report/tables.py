@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from vidrec.evaluation.task import Task
 from vidrec.io import escape
+from vidrec.io.words import listed
 from vidrec.report import formats, wording
 from vidrec.report.formats import DASH, percent, points
 from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
@@ -278,7 +279,7 @@ def _beside_the_baseline(rows: Sequence[RowResult]) -> list[str]:
     lines = [task.baseline.line.format(low if low == high else f"{low} to {high}")]
     worse = [row.name for row in rows if row.headline <= row.baseline]
     if worse:
-        lines.append(task.baseline.worse.format(", ".join(worse)))
+        lines.append(task.baseline.worse.format(listed(worse)))
     return lines
 
 
@@ -298,7 +299,7 @@ def _low_coverage(rows: Sequence[RowResult]) -> list[str]:
     return [
         f"With {number} seeds that differ this much a 95 % interval held the "
         f"{task_of(rows).headline.words} in "
-        f"{percent(coverage)} of simulated experiments in the worst case: {', '.join(some)}."
+        f"{percent(coverage)} of simulated experiments in the worst case: {listed(some)}."
         for (number, coverage), some in names.items()
     ]
 

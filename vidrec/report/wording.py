@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from vidrec.evaluation.statistics import NO_SPREAD, Difference
+from vidrec.io.words import listed
 from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
@@ -67,7 +68,7 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
     single = [row.name for row in known if row.interval and row.interval.too_few_seeds]
     if not single:
         return []
-    whose = "" if len(single) == len(known) else f" ({', '.join(single)})"
+    whose = "" if len(single) == len(known) else f" ({listed(single)})"
     return [
         f"One seed{whose}: the interval covers only the choice of test clips. It does not "
         "include what another seed would change. `vidrec ablate` with the same arguments and "
@@ -78,7 +79,7 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
 def no_spread(rows: Sequence[RowResult]) -> list[str]:
     """Return a note on rows whose answers show no spread; it says what their intervals use."""
     alike = [row.name for row in rows if row.interval and NO_SPREAD in row.interval.note]
-    return [f"{', '.join(alike)}: {NO_SPREAD}."] if alike else []
+    return [f"{listed(alike)}: {NO_SPREAD}."] if alike else []
 
 
 def leaks(rows: Sequence[RowResult]) -> list[str]:
