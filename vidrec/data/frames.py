@@ -42,10 +42,10 @@ def indices(
     Args:
         length: number of frames of the clip; if it is 0, all frames are masked.
         L: number of frames to choose, static; for rule "whole" that of the longest clip.
-        rule: "segment" takes L consecutive frames and continues a shorter clip past its end
-            ("segment_mean_length" does the same; its L is the mean length of the training clips);
-            "uniform" spreads L frames evenly, repeating frames of a shorter clip; "whole" starts at
-            the first frame and masks the frames that the clip lacks.
+        rule: "segment" takes L consecutive frames and continues a shorter clip past its end.
+            Rule "segment_mean_length" does the same; its L is the mean length of training clips.
+            Rule "uniform" spreads L frames evenly, repeating frames of a shorter clip. Rule "whole"
+            starts at the first frame and masks the frames that the clip lacks.
         order: "kept"; or the controls "shuffled" and "single" (the same frame L times).
         key: draws the segment and the single frame (training); None takes the centre (scoring).
         shuffle_key: draws the order of "shuffled", in scoring too; None derives it from `key`.

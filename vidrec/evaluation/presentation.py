@@ -144,6 +144,6 @@ class Shot(NamedTuple):
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a class, very different from those of classes with near numbers."""
+    """Return the RGB colour of a class, far from those of classes with near numbers."""
     rgb = colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.75, 0.5)[number % 2], 0.9)
     return int(255 * rgb[0]), int(255 * rgb[1]), int(255 * rgb[2])
