@@ -139,7 +139,7 @@ def main() -> None:
         cells = ""
         for frames in given.frames:
             at = each[str(frames)]
-            cells += f"{1e3 * at['seconds']:12.1f} ms {at['bytes'] / 2**20:8.1f} MB"
+            cells += f"{1e3 * at['seconds']:12.1f} ms {at['bytes'] / 1e6:8.1f} MB"
         streamed = ""
         if each["carry_bytes"] is not None:
             streamed = f"{1e6 * each['stream_seconds']:8.0f} us {each['carry_bytes']:9} bytes"

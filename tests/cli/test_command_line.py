@@ -165,7 +165,8 @@ def test_a_narrow_table_keeps_name_accuracy_interval_and_difference(results, wid
     heads = " ".join(" ".join(lines[:2]).split())
     rows = report.read(results / "table").rows
     told = " ".join(lines)
-    said = next(i for i, line in enumerate(lines) if line.startswith("Best on validation"))
+    answer = f"{rows[1].name} is "
+    said = next(i for i, line in enumerate(lines) if line.startswith(answer))
     for row in rows:
         percent = f"{100 * row.mean('test_accuracy'):.1f} %"
         interval = f"{100 * row.interval.low:.1f} – {100 * row.interval.high:.1f}"

@@ -75,6 +75,8 @@ def test_an_option_of_another_command_is_told(capsys):
     line = fails(capsys, "train", "motion", "--seeds", "3")
     assert "unknown option '--seeds': it is an option of ablate and search, not of train" in line
     assert "did you mean '--train.epochs'" in fails(capsys, "train", "motion", "--epochs", "3")
+    far = fails(capsys, "ablate", "motion", "--runs", "runs")
+    assert "did you mean" not in far
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_examples_are_of_the_program_that_was_started(capsys, monkeypatch, progr
 def test_help_of_an_experiment_shows_its_own_settings(capsys, monkeypatch):
     plain = shown(capsys, monkeypatch, "vidrec", "train", "--help")
     of_videos = shown(capsys, monkeypatch, "vidrec", "train", "my_videos", "--help")
-    words = "resample videos to this many frames a second; 0: as filmed (default: {})"
+    words = "resample videos to this many frames a second; 0: the original rate (default: {})"
     assert words.format(0) in plain
     assert words.format(10) in of_videos
     assert shown(capsys, monkeypatch, "vidrec", "train", "no_such", "--help") == plain

@@ -176,7 +176,7 @@ def _unknown_option(name: str, option: str, kind: type[Command]) -> UserError:
     word = option.partition("=")[0].lstrip("-").replace("-", "_")
     options = _options(kind)
     leaves = config.by_last_word() if "settings" in options else {}
-    near = difflib.get_close_matches(word, [*leaves, *options], 1)
+    near = difflib.get_close_matches(word, [*leaves, *options], 1, 0.7)
     others = [each for each, other in COMMANDS.items() if word in _options(other)]
     if others and near[:1] != [word]:
         guess = f": it is an option of {' and '.join(others)}, not of {name}"

@@ -29,10 +29,15 @@ def _leak(run: Run) -> str:
     return ", ".join(words)
 
 
-WITHIN_NOISE = (
-    "Within noise: p of the difference on the same seeds and clips, after Holm's correction for "
-    "the number of rows, exceeds 0.05. The best row is chosen by validation {}."
+INTERVALS = (
+    "A 95 % interval is over new seeds and new test {}. The training clips stay the same: other "
+    "training clips could change the figures."
 )
+WITHIN_NOISE = (
+    "Within noise: p of the difference on the same seeds and clips{} exceeds 0.05 (every p is in "
+    "summary.csv). The best row is chosen by validation {}."
+)
+HOLM = ", after Holm's correction for the number of rows,"
 
 
 def render(results: Run | AblationResult, pictures: Path) -> str:
@@ -104,7 +109,7 @@ def _facts(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[Def
     if isinstance(results, AblationResult):
         planned = sum(len(row.planned) for row in rows)
         pairs: list[tuple[str, Any]] = [
-            ("axes", ", ".join(results.axes)),
+            ("axes", ", ".join(axis for axis in results.axes if axis != "data.fold")),
             ("control", results.control.name if results.control else None),
             ("trials", f"{planned} ({len(rows)} rows), {_statuses(rows)}"),
             ("published figures from", results.meta.get("source")),
@@ -122,7 +127,11 @@ def _facts(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[Def
         ]
     runs = [run for row in rows for run in row.runs]
     splits = {(run.result.get("split", {}).get("id"), _leak(run)) for run in runs}
-    pairs += [("split", f"{i}, {leak}") for i, leak in sorted(splits, key=str)]
+    if len(splits) > 1:  # their ids are in each result.json
+        leaks = dict.fromkeys(leak for _, leak in sorted(splits, key=str))
+        pairs += [("splits", f"{len(splits)}, {'; '.join(leaks)}")]
+    else:
+        pairs += [("split", f"{i}, {leak}") for i, leak in splits]
     return [Definition(name, value) for name, value in pairs if value not in (None, "")]
 
 
@@ -155,12 +164,16 @@ def _results(
     scored = columns[:first_fit]  # the published figures after these are in another table
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results)
+    if any(row.interval and not row.interval.too_few_seeds for row in rows):
+        known = all(row.recordings_known is not False for row in rows)
+        notes.append(INTERVALS.format("recordings" if known else "files"))
     if len(rows) > 1:
-        notes.append(WITHIN_NOISE.format(task_of(rows).headline.words))
+        corrected = HOLM if len(rows) > 2 else ""
+        notes.append(WITHIN_NOISE.format(corrected, task_of(rows).headline.words))
     parts += [Paragraph(note, "small soft") for note in notes]
     if any(row.out_of_fold for row in rows):
         parts.append(tables.folds_table(rows))
-    caption = "Fit: the training figures, too, are measured in evaluation mode at the kept epoch"
+    caption = "Fit of the weights that were kept; training clips, too, are scored without dropout"
     body = [[column.cell(row) for column in fitted] for row in rows]
     parts.append(Table([column.head for column in fitted], body, caption))
     if tables.also_published(rows):
@@ -180,7 +193,7 @@ def _scored_table(
     body = []
     for row in rows:
         badges = [Badge("control")] * (several and row is control)
-        badges += [Badge("best")] * (several and row is best)
+        badges += [Badge("best on validation")] * (several and row is best)
         name = Cell(row.name, badges=tuple(badges))
         body.append([name, *(column.cell(row) for column in columns[1:])])
     marked = next((i for i, row in enumerate(rows) if several and row is best), None)
@@ -213,9 +226,11 @@ def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawe
     if len(rows) < 2:
         return Section("Intervals", "intervals", [])
     headline = task_of(rows).headline
-    caption = f"Test {headline.words}: mean over seeds and 95 % interval, each seed a tick"
-    caption += " on each fold" * any(row.out_of_fold for row in rows)
-    caption += "; dashed: the control" if control else ""
+    caption = (
+        f"Test {headline.words}: mean over seeds and 95 % interval. A tick is one seed's model"
+    )
+    caption += " on the test clips of one fold" * any(row.out_of_fold for row in rows)
+    caption += "; the dashed line is the control" if control else ""
     if any(headline.test in row.published for row in rows):
         caption += "; open diamonds: published"
         caption += ", of another task" * any(row.another_task for row in rows)
@@ -238,7 +253,8 @@ def curves(
     headline = task_of(rows).headline
     alt = f"Training loss, validation loss and validation {headline.words} over epochs. "
     alt += "; ".join(best_epochs)
-    caption = "A line a trial, a dot at the epoch whose weights were kept."
+    caption = "Each line is a trial. Its dot is the epoch whose weights were kept: the best one on "
+    caption += "validation clips, if there are any."
     figure = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
     return Section("Training", "training", [figure])
 
@@ -258,7 +274,8 @@ def _cost(rows: Sequence[RowResult], draw: Drawer) -> Section:
     if len(rows) < 2 or not any(row.done for row in rows):
         return Section("Cost", "cost", [])
     words = task_of(rows).headline.words
-    caption = f"Test {words} with its 95 % interval against trained parameters and seconds."
+    caption = f"Test {words} with its 95 % interval against trained parameters and seconds. A row "
+    caption += "that trains for more epochs takes longer."
     alt = caption + " The figures stand in the table of results."
     return Section("Cost", "cost", [draw("cost", alt, caption, figures.cost, rows)])
 
@@ -294,7 +311,8 @@ def _counts(rows: Sequence[RowResult]) -> Section:
     if not body:
         return Section("Clips scored", "counts", [])
     heads = ["split", "expected", "scored", "unreadable"]
-    parts: list[Block] = [Table(heads, body, "Clips of each split")]
+    several = len({run.fold for run in runs}) > 1
+    parts: list[Block] = [Table(heads, body, "Clips of each split" + ", in one fold" * several)]
     unreadable = {u["path"]: u["reason"] for run in runs for u in run.result.get("unreadable", ())}
     damaged = {name: why for run in runs for name, why in run.result.get("damaged", {}).items()}
     for caption, reasons in (

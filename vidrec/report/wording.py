@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from vidrec.evaluation.statistics import NO_SPREAD, Difference
-from vidrec.io.words import listed
+from vidrec.io.words import counted, listed
 from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
@@ -134,8 +134,14 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     if best.out_of_fold:
         of += f" on each of {best.out_of_fold.folds} folds, scored out of fold"
     if len(rows) == 1:
-        return f"{best.name}: {headline.sentence.format(reached)}{where}, {of}."
+        scored = best.done[0].result.get("counts", {}).get("test", {}).get("scored")
+        clips = f", {counted(scored, 'test clip')}" if scored and not best.out_of_fold else ""
+        return f"{best.name}: {headline.sentence.format(reached)}{where}, {of}{clips}."
     text = f"Best on validation: {best.name}, {reached} test {headline.words}{where}, {of}"
+    if len(rows) == 2 and control is not None:
+        [other] = [row for row in rows if row is not control]
+        if other.difference is not None:
+            return f"{answer_of_two(control, other)} {text}.{_highest_on_test(rows, best)}"
     if best is control:
         text += ". It is the control: no other setting did better on validation."
         return text + _highest_on_test(rows, best)

@@ -34,7 +34,7 @@ class ClipTask(Task):
     shown: ClassVar[tuple[Shown, ...]] = (
         Shown("test_balanced_accuracy", "mean accuracy of classes"),
         Shown("test_avg_f1", "average F1"),
-        Shown("test_top5", "top-5"),
+        Shown("test_top5", "top-5", rare=True),
         Shown("test_clip_accuracy", "accuracy of single clips", rare=True),
     )
     brief = Shown("test_avg_f1", "avg F1")
