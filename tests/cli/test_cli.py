@@ -172,6 +172,15 @@ def test_ctrl_c_ends_an_extraction_after_its_clip_and_the_second_one_at_once():
         screen.stop()
 
 
+def test_a_second_ctrl_c_ends_the_process_without_pythons_own_end():
+    program = (
+        "import atexit, vidrec.cli.main as m; atexit.register(print, 'late'); "
+        "m._run = lambda words: m.INTERRUPTED; m.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+
+
 def test_before_the_first_frame_is_encoded_no_time_is_promised(monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0)
     out = io.StringIO()

@@ -309,6 +309,15 @@ def test_a_group_that_a_command_trains_here_is_running(scheduler):
     assert {each["state"] for each in cluster.status(folder)["groups"]} == {"not started"}
 
 
+def test_a_group_that_was_stopped_is_not_called_not_started(scheduler, monkeypatch):
+    folder = plan.plan_table(absent(2), scheduler / "runs").folder
+    first, second = folders.groups(folder)
+    records = {first: [{"epoch": 3, "status": "running"}]}
+    monkeypatch.setattr(folders, "_records", lambda group: records.get(group.name, []))
+    states = {each["group"]: each["state"] for each in cluster.status(folder)["groups"]}
+    assert states == {first: "stopped", second: "not started"}
+
+
 def test_another_engine_waits_for_the_first_and_forgets_its_jobs(scheduler):
     folder = cluster.launch(absent(2), scheduler / "runs")
     options = cluster.Options(engine="pool", devices=("0",))

@@ -2,8 +2,8 @@
 
 Machine-readable answers (`--json`) go to stdout, everything else then to stderr. The exit status is
 0 if the work was done, 1 if a part of it failed, and 2 with one line for a user's mistake. It is 75
-if the command was asked to stop and has saved (a scheduler may start it again). It is 141 if nobody
-reads the output any more (`| head`).
+if the command was asked to stop and has saved (a scheduler may start it again), and 130 if it was
+asked twice and ended at once. It is 141 if nobody reads the output any more (`| head`).
 
 tyro reads a command's own options, prints the help and completes words in a shell. Settings
 (`--section.field VALUE`) are not passed to tyro: `config.parse` reads them, so that a wrong name or
@@ -36,6 +36,7 @@ from vidrec.io import files
 _SUBCOMMANDS = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
 _ANY_COMMAND: Any = Union[tuple(_SUBCOMMANDS)]  # noqa: UP007
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
+INTERRUPTED = 128 + signal.SIGINT
 ABOUT = ("--help", "-h", "--version", *COMPLETION)  # words that ask about the program
 
 
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         status = status or _report_full_disk(error)
         _discard_output()
+    if status == INTERRUPTED and argv is None:
+        # Python's own end would wait for XLA's threads, or crash in one that still computes.
+        os._exit(status)
     sys.exit(status)
 
 
@@ -77,7 +81,7 @@ def _run(argv: list[str]) -> Any:
         return _fail(error)
     except KeyboardInterrupt:
         warn("interrupted; the same command goes on from the last checkpoint")
-        return 128 + signal.SIGINT
+        return INTERRUPTED
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -214,7 +214,7 @@ def row_of(folder: str | Path) -> RowResult:
     results = read(folder)
     row = results.best if isinstance(results, AblationResult) else row_of_run(results)
     if row is None or not row.done:
-        raise UserError(f"{folder} holds no finished run: train it before it is compared")
+        raise UserError(f"{folder} has no finished trial: give its command again to train it")
     return row
 
 

@@ -11,7 +11,7 @@ LESS = [["epoch"], ["job"], ["why"], ["log"]]  # columns left out first on a nar
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Command):
-    """Show the groups, jobs and logs of an ablation on a cluster.
+    """Show how far each group of an ablation is; on a cluster also its job and log.
 
     Example: vidrec status runs/learning_rate-1a2b3c4d
     """

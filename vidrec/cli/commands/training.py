@@ -31,6 +31,7 @@ from vidrec.config import Config
 from vidrec.config.schema import NonNegativeInt
 from vidrec.config.shipped import Shipped
 from vidrec.errors import STOPPED, UserError
+from vidrec.io.words import counted
 from vidrec.sweeps.ablation import Ablation
 
 # Names of trackers; what is tracked is not a setting, and a run's id does not depend on it.
@@ -222,7 +223,7 @@ class Ablate(SharedCommand):
         ids = [trial["id"] for trial in trials]
         done = len(preview.trained(table, ids, self.workdir))
         left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
-        console.tell(f"{len(trials)} trials in {groups} programs{left}")
+        console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'program')}{left}")
         if table.tune:
             names = " and ".join(table.tune)
             console.tell(

@@ -124,9 +124,10 @@ def status(folder: str | Path) -> dict[str, Any]:
     Returns:
         {"dir", "finished", "trials", "report", "note", "data", "groups": [{"group", "trials",
         "finished", "failed", "alive", "epoch", "epochs", "best", "job", "state", "log", "why"}]}. A
-        state is "done", "running", "not started", or the job's SLURM state in lower case. The state
-        "lost" means that the queue does not know the job any more and that there is no result. The
-        state "unknown" means that the queue could not be queried; "note" says why.
+        state is "done", "running", "stopped", "not started", or the job's SLURM state in lower
+        case. A "stopped" group has a checkpoint; the command that trained it continues it. The
+        state "lost" means that the queue does not know the job any more and that there is no
+        result. The state "unknown" means that the queue could not be queried; "note" says why.
 
     Raises:
         UserError: The folder holds no table.

@@ -160,10 +160,13 @@ def group_line(
     finished = [files.read_result(file.parent) for file in results(folder, ids)]
     shown = {"job": None, "state": "not started", "log": None, "why": ""} | dict(job)
     group = folder / "groups" / name
+    progress = _progress(group)
     if len(finished) == len(ids):
         shown |= {"state": "done", "why": ""}
     elif not job and any(map(runs.is_claimed, group.parent.glob(f"{name}*"))):
         shown["state"] = "running"  # a command trains or compiles it here
+    elif not job and progress["epoch"]:
+        shown["state"] = "stopped"  # the same command continues it
     if group.exists() and not shown["why"]:
         _, broken = files.sound_lines(group / METRICS, files.LINE_HOLDS, whole=False)
         shown["why"] = next(iter(broken), "")
@@ -172,7 +175,7 @@ def group_line(
         "trials": len(ids),
         "finished": len(finished),
         "failed": sum(result["status"] in ("failed", "diverged") for result in finished),
-        **_progress(group),
+        **progress,
         **shown,
     }
 
