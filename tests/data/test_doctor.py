@@ -166,7 +166,7 @@ def test_many_findings_are_counted(tmp_path):
         (tmp_path / "a" / f"v_a_g01_c{number}.mp4").write_bytes(b"broken")
     findings = examine(how)
     assert len(findings["unreadable"]) == 25
-    assert "unreadable: 15 more" in doctor.lines(findings)
+    assert "unreadable: 15 more (--json lists all)" in doctor.lines(findings)
 
 
 def test_features_are_examined_too(tmp_path):

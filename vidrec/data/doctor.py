@@ -17,9 +17,8 @@ from vidrec.errors import UserError
 from vidrec.io.words import counted
 
 SIZE = 32  # frames are compared at this size: enough to tell clips apart, quick to hash
-# What `leaked` of a split means.
-LEAKS = {
-    True: "it leaks: clips or recordings stand in two parts",
+# What `leaked` of a split means if the split is not known to leak.
+NO_LEAK = {
     False: "no clip and no recording stands in two parts",
     "unknown": "recordings are unknown, so parts may share some",
 }
@@ -191,7 +190,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
         text.append(f"cannot be split: {split['error']}")
     else:
         counts = ", ".join(f"{count:,} {part}" for part, count in split["counts"].items())
-        text.append(f"split {split['how']}: {counts}; {LEAKS[split['leaked']]}")
+        text.append(f"split {split['how']}: {counts}; {_leak(split, torn)}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
         text += _listed("recording in two parts", shared)
         if split["may_share_recordings"]:
@@ -199,6 +198,14 @@ def lines(findings: dict[str, Any]) -> list[str]:
     text += [f"to do: {step}" for step in _steps(findings)]
     text += findings["notes"]
     return [*text, _verdict(findings["healthy"], text)]
+
+
+def _leak(split: dict[str, Any], torn: list[dict[str, Any]]) -> str:
+    """Return whether a split leaks, in words; `torn`: the same content in two parts."""
+    if split["leaked"] is not True:
+        return NO_LEAK[split["leaked"]]
+    whats = ["clips of the same content"] * bool(torn) + ["recordings"] * bool(split["shared"])
+    return f"it leaks: {' and '.join(whats) or 'clips or recordings'} stand in two parts"
 
 
 def _frame_lines(findings: dict[str, Any]) -> list[str]:
@@ -249,8 +256,9 @@ def _steps(findings: dict[str, Any]) -> list[str]:
         steps.append("replace the damaged files; until then training uses what can be decoded")
     if any(len(twins["parts"]) > 1 for twins in findings["duplicates"]):
         steps.append(
-            "of clips with the same content in two parts keep one, or name one recording for "
-            "all; until then training goes on, and says that the split leaks"
+            "of clips with the same content in two parts keep one, or give them one recording "
+            "(groups.csv, --data.groups); until then training goes on, and says that the split "
+            "leaks"
         )
     if findings["split"].get("shared"):
         steps.append(
@@ -265,5 +273,7 @@ def _and(finding: dict[str, list[str]]) -> str:
 
 def _listed(kind: str, items: list[str]) -> list[str]:
     """Return a line for each of the first items, and one that counts the other items."""
-    more = [f"{kind}: {len(items) - LISTED} more"] if len(items) > LISTED else []
-    return [f"{kind}: {item}" for item in items[:LISTED]] + more
+    if len(items) <= LISTED + 1:
+        return [f"{kind}: {item}" for item in items]
+    more = f"{kind}: {len(items) - LISTED} more (--json lists all)"
+    return [*(f"{kind}: {item}" for item in items[:LISTED]), more]

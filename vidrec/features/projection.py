@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,12 @@ class Projection(NamedTuple):
         return (centred @ self.matrix).astype(np.float32)
 
 
-def fit_projection(features: Features | OnDisk, train: np.ndarray, components: int) -> Projection:
+def fit_projection(
+    features: Features | OnDisk,
+    train: np.ndarray,
+    components: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Projection:
     """Fit a projection to the frames of the training clips.
 
     Each feature is centred and scaled to unit variance. The principal components that are kept are
@@ -58,6 +63,7 @@ def fit_projection(features: Features | OnDisk, train: np.ndarray, components: i
         features: features of all clips.
         train: indices of the training clips.
         components: number of components to keep; 0: features are only standardised.
+        progress: called with the number of frames whose products are summed, and of all frames.
 
     Raises:
         UserError: there are more components than features.
@@ -70,9 +76,13 @@ def fit_projection(features: Features | OnDisk, train: np.ndarray, components: i
         count, total = count + len(block), total + block.sum(0)
     mean = total / count
     products = np.zeros((width, width) if components else width)
+    done = 0
     for block in _blocks(features, train):
         block -= mean
         products += block.T @ block if components else (block**2).sum(0)
+        done += len(block)
+        if progress:
+            progress(done, count)
     products /= count
     deviation = np.sqrt(products.diagonal() if components else products)
     # A feature that never changes is set to 0 instead of being divided by 0.

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
 
+TELL_EVERY_SECONDS = 15.0  # between two lines of a long fit
 MOST_KEPT = 2**30  # bytes of projected features that are kept for later rows
 WIDE = 1024  # numbers a frame; components of wider features take long to fit, so they are cached
 
@@ -58,7 +60,7 @@ def project(
     """
     if components and features.values.shape[-1] > WIDE:
         target.tell(_before_fit(features, train, components))
-    projection = fit_projection(features, train, components)
+    projection = fit_projection(features, train, components, _telling(target.tell))
     return _under(projection, features, target)
 
 
@@ -74,6 +76,19 @@ def _before_fit(features: Features | OnDisk, train: np.ndarray, components: int)
         f"fitting {components} principal components to {frames:,} training frames of "
         f"{features.values.shape[-1]:,} numbers"
     )
+
+
+def _telling(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return a progress function that tells a line from time to time during a long fit."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TELL_EVERY_SECONDS:
+            last = time.monotonic()
+            tell(f"principal components: {done:,} of {total:,} frames")
+
+    return progress
 
 
 class Kept:
@@ -147,7 +162,7 @@ def _fitted(
     with contextlib.suppress(UserError):  # damaged, or not there yet
         return Projection(**files.read_arrays(file, Projection._fields))
     tell(f"{_before_fit(features, train, components)}, once for all commands")
-    projection = fit_projection(features, train, components)
+    projection = fit_projection(features, train, components, _telling(tell))
     with contextlib.suppress(UserError):  # a cache that cannot be written only costs time
         files.write_arrays(file, projection._asdict(), durable=False)
     return projection
