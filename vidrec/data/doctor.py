@@ -204,8 +204,8 @@ def _leak(split: dict[str, Any], torn: list[dict[str, Any]]) -> str:
     """Return whether a split leaks, in words; `torn`: the same content in two parts."""
     if split["leaked"] is not True:
         return NO_LEAK[split["leaked"]]
-    whats = ["clips of the same content"] * bool(torn) + ["recordings"] * bool(split["shared"])
-    return f"it leaks: {' and '.join(whats) or 'clips or recordings'} stand in two parts"
+    what = ["clips of the same content"] * bool(torn) + ["recordings"] * bool(split["shared"])
+    return f"it leaks: {' and '.join(what) or 'clips or recordings'} stand in two parts"
 
 
 def _frame_lines(findings: dict[str, Any]) -> list[str]:
