@@ -23,7 +23,7 @@ MOST_SEEDS = 1000
 SMALLEST_P = 1e-30
 ONE_SEED = "one seed: the interval leaves seeds out"
 ONE_GROUP = "one recording: the interval leaves new recordings out"
-NO_SPREAD = "no spread seen: only the numbers of clips and recordings set the width"
+NO_SPREAD = "no spread seen, so only the numbers of clips and recordings set the width"
 NO_SEEDS_HELP = "more seeds alone cannot settle it, more test recordings could"
 
 # Share of experiments in which the interval contained the accuracy in the worst simulated case, by
