@@ -383,6 +383,6 @@ def _note_on_lengths(all_moved: Sequence[Moved], given: int, asked: int) -> str:
         for name, pairs in changed.items()
     )
     return (
-        f"Lengths are scaled by {given}/{asked}, frames of a given clip over the experiment's, "
-        f"and are at most {given}: {'; '.join(words)}."
+        f"Clips have {given} frames where the experiment has {asked}, so lengths are scaled by "
+        f"{given}/{asked}, to at most {given} frames: {'; '.join(words)}."
     )
