@@ -496,7 +496,7 @@ def browser_at():
             asked = []
             made.on("request", lambda request: asked.append(request.url))
             made.goto(address)
-            made.wait_for_function("document.title !== 'vidrec demo'")
+            wait_until(made, "document.title !== 'vidrec demo'")
             yield made
             assert [line for line in said if "status of 422" not in line] == []
             elsewhere = [url for url in asked if not url.startswith((address, "blob:"))]
@@ -583,7 +583,7 @@ def test_a_browser_uploads_a_clip_and_shows_its_name(label, width, tried, browse
         page.set_input_files("#file", folder / f"{label}.mp4")
         page.wait_for_selector("#answer:not([hidden])", timeout=120_000)
         assert page.text_content("#label").startswith(f"{label}, ")
-        page.wait_for_function("document.getElementById('screen').readyState >= 2")
+        wait_until(page, "document.getElementById('screen').readyState >= 2")
         assert page.evaluate("document.getElementById('screen').videoWidth") > 0
         shares = page.evaluate(BARS)
         assert sum(shares) == pytest.approx(1, abs=0.03)
@@ -619,9 +619,15 @@ def test_a_browsers_camera_is_labelled_live(label, width, tried, browser_at, tmp
         assert named.count(label) > 0.9 * len(named), said
         page.click("#anew")
         page.click("#start")
-        page.wait_for_function(
-            "document.getElementById('state').textContent === 'the camera is off'"
-        )
+        wait_until(page, "document.getElementById('state').textContent === 'the camera is off'")
+
+
+def wait_until(page, condition: str, seconds: float = 60) -> None:
+    """Wait until JavaScript is true; Playwright's own wait evaluates text, which the page forbids."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < until, condition
+        page.wait_for_timeout(100)
 
 
 def pictures(folder: Path) -> Path:
