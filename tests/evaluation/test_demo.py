@@ -623,7 +623,7 @@ def test_a_browsers_camera_is_labelled_live(label, width, tried, browser_at, tmp
 
 
 def wait_until(page, condition: str, seconds: float = 60) -> None:
-    """Wait until JavaScript is true; Playwright's own wait evaluates text, which the page forbids."""
+    """Wait until JavaScript is true; the page forbids what Playwright's own wait does."""
     until = time.monotonic() + seconds
     while not page.evaluate(condition):
         assert time.monotonic() < until, condition
