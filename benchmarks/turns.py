@@ -135,7 +135,7 @@ def versions(*packages: str) -> dict[str, str]:
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    if "torch" in packages and "torch" in found:
+    if "torch" in found:
         found["torch_device"] = str(torch_device())
     return found | {"cores": str(len(os.sched_getaffinity(0)))}
 

@@ -273,7 +273,6 @@ def _and(finding: dict[str, list[str]]) -> str:
 
 def _listed(kind: str, items: list[str]) -> list[str]:
     """Return a line for each of the first items, and one that counts the other items."""
-    if len(items) <= LISTED + 1:
-        return [f"{kind}: {item}" for item in items]
-    more = f"{kind}: {len(items) - LISTED} more (--json lists all)"
-    return [*(f"{kind}: {item}" for item in items[:LISTED]), more]
+    if len(items) > LISTED + 1:
+        items = [*items[:LISTED], f"{len(items) - LISTED} more (--json lists all)"]
+    return [f"{kind}: {item}" for item in items]

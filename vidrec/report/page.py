@@ -29,10 +29,6 @@ def _leak(run: Run) -> str:
     return ", ".join(words)
 
 
-INTERVALS = (
-    "A 95 % interval is over new seeds and new test {}. The training clips stay the same: other "
-    "training clips could change the figures."
-)
 WITHIN_NOISE = (
     "Within noise: p of the difference on the same seeds and clips{} exceeds 0.05 (every p is in "
     "summary.csv). The best row is chosen by validation {}."
@@ -164,9 +160,7 @@ def _results(
     scored = columns[:first_fit]  # the published figures after these are in another table
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results)
-    if any(row.interval and not row.interval.too_few_seeds for row in rows):
-        known = all(row.recordings_known is not False for row in rows)
-        notes.append(INTERVALS.format("recordings" if known else "files"))
+    notes += wording.intervals(rows)
     if len(rows) > 1:
         corrected = HOLM if len(rows) > 2 else ""
         notes.append(WITHIN_NOISE.format(corrected, task_of(rows).headline.words))

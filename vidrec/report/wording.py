@@ -47,7 +47,7 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     if scored is None:
         return []
     count = formats.count(scored.recordings)
-    if any(row.recordings_known is False for row in rows):
+    if _unit(rows) == "files":
         folds = folds.replace("recordings", "files")  # earlier versions call files recordings
         of_what = f"{count} files; other"  # the note of `leaks` says what this means
     else:
@@ -60,6 +60,21 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     if scored.untested:
         text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
     return [text]
+
+
+def _unit(rows: Sequence[RowResult]) -> str:
+    """Return what intervals treat as independent: "recordings", or "files" if they are unknown."""
+    return "files" if any(row.recordings_known is False for row in rows) else "recordings"
+
+
+def intervals(rows: Sequence[RowResult]) -> list[str]:
+    """Return a note on what the intervals of rows with several seeds cover."""
+    if not any(row.interval and not row.interval.too_few_seeds for row in rows):
+        return []
+    return [
+        f"A 95 % interval is over new seeds and new test {_unit(rows)}. The training clips stay "
+        "the same: other training clips could change the figures."
+    ]
 
 
 def one_seed(rows: Sequence[RowResult]) -> list[str]:
