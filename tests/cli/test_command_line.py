@@ -308,3 +308,23 @@ def test_encoders_are_listed_with_their_weights(capfd, monkeypatch, tmp_path):
     assert "\nsqueezenet: curl" in out
     assert "\nkeras:NAME: 40 networks" in out
     assert "\nFILE.onnx: any network" in out
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 200), ("70", 70), ("wide", 200)])
+def test_a_file_gets_rows_of_one_line_unless_columns_says_otherwise(columns, width, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    name = " ".join(["scanner.units=16"] * 6)
+    out = io.StringIO()
+    console = output.Terminal(file=out)
+    console.print(Columns(["name", "test"], [[name, "97.5 %"]], folded="name"))
+    head, first, *more = out.getvalue().splitlines()
+    assert max(map(len, (head, first, *more))) <= width
+    assert (name in first) == (not more) == (width == 200)
+
+
+def test_a_terminal_keeps_its_own_width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    assert output.Terminal(file=io.StringIO(), force_terminal=True).width == 90
+    assert output.Terminal(file=io.StringIO(), width=50).width == 50

@@ -14,10 +14,18 @@ from vidrec.io import escape, files
 
 
 class Terminal(Console):
-    """A console that shows text as it is: names are not read as markup or control sequences."""
+    """A console that shows text as it is: names are not read as markup or control sequences.
+
+    A file or a pipe gets wide lines, so that each row of a table is one line there. The variable
+    COLUMNS gives another width, in letters.
+    """
+
+    FILE_WIDTH = 200  # letters: the widest table with all its columns fits
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+        if not (self.is_terminal or "width" in options or os.environ.get("COLUMNS", "").isdigit()):
+            self.width = self.FILE_WIDTH
 
     def tell(self, text: object, lines: bool = False) -> None:
         """Print a text on a line of its own, wrapped by the terminal.
