@@ -182,7 +182,7 @@ def test_a_second_ctrl_c_ends_the_process_without_pythons_own_end():
 
 
 def test_before_the_first_frame_is_encoded_no_time_is_promised(monkeypatch):
-    monkeypatch.setattr(progress, "PLAIN_EVERY_SECONDS", 0)
+    monkeypatch.setattr(progress.Throttle, "SECONDS", 0)
     out = io.StringIO()
     screen = Reporter(Console(file=out, width=120))
     screen.pace(Pace(0.0, 0, 0.0))

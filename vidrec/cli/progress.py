@@ -10,13 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vidrec.cli.output import warn
 from vidrec.evaluation import tasks
-from vidrec.features.pace import Pace, duration
+from vidrec.features.pace import Pace, Throttle, duration
 from vidrec.io import escape
 from vidrec.io.words import counted
 from vidrec.training import loop, results
 
-# Time between two plain lines: a log shows that the work goes on, and stays short.
-PLAIN_EVERY_SECONDS = 15.0
 FAR = 20  # a larger multiple of the patience is a limit that training is not meant to reach
 
 
@@ -37,7 +35,7 @@ class Reporter:
         self.console = console
         self.stopping = self.unread = False
         self._bar: Progress | None = None
-        self._last = 0.0
+        self._throttle = Throttle(waits=False)
         self._pace: Pace | None = None
         self._planned = self._begun = 0  # groups of trials
 
@@ -56,7 +54,7 @@ class Reporter:
         if self._pace:  # the bar of a terminal has a separate column for the time left
             note = f"({self._pace}{'' if self.console.is_terminal else f', {self._pace.left}'})"
         if done == total:
-            self._last = 0.0  # the last line is always printed
+            self._throttle = Throttle(waits=False)  # the last line is always printed
         self.advance("clips", done, total, note)
         if self.stopping:
             raise loop.Interrupted(
@@ -98,9 +96,7 @@ class Reporter:
     def advance(self, title: str, done: int, total: int, note: str = "") -> None:
         """Show progress: move the bar, or print a line if the last one was some time ago."""
         if not self.console.is_terminal:
-            now = time.monotonic()
-            if now - self._last >= PLAIN_EVERY_SECONDS:
-                self._last = now
+            if self._throttle.due():
                 self._print(f"{title}: {done} of {total} {note}".rstrip())
             return
         if not self._bar:
@@ -138,18 +134,21 @@ def with_pace(lines: Iterable[dict[str, Any]], files: int) -> Iterator[dict[str,
         lines: Lines as `predict.lines` yields them; the last line of each file has no `start`.
         files: Number of files.
     """
-    done, began = 0, time.monotonic()
-    last = began
+    done, began, throttle = 0, 0.0, Throttle()
     if files > 1:
         warn(f"{files} files are to be classified")
     for line in lines:
         yield line
         done += "start" not in line
-        now = time.monotonic()
-        if done and done < files and now - last >= PLAIN_EVERY_SECONDS:
-            last, rate = now, done / (now - began)
-            left = duration((files - done) / rate)
-            warn(f"files: {done} of {files} ({rate:.2g} files/s, {left} left)")
+        if done and not began:  # programs are compiled before the first answer
+            began = time.monotonic()
+        if done < files and throttle.due():
+            speed = ""
+            if done > 1:
+                rate = (done - 1) / (time.monotonic() - began)
+                left = duration((files - done) / rate)
+                speed = f" ({rate:.2g} files/s, {left} left)"
+            warn(f"files: {done} of {files}{speed}")
 
 
 class GroupProgress(loop.Silent):

@@ -1,5 +1,6 @@
-"""Measure how fast frames are encoded, for progress messages."""
+"""Measure how fast long work goes, and decide when the next line of progress is due."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ class Pace(NamedTuple):
     """The speed of an extraction so far, and the time that is left.
 
     Attributes:
-        frames_per_second: Mean number of frames encoded per second.
+        frames_per_second: Mean number of frames encoded per second; 0 if it is unknown yet.
         bytes: Size of the features made so far, in bytes.
         seconds_left: Expected seconds until the end at this speed.
     """
@@ -27,17 +28,52 @@ class Pace(NamedTuple):
 
 
 class Stopwatch:
-    """Measures the pace of an extraction with a given number of frames."""
+    """Measures the pace of an extraction with a given number of frames.
+
+    The first frames only start the clock: decoders start and programs are compiled before them,
+    so a speed that counted them would be far too low.
+    """
 
     def __init__(self, frames: int):
         self.frames = frames
-        self.began = time.perf_counter()
+        self._first: tuple[float, int] | None = None  # time, and frames encoded until then
 
     def pace(self, encoded: int, size_bytes: int) -> Pace:
-        """Return the pace, from the number of frames encoded and the bytes of their features."""
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        left = max(self.frames - encoded, 0) * seconds / encoded if encoded else 0.0
-        return Pace(encoded / seconds, size_bytes, left)
+        """Return the pace since the first frames were encoded; a speed of 0 if it is unknown yet.
+
+        Args:
+            encoded: number of frames encoded so far.
+            size_bytes: size of their features in bytes.
+        """
+        now = time.perf_counter()
+        if encoded and self._first is None:
+            self._first = now, encoded
+        began, before = self._first or (now, encoded)
+        if encoded == before:
+            return Pace(0.0, size_bytes, 0.0)
+        rate = (encoded - before) / max(now - began, 1e-9)
+        return Pace(rate, size_bytes, max(self.frames - encoded, 0) / rate)
+
+
+class Throttle:
+    """Decides when the next line of progress is due, so that a log stays short.
+
+    Args:
+        waits: Whether the first line waits, too.
+    """
+
+    SECONDS = 15.0  # between two lines
+
+    def __init__(self, waits: bool = True):
+        self._last = time.monotonic() if waits else -math.inf
+
+    def due(self) -> bool:
+        """Return whether a line is due now; if it is, the next one is due after `SECONDS`."""
+        now = time.monotonic()
+        if now - self._last < self.SECONDS:
+            return False
+        self._last = now
+        return True
 
 
 def duration(seconds: float) -> str:

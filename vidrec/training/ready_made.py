@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +13,12 @@ from vidrec.data.datasets.base import Dataset, UnreadableClip
 from vidrec.errors import TransientError, UserError
 from vidrec.features import ready
 from vidrec.features.on_disk import OnDisk
+from vidrec.features.pace import Throttle
 from vidrec.features.projection import Projection, fit_projection, project_all
 from vidrec.features.ragged import Features, Unreadable, ragged
 from vidrec.io import files
 from vidrec.io.machine import cache_dir
 
-TELL_EVERY_SECONDS = 15.0  # between two lines of a long fit
 MOST_KEPT = 2**30  # bytes of projected features that are kept for later rows
 WIDE = 1024  # numbers a frame; components of wider features take long to fit, so they are cached
 
@@ -80,12 +79,10 @@ def _before_fit(features: Features | OnDisk, train: np.ndarray, components: int)
 
 def _telling(tell: Callable[[str], None]) -> Callable[[int, int], None]:
     """Return a progress function that tells a line from time to time during a long fit."""
-    last = time.monotonic()
+    throttle = Throttle()
 
     def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= TELL_EVERY_SECONDS:
-            last = time.monotonic()
+        if throttle.due():
             tell(f"principal components: {done:,} of {total:,} frames")
 
     return progress
