@@ -88,6 +88,19 @@ def test_names_are_those_of_the_videos_so_draws_are_the_same(folder, tmp_path):
         datasets.load(official(tmp_path))
 
 
+def test_the_doctor_names_the_files_that_are_there(folder, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(folder, root)
+    first, second = (root / "Archery" / f"v_Archery_g02_c{number:02d}.npy" for number in (1, 2))
+    shutil.copy(first, second)
+    how = official(root)
+    (same,) = doctor.examine(datasets.load(how), how)["duplicates"]
+    assert same["names"] == [f"Archery/{path.stem}.avi" for path in (first, second)]
+    assert same["files"] == [f"Archery/{path.name}" for path in (first, second)]
+    line = f"same content: Archery/{first.name} = Archery/{second.name}"
+    assert line in doctor.lines(doctor.examine(datasets.load(how), how))
+
+
 def test_safetensors_and_two_files_of_a_clip(folder, tmp_path):
     from safetensors.numpy import save_file
 

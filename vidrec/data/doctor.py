@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,10 +51,11 @@ def examine(
         JSON-able findings: `healthy` (True if nothing needs to be done), `clips` (their number),
         `classes` (clips of each), `frames` (declared and decoded frames of all clips; frames of the
         shortest, median and longest clip), `unreadable` and `damaged` (path and reason),
-        `duplicates` (names of clips with the same content, and their parts), `notes`. `rates` has
-        the lowest and highest frames a second, and the rate that the settings use (0: all frames);
-        it is empty if clips have no rate. `split` has the clips of each part, the id, `leaked`,
-        recordings in two parts, and whether parts may share unknown recordings; or the error.
+        `duplicates` (names and files of clips with the same content, and their parts), `notes`.
+        `rates` has the lowest and highest frames a second, and the rate that the settings use (0:
+        all frames); it is empty if clips have no rate. `split` has the clips of each part, the id,
+        `leaked`, recordings in two parts, and whether parts may share unknown recordings; or the
+        error.
     """
     part_of, split = _split(dataset, data)
     if isinstance(dataset, Files):
@@ -144,11 +146,21 @@ def _duplicates(
     return [
         {
             "names": [dataset.names[clip] for clip in clips],
+            "files": [_file_name(dataset, clip) for clip in clips],
             "parts": _ordered({part_of[clip] for clip in clips if clip in part_of}),
         }
         for clips in same.values()
         if len(clips) > 1
     ]
+
+
+def _file_name(dataset: Dataset, clip: int) -> str:
+    """Return a clip's name with the ending of its file.
+
+    The official lists name videos, also where a folder has ready-made features in their place.
+    """
+    name, ending = PurePath(dataset.names[clip]), PurePath(dataset.path(clip)).suffix
+    return name.with_suffix(ending).as_posix() if name.suffix and ending else dataset.names[clip]
 
 
 def _per_class(dataset: Dataset) -> dict[str, int]:
@@ -183,9 +195,9 @@ def lines(findings: dict[str, Any]) -> list[str]:
     torn = [e for e in findings["duplicates"] if len(e["parts"]) > 1]
     twins = [e for e in findings["duplicates"] if len(e["parts"]) <= 1]
     text += _listed(
-        "same content in two parts", [f"{' = '.join(e['names'])} ({_and(e)})" for e in torn]
+        "same content in two parts", [f"{' = '.join(e['files'])} ({_and(e)})" for e in torn]
     )
-    text += _listed("same content", [" = ".join(e["names"]) for e in twins])
+    text += _listed("same content", [" = ".join(e["files"]) for e in twins])
     if "error" in split:
         text.append(f"cannot be split: {split['error']}")
     else:
