@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.command_line import fails, launch
+from helpers.ucf_features import write_ucf101
 from helpers.video_files import clip
 
 from vidrec.cli import main, progress
@@ -25,15 +26,23 @@ def test_runners_up_that_round_to_nothing_are_left_out():
 
 
 def test_of_several_files_the_number_and_the_pace_are_told(capsys, monkeypatch):
-    times = iter([0.0, *(10.0 * i for i in range(1, 9))])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     lines = [{"path": str(i // 2), **({"start": 0.0} if i % 2 == 0 else {})} for i in range(8)]
-    assert list(progress.with_pace(lines, 4)) == lines
+
+    def slowly():
+        nonlocal now
+        for i, line in enumerate(lines):
+            now = 90.0 + 10.0 * i  # programs compile before the first answer
+            yield line
+
+    assert list(progress.with_pace(slowly(), 4)) == lines
     assert capsys.readouterr().err.splitlines() == [
         "4 files are to be classified",
-        "files: 1 of 4 (0.05 files/s, 60 s left)",
-        "files: 2 of 4 (0.05 files/s, 40 s left)",
-        "files: 3 of 4 (0.05 files/s, 20 s left)",
+        "files: 0 of 4",
+        "files: 1 of 4",  # no speed yet: programs were compiled before the first answer
+        "files: 2 of 4 (0.033 files/s, 60 s left)",
+        "files: 3 of 4 (0.04 files/s, 25 s left)",
     ]
     monkeypatch.undo()
     assert list(progress.with_pace(lines[:2], 1)) == lines[:2]
@@ -69,6 +78,20 @@ def test_a_dry_run_says_that_the_folder_is_missing(capsys, tmp_path):
         main.main(["ablate", "layers", "--data.root", str(tmp_path / "none"), "--dry-run"])
     said = capsys.readouterr().err.splitlines()
     assert f"data.root: there is no {tmp_path}/none here" in said[0]
+
+
+def test_a_dry_run_tells_how_the_table_is_adapted_to_its_data(capsys, tmp_path):
+    def told(*words):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main.main(["ablate", "learning_rate", "--dry-run", *map(str, words)])
+        return capsys.readouterr().out
+
+    folder = write_ucf101(tmp_path / "features")
+    said = told("--data.root", folder)
+    assert "Data: 4 of UCF-101's 101 classes (Archery, " in said
+    assert "frames.length 120 → " in said
+    assert "units divided by 8" in told("--on", "motion")
+    assert "Data:" not in told("--data.root", tmp_path / "none")
 
 
 def test_an_option_of_another_command_is_told(capsys):

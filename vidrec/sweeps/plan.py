@@ -120,8 +120,7 @@ def plan_table(
     failed = _failed(TablePlan(folder, planned)) if retry == "failed" else []
     planned = [_regroup_failed(trial, failed) for trial in planned]
     devices.barrier()  # every process has read what the files say
-    notes = ready_features.notes([trial.moved for trial in trials if trial.moved])
-    notes += embedded.notes((trial.on_motion for trial in trials), typed=bool(overrides))
+    notes = notes_on_data(trials, overrides)
     how = _folds(ablation.folds, planned, data) if ablation.folds else ""
     _describe(ablation, planned, folder, on, notes, folds=how)
     for trial in failed:
@@ -130,6 +129,19 @@ def plan_table(
         data.write_facts(folder, planned)
     devices.barrier()
     return TablePlan(folder, planned)
+
+
+def notes_on_data(
+    trials: Sequence[tables.Trial], overrides: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return how trials were adapted to the data that they run on, one text for each line.
+
+    Args:
+        trials: the trials of a table.
+        overrides: settings that the command line gives.
+    """
+    notes = ready_features.notes([trial.moved for trial in trials if trial.moved])
+    return notes + embedded.notes((trial.on_motion for trial in trials), typed=bool(overrides))
 
 
 def _another_task(trial: tables.Trial) -> dict[str, str]:

@@ -9,7 +9,7 @@ from vidrec.io import runs
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import cost, tuning
 from vidrec.sweeps.ablation import Ablation
-from vidrec.sweeps.plan import group_name
+from vidrec.sweeps.plan import group_name, notes_on_data
 from vidrec.sweeps.planned_data import PlannedData
 from vidrec.training import prepare
 from vidrec.training.step import training_id
@@ -44,6 +44,15 @@ def dry_run(
             }
         )
     return lines
+
+
+def notes(
+    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+) -> list[str]:
+    """Return how the table's trials are adapted to the data, as the report's notes say it."""
+    ablation = tuning.candidates(ablation) if ablation.tune else ablation
+    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
+    return notes_on_data(trials, overrides)
 
 
 def trained(ablation: Ablation, ids: Sequence[str], workdir: Path) -> set[str]:

@@ -223,6 +223,8 @@ class Ablate(SharedCommand):
         ids = [trial["id"] for trial in trials]
         done = len(preview.trained(table, ids, self.workdir))
         left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
+        for note in preview.notes(table, overrides, self.on):
+            console.tell(note)
         console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'program')}{left}")
         if table.tune:
             names = " and ".join(table.tune)
