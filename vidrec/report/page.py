@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidrec.config import Config, to_dict
 from vidrec.io import escape
 from vidrec.report import blocks, classes, figures, formats, rendering, tables, wording
 from vidrec.report.blocks import Block, Definition, Definitions, Figure, Paragraph, Section
@@ -341,9 +342,14 @@ def _settings(results: Run | AblationResult, run: Run | None) -> Section:
         command = results.meta.get("command") or command
     parts: list[Block] = [Definitions(_environment(run, command))]
     if settings := flat_settings(run.config):
-        body = [[Cell(name, code=True), Cell(value, "wrap")] for name, value in settings.items()]
-        table = Table(["setting", "value"], body, f"Settings {whose}")
-        parts.append(blocks.Details("All settings", table))
+        usual = flat_settings(to_dict(Config()))
+        body = []
+        for name, value in settings.items():
+            badges = [Badge("changed")] * (name in usual and value != usual[name])
+            body.append([Cell(name, code=True, badges=tuple(badges)), Cell(value, "wrap")])
+        caption = f"Settings {whose}; changed: other than vidrec's default"
+        table = Table(["setting", "value"], body, caption)
+        parts.append(blocks.Details(f"All settings {whose}", table))
     return Section("How to repeat it", "repeat", parts)
 
 
