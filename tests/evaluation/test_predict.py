@@ -245,6 +245,8 @@ SCANNERS = {
         "scanner.units": 3,
         "head.kind": "mean",
     },
+    "convgru": {"scanner.kind": "convgru", "encoder.pooling": "map", "scanner.units": 3},
+    "mingru": {**PLAIN, "scanner.kind": "mingru", "scanner.layers": 2},
     "minlstm": {**PLAIN, "scanner.kind": "minlstm"},
     "lru": {**PLAIN, "scanner.kind": "lru", "scanner.layers": 2},
     "attention": {**PLAIN, "scanner.kind": "attention"},

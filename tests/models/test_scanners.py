@@ -3,9 +3,7 @@
 import dataclasses
 import doctest
 import sys
-import typing
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -577,31 +575,6 @@ def test_a_step_that_returns_no_carry_is_one_line(how):
     Recurrent(Off(U)).init(jax.random.key(0), x)
     with pytest.raises(UserError, match=r"Off\.step returned .*; a step should return a carry"):
         Recurrent(Off(U, how=how)).init(jax.random.key(0), x)
-
-
-def kinds():
-    """Every `scanner.kind` that is not a file of a user."""
-    hint = typing.get_type_hints(Settings)["kind"]
-    return [
-        kind
-        for part in typing.get_args(hint)
-        if typing.get_origin(part) is typing.Literal
-        for kind in typing.get_args(part)
-    ]
-
-
-@pytest.mark.parametrize("kind", kinds())
-def test_every_kind_is_tested_here_and_on_the_page(kind):
-    built = scanners.build(Settings(kind=kind))
-    cell = getattr(built, "cell", None)
-    alike = [type(each) is type(built) for each in ALL.values()]
-    if cell is not None:
-        alike = [type(getattr(each, "cell", None)) is type(cell) for each in ALL.values()]
-    assert any(alike), f"a line in ONE_WAY for {kind}"
-    page = Path(__file__).parents[2] / "docs" / "reference" / "scanners.md"
-    table = page.read_text(encoding="utf-8").partition("| field |")[0]
-    named = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert any(f"`{kind}`" in column for column in named), f"a line in {page.name} for {kind}"
 
 
 def test_a_user_brings_a_cell_or_a_scanner(tmp_path):

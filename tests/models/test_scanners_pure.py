@@ -13,7 +13,7 @@ from vidrec.errors import UserError
 from vidrec.models import cells
 from vidrec.models.inputs import ends
 from vidrec.models.lru import LRU
-from vidrec.models.scanners import CELLS, Identity, MeanPool, Recurrent, lengths_to_mask
+from vidrec.models.scanners import Identity, MeanPool, Recurrent, lengths_to_mask
 
 # Small programs that run a few times each: nearly all their time would go into optimising them.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -93,12 +93,6 @@ def test_shapes_are_known_without_data(name):
 
 
 SLOW = ("bigru", "convlstm")
-
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_every_cell_is_made_here(kind):
-    made = [type(scanner.cell) for scanner in MADE.values() if isinstance(scanner, Recurrent)]
-    assert CELLS[kind] in made, f"a line in MADE for {kind}"
 
 
 @pytest.mark.parametrize(
