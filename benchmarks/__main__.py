@@ -8,7 +8,8 @@
 
 A ratio is the time of the other side divided by vidrec's: above 1, vidrec is faster. "Wanted" is
 the least ratio that this project aims for. With --before each command also runs in that worktree,
-right after ours. A row "ours before" has the ratio of its time to ours.
+right after ours. A row "ours before" has the ratio of its time to ours, and in brackets those of
+its fastest and slowest round.
 
 One that fails, or lacks an extra (pip install vidrec[parity,test]), is shown with its reason, and
 the others go on. These are not among them: growth.py, which compares with nothing, default_job.py,
@@ -42,11 +43,17 @@ def one(ratio: str) -> Read:
     return lambda printed: [1 / printed[ratio]]
 
 
+def our_side(printed: dict[str, Any]) -> dict[str, float]:
+    """Our seconds, of files that print `sides`: the median round, the fastest and the slowest."""
+    return printed["sides"]["vidrec"]
+
+
 @dataclass(frozen=True)
 class Work:
     """One command, and which of its figures the table shows.
 
     Attributes:
+        ours: how our seconds are read, for a comparison with an earlier commit.
         beside: what stands beside ours, and how its ratio, or the quartiles of its ratios, are read
             from the printed JSON.
         wanted: the least ratio, by `beside`; where none is named, none is asked for.
@@ -58,6 +65,7 @@ class Work:
     beside: dict[str, Read]
     wanted: dict[str, float]
     minutes: float
+    ours: Callable[[dict[str, Any]], dict[str, float]] = our_side
 
 
 LAYERS = {
@@ -149,6 +157,7 @@ WORKS = (
         {"a loop of jitted steps": one("ratio")},
         {"a loop of jitted steps": 1 / 1.2},
         2,
+        lambda printed: {"seconds": printed["seconds"]["ours"]},
     ),
     Work(
         "5 trials as a table on motion, 10 epochs",
@@ -159,29 +168,41 @@ WORKS = (
         },
         {"fit, one after another": 1, "a process each": 1 / 0.6},
         5,
+        lambda printed: {"seconds": printed["table_seconds"]},
     ),
 )
 
 
-def ours_before(work: Work, printed: dict[str, Any], checkout: Path) -> float | None:
-    """How many times as long as now our side took at an earlier commit; None: it cannot tell."""
+def ours_before(work: Work, printed: dict[str, Any], checkout: Path) -> list[float]:
+    """How many times as long as now our side took at an earlier commit.
+
+    Returns:
+        Of the fastest round there, of the middle one and of the slowest; or of all together; none
+        where that commit cannot tell.
+    """
     folder = checkout / "benchmarks"
-    if "sides" not in printed or not (folder / work.command[0]).exists():
-        return None
+    if not (folder / work.command[0]).exists():
+        return []
     then = run(work, folder, os.environ | {"PYTHONPATH": str(checkout)})
     if then["reason"]:
         print(f"  before: {then['reason']}", file=sys.stderr, flush=True)
-        return None
-    seconds = [each["sides"]["vidrec"]["seconds"] for each in (then["printed"], printed)]
-    return round(seconds[0] / seconds[1], 2)
+        return []
+    before, now = work.ours(then["printed"]), work.ours(printed)
+    rounds = [before[name] for name in ("least", "seconds", "most") if name in before]
+    return [round(each / now["seconds"], 2) for each in rounds]
 
 
 def run(work: Work, folder: Path = HERE, environment: Any = None) -> dict[str, Any]:
     """What a command printed and its ratios, or the reason why there are none."""
     began = time.perf_counter()
     script, *words = work.command
+    # A script finds experiments and ablations in its own checkout.
     done = subprocess.run(
-        [sys.executable, folder / script, *words], capture_output=True, text=True, env=environment
+        [sys.executable, folder / script, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder.parent,
     )
     found: dict[str, Any] = {
         "work": work.name,
@@ -255,7 +276,9 @@ def main() -> int:
         results.append(run(work))
         if given.before and not results[-1]["reason"]:
             printed, checkout = results[-1]["printed"], given.before.resolve()
-            results[-1]["ratios"]["ours before"] = ours_before(work, printed, checkout)
+            rounds = ours_before(work, printed, checkout)
+            results[-1]["quartiles"]["ours before"] = rounds
+            results[-1]["ratios"]["ours before"] = statistics.median(rounds) if rounds else None
         lines += rows(work, results[-1])
         for _, *line in rows(work, results[-1]):
             print("  " + "  ".join(line), file=sys.stderr, flush=True)

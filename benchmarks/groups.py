@@ -79,7 +79,12 @@ def config():
 
 
 def as_processes(trials: list[ablation.Trial], folder: Path) -> float:
-    """Seconds of one `launch.py train`, the median of some."""
+    """Seconds of one `launch.py train`, the median of some.
+
+    A workdir of its own: `train` would find in the table's what it has trained already.
+    """
+    folder = folder / "processes"
+    folder.mkdir()
     seconds = []
     for place, trial in enumerate(trials):
         experiment = folder / f"alone_{place}.py"

@@ -93,6 +93,36 @@ def test_ratios_are_read_and_a_missed_one_is_marked(tmp_path):
     )
 
 
+def earlier(root, program):
+    """A worktree of an earlier commit with one benchmark."""
+    (root / "benchmarks").mkdir()
+    (root / "benchmarks" / "step.py").write_text(program)
+    (root / "row.txt").write_text("2.0 3.0 8.0")  # as ablations are: beside benchmarks/
+    return root
+
+
+def test_ours_before_is_run_in_its_own_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parent)
+    program = (
+        "import json\n"
+        "least, seconds, most = map(float, open('row.txt').read().split())\n"
+        "ours = {'least': least, 'seconds': seconds, 'most': most}\n"
+        "print(json.dumps({'sides': {'vidrec': ours}}))\n"
+    )
+    checkout = earlier(tmp_path, program)
+    work = benchmarks.Work("step", ("step.py",), {}, {}, 1)
+    now = {"sides": {"vidrec": {"least": 0.5, "seconds": 2.0, "most": 4.0}}}
+    assert benchmarks.ours_before(work, now, checkout) == [1.0, 1.5, 4.0]
+    whole = benchmarks.Work("step", ("step.py",), {}, {}, 1, lambda printed: {"seconds": 2.0})
+    assert benchmarks.ours_before(whole, {}, checkout) == [1.0]
+    (checkout / "row.txt").unlink()
+    assert benchmarks.ours_before(work, now, checkout) == []
+    assert "row.txt" in capsys.readouterr().err
+    assert (
+        benchmarks.ours_before(benchmarks.Work("new", ("new.py",), {}, {}, 1), now, checkout) == []
+    )
+
+
 def test_sides_that_compute_something_else_are_refused():
     assert turns.compare("same", [1.0, 2.0], [1.0, 2.001], 1e-3) == pytest.approx(5e-4, rel=1e-3)
     for wrong in ([1.0, 2.1], [1.0, float("nan")], [1.0]):
