@@ -619,10 +619,10 @@ def test_the_pace_counts_every_frame_once_and_comes_to_an_end(store, monkeypatch
 def test_the_pace_does_not_count_what_precedes_the_first_frames(monkeypatch):
     times = iter([60.0, 100.0, 110.0, 112.0, 120.0])  # the encoder is compiled for 100 s
     monkeypatch.setattr(pace.time, "perf_counter", lambda: next(times))
-    watch = pace.Stopwatch(frames=100)
+    watch = pace.Stopwatch(100)
     unknown = [watch.pace(0, 0), watch.pace(20, 5), watch.pace(20, 5)]
-    assert [each.frames_per_second for each in unknown] == [0, 0, 0]
+    assert [each.per_second for each in unknown] == [0, 0, 0]
     half = watch.pace(50, 10)
-    assert (half.frames_per_second, half.bytes) == (30 / 12, 10)
+    assert (half.per_second, half.bytes) == (30 / 12, 10)
     assert half.seconds_left == pytest.approx(50 / (30 / 12))
     assert watch.pace(100, 20).seconds_left == 0

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vidrec.cli.output import warn
 from vidrec.evaluation import tasks
-from vidrec.features.pace import Pace, Throttle, duration
+from vidrec.features.pace import Pace, Stopwatch, Throttle, duration
 from vidrec.io import escape
 from vidrec.io.words import counted
 from vidrec.training import loop, results
@@ -63,7 +63,7 @@ class Reporter:
 
     def pace(self, pace: Pace) -> None:
         """Note how quickly frames are encoded, to be shown with the next clip."""
-        self._pace = pace if pace.frames_per_second else None  # unknown before the first batch
+        self._pace = pace if pace.per_second else None  # unknown before the first batch
 
     def planned(self, groups: int) -> None:
         """Note how many groups of trials train, one after another."""
@@ -134,20 +134,15 @@ def with_pace(lines: Iterable[dict[str, Any]], files: int) -> Iterator[dict[str,
         lines: Lines as `predict.lines` yields them; the last line of each file has no `start`.
         files: Number of files.
     """
-    done, began, throttle = 0, 0.0, Throttle()
+    done, watch, throttle = 0, Stopwatch(files), Throttle()
     if files > 1:
         warn(f"{files} files are to be classified")
     for line in lines:
         yield line
         done += "start" not in line
-        if done and not began:  # programs are compiled before the first answer
-            began = time.monotonic()
+        pace = watch.pace(done)
         if done < files and throttle.due():
-            speed = ""
-            if done > 1:
-                rate = (done - 1) / (time.monotonic() - began)
-                left = duration((files - done) / rate)
-                speed = f" ({rate:.2g} files/s, {left} left)"
+            speed = f" ({pace.per_second:.2g} files/s, {pace.left})" if pace.per_second else ""
             warn(f"files: {done} of {files}{speed}")
 
 

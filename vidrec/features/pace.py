@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 
 class Pace(NamedTuple):
-    """The speed of an extraction so far, and the time that is left.
+    """The speed of an extraction, or of other work, so far, and the time that is left.
 
     Attributes:
-        frames_per_second: Mean number of frames encoded per second; 0 if it is unknown yet.
+        per_second: Mean number of frames (or files) done per second; 0 if it is unknown yet.
         bytes: Size of the features made so far, in bytes.
         seconds_left: Expected seconds until the end at this speed.
     """
 
-    frames_per_second: float
+    per_second: float
     bytes: int
     seconds_left: float
 
     def __str__(self) -> str:
-        return f"{self.frames_per_second:,.0f} frames/s, {self.bytes / 1e6:,.1f} MB of features"
+        return f"{self.per_second:,.0f} frames/s, {self.bytes / 1e6:,.1f} MB of features"
 
     @property
     def left(self) -> str:
@@ -28,31 +28,31 @@ class Pace(NamedTuple):
 
 
 class Stopwatch:
-    """Measures the pace of an extraction with a given number of frames.
+    """Measures the pace of work with a given number of frames or files.
 
-    The first frames only start the clock: decoders start and programs are compiled before them,
+    The first ones only start the clock: decoders start and programs are compiled before them,
     so a speed that counted them would be far too low.
     """
 
-    def __init__(self, frames: int):
-        self.frames = frames
-        self._first: tuple[float, int] | None = None  # time, and frames encoded until then
+    def __init__(self, total: int):
+        self.total = total
+        self._first: tuple[float, int] | None = None  # time, and what was done until then
 
-    def pace(self, encoded: int, size_bytes: int) -> Pace:
-        """Return the pace since the first frames were encoded; a speed of 0 if it is unknown yet.
+    def pace(self, done: int, size_bytes: int = 0) -> Pace:
+        """Return the pace since the first ones were done; a speed of 0 if it is unknown yet.
 
         Args:
-            encoded: number of frames encoded so far.
+            done: number of frames or files done so far.
             size_bytes: size of their features in bytes.
         """
         now = time.perf_counter()
-        if encoded and self._first is None:
-            self._first = now, encoded
-        began, before = self._first or (now, encoded)
-        if encoded == before:
+        if done and self._first is None:
+            self._first = now, done
+        began, before = self._first or (now, done)
+        if done == before:
             return Pace(0.0, size_bytes, 0.0)
-        rate = (encoded - before) / max(now - began, 1e-9)
-        return Pace(rate, size_bytes, max(self.frames - encoded, 0) / rate)
+        rate = (done - before) / max(now - began, 1e-9)
+        return Pace(rate, size_bytes, max(self.total - done, 0) / rate)
 
 
 class Throttle:
