@@ -22,8 +22,7 @@ def dry_run(
 
     For a table with `tune`, these are the trials that choose the values.
     """
-    ablation = tuning.candidates(ablation) if ablation.tune else ablation
-    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
+    trials = _trials(ablation, overrides, on)
     ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
     counted: dict[str, int] = {}
     lines = []
@@ -50,8 +49,7 @@ def notes(
     ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
 ) -> list[str]:
     """Return how the table's trials are adapted to the data, as the report's notes say it."""
-    ablation = tuning.candidates(ablation) if ablation.tune else ablation
-    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
+    trials = _trials(ablation, overrides, on)
     return notes_on_data(trials, overrides)
 
 
@@ -74,8 +72,7 @@ def estimates(
     Returns:
         For each group its name, its number of trials, its bytes and its seconds.
     """
-    ablation = tuning.candidates(ablation) if ablation.tune else ablation
-    trials = tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
+    trials = _trials(ablation, overrides, on)
     trained = {training_id(trial.config): trial.config for trial in trials}
     groups: dict[str, list[Config]] = {}
     for cfg in trained.values():
@@ -93,3 +90,9 @@ def estimates(
             line["seconds"] = cost.seconds(one, epochs, *cost.measured_rates(configs[0]))
         lines.append(line)
     return lines
+
+
+def _trials(ablation: Ablation, overrides: Mapping[str, Any] | None, on: str) -> list[tables.Trial]:
+    """Return the trials of a table; of one with `tune`, those that choose the values."""
+    ablation = tuning.candidates(ablation) if ablation.tune else ablation
+    return tables.concrete(tables.trials(ablation, overrides, on), at_hand=False)
