@@ -53,11 +53,11 @@ class Work:
     """One command, and which of its figures the table shows.
 
     Attributes:
-        ours: how our seconds are read, for a comparison with an earlier commit.
         beside: what stands beside ours, and how its ratio, or the quartiles of its ratios, are read
             from the printed JSON.
         wanted: the least ratio, by `beside`; where none is named, none is asked for.
         minutes: about how long it takes on two cores.
+        ours: how our seconds are read, for a comparison with an earlier commit.
     """
 
     name: str
