@@ -607,3 +607,18 @@ def test_a_class_without_test_clips_is_a_dash_and_comes_last(tmp_path):
     assert "nan" not in page.source
     [body] = re.findall(r"F1 of each class.*?</table>", page.source, re.DOTALL)
     assert re.findall(r'<th scope="row"[^>]*>([^<]+)', body)[-1] == "grows"
+
+
+@pytest.mark.parametrize(
+    ("name", "whose", "changed"),
+    [
+        ("run", "of this run", ["data.tfds"]),
+        ("scanners", "of gru, seed 0", ["data.tfds", "scanner.kind"]),
+    ],
+)
+def test_settings_say_whose_they_are_and_which_are_changed(folders, name, whose, changed):
+    source = (folders[name] / "report.html").read_text(encoding="utf-8")
+    _, _, rest = source.partition(f"<summary>All settings {whose}</summary>")
+    rows, _, _ = rest.partition("</details>")
+    assert "<code>scanner.kind</code>" in rows
+    assert re.findall(r'<code>([^<]+)</code><span class="badge">changed</span>', rows) == changed
