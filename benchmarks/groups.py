@@ -102,8 +102,8 @@ def epochs(trials: list[ablation.Trial], stopped: int, rounds: int) -> tuple[flo
     """Milliseconds of an epoch of all trials, and of one when some have stopped."""
     cfg = trials[0].config
     data = prepare.prepare(cfg)
-    over = devices.TrialParallel(len(trials))
-    group = TrialGroup([trial.config for trial in trials], data, over)
+    placement = devices.TrialParallel(len(trials))
+    group = TrialGroup([trial.config for trial in trials], data, placement)
     group.initialize()
     group.compile()
     begun = group.snapshot()

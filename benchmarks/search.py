@@ -144,8 +144,8 @@ def one_after_another(cfg: Config, trials: list[dict]) -> float:
 
     def train(trial: dict) -> None:
         own = override(cfg, trial["params"])
-        over = devices.over(1, own.train.parallel)
-        group = TrialGroup([own], data, over, programs)
+        placement = devices.placement(1, own.train.parallel)
+        group = TrialGroup([own], data, placement, programs)
         group.spec = replace(group.spec, uses_dropout=True)
         group.initialize()
         group.compile()

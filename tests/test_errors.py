@@ -53,9 +53,9 @@ def test_a_transient_error_says_what_failed_and_what_to_do():
 
 def test_folders_that_libraries_cannot_write_to_are_refused_before_the_work(tmp_path, monkeypatch):
     odd = tmp_path / os.fsdecode(b"caf\xe9")
-    assert errors.spelled(odd) == f"{tmp_path}/caf\\xe9"
-    assert errors.unspelled(errors.spelled(odd)) == str(odd)
-    errors.check_spelling(tmp_path / "café", "the workdir")
+    assert errors.printable(odd) == f"{tmp_path}/caf\\xe9"
+    assert errors.path_of_printable(errors.printable(odd)) == str(odd)
+    errors.check_printable(tmp_path / "café", "the workdir")
     for place in (
         lambda: runs.place_of_run(odd, "mine", "a" * 16),
         lambda: runs.place_of_table(odd, "mine", "a" * 8, []),

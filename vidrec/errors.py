@@ -41,18 +41,18 @@ class UserError(Exception):
     """
 
 
-def spelled(path: str | os.PathLike) -> str:
+def printable(path: str | os.PathLike) -> str:
     r"""Return a path as UTF-8 text; a byte that is not UTF-8 becomes an escape such as \xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def unspelled(text: str | os.PathLike) -> str:
-    r"""Return the path that `spelled` wrote as text; an escape such as \xe9 becomes a byte."""
+def path_of_printable(text: str | os.PathLike) -> str:
+    r"""Return the path that `printable` wrote as text; an escape such as \xe9 becomes a byte."""
     letters = re.compile(rb"\\x([89a-f][0-9a-f])")
     return os.fsdecode(letters.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
-def check_spelling(path: str | os.PathLike, what: str) -> None:
+def check_printable(path: str | os.PathLike, what: str) -> None:
     """Refuse an output folder whose path is not UTF-8, before any work is done.
 
     Several libraries cannot write to a path that is not UTF-8, and some fail only at the end.
@@ -64,20 +64,20 @@ def check_spelling(path: str | os.PathLike, what: str) -> None:
     Raises:
         UserError: The path is not UTF-8.
     """
-    if spelled(path) != os.fspath(path):
-        raise UserError(f"{what} {spelled(path)} is no UTF-8: name a folder that is")
+    if printable(path) != os.fspath(path):
+        raise UserError(f"{what} {printable(path)} is no UTF-8: name a folder that is")
 
 
 class UnreadableClip(Exception):
     """No frame of a clip can be read.
 
     Attributes:
-        path: The clip's file, as `spelled` returns it.
+        path: The clip's file, as `printable` returns it.
         reason: Why no frame can be read, in plain words.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(spelled(path), reason)
+        super().__init__(printable(path), reason)
         self.path, self.reason = self.args
 
     def __str__(self) -> str:

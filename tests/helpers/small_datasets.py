@@ -129,10 +129,10 @@ def group_of(configs, data=None, how="map", on=None) -> TrialGroup:
     data = data or prepared(configs[0])
     on = on or jax.devices()[:1]
     if how == "batch":
-        over = devices.DataParallel(on)
+        placement = devices.DataParallel(on)
     else:
-        over = devices.TrialParallel(len(configs), how, on)
-    group = TrialGroup(configs, data, over)
+        placement = devices.TrialParallel(len(configs), how, on)
+    group = TrialGroup(configs, data, placement)
     # One program for all, whether a trial drops or not: only then are bits the same.
     group.spec = replace(group.spec, uses_dropout=True)
     return group

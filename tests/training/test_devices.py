@@ -137,7 +137,7 @@ def ten_over(devices, how="map"):
     with jax.enable_x64(True):
         ten = CONFIGS[:10]
         group = group_of(ten, prepared(ten[0]), how, jax.devices()[:devices])
-        assert len(group.over.devices) == -(-10 // group.over.share)
+        assert len(group.placement.devices) == -(-10 // group.placement.share)
         return train(group)[0], group.progress
 
 
@@ -187,7 +187,7 @@ class Counter(NamedTuple):
     values: np.ndarray
 
 
-def counting(over):
+def counting(placement):
     """A carried step that adds, and how often it was traced."""
     traced = []
 
@@ -196,31 +196,33 @@ def counting(over):
         moved = state._replace(epoch=state.epoch + hyper + shared)
         return moved, moved.epoch
 
-    return over.advance(step), traced
+    return placement.advance(step), traced
 
 
 @pytest.mark.parametrize("how", ["map", "vmap"])
 @pytest.mark.parametrize("count", [1, 3, 8, 11])
 def test_groups_of_any_size_go_over_devices_and_back(how, count):
-    over = devices.TrialParallel(count, how, jax.devices())
-    assert over.share * len(over.devices) >= count
-    assert over.share * (len(over.devices) - 1) < count, "a device without a trial"
+    placement = devices.TrialParallel(count, how, jax.devices())
+    assert placement.share * len(placement.devices) >= count
+    assert placement.share * (len(placement.devices) - 1) < count, "a device without a trial"
     values = np.arange(2 * count, dtype=np.int32).reshape(count, 2)
     state = Counter(np.arange(count, dtype=np.int32), values)
     active = np.arange(count) % 3 != 0
-    there = over.shard(state)
-    assert all(len(leaf.sharding.device_set) == len(over.devices) for leaf in there)
-    assert same(over.fetch(there), state)
-    run, traced = counting(over)
-    add = over.shard(np.arange(count, dtype=np.int32))
-    shared = over.share_all(np.int32(7))
+    there = placement.shard(state)
+    assert all(len(leaf.sharding.device_set) == len(placement.devices) for leaf in there)
+    assert same(placement.fetch(there), state)
+    run, traced = counting(placement)
+    add = placement.shard(np.arange(count, dtype=np.int32))
+    shared = placement.share_all(np.int32(7))
     for _ in range(3):
-        stepped, out = run(over.shard(active), there, add, shared)
+        stepped, out = run(placement.shard(active), there, add, shared)
     assert len(traced) <= 2  # a conditional is traced for its shapes, too
     moved = state.epoch + np.arange(count) + 7
-    assert np.array_equal(over.fetch(stepped.epoch), np.where(active, moved, state.epoch))
-    assert np.array_equal(over.fetch(out), np.where(active, moved, 0))
-    kept = over.fetch(over.selector()(over.shard(active), stepped, over.shard(state)))
+    assert np.array_equal(placement.fetch(stepped.epoch), np.where(active, moved, state.epoch))
+    assert np.array_equal(placement.fetch(out), np.where(active, moved, 0))
+    kept = placement.fetch(
+        placement.selector()(placement.shard(active), stepped, placement.shard(state))
+    )
     assert np.array_equal(kept.epoch, np.where(active, moved, state.epoch))
     assert np.array_equal(kept.values, state.values)
 
@@ -229,57 +231,64 @@ def test_groups_of_any_size_go_over_devices_and_back(how, count):
 @pytest.mark.parametrize("rows", [1, 5, 8])
 def test_rows_are_scored_by_every_trial_and_a_stopped_one_gives_zeros(how, rows):
     four = jax.devices()[:4]
-    over = devices.DataParallel(four) if how == "batch" else devices.TrialParallel(3, how, four)
+    placement = (
+        devices.DataParallel(four) if how == "batch" else devices.TrialParallel(3, how, four)
+    )
     count = 1 if how == "batch" else 3
     active = np.array([True, False, True])[:count]
-    values = np.random.default_rng(rows).integers(0, 9, (over.rows(rows), 2)).astype(np.int32)
-    scorer = over.scorer(lambda number, row, shared: number * row.sum(1) + shared)
+    values = np.random.default_rng(rows).integers(0, 9, (placement.rows(rows), 2)).astype(np.int32)
+    scorer = placement.scorer(lambda number, row, shared: number * row.sum(1) + shared)
     numbers = np.arange(1, count + 1, dtype=np.int32)
-    found = scorer(over.shard(active), (over.shard(numbers),), values, over.share_all(np.int32(5)))
+    found = scorer(
+        placement.shard(active),
+        (placement.shard(numbers),),
+        values,
+        placement.share_all(np.int32(5)),
+    )
     wanted = numbers[:, None] * values.sum(1)[None] + 5
-    assert np.array_equal(over.fetch(found), np.where(active[:, None], wanted, 0))
+    assert np.array_equal(placement.fetch(found), np.where(active[:, None], wanted, 0))
 
 
 @pytest.mark.parametrize("number", [2, 3, 8])
 @pytest.mark.parametrize("count", [3, 5, 8, 11])
 def test_trials_that_go_on_lie_evenly_on_the_devices(count, number):
-    over = devices.TrialParallel(count, "map", jax.devices()[:number])
+    placement = devices.TrialParallel(count, "map", jax.devices()[:number])
     rng = np.random.default_rng(count)
     values = rng.random((count, 3, 2), np.float32)
     tree = np.arange(count, dtype=np.int32), values
-    there, alive = over.shard(tree), np.ones(count, bool)
+    there, alive = placement.shard(tree), np.ones(count, bool)
     for stopped in rng.permutation(count):
         alive[stopped] = False
-        there = over.rebalance(alive, there)
-        assert same(over.fetch(there), tree)
+        there = placement.rebalance(alive, there)
+        assert same(placement.fetch(there), tree)
         lying = [np.asarray(shard.data) for shard in there[0].addressable_shards]
         busiest = max(alive[trials].sum() for trials in lying)
-        assert busiest == -(-alive.sum() // len(over.devices)), "one waits for another"
-        assert over.rebalance(alive, there) is there, "moved although nothing is gained"
+        assert busiest == -(-alive.sum() // len(placement.devices)), "one waits for another"
+        assert placement.rebalance(alive, there) is there, "moved although nothing is gained"
 
 
 def test_batched_trials_stay_where_they_are():
-    over = devices.TrialParallel(4, "vmap", jax.devices()[:2])
-    there = over.shard(np.arange(4))
-    assert over.rebalance(np.array([True, False, True, False]), there) is there
+    placement = devices.TrialParallel(4, "vmap", jax.devices()[:2])
+    there = placement.shard(np.arange(4))
+    assert placement.rebalance(np.array([True, False, True, False]), there) is there
 
 
 def test_what_was_gathered_does_not_change_when_its_buffers_are_given_away():
     """The host's copy is saved by a thread while the next epoch writes into the donated state."""
-    over = devices.TrialParallel(2, "map", jax.devices()[:1])
+    placement = devices.TrialParallel(2, "map", jax.devices()[:1])
 
     def double(state, hyper, shared):
         return state._replace(values=state.values * 2 + shared), jnp.zeros(())
 
-    zero, active = np.zeros(2, np.int32), over.shard(np.ones(2, bool))
-    state = over.shard(Counter(zero, np.ones((2, 4096), np.float32)))
-    shared = over.share_all(np.float32(1))
-    arguments = (active, state, over.shard(zero), shared)
-    run = devices.compiled(over.advance(double, donate=True), *arguments)
+    zero, active = np.zeros(2, np.int32), placement.shard(np.ones(2, bool))
+    state = placement.shard(Counter(zero, np.ones((2, 4096), np.float32)))
+    shared = placement.share_all(np.float32(1))
+    arguments = (active, state, placement.shard(zero), shared)
+    run = devices.compiled(placement.advance(double, donate=True), *arguments)
     seen = []
     for _ in range(5):
-        seen.append(over.fetch(state))
-        state, _ = run(active, state, over.shard(zero), shared)
+        seen.append(placement.fetch(state))
+        state, _ = run(active, state, placement.shard(zero), shared)
     assert [each.values[0, 0] for each in seen] == [1, 3, 7, 15, 31]
 
 
@@ -354,9 +363,9 @@ def test_parts_of_a_batch_add_up_to_the_batch():
 
 def test_several_trials_cannot_share_a_batch():
     with pytest.raises(UserError, match=r"train.parallel = 'batch' trains one trial at a time"):
-        devices.over(2, "batch")
-    assert isinstance(devices.over(1), devices.DataParallel)
-    assert isinstance(devices.over(2), devices.TrialParallel)
+        devices.placement(2, "batch")
+    assert isinstance(devices.placement(1), devices.DataParallel)
+    assert isinstance(devices.placement(2), devices.TrialParallel)
 
 
 @pytest.mark.slow
@@ -427,10 +436,10 @@ def test_cores_are_devices_for_a_table_and_one_for_a_trial(given):
 import jax, numpy as np
 from vidrec.training import devices as parallel, runtime
 runtime.use_cores()
-alone, three = parallel.over(1), parallel.over(3)
+alone, three = parallel.placement(1), parallel.placement(3)
 clips = three.share_once(np.ones((1001, 7), np.float32)[1:], {})
 lie = {each.data.unsafe_buffer_pointer() for each in clips.addressable_shards}
-told = isinstance(parallel.over(1, "batch"), parallel.DataParallel)
+told = isinstance(parallel.placement(1, "batch"), parallel.DataParallel)
 print(jax.local_device_count(), len(alone.devices), len(three.devices), len(lie), told)
 """
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
@@ -461,15 +470,15 @@ def test_places_that_are_left_over_and_trials_left_out_change_nothing_of_the_oth
     programs = {}
 
     def begun(own, on, places):
-        over = devices.TrialParallel(len(own), "map", on, places=places)
-        group = TrialGroup(own, data, over, programs if places else None)
+        placement = devices.TrialParallel(len(own), "map", on, places=places)
+        group = TrialGroup(own, data, placement, programs if places else None)
         group.initialize()
         group.compile()
         group.judge_untrained()
         return group
 
     group = begun(configs, two, 8)
-    assert np.asarray(group.over.shard_active(np.ones(3, bool))).sum() == 3
+    assert np.asarray(group.placement.shard_active(np.ones(3, bool))).sum() == 3
     group.train_epoch()
     group.leave_out([1])
     assert group.active.tolist() == [True, False, True]

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vidrec import __version__
-from vidrec.errors import UserError, check_spelling
+from vidrec.errors import UserError, check_printable
 from vidrec.io import files
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -66,7 +66,7 @@ def cache_dir() -> Path:
             the path of the cache is not UTF-8.
     """
     folder = _cache_dir()
-    check_spelling(folder, "the cache (VIDREC_CACHE)")
+    check_printable(folder, "the cache (VIDREC_CACHE)")
     return folder
 
 

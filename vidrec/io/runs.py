@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrec.errors import UserError, check_spelling, raise_if_transient
+from vidrec.errors import UserError, check_printable, raise_if_transient
 from vidrec.io import files
 
 CODE = "code"  # folder in which a run or a model keeps copies of the user's code files
@@ -80,7 +80,7 @@ def named(parent: Path, name: str) -> list[Path]:
 
 def place_of_run(workdir: Path, name: str, id_: str) -> Path:
     """Return the folder of a run, even if it was renamed; NAME-ID8 if there is none yet."""
-    check_spelling(workdir.absolute(), "the workdir")
+    check_printable(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     # All folders are checked: a new name may also end like an id, for example in a date.
     for folder in (usual, *folders(workdir)):
@@ -91,7 +91,7 @@ def place_of_run(workdir: Path, name: str, id_: str) -> Path:
 
 def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> Path:
     """Return the folder of a table, even if it was renamed; NAME-CODE if there is none yet."""
-    check_spelling(workdir.absolute(), "the workdir")
+    check_printable(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{code}"
     for folder in (usual, *folders(workdir)):
         table = _read(folder / TABLE, files.TABLE_HOLDS)
@@ -102,7 +102,7 @@ def place_of_table(workdir: Path, name: str, code: str, ids: Sequence[str]) -> P
 
 def place_of_search(workdir: Path, name: str, id_: str) -> Path:
     """Return the folder of a search, even if it was renamed; NAME-ID8 if there is none yet."""
-    check_spelling(workdir.absolute(), "the workdir")
+    check_printable(workdir.absolute(), "the workdir")
     usual = workdir / f"{name}-{id_[:8]}"
     for folder in (usual, *folders(workdir)):
         search = _read(folder / SEARCH, files.SEARCH_HOLDS)

@@ -300,7 +300,7 @@ def for_platform(group: GroupPlan, data: prepare.Prepared) -> list[GroupPlan]:
     """
     cfg, count = group.trials[0].config, len({training_id(each.config) for each in group.trials})
     begun = checkpoint.Checkpoints(group.folder / "checkpoints").steps()
-    alone = feeds.by_step(cfg, data, devices.over(1, cfg.train.parallel))
+    alone = feeds.by_step(cfg, data, devices.placement(1, cfg.train.parallel))
     return split(group, count) if alone and count > 1 and not begun else [group]
 
 

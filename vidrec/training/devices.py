@@ -87,7 +87,7 @@ def memory_needed(compiled: Any) -> float:
     return float(held + told.temp_size_in_bytes)
 
 
-def over(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
+def placement(trials: int, spread: Spread = "auto") -> "TrialParallel | DataParallel":
     """Return how a group uses the devices: it divides the batches of one trial, or the trials.
 
     If a CPU's cores are the devices, a single trial uses the first one, since its large products

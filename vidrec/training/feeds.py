@@ -81,10 +81,10 @@ class ResidentFeed:
         by_step: whether each batch is a separate call of a program, see `by_step`.
     """
 
-    def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, by_step: bool):
+    def __init__(self, spec: TrialSpec, placement: Placement, data: Prepared, by_step: bool):
         self.spec, self.by_step = spec, by_step
         self.dtype = data.values.dtype
-        self.shared = over.share_once(resident(data), data.on_devices)
+        self.shared = placement.share_once(resident(data), data.on_devices)
 
     def steps_at_once(self, done: int = 0) -> int:
         """See `Feed`."""
@@ -110,10 +110,10 @@ class StreamedFeed:
         seeds: seeds of the trials, in the order of the trials.
     """
 
-    def __init__(self, spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]):
+    def __init__(self, spec: TrialSpec, placement: Placement, data: Prepared, seeds: Sequence[int]):
         self.spec, self.data, self.seeds = spec, data, list(seeds)
-        self.shared = over.share_once(resident(data), data.on_devices)
-        self.by_step = by_step(spec.cfg, data, over)
+        self.shared = placement.share_once(resident(data), data.on_devices)
+        self.by_step = by_step(spec.cfg, data, placement)
         self._frame = data.values.shape[1:]
         self.dtype = data.on_disk.dtype if data.on_disk else data.values.dtype
         self._indices = jax.jit(partial(_frame_indices, spec))
@@ -193,19 +193,19 @@ class StreamedFeed:
             yield frames.reshape(size, -1, *frames.shape[1:])
 
 
-def of(spec: TrialSpec, over: Placement, data: Prepared, seeds: Sequence[int]) -> Feed:
+def of(spec: TrialSpec, placement: Placement, data: Prepared, seeds: Sequence[int]) -> Feed:
     """Return the feed that these data need."""
     if data.streams:
-        return StreamedFeed(spec, over, data, seeds)
-    return ResidentFeed(spec, over, data, by_step(spec.cfg, data, over))
+        return StreamedFeed(spec, placement, data, seeds)
+    return ResidentFeed(spec, placement, data, by_step(spec.cfg, data, placement))
 
 
-def by_step(cfg: Config, data: Prepared, over: Placement) -> bool:
+def by_step(cfg: Config, data: Prepared, placement: Placement) -> bool:
     """Return True if each batch is a separate call: for one trial that trains from pixels on a CPU.
 
     The step is then not in a loop: XLA's convolutions on a CPU use only one core inside a loop.
     """
-    several = isinstance(over, devices.TrialParallel)
+    several = isinstance(placement, devices.TrialParallel)
     loops = cfg.train.tbptt_every or cfg.train.grad_accum > 1 or several
     return runtime.is_cpu() and data.encoder is not None and not loops
 

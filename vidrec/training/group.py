@@ -52,7 +52,7 @@ class Snapshot(NamedTuple):
     progress: np.ndarray
 
 
-class Begun(NamedTuple):
+class PartialEpoch(NamedTuple):
     """The trained part of an epoch that is not complete.
 
     Attributes:
@@ -65,7 +65,7 @@ class Begun(NamedTuple):
 
 
 # Called during an epoch. The argument is a function that returns the part trained so far.
-Pause = Callable[[Callable[[], Begun]], None]
+Pause = Callable[[Callable[[], PartialEpoch]], None]
 
 
 class TrialGroup:
@@ -74,7 +74,7 @@ class TrialGroup:
     Args:
         configs: settings of the trials, which share a signature.
         data: the data that all trials train on.
-        over: how the trials use the devices; None: as `train.parallel` says.
+        placement: how the trials use the devices; None: as `train.parallel` says.
         programs: compiled programs of groups; this group uses those that fit, and adds its own.
 
     Attributes:
@@ -86,12 +86,12 @@ class TrialGroup:
         self,
         configs: Sequence[Config],
         data: Prepared,
-        over: feeds.Placement | None = None,
+        placement: feeds.Placement | None = None,
         programs: Programs | None = None,
     ):
         self.configs, self.data = list(configs), data
         self.cfg = self.configs[0]
-        self.over = over or devices.over(len(self.configs), self.cfg.train.parallel)
+        self.placement = placement or devices.placement(len(self.configs), self.cfg.train.parallel)
         self.spec = self._spec()
         self.state: Any = None
         self.best: Any = None
@@ -104,17 +104,17 @@ class TrialGroup:
         data, cfg = self.data, self.cfg
         flips.check(cfg, data.classes)
         encoder = data.encoder
-        if encoder is not None and feeds.by_step(cfg, data, self.over):
+        if encoder is not None and feeds.by_step(cfg, data, self.placement):
             encoder = encoders.outside_loops(encoder)
         fitted = override(cfg, {"frames.length": data.length})
         cfg = override(cfg, {"eval.views": views.ONE})  # validation uses one view
         return TrialSpec(
             cfg,
-            model.build(fitted, len(data.classes), self.over.axis_name, encoder),
+            model.build(fitted, len(data.classes), self.placement.axis_name, encoder),
             data.length,
             len(data.clips("train")),
-            self.over.axis_name,
-            self.over.num_shards,
+            self.placement.axis_name,
+            self.placement.num_shards,
             uses_dropout=any(each.scanner.dropout for each in self.configs),
             random_segments=bool(data.lengths.max() > data.length),
             smooths_labels=any(each.loss.label_smoothing for each in self.configs),
@@ -131,7 +131,7 @@ class TrialGroup:
             if entry.name not in ("cfg", "model")
         }
         split = self.data.split.id
-        return signature(self.cfg), data_id(self.cfg), split, self.over.layout, *spec.values()
+        return signature(self.cfg), data_id(self.cfg), split, self.placement.layout, *spec.values()
 
     def _train_labels(self) -> np.ndarray:
         """Return the labels of the training clips."""
@@ -152,28 +152,28 @@ class TrialGroup:
     def initialize(self) -> None:
         """Place data and settings on the devices, and draw the first weights."""
         seeds = [cfg.seed for cfg in self.configs]
-        self.feed = feeds.of(self.spec, self.over, self.data, seeds)
+        self.feed = feeds.of(self.spec, self.placement, self.data, seeds)
         numbers = [hyperparameters(cfg) for cfg in self.configs]
-        self.hyper = self.over.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
+        self.hyper = self.placement.shard(jax.tree.map(lambda *leaves: np.stack(leaves), *numbers))
         arguments = (self.hyper, self.feed.shared)
         if "first" not in self._programs:
             first = partial(programs.initial_state, self.spec)
-            self._programs["first"] = self.over.unoptimized(first, *arguments)
+            self._programs["first"] = self.placement.unoptimized(first, *arguments)
         self.state = self._programs["first"](*arguments)
         # A copy: fetched arrays may be views of the state, whose memory the next step reuses.
-        weights = jax.tree.map(np.array, self.over.fetch(self.state.weights))
-        self.best = self.over.shard(weights)
+        weights = jax.tree.map(np.array, self.placement.fetch(self.state.weights))
+        self.best = self.placement.shard(weights)
 
     def snapshot(self) -> Snapshot:
         """Return a copy of everything that training changes, on the host of every process."""
-        state, best = packed.unpack(self.over.fetch((self.state, self.best)))
+        state, best = packed.unpack(self.placement.fetch((self.state, self.best)))
         progress = np.array([tuple(each) for each in self.progress], np.float64)
         return Snapshot(state, best, progress)
 
     def restore(self, saved: Snapshot) -> None:
         """Continue from a snapshot, which may come from another number of devices."""
         whole = packed.pack_like((saved.state, saved.best), (self.state, self.best), leading=1)
-        self.state, self.best = self.over.shard(whole)
+        self.state, self.best = self.placement.shard(whole)
         self.progress = [_progress(line) for line in saved.progress.tolist()]
 
     # ------------------------------------------------------------------ training
@@ -195,7 +195,7 @@ class TrialGroup:
             frames = np.zeros((*shape, self.spec.length, *frame), self.feed.dtype)
         inputs = self._inputs(0, clips, np.zeros(shape, bool), frames)
         train = partial(programs.train_batches, self.spec)
-        program = self.over.advance(train, donate=True)
+        program = self.placement.advance(train, donate=True)
         arguments = (self._active_on_devices(), self.state, inputs, self.feed.shared)
         self._programs[self._train_name] = devices.compiled(program, *arguments)
 
@@ -206,7 +206,7 @@ class TrialGroup:
 
     def memory_needed(self) -> float:
         """Return the bytes that the compiled epoch and the best weights take on each device."""
-        best = sum(leaf.nbytes for leaf in jax.tree.leaves(self.best)) / len(self.over.devices)
+        best = sum(leaf.nbytes for leaf in jax.tree.leaves(self.best)) / len(self.placement.devices)
         return devices.memory_needed(self._programs[self._train_name]) + best
 
     def judge_untrained(self) -> None:
@@ -235,10 +235,10 @@ class TrialGroup:
     def _rebalance(self) -> None:
         """Assign the trials to the devices again if stopped trials left unequal work."""
         trees = (self.state, self.best, self.hyper)
-        self.state, self.best, self.hyper = self.over.rebalance(self.active, trees)
+        self.state, self.best, self.hyper = self.placement.rebalance(self.active, trees)
 
     def train_epoch(
-        self, begun: Begun | None = None, pause: Pause | None = None
+        self, begun: PartialEpoch | None = None, pause: Pause | None = None
     ) -> list[Figures | None]:
         """Train one epoch, validate, and decide how each trial continues.
 
@@ -250,7 +250,7 @@ class TrialGroup:
         Returns:
             The figures of each trial; None for a trial that is not active.
         """
-        sums = self._train(begun or Begun(0, {}), pause)
+        sums = self._train(begun or PartialEpoch(0, {}), pause)
         validated = self.validate(self.state.weights)
         active = self.active
         figures = [
@@ -267,7 +267,7 @@ class TrialGroup:
         self._rebalance()
         return figures
 
-    def _train(self, begun: Begun, pause: Pause | None) -> dict[str, np.ndarray]:
+    def _train(self, begun: PartialEpoch, pause: Pause | None) -> dict[str, np.ndarray]:
         """Train the epoch's batches; return sums of each (N, S) and the parameters' norm (N,)."""
         epoch, done = self.epoch, begun.steps
         order = self._order(epoch)
@@ -286,17 +286,17 @@ class TrialGroup:
             done += steps
             if pause and done < self.spec.steps_per_epoch:
                 pause(partial(self._begun, begun, done, list(parts)))
-        norm = self.over.fetch(parts[-1]["params_norm"])
+        norm = self.placement.fetch(parts[-1]["params_norm"])
         return self._begun(begun, done, parts).sums | {"params_norm": norm}
 
-    def _begun(self, before: Begun, done: int, parts: list[dict]) -> Begun:
+    def _begun(self, before: PartialEpoch, done: int, parts: list[dict]) -> PartialEpoch:
         """Return the trained part of the epoch: the steps in `before`, then those in `parts`."""
-        fetched = packed.unpack(self.over.fetch([part["sums"] for part in parts]))
+        fetched = packed.unpack(self.placement.fetch([part["sums"] for part in parts]))
         sums = {}
         for name in SUMS:
             earlier = [np.asarray(before.sums[name])] if before.steps else []
             sums[name] = np.concatenate([*earlier, *(part[name] for part in fetched)], 1)
-        return Begun(done, sums)
+        return PartialEpoch(done, sums)
 
     def _figures(self, sums: dict, validated: "Validated | None", trial: int) -> Figures:
         totals = {name: float(sums[name].sum(dtype=np.float64)) for name in SUMS}
@@ -315,8 +315,8 @@ class TrialGroup:
         if not improved.any():
             return
         if "best" not in self._programs:
-            self._programs["best"] = self.over.selector()
-        chosen = self.over.shard(improved)
+            self._programs["best"] = self.placement.selector()
+        chosen = self.placement.shard(improved)
         self.best = self._programs["best"](chosen, self.state.weights, self.best)
 
     def _order(self, epoch: int) -> Order:
@@ -335,12 +335,12 @@ class TrialGroup:
     ) -> TrainBatches:
         """Place batches on the devices."""
         epoch_N = np.full(len(self.configs), epoch, np.int32)
-        placed = self.over.shard((epoch_N, clips_NSB, valid_NSB, frames))
+        placed = self.placement.shard((epoch_N, clips_NSB, valid_NSB, frames))
         return TrainBatches(self.hyper, *placed)
 
     def _active_on_devices(self) -> Tree:
         """Place `active` on the devices."""
-        return self.over.shard_active(self.active)
+        return self.placement.shard_active(self.active)
 
     # ------------------------------------------------------------------ scores
 
@@ -428,13 +428,13 @@ class TrialGroup:
         window = spec.cfg.eval.window
         program = (score, window, spec.cfg.eval.views)
         if program not in self._programs:
-            self._programs[program] = self.over.scorer(partial(score, spec))
-        active = self.over.shard_active(which)
+            self._programs[program] = self.placement.scorer(partial(score, spec))
+        active = self.placement.shard_active(which)
         at_once = self.feed.rows_at_once(self._block)
         for part, frames in enumerate(self.feed.scoring(rows, at_once, window)):
             inputs = ScoredBatches(rows[part * at_once :][:at_once], frames)
             out = self._programs[program](active, trees, inputs, self.feed.shared)
-            yield self.over.fetch(out)
+            yield self.placement.fetch(out)
 
     def _rows(self, clips: np.ndarray) -> np.ndarray:
         """Arrange clips as batches, (S, B) or (S, B, 2); some clips are repeated to fill the last.
@@ -453,13 +453,13 @@ class TrialGroup:
     def _score_batch(self) -> int:
         """Number of clips in a scored batch; validation clips fill few batches of one size."""
         clips = len(self.data.clips("val")) or len(self.data.readable)
-        return score_batch_size(clips, self.cfg.eval.batch_size, self.over.num_shards)
+        return score_batch_size(clips, self.cfg.eval.batch_size, self.placement.num_shards)
 
     @property
     def _block(self) -> int:
         """Largest number of batches that a scoring program takes: as many as validation has."""
         batches = -(-len(self.data.clips("val")) // self._score_batch)
-        return self.over.rows(max(batches, 1))
+        return self.placement.rows(max(batches, 1))
 
 
 class Validated(NamedTuple):

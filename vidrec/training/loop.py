@@ -20,7 +20,7 @@ from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.io.checkpoint import Checkpoints
 from vidrec.training import continuing, devices, results, runtime
-from vidrec.training.group import Begun, Snapshot, TrialGroup
+from vidrec.training.group import PartialEpoch, Snapshot, TrialGroup
 from vidrec.training.prepare import Prepared
 from vidrec.training.results import METRICS, TrialRun, make_folder, os_errors_as_user_errors
 from vidrec.training.step import training_id
@@ -124,7 +124,7 @@ class GroupRun:
         self.group = make(list(self.trained.values()), data)
         self.seconds = {"compile": 0.0, "train": 0.0}
         self.resumed_epoch = 0
-        self.begun: Begun | None = None  # trained part of an epoch that was stopped
+        self.begun: PartialEpoch | None = None  # trained part of an epoch that was stopped
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._is_ready = False
         self._claimed: IO | None = None
@@ -163,9 +163,9 @@ class GroupRun:
 
     def _check_memory(self) -> None:
         """Raise OutOfMemory if several trials do not fit; the caller can then split the group."""
-        count, over = len(self.trained), self.group.over
+        count, placement = len(self.trained), self.group.placement
         settings = self.group.cfg.train
-        limit = 1e9 * settings.memory_gb or over.memory_limit(self.group.feed.shared)
+        limit = 1e9 * settings.memory_gb or placement.memory_limit(self.group.feed.shared)
         needed = self.group.memory_needed()
         if needed > limit and count > 1:
             raise OutOfMemory(
@@ -219,7 +219,7 @@ class GroupRun:
         ids, group = list(self.trained), self.group
         self._saved_at = time.monotonic()
 
-        def pause(begun: Callable[[], Begun]) -> None:
+        def pause(begun: Callable[[], PartialEpoch]) -> None:
             self._count_seconds()
             self._save(callback, begun)
 
@@ -246,7 +246,7 @@ class GroupRun:
     def _save(
         self,
         callback: Callback,
-        begun: Callable[[], Begun] | None = None,
+        begun: Callable[[], PartialEpoch] | None = None,
         *,
         wanted: bool = False,
     ) -> None:
@@ -278,10 +278,12 @@ class GroupRun:
             raise Interrupted(f"stopped after epoch {epoch}{inside}; the same command goes on")
 
 
-def _begun(meta: Mapping[str, Any] | None) -> Begun | None:
+def _begun(meta: Mapping[str, Any] | None) -> PartialEpoch | None:
     if not meta:
         return None
-    return Begun(meta["steps"], {n: np.array(x, np.float32) for n, x in meta["sums"].items()})
+    return PartialEpoch(
+        meta["steps"], {n: np.array(x, np.float32) for n, x in meta["sums"].items()}
+    )
 
 
 def _record(

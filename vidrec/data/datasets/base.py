@@ -16,7 +16,7 @@ from vidrec.data.hashing import Content
 from vidrec.data.pictures import Declared
 from vidrec.data.read_ahead import map_ahead
 from vidrec.data.remembered import decoded_name, remembered_clips
-from vidrec.errors import UnreadableClip, UserError, spelled
+from vidrec.errors import UnreadableClip, UserError, printable
 
 __all__ = ["PARTS", "Dataset", "Files", "UnreadableClip", "nearest", "per_clip"]
 
@@ -348,7 +348,7 @@ class Files(Dataset):
 
     def path(self, clip: int) -> str:
         """Return the path of a clip's file."""
-        return spelled(self.paths[clip])
+        return printable(self.paths[clip])
 
     def read(self, clip: int, frame_indices: Sequence[int], size: int) -> np.ndarray:
         """Decode chosen frames; what the file lacks is kept in `warnings`."""

@@ -11,7 +11,7 @@ import av
 
 from vidrec.data import pictures, video
 from vidrec.data.video import UnreadableClip
-from vidrec.errors import TransientError, UserError, is_transient, spelled
+from vidrec.errors import TransientError, UserError, is_transient, printable
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Extensions of files that are not videos, though PyAV's demuxers accept some of them.
@@ -46,7 +46,7 @@ def is_hidden(name: str) -> bool:
 
 def clip_name(path: Path, root: Path) -> str:
     """Return a path below the root as text that is the same on all systems: `/`, NFC, UTF-8."""
-    return unicodedata.normalize("NFC", spelled(path.relative_to(root).as_posix()))
+    return unicodedata.normalize("NFC", printable(path.relative_to(root).as_posix()))
 
 
 def is_image(path: Path) -> bool:

@@ -30,7 +30,7 @@ from vidrec.data.datasets.finding import (
     walk,
 )
 from vidrec.data.datasets.naming import Recordings, indices_of, part_of, recordings_of
-from vidrec.errors import UserError, spelled, unspelled
+from vidrec.errors import UserError, path_of_printable, printable
 from vidrec.io.files import expanded
 from vidrec.io.words import counted, some
 
@@ -98,7 +98,7 @@ def build(
     groups, known = _recordings(found, root, data.groups)
     label_of = {name: label for label, name in enumerate(classes)}
     return kind(
-        name=spelled(root.resolve().name),
+        name=printable(root.resolve().name),
         classes=classes,
         names=tuple(found.names),
         labels=np.array([label_of[name] for name in found.classes], np.int32),
@@ -131,7 +131,7 @@ def folder_of(data: Data, what: str) -> Path:
         raise UserError(f"data.root should name the folder of {what}: --data.root FOLDER")
     root = expanded(data.root)
     if not root.exists():  # a run's configuration stores non-UTF-8 bytes as escapes
-        root = Path(unspelled(root))
+        root = Path(path_of_printable(root))
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
         raise UserError(f"data.root = {data.root} {state}: it should be the folder of {what}")

@@ -17,7 +17,7 @@ from vidrec.data.datasets.frame_labels import LabelRules, most_frequent
 from vidrec.data.datasets.naming import indices_of, recordings_of
 from vidrec.data.datasets.segment_files import LabelledClips
 from vidrec.data.video import UnreadableClip
-from vidrec.errors import UserError, spelled
+from vidrec.errors import UserError, printable
 
 FEATURES_FIRST = "files of (D, T)"
 # The labels may be longer or shorter than the clip, since frame rates in files are not exact: by
@@ -77,7 +77,7 @@ def _clips(root: Path, features: bool) -> list[Path]:
 def _dataset(data: Data, root: Path, found: LabelledClips) -> Dataset:
     groups, known = _recordings(data, found)
     fields: dict[str, Any] = {
-        "name": spelled(root.resolve().name),
+        "name": printable(root.resolve().name),
         "classes": found.classes,
         "names": tuple(found.names),
         "labels": np.array([most_frequent(each) for each in found.labels], np.int32),

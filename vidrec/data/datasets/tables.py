@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidrec.errors import UserError, unspelled
+from vidrec.errors import UserError, path_of_printable
 from vidrec.io import escape
 from vidrec.io.files import Damaged, read_text
 
@@ -212,7 +212,7 @@ def located(root: Path, path: str) -> tuple[Path, str]:
     for each in (name, unicodedata.normalize("NFD", name), path.replace("\\", "/")):
         if os.path.lexists(root / each):
             return root / each, name
-    for each in (path, unspelled(path)):
+    for each in (path, path_of_printable(path)):
         if "\\" in path and os.path.lexists(root / each):
             return root / each, unicodedata.normalize("NFC", path)
     return root / name, name

@@ -9,7 +9,7 @@ import numpy as np
 
 from vidrec.data.datasets import feature_files, finding
 from vidrec.data.video import UnreadableClip
-from vidrec.errors import UserError, spelled
+from vidrec.errors import UserError, printable
 from vidrec.evaluation import tasks
 from vidrec.evaluation.predict import clips
 from vidrec.evaluation.predict.classifier import Classifier
@@ -62,11 +62,11 @@ def lines(
             if len(wanted) == 1:
                 raise
             # The answers for the other files are kept.
-            yield _unanswered(path, str(error).removeprefix(f"{spelled(path)}: "))
+            yield _unanswered(path, str(error).removeprefix(f"{printable(path)}: "))
 
 
 def _unanswered(path: Path, reason: str) -> Line:
-    return {"path": spelled(path), "class": None, "confidence": None, "error": reason}
+    return {"path": printable(path), "class": None, "confidence": None, "error": reason}
 
 
 def listed(paths: Iterable[str | os.PathLike], model: Classifier) -> list[Path]:
@@ -157,9 +157,9 @@ def _streamed(model: Classifier, path: Path) -> Iterator[Line]:
     stream, answer, end = model.stream(clip.fps), None, 0.0
     for start, end, frame in _frames(clip):
         answer = of_stream(model, stream, stream.push(frame, end))
-        yield {"path": spelled(path), "start": start, "end": end, **answer}
+        yield {"path": printable(path), "start": start, "end": end, **answer}
     if answer:
-        line = {"path": spelled(path), **answer, "frames": stream.frames, "seconds": end}
+        line = {"path": printable(path), **answer, "frames": stream.frames, "seconds": end}
         notes = [*clip.notes, *stream.unlike_prediction()]
         yield line | ({"notes": notes} if notes else {})
 

@@ -13,7 +13,7 @@ from vidrec.config import Config
 from vidrec.data import pictures, video
 from vidrec.data.datasets import feature_files, finding, folders
 from vidrec.data.datasets.base import Files
-from vidrec.errors import UserError, spelled
+from vidrec.errors import UserError, printable
 
 CHUNK = 64  # frames in memory at once
 
@@ -55,14 +55,14 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
     if is_picture(path):
         whole = _alone(folders.ImageFiles, path)
         return Clip(
-            spelled(path),
+            printable(path),
             1.0,
             lambda: whole.stream(0, size),
             lambda indices: whole.read(0, indices, size),
         )
     fps, clock = rate or video.declared(path)[1], video.Clock()
     return Clip(
-        spelled(path),
+        printable(path),
         fps,
         lambda: video.stream(path, size, CHUNK, rate, notes, clock=clock),
         lambda indices: video.read(path, indices, size, rate),
@@ -73,7 +73,7 @@ def of_file(path: str | os.PathLike, cfg: Config) -> Clip:
 
 def _alone(kind: type[Files], path: str | os.PathLike) -> Any:
     """Return a data set of one file and no classes."""
-    name = spelled(path)
+    name = printable(path)
     label, group = np.zeros(1, np.int32), np.array([name])
     return kind(name, (), (name,), label, group, paths=(Path(path),))
 
@@ -120,7 +120,7 @@ def of_feature_file(
         )
     features = _alone(kind, path).features(0)
     try:
-        return of_features(features, spelled(path), fps, like)
+        return of_features(features, printable(path), fps, like)
     except UserError as error:
         raise UnfitClip(str(error)) from None
 

@@ -186,8 +186,8 @@ class Trainer:
         return self._runs[group.folder]
 
     def _make(self, configs: list[Config], data: Prepared) -> TrialGroup:
-        over = _roomy(len(configs), configs[0].train.parallel)
-        return TrialGroup(configs, data, over, self._programs)
+        placement = _roomy(len(configs), configs[0].train.parallel)
+        return TrialGroup(configs, data, placement, self._programs)
 
     def _prepared(self, cfg: Config) -> Prepared:
         key = prepare.data_id(cfg)
@@ -210,7 +210,7 @@ def _roomy(trials: int, spread: devices.Spread) -> Placement:
     empty place costs only memory. If trials are batched (vmap), an empty place would cost as much
     as a trial, so there is none.
     """
-    usual = devices.over(trials, spread)
+    usual = devices.placement(trials, spread)
     if isinstance(usual, devices.DataParallel) or usual.how == "vmap":
         return usual
     share = 1 << (usual.share - 1).bit_length()
