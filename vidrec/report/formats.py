@@ -29,7 +29,8 @@ def span(low: float, high: float) -> str:
     """Return an interval of shares in percent, without the sign."""
     if math.isnan(low):
         return DASH
-    return f"{100 * low:.1f}\u00a0–\u00a0{100 * high:.1f}"
+    # A space that breaks, since browsers break after a dash in any case.
+    return f"{100 * low:.1f}\u00a0– {100 * high:.1f}"
 
 
 def count(value: float) -> str:
