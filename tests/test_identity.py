@@ -312,7 +312,7 @@ def test_a_tfds_set_is_its_frames_not_its_sizes():
 # --- Trials by id, runs by name, anywhere --------------------------------------------------------
 
 
-class Reporter(runner.Quiet):
+class Reporter(runner.Reporter):
     """Remembers which trials were trained."""
 
     def __init__(self):
@@ -403,7 +403,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(each): each.stat().st_mtime_ns for each in folder.rglob("*")}
 
 
-class Refuse(runner.Quiet):
+class Refuse(runner.Reporter):
     def group(self, name, members):
         raise AssertionError("a finished trial is trained again")
 

@@ -437,7 +437,7 @@ def test_a_strangers_table_is_trained_by_nobody(tmp_path, ran, monkeypatch):
     monkeypatch.setattr(plugins, "_named_here", set())
     for work in (
         lambda: runner.train_group(folder, group),
-        lambda: job.make_data(folder, runner.Quiet()),
+        lambda: job.make_data(folder, runner.Reporter()),
         lambda: cluster.submit(folder, [group], cluster.Options(engine="debug")),
     ):
         with pytest.raises(UserError, match="launcher did not name"):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vidrec.cli import experiments, main, progress
 from vidrec.cli.commands import COMMANDS
-from vidrec.cli.progress import Reporter
+from vidrec.cli.progress import ConsoleReporter
 from vidrec.errors import STOPPED
 from vidrec.features.pace import Pace
 from vidrec.training import runtime
@@ -162,7 +162,7 @@ def test_shells_complete_the_commands():
 
 def test_ctrl_c_ends_an_extraction_after_its_clip_and_the_second_one_at_once():
     out = io.StringIO()
-    screen = Reporter(Console(file=out))
+    screen = ConsoleReporter(Console(file=out))
     screen.extracting(2, 9)
     screen.stop()
     assert "once more to stop at once" in out.getvalue()
@@ -184,7 +184,7 @@ def test_a_second_ctrl_c_ends_the_process_without_pythons_own_end():
 def test_before_the_first_frame_is_encoded_no_time_is_promised(monkeypatch):
     monkeypatch.setattr(progress.Throttle, "SECONDS", 0)
     out = io.StringIO()
-    screen = Reporter(Console(file=out, width=120))
+    screen = ConsoleReporter(Console(file=out, width=120))
     screen.pace(Pace(0.0, 0, 0.0))
     screen.extracting(1, 9)
     screen.pace(Pace(20.0, 4_000_000, 60.0))

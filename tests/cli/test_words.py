@@ -16,7 +16,7 @@ import vidrec
 from vidrec import config
 from vidrec.cli import main, progress
 from vidrec.cli.commands import COMMANDS
-from vidrec.cli.progress import Reporter
+from vidrec.cli.progress import ConsoleReporter
 from vidrec.config import Config, override
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
@@ -153,7 +153,7 @@ def test_progress_says_how_trials_ended():
         for number, epochs in enumerate((3, 3, 2, 3))
     ]
     out = io.StringIO()
-    screen = Reporter(Console(file=out, width=200))
+    screen = ConsoleReporter(Console(file=out, width=200))
     screen.advance = lambda title, done, total, note: print(note, file=out)
     group = screen.group("g", members)
     running, done, diverged = ({"status": word} for word in ("running", "done", "diverged"))
@@ -173,7 +173,7 @@ def test_progress_says_how_trials_ended():
 def test_progress_of_a_group_that_goes_on_counts_those_that_ended_before():
     members = [TrialRun(str(number), Config(), None) for number in range(3)]
     out = io.StringIO()
-    group = Reporter(Console(file=out, width=200)).group("g", members)
+    group = ConsoleReporter(Console(file=out, width=200)).group("g", members)
     group.epoch(30, {"2": {"status": "done"}})
     assert "3 trials (1 finished, 2 ended before), 30 epochs" in out.getvalue()
 
@@ -182,7 +182,7 @@ def test_progress_counts_groups_and_tells_the_time_left(monkeypatch):
     members = [TrialRun("0", override(Config(), {"train.epochs": 10}), None)]
     out, clock = io.StringIO(), iter((0.0, 0.0, 0.0, 60.0))
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    screen = Reporter(Console(file=out, width=200))
+    screen = ConsoleReporter(Console(file=out, width=200))
     screen.planned(2)
     first, second, third = (screen.group("g", members) for _ in range(3))
     assert (first.title, second.title) == ("[1 of 2] g", "[2 of 2] g")
@@ -194,7 +194,7 @@ def test_progress_counts_groups_and_tells_the_time_left(monkeypatch):
 def test_progress_names_the_fold_and_tells_the_end_of_extraction():
     about = {"overrides": {"scanner.kind": "gru"}, "fold": 2}
     out = io.StringIO()
-    screen = Reporter(Console(file=out, width=200))
+    screen = ConsoleReporter(Console(file=out, width=200))
     assert screen.group("g", [TrialRun("0", Config(), None, about)]).title == "kind gru, fold 2"
     for done in range(1, 4):
         screen.extracting(done, 3)

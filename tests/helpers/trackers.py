@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from vidrec.sweeps import runner
+from vidrec.sweeps.reporter import Reporter
 from vidrec.training import loop
 
 
@@ -48,7 +48,7 @@ class Recorder:
         return [run for run in self.runs.values() if run["subject"].key == key]
 
 
-class Stopper(runner.Quiet):
+class Stopper(Reporter):
     """Asks to stop after so many epochs of a group."""
 
     def __init__(self, after):

@@ -290,12 +290,12 @@ def test_what_commands_say_is_shown_as_it_is(text, monkeypatch, capsys):
     console = output.Terminal(file=out, width=3000, force_terminal=True, color_system=None)
     console.tell(f"{text}!")
     console.print(Columns([f"h{text}", "n"], [[f"{text}1", "2"]], f"h{text}", title=f"{text}2"))
-    progress.Reporter(console).say(f"{text}3")
+    progress.ConsoleReporter(console).say(f"{text}3")
     shown = escape.terminal(text)
     for sign in "!123":
         assert f"{shown}{sign}" in out.getvalue()
     console = output.Terminal(file=out, width=3000)
-    screen = progress.Reporter(console)
+    screen = progress.ConsoleReporter(console)
     screen.advance(f"{text}4", 1, 2, f"{text}5")
     for sign in "45":
         assert f"{shown}{sign}" in out.getvalue()

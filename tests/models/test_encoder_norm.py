@@ -169,12 +169,12 @@ def test_a_stopped_run_goes_on_with_them(net, trained, tmp_path, monkeypatch):
         def should_stop(self):
             return ends == [1, 2]
 
-    class Reporter(runner.Quiet):
+    class Stopping(runner.Reporter):
         def group(self, name, members):
             return Stops()
 
     with pytest.raises(Interrupted):
-        runner.run(settings(net), tmp_path, name="run", dataset=bright(), screen=Reporter())
+        runner.run(settings(net), tmp_path, name="run", dataset=bright(), screen=Stopping())
     result = runner.run(settings(net), tmp_path, name="run", dataset=bright())
     assert result["resumed_epoch"] == 2
     one, other = (checkpoint.read(Path(d) / "model")[0] for d in (result["dir"], trained))

@@ -108,7 +108,7 @@ def test_folds_that_cannot_be_had_are_one_line_before_anything_trains(
         if int(path.stem.split("_g")[1][:2]) > groups:
             path.unlink()
     said = []
-    screen = runner.Quiet()
+    screen = runner.Reporter()
     screen.say = said.append
     more = {"data.kind": "features", "data.root": str(root)}
     with pytest.raises(UserError, match=line):
@@ -272,7 +272,7 @@ def test_a_clip_of_two_folds_is_answered_by_each():
 
 def test_a_warning_that_all_folds_share_is_printed_once(tmp_path):
     said = []
-    screen = runner.Quiet()
+    screen = runner.Reporter()
     screen.say = said.append
     work = runner.Work(tmp_path, screen)
     for fold in (1, 2, 3):

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 FAST = {"scanner__kind": "mean", "head__kind": "per_frame", "train__epochs": 2}
 
 
-class Reporter(runner.Quiet):
+class Reporter(runner.Reporter):
     """Remembers what was trained: (group, trial) to the epochs of it; may ask to stop."""
 
     def __init__(self, stop_after=None):

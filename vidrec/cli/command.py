@@ -138,9 +138,9 @@ class SharedCommand(Command):
 
 def reporter(command: Command) -> Any:
     """Return a progress reporter; Ctrl-C and SIGTERM ask it to stop the work after a save."""
-    from vidrec.cli.progress import Reporter
+    from vidrec.cli.progress import ConsoleReporter
 
-    progress = Reporter(command.console())
+    progress = ConsoleReporter(command.console())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, progress.stop)
     return progress
@@ -151,7 +151,7 @@ def run_until_stopped(command: Command, work: Callable[[Any], Result]) -> Result
 
     Args:
         command: The command on whose console progress is shown.
-        work: The work, a function that takes a `progress.Reporter`.
+        work: The work, a function that takes a `progress.ConsoleReporter`.
 
     Returns:
         What `work` returns; None if it was asked to stop and has saved.

@@ -13,12 +13,13 @@ from vidrec.evaluation import tasks
 from vidrec.features.pace import Pace, Stopwatch, Throttle, duration
 from vidrec.io import escape
 from vidrec.io.words import counted
+from vidrec.sweeps.reporter import Reporter
 from vidrec.training import loop, results
 
 FAR = 20  # a larger multiple of the patience is a limit that training is not meant to reach
 
 
-class Reporter:
+class ConsoleReporter(Reporter):
     """Shows progress on a console, and asks the work to stop.
 
     Ctrl-C asks for a stop after the current clip or epoch, when everything is saved. A second
@@ -149,7 +150,7 @@ def with_pace(lines: Iterable[dict[str, Any]], files: int) -> Iterator[dict[str,
 class GroupProgress(loop.Silent):
     """Shows the training of one group: its epochs, trials that still train, and the best so far."""
 
-    def __init__(self, reporter: Reporter, title: str, members: Sequence[results.TrialRun]):
+    def __init__(self, reporter: ConsoleReporter, title: str, members: Sequence[results.TrialRun]):
         self.reporter, self.title = reporter, title
         self.epochs_of = {member.id: member.config.train.epochs for member in members}
         self.epochs = max(self.epochs_of.values())

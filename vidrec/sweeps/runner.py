@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vidrec.config import Config
 from vidrec.data import splits
@@ -19,40 +19,12 @@ from vidrec.sweeps import plan, samples, tracking, tuning
 from vidrec.sweeps.ablation import Ablation
 from vidrec.sweeps.plan import ROW_FIELDS, GroupPlan
 from vidrec.sweeps.planned_data import check_unchanged
+from vidrec.sweeps.reporter import Reporter
 from vidrec.training import devices, loop, prepare, ready_made, results, runtime
 from vidrec.training.results import RESULT, TrialRun, is_finished
 
 AHEAD = 2  # programs that compile while another one trains
-
-
-class Reporter(Protocol):
-    """Shows the progress of a command; `Quiet` shows nothing."""
-
-    def say(self, line: str) -> None:
-        """Show a line."""
-        ...
-
-    def extracting(self, done: int, total: int) -> None:
-        """Show how many clips are decoded and encoded."""
-        ...
-
-    def group(self, name: str, members: Sequence[TrialRun]) -> loop.Callback:
-        """Return the callback of a group that starts."""
-        ...
-
-
-class Quiet:
-    """A reporter for use from Python: nothing is printed."""
-
-    def say(self, line: str) -> None:
-        """See `Reporter`."""
-
-    def extracting(self, done: int, total: int) -> None:
-        """See `Reporter`."""
-
-    def group(self, name: str, members: Sequence[TrialRun]) -> loop.Callback:
-        """See `Reporter`."""
-        return loop.Silent()
+Quiet = Reporter  # its name in version 0.1
 
 
 @dataclass(frozen=True)
@@ -131,7 +103,7 @@ def ablate(
         ablation, workdir, overrides=overrides, on=on, retry=retry, dataset=dataset
     )
     with tracking.following(table.folder, track) as told:
-        work = Work(table.folder, screen or Quiet(), dataset, told=told)
+        work = Work(table.folder, screen or Reporter(), dataset, told=told)
         trained = work.train(table.groups)
         if not trained:
             work.screen.say(
@@ -165,7 +137,7 @@ def run(
         files.check_writable(folder / RESULT)  # before hours of extraction
     begin = partial(planned.data.write_facts, folder, [trial])
     with tracking.following(folder, track) as told:
-        work = Work(folder, screen or Quiet(), dataset, begin=begin, told=told)
+        work = Work(folder, screen or Reporter(), dataset, begin=begin, told=told)
         trained = work.train([planned.group])
         if not trained:
             work.screen.say(f"{folder} was trained before: nothing is trained, its result follows")
@@ -186,7 +158,7 @@ def train_group(
     """Train one held group of a table, or continue it; failures are recorded."""
     runtime.use_cores()
     with tracking.following(folder, track) as told:
-        work = Work(folder, screen or Quiet(), record=True, told=told)
+        work = Work(folder, screen or Reporter(), record=True, told=told)
         work.train([plan.held(folder, name)])
 
 
@@ -253,7 +225,7 @@ class Work:
         if todo:
             runtime.check_devices()  # a missing device is not a failure of the trials
         self._records = self.record or len(todo) > 1
-        getattr(self.screen, "planned", lambda _: None)(len(todo))
+        self.screen.planned(len(todo))
         by_data: dict[str, list[GroupPlan]] = {}
         for group in todo:
             by_data.setdefault(prepare.data_id(group.trials[0].config), []).append(group)
@@ -289,7 +261,7 @@ class Work:
             cfg,
             tell=self._tell,
             progress=self.screen.extracting,
-            pace=getattr(self.screen, "pace", None),
+            pace=self.screen.pace,
             dataset=dataset or self.dataset,
             kept=self._kept,
         )
@@ -312,7 +284,7 @@ class Work:
         elsewhere: list[tuple[GroupPlan, loop.FolderLocked]] = []
         for group in groups:
             _write_environment(group.folder)
-        getattr(self.screen, "compiling", lambda _: None)(len(groups))
+        self.screen.compiling(len(groups))
         with _Compiled(groups, data) as compiled:
             for group in groups:
                 try:

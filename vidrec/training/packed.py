@@ -85,7 +85,7 @@ def unpack(tree: Tree) -> Tree:
 
 
 def pack_like(tree: Tree, example: Tree, leading: int = 0) -> Tree:
-    """Return a tree with those parts packed that are packed in the example."""
+    """Return a tree whose parts are packed where those of an example are."""
     return jax.tree.map(
         lambda like, part: pack(part, leading) if is_packed(like) else part,
         example,

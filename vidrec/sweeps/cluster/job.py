@@ -20,6 +20,7 @@ from vidrec.io.machine import how_to_install
 from vidrec.sweeps import plan, runner, tracking
 from vidrec.sweeps.cluster import folders
 from vidrec.sweeps.cluster.options import DATA
+from vidrec.sweeps.reporter import Reporter
 from vidrec.training import loop, prepare, results, runtime
 
 GRACE_SECONDS = 75  # to finish the running epoch after a stop signal, before it is abandoned
@@ -72,7 +73,7 @@ class Job:
         return submitit().helpers.DelayedSubmission(again)
 
 
-def make_data(folder: Path, screen: runner.Reporter) -> None:
+def make_data(folder: Path, screen: Reporter) -> None:
     """Make the data sets and features of a table's unfinished groups, for all jobs to read."""
     made = set()
     for name, ids in folders.groups(folder).items():
@@ -83,8 +84,7 @@ def make_data(folder: Path, screen: runner.Reporter) -> None:
             continue
         made.add(prepare.data_id(cfg))
         if cfg.encoder.trainable == "none":
-            pace = getattr(screen, "pace", None)
-            prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, pace=pace)
+            prepare.prepare(cfg, tell=screen.say, progress=screen.extracting, pace=screen.pace)
         else:  # each group decodes pixels itself
             tasks.of(cfg).load(cfg)
 
@@ -115,7 +115,7 @@ def finish(folder: Path, track: Sequence[str] = ()) -> None:
         lock.unlink(missing_ok=True)
 
 
-class _Log(runner.Quiet):
+class _Log(Reporter):
     """Progress as plain lines in a job's log.
 
     Attributes:

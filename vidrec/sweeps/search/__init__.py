@@ -22,6 +22,7 @@ from vidrec.models import model
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import runner, tracking
 from vidrec.sweeps.ablation import Ablation, Row
+from vidrec.sweeps.reporter import Reporter
 from vidrec.sweeps.search import halving as halvings
 from vidrec.sweeps.search import rounds, space
 from vidrec.sweeps.search.engine import Engine, load
@@ -80,7 +81,7 @@ def search(
     rungs: Sequence[int] = (),
     at_once: int = ROUND,
     seeds: int = 3,
-    screen: runner.Reporter | None = None,
+    screen: Reporter | None = None,
     dataset: Dataset | None = None,
     track: Sequence[str | tracking.Tracker] = (),
 ) -> Found:
@@ -122,7 +123,7 @@ def search(
     steps = halvings.rungs(cfg.train.epochs, halving, rungs)
     how = _How(wanted, trials, halving, steps, at_once, seeds)
     return _Search(pin_code(cfg), how, Path(workdir), runs.check_name(name), dataset).run(
-        screen or runner.Quiet(), track
+        screen or Reporter(), track
     )
 
 
@@ -204,7 +205,7 @@ class _Search:
 
     # ------------------------------------------------------------------ the search
 
-    def run(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
+    def run(self, screen: Reporter, track: Sequence[str | tracking.Tracker] = ()) -> Found:
         """Run the remaining rounds, and train the chosen settings again."""
         self.records.read()
         with tracking.following(self.folder, track) as told:
@@ -228,7 +229,7 @@ class _Search:
     def _is_unfinished(self) -> bool:
         return bool(self.records.running) or len(self.records.trials) < self.how.trials
 
-    def _go_on(self, screen: runner.Reporter, told: tracking.Tracking) -> None:
+    def _go_on(self, screen: Reporter, told: tracking.Tracking) -> None:
         trainer = rounds.Trainer(self.folder, self.dataset, self.split, screen, told=told)
         try:
             while self._is_unfinished:
@@ -257,7 +258,7 @@ class _Search:
             known.append(trial)
         self.records.write()
 
-    def _train(self, trainer: rounds.Trainer, screen: runner.Reporter) -> None:
+    def _train(self, trainer: rounds.Trainer, screen: Reporter) -> None:
         """Train the trials of the current round, rung by rung."""
         own = [trial for trial in self.records.running if trial.same_as is None]
         if own:
@@ -339,7 +340,7 @@ class _Search:
 
     # ------------------------------------------------------------------ the end
 
-    def _finish(self, screen: runner.Reporter, track: Sequence[str | tracking.Tracker]) -> Found:
+    def _finish(self, screen: Reporter, track: Sequence[str | tracking.Tracker]) -> Found:
         chosen = best(self.records.trials)
         if chosen is None or chosen.end is None:
             raise UserError(f"no trial of {self.folder} was trained to its end")

@@ -6,7 +6,7 @@ Trials share a program if `config.signature` is equal for their settings.
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from vidrec.errors import is_transient
 from vidrec.evaluation import tasks
 from vidrec.sweeps import plan, tracking
 from vidrec.sweeps.plan import GroupPlan
+from vidrec.sweeps.reporter import Reporter
 from vidrec.sweeps.search.halving import Standing
 from vidrec.training import devices, loop, prepare, runtime
 from vidrec.training.feeds import Placement
@@ -25,22 +26,6 @@ from vidrec.training.group import Programs, TrialGroup
 from vidrec.training.prepare import Prepared
 from vidrec.training.results import TrialRun
 from vidrec.training.step import training_id
-
-
-class Screen(Protocol):
-    """Shows the progress of a search; see `runner.Reporter`."""
-
-    def say(self, line: str) -> None:
-        """Show a line."""
-        ...
-
-    def extracting(self, done: int, total: int) -> None:
-        """Show how many clips are decoded and encoded."""
-        ...
-
-    def group(self, name: str, members: Sequence[TrialRun]) -> loop.Callback:
-        """Return the callback of a group that starts."""
-        ...
 
 
 class Reached(NamedTuple):
@@ -75,7 +60,7 @@ class Trainer:
         folder: Path,
         dataset: Dataset,
         split: Split,
-        screen: Screen,
+        screen: Reporter,
         *,
         told: tracking.Tracking,
     ):
@@ -196,7 +181,7 @@ class Trainer:
                 cfg,
                 tell=self.screen.say,
                 progress=self.screen.extracting,
-                pace=getattr(self.screen, "pace", None),
+                pace=self.screen.pace,
                 dataset=self.dataset,
                 split=self.split,
             )
