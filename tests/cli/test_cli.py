@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 from helpers.command_line import ROOT, fails, launch
+from helpers.ucf_features import write_ucf101
 from rich.console import Console
 
 from vidrec.cli import experiments, main, progress
@@ -107,6 +108,18 @@ def test_dry_run_marks_the_control(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert shown.count("(control)") == 1
     assert "learning_rate=0.0005 (control)" in shown
+
+
+def test_a_dry_run_of_data_that_cannot_be_split_shows_only_the_error(capsys, tmp_path):
+    root = write_ucf101(tmp_path / "features")
+    for path in root.glob("Archery/*_g0[3-9]_*.npy"):
+        path.unlink()
+    words = ["--data.kind", "features", "--data.root", str(root), "--data.split", "group"]
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main.main(["ablate", "ucf101_lstm", "--dry-run", *words])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "class 'Archery' of features has" in shown.err
 
 
 def test_an_experiment_is_a_table_of_its_own_name():

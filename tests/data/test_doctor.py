@@ -54,6 +54,15 @@ def test_a_sound_set_is_healthy(tmp_path, capfd):
     assert not any("warning" in line or "to do" in line for line in doctor.lines(findings))
 
 
+def test_a_set_that_cannot_be_split_ends_with_the_line_that_says_why(tmp_path):
+    how = planted(tmp_path)
+    for path in tmp_path.glob("b/*_g0[2-9]_*.mp4"):
+        path.unlink()
+    *above, last = doctor.lines(examine(how))
+    assert last == 'not healthy: see "cannot be split" above'
+    assert any(line.startswith("cannot be split: class 'b' of") for line in above)
+
+
 def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
     how = planted(tmp_path)
     for path in sorted(tmp_path.glob("*/*.mp4")):

@@ -250,6 +250,11 @@ def test_what_cannot_be_split_says_what_is_needed():
     ):
         splits.make(two, Data())
     assert splits.make(two, Data(val=0)).leaked is False
+    groups = ["a", "b"] * 3 + ["c"] * 6 + [f"{name}{i}" for name in "de" for i in range(6)]
+    some = source([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6, groups)
+    both = "'class0' of toy has 2 recordings, class 'class1' has 1 recording, too few"
+    with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3"):
+        splits.make(some, Data())
     lone = source([0] * 12 + [1])
     for how in ("group", "random"):
         with pytest.raises(UserError, match="'class1' of toy has 1 clip, too few"):

@@ -209,7 +209,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
             text.append(splits.unnamed(findings["name"]))
     text += [f"to do: {step}" for step in _steps(findings)]
     text += findings["notes"]
-    return [*text, _verdict(findings["healthy"], text)]
+    return [*text, _verdict(findings, text)]
 
 
 def _leak(split: dict[str, Any], torn: list[dict[str, Any]]) -> str:
@@ -249,10 +249,11 @@ def _at(rates: dict[str, float]) -> str:
     return f", filmed at {low if low == high else f'{low} to {high}'} a second"
 
 
-def _verdict(healthy: bool, text: list[str]) -> str:
+def _verdict(findings: dict[str, Any], text: list[str]) -> str:
     """Return the last line; `text`: the lines above it."""
-    if not healthy:
-        return 'not healthy: see "to do" above'
+    if not findings["healthy"]:
+        has_steps = any(line.startswith("to do: ") for line in text)
+        return f'not healthy: see "{"to do" if has_steps else "cannot be split"}" above'
     warnings = sum(line.startswith("warning: ") for line in text)
     if not warnings:
         return "healthy"

@@ -5,7 +5,7 @@ order in which files are found, nor on the machine.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,9 +15,11 @@ from vidrec.config import Data, digest
 from vidrec.data import per_class
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
-from vidrec.io.words import counted
+from vidrec.io import escape
+from vidrec.io.words import counted, some
 
 BY_CLIP = "at random by clip"
+MOST_NAMED = 10  # classes that an error message lists for --data.classes
 WARNING = "warning: "  # begins a line that a user should not miss
 
 
@@ -190,7 +192,7 @@ def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part:
     for label, take in enumerate(quota):
         by_name = {dataset.names[i]: int(i) for i in pool[labels == label]}
         if len(by_name) <= take and take:
-            raise _too_few(dataset, label, part, has=len(by_name), needs=take + 1, unit="clips")
+            raise _too_few(dataset, {label: len(by_name)}, part, take + 1, "clips")
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
     return _Carved(np.setdiff1d(pool, drawn), np.array(drawn, int))
 
@@ -207,7 +209,7 @@ def _by_label_set(dataset: Dataset, pool: np.ndarray, count: int, data: Data, pa
     has_K, left_K = (dataset.labels[clips].sum(axis=0) for clips in (pool, rest))
     for label in np.flatnonzero((has_K > 0) & (left_K == 0)).tolist():
         has = int(has_K[label])
-        raise _too_few(dataset, label, part, has=has, needs=has + 1, unit="clips")
+        raise _too_few(dataset, {label: has}, part, has + 1, "clips")
     return _Carved(rest, np.array(drawn, int))
 
 
@@ -291,11 +293,9 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
     counts, spare, classes = draw.counts, draw.spare, draw.dataset.classes
     having = [{name for name in draw.order if counts[name][k]} for k in range(len(classes))]
     unit = "recordings" if draw.dataset.groups_known else "clips"
-    for label, names in enumerate(having):
-        if len(names) < 1 + spare:
-            raise _too_few(
-                draw.dataset, label, draw.part, has=len(names), needs=1 + spare, unit=unit
-            )
+    few = {label: len(names) for label, names in enumerate(having) if len(names) < 1 + spare}
+    if few:
+        raise _too_few(draw.dataset, few, draw.part, 1 + spare, unit)
     small_first = sorted(draw.order, key=lambda name: counts[name].sum())
     drawn = set(drawn)
     for names in having:
@@ -317,14 +317,23 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
 
 
 def _too_few(
-    dataset: Dataset, label: int, part: str, *, has: int, needs: int, unit: str
+    dataset: Dataset, few: Mapping[int, int], part: str, needs: int, unit: str
 ) -> UserError:
-    advice = "film more of it, or leave the class out by data.classes"
+    """Return the error for classes with too few recordings or clips; `few`: how many each has."""
+    kept = [name for label, name in enumerate(dataset.classes) if label not in few]
+    advice = "film more of it, or use only other classes"
+    if 2 <= len(kept) <= MOST_NAMED and not any("," in name for name in kept):
+        advice += f" (--data.classes {escape.shell(kept)})"
     if unit == "recordings":
         advice += "; data.split random does without recordings, and its figures are too high"
+    have = [
+        f"class {dataset.classes[label]!r}{'' if i else f' of {dataset.name}'} has "
+        f"{counted(has, unit[:-1])}"
+        for i, (label, has) in enumerate(few.items())
+    ]
     return UserError(
-        f"class {dataset.classes[label]!r} of {dataset.name} has {counted(has, unit[:-1])}, too "
-        f"few to split off {part}: it needs at least {needs} {unit}; {advice}"
+        f"{some(have)}, too few to split off {part}: a class needs at least {needs} {unit}; "
+        f"{advice}"
     )
 
 
@@ -416,7 +425,7 @@ def unnamed(name: str) -> str:
     return (
         f"{WARNING}the clips of {name} name no recording: clips cut from one recording may be "
         "both in training and in test, so the accuracy may be too high. Say which belong together "
-        "in groups.csv or by --data.groups"
+        "in groups.csv, in the folder of the data, or by --data.groups"
     )
 
 

@@ -23,7 +23,10 @@ MOST_SEEDS = 1000
 SMALLEST_P = 1e-30
 ONE_SEED = "one seed: the interval leaves seeds out"
 ONE_GROUP = "one recording: the interval leaves new recordings out"
-NO_SPREAD = "no spread seen, so only the numbers of clips and recordings set the width"
+NO_SPREAD = (
+    "no spread seen between seeds or recordings, so only the numbers of clips and recordings set "
+    "the width"
+)
 NO_SEEDS_HELP = "more seeds alone cannot settle it, more test recordings could"
 
 # Share of experiments in which the interval contained the accuracy in the worst simulated case, by
@@ -42,7 +45,7 @@ class Interval:
         low: lower end.
         high: upper end.
         sd_seeds: standard deviation of the seeds' accuracies; None for one seed.
-        df: degrees of freedom of the whole variance.
+        df: degrees of freedom of the whole variance; 0 if no spread was seen.
         note: what the interval leaves out, in words.
         worst_coverage: share of experiments in which such an interval contained the accuracy in the
             worst simulated case; None for one seed.

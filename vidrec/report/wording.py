@@ -187,7 +187,7 @@ def worth(gap: Difference) -> str:
         return "within noise: neither is shown to be better." + _note(gap)
     return (
         "within noise: neither is shown to be better. If the difference really is this large, "
-        f"about {gap.seeds_needed} seeds a row would show it."
+        f"about {gap.seeds_needed} seeds a row would show it, fewer with more test recordings."
     )
 
 

@@ -203,6 +203,9 @@ class Ablate(SharedCommand):
         self.answer(trials)
         if self.json:
             return 0
+        # Data that cannot be split is an error here, before the list is printed.
+        estimated = _estimates(preview.estimates(table, overrides, self.on))
+        notes = preview.notes(table, overrides, self.on)
         lines = []
         rows = list(dict.fromkeys(trial["row"] for trial in trials))
         has_control = len(rows) > 1 and not table.tune
@@ -218,12 +221,12 @@ class Ablate(SharedCommand):
         less = [["group"], ["parameters"]]  # columns left out first on a narrow terminal
         console = self.console()
         console.print(Columns(heads, lines, "settings", less, title=table.question))
-        console.print(_estimates(preview.estimates(table, overrides, self.on)))
+        console.print(estimated)
         groups = len({trial["group"] for trial in trials})
         ids = [trial["id"] for trial in trials]
         done = len(preview.trained(table, ids, self.workdir))
         left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
-        for note in preview.notes(table, overrides, self.on):
+        for note in notes:
             console.tell(note)
         console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'program')}{left}")
         if table.tune:
