@@ -301,6 +301,7 @@ def test_best_row_is_chosen_on_validation(tmp_path):
     text = wording.answer(found.rows, found.control, found.best)
     assert "Best on validation: lstm" in text
     assert "Highest on test: gru" in text
+    assert text.endswith("; on validation 82.7\u00a0%, and lstm 99.0\u00a0%.")
 
 
 def test_page_tells_question_data_answer_and_command(folders):

@@ -214,4 +214,8 @@ def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
     top = max(scored, key=lambda row: row.headline, default=best)
     if top is best or top.headline <= best.headline:
         return ""
-    return f" Highest on test: {top.name}, {percent(top.headline)}."
+    text = f" Highest on test: {top.name}, {percent(top.headline)}"
+    own, chosen = (row.mean(best.task.headline.val) for row in (top, best))
+    if not math.isnan(own + chosen):
+        text += f"; on validation {percent(own)}, and {best.name} {percent(chosen)}"
+    return f"{text}."
