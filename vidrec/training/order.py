@@ -1,8 +1,8 @@
 """Order the training clips of an epoch, on the host and before the epoch starts.
 
 An epoch of `batches_per_epoch` = 0 is one pass over the training clips, its last batch padded.
-Otherwise batches run through one pass after another, each shuffled again, so that an epoch may
-begin and end inside a pass.
+With another value an epoch has that many batches. They are taken from one pass after another, and
+every pass is shuffled anew. So an epoch may begin and end in the middle of a pass.
 
 With `train.sampling = balanced` every class is seen equally often: each class has separate passes
 over its clips, and batches take one clip of each class in turn.

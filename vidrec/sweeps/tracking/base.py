@@ -107,7 +107,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, subject: Subject, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Add epochs to the curves: lines of metrics.jsonl, in order, each once."""
+        """Add epochs to the curves; each line of metrics.jsonl is given once, in order."""
         ...
 
     def finish(self, subject: Subject, outcome: Outcome) -> None:
