@@ -25,7 +25,10 @@ SPLITS = {
     "of a trial that failed before": ({"id": "", "leaked": "unknown"}, []),
     "copies": (
         {"leaked": True, "copied_tests": 1, "leaks_into_test": True, "recordings_known": True},
-        ["Leaked: 1 test clip has a copy in another part of the split, and no recording"],
+        [
+            "Leaked: 1 test clip has a copy in another part of the split; "
+            "apart from that, no recording is in two parts."
+        ],
     ),
     "copies and unknown": (
         {"leaked": True, "copied_tests": 2, "leaks_into_test": True, "recordings_known": False},
@@ -90,7 +93,7 @@ def test_every_table_says_what_is_known_of_its_recordings(kind, made, tmp_path):
         [facts] = {page._leak(run) for row in rows for run in row.runs}
         assert ("recordings unknown" in facts) is (UNKNOWN in says or split.get("id") == "")
         assert ("no recording in two parts" in facts) is (
-            split["leaked"] is False or "and no recording" in "".join(says)
+            split["leaked"] is False or "no recording is in two parts" in "".join(says)
         )
 
 

@@ -71,6 +71,11 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     assert mean["trials"] == gru["trials"] == 2
     assert 0 < mean["bytes"] < gru["bytes"]
     assert cost.COMPILE < mean["seconds"] < gru["seconds"]
+    # What is trained already takes no time.
+    ids = [trial["id"] for trial in preview.dry_run(table)]
+    for done, left in ((ids[:1], [1, 2]), (ids[:2], [2]), (ids, [])):
+        monkeypatch.setattr(preview, "trained", lambda asked, workdir, done=done: set(done))
+        assert [g["trials"] for g in preview.estimates(table, workdir=tmp_path)] == left
     # Rows that differ in scoring only are trained once.
     scored = [{"head.kind": "per_frame", "eval.inference": name} for name in ("single", "vote")]
     [both] = preview.estimates(Ablation("table", here, scored))

@@ -195,10 +195,10 @@ def test_a_preview_tells_which_trials_are_trained(tmp_path):
     rows = product({"optim.learning_rate": [0.01, 0.3]})
     filled, _ = fill(table(rows), tmp_path)
     ids = [trial["id"] for trial in filled.trials]
-    assert preview.trained(table(rows), ids, tmp_path) == set(ids)
+    assert preview.trained(ids, tmp_path) == set(ids)
     (filled.folder / "trials" / ids[0] / "result.json").unlink()
-    assert preview.trained(table(rows), ids, tmp_path) == {ids[1]}
-    assert preview.trained(table(rows), ids[:1], tmp_path) == set()  # of another table
+    assert preview.trained(ids, tmp_path) == {ids[1]}
+    assert preview.trained(ids[:1], tmp_path) == preview.trained(ids, tmp_path / "none") == set()
 
 
 def test_settings_that_change_the_program_make_groups(tmp_path):

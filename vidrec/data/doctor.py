@@ -225,7 +225,7 @@ def _frame_lines(findings: dict[str, Any]) -> list[str]:
     frames, rates = findings["frames"], findings["rates"]
     text = [
         f"{findings['name']}: {counted(len(findings['classes']), 'class')}, "
-        f"{counted(findings['clips'], 'clip')}, {counted(frames['decoded'], 'frame')} decoded of "
+        f"{counted(findings['clips'], 'clip')}, {counted(frames['decoded'], 'frame')} read of "
         f"{frames['declared']:,} declared; {_lengths(frames)}{_at(rates)}"
     ]
     if rates.get("taken"):

@@ -115,7 +115,7 @@ def copies(rows: Sequence[RowResult]) -> list[str]:
     if most := max(map(_copied_tests, rows), default=0):
         some = "1 test clip has a copy" if most == 1 else f"{most} test clips have copies"
         known = all(run.recordings_known for run in runs if run.copied_tests)
-        apart = ", and no recording stands in two" if known else ""
+        apart = "; apart from that, no recording is in two parts" if known else ""
         clips = "that clip" if most == 1 else "so many clips"
         lines.append(
             f"Leaked: {some} in another part of the split{apart}. "

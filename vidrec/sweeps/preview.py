@@ -1,10 +1,10 @@
 """Preview what a table trains and what it costs, without training or reading a clip."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vidrec.config import Config, digest
+from vidrec.config import Config
 from vidrec.io import runs
 from vidrec.sweeps import ablation as tables
 from vidrec.sweeps import cost, tuning
@@ -53,29 +53,45 @@ def notes(
     return notes_on_data(trials, overrides)
 
 
-def trained(ablation: Ablation, ids: Sequence[str], workdir: Path) -> set[str]:
-    """Return those of the trial ids of `dry_run` that have a result in a workdir."""
-    name = tuning.candidates(ablation).name if ablation.tune else ablation.name
-    folder = runs.place_of_table(workdir, name, digest(ids), ids)
-    return {id_ for id_ in ids if (folder / "trials" / id_ / runs.RESULT).is_file()}
+def trained(ids: Iterable[str], workdir: Path) -> set[str]:
+    """Return those of the trial ids of `dry_run` that `ablate` does not train again.
+
+    These are finished in the workdir, in this table or in another one.
+    """
+    return set(runs.finished(workdir, ids)) if workdir.is_dir() else set()
 
 
 def estimates(
-    ablation: Ablation, overrides: Mapping[str, Any] | None = None, on: str = ""
+    ablation: Ablation,
+    overrides: Mapping[str, Any] | None = None,
+    on: str = "",
+    *,
+    workdir: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Estimate the bytes and seconds of each group of trials on this machine.
 
     Both are None if the data set is not available. The bytes are those of the trials and the data.
     A training step needs additional memory for its gradients; a group that does not fit in memory
-    is split before it trains.
+    is split before it trains. The seconds are those of compiling and of training to the last epoch,
+    with nothing beside it. Features and their principal components are not included.
+
+    Args:
+        ablation: The table.
+        overrides: Settings for all trials.
+        on: The data set that replaces that of the table.
+        workdir: A folder whose finished trials are left out; None: all trials count.
 
     Returns:
         For each group its name, its number of trials, its bytes and its seconds.
     """
     trials = _trials(ablation, overrides, on)
-    trained = {training_id(trial.config): trial.config for trial in trials}
+    if workdir:
+        ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
+        done = trained(ids, workdir)
+        trials = [trial for id_, trial in zip(ids, trials, strict=True) if id_ not in done]
+    distinct = {training_id(trial.config): trial.config for trial in trials}
     groups: dict[str, list[Config]] = {}
-    for cfg in trained.values():
+    for cfg in distinct.values():
         groups.setdefault(group_name(cfg), []).append(cfg)
     data = {prepare.data_id(cfg): cfg for cfg, *_ in groups.values()}
     sizes = {key: cost.known_size(cfg) for key, cfg in data.items()}

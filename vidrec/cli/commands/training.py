@@ -204,7 +204,7 @@ class Ablate(SharedCommand):
         if self.json:
             return 0
         # Data that cannot be split is an error here, before the list is printed.
-        estimated = _estimates(preview.estimates(table, overrides, self.on))
+        estimated = preview.estimates(table, overrides, self.on, workdir=self.workdir)
         notes = preview.notes(table, overrides, self.on)
         lines = []
         rows = list(dict.fromkeys(trial["row"] for trial in trials))
@@ -221,10 +221,11 @@ class Ablate(SharedCommand):
         less = [["group"], ["parameters"]]  # columns left out first on a narrow terminal
         console = self.console()
         console.print(Columns(heads, lines, "settings", less, title=table.question))
-        console.print(estimated)
+        if estimated:
+            console.print(_estimates(estimated))
         groups = len({trial["group"] for trial in trials})
         ids = [trial["id"] for trial in trials]
-        done = len(preview.trained(table, ids, self.workdir))
+        done = len(preview.trained(ids, self.workdir))
         left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
         for note in notes:
             console.tell(note)
@@ -276,4 +277,4 @@ def _estimates(groups: list[dict[str, Any]]) -> Any:
             memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
         lines.append((group["group"], group["trials"], memory, time))
     heads = ("group", "trials", "memory", "time at most")
-    return Columns(heads, lines, "group", title="on this machine, about")
+    return Columns(heads, lines, "group", title="to train on this machine, about")
