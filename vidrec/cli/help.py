@@ -90,14 +90,18 @@ def _shown(kind: type[Command], values: config.Config | None = None) -> type[Com
     said = kind.__doc__ or ""
     if program() != "vidrec":
         said = said.replace("Example: vidrec ", f"Example: python {program()} ")
-    # tyro uses these names to find the source, in which comments describe the fields.
-    source = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     settings: Any = ("settings", Settings, field(default_factory=lambda: values))
-    return make_dataclass(
+    made = make_dataclass(
         kind.__name__,
         [settings] if values else [],
         bases=(kind,),
-        namespace={"__doc__": said, **source},
+        namespace={"__doc__": said},
         frozen=True,
         kw_only=True,
     )
+    # By these tyro finds the source, in which comments describe the fields. Python 3.13 has a line
+    # number, too, and forgets it when the module is set.
+    for name in ("__module__", "__qualname__", "__firstlineno__"):
+        if hasattr(kind, name):
+            setattr(made, name, getattr(kind, name))
+    return made

@@ -83,13 +83,13 @@ def summary(
     Returns:
         - clips: their number.
         - accuracy: the share of right clips; top1 is the same.
-        - top5, top10: the share of clips whose true class is among the 5 or 10 best ones; left out
-          if there are not more classes than that.
+        - top5, top10: the share of clips whose true class is among the 5 or 10 best ones, if there
+            are more classes than that.
         - balanced_accuracy: the share of right clips of each class, averaged over classes.
         - majority: the share of the most frequent class.
         - loss: the mean negative logarithm of the true class' probability, in nats (`loss`).
         - f1: the F1 of each class, None for a class without clips; avg_f1 is the mean over the
-          classes with clips.
+            classes with clips.
         - absent: the names of the classes without clips.
         - confusion: the counts of `confusion`.
         - calibration_error: see `calibration_error`.

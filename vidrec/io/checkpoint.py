@@ -154,10 +154,18 @@ class Checkpoints:
         return None
 
     def steps(self) -> list[int]:
-        """Return the numbers of the saves on disk."""
+        """Return the numbers of the saves on disk.
+
+        Raises:
+            TransientError: the system refused to list them.
+        """
         if not self.folder.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdigit())
+        try:
+            names = [entry.name for entry in self.folder.iterdir()]
+        except OSError as error:
+            raise TransientError.of(self.folder, error) from error
+        return sorted(int(name) for name in names if name.isdigit())
 
     def _write(self, step: int, tree: Tree, meta: Mapping[str, Any]) -> None:
         write(self.folder / str(step), tree, meta)
