@@ -345,6 +345,30 @@ def test_what_a_scanner_does_not_do_is_refused(files):
         make(scanner__args={"rates": 1})
 
 
+ONES = """
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from vidrec.models import cells
+
+
+@dataclass(frozen=True)
+class Ones(cells.GRU):
+    def initialize_carry(self, shape, dtype):
+        return super().initialize_carry(shape, dtype) + jnp.ones((), dtype)
+"""
+
+
+def test_a_cell_whose_carry_does_not_begin_with_zeros_is_refused(tmp_path):
+    (tmp_path / "ones.py").write_text(ONES)
+    cfg = small_datasets.settings(scanner__kind=f"{tmp_path}/ones.py:Ones")
+    with pytest.raises(UserError, match=r"ones.py:Ones': initialize_carry should return zeros"):
+        model.build(cfg, 3)
+    (tmp_path / "ones.py").write_text(ONES.replace("jnp.ones(", "jnp.zeros("))
+    model.build(cfg, 3)
+
+
 STREAMS = """
 import flax.linen as nn
 import jax

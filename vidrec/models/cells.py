@@ -182,7 +182,7 @@ class Cell:
         return array[..., start * self.units : stop * self.units]
 
     def initialize_carry(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return the carry before the first frame: zeros.
+        """Return the carry before the first frame: zeros, in an override, too.
 
         Args:
             shape: Shape of the state without the units: (B,), or (B, H, W) for feature maps.

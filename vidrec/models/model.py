@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vidrec.config import Config, is_onnx, plugins
 from vidrec.errors import UserError
-from vidrec.models import encoders, scanners
+from vidrec.models import cells, encoders, scanners
 from vidrec.models.inputs import CallOptions, ends, expect, zero_padding
 from vidrec.models.layers import Dense, floats
 from vidrec.models.norm_dropout import NormDropout
@@ -257,6 +258,11 @@ def check_user_classes(cfg: Config) -> None:
 def _check_scanner(cfg: Config, built: VideoModel) -> None:
     """Refuse settings that a user's scanner does not support."""
     kind = cfg.scanner.kind
+    if isinstance(built.scanner, scanners.Recurrent) and not _begins_with_zeros(built.scanner.cell):
+        raise UserError(
+            f"scanner.kind = {kind!r}: initialize_carry should return zeros, since streams and "
+            "windows of training begin with them"
+        )
     if cfg.train.tbptt_every and not built.streams:
         raise UserError(
             f"train.tbptt_every = {cfg.train.tbptt_every} cuts clips into windows: scanner.kind = "
@@ -267,6 +273,14 @@ def _check_scanner(cfg: Config, built: VideoModel) -> None:
             f"optim.clip_mode = 'preactivation': the call of scanner.kind = {kind!r} takes no "
             "'grad_clip', so nothing would be clipped"
         )
+
+
+def _begins_with_zeros(cell: cells.Cell) -> bool:
+    if type(cell).initialize_carry is cells.Cell.initialize_carry:
+        return True
+    with jax.ensure_compile_time_eval():
+        carry = cell.initialize_carry((1,), jnp.float32)
+        return not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(carry))
 
 
 def initial_carry(model: VideoModel, inputs: Array | jax.ShapeDtypeStruct) -> Any:
