@@ -30,7 +30,7 @@ class Pace(NamedTuple):
 class Stopwatch:
     """Measures the pace of work with a given number of frames or files.
 
-    The first ones only start the clock: decoders start and programs are compiled before them,
+    The first frames or files only start the clock: decoders start and programs are compiled before them,
     so a speed that counted them would be far too low.
     """
 
@@ -39,7 +39,7 @@ class Stopwatch:
         self._first: tuple[float, int] | None = None  # time, and what was done until then
 
     def pace(self, done: int, size_bytes: int = 0) -> Pace:
-        """Return the pace since the first ones were done; a speed of 0 if it is unknown yet.
+        """Return the pace since the first frames or files were done; 0 if it is unknown yet.
 
         Args:
             done: number of frames or files done so far.
