@@ -30,8 +30,8 @@ class Pace(NamedTuple):
 class Stopwatch:
     """Measures the pace of work with a given number of frames or files.
 
-    The first frames or files only start the clock: decoders start and programs are compiled before them,
-    so a speed that counted them would be far too low.
+    The first frames or files only start the clock. Decoders start and programs are compiled before
+    them, so a speed that counted them would be far too low.
     """
 
     def __init__(self, total: int):
