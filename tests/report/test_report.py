@@ -304,6 +304,25 @@ def test_best_row_is_chosen_on_validation(tmp_path):
     assert text.endswith("; on validation 82.7\u00a0%, and lstm 99.0\u00a0%.")
 
 
+def test_without_validation_clips_no_row_is_said_to_be_chosen(tmp_path):
+    folder = result_folders.ablation(tmp_path, samples=0)
+    for file in folder.glob("trials/*/result.json"):
+        result = json.loads(file.read_text())
+        del result["metrics"]["val"]
+        file.write_text(json.dumps(result))
+    found = read(folder)
+    text = wording.answer(found.rows, found.control, found.best)
+    assert text.startswith("There are no validation clips to choose a row by. Highest on test: gru")
+    page = Page(report.build(folder)).text
+    assert "highest on test" in page
+    assert text[:60] in page
+    assert "on validation" not in text
+    assert "best on validation" not in page
+    assert "chosen by validation" not in page
+    with pytest.raises(UserError, match="no validation clips to choose a row by: name the folder"):
+        report.compare(folder, folder, tmp_path / "out")
+
+
 def test_page_tells_question_data_answer_and_command(folders):
     text = Page(folders["scanners"] / "report.html").text
     assert "Does a recurrence over frame features beat their mean" in text

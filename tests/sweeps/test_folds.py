@@ -97,7 +97,7 @@ def test_what_contradicts_folds_is_refused(folder, folds, rows, typed, line):
     ("folds", "groups", "line"),
     [
         ("9", 2, "--folds 9: data.folds = 9, but .* has only 8 recordings: take no more folds"),
-        ("2", 2, "--folds 2: class 'Archery' .* 1 recording, class .* too few to split off val"),
+        ("2", 2, "--folds 2: class 'Archery' .* has 1 recording left .* too few to split off val"),
     ],
 )
 def test_folds_that_cannot_be_had_are_one_line_before_anything_trains(
@@ -124,7 +124,9 @@ def test_a_table_whose_rows_can_all_not_be_split_is_one_line_too(tmp_path):
     rows = [{"data.split_seed": seed} for seed in (0, 1)]
     more = {**SMALL, "data.kind": "features", "data.root": str(root), "data.split": "group"}
     few = Ablation("few", vidrec.load("ucf101_lstm"), rows, seeds=1)
-    with pytest.raises(UserError, match=r"^class 'Archery' of features has 1 recording, too few"):
+    with pytest.raises(
+        UserError, match=r"^class 'Archery' of features has 1 recording left .*, too few"
+    ):
         runner.ablate(few, tmp_path / "runs", overrides=more)
     assert not (tmp_path / "runs").exists()
 

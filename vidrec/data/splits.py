@@ -324,11 +324,14 @@ def _too_few(
     advice = "film more of it, or use only other classes"
     if 2 <= len(kept) <= MOST_NAMED and not any("," in name for name in kept):
         advice += f" (--data.classes {escape.shell(kept)})"
+    left = " left besides those of the test part" if part == "val" else ""
+    if part == "val":
+        advice += ", or train without validation clips (--data.val 0)"
     if unit == "recordings":
         advice += "; data.split random does without recordings, and its figures are too high"
     have = [
         f"class {dataset.classes[label]!r}{'' if i else f' of {dataset.name}'} has "
-        f"{counted(has, unit[:-1])}"
+        f"{counted(has, unit[:-1])}{left}"
         for i, (label, has) in enumerate(few.items())
     ]
     return UserError(

@@ -32,7 +32,7 @@ def _leak(run: Run) -> str:
 
 WITHIN_NOISE = (
     "Within noise: p of the difference on the same seeds and clips{} exceeds 0.05 (every p is in "
-    "summary.csv). The best row is chosen by validation {}."
+    "summary.csv)."
 )
 HOLM = ", after Holm's correction for the number of rows,"
 
@@ -164,7 +164,9 @@ def _results(
     notes += wording.intervals(rows)
     if len(rows) > 1:
         corrected = HOLM if len(rows) > 2 else ""
-        notes.append(WITHIN_NOISE.format(corrected, task_of(rows).headline.words))
+        chosen = f" The best row is chosen by validation {task_of(rows).headline.words}."
+        chosen = chosen if best is not None and best.is_validated else ""
+        notes.append(WITHIN_NOISE.format(corrected) + chosen)
     parts += [Paragraph(note, "small soft") for note in notes]
     if any(row.out_of_fold for row in rows):
         parts.append(tables.folds_table(rows))
@@ -188,7 +190,8 @@ def _scored_table(
     body = []
     for row in rows:
         badges = [Badge("control")] * (several and row is control)
-        badges += [Badge("best on validation")] * (several and row is best)
+        best_on = "best on validation" if row.is_validated else "highest on test"
+        badges += [Badge(best_on)] * (several and row is best)
         name = Cell(row.name, badges=tuple(badges))
         body.append([name, *(column.cell(row) for column in columns[1:])])
     marked = next((i for i, row in enumerate(rows) if several and row is best), None)

@@ -95,6 +95,11 @@ class RowResult:
         return self.mean(self.task.headline.test)
 
     @property
+    def is_validated(self) -> bool:
+        """Return whether it has figures on validation clips, by which a row may be chosen."""
+        return not math.isnan(self.mean(self.task.headline.val))
+
+    @property
     def baseline(self) -> float:
         """Return the figure of the task's baseline on the test clips; NaN if it is not known."""
         if self.out_of_fold and not math.isnan(self.out_of_fold.baseline):
@@ -160,7 +165,10 @@ class AblationResult:
 
     @property
     def best(self) -> RowResult | None:
-        """Return the best row on validation; a choice by the test split would be too optimistic."""
+        """Return the best row on validation; without validation clips the highest row on test.
+
+        A choice by the test clips is too optimistic: see `RowResult.is_validated`.
+        """
         return best_of(self.scored)
 
 
@@ -209,12 +217,17 @@ def row_of(folder: str | Path) -> RowResult:
     """Return a run as a row of one seed; for an ablation, its best row on validation.
 
     Raises:
-        UserError: the folder holds nothing that is scored.
+        UserError: the folder holds nothing that is scored, or no validation figures to choose by.
     """
     results = read(folder)
     row = results.best if isinstance(results, AblationResult) else row_of_run(results)
     if row is None or not row.done:
         raise UserError(f"{folder} has no finished trial: give its command again to train it")
+    if isinstance(results, AblationResult) and len(results.rows) > 1 and not row.is_validated:
+        raise UserError(
+            f"{folder} has no validation clips to choose a row by: name the folder of a trial, "
+            f"such as {row.done[0].folder}"
+        )
     return row
 
 

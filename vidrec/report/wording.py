@@ -152,13 +152,17 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
         scored = best.done[0].result.get("counts", {}).get("test", {}).get("scored")
         clips = f", {counted(scored, 'test clip')}" if scored and not best.out_of_fold else ""
         return f"{best.name}: {headline.sentence.format(reached)}{where}, {of}{clips}."
-    text = f"Best on validation: {best.name}, {reached} test {headline.words}{where}, {of}"
+    lead = "Best on validation"
+    if not best.is_validated:
+        lead = "There are no validation clips to choose a row by. Highest on test"
+    text = f"{lead}: {best.name}, {reached} test {headline.words}{where}, {of}"
     if len(rows) == 2 and control is not None:
         [other] = [row for row in rows if row is not control]
         if other.difference is not None:
             return f"{answer_of_two(control, other)} {text}.{_highest_on_test(rows, best)}"
     if best is control:
-        text += ". It is the control: no other setting did better on validation."
+        where = "validation" if best.is_validated else "test"
+        text += f". It is the control: no other setting did better on {where}."
         return text + _highest_on_test(rows, best)
     if best.difference is None or control is None:
         return text + "." + _highest_on_test(rows, best)
@@ -198,7 +202,7 @@ def _note(gap: Difference) -> str:
 def _runner_up(rows: Sequence[RowResult], best: RowResult, control: RowResult) -> str:
     """Return whether the best row is clearly better than the second on validation."""
     second = best_of([row for row in rows if row is not best and row.done])
-    if second is None or second is control:
+    if second is None or second is control or not second.is_validated:
         return ""
     gap = difference(best, second)
     if gap is None:
