@@ -53,9 +53,9 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     else:
         of_what = f"{count} recordings, each by a model that saw no clip of that recording; other"
     text = (
-        f"Out of fold: each row was trained on every fold ({folds}). Accuracy, interval and "
-        f"differences are over {formats.count(scored.answers)} answers of a seed, on {of_what} "
-        "columns are means of the folds."
+        f"Out of fold: each row was trained once for each fold, without its test clips ({folds}). "
+        f"Accuracy, interval and differences are over {formats.count(scored.answers)} answers of a "
+        f"seed, on {of_what} columns are means of the folds."
     )
     if scored.untested:
         text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
