@@ -268,10 +268,11 @@ def _steps(findings: dict[str, Any]) -> list[str]:
     if findings["damaged"]:
         steps.append("replace the damaged files; until then training uses what can be decoded")
     if any(len(twins["parts"]) > 1 for twins in findings["duplicates"]):
+        is_given = findings["split"]["how"].startswith("as given")
+        other = "" if is_given else ", or give them one recording (groups.csv, --data.groups)"
         steps.append(
-            "of clips with the same content in two parts keep one, or give them one recording "
-            "(groups.csv, --data.groups); until then training goes on, and says that the split "
-            "leaks"
+            f"of clips with the same content in two parts keep one{other}; until then training "
+            "goes on, and says that the split leaks"
         )
     if findings["split"].get("shared"):
         steps.append(

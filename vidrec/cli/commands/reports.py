@@ -54,6 +54,10 @@ class Runs(Command):
             console.print(_shown(entries))
             for line in commands_of_equal_names(entries) + unknown_recordings(entries):
                 console.tell(line)
+            if any(entry.kind == "ablation" and entry.value is not None for entry in entries):
+                console.tell(
+                    "The figure of an ablation is that of its row that is best on validation."
+                )
         else:
             console.tell(f"{folder} holds no run, no ablation and no search")
         return 0
