@@ -63,6 +63,15 @@ def test_a_set_that_cannot_be_split_ends_with_the_line_that_says_why(tmp_path):
     assert any(line.startswith("cannot be split: class 'b' of") for line in above)
 
 
+@pytest.mark.parametrize(("how", "by_recording"), [("as given", False), ("by recording", True)])
+def test_recordings_are_advised_only_where_they_decide_the_split(how, by_recording):
+    twins = {"names": ["a", "b"], "files": ["a", "b"], "parts": ["train", "test"]}
+    split = {"how": how, "shared": {}}
+    findings = {"unreadable": [], "damaged": [], "duplicates": [twins], "split": split}
+    [step] = doctor._steps(findings)
+    assert ("groups.csv" in step) is by_recording
+
+
 def test_clips_that_name_no_recording_are_said_to_and_are_no_fault(tmp_path):
     how = planted(tmp_path)
     for path in sorted(tmp_path.glob("*/*.mp4")):
