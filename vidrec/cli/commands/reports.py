@@ -56,7 +56,7 @@ class Runs(Command):
                 console.tell(line)
             if any(entry.kind == "ablation" and entry.value is not None for entry in entries):
                 console.tell(
-                    "The figure of an ablation is that of its best row on validation, or else on test."
+                    "The figure of an ablation is of its best row on validation, or else on test."
                 )
         else:
             console.tell(f"{folder} holds no run, no ablation and no search")
