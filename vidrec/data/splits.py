@@ -324,8 +324,9 @@ def _too_few(
     advice = "film more of it, or use only other classes"
     if 2 <= len(kept) <= MOST_NAMED and not any("," in name for name in kept):
         advice += f" (--data.classes {escape.shell(kept)})"
-    left = " left besides those of the test part" if part == "val" else ""
+    left = ""
     if part == "val":
+        left = " left besides those of the test part"
         advice += ", or train without validation clips (--data.val 0)"
     if unit == "recordings":
         advice += "; data.split random does without recordings, and its figures are too high"

@@ -163,10 +163,10 @@ def _results(
     notes = tables.notes(results)
     notes += wording.intervals(rows)
     if len(rows) > 1:
-        corrected = HOLM if len(rows) > 2 else ""
-        chosen = f" The best row is chosen by validation {task_of(rows).headline.words}."
-        chosen = chosen if best is not None and best.is_validated else ""
-        notes.append(WITHIN_NOISE.format(corrected) + chosen)
+        note = WITHIN_NOISE.format(HOLM if len(rows) > 2 else "")
+        if best is not None and best.is_validated:
+            note += f" The best row is chosen by validation {task_of(rows).headline.words}."
+        notes.append(note)
     parts += [Paragraph(note, "small soft") for note in notes]
     if any(row.out_of_fold for row in rows):
         parts.append(tables.folds_table(rows))

@@ -161,8 +161,8 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
         if other.difference is not None:
             return f"{answer_of_two(control, other)} {text}.{_highest_on_test(rows, best)}"
     if best is control:
-        where = "validation" if best.is_validated else "test"
-        text += f". It is the control: no other setting did better on {where}."
+        part = "validation" if best.is_validated else "test"
+        text += f". It is the control: no other setting did better on {part}."
         return text + _highest_on_test(rows, best)
     if best.difference is None or control is None:
         return text + "." + _highest_on_test(rows, best)

@@ -1,6 +1,6 @@
 """Preview what a table trains and what it costs, without training or reading a clip."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def estimates(
     overrides: Mapping[str, Any] | None = None,
     on: str = "",
     *,
-    workdir: Path | None = None,
+    left: Sequence[bool] | None = None,
 ) -> list[dict[str, Any]]:
     """Estimate the bytes and seconds of each group of trials on this machine.
 
@@ -79,16 +79,14 @@ def estimates(
         ablation: The table.
         overrides: Settings for all trials.
         on: The data set that replaces that of the table.
-        workdir: A folder whose finished trials are left out; None: all trials count.
+        left: For each trial of `dry_run`, whether it is left to train; None: all are.
 
     Returns:
         For each group its name, its number of trials, its bytes and its seconds.
     """
     trials = _trials(ablation, overrides, on)
-    if workdir:
-        ids = PlannedData(make=False).trial_ids([trial.config for trial in trials])
-        done = trained(ids, workdir)
-        trials = [trial for id_, trial in zip(ids, trials, strict=True) if id_ not in done]
+    if left is not None:
+        trials = [trial for trial, todo in zip(trials, left, strict=True) if todo]
     distinct = {training_id(trial.config): trial.config for trial in trials}
     groups: dict[str, list[Config]] = {}
     for cfg in distinct.values():

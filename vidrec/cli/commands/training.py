@@ -204,7 +204,11 @@ class Ablate(SharedCommand):
         if self.json:
             return 0
         # Data that cannot be split is an error here, before the list is printed.
-        estimated = preview.estimates(table, overrides, self.on, workdir=self.workdir)
+        ids = [trial["id"] for trial in trials]
+        done = preview.trained(ids, self.workdir)
+        estimated = preview.estimates(
+            table, overrides, self.on, left=[id_ not in done for id_ in ids]
+        )
         notes = preview.notes(table, overrides, self.on)
         lines = []
         rows = list(dict.fromkeys(trial["row"] for trial in trials))
@@ -224,9 +228,7 @@ class Ablate(SharedCommand):
         if estimated:
             console.print(_estimates(estimated))
         groups = len({trial["group"] for trial in trials})
-        ids = [trial["id"] for trial in trials]
-        done = len(preview.trained(ids, self.workdir))
-        left = f"; {done} are trained, {len(set(ids)) - done} are left" if done else ""
+        left = f"; {len(done)} are trained, {len({*ids} - done)} are left" if done else ""
         for note in notes:
             console.tell(note)
         console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'program')}{left}")
