@@ -132,16 +132,21 @@ def test_unreadable_files_are_named_and_a_second_run_says_so(tmp_path):
             clip(f"{kind}{i}.mp4", 5 + i)(tmp_path / "v" / kind)
     for name in ("a/bad1.mp4", "b/bad2.mp4"):
         (tmp_path / "v" / name).write_bytes(name.encode())
+    (tmp_path / "v" / "c").mkdir()
     data = ("--data.root", tmp_path / "v", *SMALL, "--data.split", "random")
     words = ("train", "my_videos", *data, "--train.epochs", "1", "--workdir", tmp_path / "runs")
     first = launch(*words)
     assert first.returncode == 0, first.stderr
-    [line] = [each for each in first.stdout.splitlines() if "left out" in each]
+    [line] = [each for each in first.stdout.splitlines() if "cannot be read and" in each]
     assert line.startswith("2 of 14 clips cannot be read and are left out: ")
     assert "bad1.mp4 (damaged, or not a video)" in line
     counts = json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())["counts"]
     used = ", ".join(f"{counts[part]['scored']} {part}" for part in ("train", "val", "test"))
     assert line.endswith(f"; used are {used}")
+    # The end of the command says it again, as the beginning has scrolled away.
+    shown = " ".join(launch("report", *tmp_path.glob("runs/*")).stdout.split())
+    assert "2 clips could not be read and are left out: a/bad1.mp4, b/bad2.mp4." in shown
+    assert "Folder c has no videos and is left out." in shown
     second = launch(*words, "--json")
     assert "was trained before: nothing is trained" in second.stderr
     assert json.loads(second.stdout)["status"] == "done"

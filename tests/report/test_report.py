@@ -304,6 +304,35 @@ def test_best_row_is_chosen_on_validation(tmp_path):
     assert text.endswith("; on validation 82.7\u00a0%, and lstm 99.0\u00a0%.")
 
 
+def test_rows_as_high_on_validation_as_the_best_are_named(tmp_path):
+    folder = result_folders.ablation(tmp_path, samples=0)
+    for file in folder.glob("trials/*/result.json"):
+        result = json.loads(file.read_text())
+        result["metrics"]["val"]["accuracy"] = 0.5 if result["row"] == 0 else 0.75
+        file.write_text(json.dumps(result))
+    found = read(folder)
+    others = [row.name for row in found.rows[1:] if row is not found.best]
+    text = wording.answer(found.rows, found.control, found.best)
+    assert text.startswith(f"Best on validation (as high: {', '.join(others)}): {found.best.name},")
+
+
+def test_what_was_left_out_of_the_data_is_said_below_the_table(tmp_path):
+    folder = result_folders.ablation(tmp_path, samples=0)
+    assert not wording.left_out(read(folder).rows)
+    for place, file in enumerate(sorted(folder.glob("trials/*/result.json"))):
+        result = json.loads(file.read_text())
+        result["unreadable_names"] = [f"a/{place % 2}.mp4"]
+        result["data_warnings"] = ["folders c, d have no videos and are left out"]
+        file.write_text(json.dumps(result))
+    said = [
+        "2 clips could not be read and are left out: a/0.mp4, a/1.mp4.",
+        "Folders c, d have no videos and are left out.",
+    ]
+    assert wording.left_out(read(folder).rows) == said
+    page = Page(report.build(folder)).text
+    assert all(line in page for line in said)
+
+
 def test_without_validation_clips_no_row_is_said_to_be_chosen(tmp_path):
     folder = result_folders.ablation(tmp_path, samples=0)
     for file in folder.glob("trials/*/result.json"):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.small_datasets import features, settings
 
+from vidrec.data import splits
 from vidrec.sweeps import check, cost, preview
 from vidrec.sweeps.ablation import Ablation, product
 from vidrec.training import prepare
@@ -69,6 +70,10 @@ def test_a_table_is_estimated_by_group_where_its_data_is(tmp_path, monkeypatch):
     monkeypatch.setattr(cost.datasets, "load_if_there", lambda data, load: features())
     mean, gru = preview.estimates(table)
     assert mean["trials"] == gru["trials"] == 2
+    assert mean["epochs"] == [here.train.epochs] * 2
+    assert mean["batch_size"] == here.train.batch_size
+    split = splits.make(features(), here.data)
+    assert (mean["train"], mean["val"]) == (len(split.train), len(split.val))
     assert 0 < mean["bytes"] < gru["bytes"]
     assert cost.COMPILE < mean["seconds"] < gru["seconds"]
     # What is trained already takes no time.

@@ -254,7 +254,7 @@ def notes(results: Run | AblationResult, *, headline_only: bool = False) -> list
     lines += (
         results.meta.get("notes", ()) if isinstance(results, AblationResult) else _part(results)
     )
-    lines += wording.leaks(rows)
+    lines += wording.leaks(rows) + wording.left_out(rows)
     doubtful = [
         DAGGER in published(row, column)
         for row in rows

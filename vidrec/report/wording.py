@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from vidrec.evaluation.statistics import NO_SPREAD, Difference
-from vidrec.io.words import counted, listed
+from vidrec.io.words import are, counted, listed, some
 from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
@@ -97,6 +97,18 @@ def no_spread(rows: Sequence[RowResult]) -> list[str]:
     return [f"{listed(alike)}: {NO_SPREAD}."] if alike else []
 
 
+def left_out(rows: Sequence[RowResult]) -> list[str]:
+    """Return notes on clips that could not be read, and the warnings of the data set."""
+    results = [run.result for row in rows for run in row.runs]
+    unread = {name for result in results for name in result.get("unreadable_names", ())}
+    lines = []
+    if unread:
+        clips = f"{counted(len(unread), 'clip')} could not be read"
+        lines.append(f"{clips} and {are(len(unread))} left out: {some(sorted(unread))}.")
+    warned = dict.fromkeys(line for result in results for line in result.get("data_warnings", ()))
+    return lines + [f"{line[0].upper()}{line[1:]}." for line in warned if line]
+
+
 def leaks(rows: Sequence[RowResult]) -> list[str]:
     """Return the notes below a table on splits that leak or may leak."""
     runs = [run for row in rows for run in row.runs]
@@ -155,7 +167,7 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     lead = "Best on validation"
     if not best.is_validated:
         lead = "There are no validation clips to choose a row by. Highest on test"
-    text = f"{lead}: {best.name}, {reached} test {headline.words}{where}, {of}"
+    text = f"{lead}{_equals(rows, best)}: {best.name}, {reached} test {headline.words}{where}, {of}"
     if len(rows) == 2 and control is not None:
         [other] = [row for row in rows if row is not control]
         if other.difference is not None:
@@ -171,6 +183,18 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     text += f"; {abs(100 * gap.mean):.1f} points {side} the control {control.name}"
     text += f" ({points(gap.low, gap.high)}), {worth(gap)}"
     return text + _runner_up(rows, best, control) + _highest_on_test(rows, best)
+
+
+def _equals(rows: Sequence[RowResult], best: RowResult) -> str:
+    """Return the names of the rows that the best row does not beat, only precedes; or ""."""
+    headline = best.task.headline
+    column = headline.val if best.is_validated else headline.test
+    names = [
+        row.name
+        for row in rows
+        if row is not best and row.done and row.mean(column) == best.mean(column)
+    ]
+    return f" (as high: {listed(names)})" if names else ""
 
 
 def answer_of_two(a: RowResult, b: RowResult) -> str:

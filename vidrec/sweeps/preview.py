@@ -68,9 +68,10 @@ def estimates(
     *,
     left: Sequence[bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Estimate the bytes and seconds of each group of trials on this machine.
+    """Describe each group of trials, and estimate its bytes and seconds on this machine.
 
-    Both are None if the data set is not available. The bytes are those of the trials and the data.
+    What needs the data set is None if it is not available: the numbers of clips, the bytes and the
+    seconds. The bytes are those of the trials and the data.
     A training step needs additional memory for its gradients; a group that does not fit in memory
     is split before it trains. The seconds are those of compiling and of training to the last epoch,
     with nothing beside it. Features and their principal components are not included.
@@ -82,7 +83,9 @@ def estimates(
         left: For each trial of `dry_run`, whether it is left to train; None: all are.
 
     Returns:
-        For each group its name, its number of trials, its bytes and its seconds.
+        For each group its name, its number of trials, the least and the largest number of
+        `epochs`, its `batch_size`, its numbers of clips `train` and `val`, and its bytes and
+        seconds. In a group of several folds, the clips are those of its first fold.
     """
     trials = _trials(ablation, overrides, on)
     if left is not None:
@@ -95,13 +98,15 @@ def estimates(
     sizes = {key: cost.known_size(cfg) for key, cfg in data.items()}
     lines = []
     for name, configs in groups.items():
+        first, epochs = configs[0], [cfg.train.epochs for cfg in configs]
         line: dict[str, Any] = {"group": name, "trials": len(configs)}
-        line |= {"bytes": None, "seconds": None}
-        if size := sizes[prepare.data_id(configs[0])]:
-            one = cost.of(configs[0], *size)
-            epochs = sum(cfg.train.epochs for cfg in configs)
+        line |= {"epochs": [min(epochs), max(epochs)], "batch_size": first.train.batch_size}
+        line |= dict.fromkeys(("train", "val", "bytes", "seconds"))
+        if size := sizes[prepare.data_id(first)]:
+            one = cost.of(first, *size)
+            line |= {"train": size[0], "val": size[1]}
             line["bytes"] = one.data + one.state * len(configs)
-            line["seconds"] = cost.seconds(one, epochs, *cost.measured_rates(configs[0]))
+            line["seconds"] = cost.seconds(one, sum(epochs), *cost.measured_rates(first))
         lines.append(line)
     return lines
 

@@ -13,7 +13,7 @@ import numpy as np
 from vidrec import __version__
 from vidrec.config import Config, override, plugins, to_dict, user_code
 from vidrec.data import splits
-from vidrec.data.datasets.base import PARTS
+from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions
 from vidrec.evaluation.task import Fitted, ScoredPart
@@ -189,6 +189,7 @@ class _Writer:
             "unreadable": [{"path": path, "reason": why} for _, path, why in data.unreadable],
             "unreadable_names": [data.dataset.names[i] for i, _, _ in data.unreadable],
             "damaged": dict(data.dataset.warnings),
+            "data_warnings": _warnings(data.dataset),
             "task": self.data.task.kind,
             "metrics": figures,
             **({"fitted": fitted} if fitted else {}),
@@ -341,6 +342,12 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
             "dir": str(member.folder.absolute()),
         }
         write_json(member.folder / RESULT, result)
+
+
+def _warnings(dataset: Dataset) -> list[str]:
+    """Return what the data set warns of, such as folders that are left out."""
+    warned = [line for line in dataset.notes if line.startswith(splits.WARNING)]
+    return [line.removeprefix(splits.WARNING) for line in warned]
 
 
 def _split(data: Prepared) -> dict[str, Any]:

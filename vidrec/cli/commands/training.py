@@ -269,14 +269,18 @@ def _seeds(table: Ablation) -> str:
 
 
 def _estimates(groups: list[dict[str, Any]]) -> Any:
-    """Return a table of each group's memory and time, if the data set is on this machine."""
+    """Return a table of how each group trains; of its clips, memory and time if data is here."""
     from vidrec.report.terminal import Columns
 
     lines = []
     for group in groups:
-        memory, time = "no data yet", "–"
+        clips, memory, time = "no data yet", "–", "–"
         if group["seconds"] is not None:
+            clips = f"{group['train']} + {group['val']}"
             memory, time = f"{group['bytes'] / 1e6:,.0f} MB", f"{group['seconds'] / 60:,.1f} min"
-        lines.append((group["group"], group["trials"], memory, time))
-    heads = ("group", "trials", "memory", "time at most")
-    return Columns(heads, lines, "group", title="to train on this machine, about")
+        epochs = " to ".join(map(str, dict.fromkeys(group["epochs"])))
+        how = (epochs, group["batch_size"], clips)
+        lines.append((group["group"], group["trials"], *how, memory, time))
+    heads = ("group", "trials", "epochs", "batch", "clips", "memory", "time at most")
+    title = "to train on this machine, about; clips: training + validation"
+    return Columns(heads, lines, "group", [["memory"], ["batch"]], title=title)

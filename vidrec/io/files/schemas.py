@@ -21,7 +21,7 @@ RESULT_HOLDS = {
     **{"why?": (str, type(None)), "params?": int, "epochs?": int, "best_epoch?": _NUMBER_OR_NONE},
     "counts?": {"*": {"expected": int, "scored": int, "unreadable": int}},
     **{"unreadable?": [{"path": str, "reason": str}], "unreadable_names?": [str]},
-    **{"damaged?": {"*": str}, "seconds?": {"*": _NUMBER}},
+    **{"damaged?": {"*": str}, "data_warnings?": [str], "seconds?": {"*": _NUMBER}},
     "split?": {
         **{"id?": str, "copied_tests?": int},
         **{"leaks_into_test?": bool, "recordings_known?": bool},
