@@ -1,6 +1,7 @@
 """Reports from folders alone: figures checked against the saved scores by plain means."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -17,7 +18,7 @@ from helpers.pages import Page
 from vidrec import report
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
-from vidrec.report import formats, numbers, tables, wording
+from vidrec.report import figures, forest, formats, numbers, tables, wording
 from vidrec.report.results import read
 from vidrec.report.table_model import as_csv, as_markdown
 
@@ -104,6 +105,19 @@ def test_a_line_of_numbers_for_each_row_with_its_intervals(folders):
         assert {name: float(line[name]) for name in wanted} == pytest.approx(wanted)
         assert line["verdict"] == ("" if gap is None else tables.verdict(row))
     assert report.summary(folders["scanners"])[1]["p"] == results.rows[1].difference.p
+    for row, line in zip(
+        read(folders["rates"]).rows, report.summary(folders["rates"]), strict=True
+    ):
+        theirs = {name: line[f"published_{name}"] for name in row.published}
+        assert theirs == dict(row.published)
+        assert line["seeds_needed"] == (row.difference and row.difference.seeds_needed)
+
+
+def test_an_end_of_an_interval_shows_its_side_of_zero():
+    assert formats.points(-0.00012, 0.029) == "−0.01 to +2.9"
+    assert formats.points(-0.2, 0.000012) == "−20.0 to +0.001"
+    assert formats.points(0.0, 0.0005) == "+0.0 to +0.1"
+    assert formats.points(0.0001) == "+0.0"
 
 
 def test_csv_lists_planned_trials_with_exact_figures(folders):
@@ -426,10 +440,51 @@ def test_film_strips_show_prediction_and_confidence(folders):
 
 
 def test_figures_lie_beside_the_page(folders):
-    names = {file.name for file in (folders["rates"] / "figures").iterdir()}
-    both = ("intervals", "curves", "f1", "steps", "cost")
-    assert {f"{name}.{end}" for name in both for end in ("svg", "png")} <= names
-    assert {"confusion_counts.svg", "confusion_shares.svg"} <= names
+    drawn = {
+        name: {file.name for file in (folders[name] / "figures").iterdir()}
+        for name in ("rates", "scanners")
+    }
+    both = ("intervals", "curves", "f1")
+    files = {f"{name}.{end}" for name in both for end in ("svg", "png")}
+    files |= {"confusion_counts.svg", "confusion_shares.svg"}
+    assert files | {"steps.svg", "steps.png"} <= drawn["rates"]
+    assert files | {"cost.svg", "cost.png"} <= drawn["scanners"]
+    # All learning rates have the same parameters and were trained by one program.
+    assert not {"cost.svg", "cost.png"} & drawn["rates"]
+    assert "are for all of them" in Page(folders["rates"] / "report.html").text
+    assert not wording.shared_seconds(read(folders["rates"]).rows[:1])
+
+
+def test_the_intervals_show_differences_and_published_figures_of_the_same_task(folders):
+    for name, published in (("scanners", False), ("rates", True)):
+        text = Page(folders[name] / "report.html").text
+        assert "Right: difference to the control" in text
+        assert ("open diamonds: published" in text) == published
+        drawn = (folders[name] / "figures" / "intervals.svg").read_text(encoding="utf-8")
+        assert "difference to the control, points" in drawn
+    results = read(folders["rates"])
+    elsewhere = [dataclasses.replace(row, another_task="14 classes") for row in results.rows]
+    assert forest.has_published(results.rows)
+    assert not forest.has_published(elsewhere)
+    axes = figures.draw(forest.draw, results.rows, results.control).axes
+    widths = [
+        (a.difference.low, a.difference.high) for a in results.rows if a.difference is not None
+    ]
+    bars = [line.get_xdata() for line in axes[1].lines if len(line.get_xdata()) == 2][1:]
+    assert np.allclose(np.array(bars), 100 * np.array(widths))
+    alone = figures.draw(forest.draw, results.rows[1:2], results.control)
+    assert len(alone.axes) == 1
+
+
+def test_files_beside_the_page_are_named(folders):
+    for name, files in (
+        ("rates", ["table.csv", "table.md", "table.tex", "summary.csv"]),
+        ("run", ["table.csv", "table.md", "table.tex"]),
+    ):
+        page = Page(folders[name] / "report.html")
+        linked = [a["href"] for a in page.all("a") if not a["href"].startswith("#")]
+        assert linked == [*files, "figures/"]
+        assert all((folders[name] / file).exists() for file in linked)
 
 
 def test_tex_is_balanced_and_escaped(folders):
@@ -662,7 +717,11 @@ def test_a_class_without_test_clips_is_a_dash_and_comes_last(tmp_path):
     ("name", "whose", "changed"),
     [
         ("run", "of this run", ["data.tfds"]),
-        ("scanners", "of gru, seed 0", ["data.tfds", "scanner.kind"]),
+        (
+            "scanners",
+            "of gru, seed 0 (median test figure of its seeds)",
+            ["data.tfds", "scanner.kind"],
+        ),
     ],
 )
 def test_settings_say_whose_they_are_and_which_are_changed(folders, name, whose, changed):

@@ -175,6 +175,7 @@ class Page:
         sections: the sections of the page.
         rebuild: the command that makes the page again; empty for a page without files such as
             table.csv beside it.
+        beside: names of the files beside the page.
     """
 
     title: str
@@ -184,3 +185,4 @@ class Page:
     facts: Definitions
     sections: Sequence[Section]
     rebuild: str = ""
+    beside: Sequence[str] = ("table.csv", "table.md", "table.tex")

@@ -345,8 +345,8 @@ def _types(counts_KK: np.ndarray, classes: Sequence[str], counted: str) -> list[
         sum(pair["count"] for pair in confused[kind]) for kind in ("within", "across")
     )
     text = (
-        f"{within} of {within + across} confused {counted} were taken for a class of the same "
-        "action type, the others for a class of another type."
+        f"{within} of {within + across} confused {counted} were taken for a class of the same of "
+        "UCF-101's five action types (such as sports), the others for a class of another type."
     )
     return [Paragraph(text)]
 

@@ -140,7 +140,8 @@ def _results(a: RowResult, b: RowResult, notes: Sequence[str]) -> Section:
 
 def notes_of_two(a: RowResult, b: RowResult) -> list[str]:
     """Return the notes below the figures of two rows: on leaks, and on rows with one seed."""
-    return [*wording.leaks([a, b]), *wording.one_seed([a, b])]
+    more = "A table of these two rows, `vidrec ablate` with --seeds 3,"
+    return [*wording.leaks([a, b]), *wording.one_seed([a, b], more)]
 
 
 def _classes(

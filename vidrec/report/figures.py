@@ -49,6 +49,11 @@ STYLE: Any = {
 }
 MANY_ROWS = 7  # with more rows, only the best and the control have a colour
 NAME_INCHES = 0.17  # height of a name beside the points of a long table
+# What a row costs: columns of table.csv, and their names on an axis.
+COSTS = {
+    "params": "trained parameters",
+    "seconds_train": "seconds of training, compiling apart",
+}
 NUMBERED = 24  # with more classes, a cell has no room for a number of normal size
 
 
@@ -128,7 +133,8 @@ def _svg(figure: Any) -> str:
     return out.getvalue()
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -144,44 +150,9 @@ def colours(
     return {row: marked.get(row, GREY) for row in rows}
 
 
-def forest(rows: Sequence[RowResult], control: RowResult | None) -> Any:
-    """Draw rows with intervals, each trial as a tick, published figures as open diamonds."""
-    figure = _figure(7.6, 0.9 + 0.34 * len(rows))
-    axes = figure.add_subplot()
-    hue = colours(rows, control, None)
-    headline = task_of(rows).headline
-    for y, row in enumerate(rows):
-        if row.interval is None:
-            axes.text(0.01, y, "not scored", transform=axes.get_yaxis_transform(), va="center")
-            continue
-        low, mean, high = (100 * getattr(row.interval, x) for x in ("low", "mean", "high"))
-        colour = PALETTE[0] if len(rows) > MANY_ROWS else hue[row]
-        axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
-        axes.plot(mean, y, "o", color=colour, markersize=7)
-        seeds = [100 * run.metric(headline.test) for run in row.done]
-        axes.plot(seeds, [y + 0.26] * len(seeds), "|", color=GREY, markersize=6)
-    shown = [r for r in rows if headline.test in r.published]
-    for row in shown:
-        style = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 7}
-        dubious = headline.test in row.doubtful
-        x, y = 100 * row.published[headline.test], rows.index(row)
-        axes.plot(x, y, "D", alpha=0.4 if dubious else 1, **style)
-        if dubious:
-            axes.annotate("†", (x, y), (6, 3), textcoords="offset points")
-    if control is not None and control.interval is not None:
-        axes.axvline(100 * control.interval.mean, color=GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(rows)), [plot(row.name) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    axes.set_xlabel(f"test {headline.words}, %")
-    return figure
-
-
 def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
     """Draw losses and the headline figure over epochs, a line for each trial."""
-    figure = _figure(7.6, 6.4 if len(rows) > 1 else 3.2)
+    figure = new_figure(7.6, 6.4 if len(rows) > 1 else 3.2)
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:
         return _own_curves(figure, rows[0].runs[0])
@@ -321,7 +292,7 @@ def by_class(measured: Mapping[str, float], words: str) -> Any:
     """Draw each class's figure, such as F1, as a bar, the best on top; NaN is left out."""
     scores = {name: score for name, score in measured.items() if not math.isnan(score)}
     names = sorted(scores, key=lambda name: scores[name])
-    figure = _figure(6, 0.8 + 0.19 * len(names))
+    figure = new_figure(6, 0.8 + 0.19 * len(names))
     axes = figure.add_subplot()
     axes.barh(range(len(names)), [scores[name] for name in names], color=PALETTE[0], height=0.7)
     axes.set_yticks(range(len(names)), list(map(plot, names)))
@@ -333,7 +304,7 @@ def by_class(measured: Mapping[str, float], words: str) -> Any:
 
 def steps(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
     """Draw the share of clips that are right at each frame, mean over seeds."""
-    figure = _figure(7.6, 3.4)
+    figure = new_figure(7.6, 3.4)
     axes = figure.add_subplot()
     hue = colours(rows, control, best)
     for row in rows:
@@ -360,7 +331,7 @@ def timelines(lines: presentation.Timelines, names: Sequence[str], classes: Sequ
     """
     from matplotlib.patches import Patch
 
-    figure = _figure(7.6, 0.9 + 0.5 * len(names) + 0.2 * math.ceil(len(classes) / 6))
+    figure = new_figure(7.6, 0.9 + 0.5 * len(names) + 0.2 * math.ceil(len(classes) / 6))
     axes = figure.add_subplot()
     hue = {
         k: GREY + "66" if k in lines.background else _hex(presentation.colour(k))
@@ -397,12 +368,19 @@ def has_steps(rows: Sequence[RowResult]) -> bool:
     return any(p is not None and p.steps_BT is not None for p in saved)
 
 
+def costs(rows: Sequence[RowResult]) -> list[str]:
+    """Return the columns of table.csv that say what a row costs and differ between rows."""
+    columns = {column: {row.mean(column) for row in rows if row.done} for column in COSTS}
+    return [column for column, values in columns.items() if len(values) > 1]
+
+
 def cost(rows: Sequence[RowResult]) -> Any:
-    """Draw the headline figure against parameters and against seconds of training."""
-    many = len(rows) > MANY_ROWS
-    figure = _figure(7.6, max(3.4, 1 + NAME_INCHES * len(rows) if many else 0))
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, column in zip(panels, ("params", "seconds_train"), strict=True):
+    """Draw the headline figure against each of `costs`."""
+    many, columns = len(rows) > MANY_ROWS, costs(rows)
+    height = max(3.4, 1 + NAME_INCHES * len(rows) if many else 0)
+    figure = new_figure(7.6 if len(columns) > 1 else 5.4, height)
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
         points = []
         for i, row in enumerate(rows):
             x, y = row.mean(column), 100 * row.headline
@@ -415,12 +393,12 @@ def cost(rows: Sequence[RowResult]) -> Any:
             axes.plot(x, y, "o", color=colour, markersize=6, label=plot(row.name))
             points.append((x, y, plot(row.name)))
         _amounts_axis(axes, [x for x, _, _ in points if x > 0])
+        axes.set_xlabel(COSTS[column])
         if many:
             _name_points(axes, points)
-    panels[0].set(xlabel="trained parameters", ylabel=f"test {task_of(rows).headline.words}, %")
-    panels[1].set(xlabel="seconds of training, compiling apart")
+    panels[0].set_ylabel(f"test {task_of(rows).headline.words}, %")
     if not many:
-        panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -469,7 +447,7 @@ def spread(wanted: Sequence[float]) -> list[float]:
 
 def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
     """Draw the recall of each class in two runs, from top to bottom as in `names`."""
-    figure = _figure(7.6, 0.9 + 0.2 * len(names))
+    figure = new_figure(7.6, 0.9 + 0.2 * len(names))
     axes = figure.add_subplot()
     for y, (a, b) in enumerate(zip(100 * np.array(before), 100 * np.array(after), strict=True)):
         colour = PALETTE[2] if b > a else PALETTE[1] if b < a else GREY
@@ -482,15 +460,3 @@ def changes(names: Sequence[str], before: Sequence[float], after: Sequence[float
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     return figure
-
-
-def alt_forest(rows: Sequence[RowResult]) -> str:
-    """Return the forest plot in words."""
-    intervals = [
-        f"{row.name} {percent(row.interval.mean)} "
-        f"({percent(row.interval.low)} to {percent(row.interval.high)})"
-        for row in rows
-        if row.interval is not None
-    ]
-    words = task_of(rows).headline.words
-    return f"Test {words} with 95 % intervals: " + "; ".join(intervals) + "."

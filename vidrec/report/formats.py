@@ -20,9 +20,23 @@ def published_percent(share: float) -> str:
 
 
 def points(low: float, high: float | None = None) -> str:
-    """Return a signed difference of shares, or an interval of differences, in percentage points."""
-    signed = [f"{100 * x:+.1f}".replace("-", "−") for x in (low, high) if x is not None]
-    return " to ".join(signed)
+    """Return a signed difference of shares, or an interval of differences, in percentage points.
+
+    An end of an interval that would be rounded to 0 has more digits, so that one can see on which
+    side of 0 it is.
+    """
+    if high is None:
+        return _signed(low, 1)
+    return " to ".join(_signed(end, _digits(100 * end)) for end in (low, high))
+
+
+def _signed(share: float, digits: int) -> str:
+    return f"{100 * share:+.{digits}f}".replace("-", "−")
+
+
+def _digits(value: float) -> int:
+    """Return how many digits show that a value is not 0, from 1 to 3."""
+    return next((digits for digits in (1, 2) if round(value, digits)), 3) if value else 1
 
 
 def span(low: float, high: float) -> str:

@@ -80,6 +80,8 @@ def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
         headline.val: row.mean(headline.val),
         **_to_control(row, is_control),
         "verdict": verdict(row),
+        "seeds_needed": row.difference.seeds_needed if row.difference else None,
+        **{f"published_{column}": value for column, value in row.published.items()},
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vidrec.config import Config, to_dict
 from vidrec.io import escape
-from vidrec.report import blocks, classes, figures, formats, rendering, tables, wording
+from vidrec.report import blocks, classes, figures, forest, formats, rendering, tables, wording
 from vidrec.report.blocks import Block, Definition, Definitions, Figure, Paragraph, Section
 from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
 from vidrec.report.run import SPLITS, Run, setting_text
@@ -24,7 +24,8 @@ def _leak(run: Run) -> str:
     elif run.leaked is False or (run.copied_tests and run.recordings_known):
         words.append("no recording in two parts")
     if run.copied_tests:
-        words.append(f"copies of {run.copied_tests} test clips in another")
+        clips = "a test clip" if run.copied_tests == 1 else f"{run.copied_tests} test clips"
+        words.append(f"copies of {clips} in another")
     elif run.leaked is True:
         words.append("training and validation have clips or recordings in common")
     return ", ".join(words)
@@ -68,8 +69,16 @@ def render(results: Run | AblationResult, pictures: Path) -> str:
             _settings(results, any_run),
         ],
         rebuild=escape.shell(["vidrec", "report", results.folder.name]),
+        beside=_beside(results, rows),
     )
     return rendering.render(page)
+
+
+def _beside(results: Run | AblationResult, rows: Sequence[RowResult]) -> list[str]:
+    """Return the names of the files with the page's figures; see `report.build`."""
+    names = ["table.csv", "table.md", "table.tex"]
+    names += ["summary.csv"] * isinstance(results, AblationResult)
+    return names + ["folds.csv"] * any(row.out_of_fold for row in rows)
 
 
 class Drawer:
@@ -161,7 +170,7 @@ def _results(
     scored = columns[:first_fit]  # the published figures after these are in another table
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results)
-    notes += wording.intervals(rows)
+    notes += wording.intervals(rows) + wording.shared_seconds(rows)
     if len(rows) > 1:
         note = WITHIN_NOISE.format(HOLM if len(rows) > 2 else "")
         if best is not None and best.is_validated:
@@ -229,11 +238,12 @@ def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawe
     )
     caption += " on the test clips of one fold" * any(row.out_of_fold for row in rows)
     caption += "; the dashed line is the control" if control else ""
-    if any(headline.test in row.published for row in rows):
-        caption += "; open diamonds: published"
-        caption += ", of another task" * any(row.another_task for row in rows)
-    alt = figures.alt_forest(rows)
-    figure = draw("intervals", alt, caption + ".", figures.forest, rows, control)
+    caption += "; open diamonds: published" if forest.has_published(rows) else ""
+    if any(row.difference for row in rows):
+        caption += ". Right: difference to the control on the same seeds and clips; with a dot if "
+        caption += "it is more than noise"
+    alt = forest.described(rows)
+    figure = draw("intervals", alt, caption + ".", forest.draw, rows, control)
     return Section("Intervals", "intervals", [figure])
 
 
@@ -251,8 +261,8 @@ def curves(
     headline = task_of(rows).headline
     alt = f"Training loss, validation loss and validation {headline.words} over epochs. "
     alt += "; ".join(best_epochs)
-    caption = "Each line is a trial. Its dot is the epoch whose weights were kept: the best one on "
-    caption += "validation clips, if there are any."
+    caption = "Losses are those that training minimises. Each line is a trial. Its dot is the "
+    caption += "epoch whose weights were kept: the best one on validation clips, if there are any."
     figure = draw("curves", alt + ".", caption, figures.curves, rows, control, best)
     return Section("Training", "training", [figure])
 
@@ -269,11 +279,15 @@ def steps(
 
 
 def _cost(rows: Sequence[RowResult], draw: Drawer) -> Section:
-    if len(rows) < 2 or not any(row.done for row in rows):
+    columns = figures.costs(rows)
+    if not columns:
         return Section("Cost", "cost", [])
     words = task_of(rows).headline.words
-    caption = f"Test {words} with its 95 % interval against trained parameters and seconds. A row "
-    caption += "that trains for more epochs takes longer."
+    against = " and ".join(column.replace("params", "trained parameters") for column in columns)
+    against = against.replace("seconds_train", "seconds of training")
+    caption = f"Test {words} with its 95 % interval against {against}."
+    if "seconds_train" in columns and len({row.mean("epochs") for row in rows}) > 1:
+        caption += " A row that trains for more epochs takes longer."
     alt = caption + " The figures stand in the table of results."
     return Section("Cost", "cost", [draw("cost", alt, caption, figures.cost, rows)])
 
@@ -341,7 +355,7 @@ def _settings(results: Run | AblationResult, run: Run | None) -> Section:
     whose = "of this run"
     command = run.environment.get("command")
     if isinstance(results, AblationResult):
-        whose = f"of {run.name}, {run.place}"
+        whose = f"of {run.name}, {run.place} (median test figure of its seeds)"
         command = results.meta.get("command") or command
     parts: list[Block] = [Definitions(_environment(run, command))]
     if settings := flat_settings(run.config):

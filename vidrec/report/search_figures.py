@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vidrec.io.escape import plot
-from vidrec.report.figures import GREY, PALETTE, _figure
+from vidrec.report.figures import GREY, PALETTE, new_figure
 from vidrec.report.run import setting_text
 
 BEST = 0.1  # share of the trials whose lines are highlighted
@@ -14,7 +14,7 @@ Trials = Sequence[Mapping[str, Any]]
 
 def history(trials: Trials) -> Any:
     """Draw each trial's validation figure, and the best so far of those trained to their end."""
-    figure = _figure(7.6, 3.4)
+    figure = new_figure(7.6, 3.4)
     axes = figure.add_subplot()
     styles = {"done": (PALETTE[0], "o", "trained to its end"), "other": (GREY, "x", "stopped")}
     for state, (colour, mark, label) in styles.items():
@@ -39,7 +39,7 @@ def history(trials: Trials) -> Any:
 def importance(shares: Mapping[str, float]) -> Any:
     """Draw each setting's share of the importance as a bar, the first setting on top."""
     names = list(shares)[::-1]
-    figure = _figure(6, 0.9 + 0.3 * len(names))
+    figure = new_figure(6, 0.9 + 0.3 * len(names))
     axes = figure.add_subplot()
     axes.barh(range(len(names)), [100 * shares[name] for name in names], color=PALETTE[0])
     axes.set_yticks(range(len(names)), list(map(plot, names)))
@@ -51,7 +51,7 @@ def importance(shares: Mapping[str, float]) -> Any:
 
 def parallel(trials: Trials, space: Mapping[str, Mapping[str, Any]]) -> Any:
     """Draw a line for each trial through its settings to its validation figure."""
-    figure = _figure(max(5.0, 1.9 * (len(space) + 1)), 4.2)
+    figure = new_figure(max(5.0, 1.9 * (len(space) + 1)), 4.2)
     axes = figure.add_subplot()
     ordered = sorted(trials, key=lambda trial: (trial["state"] == "done", trial["end"][0]))
     least, most = (f(trial["end"][0] for trial in trials) for f in (min, max))

@@ -77,8 +77,23 @@ def intervals(rows: Sequence[RowResult]) -> list[str]:
     ]
 
 
-def one_seed(rows: Sequence[RowResult]) -> list[str]:
-    """Return a note on what the intervals of rows with one seed do not include."""
+def shared_seconds(rows: Sequence[RowResult]) -> list[str]:
+    """Return a note if rows were trained by one program, whose seconds each of them shows."""
+    seconds = [row.mean("seconds_train") for row in rows if row.done]
+    if len(seconds) == len(set(seconds)):
+        return []
+    return ["Rows with the same seconds were trained together; the seconds are for all of them."]
+
+
+def one_seed(
+    rows: Sequence[RowResult], more: str = "`vidrec ablate` with the same arguments and --seeds 3"
+) -> list[str]:
+    """Return a note on what the intervals of rows with one seed do not include.
+
+    Args:
+        rows: the rows.
+        more: what shows how much seeds change.
+    """
     known = [row for row in rows if row.interval is not None]
     single = [row.name for row in known if row.interval and row.interval.too_few_seeds]
     if not single:
@@ -86,8 +101,7 @@ def one_seed(rows: Sequence[RowResult]) -> list[str]:
     whose = "" if len(single) == len(known) else f" ({listed(single)})"
     return [
         f"One seed{whose}: the interval covers only the choice of test clips. It does not "
-        "include what another seed would change. `vidrec ablate` with the same arguments and "
-        "--seeds 3 shows that."
+        f"include what another seed would change. {more} shows that."
     ]
 
 
@@ -215,7 +229,8 @@ def worth(gap: Difference) -> str:
         return "within noise: neither is shown to be better." + _note(gap)
     return (
         "within noise: neither is shown to be better. If the difference really is this large, "
-        f"about {gap.seeds_needed} seeds a row would show it, fewer with more test recordings."
+        f"about {gap.seeds_needed} seeds a row would show it, fewer with more test recordings "
+        f"(now {gap.variances.design.groups})."
     )
 
 

@@ -281,6 +281,6 @@ def _estimates(groups: list[dict[str, Any]]) -> Any:
         epochs = " to ".join(map(str, dict.fromkeys(group["epochs"])))
         how = (epochs, group["batch_size"], clips)
         lines.append((group["group"], group["trials"], *how, memory, time))
-    heads = ("group", "trials", "epochs", "batch", "clips", "memory", "time at most")
-    title = "to train on this machine, about; clips: training + validation"
+    heads = ("group", "trials", "epochs", "batch", "clips", "memory", "time")
+    title = "estimates, if nothing else runs here; clips: training + validation"
     return Columns(heads, lines, "group", [["memory"], ["batch"]], title=title)
