@@ -76,6 +76,10 @@ def source(place):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_a_scanner_is_in_every_place(kind):
+    named = kind in scanners.CELLS or kind in scanners.OWN
+    assert named, (
+        f"{kind} has no class: neither CELLS nor OWN of vidrec/models/scanners.py names it"
+    )
     built = scanners.build(Settings(kind=kind))
     cell = getattr(built, "cell", None)
     names = {"KIND": kind, "CLASS": type(cell or built).__name__}
