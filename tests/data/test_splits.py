@@ -244,7 +244,7 @@ def test_what_cannot_be_split_says_what_is_needed():
     with pytest.raises(UserError, match="one class"):
         splits.make(source([0] * 9), Data())
     two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
-    advice = "film more of it.*data.split random"
+    advice = "film more of it.*--data.val 0.: then one fewer is enough; data.split random"
     with pytest.raises(
         UserError, match=rf"'class0' of toy has 2 recordings.*at least 3 recordings; {advice}"
     ):
@@ -253,8 +253,9 @@ def test_what_cannot_be_split_says_what_is_needed():
     groups = ["a", "b"] * 3 + ["c"] * 6 + [f"{name}{i}" for name in "de" for i in range(6)]
     some = source([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6, groups)
     both = "'class0' of toy has 2 recordings, class 'class1' has 1 recording, too few"
-    with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3"):
+    with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3") as refused:
         splits.make(some, Data())
+    assert "--data.val" not in str(refused.value)  # a class of one recording needs more than that
     lone = source([0] * 12 + [1])
     for how in ("group", "random"):
         with pytest.raises(UserError, match="'class1' of toy has 1 clip, too few"):

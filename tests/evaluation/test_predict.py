@@ -398,9 +398,9 @@ def test_of_an_ablation_the_row_with_the_best_mean_and_its_best_seed(tmp_path):
     lucky = [[0.5, 0.99, 0.4], [0.8, 0.7, 0.9], [0.7, 0.7, 0.7]]
     trial, text = predict.choose(fake_ablation(tmp_path / "a", lucky))
     assert trial.name == "r1s2"
-    assert "row 1 of 3 (a.b=1)" in text
-    assert "0.8000 over 3 seeds" in text
-    assert "seed 2 (0.9000)" in text
+    assert "a.b=1, of 3 rows the best" in text
+    assert "80.0 % over 3 seeds" in text
+    assert "seed 2 (90.0 %)" in text
     tied = [[None, None], [0.6, 0.6], [0.6, 0.6]]
     assert predict.choose(fake_ablation(tmp_path / "b", tied))[0].name == "r1s0"
     dead = fake_ablation(

@@ -105,6 +105,7 @@ def test_a_prediction_names_the_fold_of_its_model(folder):
         found[trial["id"]] = result["metrics"]["val"]["accuracy"], -trial["seed"], trial["fold"]
     accuracy, seed, fold = found[chosen.folder.name]
     assert accuracy == max(each[0] for each in found.values())
-    assert f"over 2 seeds on 3 folds); of it seed {-seed}, fold {fold} ({accuracy:.4f})" in (
-        chosen.reason
+    assert (
+        f"over 2 seeds on 3 folds); of it seed {-seed}, fold {fold} ({100 * accuracy:.1f} %)"
+        in (chosen.reason)
     )

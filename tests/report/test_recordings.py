@@ -85,7 +85,7 @@ def test_every_table_says_what_is_known_of_its_recordings(kind, made, tmp_path):
             assert text.count(UNKNOWN) == (UNKNOWN in says)
             assert text.count("Leaked: ") == len(set(says) - {UNKNOWN})
         several = source.name == "table"
-        words = "these figures may be too high" if several else "this figure may be too high"
+        words = f"{'these figures' if several else 'this figure'} can be far too high"
         assert (words in written) is (UNKNOWN in says)
         rows, _ = rows_and_control(found)
         above = " ".join(wording.warnings(rows))

@@ -313,9 +313,8 @@ def test_best_row_is_chosen_on_validation(tmp_path):
     assert found.best.name == "lstm"
     assert found.rows[2].mean("test_accuracy") > found.best.mean("test_accuracy")
     text = wording.answer(found.rows, found.control, found.best)
-    assert "Best on validation: lstm" in text
-    assert "Highest on test: gru" in text
-    assert text.endswith("; on validation 82.7\u00a0%, and lstm 99.0\u00a0%.")
+    assert "Best on validation: lstm (99.0\u00a0%, the next 82.7\u00a0%), " in text
+    assert text.endswith(f" Highest on test: gru, {formats.percent(found.rows[2].headline)}.")
 
 
 def test_rows_as_high_on_validation_as_the_best_are_named(tmp_path):
@@ -327,7 +326,8 @@ def test_rows_as_high_on_validation_as_the_best_are_named(tmp_path):
     found = read(folder)
     others = [row.name for row in found.rows[1:] if row is not found.best]
     text = wording.answer(found.rows, found.control, found.best)
-    assert text.startswith(f"Best on validation (as high: {', '.join(others)}): {found.best.name},")
+    said = f"{found.best.name} (75.0\u00a0%, as high as {', '.join(others)}), "
+    assert text.startswith(f"Best on validation: {said}")
 
 
 def test_what_was_left_out_of_the_data_is_said_below_the_table(tmp_path):
@@ -476,6 +476,26 @@ def test_the_intervals_show_differences_and_published_figures_of_the_same_task(f
     assert len(alone.axes) == 1
 
 
+def test_rows_that_did_not_stop_early_are_named(folders):
+    rows = read(folders["scanners"]).rows
+    assert not wording.last_epoch(rows)  # without patience no trial would have stopped
+
+    def ended(run, epochs):
+        return dataclasses.replace(
+            run,
+            result=run.result | {"epochs": epochs},
+            config=run.config | {"train": {"epochs": 20, "patience": 5}},
+        )
+
+    def row(at, epochs):
+        runs = [ended(run, e) for run, e in zip(rows[at].runs, epochs, strict=False)]
+        return dataclasses.replace(rows[at], runs=tuple(runs))
+
+    long, short = row(0, (20, 20, 13)), row(2, (20, 19, 7))
+    [note] = wording.last_epoch([long, short])
+    assert "without stopping early: mean (2 of 3 trials);" in note
+
+
 def test_files_beside_the_page_are_named(folders):
     for name, files in (
         ("rates", ["table.csv", "table.md", "table.tex", "summary.csv"]),
@@ -615,7 +635,7 @@ def test_terminal_sets_ours_beside_theirs(folders):
         *("setting", "published", "ours", "to published (95 %)", "to control")
     ]
     row = cells((folders["rates"] / "table.md").read_text(encoding="utf-8"))[1]
-    [line] = [line for line in lines if line.startswith("learning_rate=0.0005 ")]
+    line = next(line for line in lines if line.startswith("learning_rate=0.0005 "))
     line = line.replace("\u00a0", " ")
     assert row["published"] in line
     assert row["test accuracy"] in line

@@ -16,11 +16,11 @@ from vidrec.io import escape, files
 class Terminal(Console):
     """A console that shows text as it is: names are not read as markup or control sequences.
 
-    A file or a pipe gets wide lines, so that each row of a table is one line there. The variable
-    COLUMNS gives another width, in letters.
+    A file or a pipe gets lines of any length, so that each row of a table and each sentence is one
+    line there. The variable COLUMNS gives another width, in letters.
     """
 
-    FILE_WIDTH = 200  # letters: the widest table with all its columns fits
+    FILE_WIDTH = 5000  # letters
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **options)

@@ -328,6 +328,8 @@ def _too_few(
     if part == "val":
         left = " left besides those of the test part"
         advice += ", or train without validation clips (--data.val 0)"
+    elif needs > 2 and min(few.values()) == needs - 1:
+        advice += ", or train without validation clips (--data.val 0): then one fewer is enough"
     if unit == "recordings":
         advice += "; data.split random does without recordings, and its figures are too high"
     have = [
@@ -428,8 +430,8 @@ def unnamed(name: str) -> str:
     """Return the warning for a data set whose clips name no recording."""
     return (
         f"{WARNING}the clips of {name} name no recording: clips cut from one recording may be "
-        "both in training and in test, so the accuracy may be too high. Say which belong together "
-        "in groups.csv, in the folder of the data, or by --data.groups"
+        "both in training and in test, so the accuracy can be far too high. Say which belong "
+        "together in groups.csv, in the folder of the data, or by --data.groups"
     )
 
 

@@ -24,8 +24,7 @@ SMALLEST_P = 1e-30
 ONE_SEED = "one seed: the interval leaves seeds out"
 ONE_GROUP = "one recording: the interval leaves new recordings out"
 NO_SPREAD = (
-    "no spread seen between seeds or recordings, so only the numbers of seeds, recordings and "
-    "clips set the width"
+    "no spread seen between seeds or recordings, so the width follows from their numbers alone"
 )
 NO_SEEDS_HELP = "more seeds alone cannot settle it, more test recordings could"
 

@@ -175,7 +175,7 @@ class Page:
         sections: the sections of the page.
         rebuild: the command that makes the page again; empty for a page without files such as
             table.csv beside it.
-        beside: names of the files beside the page.
+        beside: names of the files beside the page; empty if it has none, and no figures either.
     """
 
     title: str

@@ -376,7 +376,7 @@ def clips(folder: Path, run: Run | None) -> Section:
 def _shot(said: presentation.Shot, name: str, frames: np.ndarray) -> Shot:
     label, predicted, confidence = said.label, said.predicted, percent(said.confidence, 0)
     alt = f"{len(frames)} frames of {name}: {label}, predicted {predicted} at {confidence}"
-    return Shot(_film_strip(frames, alt), predicted, confidence, label, name, said.correct)
+    return Shot(film_strip(frames, alt), predicted, confidence, label, name, said.correct)
 
 
 def augmented(folder: Path, run: Run | None) -> Section:
@@ -397,7 +397,7 @@ def augmented(folder: Path, run: Run | None) -> Section:
     return Section("Augmented clips", "augmented", parts)
 
 
-def _film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:
+def film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:
     """Return frames side by side as one picture."""
     return _picture(_film(frames_THWC), STRIP_HEIGHT, alt)
 

@@ -83,7 +83,8 @@ def unknown_recordings(entries: Sequence[Entry]) -> list[str]:
         return []
     named = listed(dict.fromkeys(entry.name for entry in unknown))
     return [
-        f"Recordings unknown ({named}): such a figure may be too high and its interval too narrow."
+        f"Recordings unknown ({named}): such a figure can be far too high and its interval too "
+        "narrow."
     ]
 
 

@@ -263,7 +263,7 @@ def notes(results: Run | AblationResult, *, headline_only: bool = False) -> list
     ]
     if any(doubtful):
         lines.append(f"{DAGGER} doubtful in its own report; no difference is taken.")
-    lines += _beside_the_baseline(rows) + wording.no_spread(rows)
+    lines += _beside_the_baseline(rows) + wording.no_spread(rows) + wording.last_epoch(rows)
     return lines + wording.one_seed(rows) + _low_coverage(rows)
 
 

@@ -7,7 +7,7 @@ from vidrec.io import escape
 
 GAP = 2  # blanks between two columns
 # Columns of words are aligned left.
-WORDY = ("group", "job", "state", "log", "why", "name", "kind", "status")
+WORDY = ("group", "trial group", "job", "state", "log", "why", "name", "kind", "status")
 
 
 class Columns:

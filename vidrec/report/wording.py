@@ -9,9 +9,9 @@ from vidrec.report import formats
 from vidrec.report.formats import percent, points
 from vidrec.report.results import RowResult, best_of, difference
 
-UNKNOWN = "Recordings unknown: this figure may be too high and its interval too narrow."
+UNKNOWN = "Recordings unknown: this figure can be far too high and its interval too narrow."
 UNKNOWN_OF_ROWS = (
-    "Recordings unknown: these figures may be too high and their intervals too narrow."
+    "Recordings unknown: these figures can be far too high and their intervals too narrow."
 )
 
 
@@ -28,7 +28,7 @@ def warnings(rows: Sequence[RowResult]) -> list[str]:
     if any(run.may_share_recordings for run in runs):
         lines.append(
             "The recordings of the clips are unknown. Clips cut from one recording may be both in "
-            "training and in test, so accuracies may be too high and intervals too narrow."
+            "training and in test, so accuracies can be far too high and intervals too narrow."
         )
     splits = {(run.fold, run.result.get("split", {}).get("id")) for run in runs if run.done}
     if len(splits) > len({fold for fold, _ in splits}):
@@ -74,6 +74,25 @@ def intervals(rows: Sequence[RowResult]) -> list[str]:
     return [
         f"A 95 % interval is over new seeds and new test {_unit(rows)}. The training clips stay "
         "the same: other training clips could change the figures."
+    ]
+
+
+def last_epoch(rows: Sequence[RowResult]) -> list[str]:
+    """Return a note on rows most of whose trials did not stop early: they may not be finished."""
+    long = []
+    for row in rows:
+        settings = [run.config.get("train", {}) for run in row.done]
+        ends = [
+            run.metric("epochs") == each.get("epochs")
+            for run, each in zip(row.done, settings, strict=True)
+            if each.get("patience")
+        ]
+        if 2 * sum(ends) > len(ends):
+            long.append(f"{row.name} ({sum(ends)} of {counted(len(ends), 'trial')})")
+    if not long:
+        return []
+    return [
+        f"Trained to the last epoch without stopping early: {listed(long)}; more may be better."
     ]
 
 
@@ -181,7 +200,9 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     lead = "Best on validation"
     if not best.is_validated:
         lead = "There are no validation clips to choose a row by. Highest on test"
-    text = f"{lead}{_equals(rows, best)}: {best.name}, {reached} test {headline.words}{where}, {of}"
+    text = (
+        f"{lead}: {best.name}{_validated(rows, best)}, {reached} test {headline.words}{where}, {of}"
+    )
     if len(rows) == 2 and control is not None:
         [other] = [row for row in rows if row is not control]
         if other.difference is not None:
@@ -199,16 +220,17 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     return text + _runner_up(rows, best, control) + _highest_on_test(rows, best)
 
 
-def _equals(rows: Sequence[RowResult], best: RowResult) -> str:
-    """Return the names of the rows that the best row does not beat, only precedes; or ""."""
-    headline = best.task.headline
-    column = headline.val if best.is_validated else headline.test
-    names = [
-        row.name
-        for row in rows
-        if row is not best and row.done and row.mean(column) == best.mean(column)
-    ]
-    return f" (as high: {listed(names)})" if names else ""
+def _validated(rows: Sequence[RowResult], best: RowResult) -> str:
+    """Return the best row's validation figure and that of the next row, or its equals; or ""."""
+    if not best.is_validated:
+        return ""
+    own = best.mean(best.task.headline.val)
+    others = {row: row.mean(row.task.headline.val) for row in rows if row is not best and row.done}
+    equal = [row.name for row, value in others.items() if value == own]
+    if equal:
+        return f" ({percent(own)}, as high as {listed(equal)})"
+    below = [value for value in others.values() if not math.isnan(value)]
+    return f" ({percent(own)}, the next {percent(max(below))})" if below else ""
 
 
 def answer_of_two(a: RowResult, b: RowResult) -> str:
@@ -257,8 +279,4 @@ def _highest_on_test(rows: Sequence[RowResult], best: RowResult) -> str:
     top = max(scored, key=lambda row: row.headline, default=best)
     if top is best or top.headline <= best.headline:
         return ""
-    text = f" Highest on test: {top.name}, {percent(top.headline)}"
-    own, chosen = (row.mean(best.task.headline.val) for row in (top, best))
-    if not math.isnan(own + chosen):
-        text += f"; on validation {percent(own)}, and {best.name} {percent(chosen)}"
-    return f"{text}."
+    return f" Highest on test: {top.name}, {percent(top.headline)}."

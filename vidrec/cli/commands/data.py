@@ -1,12 +1,15 @@
 """The commands that train nothing: `extract` features, `doctor` a data set, `check` settings."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from vidrec.cli.command import Command, Experiment, Files, Settings, importing, run_until_stopped
 from vidrec.cli.experiments import read_ablation, read_experiment
+from vidrec.cli.output import check_parent
 from vidrec.config import Config
 from vidrec.errors import STOPPED, UserError
+from vidrec.io import files
 from vidrec.sweeps import ablation
 
 
@@ -53,20 +56,28 @@ class Extract(Command):
 class Doctor(Command):
     """Check every clip of a data set: names, counts, decoding, duplicates, leaks.
 
-    Example: vidrec doctor experiments/my_videos.py --data.root FOLDER
+    Example: vidrec doctor experiments/my_videos.py --data.root FOLDER --sheet clips.html
     """
 
     experiment: Experiment  # a file with config(), or its bare name
+    # write a page with three frames of each clip, to see which are of one recording
+    sheet: Path | None = None
     settings: Settings = field(default_factory=Config)
 
     def run(self, settings: dict[str, Any]) -> int:
         """Examine the data set; the exit status is 1 if something is wrong. See `Command.run`."""
         cfg = read_experiment(self.experiment, settings)
+        check_parent("--sheet", self.sheet)
         from vidrec.data import doctor
         from vidrec.evaluation import tasks
 
         def work(progress: Any) -> dict[str, Any]:
             dataset = tasks.of(cfg).load(cfg)
+            if self.sheet:
+                with importing():
+                    from vidrec.report import sheet
+
+                sheet.write(dataset, files.expanded(self.sheet), progress.extracting)
             return doctor.examine(dataset, cfg.data, progress.extracting)
 
         findings = run_until_stopped(self, work)
@@ -76,6 +87,8 @@ class Doctor(Command):
         if not self.json:
             for line in doctor.lines(findings):
                 self.console().tell(line)
+            if self.sheet:
+                self.console().tell(f"frames of each clip: {self.sheet}")
         return 0 if findings["healthy"] else 1
 
 

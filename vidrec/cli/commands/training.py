@@ -221,8 +221,8 @@ class Ablate(SharedCommand):
             lines.append(
                 (trial["row"], trial["seed"], words, f"{trial['params']:,}", trial["group"])
             )
-        heads = ("row", "seed", "settings", "parameters", "group")
-        less = [["group"], ["parameters"]]  # columns left out first on a narrow terminal
+        heads = ("row", "seed", "settings", "parameters", "trial group")
+        less = [["trial group"], ["parameters"]]  # columns left out first on a narrow terminal
         console = self.console()
         console.print(Columns(heads, lines, "settings", less, title=table.question))
         if estimated:
@@ -231,7 +231,8 @@ class Ablate(SharedCommand):
         left = f"; {len(done)} are trained, {len({*ids} - done)} are left" if done else ""
         for note in notes:
             console.tell(note)
-        console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'program')}{left}")
+        whole = _whole_time(estimated)
+        console.tell(f"{counted(len(trials), 'trial')} in {counted(groups, 'group')}{left}{whole}")
         if table.tune:
             names = " and ".join(table.tune)
             console.tell(
@@ -268,6 +269,14 @@ def _seeds(table: Ablation) -> str:
     return "1 seed" if table.seeds == 1 else f"{table.seeds} seeds"
 
 
+def _whole_time(groups: list[dict[str, Any]]) -> str:
+    """Return the estimated time of all groups, in words; "" if it is not known."""
+    seconds = [group["seconds"] for group in groups]
+    if not seconds or None in seconds:
+        return ""
+    return f"; about {sum(seconds) / 60:,.1f} min in all, without computing features"
+
+
 def _estimates(groups: list[dict[str, Any]]) -> Any:
     """Return a table of how each group trains; of its clips, memory and time if data is here."""
     from vidrec.report.terminal import Columns
@@ -281,6 +290,6 @@ def _estimates(groups: list[dict[str, Any]]) -> Any:
         epochs = " to ".join(map(str, dict.fromkeys(group["epochs"])))
         how = (epochs, group["batch_size"], clips)
         lines.append((group["group"], group["trials"], *how, memory, time))
-    heads = ("group", "trials", "epochs", "batch", "clips", "memory", "time")
+    heads = ("trial group", "trials", "epochs", "batch", "clips", "memory", "time")
     title = "estimates, if nothing else runs here; clips: training + validation"
-    return Columns(heads, lines, "group", [["memory"], ["batch"]], title=title)
+    return Columns(heads, lines, "trial group", [["memory"], ["batch"]], title=title)

@@ -58,10 +58,10 @@ def _best(folder: Path, trials: Sequence[Mapping[str, Any]]) -> Choice:
     settings = ", ".join(f"{name}={value}" for name, value in trial["overrides"].items())
     of_fold = f", fold {trial['fold']}" if trial.get("fold") else ""
     reason = (
-        f"row {row} of {len({trial['row'] for trial in trials})} ({settings or 'as the base'}), "
-        f"the best by mean validation {words} ({means[row]:.4f} over "
+        f"{settings or 'the base'}, of {len({trial['row'] for trial in trials})} rows the best "
+        f"by mean validation {words} ({100 * means[row]:.1f} % over "
         f"{_seeds_and_folds([trial for _, trial in rows[row]])}); "
-        f"of it seed {trial['seed']}{of_fold} ({score:.4f})"
+        f"of it seed {trial['seed']}{of_fold} ({100 * score:.1f} %)"
     )
     return Choice(folder / "trials" / trial["id"], reason)
 

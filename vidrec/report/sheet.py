@@ -1,0 +1,86 @@
+"""Write a page with frames of each clip of a data set, to see which clips belong together."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from vidrec.data.datasets.base import Dataset, UnreadableClip
+from vidrec.data.read_ahead import map_ahead
+from vidrec.errors import UserError
+from vidrec.io import files
+from vidrec.io.words import counted
+from vidrec.report import blocks, rendering
+from vidrec.report.classes import film_strip
+
+SIDE = 128  # pixels of a frame
+AT = (0.0, 0.5, 1.0)  # frames shown: the first, the middle and the last
+
+
+def write(
+    dataset: Dataset,
+    file: Path,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 4,
+) -> Path:
+    """Write a page with three frames of each clip, by class and recording.
+
+    Args:
+        dataset: the clips.
+        file: the page.
+        progress: called with the number of clips done and the number of all clips.
+        workers: number of threads that decode.
+
+    Raises:
+        UserError: the data set holds features, of which there are no pictures.
+    """
+    if dataset.is_features:
+        raise UserError(f"--sheet: {dataset.name} holds features, not frames that could be shown")
+    shown = list(_shown(dataset, progress, workers))
+    order = sorted(range(len(dataset)), key=lambda i: (str(dataset.groups[i]), dataset.names[i]))
+    sections = [
+        _section(label, name, [shown[i] for i in order if dataset.membership[i, label]])
+        for label, name in enumerate(dataset.classes)
+    ]
+    page = blocks.Page(
+        title=f"Clips of {dataset.name}",
+        question="",
+        warnings=[],
+        answer="The first, the middle and the last frame of each clip. Clips with the same person, "
+        "place and light are of one recording.",
+        facts=blocks.Definitions([blocks.Definition("clips", f"{len(dataset):,}")]),
+        sections=sections,
+        beside=(),
+    )
+    return files.write_whole(file, rendering.render(page))
+
+
+def _section(label: int, name: str, clips: list[blocks.Captioned | str]) -> blocks.Section:
+    pictures = [clip for clip in clips if not isinstance(clip, str)]
+    parts: list[blocks.Block] = [blocks.Pictures(pictures)] if pictures else []
+    parts += [blocks.Paragraph(clip) for clip in clips if isinstance(clip, str)]
+    return blocks.Section(f"{name} ({counted(len(clips), 'clip')})", f"class{label}", parts)
+
+
+def _shown(
+    dataset: Dataset, progress: Callable[[int, int], None] | None, workers: int
+) -> Iterator[blocks.Captioned | str]:
+    """Yield the picture of each clip; for a clip that cannot be read, a line of text."""
+    clips = range(len(dataset))
+    found = map_ahead(partial(_clip, dataset), clips, threads=workers, name=dataset.path)
+    for done, clip in enumerate(found, 1):
+        if progress:
+            progress(done, len(dataset))
+        yield clip
+
+
+def _clip(dataset: Dataset, clip: int) -> blocks.Captioned | str:
+    name, last = dataset.names[clip], max(int(dataset.lengths[clip]) - 1, 0)
+    try:
+        frames = dataset.read(clip, [round(share * last) for share in AT], SIDE)
+    except UnreadableClip as error:
+        return f"{name} cannot be read: {error.reason}"
+    recording = f", recording {dataset.groups[clip]}" if dataset.groups_known else ""
+    picture = film_strip(np.asarray(frames), f"3 frames of {name}")
+    return blocks.Captioned(picture, f"{name}{recording}")
