@@ -493,7 +493,7 @@ def test_rows_that_did_not_stop_early_are_named(folders):
 
     long, short = row(0, (20, 20, 13)), row(2, (20, 19, 7))
     [note] = wording.last_epoch([long, short])
-    assert "without stopping early: mean (2 of 3 trials);" in note
+    assert "Did not stop early: mean (2 of 3 trials);" in note
 
 
 def test_files_beside_the_page_are_named(folders):

@@ -91,9 +91,7 @@ def last_epoch(rows: Sequence[RowResult]) -> list[str]:
             long.append(f"{row.name} ({sum(ends)} of {counted(len(ends), 'trial')})")
     if not long:
         return []
-    return [
-        f"Trained to the last epoch without stopping early: {listed(long)}; more may be better."
-    ]
+    return [f"Did not stop early: {listed(long)}; more epochs (train.epochs) may be better."]
 
 
 def shared_seconds(rows: Sequence[RowResult]) -> list[str]:
