@@ -170,7 +170,7 @@ def _results(
     scored = columns[:first_fit]  # the published figures after these are in another table
     parts: list[Block] = [_scored_table(rows, scored, best, rows_and_control(results)[1])]
     notes = tables.notes(results)
-    notes += wording.intervals(rows) + wording.shared_seconds(rows)
+    notes += wording.intervals(rows)
     if len(rows) > 1:
         note = WITHIN_NOISE.format(HOLM if len(rows) > 2 else "")
         if best is not None and best.is_validated:
@@ -179,9 +179,11 @@ def _results(
     parts += [Paragraph(note, "small soft") for note in notes]
     if any(row.out_of_fold for row in rows):
         parts.append(tables.folds_table(rows))
-    caption = "Fit of the weights that were kept; training clips, too, are scored without dropout"
+    caption = "Training, and the figures of the weights that were kept (without dropout, also on "
+    caption += "training clips)"
     body = [[column.cell(row) for column in fitted] for row in rows]
     parts.append(Table([column.head for column in fitted], body, caption))
+    parts += [Paragraph(note, "small soft") for note in wording.shared_seconds(rows)]
     if tables.also_published(rows):
         parts.append(tables.published_table(rows))
     if failed := _failed(rows):

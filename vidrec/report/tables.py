@@ -25,7 +25,7 @@ class Column(NamedTuple):
     Attributes:
         head: the head of the column.
         cell: function that returns the cell of a row.
-        fit: True for the columns on how well the training set was fitted.
+        fit: True for the columns on the training and on how well the training set was fitted.
     """
 
     head: str
@@ -62,10 +62,10 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     columns += [_measured(name) for name in asked if name in task.asked]
     columns += [
         Column("seeds", seeds),
-        Column("parameters", lambda row: formats.count(params(row))),
-        _measured("epochs"),
-        _measured("seconds_compile", "compile, s"),
-        _measured("seconds_train", "train, s"),
+        Column("parameters", lambda row: formats.count(params(row)), fit=True),
+        _measured("epochs", fit=True),
+        _measured("seconds_compile", "compile, s", fit=True),
+        _measured("seconds_train", "train, s", fit=True),
         _measured(headline.val, f"validation {headline.words}", fit=True),
         _measured(headline.train, f"training {headline.words}", fit=True),
         _measured("train_loss", "loss, training", fit=True),
