@@ -241,6 +241,113 @@ def test_a_section_that_dies_or_hangs_leaves_its_rows_and_a_reason(gpu, tmp_path
         assert told in found[-1]["failed"]
 
 
+def uncompiled_but_wrong(function, **_):
+    """In place of torch.compile: other results."""
+    return lambda *inputs: 1.2 * function(*inputs)
+
+
+def wrong_weights(true):
+    """Weights for PyTorch's side that are not ours."""
+    return lambda *given: {name: 1.2 * np.asarray(each) for name, each in true(*given).items()}
+
+
+def break_recurrent(module, monkeypatch):
+    monkeypatch.setattr(module.interop, "to_torch", wrong_weights(module.interop.to_torch))
+    return module.run
+
+
+def break_maps(module, monkeypatch):
+    def scaled(params, *rest, true=module.conv_torch):
+        cell = {name: 1.2 * each for name, each in params["layer_0_forward"].items()}
+        return true({"layer_0_forward": cell}, *rest)
+
+    monkeypatch.setattr(module, "conv_torch", scaled)
+    return lambda record: module.maps(record, 4)
+
+
+def break_recurrent_compiled(module, monkeypatch):
+    monkeypatch.setattr("torch.compile", uncompiled_but_wrong)
+    return module.compiled
+
+
+def break_candidates(module, monkeypatch):
+    true = module.fused.scan_cell
+    monkeypatch.setattr(
+        module.fused,
+        "scan_cell",
+        lambda cell, weights, x, *rest, **more: true(cell, weights, 1.2 * x, *rest, **more),
+    )
+    return module.candidates
+
+
+def break_table(module, monkeypatch):
+    from vidrec.models import interop
+
+    monkeypatch.setattr(interop, "to_torch", wrong_weights(interop.to_torch))
+    return module.check
+
+
+def break_features(module, monkeypatch):
+    networks = importlib.import_module("benchmarks.encoders")
+    monkeypatch.setattr(networks, "pixels_of", lambda kind: ([90.0] * 3, [90.0] * 3))
+    return module.run
+
+
+def break_features_compiled(module, monkeypatch):
+    monkeypatch.setattr("torch.compile", uncompiled_but_wrong)
+    return module.compiled
+
+
+def break_pixels(module, monkeypatch):
+    training = importlib.import_module("pixels_training")
+    monkeypatch.setattr(
+        training, "pooled", lambda x, first, true=training.pooled: 2 * true(x, first)
+    )
+    return module.run
+
+
+def break_right(module, monkeypatch):
+    true = module.truths
+
+    def other():
+        found = true()
+        plain = found.stack_clip
+        found.stack_clip = lambda *given: (1.2 * plain(*given)[0], None)
+        return found
+
+    monkeypatch.setattr(module, "truths", other)
+    return lambda record: (module.truth(record), module.kernel_truth(record))
+
+
+BROKEN = {
+    "recurrent": (break_recurrent, {"torch"}),
+    "recurrent.maps": (break_maps, {"torch", "torch hoisted"}),
+    "recurrent.compiled": (break_recurrent_compiled, {"torch compiled"}),
+    "recurrent.candidates": (break_candidates, {"kernel, rule"}),
+    "table.check": (break_table, {"vidrec"}),
+    "features": (break_features, {"torch"}),
+    "features.compiled": (break_features_compiled, {"torch compiled"}),
+    "pixels": (break_pixels, {"torch"}),
+    "right": (break_right, {"vidrec"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", BROKEN)
+def test_every_comparison_of_the_gpus_benchmark_can_fail(section, gpu, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    name = section.partition(".")[0]
+    module = importlib.import_module(f"benchmarks.gpu.{name}")
+    break_it, sides = BROKEN[section]
+    record = gpu.Record(name, tmp_path / "rows.jsonl", 600, tiny=True)
+    break_it(module, monkeypatch)(record)
+    found = rows(record.file)
+    failed = {row["side"].partition(" (")[0] for row in found if "failed" in row}
+    assert failed == sides, found
+    wrong = {(row["work"], row["side"]) for row in found if "failed" in row}
+    assert not [row for row in found if (row["work"], row["side"]) in wrong and "seconds" in row]
+
+
 @pytest.mark.slow(minutes=8)
 def test_the_gpus_benchmark_runs_at_tiny_sizes_on_a_cpu(tmp_path):
     """Every section, with both sides where PyTorch is; its minutes are no limit for a slow hour."""

@@ -67,9 +67,14 @@ def compiled(record: Record) -> None:
         elif record.left() > 0:
             with record.part(work, "torch compiled"), random_weights(kind) as weights:
                 frames = frames_of(size, batch)
-                side = torch_side(kind, weights.network, frames, "bfloat16", compiled=True)
-                about = {"precision": "bfloat16", "frames": batch}
-                harness.timed(record, work, {"torch compiled": side}, **about)
+                given = (kind, weights.network, frames, "bfloat16")
+                plain = torch_side(*given)
+                truth = plain.result(plain.run(0))
+                sides = {"torch compiled": torch_side(*given, compiled=True)}
+                right = harness.compare(record, work, "bfloat16", sides, truth)
+                if right:
+                    about = {"precision": "bfloat16", "frames": batch}
+                    harness.timed(record, work, right, **about)
 
 
 class Given(NamedTuple):

@@ -59,7 +59,8 @@ class Record:
         """Run one part; a fault in it becomes a row with its reason, and the others go on."""
         try:
             yield
-        except Exception as error:  # compilers and libraries fail in ways of their own
+        # Compilers and libraries fail in ways of their own; `turns.compare` ends the process.
+        except (Exception, SystemExit) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
             self.row(work, side, **about, failed=reason)

@@ -1,9 +1,13 @@
-"""An epoch of training from pixels, all frames on the device on both sides."""
+"""An epoch of training from pixels, all frames on the device on both sides.
+
+PyTorch's network has our weights, and its scores of the validation clips are compared with ours
+before it is timed.
+"""
 
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,22 +64,46 @@ def one(record: Record, kind: str) -> None:
             epoch, group = table.epochs_of(mine, source, 1, Path(place))
             spent = table.repeated(epoch, record)
             record.row(f"pixels, {kind}", OURS, seconds=spent, rate=clips / spent, **about)
-            state = group.group.snapshot().state
-            params = jax.tree.map(lambda leaf: leaf[0], state.params)
+            trained = trained_by(group.group, source)
             group.close()
         if harness.has_torch() and not record.warm:
             with record.part(f"pixels, {kind}", "torch", **about), harness.precision_of(precision):
-                in_torch(record, kind, mine, source, params, about)
+                in_torch(record, kind, mine, source, trained, about)
 
 
-def in_torch(record: Record, kind: str, cfg: Any, source: Any, begin: Any, about: dict) -> None:
+class Trained(NamedTuple):
+    """Our weights, and the scores of validation clips with them."""
+
+    params: Any
+    scores: np.ndarray
+
+
+def trained_by(group: Any, source: Any) -> Trained:
+    """Return the weights that one trial has now."""
+    clips = np.asarray(source.given["val"])
+    scored = group.score(clips, group.state.weights, np.ones(1, bool))
+    params = jax.tree.map(lambda leaf: leaf[0], group.snapshot().state.params)
+    return Trained(params, scored.scores_BK[0])
+
+
+def compare(record: Record, work: str, about: dict, ours: np.ndarray, theirs: Any) -> None:
+    """Write how far PyTorch's scores are from ours; raise a ValueError if they are others."""
+    apart = harness.off({"scores": theirs.float().cpu().numpy()}, {"scores": ours})
+    if not apart <= harness.NEAR[about["precision"]]:
+        raise ValueError(f"computes something else: {apart:.3g} of the size off")
+    record.row(work, "torch", precision=about["precision"], off=apart)
+
+
+def in_torch(
+    record: Record, kind: str, cfg: Any, source: Any, trained: Trained, about: dict
+) -> None:
     """Time the same network in PyTorch; in bfloat16 by its autocast."""
     import pixels_training
     import torch
     import turns
 
     device = turns.torch_device()
-    net = pixels_training.network(cfg, begin).to(device)
+    net = pixels_training.network(cfg, trained.params).to(device)
     labels = torch.tensor(np.asarray(source.labels, np.int64), device=device)
     frames = torch.tensor(
         np.stack([source.read(clip, range(source.shape[0]), 0) for clip in range(len(source))]),
@@ -87,10 +115,15 @@ def in_torch(record: Record, kind: str, cfg: Any, source: Any, begin: Any, about
     adam = torch.optim.Adam(weights, cfg.optim.learning_rate, eps=cfg.optim.epsilon)
     low = about["precision"] == "bfloat16"
 
-    def loss(chosen: Any) -> Any:
+    def scores(chosen: Any) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            scores = net(frames[chosen])
-        return torch.nn.functional.cross_entropy(scores.float(), labels[chosen])
+            return net(frames[chosen])
+
+    def loss(chosen: Any) -> Any:
+        return torch.nn.functional.cross_entropy(scores(chosen).float(), labels[chosen])
+
+    with torch.no_grad():
+        compare(record, f"pixels, {kind}", about, trained.scores, scores(val))
 
     def epoch() -> None:
         order = train[torch.randperm(len(train), device=device)]

@@ -376,6 +376,11 @@ def compiled(record: Record) -> None:
         scanner = scanners.Recurrent(KINDS[kind](units=units, bias=bias, init="torch"))
         params = scanner.init(jax.random.key(0), jnp.asarray(inputs[0][:1, :1]))["params"]
         with record.part(work, "torch compiled"), harness.precision_of("tf32"):
-            side = in_torch(kind, scanner, "tf32", params, inputs, compiled=True)
-            side.wait(side.run(0))
-            harness.timed(record, work, {"torch compiled": side}, precision="tf32")
+            plain = in_torch(kind, scanner, "tf32", params, inputs)
+            plain.wait(plain.run(0))
+            sides = {
+                "torch compiled": in_torch(kind, scanner, "tf32", params, inputs, compiled=True)
+            }
+            right = harness.compare(record, work, "tf32", sides, plain.result(None))
+            if right:
+                harness.timed(record, work, right, precision="tf32")
