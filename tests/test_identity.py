@@ -17,7 +17,7 @@ from vidrec import config
 from vidrec.cli import experiments, main
 from vidrec.cli.commands.training import Train
 from vidrec.config import Data, override
-from vidrec.data import datasets, hashing, remembered, splits
+from vidrec.data import datasets, hashing, remembered, split_text, splits
 from vidrec.errors import TransientError, UserError
 from vidrec.io import files, runs
 from vidrec.report import comparison
@@ -207,7 +207,7 @@ def test_copies_on_both_sides_of_a_split_leak(tmp_path):
     assert split.leaked is True
     names = {f"{each.parent.name}/{each.name}": p for each, p in ((one, "train"), (other, "test"))}
     assert split.copies == (names,)
-    told = " ".join(splits.describe(found, split))
+    told = " ".join(split_text.describe(found, split))
     assert "leaks (the same content in two parts" in told
     assert all(f"{name} ({part})" in told for name, part in names.items())
     # The same error page in place of two files teaches nothing.

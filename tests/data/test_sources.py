@@ -15,7 +15,7 @@ from helpers import video_files
 from helpers.video_files import FRAMES, as_nobody, clip, moving
 
 from vidrec.config import Config, Data, override
-from vidrec.data import datasets, hashing, pictures, splits, video
+from vidrec.data import datasets, hashing, pictures, split_text, splits, video
 from vidrec.data.datasets import UnreadableClip, base
 from vidrec.errors import TransientError, UserError
 from vidrec.training import prepare
@@ -104,7 +104,7 @@ def test_any_folder_of_a_users(tmp_path, one_clip):
     assert sorted(outcomes.values()) == [10, 10, 12, 12, 15, 15, 20, 20]
     assert data.lengths[broken] == 0
     assert data.path(broken) == str(root / "танец" / "broken.mp4")
-    lines = splits.describe(data, splits.make(data, videos(root)))
+    lines = split_text.describe(data, splits.make(data, videos(root)))
     assert lines[0].endswith("2 classes, 9 clips, 0.1 minutes of video, 1 that cannot be opened")
 
 

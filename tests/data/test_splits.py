@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidrec.config import Data
-from vidrec.data import splits
+from vidrec.data import split_text, splits
 from vidrec.data.datasets.base import Dataset
 from vidrec.errors import UserError
 
@@ -169,7 +169,7 @@ def test_random_splits_are_labelled_leaked():
     # By clip, so labelled even where no group happens to be shared.
     lone = source([0, 1] * 20)
     assert splits.make(lone, Data(split="random")).leaked is True
-    assert any("leaks" in line for line in splits.describe(data, split))
+    assert any("leaks" in line for line in split_text.describe(data, split))
 
 
 def test_validation_by_clip_takes_exactly_as_many_and_is_labelled():
@@ -216,7 +216,7 @@ def test_given_lists_are_taken_as_they_are():
     assert split.leaked == "unknown"
     # Clips of no list are counted, not hidden.
     few = replace(own, given={"train": train[8:], "val": val[:3], "test": test})
-    line = splits.describe(few, splits.make(few, Data(split="given")))[-1]
+    line = split_text.describe(few, splits.make(few, Data(split="given")))[-1]
     assert line == "5 clips stand in no list and are not used"
 
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_split_says_what_is_needed():
     with pytest.raises(UserError, match="one class"):
         splits.make(source([0] * 9), Data())
     two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
-    advice = "film more of it.*--data.val 0.: then one fewer is enough; data.split random"
+    advice = "film more of it.*--data.val 0.: then 2 are enough; for a model without a score add"
     with pytest.raises(
         UserError, match=rf"'class0' of toy has 2 recordings.*at least 3 recordings; {advice}"
     ):
@@ -253,9 +253,13 @@ def test_what_cannot_be_split_says_what_is_needed():
     groups = ["a", "b"] * 3 + ["c"] * 6 + [f"{name}{i}" for name in "de" for i in range(6)]
     some = source([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6, groups)
     both = "'class0' of toy has 2 recordings, class 'class1' has 1 recording, too few"
-    with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3") as refused:
+    with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3"):
         splits.make(some, Data())
-    assert "--data.val" not in str(refused.value)  # a class of one recording needs more than that
+    assert len(splits.make(some, Data(test=0, val=0)).train) == 24
+    only = source([0] * 6 + [1] * 6 + [2] * 6, groups[6:])
+    with pytest.raises(UserError, match="has 1 recording, too few to split off test") as refused:
+        splits.make(only, Data())
+    assert "--data.val 0)" not in str(refused.value)  # a class of one recording needs more
     lone = source([0] * 12 + [1])
     for how in ("group", "random"):
         with pytest.raises(UserError, match="'class1' of toy has 1 clip, too few"):
@@ -266,6 +270,31 @@ def test_what_cannot_be_split_says_what_is_needed():
         splits.make(even(), Data(folds=1, fold=1))
 
 
+def test_a_class_that_a_fold_would_only_test_is_refused():
+    """Without validation clips nothing else would notice, and its figure would be 0."""
+    groups = [f"a{i}" for i in range(6)] + [f"b{i}" for i in range(6)] + ["c"] * 6
+    data = source([0] * 6 + [1] * 6 + [2] * 6, groups)
+    refused = []
+    for fold in range(1, 4):
+        try:
+            split = splits.make(data, Data(folds=3, fold=fold, val=0))
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            assert set(data.labels[split.train].tolist()) == {0, 1, 2}
+    [message] = refused
+    assert "class 'class2' of toy has 1 recording, too few to split off test" in message
+    assert "--data.test 0 --data.val 0" in message
+    last = len(splits.blocks(data))
+    with pytest.raises(UserError, match="'class2' of toy has 1 recording"):
+        splits.make(data, Data(fold=last, val=0))
+    lists = {"train": np.arange(12), "test": np.arange(12, 18)}
+    given = source(data.labels.tolist(), groups, lists)
+    split = splits.make(given, Data(split="given", val=0))
+    told = "warning: no clip of class2 is in training: never recognised"
+    assert told in split_text.describe(given, split)
+
+
 def test_small_classes_are_in_every_part():
     data = source([k for k in range(4) for _ in range(3 + 20 * (k == 0))])
     check_whole(data, splits.make(data, Data()))
@@ -273,10 +302,10 @@ def test_small_classes_are_in_every_part():
 
 def test_a_warning_where_sources_are_unknown():
     data = source([k for k in range(3) for _ in range(9)])
-    lines = splits.describe(data, splits.make(data, Data()))
+    lines = split_text.describe(data, splits.make(data, Data()))
     assert lines[0] == "toy: 3 classes, 27 clips"
     assert sum("name no recording" in line for line in lines) == 1
-    known = splits.describe(even(), splits.make(even(), Data()))
+    known = split_text.describe(even(), splits.make(even(), Data()))
     assert known[0] == "toy: 5 classes, 200 clips, 50 recordings"
     assert not any("warning" in line for line in known)
 
@@ -298,14 +327,14 @@ def test_a_copied_file_does_not_hide_that_recordings_are_unknown(part):
     assert split.leaked is True
     assert splits.copied_tests(split) == (part == "test")
     assert splits.leaks_into_test(split) is (part == "test")
-    _, _, leak, unknown = splits.describe(data, split)
+    _, _, leak, unknown = split_text.describe(data, split)
     which = "validation figures" if part == "val" else "figures"
     assert f"the same content in two parts: {data.names[split.train[0]]} (train) = " in leak
     assert f"): its {which} are too high" in leak
     assert "name no recording" in unknown
     known = replace(data, groups_known=True)
     known.key = data.key
-    assert splits.describe(known, splits.make(known, Data()))[2:] == [leak]
+    assert split_text.describe(known, splits.make(known, Data()))[2:] == [leak]
 
 
 def test_a_split_by_clip_is_called_leaked_alone():
@@ -315,7 +344,7 @@ def test_a_split_by_clip_is_called_leaked_alone():
         split = splits.make(data, Data(split="random", **more))
         assert splits.leaks_into_test(split)
         assert splits.copied_tests(split) == 0
-        told = splits.describe(data, split)
+        told = split_text.describe(data, split)
         assert sum("leaks" in line for line in told) == 1
         assert not any("name no recording" in line for line in told)
 
@@ -332,7 +361,7 @@ def test_copies_of_test_clips_are_counted_where_recordings_do_not_leak():
         split = splits.make(dataset, data)
         assert split.leaked is bool(copies)
         assert splits.copied_tests(split) == copied
-        text = " ".join(splits.describe(dataset, split))
+        text = " ".join(split_text.describe(dataset, split))
         assert (f"by {copied} of 8 test clips at most" in text) is bool(copied)
     random = splits.make(source([0, 1] * 12, groups), Data(split="random"))
     assert splits.copied_tests(random) == 0

@@ -75,11 +75,29 @@ def test_f1_words_and_confusions_are_of_all_answers(folder):
     assert re.search(rf"Largest confusions.*? {largest} \d+ % ", text)
 
 
+def test_figures_of_classes_are_of_all_answers_of_a_seed(folder):
+    """A mean over folds would be wrong where a fold lacks a class."""
+    [row] = read(folder).rows
+    f1, recall = [], []
+    for seed in (0, 1):
+        c = counts_of(folder, seed)
+        f1.append(np.mean([2 * c[k, k] / (c[k].sum() + c[:, k].sum()) for k in range(3)]))
+        recall.append(np.mean(c.diagonal() / c.sum(1)))
+    assert row.mean("test_avg_f1") == pytest.approx(np.mean(f1))
+    assert row.mean("test_balanced_accuracy") == pytest.approx(np.mean(recall))
+    of_folds = [run.metric("test_avg_f1") for run in row.done]
+    assert row.mean("test_avg_f1") != pytest.approx(np.mean(of_folds))
+    assert row.mean("val_accuracy") == np.mean([run.metric("val_accuracy") for run in row.done])
+
+
 def test_files_are_not_called_recordings(folder):
     report.build(folder)
     for text in (Page(folder / "report.html").text, (folder / "table.md").read_text()):
         assert "(3 parts of the files)" in text
-        assert "48 answers of a seed, on 48 files; other columns are means of the folds." in text
+        assert (
+            "48 answers of a seed, on 48 files; figures of training and validation are means"
+            in text
+        )
         assert "saw no clip of that recording" not in text
         assert "Recordings unknown: this figure" in text
     assert "recordings_known" in (folder / "folds.csv").read_text()

@@ -496,6 +496,28 @@ def test_rows_that_did_not_stop_early_are_named(folders):
     assert "Did not stop early: mean (2 of 3 trials);" in note
 
 
+def test_a_run_without_test_and_validation_clips_is_said_to_be_trained(tmp_path):
+    folder = result_folders.run(tmp_path / "run")
+    file = folder / "result.json"
+    result = json.loads(file.read_text())
+    del result["metrics"]["val"], result["metrics"]["test"]
+    result["counts"] = {"train": {"expected": 45, "scored": 45, "unreadable": 0}}
+    file.write_text(json.dumps(result))
+    with np.load(folder / "predictions.npz") as saved:
+        kept = {name: array for name, array in saved.items() if name.startswith("train")}
+    np.savez(folder / "predictions.npz", **kept)
+    text = Page(report.build(folder)).text
+    assert "Trained on 45 clips. There are no test clips, so no accuracy." in text
+    assert "No trial has finished" not in text
+    assert "Trials without scores" not in text
+    assert "train 45 45 0" in text
+    told = io.StringIO()
+    from rich.console import Console
+
+    Console(file=told, width=120).print(report.terminal(folder))
+    assert "0 of 1" not in told.getvalue()
+
+
 def test_files_beside_the_page_are_named(folders):
     for name, files in (
         ("rates", ["table.csv", "table.md", "table.tex", "summary.csv"]),

@@ -44,7 +44,7 @@ def test_each_clip_is_shown_with_three_frames(folder, tmp_path):
         data = base64.b64decode(address.partition(",")[2])
         picture = np.asarray(Image.open(io.BytesIO(data)), np.float32)
         at = dataset.names.index(name)
-        frames = dataset.read(at, [0, (dataset.lengths[at] - 1) // 2, dataset.lengths[at] - 1], 128)
+        frames = dataset.read(at, [0, (dataset.lengths[at] - 1) // 2, dataset.lengths[at] - 1], 224)
         side = picture.shape[1] // 3
         for place, frame in enumerate(frames):
             drawn = picture[:, place * side : place * side + side].mean((0, 1))

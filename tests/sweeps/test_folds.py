@@ -11,7 +11,7 @@ from helpers.ucf_features import CLIPS, GROUPS, NAMES, write_ucf101
 import vidrec
 from vidrec import report
 from vidrec.config import Config, override
-from vidrec.data import splits
+from vidrec.data import split_text
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
 from vidrec.report.answers import answers
@@ -279,7 +279,7 @@ def test_a_warning_that_all_folds_share_is_printed_once(tmp_path):
     work = runner.Work(tmp_path, screen)
     for fold in (1, 2, 3):
         work._tell(f"split fold {fold} of 3 by files")
-        work._tell(splits.unnamed("clips"))
+        work._tell(split_text.unnamed("clips"))
         work._tell("fits principal components")  # announces work: each time
-    assert said.count(splits.unnamed("clips")) == 1
+    assert said.count(split_text.unnamed("clips")) == 1
     assert len(said) == 3 + 1 + 3

@@ -107,7 +107,8 @@ def _warn_of_cleared(cfg: Config, settings: Mapping[str, Any]) -> None:
     """Warn of settings of an experiment that the given settings reset to their defaults."""
     for name, leader in config.cleared(cfg, settings).items():
         value = f"{name} = {config.get(cfg, name)!r}"
-        warn(f"{value} of the experiment does not go with {leader} as given, so it is left out")
+        usual = f"{name.rpartition('.')[2]} = {config.get(Config(), name)!r}"
+        warn(f"{value} of the experiment does not go with {leader} as given: {usual} is used")
 
 
 def _parse_axis(option: str, text: str) -> tuple[str, list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidrec.config import Data
-from vidrec.data import splits
+from vidrec.data import split_text, splits
 from vidrec.data.datasets.base import PARTS, Dataset, Files, UnreadableClip
 from vidrec.data.hashing import new_hash
 from vidrec.data.read_ahead import map_ahead
@@ -206,7 +206,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
         text += _listed("recording in two parts", shared)
         if split["may_share_recordings"]:
-            text.append(splits.unnamed(findings["name"]))
+            text.append(split_text.unnamed(findings["name"]))
     text += [f"to do: {step}" for step in _steps(findings)]
     text += findings["notes"]
     return [*text, _verdict(findings, text)]

@@ -20,7 +20,6 @@ from vidrec.io.words import counted, some
 
 BY_CLIP = "at random by clip"
 MOST_NAMED = 10  # classes that an error message lists for --data.classes
-WARNING = "warning: "  # begins a line that a user should not miss
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +108,8 @@ def _finished(dataset: Dataset, data: Data, made_parts: _Parts) -> Split:
         how = f"{made_parts.how}, training clips a class at most {data.per_class}"
         made_parts = made_parts._replace(train=kept, how=how)
     train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made_parts[:3]]
+    if data.split != "given":  # lists are as their author made them: `describe` warns
+        _refuse_untrained(dataset, train)
     shared = tuple(_shared(dataset, parts))
     copies = tuple(_copies(dataset, parts))
     leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
@@ -117,6 +118,22 @@ def _finished(dataset: Dataset, data: Data, made_parts: _Parts) -> Split:
     names = [sorted(dataset.names[i] for i in part) for part in parts]
     id_ = digest(*names, length=16)
     return Split(train, val, test, id_, leaked, made_parts.how, shared, copies)
+
+
+def untrained(dataset: Dataset, train: np.ndarray) -> list[int]:
+    """Return the classes of which no clip is left to train, so that none is ever recognised."""
+    there_K, trained_K = dataset.membership.any(0), dataset.membership[train].any(0)
+    return np.flatnonzero(there_K & ~trained_K).tolist()
+
+
+def _refuse_untrained(dataset: Dataset, train: np.ndarray) -> None:
+    if missing := untrained(dataset, train):
+        recordings = {
+            label: len(set(dataset.groups[dataset.membership[:, label]].tolist()))
+            for label in missing
+        }
+        unit = "recordings" if dataset.groups_known else "clips"
+        raise _too_few(dataset, recordings, "test", max(recordings.values()) + 1, unit)
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
@@ -328,10 +345,9 @@ def _too_few(
     if part == "val":
         left = " left besides those of the test part"
         advice += ", or train without validation clips (--data.val 0)"
-    elif needs > 2 and min(few.values()) == needs - 1:
-        advice += ", or train without validation clips (--data.val 0): then one fewer is enough"
-    if unit == "recordings":
-        advice += "; data.split random does without recordings, and its figures are too high"
+    elif needs > 2 and needs - 1 in few.values():
+        advice += f", or train without validation clips (--data.val 0): then {needs - 1} are enough"
+    advice += "; for a model without a score add --data.test 0 --data.val 0"
     have = [
         f"class {dataset.classes[label]!r}{'' if i else f' of {dataset.name}'} has "
         f"{counted(has, unit[:-1])}{left}"
@@ -398,41 +414,12 @@ def _rest(dataset: Dataset, test: np.ndarray) -> np.ndarray:
     return np.setdiff1d(np.arange(len(dataset)), test)
 
 
-def describe(dataset: Dataset, split: Split) -> list[str]:
-    """Return lines that tell the user the classes, clips, minutes of video, parts and leaks."""
-    lines = [_overview(dataset)]
-    copied = copied_tests(split)
-    parts = (getattr(split, part) for part in PARTS)
-    sizes = ", ".join(f"{len(part)} {name}" for name, part in zip(PARTS, parts, strict=True))
-    lines.append(f"split {split.how}: {sizes} (id {split.id})")
-    if split.leaked is True:
-        much = f", by {copied} of {len(split.test)} test clips at most" if copied else ""
-        which = "figures" if leaks_into_test(split) else "validation figures"
-        lines.append(f"{WARNING}this split leaks ({_why(split)}): its {which} are too high{much}")
-    if may_share_recordings(dataset, split):
-        lines.append(unnamed(dataset.name))
-    unused = len(dataset) - sum(len(getattr(split, part)) for part in PARTS)
-    if unused:
-        stand = "stands in no list and is" if unused == 1 else "stand in no list and are"
-        lines.append(f"{counted(unused, 'clip')} {stand} not used")
-    return lines + dataset.notes
-
-
 def may_share_recordings(dataset: Dataset, split: Split) -> bool:
     """Return whether parts may share recordings because the recordings are unknown.
 
     False if the parts were drawn by clip on purpose, which counts as leaked anyway.
     """
     return not dataset.groups_known and not split.how.startswith(BY_CLIP)
-
-
-def unnamed(name: str) -> str:
-    """Return the warning for a data set whose clips name no recording."""
-    return (
-        f"{WARNING}the clips of {name} name no recording: clips cut from one recording may be "
-        "both in training and in test, so the accuracy can be far too high. Say which belong "
-        "together in groups.csv, in the folder of the data, or by --data.groups"
-    )
 
 
 def without_test(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
@@ -471,26 +458,3 @@ def leaks_into_test(split: Split) -> bool:
     by_clip = split.how.startswith(BY_CLIP)
     copied = any("test" in clips.values() for clips in split.copies)
     return by_clip or copied or any("test" in pair for pair in split.shared)
-
-
-def _why(split: Split) -> str:
-    """Say what leaks between the parts of a split."""
-    words = list(split.shared)
-    if split.copies:
-        first = " = ".join(f"{name} ({part})" for name, part in split.copies[0].items())
-        more = f" and {len(split.copies) - 1} more" if len(split.copies) > 1 else ""
-        words.append(f"the same content in two parts: {first}{more}")
-    return ", ".join(words) or "clips drawn without regard to their recording"
-
-
-def _overview(dataset: Dataset) -> str:
-    text = f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset)} clips"
-    if dataset.fps is not None:
-        known = dataset.fps > 0
-        seconds = float((dataset.lengths[known] / dataset.fps[known]).sum())
-        text += f", {seconds / 60:.1f} minutes of video"
-    if dataset.groups_known:
-        text += f", {len(set(dataset.groups.tolist()))} recordings"
-    if empty := int((dataset.lengths == 0).sum()):
-        text += f", {empty} that cannot be opened"
-    return text

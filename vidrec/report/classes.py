@@ -397,9 +397,9 @@ def augmented(folder: Path, run: Run | None) -> Section:
     return Section("Augmented clips", "augmented", parts)
 
 
-def film_strip(frames_THWC: np.ndarray, alt: str) -> Picture:
-    """Return frames side by side as one picture."""
-    return _picture(_film(frames_THWC), STRIP_HEIGHT, alt)
+def film_strip(frames_THWC: np.ndarray, alt: str, most: int = STRIP_HEIGHT) -> Picture:
+    """Return frames side by side as one picture, at most `most` pixels high."""
+    return _picture(_film(frames_THWC), most, alt)
 
 
 def _film(frames_THWC: np.ndarray) -> np.ndarray:

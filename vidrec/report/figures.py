@@ -170,6 +170,7 @@ def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
             for i, run in enumerate(row.runs):
                 _curve(axes, run, name, scale, color=hue[row], linestyle=DASHES[i % 4])
         _epochs_axis(axes)
+        _say_if_empty(axes)
     _names(panels["names"], rows, hue)
     return figure
 
@@ -185,7 +186,16 @@ def _own_curves(figure: Any, run: Run) -> Any:
     left.legend()
     for axes in (left, right):
         _epochs_axis(axes)
+        _say_if_empty(axes)
     return figure
+
+
+def _say_if_empty(axes: Any) -> None:
+    """Write in a panel without values that there are no validation clips."""
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        axes.clear()
+        axes.set_axis_off()
+        axes.text(0, 1, "no validation clips", transform=axes.transAxes, va="top", color=GREY)
 
 
 def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics, tasks
-from vidrec.evaluation.task import Task
+from vidrec.evaluation.task import ScoredPart, Task
 from vidrec.io import files, runs
 from vidrec.report.answers import Answers, answers
 from vidrec.report.run import Run, all_recordings_known, label_of, read_run
@@ -27,6 +27,8 @@ class OutOfFold(NamedTuple):
             do not name their recordings.
         untested: number of clips that no fold tests.
         means: headline figure of each fold, mean over seeds, by the fold's number.
+        pooled: figures of all answers of a seed together, mean over seeds, by column of table.csv;
+            empty if the answers of the folds do not fit together.
         baseline: figure of the task's baseline on these clips; NaN if the mean over folds is used.
     """
 
@@ -35,6 +37,7 @@ class OutOfFold(NamedTuple):
     recordings: int
     untested: int
     means: dict[int, float]
+    pooled: dict[str, float]
     baseline: float = math.nan
 
     @property
@@ -110,11 +113,13 @@ class RowResult:
     def mean(self, column: str) -> float:
         """Return the mean over the seeds that have the figure; NaN if none has.
 
-        With folds, the headline figure, such as test accuracy, is computed from all out-of-fold
-        answers. Other columns are means over seeds and folds.
+        With folds, the headline figure, such as test accuracy, and other figures of test clips are
+        computed from all out-of-fold answers. Other columns are means over seeds and folds.
         """
         if column == self.task.headline.test and self.out_of_fold and self.interval:
             return self.interval.mean
+        if self.out_of_fold and column in self.out_of_fold.pooled:
+            return self.out_of_fold.pooled[column]
         values = [run.metric(column) for run in self.done or self.runs]
         values = [value for value in values if not math.isnan(value)]
         return float(np.mean(values)) if values else math.nan
@@ -307,8 +312,36 @@ def _out_of_fold(row: RowResult, said: Answers) -> OutOfFold | None:
     of_labels = row.task.baseline and row.task.baseline.of_labels
     return OutOfFold(
         *(len(means), len(said.names), recordings, max(0, clips - len(tested)), means),
+        _pooled(row),
         of_labels(said.labels) if of_labels else math.nan,
     )
+
+
+def _pooled(row: RowResult) -> dict[str, float]:
+    """Return figures of each seed's answers over all folds, mean over seeds.
+
+    A mean over folds would be wrong for figures of classes, such as F1: a fold may lack classes.
+    """
+    of_seed: dict[Any, list[ScoredPart]] = {}
+    for run in row.done:
+        part = run.part()
+        # What was fitted differs between folds; results of another program may lack the classes.
+        if part is None or part.fitted or not part.classes:
+            return {}
+        of_seed.setdefault(run.result.get("seed"), []).append(part)
+    figures = []
+    for parts in of_seed.values():
+        shapes = {tuple(np.shape(array)[1:] for array in part[:3]) for part in parts}
+        if len(shapes) > 1 or len({tuple(part.classes) for part in parts}) > 1:
+            return {}
+        scores, log_probs, labels = map(np.concatenate, list(zip(*parts, strict=True))[:3])
+        whole = ScoredPart(scores, log_probs, labels, parts[0].classes, parts[0].fitted)
+        figures.append(row.task.summary(whole))
+    return {
+        f"test_{name}": float(np.mean([each[name] for each in figures]))
+        for name, value in (figures[0] if figures else {}).items()
+        if isinstance(value, int | float)
+    }
 
 
 def _test_names(run: Run) -> list[str]:

@@ -110,6 +110,11 @@ class Run:
         return "test" in self.result.get("metrics", {}) or "val" in self.result.get("metrics", {})
 
     @property
+    def is_unscored(self) -> bool:
+        """Return whether it finished without any validation and test clips."""
+        return self.result.get("status") == "done" and not self.done
+
+    @property
     def task(self) -> Task:
         """Return the task that the trial's settings name."""
         return tasks.of_settings(self.config)

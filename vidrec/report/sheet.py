@@ -1,5 +1,6 @@
 """Write a page with frames of each clip of a data set, to see which clips belong together."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from vidrec.io.words import counted
 from vidrec.report import blocks, rendering
 from vidrec.report.classes import film_strip
 
-SIDE = 128  # pixels of a frame
+SIDE = 224  # pixels of a frame
 AT = (0.0, 0.5, 1.0)  # frames shown: the first, the middle and the last
 
 
@@ -38,7 +39,7 @@ def write(
     if dataset.is_features:
         raise UserError(f"--sheet: {dataset.name} holds features, not frames that could be shown")
     shown = list(_shown(dataset, progress, workers))
-    order = sorted(range(len(dataset)), key=lambda i: (str(dataset.groups[i]), dataset.names[i]))
+    order = sorted(range(len(dataset)), key=lambda clip: _place(dataset, clip))
     sections = [
         _section(label, name, [shown[i] for i in order if dataset.membership[i, label]])
         for label, name in enumerate(dataset.classes)
@@ -48,12 +49,19 @@ def write(
         question="",
         warnings=[],
         answer="The first, the middle and the last frame of each clip. Clips with the same person, "
-        "place and light are of one recording.",
+        "place and light are of one recording; a clip with a cut between two places joins both.",
         facts=blocks.Definitions([blocks.Definition("clips", f"{len(dataset):,}")]),
         sections=sections,
         beside=(),
     )
     return files.write_whole(file, rendering.render(page))
+
+
+def _place(dataset: Dataset, clip: int) -> list[tuple[int, str]]:
+    """Return what clips are sorted by: recording and name, with numbers by size (2 before 10)."""
+    recording = f"{dataset.groups[clip]} " if dataset.groups_known else ""
+    pieces = re.split(r"(\d+)", recording + dataset.names[clip])
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
 def _section(label: int, name: str, clips: list[blocks.Captioned | str]) -> blocks.Section:
@@ -82,5 +90,5 @@ def _clip(dataset: Dataset, clip: int) -> blocks.Captioned | str:
     except UnreadableClip as error:
         return f"{name} cannot be read: {error.reason}"
     recording = f", recording {dataset.groups[clip]}" if dataset.groups_known else ""
-    picture = film_strip(np.asarray(frames), f"3 frames of {name}")
+    picture = film_strip(np.asarray(frames), f"3 frames of {name}", SIDE)
     return blocks.Captioned(picture, f"{name}{recording}")

@@ -199,6 +199,8 @@ def versus_published(row: RowResult, column: str = "") -> str:
 
 def seeds(row: RowResult) -> str:
     """Return how many of the planned seeds were scored, and the status of the others."""
+    if row.runs and all(run.is_unscored for run in row.runs):
+        return f"{len(row.runs)}, not scored"
     lost = [run.result.get("status", "") for run in row.runs if not run.done]
     lost += ["missing"] * (len(row.planned) - len(row.runs))
     if not lost and row.out_of_fold:
@@ -207,6 +209,11 @@ def seeds(row: RowResult) -> str:
         return str(len(row.done))
     kinds = ", ".join(f"{lost.count(kind)} {kind}" for kind in dict.fromkeys(lost))
     return f"{len(row.done)} of {len(row.planned)} ({kinds})"
+
+
+def _has_lost(row: RowResult) -> bool:
+    """Return whether planned trials of a row have no scores that they should have."""
+    return sum(run.done or run.is_unscored for run in row.runs) < len(row.planned)
 
 
 def params(row: RowResult) -> float:
@@ -332,7 +339,7 @@ class Terminal:
             yield Text(f"{NOISE} within noise", style="dim")
         if self.answer:
             yield Text(escape.terminal(self.answer))
-        fewer = [row for row in self.rows if len(row.done) < len(row.planned)]
+        fewer = [row for row in self.rows if _has_lost(row)]
         for note in [*self.notes, *(f"{row.name}: {seeds(row)} seeds" for row in fewer)]:
             yield Text(escape.terminal(note), style="yellow")
 

@@ -49,13 +49,14 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     count = formats.count(scored.recordings)
     if _unit(rows) == "files":
         folds = folds.replace("recordings", "files")  # earlier versions call files recordings
-        of_what = f"{count} files; other"  # the note of `leaks` says what this means
+        of_what = f"{count} files"  # the note of `leaks` says what this means
     else:
-        of_what = f"{count} recordings, each by a model that saw no clip of that recording; other"
+        of_what = f"{count} recordings, each by a model that saw no clip of that recording"
+    others = "figures of training and validation" if scored.pooled else "other columns"
     text = (
         f"Out of fold: each row was trained once for each fold, without its test clips ({folds}). "
         f"Accuracy, interval and differences are over {formats.count(scored.answers)} answers of a "
-        f"seed, on {of_what} columns are means of the folds."
+        f"seed, on {of_what}; {others} are means of the folds."
     )
     if scored.untested:
         text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
@@ -183,7 +184,11 @@ def _copied_tests(row: RowResult) -> int:
 def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> str:
     """Return the result of the table in one or two sentences."""
     if best is None:
-        return "No trial has finished yet, so there is no answer."
+        unscored = [run for row in rows for run in row.runs if run.is_unscored]
+        if not unscored:
+            return "No trial has finished yet, so there is no answer."
+        clips = unscored[0].result.get("counts", {}).get("train", {}).get("expected", 0)
+        return f"Trained on {counted(clips, 'clip')}. There are no test clips, so no accuracy."
     number = best.seeds
     headline, reached = best.task.headline, percent(best.headline)
     ends = best.interval

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vidrec.config import Config, canonical, digest, identifying_settings
-from vidrec.data import datasets, splits
+from vidrec.data import datasets, split_text, splits
 from vidrec.data.datasets.base import PARTS, Dataset, UnreadableClip
 from vidrec.data.read_ahead import stream_clips
 from vidrec.data.remembered import decoded_name, remembered_clips
@@ -158,7 +158,7 @@ def prepare(
     task = tasks.of(cfg)
     dataset = task.labelled(dataset) if dataset else task.load(cfg)
     split = split or splits.make(dataset, cfg.data)
-    for line in splits.describe(dataset, split):
+    for line in split_text.describe(dataset, split):
         tell(line)
     room = runtime.room(cfg.train.memory_gb)
     if dataset.is_features:
