@@ -285,6 +285,10 @@ def test_a_class_that_a_fold_would_only_test_is_refused():
     [message] = refused
     assert "class 'class2' of toy has 1 recording, too few to split off test" in message
     assert "--data.test 0 --data.val 0" in message
+    lone = source([0] * 6 + [1] * 6 + [2] * 6, [*groups[:6], *["b"] * 6, *["c"] * 6])
+    for fold in (1, 2):  # both classes are named, whichever the fold tests
+        with pytest.raises(UserError, match=r"'class1' of toy has 1 rec.*'class2' has 1 rec"):
+            splits.make(lone, Data(folds=2, fold=fold, val=0))
     last = len(splits.blocks(data))
     with pytest.raises(UserError, match="'class2' of toy has 1 recording"):
         splits.make(data, Data(fold=last, val=0))

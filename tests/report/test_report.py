@@ -516,6 +516,7 @@ def test_a_run_without_test_and_validation_clips_is_said_to_be_trained(tmp_path)
 
     Console(file=told, width=120).print(report.terminal(folder))
     assert "0 of 1" not in told.getvalue()
+    assert "There are no test clips" in told.getvalue()
 
 
 def test_files_beside_the_page_are_named(folders):

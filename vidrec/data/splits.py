@@ -127,13 +127,17 @@ def untrained(dataset: Dataset, train: np.ndarray) -> list[int]:
 
 
 def _refuse_untrained(dataset: Dataset, train: np.ndarray) -> None:
-    if missing := untrained(dataset, train):
-        recordings = {
-            label: len(set(dataset.groups[dataset.membership[:, label]].tolist()))
-            for label in missing
-        }
-        unit = "recordings" if dataset.groups_known else "clips"
-        raise _too_few(dataset, recordings, "test", max(recordings.values()) + 1, unit)
+    missing = untrained(dataset, train)
+    if not missing:
+        return
+    recordings = {
+        label: len(set(dataset.groups[dataset.membership[:, label]].tolist()))
+        for label in range(len(dataset.classes))
+    }
+    # Other folds would test these classes alone.
+    few = {label: has for label, has in recordings.items() if label in missing or has == 1}
+    unit = "recordings" if dataset.groups_known else "clips"
+    raise _too_few(dataset, few, "test", max(few.values()) + 1, unit)
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
