@@ -519,6 +519,34 @@ def test_a_run_without_test_and_validation_clips_is_said_to_be_trained(tmp_path)
     assert "There are no test clips" in told.getvalue()
 
 
+def test_each_recording_has_the_share_of_its_answers_that_is_right(tmp_path):
+    folder = result_folders.ablation(tmp_path / "few", per_class=8, samples=0)
+    assert tables.recordings_table(read(folder).rows) is None  # results do not say that it knows
+    for file in folder.glob("trials/*/result.json"):
+        result = json.loads(file.read_text())
+        result["split"]["recordings_known"] = True
+        file.write_text(json.dumps(result))
+    rows, right = read(folder).rows, {}
+    for row, run in [(each, run) for each in rows for run in each.done]:
+        arrays = np.load(run.folder / "predictions.npz")
+        parts = (arrays[f"test_{part}"] for part in ("logits", "labels", "groups"))
+        for logits, label, name in zip(*parts, strict=True):
+            of_row = right.setdefault(str(name), {}).setdefault(row.name, [])
+            of_row.append(logits.argmax() == label)
+    made, means = tables.recordings_table(rows), []
+    assert {line[0] for line in made.rows} == set(right)
+    for name, clips, *shares in made.rows:
+        wanted = [np.mean(right[name][row.name]) for row in rows]
+        assert shares == [formats.percent(share) for share in wanted]
+        assert clips * 3 == len(right[name][rows[0].name])
+        means.append(np.mean(wanted))
+    assert means == sorted(means)
+    assert means[0] < means[-1]
+    assert "right in each recording" in Page(report.build(folder)).text
+    many = result_folders.ablation(tmp_path / "many", samples=0)
+    assert "right in each recording" not in Page(report.build(many)).text
+
+
 def test_files_beside_the_page_are_named(folders):
     for name, files in (
         ("rates", ["table.csv", "table.md", "table.tex", "summary.csv"]),

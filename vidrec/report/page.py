@@ -232,8 +232,10 @@ def _failed(rows: Sequence[RowResult]) -> Table | None:
 
 
 def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawer) -> Section:
+    recordings = tables.recordings_table(rows)
+    of_recordings = [recordings] if recordings else []
     if len(rows) < 2:
-        return Section("Intervals", "intervals", [])
+        return Section("Recordings", "intervals", of_recordings)
     headline = task_of(rows).headline
     caption = (
         f"Test {headline.words}: mean over seeds and 95 % interval. A tick is one seed's model"
@@ -246,7 +248,7 @@ def _intervals(rows: Sequence[RowResult], control: RowResult | None, draw: Drawe
         caption += "it is more than noise"
     alt = forest.described(rows)
     figure = draw("intervals", alt, caption + ".", forest.draw, rows, control)
-    return Section("Intervals", "intervals", [figure])
+    return Section("Intervals", "intervals", [figure, *of_recordings])
 
 
 def curves(

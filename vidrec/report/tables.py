@@ -4,10 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vidrec.evaluation.task import Task
 from vidrec.io import escape
 from vidrec.io.words import listed
 from vidrec.report import formats, wording
+from vidrec.report.answers import Answers, answers
 from vidrec.report.formats import DASH, percent, points
 from vidrec.report.results import AblationResult, RowResult, rows_and_control, task_of
 from vidrec.report.run import Run, setting_text
@@ -15,6 +18,8 @@ from vidrec.report.table_model import Badge, Cell, Table
 from vidrec.report.terminal import Columns
 
 DAGGER = "†"
+MOST_RECORDINGS = 40  # a longer table of recordings is left out
+TALL = 12  # a longer one is scrolled
 COVERAGE_AS_SAID = 0.93  # a note names 95 % intervals that covered less in simulation
 NOISE = "≈"
 
@@ -150,6 +155,34 @@ def folds_table(rows: Sequence[RowResult]) -> Table:
     ]
     body = [[row.name, percent(row.headline), mean_of_folds(row), *cells(row)] for row in rows]
     return Table(heads, body, "Each fold's test clips, means over seeds")
+
+
+def recordings_table(rows: Sequence[RowResult]) -> Table | None:
+    """Return the share of each recording's answers that is right, the worst recording first.
+
+    None if recordings are unknown or more than a reader would look at, or if the task's answers are
+    not right or wrong.
+    """
+    if "confusions" not in task_of(rows).sections or not all(row.recordings_known for row in rows):
+        return None
+    scored = [(row.name, said) for row in rows if (said := answers(row.done)) is not None]
+    names = sorted({str(name) for _, said in scored for name in said.groups})
+    if not 1 < len(names) <= MOST_RECORDINGS:
+        return None
+    shares = {name: [_share_right(said, name) for _, said in scored] for name in names}
+    names.sort(key=lambda name: np.nanmean(shares[name]))
+    body = [
+        [name, max(np.sum(said.groups == name) for _, said in scored), *map(percent, shares[name])]
+        for name in names
+    ]
+    heads = ["recording", "test clips", *(name for name, _ in scored)]
+    caption = "Answers that are right in each recording's test clips, over all seeds"
+    return Table(heads, body, caption, tall=len(names) > TALL)
+
+
+def _share_right(said: Answers, recording: str) -> float:
+    there = said.groups == recording
+    return float(said.correct_Sn[:, there].mean()) if there.any() else math.nan
 
 
 def verdict(row: RowResult) -> str:
