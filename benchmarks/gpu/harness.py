@@ -130,12 +130,25 @@ def compare(record: Record, work: str, precision: str, sides: dict[str, Side], t
         with record.part(work, name, precision=precision):
             out = side.run(0)
             side.wait(out)
-            apart = off(side.result(out), truth)
-            if not apart <= NEAR[precision]:
-                raise ValueError(f"computes something else: {apart:.3g} of the size off")
-            record.row(work, name, precision=precision, off=apart)
+            judge(record, (work, name, precision), side.result(out), truth)
             right[name] = side
     return right
+
+
+def judge(record: Record, named: tuple[str, str, str], found: Any, truth: Any) -> None:
+    """Write how far a result is from its truth; raise a ValueError if it is another one.
+
+    Args:
+        record: the section's rows.
+        named: the work, the side and the precision.
+        found: the side's arrays by name.
+        truth: the right arrays.
+    """
+    work, side, precision = named
+    apart = off(found, truth)
+    if not apart <= NEAR[precision]:
+        raise ValueError(f"computes something else: {apart:.3g} of the size off")
+    record.row(work, side, precision=precision, off=apart)
 
 
 def timed(record: Record, work: str, sides: dict[str, Side], **about: Any) -> None:

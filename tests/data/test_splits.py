@@ -244,7 +244,7 @@ def test_what_cannot_be_split_says_what_is_needed():
     with pytest.raises(UserError, match="one class"):
         splits.make(source([0] * 9), Data())
     two = source([0] * 12 + [1] * 12, ["a", "b"] * 6 + [f"c{i}" for i in range(12)])
-    advice = "film more of it.*--data.val 0.: then 2 are enough; for a model without a score add"
+    advice = "film more of it.*--data.val 0.: then 2 are enough; for a model without a score use"
     with pytest.raises(
         UserError, match=rf"'class0' of toy has 2 recordings.*at least 3 recordings; {advice}"
     ):
@@ -283,11 +283,23 @@ def test_a_class_that_a_fold_would_only_test_is_refused():
         else:
             assert set(data.labels[split.train].tolist()) == {0, 1, 2}
     [message] = refused
-    assert "class 'class2' of toy has 1 recording, too few to split off test" in message
-    assert "--data.test 0 --data.val 0" in message
+    assert "class 'class2' of toy has 1 recording: where all of them are tested" in message
+    assert "--data.classes class0 class1" in message
+    assert "--data.val" not in message  # it is given
+    joint = source(
+        [0] * 10 + [1] * 2 + [0] * 7, ["b1"] * 10 + ["m1", "m2"] + ["m1"] * 5 + ["m2"] * 2
+    )
+    with pytest.raises(UserError, match=r"'class1' of toy has 2 recordings: where all of them are"):
+        splits.make(joint, Data(folds=2, fold=2, val=0))
+    random = source([0] * 2 + [1] * 8)
+    with pytest.raises(UserError, match="too few to split off test") as refused:
+        splits.make(random, Data(split="random", test=0.8, val=0.2))
+    assert "--data.val 0)" not in str(refused.value)  # it would not help
     lone = source([0] * 6 + [1] * 6 + [2] * 6, [*groups[:6], *["b"] * 6, *["c"] * 6])
     for fold in (1, 2):  # both classes are named, whichever the fold tests
-        with pytest.raises(UserError, match=r"'class1' of toy has 1 rec.*'class2' has 1 rec"):
+        with pytest.raises(
+            UserError, match=r"'class1' of toy has 1 rec.*'class2' of toy has 1 rec"
+        ):
             splits.make(lone, Data(folds=2, fold=fold, val=0))
     last = len(splits.blocks(data))
     with pytest.raises(UserError, match="'class2' of toy has 1 recording"):

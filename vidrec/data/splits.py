@@ -109,7 +109,7 @@ def _finished(dataset: Dataset, data: Data, made_parts: _Parts) -> Split:
         made_parts = made_parts._replace(train=kept, how=how)
     train, val, test = parts = [np.sort(np.asarray(part, np.int64)) for part in made_parts[:3]]
     if data.split != "given":  # lists are as their author made them: `describe` warns
-        _refuse_untrained(dataset, train)
+        _refuse_untrained(dataset, train, made_parts.how)
     shared = tuple(_shared(dataset, parts))
     copies = tuple(_copies(dataset, parts))
     leaked: bool | Literal["unknown"] = bool(shared or copies) or data.split == "random"
@@ -126,7 +126,7 @@ def untrained(dataset: Dataset, train: np.ndarray) -> list[int]:
     return np.flatnonzero(there_K & ~trained_K).tolist()
 
 
-def _refuse_untrained(dataset: Dataset, train: np.ndarray) -> None:
+def _refuse_untrained(dataset: Dataset, train: np.ndarray, how: str) -> None:
     missing = untrained(dataset, train)
     if not missing:
         return
@@ -134,10 +134,18 @@ def _refuse_untrained(dataset: Dataset, train: np.ndarray) -> None:
         label: len(set(dataset.groups[dataset.membership[:, label]].tolist()))
         for label in range(len(dataset.classes))
     }
-    # Other folds would test these classes alone.
+    # Other folds would test the other classes of one recording.
     few = {label: has for label, has in recordings.items() if label in missing or has == 1}
-    unit = "recordings" if dataset.groups_known else "clips"
-    raise _too_few(dataset, few, "test", max(few.values()) + 1, unit)
+    unit = "recording" if dataset.groups_known else "file"
+    have = (
+        f"class {dataset.classes[label]!r} of {dataset.name} has {counted(has, unit)}"
+        for label, has in few.items()
+    )
+    raise UserError(
+        f"{some(have)}: where all of them are tested (split {how}), nothing of the class is left "
+        f"to train; film more of it, use only other classes{_others(dataset, few)}, or, if it has "
+        "several, other folds or another data.split_seed"
+    )
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
@@ -316,7 +324,7 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
     unit = "recordings" if draw.dataset.groups_known else "clips"
     few = {label: len(names) for label, names in enumerate(having) if len(names) < 1 + spare}
     if few:
-        raise _too_few(draw.dataset, few, draw.part, 1 + spare, unit)
+        raise _too_few(draw.dataset, few, draw.part, 1 + spare, unit, val_helps=spare > 1)
     small_first = sorted(draw.order, key=lambda name: counts[name].sum())
     drawn = set(drawn)
     for names in having:
@@ -338,20 +346,32 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
 
 
 def _too_few(
-    dataset: Dataset, few: Mapping[int, int], part: str, needs: int, unit: str
+    dataset: Dataset,
+    few: Mapping[int, int],
+    part: str,
+    needs: int,
+    unit: str,
+    *,
+    val_helps: bool = False,
 ) -> UserError:
-    """Return the error for classes with too few recordings or clips; `few`: how many each has."""
-    kept = [name for label, name in enumerate(dataset.classes) if label not in few]
-    advice = "film more of it, or use only other classes"
-    if 2 <= len(kept) <= MOST_NAMED and not any("," in name for name in kept):
-        advice += f" (--data.classes {escape.shell(kept)})"
+    """Return the error for classes with too few recordings or clips.
+
+    Args:
+        dataset: the clips.
+        few: how many recordings or clips each of these classes has.
+        part: the part that cannot be split off.
+        needs: how many a class needs.
+        unit: "recordings" or "clips".
+        val_helps: whether one fewer is enough without validation clips.
+    """
+    advice = f"film more of it, or use only other classes{_others(dataset, few)}"
     left = ""
     if part == "val":
         left = " left besides those of the test part"
         advice += ", or train without validation clips (--data.val 0)"
-    elif needs > 2 and needs - 1 in few.values():
+    elif val_helps and needs - 1 in few.values():
         advice += f", or train without validation clips (--data.val 0): then {needs - 1} are enough"
-    advice += "; for a model without a score add --data.test 0 --data.val 0"
+    advice += "; for a model without a score use --data.test 0 --data.val 0, and no folds"
     have = [
         f"class {dataset.classes[label]!r}{'' if i else f' of {dataset.name}'} has "
         f"{counted(has, unit[:-1])}{left}"
@@ -361,6 +381,14 @@ def _too_few(
         f"{some(have)}, too few to split off {part}: a class needs at least {needs} {unit}; "
         f"{advice}"
     )
+
+
+def _others(dataset: Dataset, few: Mapping[int, int]) -> str:
+    """Return the setting that chooses the other classes; "" if these are too few or too many."""
+    kept = [name for label, name in enumerate(dataset.classes) if label not in few]
+    if not 2 <= len(kept) <= MOST_NAMED or any("," in name for name in kept):
+        return ""
+    return f" (--data.classes {escape.shell(kept)})"
 
 
 def _fold(dataset: Dataset, data: Data) -> _Parts:

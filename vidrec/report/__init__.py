@@ -86,7 +86,7 @@ def terminal(folder: str | Path) -> Any:
     answer = ""
     if isinstance(results, AblationResult) and len(results.scored) > 1:
         answer = wording.answer(rows, control, results.best)
-    elif any(run.is_unscored for row in rows for run in row.runs):
+    elif not any(row.done for row in rows) and any(row.runs for row in rows):
         answer = wording.answer(rows, control, None)
     return tables.Terminal(rows, control, notes, answer=answer)
 

@@ -170,7 +170,8 @@ def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
             for i, run in enumerate(row.runs):
                 _curve(axes, run, name, scale, color=hue[row], linestyle=DASHES[i % 4])
         _epochs_axis(axes)
-        _say_if_empty(axes)
+        if name != "train/loss":
+            _say_if_empty(axes, [run for row in rows for run in row.runs])
     _names(panels["names"], rows, hue)
     return figure
 
@@ -186,13 +187,14 @@ def _own_curves(figure: Any, run: Run) -> Any:
     left.legend()
     for axes in (left, right):
         _epochs_axis(axes)
-        _say_if_empty(axes)
+    _say_if_empty(right, [run])
     return figure
 
 
-def _say_if_empty(axes: Any) -> None:
-    """Write in a panel without values that there are no validation clips."""
-    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+def _say_if_empty(axes: Any, runs: Sequence[Run]) -> None:
+    """Write in a panel of validation figures that there are none, if there are no such clips."""
+    counts = [run.result.get("counts", {}).get("val", {}).get("expected", 1) for run in runs]
+    if not any(counts):
         axes.clear()
         axes.set_axis_off()
         axes.text(0, 1, "no validation clips", transform=axes.transAxes, va="top", color=GREY)

@@ -287,10 +287,9 @@ def _cost(rows: Sequence[RowResult], draw: Drawer) -> Section:
     if not columns:
         return Section("Cost", "cost", [])
     words = task_of(rows).headline.words
-    against = " and ".join(column.replace("params", "trained parameters") for column in columns)
-    against = against.replace("seconds_train", "seconds of training")
+    against = " and ".join(figures.COSTS[column] for column in columns)
     caption = f"Test {words} with its 95 % interval against {against}."
-    if "seconds_train" in columns and len({row.mean("epochs") for row in rows}) > 1:
+    if "seconds_train" in columns and len({row.mean("epochs") for row in rows if row.done}) > 1:
         caption += " A row that trains for more epochs takes longer."
     alt = caption + " The figures stand in the table of results."
     return Section("Cost", "cost", [draw("cost", alt, caption, figures.cost, rows)])

@@ -323,7 +323,11 @@ def _pooled(row: RowResult) -> dict[str, float]:
     A mean over folds would be wrong for figures of classes, such as F1: a fold may lack classes.
     """
     of_seed: dict[Any, list[ScoredPart]] = {}
+    folds: dict[Any, set[int]] = {}
     for run in row.done:
+        folds.setdefault(run.result.get("seed"), set()).add(run.fold)
+    everywhere = set.intersection(*folds.values())  # the clips that the interval is over
+    for run in (run for run in row.done if run.fold in everywhere):
         part = run.part()
         # What was fitted differs between folds; results of another program may lack the classes.
         if part is None or part.fitted or not part.classes:

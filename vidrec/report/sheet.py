@@ -16,6 +16,7 @@ from vidrec.report import blocks, rendering
 from vidrec.report.classes import film_strip
 
 SIDE = 224  # pixels of a frame
+MOST = 3000  # clips of a page: some 60 MB
 AT = (0.0, 0.5, 1.0)  # frames shown: the first, the middle and the last
 
 
@@ -34,16 +35,24 @@ def write(
         workers: number of threads that decode.
 
     Raises:
-        UserError: the data set holds features, of which there are no pictures.
+        UserError: the data set holds features, of which there are no pictures, or too many clips.
     """
     if dataset.is_features:
         raise UserError(f"--sheet: {dataset.name} holds features, not frames that could be shown")
+    if len(dataset) > MOST:
+        raise UserError(
+            f"--sheet: {dataset.name} has {len(dataset):,} clips, more than the {MOST:,} that one "
+            "page can show: choose some classes by --data.classes"
+        )
     shown = list(_shown(dataset, progress, workers))
     order = sorted(range(len(dataset)), key=lambda clip: _place(dataset, clip))
     sections = [
         _section(label, name, [shown[i] for i in order if dataset.membership[i, label]])
         for label, name in enumerate(dataset.classes)
     ]
+    bare = [shown[clip] for clip in order if not dataset.membership[clip].any()]
+    if bare:
+        sections.append(_section(len(sections), "without a label", bare))
     page = blocks.Page(
         title=f"Clips of {dataset.name}",
         question="",

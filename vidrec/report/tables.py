@@ -232,9 +232,11 @@ def versus_published(row: RowResult, column: str = "") -> str:
 
 def seeds(row: RowResult) -> str:
     """Return how many of the planned seeds were scored, and the status of the others."""
-    if row.runs and all(run.is_unscored for run in row.runs):
-        return f"{len(row.runs)}, not scored"
-    lost = [run.result.get("status", "") for run in row.runs if not run.done]
+    lost = [
+        "not scored" if run.is_unscored else run.result.get("status", "")
+        for run in row.runs
+        if not run.done
+    ]
     lost += ["missing"] * (len(row.planned) - len(row.runs))
     if not lost and row.out_of_fold:
         return f"{row.seeds} on each of {row.out_of_fold.folds} folds"

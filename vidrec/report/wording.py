@@ -187,7 +187,7 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
         unscored = [run for row in rows for run in row.runs if run.is_unscored]
         if not unscored:
             return "No trial has finished yet, so there is no answer."
-        clips = unscored[0].result.get("counts", {}).get("train", {}).get("expected", 0)
+        clips = unscored[0].result.get("counts", {}).get("train", {}).get("scored", 0)
         return f"Trained on {counted(clips, 'clip')}. There are no test clips, so no accuracy."
     number = best.seeds
     headline, reached = best.task.headline, percent(best.headline)

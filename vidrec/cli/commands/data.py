@@ -68,6 +68,8 @@ class Doctor(Command):
         """Examine the data set; the exit status is 1 if something is wrong. See `Command.run`."""
         cfg = read_experiment(self.experiment, settings)
         check_parent("--sheet", self.sheet)
+        if self.sheet:
+            files.check_writable(files.expanded(self.sheet))
         from vidrec.data import doctor
         from vidrec.evaluation import tasks
 
