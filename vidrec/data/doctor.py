@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrec.config import Data
 from vidrec.data import split_text, splits
-from vidrec.data.datasets.base import PARTS, Dataset, Files, UnreadableClip
+from vidrec.data.datasets.base import PARTS, WARNING, Dataset, Files, UnreadableClip
 from vidrec.data.hashing import new_hash
 from vidrec.data.read_ahead import map_ahead
 from vidrec.errors import UserError
@@ -254,7 +254,7 @@ def _verdict(findings: dict[str, Any], text: list[str]) -> str:
     if not findings["healthy"]:
         has_steps = any(line.startswith("to do: ") for line in text)
         return f'not healthy: see "{"to do" if has_steps else "cannot be split"}" above'
-    warnings = sum(line.startswith("warning: ") for line in text)
+    warnings = sum(line.startswith(WARNING) for line in text)
     if not warnings:
         return "healthy"
     return f"all files can be read; see the warning{'s' * (warnings > 1)} above"

@@ -1,6 +1,6 @@
 """Describe a data set and its split in lines for people."""
 
-from vidrec.data.datasets.base import PARTS, Dataset
+from vidrec.data.datasets.base import PARTS, WARNING, Dataset
 from vidrec.data.splits import (
     Split,
     copied_tests,
@@ -9,8 +9,6 @@ from vidrec.data.splits import (
     untrained,
 )
 from vidrec.io.words import are, counted, some
-
-WARNING = "warning: "  # begins a line that a user should not miss
 
 
 def describe(dataset: Dataset, split: Split) -> list[str]:

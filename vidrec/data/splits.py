@@ -386,7 +386,9 @@ def _too_few(
 def _others(dataset: Dataset, few: Mapping[int, int]) -> str:
     """Return the setting that chooses the other classes; "" if these are too few or too many."""
     kept = [name for label, name in enumerate(dataset.classes) if label not in few]
-    if not 2 <= len(kept) <= MOST_NAMED or any("," in name for name in kept):
+    if dataset.frame_labels or any("," in name for name in kept):  # they cannot be chosen
+        return ""
+    if not 2 <= len(kept) <= MOST_NAMED:
         return ""
     return f" (--data.classes {escape.shell(kept)})"
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrec.config import Config
-from vidrec.data import split_text
-from vidrec.data.datasets.base import Dataset
+from vidrec.data.datasets.base import WARNING, Dataset
 from vidrec.errors import UserError, is_transient
 from vidrec.evaluation import tasks
 from vidrec.io import checkpoint, escape, files, machine
@@ -270,7 +269,7 @@ class Work:
         """Show a line; show a warning that several folds or rows share only once."""
         if line in self._warned:
             return
-        if line.startswith(split_text.WARNING):
+        if line.startswith(WARNING):
             self._warned.add(line)
         self.screen.say(line)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from vidrec import __version__
 from vidrec.config import Config, override, plugins, to_dict, user_code
-from vidrec.data import split_text, splits
-from vidrec.data.datasets.base import PARTS, Dataset
+from vidrec.data import splits
+from vidrec.data.datasets.base import PARTS, WARNING, Dataset
 from vidrec.errors import UserError
 from vidrec.evaluation import decisions
 from vidrec.evaluation.task import Fitted, ScoredPart
@@ -346,8 +346,8 @@ def record_failure(members: Sequence[TrialRun], data: Prepared | None, error: Ex
 
 def _warnings(dataset: Dataset) -> list[str]:
     """Return what the data set warns of, such as folders that are left out."""
-    warned = [line for line in dataset.notes if line.startswith(split_text.WARNING)]
-    return [line.removeprefix(split_text.WARNING) for line in warned]
+    warned = [line for line in dataset.notes if line.startswith(WARNING)]
+    return [line.removeprefix(WARNING) for line in warned]
 
 
 def _split(data: Prepared) -> dict[str, Any]:

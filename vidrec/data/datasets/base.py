@@ -21,6 +21,7 @@ from vidrec.errors import UnreadableClip, UserError, printable
 __all__ = ["PARTS", "Dataset", "Files", "UnreadableClip", "nearest", "per_clip"]
 
 PARTS = ("train", "val", "test")  # of a split
+WARNING = "warning: "  # begins a note that a user should not miss
 REMEMBERED = 500  # from so many files on, declared lengths are cached between runs
 
 

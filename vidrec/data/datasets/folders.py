@@ -18,7 +18,7 @@ import numpy as np
 from vidrec.config import Data
 from vidrec.data import pictures
 from vidrec.data.datasets import tables
-from vidrec.data.datasets.base import Files, nearest
+from vidrec.data.datasets.base import WARNING, Files, nearest
 from vidrec.data.datasets.finding import (
     TEXTS,
     clip_name,
@@ -118,7 +118,7 @@ def _framed_note(found: Listing, root: Path) -> list[str]:
     if 2 * inside <= len(found.paths) or inside < 4 * len(folders):
         return []
     lie = f"pictures lie as numbered frames in {counted(len(folders), 'folder')}"
-    return [f"warning: {lie}: --data.kind videos takes each folder for a clip"]
+    return [f"{WARNING}{lie}: --data.kind videos takes each folder for a clip"]
 
 
 def folder_of(data: Data, what: str) -> Path:
@@ -241,7 +241,7 @@ def _tell_empty(found: Listing, root: Path, part_by_folder: Mapping[str, str], w
         folders, have, are = ("folder", "has", "is")
         if len(empty) > 1:
             folders, have, are = ("folders", "have", "are")
-        found.notes.append(f"warning: {folders} {names} {have} no {what} and {are} left out")
+        found.notes.append(f"{WARNING}{folders} {names} {have} no {what} and {are} left out")
 
 
 def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None:
@@ -252,11 +252,11 @@ def _tell_parts(found: Listing, root: Path, others: set[str], what: str) -> None
         found.notes.append(f"folders {named} found: data.split given uses them")
     if others:
         named = ", ".join(clip_name(root / folder, root) for folder in sorted(others))
-        found.notes.append(f"warning: {what} of {named}, beside the parts of a split, are not used")
+        found.notes.append(f"{WARNING}{what} of {named}, beside the parts of a split, are not used")
     called = sorted({name for name in found.classes if part_of(name)})
     if called and not any(found.parts):
         found.notes.append(
-            f"warning: {', '.join(called)} is called like a part of a split, and taken for a class"
+            f"{WARNING}{', '.join(called)} is called like a part of a split, and taken for a class"
         )
     if not any(found.parts) and any(
         part_of(part) for path in found.paths for part in path.relative_to(root).parts[1:-1]
@@ -317,7 +317,7 @@ def _recordings(found: Listing, root: Path, rule: str) -> Recordings:
             before = f"{unknown}; the file" if unknown else file
             raise UserError(f"{before} names {without}")
         if unknown:
-            found.notes.append(f"warning: {unknown}")
+            found.notes.append(f"{WARNING}{unknown}")
         return Recordings([group_of[name] for name in found.names], True)
     return recordings_of(found.names, rule)
 
