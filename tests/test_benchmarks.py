@@ -241,6 +241,21 @@ def test_a_section_that_dies_or_hangs_leaves_its_rows_and_a_reason(gpu, tmp_path
         assert told in found[-1]["failed"]
 
 
+@pytest.mark.slow  # some minutes, so it begins before those below
+def test_the_gpus_benchmark_runs_at_tiny_sizes_on_a_cpu(tmp_path):
+    """Every section, with both sides where PyTorch is; its minutes are no limit for a slow hour."""
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--cold", "--minutes", "60"]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+    command += ["--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    found = json.loads(file.read_text())
+    assert not [row for row in found if "failed" in row], done.stderr
+    assert done.returncode == 0
+    main = load("gpu/__main__")
+    assert {section.name for section in main.SECTIONS} <= {row["section"] for row in found}
+
+
 def uncompiled_but_wrong(function, **_):
     """In place of torch.compile: other results."""
     return lambda *inputs: 1.2 * function(*inputs)
@@ -346,18 +361,3 @@ def test_every_comparison_of_the_gpus_benchmark_can_fail(section, gpu, tmp_path,
     assert failed == sides, found
     wrong = {(row["work"], row["side"]) for row in found if "failed" in row}
     assert not [row for row in found if (row["work"], row["side"]) in wrong and "seconds" in row]
-
-
-@pytest.mark.slow(minutes=8)
-def test_the_gpus_benchmark_runs_at_tiny_sizes_on_a_cpu(tmp_path):
-    """Every section, with both sides where PyTorch is; its minutes are no limit for a slow hour."""
-    file = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--cold", "--minutes", "60"]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
-    command += ["--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    found = json.loads(file.read_text())
-    assert not [row for row in found if "failed" in row], done.stderr
-    assert done.returncode == 0
-    main = load("gpu/__main__")
-    assert {section.name for section in main.SECTIONS} <= {row["section"] for row in found}
