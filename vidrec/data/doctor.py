@@ -1,9 +1,8 @@
 """Check that each clip of a data set is readable, complete, and in one part of the split only."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from vidrec.config import Data
 from vidrec.data import split_text, splits
 from vidrec.data.datasets.base import PARTS, WARNING, Dataset, Files, UnreadableClip
 from vidrec.data.hashing import new_hash
-from vidrec.data.read_ahead import map_ahead
+from vidrec.data.read_ahead import map_clips
 from vidrec.errors import UserError
 from vidrec.io.words import counted
 
@@ -60,7 +59,7 @@ def examine(
     part_of, split = _split(dataset, data)
     if isinstance(dataset, Files):
         dataset = replace(dataset, rate=0)
-    checked = list(_checked(dataset, progress, workers))
+    checked = list(map_clips(_check, dataset, progress, workers))
     frames = np.array([clip.frames for clip in checked], np.int64)
     unreadable = [
         {"path": dataset.path(clip), "reason": result.reason}
@@ -88,15 +87,6 @@ def examine(
         "split": split,
         "notes": list(dataset.notes),
     }
-
-
-def _checked(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Checked]:
-    clips = range(len(dataset))
-    results = map_ahead(partial(_check, dataset), clips, threads=workers, name=dataset.path)
-    for done, result in enumerate(results, 1):
-        if progress:
-            progress(done, len(dataset))
-        yield result
 
 
 def _check(dataset: Dataset, clip: int) -> _Checked:

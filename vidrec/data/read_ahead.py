@@ -9,6 +9,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -101,6 +102,21 @@ def map_ahead(
     with contextlib.closing(streams):  # type: ignore[type-var]
         for _, results in streams:
             yield from results
+
+
+def map_clips(
+    read: "Callable[[Dataset, int], Result]",
+    dataset: "Dataset",
+    progress: Callable[[int, int], None] | None,
+    threads: int,
+) -> Iterator[Result]:
+    """Yield `read(dataset, clip)` for every clip, in order; tell `progress` how many are done."""
+    clips = range(len(dataset))
+    results = map_ahead(partial(read, dataset), clips, threads=threads, name=dataset.path)
+    for done, result in enumerate(results, 1):
+        if progress:
+            progress(done, len(dataset))
+        yield result
 
 
 def stream_clips(

@@ -221,7 +221,7 @@ def _failed(rows: Sequence[RowResult]) -> Table | None:
         ]
         for row in rows
         for run in row.runs
-        if not (run.done or run.is_unscored)
+        if not run.is_complete
     ]
     if not body:
         return None
@@ -345,7 +345,7 @@ def _count_line(split: str, runs: Sequence[Run]) -> list[Any]:
     if not counts:
         return []
     done = zip(counts, counted, strict=True)
-    scored = [count["scored"] for count, run in done if run.done or run.is_unscored] or [0]
+    scored = [count["scored"] for count, run in done if run.is_complete] or [0]
     few, most = min(scored), max(scored)
     span = str(few) if few == most else f"{few} to {most}"
     expected = max(count["expected"] for count in counts)

@@ -115,6 +115,11 @@ class Run:
         return self.result.get("status") == "done" and not self.done
 
     @property
+    def is_complete(self) -> bool:
+        """Return whether it has all scores that its clips allow."""
+        return self.done or self.is_unscored
+
+    @property
     def task(self) -> Task:
         """Return the task that the trial's settings name."""
         return tasks.of_settings(self.config)

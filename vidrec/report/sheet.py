@@ -1,14 +1,13 @@
 """Write a page with frames of each clip of a data set, to see which clips belong together."""
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from vidrec.data.datasets.base import Dataset, UnreadableClip
-from vidrec.data.read_ahead import map_ahead
+from vidrec.data.read_ahead import map_clips
 from vidrec.errors import UserError
 from vidrec.io import files
 from vidrec.io.words import counted
@@ -44,7 +43,7 @@ def write(
             f"--sheet: {dataset.name} has {len(dataset):,} clips, more than the {MOST:,} that one "
             "page can show: choose some classes by --data.classes"
         )
-    shown = list(_shown(dataset, progress, workers))
+    shown = list(map_clips(_clip, dataset, progress, workers))
     order = sorted(range(len(dataset)), key=lambda clip: _place(dataset, clip))
     sections = [
         _section(label, name, [shown[i] for i in order if dataset.membership[i, label]])
@@ -80,19 +79,8 @@ def _section(label: int, name: str, clips: list[blocks.Captioned | str]) -> bloc
     return blocks.Section(f"{name} ({counted(len(clips), 'clip')})", f"class{label}", parts)
 
 
-def _shown(
-    dataset: Dataset, progress: Callable[[int, int], None] | None, workers: int
-) -> Iterator[blocks.Captioned | str]:
-    """Yield the picture of each clip; for a clip that cannot be read, a line of text."""
-    clips = range(len(dataset))
-    found = map_ahead(partial(_clip, dataset), clips, threads=workers, name=dataset.path)
-    for done, clip in enumerate(found, 1):
-        if progress:
-            progress(done, len(dataset))
-        yield clip
-
-
 def _clip(dataset: Dataset, clip: int) -> blocks.Captioned | str:
+    """Return the picture of a clip; for a clip that cannot be read, a line of text."""
     name, last = dataset.names[clip], max(int(dataset.lengths[clip]) - 1, 0)
     try:
         frames = dataset.read(clip, [round(share * last) for share in AT], SIDE)

@@ -248,7 +248,7 @@ def seeds(row: RowResult) -> str:
 
 def _has_lost(row: RowResult) -> bool:
     """Return whether planned trials of a row have no scores that they should have."""
-    return sum(run.done or run.is_unscored for run in row.runs) < len(row.planned)
+    return sum(run.is_complete for run in row.runs) < len(row.planned)
 
 
 def params(row: RowResult) -> float:
