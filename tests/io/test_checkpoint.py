@@ -206,6 +206,20 @@ def test_a_full_disk_is_told_without_the_traceback_that_orbax_logs(tmp_path, mon
     assert caplog.text == ""
 
 
+def test_a_full_disk_is_told_without_the_paths_of_orbax(tmp_path, monkeypatch):
+    def full(*_):
+        raise ValueError(
+            'RESOURCE_EXHAUSTED: Error writing "params/0.0" in OCDBT database at local file '
+            '"/runs/.vidrec-50e3.partial/arrays/": Failed to write 766429 bytes to file 15: '
+            "No space left on device [os_error_code='28']"
+        )
+
+    monkeypatch.setattr(checkpoint, "_save_arrays", full)
+    with pytest.raises(UserError) as caught:
+        checkpoint.write(tmp_path / "1", state(), {})
+    assert str(caught.value) == f"cannot save {tmp_path / '1'}: No space left on device"
+
+
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):

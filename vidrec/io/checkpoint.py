@@ -7,6 +7,7 @@ types must match exactly (orbax would cast without a warning).
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -293,4 +294,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def _reason(error: BaseException) -> str:
     words = getattr(error, "strerror", None) or str(error)
+    full = os.strerror(errno.ENOSPC)
+    if full in words:  # orbax puts it at the end of a line of 400 letters on its own files
+        return full
     return words.splitlines()[0] if words else type(error).__name__

@@ -22,7 +22,9 @@ def draw(rows: Sequence[RowResult], control: RowResult | None) -> Any:
         hue = dict.fromkeys(rows, PALETTE[0])
     _draw_figures(panels[0], rows, hue)
     if control is not None and control.interval is not None:
-        panels[0].axvline(100 * control.interval.mean, color=GREY, linestyle="--", linewidth=1)
+        panels[0].axvline(
+            100 * control.interval.mean, color=GREY, linestyle="--", linewidth=1, zorder=0.5
+        )
     if compared:
         _draw_differences(panels[1], rows, hue)
     for axes in panels:
