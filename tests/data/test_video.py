@@ -68,6 +68,15 @@ def test_no_permission(tmp_path):
         decoded(path)
 
 
+def test_no_permission_to_look_into_the_folder(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = clip()(inner)
+    inner.chmod(0o744)  # its names may be listed, its files may not be reached
+    with as_nobody(tmp_path), pytest.raises(UnreadableClip, match="permission"):
+        decoded(path)
+
+
 def test_read_is_stream_indexed(tmp_path):
     path = clip(count=50)(tmp_path)
     frames = decoded(path)

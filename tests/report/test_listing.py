@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 from helpers.command_line import fails
+from helpers.video_files import as_nobody
 
 from vidrec.cli import main
 from vidrec.errors import UserError
-from vidrec.io import files
+from vidrec.io import files, runs
 from vidrec.report.listing import listing
 from vidrec.training import loop
 
@@ -138,3 +139,14 @@ def test_a_folder_that_is_not_there_is_a_line(tmp_path, capsys):
     assert "there is no folder" in fails(capsys, "runs", str(tmp_path / "nothing"))
     with pytest.raises(UserError):
         listing(tmp_path / "nothing")
+
+
+def test_a_folder_that_may_not_be_listed_is_not_called_empty(tmp_path):
+    folder = tmp_path / "runs"
+    result(folder / "one", 1.0)
+    folder.chmod(0)
+    with as_nobody(tmp_path):
+        with pytest.raises(UserError, match="runs cannot be listed: Permission denied"):
+            listing(folder)
+        with pytest.raises(UserError, match="runs cannot be listed: Permission denied"):
+            runs.find("one", folder)

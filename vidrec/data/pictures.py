@@ -306,6 +306,10 @@ def of(path: str | os.PathLike) -> Animation | Folder | None:
         UnreadableClip: the path is a folder without frames, or with several series of them.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except PermissionError:
+        raise UnreadableClip(path, "no permission to look into its folder") from None
+    if is_folder:
         return Folder.of(path)
     return Animation(path) if is_animated_webp(path) else None

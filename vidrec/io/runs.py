@@ -183,9 +183,15 @@ def top_of(trial: Path) -> Path:
 
 
 def folders(parent: Path) -> Iterator[Path]:
-    """Yield the folders in a folder, sorted by name."""
+    """Yield the folders in a folder, sorted by name; none if there is no such folder.
+
+    Raises:
+        UserError: the folder cannot be listed; its runs would be missing silently.
+    """
     try:
         inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+    except PermissionError as error:
+        raise UserError(f"{parent} cannot be listed: {error.strerror}") from None
     except OSError as error:
         raise_if_transient(parent, error)
         return
