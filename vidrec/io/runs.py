@@ -66,6 +66,7 @@ def find(given: str | os.PathLike, workdir: Path) -> Path:
     for folder in (path, parent / path.name):
         if os.path.exists(folder):  # False for a name that no file can have
             return folder  # the command reports what the folder lacks
+    check_listed(parent)
     there = {name: folder for folder in _runs(parent) for name in (_plain(folder), folder.name)}
     near = difflib.get_close_matches(path.name, there, 1, 0.5)
     guess = f"; did you mean {there[near[0]]}?" if near else ""
@@ -183,19 +184,27 @@ def top_of(trial: Path) -> Path:
 
 
 def folders(parent: Path) -> Iterator[Path]:
-    """Yield the folders in a folder, sorted by name; none if there is no such folder.
-
-    Raises:
-        UserError: the folder cannot be listed; its runs would be missing silently.
-    """
+    """Yield the folders in a folder, sorted by name; none without permission to list it."""
     try:
         inner = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
-    except PermissionError as error:
-        raise UserError(f"{parent} cannot be listed: {error.strerror}") from None
     except OSError as error:
         raise_if_transient(parent, error)
         return
     yield from (parent / name for name in inner)
+
+
+def check_listed(parent: Path) -> None:
+    """Refuse a folder that may not be listed, where runs would seem to be missing.
+
+    Raises:
+        UserError: there is no permission to list it.
+    """
+    try:
+        os.scandir(parent).close()
+    except PermissionError as error:
+        raise UserError(f"{parent} cannot be listed: {error.strerror}") from None
+    except OSError:  # such as a missing folder, of which the caller tells
+        return
 
 
 def _plain(folder: Path) -> str:

@@ -67,10 +67,11 @@ def listing(workdir: Path) -> list[Entry]:
     """Return the entries of a workdir, the latest first.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it may not be listed.
     """
     if not workdir.is_dir():
         raise UserError(f"there is no folder {workdir}: runs are kept in runs/, or in --workdir")
+    runs.check_listed(workdir)
     found = filter(None, map(_entry, runs.folders(workdir)))
     entries = [entry._replace(command=_command(entry.dir)) for entry in found]
     return sorted(entries, key=lambda entry: (-entry.when, entry.name))
