@@ -1,6 +1,8 @@
-"""Hook of mkdocs: puts the commands and the experiments where a page asks for them.
+"""Writes the lists of settings, commands and experiments into their pages of docs/reference/.
 
-A page says `[[commands]]` or `[[experiments]]`; the words are those of the source files.
+    python docs/listings.py
+
+The words are those of the source files. A list stands between the lines BEGINS and ENDS of a page.
 """
 
 import ast
@@ -10,10 +12,76 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+BEGINS, ENDS = "<!-- written by docs/listings.py -->", "<!-- end of what is written -->"
+
+CONFIG = ROOT / "vidrec" / "config" / "schema.py"
+TASKS = sorted(
+    file.stem
+    for file in (ROOT / "vidrec" / "evaluation" / "tasks").glob("*.py")
+    if not file.stem.startswith("_")
+)
+WORDS = {
+    "Args": "a dictionary, on the command line as JSON",
+    "str": "text",
+    "bool": "True or False",
+    "int": "a whole number",
+    "PositiveInt": "a whole number from 1",
+    "NonNegativeInt": "a whole number from 0",
+    "Seed": "a whole number from 0 to 4294967295",
+    "NonNegative": "a number from 0",
+    "Fraction": "a number from 0 to 1",
+    "TaskKind": ", ".join(f"`{name}`" for name in TASKS),
+    "ValFigure": "`val_loss`, or `val_` and a figure of the task",
+    "AreaShare": "a number from 0.05 to 1",
+    "Degrees": "a number from 0 to 180",
+    "float | None": "a number or None",
+    "tuple[str, ...]": "texts",
+    "tuple[PositiveInt, ...]": "whole numbers from 1",
+}
+COLUMNS = "| setting | takes | default | meaning |\n|---|---|---|---|\n"
+
+
 COMMANDS = ROOT / "vidrec" / "cli" / "commands"
 SHARED = ROOT / "vidrec" / "cli" / "command.py"
 HIDDEN = ("settings",)  # they have a page of their own
 HEADS = "| option | default | meaning |\n|---|---|---|\n"
+
+
+def settings() -> str:
+    """A heading and a table a section, from the fields' types, defaults and comments."""
+    text = CONFIG.read_text(encoding="utf-8")
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    found = []
+    for name in (ast.unparse(field.annotation) for field in _annotated(classes["Config"])):
+        if name in classes:
+            lines = [_setting(name.lower(), field, text) for field in _annotated(classes[name])]
+            purpose = ast.get_docstring(classes[name])
+            found.append(f"## {name.lower()}\n\n{purpose}\n\n{COLUMNS}" + "\n".join(lines))
+    return "\n\n".join(found)
+
+
+def _annotated(section: ast.ClassDef) -> list[ast.AnnAssign]:
+    return [node for node in section.body if isinstance(node, ast.AnnAssign)]
+
+
+def _setting(section: str, field: ast.AnnAssign, text: str) -> str:
+    kind, default = (
+        ast.unparse(field.annotation),
+        ast.unparse(field.value).strip("'").replace("Args()", "{}"),
+    )
+    choices = [f"`{each}`" for each in re.findall(r"'([^']*)'", kind)]
+    choices += ["`path.py:Name`"] * ("UserFile" in kind)
+    taken = ", ".join(choices) or WORDS[kind]
+    lines = text.splitlines()
+    comment, above = lines[field.end_lineno - 1].partition("  # ")[2], field.lineno - 2
+    while lines[above].strip().startswith("# "):
+        comment = f"{lines[above].strip().removeprefix('# ')} {comment}".strip()
+        above -= 1
+    return (
+        f"| `{section}.{ast.unparse(field.target)}` | {taken} "
+        f"| {default and f'`{default}`'} | {comment} |"
+    )
 
 
 def commands() -> str:
@@ -59,8 +127,17 @@ def _option(field: ast.AnnAssign, text: str) -> str:
         and field.value.value is not None
     ):
         default = str(field.value.value)
-    word = name.upper() if kind.startswith("Positional") else f"--{name.replace('_', '-')}"
+    word = _positional(kind) or f"--{name.replace('_', '-')}"
     return f"| `{word}` | {default and f'`{default}`'} | {_comment(field, text)} |"
+
+
+def _positional(kind: str) -> str:
+    """The word that stands for a value without an option's name; "" for the type of an option."""
+    aliases = (node for node in ast.parse(SHARED.read_text()).body if isinstance(node, ast.Assign))
+    named = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in aliases}
+    kind = named.get(kind, kind)
+    found = re.search(r"metavar='([^']*)'", kind)
+    return found[1] if found and "Positional" in kind else ""
 
 
 def _comment(field: ast.AnnAssign, text: str) -> str:
@@ -90,9 +167,16 @@ def _first(file: Path) -> str:
     return " ".join(said.partition("\n\n")[0].split())
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs for every page."""
-    for word, made in (("commands", commands), ("experiments", experiments)):
-        if f"[[{word}]]" in markdown:
-            markdown = markdown.replace(f"[[{word}]]", made())
-    return markdown
+def written(page: str, listing: str) -> str:
+    """Return the text of a page with its list replaced."""
+    before, _, rest = page.partition(BEGINS)
+    _, _, after = rest.partition(ENDS)
+    return f"{before}{BEGINS}\n\n{listing}\n\n{ENDS}{after}"
+
+
+PAGES = {"settings.md": settings, "commands.md": commands, "experiments.md": experiments}
+
+if __name__ == "__main__":
+    for name, make in PAGES.items():
+        page = REFERENCE / name
+        page.write_text(written(page.read_text(encoding="utf-8"), make()), encoding="utf-8")
