@@ -19,6 +19,7 @@ from vidrec import report
 from vidrec.errors import UserError
 from vidrec.evaluation import statistics
 from vidrec.report import figures, forest, formats, numbers, tables, wording
+from vidrec.report.page import _scored_table
 from vidrec.report.results import read
 from vidrec.report.table_model import as_csv, as_markdown
 
@@ -99,6 +100,7 @@ def test_a_line_of_numbers_for_each_row_with_its_intervals(folders):
     for row, line in zip(results.rows, lines, strict=True):
         wanted = {"test_accuracy": row.headline, "val_accuracy": row.mean("val_accuracy")}
         wanted |= {"low": row.interval.low, "high": row.interval.high, "seeds": row.seeds}
+        wanted |= {name: getattr(row.interval, name) for name in ("sd_seeds", "df")}
         if gap := row.difference:
             wanted |= {"difference": gap.mean, "difference_low": gap.low, "p": gap.p}
             wanted["difference_high"] = gap.high
@@ -111,6 +113,10 @@ def test_a_line_of_numbers_for_each_row_with_its_intervals(folders):
         theirs = {name: line[f"published_{name}"] for name in row.published}
         assert theirs == dict(row.published)
         assert line["seeds_needed"] == (row.difference and row.difference.seeds_needed)
+        assert line["optim.learning_rate"] == row.planned[0]["overrides"]["optim.learning_rate"]
+        if row.published:
+            why = row.another_task, ", ".join(row.doubtful)
+            assert (line["another_task"], line["doubtful"]) == why
 
 
 def test_an_end_of_an_interval_shows_its_side_of_zero():
@@ -330,6 +336,54 @@ def test_rows_as_high_on_validation_as_the_best_are_named(tmp_path):
     assert text.startswith(f"Best on validation: {said}")
 
 
+def test_rows_as_high_on_test_as_the_best_are_named_and_have_no_badge(tmp_path):
+    folder = result_folders.ablation(tmp_path, samples=0)
+    for file in folder.glob("trials/*/result.json"):
+        result = json.loads(file.read_text())
+        del result["metrics"]["val"]
+        file.write_text(json.dumps(result))
+    found = read(folder)
+    badge = "highest on test"
+    report.build(folder)
+    assert badge in (folder / "report.html").read_text()
+    equal = [dataclasses.replace(row, interval=None) for row in found.rows]
+    equal = [dataclasses.replace(row, runs=equal[0].runs) for row in equal]
+    text = wording.answer(equal, equal[0], equal[0])
+    others = ", ".join(row.name for row in equal[1:])
+    assert f"Highest on test: {equal[0].name} (as high as {others}), " in text
+    columns = tables.summary_columns(found)
+    table = _scored_table(equal, columns, equal[0], equal[0])
+    assert badge not in str(table)
+
+
+def test_a_difference_that_rounds_to_nothing_is_not_called_nothing(folders):
+    row = read(folders["scanners"]).rows[1]
+
+    def said(mean):
+        return wording._away(dataclasses.replace(row.difference, mean=mean))
+
+    assert said(0.0) == "as high as"
+    assert said(0.0004) == "less than 0.1 points above"
+    assert said(-0.012) == "1.2 points below"
+
+
+def test_the_classes_that_were_chosen_are_said_below_the_table(folders):
+    row = read(folders["scanners"]).rows[1]
+    assert wording.left_out([row]) == []
+    run = dataclasses.replace(row.runs[0], config={"data": {"classes": ["up", "down"]}})
+    chosen = dataclasses.replace(row, runs=(run,))
+    assert wording.left_out([chosen]) == ["Only these classes (data.classes): up, down."]
+
+
+def test_without_a_comparable_published_figure_there_is_no_column_for_differences_to_it(folders):
+    found = read(folders["rates"])
+    assert "to published, points" in [column.head for column in tables.summary_columns(found)]
+    rows = tuple(dataclasses.replace(row, another_task="other classes") for row in found.rows)
+    heads = [c.head for c in tables.summary_columns(dataclasses.replace(found, rows=rows))]
+    assert "published" in heads
+    assert "to published, points" not in heads
+
+
 def test_what_was_left_out_of_the_data_is_said_below_the_table(tmp_path):
     folder = result_folders.ablation(tmp_path, samples=0)
     assert not wording.left_out(read(folder).rows)
@@ -494,6 +548,11 @@ def test_rows_that_did_not_stop_early_are_named(folders):
     long, short = row(0, (20, 20, 13)), row(2, (20, 19, 7))
     [note] = wording.last_epoch([long, short])
     assert "Did not stop early: mean (2 of 3 trials);" in note
+    patient = [
+        dataclasses.replace(run, config=run.config | {"train": {"epochs": 20, "patience": 20}})
+        for run in long.runs
+    ]
+    assert not wording.last_epoch([dataclasses.replace(long, runs=tuple(patient))])
 
 
 def test_a_run_without_test_and_validation_clips_is_said_to_be_trained(tmp_path):
@@ -636,7 +695,8 @@ def test_compare_of_ucf101_shows_report_ds_changes_and_sorts_confusions_by_type(
 
 def test_compare_with_itself_is_noise(folders, tmp_path):
     text = Page(report.compare(folders["run"], folders["run"], tmp_path)).text
-    assert "0.0 points above" in text
+    assert "lstm (B) is as high as lstm (A) on the same clips" in text
+    assert "the difference is the same in all seeds and recordings" in text
     assert "within noise" in text
     assert "0 classes improved, 0 worsened, 10 stayed" in text
 

@@ -103,12 +103,17 @@ def warn_of_settings(table: Ablation, settings: Mapping[str, Any], on: str) -> N
         _warn_of_cleared(load(base) if isinstance(base, str) else base, settings)
 
 
+# What the default of a setting means, where its value does not say so.
+EFFECTS = {"train.patience": ", so all epochs are trained"}
+
+
 def _warn_of_cleared(cfg: Config, settings: Mapping[str, Any]) -> None:
     """Warn of settings of an experiment that the given settings reset to their defaults."""
     for name, leader in config.cleared(cfg, settings).items():
         value = f"{name} = {config.get(cfg, name)!r}"
         usual = f"{name.rpartition('.')[2]} = {config.get(Config(), name)!r}"
-        warn(f"{value} of the experiment does not go with {leader} as given: {usual} is used")
+        used = f"{usual} is used{EFFECTS.get(name, '')}"
+        warn(f"{value} of the experiment does not go with {leader} as given: {used}")
 
 
 def _parse_axis(option: str, text: str) -> tuple[str, list[Any]]:

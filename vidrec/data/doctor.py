@@ -192,6 +192,7 @@ def lines(findings: dict[str, Any]) -> list[str]:
         text.append(f"cannot be split: {split['error']}")
     else:
         counts = ", ".join(f"{count:,} {part}" for part, count in split["counts"].items())
+        counts += " (with the unreadable ones)" * bool(findings["unreadable"])
         text.append(f"split {split['how']}: {counts}; {_leak(split, torn)}")
         shared = [f"{group} ({', '.join(parts)})" for group, parts in split["shared"].items()]
         text += _listed("recording in two parts", shared)

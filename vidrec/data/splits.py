@@ -143,8 +143,8 @@ def _refuse_untrained(dataset: Dataset, train: np.ndarray, how: str) -> None:
     )
     raise UserError(
         f"{some(have)}: where all of them are tested (split {how}), nothing of the class is left "
-        f"to train; film more of it, use only other classes{_others(dataset, few)}, or, if it has "
-        "several, other folds or another data.split_seed"
+        f"to train; film more of it{_use_others(dataset, few)}, or, if it has several, use other "
+        "folds or another data.split_seed"
     )
 
 
@@ -364,7 +364,7 @@ def _too_few(
         unit: "recordings" or "clips".
         val_helps: whether one fewer is enough without validation clips.
     """
-    advice = f"film more of it, or use only other classes{_others(dataset, few)}"
+    advice = f"film more of it{_use_others(dataset, few)}"
     left = ""
     if part == "val":
         left = " left besides those of the test part"
@@ -383,14 +383,15 @@ def _too_few(
     )
 
 
-def _others(dataset: Dataset, few: Mapping[int, int]) -> str:
-    """Return the setting that chooses the other classes; "" if these are too few or too many."""
+def _use_others(dataset: Dataset, few: Mapping[int, int]) -> str:
+    """Return the advice to use the other classes; "" if fewer than two are left."""
     kept = [name for label, name in enumerate(dataset.classes) if label not in few]
-    if dataset.frame_labels or any("," in name for name in kept):  # they cannot be chosen
+    if len(kept) < 2:
         return ""
-    if not 2 <= len(kept) <= MOST_NAMED:
-        return ""
-    return f" (--data.classes {escape.shell(kept)})"
+    advice = ", or use only other classes"
+    if dataset.frame_labels or any("," in name for name in kept) or len(kept) > MOST_NAMED:
+        return advice  # they cannot be chosen, or are too many to name
+    return f"{advice} (--data.classes {escape.shell(kept)})"
 
 
 def _fold(dataset: Dataset, data: Data) -> _Parts:

@@ -26,6 +26,10 @@ ONE_GROUP = "one recording: the interval leaves new recordings out"
 NO_SPREAD = (
     "no spread seen between seeds or recordings, so the width follows from their numbers alone"
 )
+NO_SPREAD_OF_DIFFERENCE = (
+    "the difference is the same in all seeds and recordings (no spread seen), so the width follows "
+    "from their numbers alone"
+)
 NO_SEEDS_HELP = "more seeds alone cannot settle it, more test recordings could"
 
 # Share of experiments in which the interval contained the accuracy in the worst simulated case, by
@@ -194,7 +198,7 @@ def _judged(difference: Difference, p: float, alpha: float) -> Difference:
     noise = p > ALPHA
     needed = _seeds_needed(parts, alpha) if noise else parts.design.seeds
     stuck = noise and needed is None and parts.design.seeds > 1 and parts.mean != 0
-    note = _note(parts, NO_SEEDS_HELP if stuck else "")
+    note = _note(parts, NO_SPREAD_OF_DIFFERENCE, NO_SEEDS_HELP if stuck else "")
     return replace(difference, within_noise=noise, seeds_needed=needed, note=note)
 
 
@@ -210,7 +214,9 @@ def _mcnemar(difference_G: np.ndarray, parts: Variances) -> Difference:
     note = f"{ONE_SEED}; McNemar's exact test"
     if not changed:
         half = parts.hidden_by_groups(ALPHA)
-        return Difference(0.0, -half, half, 1.0, True, None, f"{note}; {NO_SPREAD}", parts)
+        return Difference(
+            0.0, -half, half, 1.0, True, None, f"{note}; {NO_SPREAD_OF_DIFFERENCE}", parts
+        )
     # If the rows are equally good, better and worse are equally likely, so both tails are too.
     p = min(1.0, 2 * float(special.bdtr(min(better, changed - better), changed, 0.5)))
     low, high = map(float, variances.difference_bounds(parts))
@@ -288,11 +294,11 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     return judged
 
 
-def _note(parts: Variances | Spread, more: str = "") -> str:
+def _note(parts: Variances | Spread, no_spread: str = NO_SPREAD, more: str = "") -> str:
     notes = (
         ONE_SEED * (parts.design.seeds == 1),
         ONE_GROUP * (parts.design.groups == 1),
-        NO_SPREAD * (not float(parts.variance)),
+        no_spread * (not float(parts.variance)),
         more,
     )
     return "; ".join(note for note in notes if note)

@@ -65,23 +65,33 @@ def _setting(run: Run | None, planned: Mapping[str, Any], axis: str) -> Any:
 def summary(results: Run | AblationResult) -> list[dict[str, Any]]:
     """Return the content of summary.csv: each row's figures over its seeds, as numbers."""
     rows, control = rows_and_control(results)
-    return [_summary_of(row, row is control) for row in rows]
+    axes = results.axes if isinstance(results, AblationResult) else []
+    return [_summary_of(row, row is control, axes) for row in rows]
 
 
-def _summary_of(row: RowResult, is_control: bool) -> dict[str, Any]:
-    headline = row.task.headline
+def _summary_of(row: RowResult, is_control: bool, axes: Sequence[str]) -> dict[str, Any]:
+    headline, run = row.task.headline, next(iter(row.runs), None)
     return {
         "row": row.key,
         "setting": row.name,
+        **{axis: _setting(run, row.planned[0], axis) for axis in axes if row.planned},
         "seeds": row.seeds,
         "params": params(row),
         headline.test: row.headline,
         **_ends(row),
+        "sd_seeds": row.interval.sd_seeds if row.interval else None,
+        "df": row.interval.df if row.interval else None,
+        "worst_coverage": row.interval.worst_coverage if row.interval else None,
         headline.val: row.mean(headline.val),
         **_to_control(row, is_control),
         "verdict": verdict(row),
         "seeds_needed": row.difference.seeds_needed if row.difference else None,
         **{f"published_{column}": value for column, value in row.published.items()},
+        **(
+            {"another_task": row.another_task, "doubtful": ", ".join(row.doubtful)}
+            if row.published
+            else {}
+        ),
     }
 
 

@@ -198,11 +198,12 @@ def _scored_table(
     control: RowResult | None,
 ) -> Table:
     several = len(rows) > 1
+    tied = best is not None and not best.is_validated and wording.equals(rows, best)
     body = []
     for row in rows:
         badges = [Badge("control")] * (several and row is control)
         best_on = "best on validation" if row.is_validated else "highest on test"
-        badges += [Badge(best_on)] * (several and row is best)
+        badges += [Badge(best_on)] * (several and row is best and not tied)
         name = Cell(row.name, badges=tuple(badges))
         body.append([name, *(column.cell(row) for column in columns[1:])])
     marked = next((i for i, row in enumerate(rows) if several and row is best), None)
@@ -346,10 +347,14 @@ def _count_line(split: str, runs: Sequence[Run]) -> list[Any]:
         return []
     done = zip(counts, counted, strict=True)
     scored = [count["scored"] for count, run in done if run.is_complete] or [0]
-    few, most = min(scored), max(scored)
-    span = str(few) if few == most else f"{few} to {most}"
-    expected = max(count["expected"] for count in counts)
-    return [split, expected, span, max(count["unreadable"] for count in counts)]
+    expected = [count["expected"] for count in counts]
+    unreadable = max(count["unreadable"] for count in counts)
+    return [split, _range(expected), _range(scored), unreadable]
+
+
+def _range(numbers: Sequence[int]) -> str:
+    few, most = min(numbers), max(numbers)
+    return str(few) if few == most else f"{few} to {most}"
 
 
 def _settings(results: Run | AblationResult, run: Run | None) -> Section:

@@ -103,6 +103,11 @@ class RowResult:
         return not math.isnan(self.mean(self.task.headline.val))
 
     @property
+    def chosen_by(self) -> float:
+        """Return the figure by which a row may be chosen: on validation clips, or else on test."""
+        return self.mean(self.task.headline.val) if self.is_validated else self.headline
+
+    @property
     def baseline(self) -> float:
         """Return the figure of the task's baseline on the test clips; NaN if it is not known."""
         if self.out_of_fold and not math.isnan(self.out_of_fold.baseline):

@@ -44,6 +44,7 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     task = task_of(rows)
     headline = task.headline
     theirs = any(headline.test in row.published for row in rows)
+    same_task = any(map(_is_of_same_task, rows))
     against_control = control is not None and len(rows) > 1
     asked = results.meta.get("read", ()) if isinstance(results, AblationResult) else ()
     columns = [Column("setting", lambda row: row.name)]
@@ -55,7 +56,7 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     if against_control:
         head = "to the control (95 % interval), points"
         columns.append(Column(head, lambda row: versus_control(row, control)))
-    if theirs:
+    if same_task:
         columns.append(Column("to published, points", versus_published))
     if folded:
         columns.append(Column("mean of folds", mean_of_folds))
@@ -106,6 +107,11 @@ def published_table(rows: Sequence[RowResult]) -> Table:
     body = [[column.cell(row) for column in columns] for row in rows]
     caption = "Ours beside the published" + ", which are of another task" * _other_task(rows)
     return Table([column.head for column in columns], body, caption)
+
+
+def _is_of_same_task(row: RowResult) -> bool:
+    """Return whether the published figure can be compared with the measured one."""
+    return row.task.headline.test in row.published and not row.another_task
 
 
 def _other_task(rows: Iterable[RowResult]) -> bool:
@@ -426,10 +432,11 @@ def _narrow(rows: Sequence[RowResult]) -> _Narrow:
             ("mean of folds", "params"),
         )
     if any(headline.test in row.published for row in rows):
-        versus = Column("to published (95 %)", versus_published)
+        versus = [Column("to published (95 %)", versus_published)]
+        versus *= any(map(_is_of_same_task, rows))
         return _Narrow(
-            (Column("published", published), _measured(headline.test, "ours"), ends, versus),
-            (("published", versus.head), ("95 % interval",)),
+            (Column("published", published), _measured(headline.test, "ours"), ends, *versus),
+            (("published", *(column.head for column in versus)), ("95 % interval",)),
         )
     more = _measured(task.brief.column, task.brief.head)
     return _Narrow(

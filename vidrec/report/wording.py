@@ -49,14 +49,14 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
     count = formats.count(scored.recordings)
     if _unit(rows) == "files":
         folds = folds.replace("recordings", "files")  # earlier versions call files recordings
-        of_what = f"{count} files"  # the note of `leaks` says what this means
+        of_what = f"clips of {count} files"  # the note of `leaks` says what this means
     else:
-        of_what = f"{count} recordings, each by a model that saw no clip of that recording"
+        of_what = f"clips of {count} recordings, with models that saw no clip of that recording"
     others = "figures of training and validation" if scored.pooled else "other columns"
     text = (
         f"Out of fold: each row was trained once for each fold, without its test clips ({folds}). "
-        f"Accuracy, interval and differences are over {formats.count(scored.answers)} answers of a "
-        f"seed, on {of_what}; {others} are means of the folds."
+        f"Accuracy, interval and differences are over all folds: each seed gave "
+        f"{formats.count(scored.answers)} answers to {of_what}. Means of the folds: {others}."
     )
     if scored.untested:
         text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
@@ -86,7 +86,7 @@ def last_epoch(rows: Sequence[RowResult]) -> list[str]:
         ends = [
             run.metric("epochs") == each.get("epochs")
             for run, each in zip(row.done, settings, strict=True)
-            if each.get("patience")
+            if 0 < each.get("patience", 0) < each.get("epochs", 0)  # else no trial can stop early
         ]
         if 2 * sum(ends) > len(ends):
             long.append(f"{row.name} ({sum(ends)} of {counted(len(ends), 'trial')})")
@@ -130,10 +130,12 @@ def no_spread(rows: Sequence[RowResult]) -> list[str]:
 
 
 def left_out(rows: Sequence[RowResult]) -> list[str]:
-    """Return notes on clips that could not be read, and the warnings of the data set."""
+    """Return notes on classes and clips that are left out, and the warnings of the data set."""
     results = [run.result for row in rows for run in row.runs]
     unread = {name for result in results for name in result.get("unreadable_names", ())}
-    lines = []
+    data = [run.config.get("data", {}) for row in rows for run in row.runs]
+    chosen = dict.fromkeys(tuple(each.get("classes", ())) for each in data)
+    lines = [f"Only these classes (data.classes): {listed(names)}." for names in chosen if names]
     if unread:
         clips = f"{counted(len(unread), 'clip')} could not be read"
         lines.append(f"{clips} and {are(len(unread))} left out: {some(sorted(unread))}.")
@@ -203,9 +205,8 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     lead = "Best on validation"
     if not best.is_validated:
         lead = "There are no validation clips to choose a row by. Highest on test"
-    text = (
-        f"{lead}: {best.name}{_validated(rows, best)}, {reached} test {headline.words}{where}, {of}"
-    )
+    lead += f": {best.name}{_beside_others(rows, best)}"
+    text = f"{lead}, {reached} test {headline.words}{where}, {of}"
     if len(rows) == 2 and control is not None:
         [other] = [row for row in rows if row is not control]
         if other.difference is not None:
@@ -217,22 +218,27 @@ def answer(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
     if best.difference is None or control is None:
         return text + "." + _highest_on_test(rows, best)
     gap = best.difference
-    side = "above" if gap.mean >= 0 else "below"
-    text += f"; {abs(100 * gap.mean):.1f} points {side} the control {control.name}"
+    text += f"; {_away(gap)} the control {control.name}"
     text += f" ({points(gap.low, gap.high)}), {worth(gap)}"
     return text + _runner_up(rows, best, control) + _highest_on_test(rows, best)
 
 
-def _validated(rows: Sequence[RowResult], best: RowResult) -> str:
-    """Return the best row's validation figure and that of the next row, or its equals; or ""."""
+def equals(rows: Sequence[RowResult], best: RowResult) -> list[str]:
+    """Return the names of the other rows with the same figure as the row chosen as best."""
+    others = (row for row in rows if row is not best and row.is_validated == best.is_validated)
+    return [row.name for row in others if math.isclose(row.chosen_by, best.chosen_by)]
+
+
+def _beside_others(rows: Sequence[RowResult], best: RowResult) -> str:
+    """Return the best row's equals and, if it was validated, its figure and the next; or ""."""
+    equal = equals(rows, best)
     if not best.is_validated:
-        return ""
-    own = best.mean(best.task.headline.val)
-    others = {row: row.mean(row.task.headline.val) for row in rows if row is not best and row.done}
-    equal = [row.name for row, value in others.items() if value == own]
+        return f" (as high as {listed(equal)})" if equal else ""
+    own = best.chosen_by
     if equal:
         return f" ({percent(own)}, as high as {listed(equal)})"
-    below = [value for value in others.values() if not math.isnan(value)]
+    others = [row.chosen_by for row in rows if row is not best and row.done]
+    below = [value for value in others if not math.isnan(value)]
     return f" ({percent(own)}, the next {percent(max(below))})" if below else ""
 
 
@@ -241,9 +247,17 @@ def answer_of_two(a: RowResult, b: RowResult) -> str:
     if b.difference is None:
         return f"{a.name} and {b.name} scored no clip in common, so nothing can be said."
     gap = b.difference
-    side = "above" if gap.mean >= 0 else "below"
-    text = f"{b.name} is {abs(100 * gap.mean):.1f} points {side} {a.name}"
+    text = f"{b.name} is {_away(gap)} {a.name}"
     return text + f" on the same clips ({points(gap.low, gap.high)}), {worth(gap)}"
+
+
+def _away(gap: Difference) -> str:
+    """Return how far a row is above or below another: "1.2 points above", "as high as"."""
+    away = abs(100 * gap.mean)
+    if away < 1e-9:
+        return "as high as"
+    far = f"{away:.1f}" if away >= 0.05 else "less than 0.1"
+    return f"{far} points {'above' if gap.mean > 0 else 'below'}"
 
 
 def worth(gap: Difference) -> str:

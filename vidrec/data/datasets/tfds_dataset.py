@@ -203,8 +203,9 @@ def _refuse_clips(root: Path, name: str) -> None:
             if file.suffix.lower() in CLIPS:
                 raise UserError(
                     f"data.root = {root} holds clips, such as {file.relative_to(root)}, and {name} "
-                    "(data.kind tfds) is no folder of clips: say what they are with --data.kind "
-                    "ucf101, ucf11, videos, images or features"
+                    "(data.kind tfds) is no folder of clips: for videos of your own use the "
+                    "experiment my_videos; else say what they are with --data.kind ucf101, ucf11, "
+                    "videos, images or features"
                 )
 
 
