@@ -238,6 +238,12 @@ def test_a_leak_is_refused_by_name(other):
     assert splits.make(leaking, Data(split="group")).leaked is False
 
 
+def message_of(dataset, data):
+    with pytest.raises(UserError) as refused:
+        splits.make(dataset, data)
+    return str(refused.value)
+
+
 def test_what_cannot_be_split_says_what_is_needed():
     with pytest.raises(UserError, match="toy comes without lists"):
         splits.make(even(), Data(split="given"))
@@ -255,6 +261,10 @@ def test_what_cannot_be_split_says_what_is_needed():
     both = "'class0' of toy has 2 recordings, class 'class1' has 1 recording, too few"
     with pytest.raises(UserError, match=f"{both}.*--data.classes class2 class3"):
         splits.make(some, Data())
+    message = message_of(some, Data())
+    assert "fewer than 2 (--data.classes class0 class2 class3 --data.val 0)" in message
+    assert "then 2 are enough" not in message  # not for class1
+    assert splits.make(source([0] * 6 + [1] * 6, groups[:6] + groups[12:18]), Data(val=0))
     assert len(splits.make(some, Data(test=0, val=0)).train) == 24
     only = source([0] * 6 + [1] * 6 + [2] * 6, groups[6:])
     with pytest.raises(UserError, match="has 1 recording, too few to split off test") as refused:

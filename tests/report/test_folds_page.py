@@ -95,8 +95,8 @@ def test_files_are_not_called_recordings(folder):
     for text in (Page(folder / "report.html").text, (folder / "table.md").read_text()):
         assert "(3 parts of the files)" in text
         assert (
-            "each seed gave 48 answers to clips of 48 files. Means of the folds: figures of "
-            "training and validation." in text
+            "each seed gave 48 answers to clips of 48 files. Figures of training "
+            "and validation are means of the folds." in text
         )
         assert "saw no clip of that recording" not in text
         assert "Recordings unknown: this figure" in text

@@ -85,7 +85,7 @@ class Data:
     split: Literal["given", "group", "random"] = "group"
     # official list, left-out group or fold, counted from 1; 0: the fixed split
     fold: NonNegativeInt = 0
-    folds: NonNegativeInt = 0  # group k-fold: this many folds, of which `fold` is tested
+    folds: NonNegativeInt = 0  # divide recordings into this many folds, of which `fold` is tested
     split_seed: Seed = 0  # decides the split, together with the names of recordings
     # test part: a share of the clips (below 1) or a number of clips (1 and above)
     test: NonNegative = 0.2
@@ -154,7 +154,8 @@ class Encoder:
     seed: Seed = 0  # seed of random weights; all seeds of a table share a frozen encoder
     init: Literal["own", "normal"] = "own"  # random weights: the encoder's own, or normal(0, 0.1)
     standardize: bool = False  # centre and scale features by the training split's statistics
-    pca: NonNegativeInt = 0  # then keep this many principal components; 0: no reduction
+    # shorten each frame's features to this many numbers (principal components); 0: keep all
+    pca: NonNegativeInt = 0
     store_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # type of stored features
     dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay float32
     remat: bool = False  # recompute activations in the backward pass

@@ -5,21 +5,19 @@ order in which files are found, nor on the machine.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from vidrec.config import Data, digest
-from vidrec.data import per_class
+from vidrec.data import per_class, split_errors
 from vidrec.data.datasets.base import PARTS, Dataset
 from vidrec.errors import UserError
-from vidrec.io import escape
-from vidrec.io.words import counted, some
+from vidrec.io.words import counted
 
 BY_CLIP = "at random by clip"
-MOST_NAMED = 10  # classes that an error message lists for --data.classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,16 +134,7 @@ def _refuse_untrained(dataset: Dataset, train: np.ndarray, how: str) -> None:
     }
     # Other folds would test the other classes of one recording.
     few = {label: has for label, has in recordings.items() if label in missing or has == 1}
-    unit = "recording" if dataset.groups_known else "file"
-    have = (
-        f"class {dataset.classes[label]!r} of {dataset.name} has {counted(has, unit)}"
-        for label, has in few.items()
-    )
-    raise UserError(
-        f"{some(have)}: where all of them are tested (split {how}), nothing of the class is left "
-        f"to train; film more of it{_use_others(dataset, few)}, or, if it has several, use other "
-        "folds or another data.split_seed"
-    )
+    raise split_errors.only_tested(dataset, few, how)
 
 
 def _shared(dataset: Dataset, parts: Sequence[np.ndarray]) -> Iterable[str]:
@@ -221,7 +210,7 @@ def _by_clip(dataset: Dataset, pool: np.ndarray, share: float, data: Data, part:
     for label, take in enumerate(quota):
         by_name = {dataset.names[i]: int(i) for i in pool[labels == label]}
         if len(by_name) <= take and take:
-            raise _too_few(dataset, {label: len(by_name)}, part, take + 1, "clips")
+            raise split_errors.too_few(dataset, {label: len(by_name)}, part, take + 1, "clips")
         drawn += [by_name[n] for n in _shuffled(by_name, data.split_seed, f"clip {part}")[:take]]
     return _Carved(np.setdiff1d(pool, drawn), np.array(drawn, int))
 
@@ -238,7 +227,7 @@ def _by_label_set(dataset: Dataset, pool: np.ndarray, count: int, data: Data, pa
     has_K, left_K = (dataset.labels[clips].sum(axis=0) for clips in (pool, rest))
     for label in np.flatnonzero((has_K > 0) & (left_K == 0)).tolist():
         has = int(has_K[label])
-        raise _too_few(dataset, {label: has}, part, has + 1, "clips")
+        raise split_errors.too_few(dataset, {label: has}, part, has + 1, "clips")
     return _Carved(rest, np.array(drawn, int))
 
 
@@ -324,7 +313,9 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
     unit = "recordings" if draw.dataset.groups_known else "clips"
     few = {label: len(names) for label, names in enumerate(having) if len(names) < 1 + spare}
     if few:
-        raise _too_few(draw.dataset, few, draw.part, 1 + spare, unit, val_helps=spare > 1)
+        raise split_errors.too_few(
+            draw.dataset, few, draw.part, 1 + spare, unit, val_helps=spare > 1
+        )
     small_first = sorted(draw.order, key=lambda name: counts[name].sum())
     drawn = set(drawn)
     for names in having:
@@ -343,55 +334,6 @@ def _complete(draw: _Draw, drawn: set[str]) -> set[str]:
                 f"that no {draw.part} split by recording was found: choose another data.split_seed"
             )
     return drawn
-
-
-def _too_few(
-    dataset: Dataset,
-    few: Mapping[int, int],
-    part: str,
-    needs: int,
-    unit: str,
-    *,
-    val_helps: bool = False,
-) -> UserError:
-    """Return the error for classes with too few recordings or clips.
-
-    Args:
-        dataset: the clips.
-        few: how many recordings or clips each of these classes has.
-        part: the part that cannot be split off.
-        needs: how many a class needs.
-        unit: "recordings" or "clips".
-        val_helps: whether one fewer is enough without validation clips.
-    """
-    advice = f"film more of it{_use_others(dataset, few)}"
-    left = ""
-    if part == "val":
-        left = " left besides those of the test part"
-        advice += ", or train without validation clips (--data.val 0)"
-    elif val_helps and needs - 1 in few.values():
-        advice += f", or train without validation clips (--data.val 0): then {needs - 1} are enough"
-    advice += "; for a model without a score use --data.test 0 --data.val 0, and no folds"
-    have = [
-        f"class {dataset.classes[label]!r}{'' if i else f' of {dataset.name}'} has "
-        f"{counted(has, unit[:-1])}{left}"
-        for i, (label, has) in enumerate(few.items())
-    ]
-    return UserError(
-        f"{some(have)}, too few to split off {part}: a class needs at least {needs} {unit}; "
-        f"{advice}"
-    )
-
-
-def _use_others(dataset: Dataset, few: Mapping[int, int]) -> str:
-    """Return the advice to use the other classes; "" if fewer than two are left."""
-    kept = [name for label, name in enumerate(dataset.classes) if label not in few]
-    if len(kept) < 2:
-        return ""
-    advice = ", or use only other classes"
-    if dataset.frame_labels or any("," in name for name in kept) or len(kept) > MOST_NAMED:
-        return advice  # they cannot be chosen, or are too many to name
-    return f"{advice} (--data.classes {escape.shell(kept)})"
 
 
 def _fold(dataset: Dataset, data: Data) -> _Parts:

@@ -429,12 +429,17 @@ class Task(ABC):
         """
 
 
+def rounded(confidence: float) -> str:
+    """Return a confidence in whole percent; what would round to 100 % is ">99%"."""
+    return ">99%" if confidence >= 0.995 else f"{confidence:.0%}"
+
+
 def beside(answers: Sequence[Mapping[str, Any]]) -> str:
     """Return the next two classes after an answer as text, without those of 0 %.
 
     Args:
         answers: The remaining classes, each with its confidence, the likeliest first.
     """
-    shares = [(each["class"], f"{each['confidence']:.0%}") for each in answers[:2]]
+    shares = [(each["class"], rounded(each["confidence"])) for each in answers[:2]]
     words = [f"{name} {share}" for name, share in shares if share != "0%"]
     return f"  ({', '.join(words)})" if words else ""

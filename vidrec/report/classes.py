@@ -134,7 +134,7 @@ def _extremes(row: RowResult) -> list[Block]:
     text = f"Of {row.name} on {clips} of a class, {_whose(row)}. "
     text += f"Always right: {always}. Never right: {never}."
     if len(by_seed) > 1:
-        text += " Always right: each answer to each clip of the class was right (recall 1)."
+        text += " A class is always right if each answer to each of its clips is (recall 1)."
     return [Paragraph(text)]
 
 

@@ -179,7 +179,8 @@ def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
 def _own_curves(figure: Any, run: Run) -> Any:
     left, right = figure.subplots(1, 2)
     _curve(left, run, "train/loss", 1, color=PALETTE[1], linestyle="--", label="training")
-    _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
+    if np.isfinite(run.curve("val/loss")).any():
+        _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
     headline = run.task.headline
     _curve(right, run, f"val/{headline.figure}", 100, color=PALETTE[0], linestyle="-")
     left.set_title("loss")
@@ -422,6 +423,7 @@ def _amounts_axis(axes: Any, amounts: Sequence[float]) -> None:
     if amounts and max(amounts) > 10 * min(amounts):
         axes.set_xscale("log")
     else:
+        axes.set_xlim(left=0)  # or a hundredth of a second would look like a large difference
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 

@@ -52,11 +52,11 @@ def out_of_fold(rows: Sequence[RowResult], folds: str) -> list[str]:
         of_what = f"clips of {count} files"  # the note of `leaks` says what this means
     else:
         of_what = f"clips of {count} recordings, with models that saw no clip of that recording"
-    others = "figures of training and validation" if scored.pooled else "other columns"
+    others = "Figures of training and validation" if scored.pooled else "Other columns"
     text = (
         f"Out of fold: each row was trained once for each fold, without its test clips ({folds}). "
         f"Accuracy, interval and differences are over all folds: each seed gave "
-        f"{formats.count(scored.answers)} answers to {of_what}. Means of the folds: {others}."
+        f"{formats.count(scored.answers)} answers to {of_what}. {others} are means of the folds."
     )
     if scored.untested:
         text += f" No fold tests {formats.count(scored.untested)} clips, which have no such answer."
@@ -133,7 +133,8 @@ def left_out(rows: Sequence[RowResult]) -> list[str]:
     """Return notes on classes and clips that are left out, and the warnings of the data set."""
     results = [run.result for row in rows for run in row.runs]
     unread = {name for result in results for name in result.get("unreadable_names", ())}
-    data = [run.config.get("data", {}) for row in rows for run in row.runs]
+    # Of classes that a table has for want of others, another note tells.
+    data = [run.config.get("data", {}) for row in rows if not row.another_task for run in row.runs]
     chosen = dict.fromkeys(tuple(each.get("classes", ())) for each in data)
     lines = [f"Only these classes (data.classes): {listed(names)}." for names in chosen if names]
     if unread:

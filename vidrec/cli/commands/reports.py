@@ -121,7 +121,8 @@ class Report(Command):
 class Compare(Command):
     """Show which classes improve from one run to another, and the difference with its interval.
 
-    The page goes to WORKDIR/compare-FIRST-SECOND/report.html.
+    Of an ablation, the row that is best on validation is compared, and the command names it. The
+    page goes to WORKDIR/compare-FIRST-SECOND/report.html.
 
     Example: vidrec compare runs/motion-1a2b3c4d runs/motion-5e6f7a8b
     """

@@ -178,7 +178,7 @@ def _panel(width: int, height: int, label: str, percent: int) -> np.ndarray:
     image = Image.new("RGBA", (width, height), (*BACKGROUND, SHADE))
     draw = ImageDraw.Draw(image)
     margin, font = height // 6, _font(int(height * 0.4))
-    share = f"{percent} %"
+    share = f"{percent} %" if percent < 100 else ">99 %"  # no model is certain
     share_width = draw.textlength(share, font)
     room = width - 3 * margin - share_width
     text = escape.visible(label)  # Pillow cannot measure text of several lines

@@ -8,7 +8,7 @@ import numpy as np
 from vidrec.errors import UserError
 from vidrec.evaluation import metrics, statistics
 from vidrec.evaluation.presentation import Baseline, Headline, Shot, Shown
-from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task, beside
+from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task, beside, rounded
 
 if TYPE_CHECKING:
     from jax import Array
@@ -194,7 +194,8 @@ class ClipTask(Task):
 
     def text(self, line: Mapping[str, Any]) -> str:
         """Return the class and the next two classes, with their probabilities."""
-        return f"{line['class']} {line['confidence']:.0%}{beside(line['topk'][1:])}"
+        sure = rounded(line["confidence"])
+        return f"{line['class']} {sure}{beside(line['topk'][1:])}"
 
     def csv(self, lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         """Return a row for each file with its class and the second best class."""

@@ -12,7 +12,7 @@ from vidrec.evaluation import ranking, resampling, statistics
 from vidrec.evaluation.metrics import LEAST
 from vidrec.evaluation.presentation import Baseline, ClassTable, Headline, Matrix, Shot, Shown
 from vidrec.evaluation.resampling import Values
-from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task, beside
+from vidrec.evaluation.task import Fitted, LossOptions, Matched, ScoredPart, Task, beside, rounded
 
 if TYPE_CHECKING:
     from jax import Array
@@ -349,7 +349,7 @@ class Multilabel(Task):
 
     def text(self, line: Mapping[str, Any]) -> str:
         """Return the labels and the next two classes, with their probabilities."""
-        given = [f"{each['class']} {each['confidence']:.0%}" for each in line["labels"]]
+        given = [f"{each['class']} {rounded(each['confidence'])}" for each in line["labels"]]
         named = {each["class"] for each in line["labels"]}
         rest = [each for each in line["topk"] if each["class"] not in named]
         return f"{', '.join(given) or NONE}{beside(rest)}"
