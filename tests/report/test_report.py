@@ -371,8 +371,11 @@ def test_the_classes_that_were_chosen_are_said_below_the_table(folders):
     row = read(folders["scanners"]).rows[1]
     assert wording.left_out([row]) == []
     run = dataclasses.replace(row.runs[0], config={"data": {"classes": ["up", "down"]}})
-    chosen = dataclasses.replace(row, runs=(run,))
-    assert wording.left_out([chosen]) == ["Only these classes (data.classes): up, down."]
+    for about in ({}, {"another_task": "clips out of every fold"}):
+        chosen = dataclasses.replace(row, runs=(run,), published={}, **about)
+        assert wording.left_out([chosen]) == ["Only these classes (data.classes): up, down."]
+    told = dataclasses.replace(chosen, published={"test_accuracy": 0.5})
+    assert wording.left_out([told]) == []  # the note on another task names them
 
 
 def test_without_a_comparable_published_figure_there_is_no_column_for_differences_to_it(folders):

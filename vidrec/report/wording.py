@@ -133,8 +133,9 @@ def left_out(rows: Sequence[RowResult]) -> list[str]:
     """Return notes on classes and clips that are left out, and the warnings of the data set."""
     results = [run.result for row in rows for run in row.runs]
     unread = {name for result in results for name in result.get("unreadable_names", ())}
-    # Of classes that a table has for want of others, another note tells.
-    data = [run.config.get("data", {}) for row in rows if not row.another_task for run in row.runs]
+    # Where published figures are of other classes, another note tells.
+    told = [row for row in rows if row.published and row.another_task]
+    data = [run.config.get("data", {}) for row in rows if row not in told for run in row.runs]
     chosen = dict.fromkeys(tuple(each.get("classes", ())) for each in data)
     lines = [f"Only these classes (data.classes): {listed(names)}." for names in chosen if names]
     if unread:
