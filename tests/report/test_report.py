@@ -864,3 +864,24 @@ def test_settings_say_whose_they_are_and_which_are_changed(folders, name, whose,
     rows, _, _ = rest.partition("</details>")
     assert "<code>scanner.kind</code>" in rows
     assert re.findall(r'<code>([^<]+)</code><span class="badge">changed</span>', rows) == changed
+
+
+def test_without_validation_clips_only_the_training_loss_is_drawn(folders):
+    rows = read(folders["scanners"]).rows
+    assert len(figures.curves(rows, rows[0], rows[1]).axes) == 4
+
+    def bare(row):
+        runs = [
+            dataclasses.replace(
+                run, result=run.result | {"counts": {"val": {"expected": 0, "scored": 0}}}
+            )
+            for run in row.runs
+        ]
+        return dataclasses.replace(row, runs=tuple(runs))
+
+    unvalidated = [bare(row) for row in rows]
+    drawn = figures.curves(unvalidated, unvalidated[0], unvalidated[1])
+    assert [axes.get_title() for axes in drawn.axes] == ["training loss", ""]
+    alone = dataclasses.replace(unvalidated[0], runs=unvalidated[0].runs[:1])
+    [axes] = figures.curves([alone], None, None).axes
+    assert axes.get_title() == "training loss"

@@ -151,15 +151,20 @@ def colours(
 
 
 def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult | None) -> Any:
-    """Draw losses and the headline figure over epochs, a line for each trial."""
-    figure = new_figure(7.6, 6.4 if len(rows) > 1 else 3.2)
+    """Draw losses and the headline figure over epochs, a line for each trial.
+
+    Without validation clips only the training loss is drawn.
+    """
+    validated = _are_validated([run for row in rows for run in row.runs])
+    figure = new_figure(7.6, 6.4 if len(rows) > 1 and validated else 3.2)
     hue = colours(rows, control, best)
     if len(rows) == 1 and len(rows[0].runs) == 1:
-        return _own_curves(figure, rows[0].runs[0])
+        return _own_curves(figure, rows[0].runs[0], validated)
     figure.get_layout_engine().set(h_pad=0.12)
     headline = task_of(rows).headline
     watched = f"val/{headline.figure}"
-    panels = figure.subplot_mosaic([["train/loss", "val/loss"], [watched, "names"]])
+    layout = [["train/loss", "val/loss"], [watched, "names"]]
+    panels = figure.subplot_mosaic(layout if validated else [["train/loss", "names"]])
     titles = {"train/loss": "training loss", "val/loss": "validation loss"}
     for name, axes in panels.items():
         if name == "names":
@@ -170,17 +175,19 @@ def curves(rows: Sequence[RowResult], control: RowResult | None, best: RowResult
             for i, run in enumerate(row.runs):
                 _curve(axes, run, name, scale, color=hue[row], linestyle=DASHES[i % 4])
         _epochs_axis(axes)
-        if name != "train/loss":
-            _say_if_empty(axes, [run for row in rows for run in row.runs])
     _names(panels["names"], rows, hue)
     return figure
 
 
-def _own_curves(figure: Any, run: Run) -> Any:
-    left, right = figure.subplots(1, 2)
+def _own_curves(figure: Any, run: Run, validated: bool) -> Any:
+    left, *others = figure.subplots(1, 1 + validated, squeeze=False)[0]
     _curve(left, run, "train/loss", 1, color=PALETTE[1], linestyle="--", label="training")
-    if np.isfinite(run.curve("val/loss")).any():
-        _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
+    if not validated:
+        left.set_title("training loss")
+        _epochs_axis(left)
+        return figure
+    [right] = others
+    _curve(left, run, "val/loss", 1, color=PALETTE[0], linestyle="-", label="validation")
     headline = run.task.headline
     _curve(right, run, f"val/{headline.figure}", 100, color=PALETTE[0], linestyle="-")
     left.set_title("loss")
@@ -188,17 +195,12 @@ def _own_curves(figure: Any, run: Run) -> Any:
     left.legend()
     for axes in (left, right):
         _epochs_axis(axes)
-    _say_if_empty(right, [run])
     return figure
 
 
-def _say_if_empty(axes: Any, runs: Sequence[Run]) -> None:
-    """Write in a panel of validation figures that there are none, if there are no such clips."""
-    counts = [run.result.get("counts", {}).get("val", {}).get("expected", 1) for run in runs]
-    if not any(counts):
-        axes.clear()
-        axes.set_axis_off()
-        axes.text(0, 1, "no validation clips", transform=axes.transAxes, va="top", color=GREY)
+def _are_validated(runs: Sequence[Run]) -> bool:
+    """Return whether any run has validation clips; True if its results do not say."""
+    return any(run.result.get("counts", {}).get("val", {}).get("expected", 1) for run in runs)
 
 
 def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
@@ -207,7 +209,7 @@ def _curve(axes: Any, run: Run, name: str, scale: float, **style: Any) -> None:
     epochs = np.array([line.get("epoch", i + 1) for i, line in enumerate(run.epochs)])
     axes.plot(epochs, values, **({"linewidth": 1.3, "alpha": 0.9} | style))
     finite = np.isfinite(values)
-    if run.done and run.best_epoch is not None:
+    if run.is_complete and run.best_epoch is not None:
         best = (epochs == run.best_epoch) & finite
         axes.plot(epochs[best], values[best], "o", color=style["color"], markersize=5)
     elif finite.any():
