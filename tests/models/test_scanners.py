@@ -148,6 +148,23 @@ def test_padding_reaches_no_gradient(name):
     close(gradient(noise, MASK_BT), gradient(x, MASK_BT))
 
 
+@pytest.mark.parametrize("name", ["lstm", "lru", "bigru sum", slow("convlstm"), slow("bilstm")])
+def test_gradients_are_those_of_clips_cut_to_their_lengths(name):
+    """A mask that the scan ignores would not be seen by clips that are all padded alike."""
+    x, held = features(name), variables(name)
+
+    @jit
+    def gradient(x, mask):
+        def loss(params):
+            (y, carry), _ = raw(ALL[name])({**held, "params": params}, x, mask)
+            return sum(jnp.sum(jnp.sin(leaf)).real for leaf in jax.tree.leaves((y, carry)))
+
+        return jax.grad(loss)(held["params"])
+
+    cut = [gradient(x[b : b + 1, :n], None) for b, n in enumerate(LENGTHS.tolist())]
+    close(gradient(x, MASK_BT), jax.tree.map(lambda *each: sum(each), *cut), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["lstm", "bigru sum", "mean", "none", *PARALLEL])
 def test_a_mask_of_ones_is_no_mask(name):
     x = features(name)
@@ -454,6 +471,24 @@ def test_derivatives_are_clipped_at_the_pre_activations():
     many = jax.vmap(lambda bound: gradient(bound)[1])(jnp.array([0.0, 0.05]))
     close(jax.tree.map(lambda leaf: leaf[0], many), grads)
     close(jax.tree.map(lambda leaf: leaf[1], many), gradient(0.05)[1])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in set(ONE_WAY) - set(GATED) if hasattr(ONE_WAY[name], "cell")]
+)
+def test_what_is_said_not_to_clip_does_not(name):
+    """A cell in GATELESS by mistake could not be trained with clipping."""
+    scanner, x = Recurrent(ALL[name].cell), features(name)
+    held = variables("one " + name, scanner)
+
+    @jit
+    def gradient(bound):
+        def total(params):
+            return jnp.sum(scanner.apply({"params": params}, x, grad_clip=bound)[0] * 100)
+
+        return jax.grad(total)(held["params"])
+
+    close(gradient(1e-3), gradient(None))
 
 
 @pytest.mark.parametrize("name", GATED)

@@ -226,6 +226,32 @@ def test_gradients_are_those_of_a_loop_that_jax_differentiates(name):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, truth)
 
 
+@pytest.mark.parametrize("name", [name for name, (cell, *_) in TRUTHS.items() if not cell.maps])
+def test_gradients_are_the_differences_of_a_loop_in_numpy(name):
+    """Along a random direction; the loop above shares each cell's `step`, this one nothing."""
+    cell, step, count, _ = TRUTHS[name]
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(T, D))
+    mask_T, of_each = np.array([True, True, False, True, True]), rng.normal(size=(T, U))
+    scanner = Recurrent(cell)
+    shapes = jax.eval_shape(scanner.init, jax.random.key(0), np.zeros((1, T, D), np.float32))
+    weights = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape), shapes["params"])
+    toward = jax.tree.map(lambda a: rng.normal(size=a.shape), (weights, x))
+
+    def truth(far):
+        moved, x_TD = jax.tree.map(lambda a, d: a + far * d, (weights, x), toward)
+        y, _ = scan_clip(step, count, moved["layer_0_forward"], x_TD, mask_T, False)
+        return (y * of_each).sum()
+
+    def ours(params, x_TD):
+        return (scanner.apply({"params": params}, x_TD[None], mask_T[None])[0][0] * of_each).sum()
+
+    low = jax.tree.map(np.float32, (weights, x))
+    found = jit(jax.grad(ours, argnums=(0, 1)))(*low)
+    along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), found, toward)))
+    assert along == pytest.approx((truth(1e-5) - truth(-1e-5)) / 2e-5, rel=1e-4)
+
+
 def test_mean_equals_a_loop_in_numpy():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(B, T, D)).astype(np.float32)
