@@ -1,6 +1,7 @@
 """Shared by all tests: strict promotion, simulated devices, the folder of real data."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return slow.kwargs.get("minutes", 0) if slow else 0
 
     items.sort(key=minutes)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Leave nothing to collect: pytest collects five times, and xdist interrupts it after 5 s."""
+    runtime.free_programs()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
