@@ -18,7 +18,7 @@ NO_BATCH_NORM = (*FROM_PIXELS, "vgg16", "squeezenet")
 ONE_LIST = ("tfds", "videos", "images", "features")
 # Of these, kinds that may have several given splits if frames have labels (segmentation).
 LISTS_OF_VIDEOS = ("videos", "features")
-# Scanners without gates; scanners that read all frames in parallel; scanners that may see later
+# Scanners in which no derivative is clipped; that read all frames in parallel; that may see later
 # frames.
 GATELESS = ("none", "mean", "attention", "tcn", "transformer", "lru")
 SIDE_BY_SIDE = ("attention", "tcn", "transformer")
