@@ -6,6 +6,7 @@ The words are those of the source files. A list stands between the lines BEGINS 
 """
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -114,8 +115,7 @@ def _command(name: str, found: tuple[ast.ClassDef, str], classes: dict[str, Any]
 
 
 def _fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
-    fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-    return [each for each in fields if ast.unparse(each.target) not in HIDDEN]
+    return [each for each in _annotated(node) if ast.unparse(each.target) not in HIDDEN]
 
 
 def _option(field: ast.AnnAssign, text: str) -> str:
@@ -131,11 +131,17 @@ def _option(field: ast.AnnAssign, text: str) -> str:
     return f"| `{word}` | {default and f'`{default}`'} | {_comment(field, text)} |"
 
 
+@functools.cache
+def _aliases() -> dict[str, str]:
+    """The names that command.py gives to types of options, and what they stand for."""
+    nodes = ast.parse(SHARED.read_text(encoding="utf-8")).body
+    named = (node for node in nodes if isinstance(node, ast.Assign))
+    return {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in named}
+
+
 def _positional(kind: str) -> str:
     """The word that stands for a value without an option's name; "" for the type of an option."""
-    aliases = (node for node in ast.parse(SHARED.read_text()).body if isinstance(node, ast.Assign))
-    named = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in aliases}
-    kind = named.get(kind, kind)
+    kind = _aliases().get(kind, kind)
     found = re.search(r"metavar='([^']*)'", kind)
     return found[1] if found and "Positional" in kind else ""
 

@@ -39,11 +39,7 @@ def draw(rows: Sequence[RowResult], control: RowResult | None) -> Any:
 def has_published(rows: Sequence[RowResult]) -> bool:
     """Return whether the drawing shows published figures: those of the same task."""
     column = task_of(rows).headline.test
-    return any(_published(row, column) for row in rows)
-
-
-def _published(row: RowResult, column: str) -> bool:
-    return column in row.published and not row.another_task
+    return any(row.is_comparable(column) for row in rows)
 
 
 def _draw_figures(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str]) -> None:
@@ -57,7 +53,7 @@ def _draw_figures(axes: Any, rows: Sequence[RowResult], hue: dict[RowResult, str
         seeds = [100 * run.metric(headline.test) for run in row.done]
         axes.plot(seeds, [y + 0.26] * len(seeds), "|", color=GREY, markersize=6)
     for y, row in enumerate(rows):
-        if _published(row, headline.test):
+        if row.is_comparable(headline.test):
             _diamond(axes, 100 * row.published[headline.test], y, headline.test in row.doubtful)
     axes.set_xlabel(f"test {headline.words}, %")
 

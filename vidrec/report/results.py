@@ -102,6 +102,10 @@ class RowResult:
         """Return whether it has figures on validation clips, by which a row may be chosen."""
         return not math.isnan(self.mean(self.task.headline.val))
 
+    def is_comparable(self, column: str) -> bool:
+        """Return whether a column has a published figure, and one of the same task."""
+        return column in self.published and not self.another_task
+
     @property
     def chosen_by(self) -> float:
         """Return the figure by which a row may be chosen: on validation clips, or else on test."""

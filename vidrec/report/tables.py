@@ -44,7 +44,6 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     task = task_of(rows)
     headline = task.headline
     theirs = any(headline.test in row.published for row in rows)
-    same_task = any(map(_is_of_same_task, rows))
     against_control = control is not None and len(rows) > 1
     asked = results.meta.get("read", ()) if isinstance(results, AblationResult) else ()
     columns = [Column("setting", lambda row: row.name)]
@@ -56,7 +55,7 @@ def summary_columns(results: Run | AblationResult) -> list[Column]:
     if against_control:
         head = "to the control (95 % interval), points"
         columns.append(Column(head, lambda row: versus_control(row, control)))
-    if same_task:
+    if any(row.is_comparable(headline.test) for row in rows):
         columns.append(Column("to published, points", versus_published))
     if folded:
         columns.append(Column("mean of folds", mean_of_folds))
@@ -107,11 +106,6 @@ def published_table(rows: Sequence[RowResult]) -> Table:
     body = [[column.cell(row) for column in columns] for row in rows]
     caption = "Ours beside the published" + ", which are of another task" * _other_task(rows)
     return Table([column.head for column in columns], body, caption)
-
-
-def _is_of_same_task(row: RowResult) -> bool:
-    """Return whether the published figure can be compared with the measured one."""
-    return row.task.headline.test in row.published and not row.another_task
 
 
 def _other_task(rows: Iterable[RowResult]) -> bool:
@@ -433,7 +427,7 @@ def _narrow(rows: Sequence[RowResult]) -> _Narrow:
         )
     if any(headline.test in row.published for row in rows):
         versus = [Column("to published (95 %)", versus_published)]
-        versus *= any(map(_is_of_same_task, rows))
+        versus *= any(row.is_comparable(headline.test) for row in rows)
         return _Narrow(
             (Column("published", published), _measured(headline.test, "ours"), ends, *versus),
             (("published", *(column.head for column in versus)), ("95 % interval",)),
