@@ -336,12 +336,18 @@ def test_rows_as_high_on_validation_as_the_best_are_named(tmp_path):
     assert text.startswith(f"Best on validation: {said}")
 
 
-def test_rows_as_high_on_test_as_the_best_are_named_and_have_no_badge(tmp_path):
+def without_validation(tmp_path):
+    """A table whose trials have no figures of validation clips."""
     folder = result_folders.ablation(tmp_path, samples=0)
     for file in folder.glob("trials/*/result.json"):
         result = json.loads(file.read_text())
         del result["metrics"]["val"]
         file.write_text(json.dumps(result))
+    return folder
+
+
+def test_rows_as_high_on_test_as_the_best_are_named_and_have_no_badge(tmp_path):
+    folder = without_validation(tmp_path)
     found = read(folder)
     badge = "highest on test"
     report.build(folder)
@@ -405,11 +411,7 @@ def test_what_was_left_out_of_the_data_is_said_below_the_table(tmp_path):
 
 
 def test_without_validation_clips_no_row_is_said_to_be_chosen(tmp_path):
-    folder = result_folders.ablation(tmp_path, samples=0)
-    for file in folder.glob("trials/*/result.json"):
-        result = json.loads(file.read_text())
-        del result["metrics"]["val"]
-        file.write_text(json.dumps(result))
+    folder = without_validation(tmp_path)
     found = read(folder)
     text = wording.answer(found.rows, found.control, found.best)
     assert text.startswith("There are no validation clips to choose a row by. Highest on test: gru")
